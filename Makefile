@@ -1,0 +1,42 @@
+# make demo   set up, make synthetic patients, train, process, test: about two minutes on two cores
+# make test   set up, run the tests
+#
+#   PYTHON=python3.12                  another interpreter (3.11 to 3.13)
+#   PIP_ARGS="--extra-index-url URL"   further arguments for pip, such as the index of the small CPU build of torch
+
+PYTHON ?= python3
+PIP_ARGS ?=
+VENV ?= .venv
+DATA := lgg-mri-segmentation/synthetic
+RUN := demo
+
+ifeq ($(OS),Windows_NT)
+BIN := $(VENV)/Scripts
+else
+BIN := $(VENV)/bin
+endif
+
+.PHONY: demo test lint clean
+
+demo: $(VENV)/requirements.stamp
+	$(BIN)/python phantom.py $(DATA)
+	$(BIN)/python train_model.py --data $(DATA) --run $(RUN) --width 8 --batch-size 8 --epochs 18 --overwrite
+	$(BIN)/python process_models.py --run $(RUN)
+	$(BIN)/python test_model.py --run $(RUN)
+	@echo
+	@echo "Look at $(RUN)/results.csv, $(RUN)/plots/iou.png, $(RUN)/plots/panel_*.png and $(RUN)/test_patients.csv."
+
+test: $(VENV)/requirements-dev.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest
+
+$(VENV)/%.stamp: %.txt requirements.txt constraints.txt
+	@$(PYTHON) -c 'import sys; ok = (3, 11) <= sys.version_info[:2] <= (3, 13); sys.exit(0 if ok else \
+	"Python 3.11 to 3.13 is needed, this is " + sys.version.split()[0] + ". Name another with: make PYTHON=python3.12")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check -q -r $< -c constraints.txt $(PIP_ARGS)
+	touch $@
+
+clean:
+	rm -rf $(VENV) $(RUN) $(DATA)

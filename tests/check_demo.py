@@ -1,0 +1,31 @@
+"""Check what `make demo` left behind: python tests/check_demo.py RUN. Not a test of its own; CI runs it."""
+
+import json
+import math
+import sys
+from pathlib import Path
+
+import pandas as pd
+from PIL import Image
+
+run = Path(sys.argv[1])
+
+results = pd.read_csv(run / "results.csv")
+assert list(results) == ["epoch", "training_loss", "training_iou", "validation_loss", "validation_iou"]
+assert results["epoch"].tolist() == list(range(1, len(results) + 1)) and results.notna().all().all()
+assert results["training_loss"].iloc[-1] < results["training_loss"].iloc[0] / 2, "it did not learn"
+
+slices = pd.read_csv(run / "test_results.csv")
+figures = json.loads((run / "metrics.json").read_text())
+tumour = slices[slices["tumour_pixels"] > 0]
+assert figures["synthetic"] is True and len(slices) == figures["slices"] > 0
+assert math.isclose(figures["tumour_iou"], tumour["iou"].mean(), abs_tol=1e-5)
+assert figures["tumour_iou"] > 0.6, f"tumour-slice IoU {figures['tumour_iou']:.3f}, expected more than 0.6"
+assert figures["iou"] > figures["all_empty"], "worse than predicting nothing"
+
+pictures = [run / "plots" / name for name in ("loss.png", "iou.png", "panel_best.png", "panel_worst.png")]
+for path in pictures:
+    with Image.open(path) as picture:
+        assert picture.width > 500 and len(picture.convert("L").getcolors()) > 20, f"{path}: nothing drawn"
+
+print(f"demo checked: {len(results)} epochs, tumour-slice IoU {figures['tumour_iou']:.3f} on {len(tumour)} slices")

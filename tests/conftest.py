@@ -1,0 +1,74 @@
+"""Small patients made of noise and rectangles, a way to run the scripts, and real data where there is."""
+
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import process_models
+import test_model
+import train_model
+from utils import run_script
+
+torch.set_num_threads(2)  # the same sums in the same order, whatever the machine has
+
+
+def write_slice(folder: Path, patient: str, number: int, tumour: bool, seed: int = 0) -> None:
+    """One pair of files: noise, and a bright rectangle in FLAIR where the mask is."""
+    rng = np.random.default_rng((seed, number))
+    image = rng.integers(0, 60, (256, 256, 3), dtype=np.uint8)
+    mask = np.zeros((256, 256), np.uint8)
+    if tumour:
+        top, left = rng.integers(40, 150, 2)
+        mask[top : top + 50, left : left + 60] = 255
+        image[mask > 0, 1] += 150
+    target = folder / patient
+    target.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image).save(target / f"{patient}_{number}.tif")
+    Image.fromarray(mask).save(target / f"{patient}_{number}_mask.tif")
+
+
+def make_patients(folder: Path, patients: int = 5, slices: int = 3) -> Path:
+    """Patients SYNTH_T_0 ... with slices 1 ...; the odd ones have tumour."""
+    for patient in range(patients):
+        for number in range(1, slices + 1):
+            write_slice(folder, f"SYNTH_T_{patient}", number, tumour=number % 2 == 1, seed=patient)
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Five patients with three slices each, in a folder kaggle_3m."""
+    return make_patients(tmp_path / "kaggle_3m")
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """Run a script as the command line would: call("train_model", "--run", ...) -> (exit code, stdout, stderr)."""
+    mains = {"train_model": train_model, "process_models": process_models, "test_model": test_model}
+
+    def run(script: str, *arguments) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", [f"{script}.py", *map(str, arguments)])
+        capsys.readouterr()
+        code = 0
+        try:
+            run_script(mains[script].main)
+        except SystemExit as stop:
+            code = stop.code
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    yield run
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(scope="session")
+def real() -> Path:
+    """The folder of real patients that LGG_DATA names."""
+    if not os.environ.get("LGG_DATA"):
+        pytest.skip("LGG_DATA does not name a folder of real patients")
+    return Path(os.environ["LGG_DATA"])

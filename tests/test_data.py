@@ -1,0 +1,279 @@
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import make_patients, write_slice
+from PIL import Image
+
+import data
+from utils import UserError
+
+FACTS = pd.read_csv(Path(__file__).parent / "lgg_patients.csv")  # all 110 patients of the set, and how many slices each
+
+
+# --- Find ------------------------------------------------------------------------------------------------------
+
+
+def test_patients_are_sorted_by_name_and_slices_by_number(tmp_path):
+    for patient in ("SYNTH_B", "SYNTH_A", "SYNTH_C"):
+        for number in (10, 9, 2):
+            write_slice(tmp_path, patient, number, tumour=False)
+    table = data.find_slices(tmp_path)
+    assert list(table.columns) == ["patient", "image_path", "mask_path"]
+    assert table["image_path"].tolist()[:4] == [
+        "SYNTH_A/SYNTH_A_2.tif",
+        "SYNTH_A/SYNTH_A_9.tif",
+        "SYNTH_A/SYNTH_A_10.tif",
+        "SYNTH_B/SYNTH_B_2.tif",
+    ]
+    assert table["mask_path"].str.replace("_mask", "").equals(table["image_path"])
+
+
+def test_the_folder_or_its_parent(folder):
+    assert data.find_folder(str(folder)) == data.find_folder(str(folder.parent)) == folder
+
+
+def test_the_nested_second_copy_is_left_alone(folder):
+    plain = data.find_slices(folder)
+    shutil.copytree(folder, folder / "lgg-mri-segmentation" / "kaggle_3m")
+    shutil.copytree(folder, folder.parent / "lgg-mri-segmentation" / "kaggle_3m")
+    assert data.find_slices(data.find_folder(str(folder.parent))).equals(plain)
+
+
+def test_strangers_are_passed_over(folder):
+    plain = data.find_slices(folder)
+    (folder / "data.csv").write_text("Patient;x\n")
+    (folder / "SYNTH_T_0" / "notes.txt").write_text("")
+    (folder / "SYNTH_T_0" / "._SYNTH_T_0_1.tif").write_bytes(b"a resource fork")
+    (folder / ".hidden").mkdir()
+    assert data.find_slices(folder).equals(plain)
+
+
+def test_only_the_listed_patients(folder):
+    names = ["SYNTH_T_3", "SYNTH_T_1", "SYNTH_T_0"]
+    assert data.find_slices(folder, names)["patient"].unique().tolist() == sorted(names)
+    with pytest.raises(UserError, match="SYNTH_T_9: no such folder"):
+        data.find_slices(folder, [*names, "SYNTH_T_9"])
+
+
+def test_no_folder_says_how_to_get_the_data(tmp_path):
+    with pytest.raises(UserError, match=r"no such folder.*kaggle.com/datasets/mateuszbuda"):
+        data.find_folder(str(tmp_path / "nowhere"))
+    (tmp_path / "archive.zip").write_bytes(b"")
+    with pytest.raises(UserError, match="a file, not a folder"):
+        data.find_folder(str(tmp_path / "archive.zip"))
+    with pytest.raises(UserError, match=r"holds no patient folders.*kaggle.com"):
+        data.find_slices(tmp_path)
+
+
+# --- Everything that can be wrong with a folder ----------------------------------------------------------------
+
+IMAGE, MASK = "SYNTH_T_1/SYNTH_T_1_2.tif", "SYNTH_T_1/SYNTH_T_1_2_mask.tif"
+
+
+def save(path: Path, pixels: np.ndarray, **options) -> None:
+    Image.fromarray(pixels).save(path, format="TIFF", **options)
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:5000])
+
+
+def two_pages(path: Path) -> None:
+    page = Image.open(path).copy()
+    page.save(path, save_all=True, append_images=[page])
+
+
+def values(path: Path) -> None:
+    save(path, np.arange(65536).reshape(256, 256).astype(np.uint8))
+
+
+DAMAGE = {
+    "orphan image": (MASK, Path.unlink, r"SYNTH_T_1_2\.tif: has no mask"),
+    "orphan mask": (IMAGE, Path.unlink, r"SYNTH_T_1_2_mask\.tif: has no image"),
+    "truncated image": (IMAGE, truncate, r"SYNTH_T_1_2\.tif: cannot be read as a TIFF"),
+    "truncated mask": (MASK, truncate, r"SYNTH_T_1_2_mask\.tif: cannot be read as a TIFF"),
+    "empty file": (IMAGE, lambda p: p.write_bytes(b""), r"SYNTH_T_1_2\.tif: cannot be read"),
+    "another format": (
+        IMAGE,
+        lambda p: Image.new("RGB", (256, 256)).save(p, "PNG"),
+        r"SYNTH_T_1_2\.tif: cannot be read",
+    ),
+    "wrong size": (IMAGE, lambda p: save(p, np.zeros((128, 256, 3), np.uint8)), "is 256x128 pixels"),
+    "wrong mode of image": (IMAGE, lambda p: save(p, np.zeros((256, 256), np.uint8)), "has the mode L, but an image"),
+    "wrong mode of mask": (MASK, lambda p: save(p, np.zeros((256, 256, 3), np.uint8)), "has the mode RGB, but a mask"),
+    "16 bits": (MASK, lambda p: save(p, np.zeros((256, 256), np.uint16)), "has the mode I;16, but a mask"),
+    "two pages": (IMAGE, two_pages, "has 2 pages"),
+    "values of mask": (MASK, values, r"the values 0, 1, 2, 3, 4, \.\.\."),
+    "two files for one slice": (IMAGE, lambda p: shutil.copy(p, p.with_name("SYNTH_T_1_02.tif")), "same slice as"),
+    "foreign name": (IMAGE, lambda p: shutil.copy(p, p.with_name("SYNTH_T_9_9.tif")), "not named like a slice"),
+    "empty patient": (IMAGE, lambda p: (p.parents[1] / "SYNTH_T_7").mkdir(), "SYNTH_T_7: holds no slices"),
+}
+
+
+def load_all(folder: Path) -> dict[str, data.Slices]:
+    table = data.find_slices(folder)
+    return data.load(folder, data.split_tables(table, data.assign_patients(table["patient"])))
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damage_is_one_error_that_names_the_file(folder, damage):
+    path, spoil, message = DAMAGE[damage]
+    spoil(folder / path)
+    with pytest.raises(UserError, match=message) as error:
+        load_all(folder)
+    assert "problems" not in str(error.value)  # one damage, one message
+
+
+def test_all_problems_in_one_report(folder):
+    truncate(folder / "SYNTH_T_0" / "SYNTH_T_0_1.tif")
+    values(folder / "SYNTH_T_4" / "SYNTH_T_4_2_mask.tif")
+    with pytest.raises(UserError, match="2 problems"):
+        load_all(folder)
+    (folder / "SYNTH_T_2" / "SYNTH_T_2_3_mask.tif").unlink()
+    with pytest.raises(UserError) as error:
+        load_all(folder)
+    lines = str(error.value).splitlines()
+    assert "3 problems" in lines[0] and len(lines) == 4
+    assert all(any(name in line for line in lines) for name in ("T_0_1.tif", "T_4_2_mask.tif", "T_2_3.tif"))
+
+
+def test_two_patients_are_too_few(tmp_path):
+    with pytest.raises(UserError, match=r"2 patient\(s\).*at least 3"):
+        data.find_slices(make_patients(tmp_path, patients=2))
+
+
+# --- Split -----------------------------------------------------------------------------------------------------
+
+
+def sizes(facts: pd.DataFrame, assignment: dict[str, str]) -> list[tuple[int, int]]:
+    of_patient = facts["patient"].map(assignment)
+    return [(int((of_patient == s).sum()), int(facts["slices"][of_patient == s].sum())) for s in data.SPLITS]
+
+
+def test_the_published_composition_of_all_110_patients():
+    assert len(FACTS) == 110 and FACTS["slices"].sum() == 3929
+    assert sizes(FACTS, data.assign_patients(FACTS["patient"])) == [(79, 2769), (20, 756), (11, 404)]
+
+
+def test_the_published_composition_of_the_12_patients():
+    subset = FACTS[FACTS["in_subset"] == 1]
+    assert len(subset) == 12 and subset["slices"].sum() == 336
+    assignment = data.assign_patients(subset["patient"])
+    assert sizes(subset, assignment) == [(8, 178), (2, 45), (2, 113)]
+    assert sorted(p for p, s in assignment.items() if s == "test") == ["TCGA_CS_6186_20000601", "TCGA_HT_A61A_20000127"]
+
+
+def test_the_split_does_not_depend_on_the_order_of_the_patients():
+    patients = FACTS["patient"].tolist()
+    assert data.assign_patients(patients) == data.assign_patients(patients[::-1] + patients)
+
+
+@pytest.mark.parametrize("count", range(3, 30))
+def test_every_split_gets_a_patient(count):
+    assignment = data.assign_patients(f"P{n}" for n in range(count))
+    assert len(assignment) == count and set(assignment.values()) == set(data.SPLITS)
+
+
+def test_no_patient_is_in_two_splits(folder):
+    table = data.find_slices(folder)
+    tables = data.split_tables(table, data.assign_patients(table["patient"]))
+    groups = [set(part["patient"]) for part in tables.values()]
+    assert sum(map(len, groups)) == len(set.union(*groups)) == 5
+    assert sum(map(len, tables.values())) == len(table)
+
+
+def test_a_saved_assignment(folder, tmp_path):
+    path = tmp_path / "split.csv"
+    path.write_text("patient,slices,split\n" + "".join(f"SYNTH_T_{n},3,{s}\n" for n, s in enumerate(
+        ["test", "train", "train", "validation", "train", "validation"])))  # fmt: skip
+    table = data.find_slices(folder)
+    assignment, missing = data.read_assignment(path, table["patient"], folder)
+    assert [assignment[f"SYNTH_T_{n}"] for n in range(5)] == ["test", "train", "train", "validation", "train"]
+    assert missing == ["SYNTH_T_5"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("patient,split\nSYNTH_T_0,train\nSYNTH_T_1,validation\n", "SYNTH_T_2: is not named in"),
+        ("patient,split\nSYNTH_T_0,training\n", "line 2: 'training' is no split"),
+        ("patient,split\nSYNTH_T_0,train\nSYNTH_T_0,test\n", "line 3: SYNTH_T_0 is named twice"),
+        ("patient;split\nSYNTH_T_0;train\n", "has no column patient, split"),
+        ("patient,split\nSYNTH_T_0,\n", "line 2: an empty cell"),
+        ("", "cannot be read as CSV"),
+        ("patient,split\n" + "".join(f"SYNTH_T_{n},train\n" for n in range(5)), "no patient .* for validation"),
+    ],
+)
+def test_a_bad_assignment_is_refused(folder, tmp_path, content, message):
+    path = tmp_path / "split.csv"
+    path.write_text(content)
+    with pytest.raises(UserError, match=message):
+        data.read_assignment(path, data.find_slices(folder)["patient"], folder)
+
+
+def test_tables_survive_the_round_trip(folder, tmp_path):
+    table = data.find_slices(folder)
+    tables = data.split_tables(table, data.assign_patients(table["patient"]))
+    data.write_tables(tmp_path, tables)
+    for split, part in tables.items():
+        assert data.read_table(tmp_path, split).equals(part)
+    assert b"\r" not in (tmp_path / "train.csv").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "path", ["../secret.tif", "P/../../secret.tif", "/etc/passwd", "C:\\x.tif", "P\\..\\..\\x.tif"]
+)
+def test_paths_that_leave_the_data_folder_are_refused(tmp_path, path):
+    (tmp_path / "test.csv").write_text(f"patient,image_path,mask_path\nP,P/P_1.tif,{path}\n")
+    with pytest.raises(UserError, match="leaves the data folder"):
+        data.read_table(tmp_path, "test")
+
+
+# --- Decode ----------------------------------------------------------------------------------------------------
+
+
+def test_decoded_slices_are_the_pixels_of_the_files(folder):
+    loaded = data.load(folder, {"all": data.find_slices(folder)})["all"]
+    assert loaded.images.shape == (15, 256, 256, 3) and loaded.masks.shape == (15, 256, 256)
+    for row in loaded.table.itertuples():
+        assert np.array_equal(loaded.images[row.Index], np.asarray(Image.open(folder / row.image_path)))
+        assert np.array_equal(loaded.masks[row.Index] * 255, np.asarray(Image.open(folder / row.mask_path)))
+
+
+@pytest.mark.parametrize(
+    "options", [{"compression": "tiff_lzw"}, {"compression": "tiff_adobe_deflate"}, {"tiffinfo": {278: 7}}]
+)
+def test_other_kinds_of_tiff_give_the_same_pixels(folder, options):
+    path = folder / IMAGE
+    pixels = data.read_image(path)
+    save(path, pixels, **options)
+    assert np.array_equal(data.read_image(path), pixels)
+
+
+@pytest.mark.parametrize("value", [1, 128, 255])
+def test_any_one_positive_value_marks_the_lesion(folder, value):
+    pixels = np.zeros((256, 256), np.uint8)
+    pixels[3:5, 7] = value
+    save(folder / MASK, pixels)
+    assert np.argwhere(data.read_mask(folder / MASK)).tolist() == [[3, 7], [4, 7]]
+    save(folder / MASK, np.full((256, 256), value, np.uint8))
+    assert data.read_mask(folder / MASK).all()
+
+
+# --- Real patients ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.real
+def test_the_12_real_patients(real):
+    subset = FACTS[FACTS["in_subset"] == 1]["patient"].tolist()
+    table = data.find_slices(real, subset)
+    loaded = data.load(real, data.split_tables(table, data.assign_patients(table["patient"])))
+    assert [len(loaded[split]) for split in data.SPLITS] == [178, 45, 113]
+    empty = 1 - loaded["test"].masks.flatten(1).any(1).float().mean()
+    assert round(float(empty) * 113) == 70  # predicting nothing scores 70/113 = 0.619, the published test IoU
+    assert table.groupby("patient").size().to_dict() == dict(
+        zip(subset, FACTS[FACTS["in_subset"] == 1]["slices"], strict=True)
+    )

@@ -1,0 +1,227 @@
+"""The three scripts in sequence, and what they say to mistakes, as from the command line."""
+
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from conftest import make_patients
+from PIL import Image
+
+import data
+
+ROOT = Path(__file__).parents[1]
+QUICK = ("--width", 2, "--batch-size", 4, "--device", "cpu")
+
+
+def digest(folder: Path) -> dict[str, str]:
+    """The content of every file below a folder."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def same_weights(one: Path, other: Path) -> bool:
+    import torch
+
+    a, b = (torch.load(path, weights_only=True)["weights"] for path in (one, other))
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_train_process_test(call, folder, tmp_path):
+    run = tmp_path / "run"
+    code, out, err = call("train_model", "--data", folder.parent, "--run", run, "--epochs", 3, *QUICK)
+    assert (code, err) == (0, "")
+    assert "SYNTHETIC" in out and "3 patients" in out and "(all-empty)" in out
+    assert sorted(p.name for p in (run / "models").iterdir()) == [*(f"epoch_{n}.pt" for n in (1, 2, 3)), "resume.pt"]
+    assert [len(data.read_table(run, split)) for split in data.SPLITS] == [9, 3, 3]
+
+    code, out, err = call("process_models", "--run", run)
+    assert (code, err) == (0, "") and "predicting nothing at all would score: 0.333" in out
+    results = pd.read_csv(run / "results.csv")
+    assert list(results) == ["epoch", "training_loss", "training_iou", "validation_loss", "validation_iou"]
+    assert results["epoch"].tolist() == [1, 2, 3] and results.notna().all().all()
+    assert {"validation_tumour_iou", "validation_patient_dice"} <= set(pd.read_csv(run / "epochs.csv"))
+    for name in ("loss", "iou"):
+        with Image.open(run / "plots" / f"{name}.png") as picture:
+            assert picture.size == (1050, 630)
+
+    code, out, err = call("test_model", "--run", run, "--device", "cpu")
+    assert (code, err) == (0, "") and "test loss" in out and "SYNTHETIC" in out and "volumetric Dice" in out
+    slices = pd.read_csv(run / "test_results.csv")
+    figures = json.loads((run / "metrics.json").read_text())
+    assert len(slices) == 3 == figures["slices"]
+    assert figures["iou"] == pytest.approx(slices["iou"].mean(), abs=1e-6)
+    assert figures["all_empty"] == pytest.approx((slices["tumour_pixels"] == 0).mean())
+    patients = pd.read_csv(run / "test_patients.csv")
+    hits = 2 * slices["true_positive"].sum() / (slices["tumour_pixels"] + slices["predicted_pixels"]).sum()
+    assert patients["dice"].tolist() == pytest.approx([hits], abs=1e-6)
+    assert (run / "plots" / "panel_worst.png").stat().st_size > 10_000
+
+    best = results.loc[results["validation_iou"].idxmax(), "epoch"]
+    assert f"epoch {best} of 3" in out and figures["epoch"] == best
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_does_not(call, folder, tmp_path):
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        code, *_ = call(
+            "train_model", "--data", folder, "--run", tmp_path / name, "--epochs", 1, "--seed", seed, *QUICK
+        )
+        assert code == 0
+    a, b, c = (tmp_path / name / "models" / "epoch_1.pt" for name in "abc")
+    assert same_weights(a, b) and not same_weights(a, c)
+    assert (tmp_path / "a" / "train.csv").read_text() == (tmp_path / "c" / "train.csv").read_text()
+
+
+def test_a_resumed_run_ends_as_one_that_was_never_interrupted(call, folder, tmp_path):
+    options = ("--data", folder, *QUICK)
+    assert call("train_model", *options, "--run", tmp_path / "whole", "--epochs", 3)[0] == 0
+    assert call("train_model", *options, "--run", tmp_path / "parts", "--epochs", 1)[0] == 0
+    code, out, _ = call("train_model", "--run", tmp_path / "parts", "--resume", "--epochs", 3)
+    assert code == 0 and "resumed after epoch 1" in out
+    for epoch in (2, 3):
+        assert same_weights(*(tmp_path / run / "models" / f"epoch_{epoch}.pt" for run in ("whole", "parts")))
+
+
+def test_a_saved_split_and_a_list_of_patients(call, folder, tmp_path):
+    split = tmp_path / "split.csv"
+    splits = ["validation", "train", "train", "test", "train", "test"]
+    split.write_text("patient,split\n" + "".join(f"SYNTH_T_{n},{s}\n" for n, s in enumerate(splits)))
+    listed = tmp_path / "patients.txt"
+    listed.write_text("# three of five\nSYNTH_T_0\n\nSYNTH_T_2\nSYNTH_T_3\n")
+    run = tmp_path / "run"
+    code, out, _ = call(
+        "train_model", "--data", folder, "--run", run, "--split", split, "--patients", listed, "--epochs", 1, *QUICK
+    )
+    assert code == 0 and "warning" in out and "SYNTH_T_5" in out
+    tables = {s: data.read_table(run, s)["patient"].unique().tolist() for s in data.SPLITS}
+    assert tables == {"train": ["SYNTH_T_2"], "validation": ["SYNTH_T_0"], "test": ["SYNTH_T_3"]}
+
+
+def test_a_split_without_test_patients_trains_but_cannot_be_tested(call, folder, tmp_path):
+    split = tmp_path / "split.csv"
+    split.write_text("patient,split\n" + "".join(f"SYNTH_T_{n},{'validation' if n else 'train'}\n" for n in range(5)))
+    run = tmp_path / "run"
+    assert call("train_model", "--data", folder, "--run", run, "--split", split, "--epochs", 1, *QUICK)[0] == 0
+    code, _, err = call("test_model", "--run", run)
+    assert code == 2 and "names no patients" in err
+
+
+@pytest.fixture
+def finished(call, folder, tmp_path) -> Path:
+    """A run of one epoch."""
+    run = tmp_path / "finished"
+    assert call("train_model", "--data", folder, "--run", run, "--epochs", 1, *QUICK)[0] == 0
+    return run
+
+
+def test_a_used_folder_is_refused_unless_overwritten(call, folder, finished):
+    (finished / "models" / "mine.txt").write_text("not of the pipeline")
+    before = digest(finished)
+    code, _, err = call("train_model", "--data", folder, "--run", finished, "--epochs", 1, *QUICK)
+    assert code == 2 and "already holds 1 checkpoint(s)" in err and "--resume" in err and "--overwrite" in err
+    assert digest(finished) == before
+
+    code, _, err = call("train_model", "--data", folder / "no", "--run", finished, "--overwrite", *QUICK)
+    assert code == 2 and digest(finished) == before  # a mistake is found before anything is removed
+
+    code, *_ = call(
+        "train_model", "--data", folder, "--run", finished, "--epochs", 1, "--overwrite", "--seed", 5, *QUICK
+    )
+    after = digest(finished)
+    assert code == 0 and after["models/epoch_1.pt"] != before["models/epoch_1.pt"]
+    assert after["models/mine.txt"] == before["models/mine.txt"]
+
+
+def test_resuming_with_other_settings_is_refused(call, finished):
+    before = digest(finished)
+    code, _, err = call("train_model", "--run", finished, "--resume", "--lr", 0.5, "--width", 4, "--epochs", 2)
+    assert code == 2 and "--lr 0.5 (the run has 0.001)" in err and "--width 4 (the run has 2)" in err
+    assert digest(finished) == before
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "message"),
+    [
+        ("train_model", ["--data", "nowhere"], "nowhere: no such folder"),
+        ("train_model", ["--epochs", "0"], "0 is not greater than 0"),
+        ("train_model", ["--epochs", "many"], "invalid positive int value: 'many'"),
+        ("train_model", ["--lr", "nan"], "nan is not greater than 0"),
+        ("train_model", ["--batch-size", "-4"], "-4 is not greater than 0"),
+        ("train_model", ["--loss", "l2"], "invalid choice: 'l2'"),
+        ("train_model", ["--device", "abacus"], "--device abacus: cannot be used here"),
+        ("train_model", ["--colour", "red"], "unrecognized arguments: --colour red"),
+        ("train_model", ["--resume"], "config.json: no such file"),
+        ("train_model", ["--resume", "--overwrite"], "exclude each other"),
+        ("process_models", [], "models: holds no checkpoints"),
+        ("test_model", [], "models: holds no checkpoints"),
+    ],
+)
+def test_mistakes_on_the_command_line(call, tmp_path, monkeypatch, script, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = call(script, *arguments)
+    assert code == 2 and message in err and "Traceback" not in out + err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_lists_that_cannot_be_used(call, folder, tmp_path):
+    listed = tmp_path / "list.txt"
+    for content, message in (
+        (b"\n# none\n", "names no patient"),
+        (b"\xff\xfe\xfa", "cannot be read"),
+        (None, "list.txt"),
+    ):
+        listed.unlink(missing_ok=True) if content is None else listed.write_bytes(content)
+        code, _, err = call("train_model", "--data", folder, "--run", tmp_path / "run", "--patients", listed)
+        assert code == 2 and message in err
+
+
+def test_damaged_runs(call, folder, finished):
+    checkpoint, table, config = (finished / name for name in ("models/epoch_1.pt", "test.csv", "config.json"))
+    contents = {path: path.read_bytes() for path in (checkpoint, table, config)}
+    damages = [
+        (checkpoint, b"\0" * 99, "epoch_1.pt: is damaged"),
+        (table, b"patient,image_path,mask_path\nP,../../x.tif,P/m.tif\n", "leaves the data folder"),
+        (table, b"patient,image_path,mask_path\nP,P/x.tif,P/m.tif\n", "no such file. Restore it from the data set"),
+        (config, b"{", "config.json: cannot be read"),
+    ]
+    for path, content, message in damages:
+        path.write_bytes(content)
+        code, _, err = call("test_model", "--run", finished)
+        assert code == 2 and message in err, message
+        path.write_bytes(contents[path])
+    (folder / "SYNTH_T_0").rename(folder / "moved")
+    assert call("test_model", "--run", finished, "--data", folder.parent / "elsewhere")[0] == 2
+
+
+def test_processing_works_while_training_goes_on(call, finished):
+    (finished / "models" / ".epoch_2.pt.77.tmp").write_bytes(b"half of a checkpoint")
+    assert call("process_models", "--run", finished)[0] == 0
+    assert pd.read_csv(finished / "results.csv")["epoch"].tolist() == [1]
+
+
+def test_a_real_process_ends_with_exit_code_2_and_no_traceback(tmp_path):
+    make_patients(tmp_path / "data", patients=2)
+    command = [sys.executable, ROOT / "train_model.py", "--data", tmp_path / "data", "--run", tmp_path / "run"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2 and "at least 3" in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("script", ["train_model", "process_models", "test_model"])
+def test_help_shows_an_example(call, script):
+    code, out, _ = call(script, "--help")
+    assert code == 0 and f"python {script}.py" in out
+
+
+@pytest.mark.real
+def test_the_three_scripts_on_real_patients(call, real, tmp_path):
+    listed = tmp_path / "patients.txt"
+    listed.write_text("TCGA_CS_4942_19970222\nTCGA_CS_5393_19990606\nTCGA_CS_5397_20010315\n")
+    options = ("--data", real, "--patients", listed, "--run", tmp_path, "--epochs", 1, "--width", 4)
+    code, out, err = call("train_model", *options)
+    assert (code, err) == (0, "") and "SYNTHETIC" not in out
+    assert call("process_models", "--run", tmp_path)[0] == call("test_model", "--run", tmp_path)[0] == 0
+    assert not json.loads((tmp_path / "metrics.json").read_text())["synthetic"]

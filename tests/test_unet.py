@@ -1,0 +1,85 @@
+import pytest
+import torch
+from torch import nn
+
+from unet import UNet
+
+
+def convolutions(model: nn.Module) -> list[nn.Module]:
+    return [m for m in model.modules() if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d))]
+
+
+def test_23_convolutional_layers_with_the_channels_of_the_paper():
+    layers = convolutions(UNet())
+    assert len(layers) == 23
+    encoder = [64, 64, 128, 128, 256, 256, 512, 512, 1024, 1024]
+    decoder = [512, 512, 512, 256, 256, 256, 128, 128, 128, 64, 64, 64]
+    assert [layer.out_channels for layer in layers] == [*encoder, *decoder, 1]
+    # A step up convolves the skip connection together with what came from below: twice the channels.
+    assert [layer.in_channels for layer in layers[10:]] == [
+        *(1024, 1024, 512),
+        *(512, 512, 256),
+        *(256, 256, 128),
+        *(128, 128, 64),
+        64,
+    ]
+
+
+def parameters_by_hand(width: int, bilinear: bool) -> int:
+    def double(i: int, m: int, o: int) -> int:
+        return 9 * i * m + 2 * m + 9 * m * o + 2 * o  # two convolutions without bias, two norms
+
+    w = width
+    total = double(3, w, w) + double(w, 2 * w, 2 * w) + double(2 * w, 4 * w, 4 * w) + double(4 * w, 8 * w, 8 * w)
+    if bilinear:
+        total += double(8 * w, 8 * w, 8 * w)
+        total += double(16 * w, 8 * w, 4 * w) + double(8 * w, 4 * w, 2 * w) + double(4 * w, 2 * w, w)
+        total += double(2 * w, w, w)
+    else:
+        total += double(8 * w, 16 * w, 16 * w)
+        for below in (16 * w, 8 * w, 4 * w, 2 * w):
+            half = below // 2
+            total += 4 * below * half + half + double(below, half, half)
+    return total + w + 1
+
+
+@pytest.mark.parametrize(("bilinear", "millions"), [(False, 31.04), (True, 17.26)])
+def test_parameters(bilinear, millions):
+    count = sum(p.numel() for p in UNet(bilinear=bilinear).parameters())
+    assert count == parameters_by_hand(64, bilinear)
+    assert round(count / 1e6, 2) == millions
+
+
+@pytest.mark.parametrize("bilinear", [False, True])
+@pytest.mark.parametrize("size", [(1, 1), (15, 17), (48, 32), (37, 100)])
+def test_any_height_and_width(bilinear, size):
+    model = UNet(width=2, bilinear=bilinear).eval()
+    assert model(torch.randn(2, 3, *size)).shape == (2, 1, *size)
+
+
+def test_padding_repeats_the_edge_and_is_cropped_away():
+    torch.manual_seed(0)
+    model = UNet(width=2).eval()
+    image = torch.randn(1, 3, 40, 40)
+    padded = torch.cat([image, image[..., -1:].expand(-1, -1, -1, 8)], dim=3)
+    padded = torch.cat([padded, padded[..., -1:, :].expand(-1, -1, 8, -1)], dim=2)
+    torch.testing.assert_close(model(image), model(padded)[..., :40, :40])
+
+
+def test_other_channels_and_classes():
+    assert UNet(channels=1, classes=4, width=2)(torch.randn(2, 1, 16, 16)).shape == (2, 4, 16, 16)
+
+
+def test_output_is_logits():
+    model = UNet(width=2)
+    nn.init.constant_(model.head.weight, 0)
+    nn.init.constant_(model.head.bias, -7.5)
+    assert model(torch.randn(2, 3, 16, 16)).eq(-7.5).all()
+
+
+@pytest.mark.parametrize("bilinear", [False, True])
+def test_every_parameter_learns(bilinear):
+    torch.manual_seed(0)
+    model = UNet(width=2, bilinear=bilinear)
+    model(torch.randn(2, 3, 32, 32)).square().sum().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for n, p in model.named_parameters() if "bias" not in n)
