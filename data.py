@@ -1,6 +1,7 @@
 """Slices and masks on disk: find, check, split by patient, decode. The only module that opens a training set."""
 
 import csv
+import io
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from PIL import Image
 from sklearn.model_selection import train_test_split
 
 import phantom
+import tiff
 from constants import (
     CHANNELS,
     DATA_DIR,
@@ -27,6 +29,7 @@ from utils import UserError, write_text
 SPLITS = ("train", "validation", "test")
 COLUMNS = ["patient", "image_path", "mask_path"]  # of train.csv, validation.csv, test.csv
 FEWEST_PATIENTS = 3  # one for each split
+PIXEL = {"RGB": (CHANNELS,), "L": ()}  # shape of one pixel in each mode
 NESTED_COPIES = {"kaggle_3m", "lgg-mri-segmentation"}  # the Kaggle archive holds the whole set twice
 HOW_TO_GET = (
     "Download https://www.kaggle.com/datasets/mateuszbuda/lgg-mri-segmentation and name its folder kaggle_3m with "
@@ -36,7 +39,7 @@ HOW_TO_GET = (
 
 @dataclass
 class Slices:
-    """Decoded slices, in the order of their table, on one device.
+    """Decoded slices, in the order of their table: on the device that computes, or on the host.
 
     Attributes:
         images: uint8 [N, 256, 256, 3]; pre-contrast, FLAIR, post-contrast.
@@ -56,12 +59,18 @@ class Slices:
         """The patient of each slice."""
         return self.table["patient"].tolist()
 
-    def batch(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Images and masks of the given row numbers (int64 [B])."""
-        rows = rows.to(self.images.device)
-        return self.images[rows], self.masks[rows]
+    def batch(self, rows: torch.Tensor, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """Images and masks of the given row numbers (int64 [B], on the CPU), on the device."""
+        if self.images.device == device:
+            rows = rows.to(device, non_blocking=True)
+            return self.images[rows], self.masks[rows]
+        batch = (self.images[rows], self.masks[rows])
+        return tuple(part.pin_memory().to(device, non_blocking=True) for part in batch)
 
     def to(self, device: torch.device) -> "Slices":
+        """On the device, if they fill less than a quarter of the memory that is free there; else left on the host."""
+        if device.type == "cuda" and self.images.nbytes + self.masks.nbytes > torch.cuda.mem_get_info(device)[0] / 4:
+            return self
         return Slices(self.images.to(device), self.masks.to(device), self.table)
 
     def describe(self) -> str:
@@ -329,20 +338,25 @@ def read_image(path: Path) -> np.ndarray:
 def read_mask(path: Path) -> np.ndarray:
     """One mask: uint8 [256, 256], 0 or 1. The file holds 0 and one positive value. Raises: as `read_image`."""
     pixels = _read_tiff(path, "L", "a mask")
-    if pixels.any():
+    lesion = pixels > 0
+    if (pixels != lesion * pixels.max()).any():
         values = np.unique(pixels)
-        if len(values) > 2 or (len(values) == 2 and values[0] != 0):
-            shown = ", ".join(str(v) for v in values[:5]) + (", ..." if len(values) > 5 else "")
-            raise ValueError(f"{path}: a mask with the values {shown}. Save it with 0 and one positive value only.")
-    return (pixels > 0).astype(np.uint8)
+        shown = ", ".join(str(v) for v in values[:5]) + (", ..." if len(values) > 5 else "")
+        raise ValueError(f"{path}: a mask with the values {shown}. Save it with 0 and one positive value only.")
+    return lesion.view(np.uint8)
 
 
 def _read_tiff(path: Path, mode: str, what: str) -> np.ndarray:
     """The pixels of a single-page TIFF of the expected size and mode."""
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file. Restore it from the data set.")
     try:
-        with Image.open(path, formats=["TIFF"]) as picture:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}. Restore it from the data set.") from None
+    pixels = tiff.read_plain(content)
+    if pixels is not None and pixels.shape == (IMAGE_SIZE, IMAGE_SIZE, *PIXEL[mode]):
+        return pixels
+    try:
+        with Image.open(io.BytesIO(content), formats=["TIFF"]) as picture:
             pages, found, size = getattr(picture, "n_frames", 1), picture.mode, picture.size
             if pages == 1 and found == mode and size == (IMAGE_SIZE, IMAGE_SIZE):
                 return np.asarray(picture)

@@ -1,18 +1,24 @@
 """The only loops over batches. Everything that trains or scores a network calls them."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import nn
 from tqdm import tqdm
 
+import distributed
+import lean
 from constants import MEAN, STD, THRESHOLD
 from data import Slices
 from losses import Loss
 from metrics import Counts, count_pixels, slice_mean_iou, summary
+from unet import UNet
 from utils import Hardware, UserError
+
+AGREE_EVERY = 16  # steps after which several processes ask each other whether to stop; each time they wait
 
 
 def prepare(images: torch.Tensor, memory_format: torch.memory_format = torch.contiguous_format) -> torch.Tensor:
@@ -38,6 +44,42 @@ def epoch_order(seed: int, epoch: int, slices: int) -> torch.Tensor:
     return torch.randperm(slices, generator=torch.Generator().manual_seed(mixed))
 
 
+@dataclass
+class Tally:
+    """What an epoch has seen so far, batch by batch: the loss of the whole batch, and counts of this process's rows."""
+
+    losses: list[torch.Tensor] = field(default_factory=list)
+    rows: list[torch.Tensor] = field(default_factory=list)
+    counts: list[Counts] = field(default_factory=list)
+
+    def add(self, loss: torch.Tensor, rows: torch.Tensor, counts: Counts) -> None:
+        self.losses.append(loss)
+        self.rows.append(rows)
+        self.counts.append(counts)
+
+    def gather(self, slices: int) -> Counts:
+        """The counts of every slice by row number, from all processes, as NumPy arrays."""
+        device = self.counts[0].true_positive.device
+        every = torch.zeros(slices, 3, dtype=torch.int64, device=device)
+        every[torch.cat(self.rows).to(device)] = torch.cat([torch.stack(c, dim=1) for c in self.counts])
+        return Counts(*distributed.add_up(every).cpu().numpy().T)
+
+    def figures(self, batches: Sequence[torch.Tensor], patients: Sequence[str]) -> tuple[dict[str, float], Counts]:
+        """Loss (mean over slices) and the figures of metrics.summary; the counts behind them."""
+        sizes = torch.tensor([len(rows) for rows in batches], dtype=torch.float64)
+        counts = self.gather(len(patients))
+        loss = (torch.stack(self.losses).double().cpu() * sizes).sum().item() / len(patients)
+        return {"loss": loss, **summary(counts, patients)}, counts
+
+
+class Interrupted(Exception):
+    """Training was asked to stop and did, after a whole step; `tally` is what the unfinished epoch has seen."""
+
+    def __init__(self, tally: Tally):
+        super().__init__("interrupted")
+        self.tally = tally
+
+
 def train_one_epoch(
     model: nn.Module,
     slices: Slices,
@@ -47,28 +89,45 @@ def train_one_epoch(
     loss_function: Loss,
     hardware: Hardware,
     title: str = "",
+    tally: Tally | None = None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, float]:
     """Train on every slice once, in the given order. Figures are those of the moving network, as it learns.
 
+    Args:
+        tally: of an epoch that was interrupted; its batches are not repeated.
+        stop: asked after each step whether to stop.
+
     Returns: loss (mean over slices) and the figures of metrics.summary.
-    Raises: UserError when the loss is no longer finite, naming the batch and its patients.
+    Raises: Interrupted, when `stop` says so; UserError when the loss is no longer finite, naming the batch and its
+        patients.
     """
     model.train()
-    losses, counts = [], []
-    for rows in _progress(order.split(batch_size), f"{title} training", losses, counts):
-        images, masks = slices.batch(rows)
+    tally = tally or Tally()
+    batches = order.split(batch_size)
+    for rows in _progress(batches, f"{title} training", tally):
+        rows = distributed.share(rows)
+        images, masks = slices.batch(rows, hardware.device)
         masks = prepare_masks(masks)
         optimiser.zero_grad(set_to_none=True)
-        with hardware.autocast():
-            logits = model(prepare(images, hardware.memory_format))
-        logits = logits.float()
+        logits = _training_logits(model, prepare(images, hardware.memory_format), hardware)
         loss = loss_function(logits, masks)
         loss.backward()
         optimiser.step()
-        losses.append(loss.detach() * len(rows))
-        counts.append(count_pixels(predicted_mask(logits.detach()), masks > 0))
-    _stop_unless_finite(losses, order.split(batch_size), slices.patients)
-    return _figures(losses, _gather(counts), [slices.patients[row] for row in order])
+        tally.add(loss.detach(), rows, count_pixels(predicted_mask(logits.detach()), masks > 0))
+        agree = distributed.world() == 1 or len(tally.losses) % AGREE_EVERY == 0
+        if agree and distributed.anyone(stop(), hardware.device):
+            raise Interrupted(tally)
+    _stop_unless_finite(tally.losses, batches, slices.patients)
+    return tally.figures(batches, slices.patients)[0]
+
+
+def _training_logits(model: nn.Module, images: torch.Tensor, hardware: Hardware) -> torch.Tensor:
+    """float32 [N, classes, H, W]. A plain network on the CPU takes the way that needs half of the memory."""
+    if isinstance(model, UNet) and hardware.device.type == "cpu" and distributed.world() == 1:
+        return lean.training_pass(model, images, torch.bfloat16 if hardware.bf16 else torch.float32).float()
+    with hardware.autocast():
+        return model(images).float()
 
 
 @torch.inference_mode()
@@ -89,41 +148,36 @@ def evaluate(
     Returns: the figures as of `train_one_epoch`, and the counts of each slice as NumPy arrays.
     """
     model.eval()
-    losses, counts = [], []
-    for rows in _progress(torch.arange(len(slices)).split(batch_size), f"{title} scoring", losses, counts):
-        images, masks = slices.batch(rows)
+    tally = Tally()
+    batches = torch.arange(len(slices)).split(batch_size)
+    for rows in _progress(batches, f"{title} scoring", tally):
+        rows = distributed.share(rows)
+        images, masks = slices.batch(rows, hardware.device)
         masks = prepare_masks(masks)
         with hardware.autocast():
-            logits = model(prepare(images, hardware.memory_format))
-        logits = logits.float()
+            logits = model(prepare(images, hardware.memory_format)).float()
         predicted = predicted_mask(logits)
-        losses.append(loss_function(logits, masks) * len(rows))
-        counts.append(count_pixels(predicted, masks > 0))
+        tally.add(loss_function(logits, masks), rows, count_pixels(predicted, masks > 0))
         if masks_out is not None:
             masks_out[rows.numpy()] = predicted.squeeze(1).cpu().numpy()
-    counts = _gather(counts)
-    return _figures(losses, counts, slices.patients), counts
+    return tally.figures(batches, slices.patients)
 
 
-def _progress(batches: Sequence[torch.Tensor], title: str, losses: list, counts: list):
-    """Yield the batches behind a progress bar with running loss and IoU; silent when the output is no terminal."""
-    bar = tqdm(batches, desc=title, leave=False, disable=None, unit="batch", dynamic_ncols=True)
+def _progress(batches: Sequence[torch.Tensor], title: str, tally: Tally) -> Iterator[torch.Tensor]:
+    """Yield the batches that are still to do, behind a progress bar with loss and IoU; off a terminal it is silent."""
+    done = len(tally.losses)
+    quiet = True if distributed.rank() else None  # None: tqdm looks for a terminal
+    bar = tqdm(
+        batches[done:], title, len(batches), False, initial=done, disable=quiet, unit="batch", dynamic_ncols=True
+    )
     shown = time.monotonic()
     for batch in bar:
         yield batch
         if not bar.disable and time.monotonic() - shown > 1:  # reading a figure waits for the device: rarely
             shown = time.monotonic()
-            done = sum(len(c.true_positive) for c in counts)
-            bar.set_postfix(loss=f"{sum(losses).item() / done:.4f}", IoU=f"{slice_mean_iou(_gather(counts)):.3f}")
-
-
-def _gather(counts: list[Counts]) -> Counts:
-    """The counts of all batches in one, as NumPy arrays."""
-    return Counts(*(torch.cat(parts).cpu().numpy() for parts in zip(*counts, strict=True)))
-
-
-def _figures(losses: list[torch.Tensor], counts: Counts, patients: Sequence[str]) -> dict[str, float]:
-    return {"loss": torch.stack(losses).sum().item() / len(patients), **summary(counts, patients)}
+            counts = Counts(*(torch.cat(parts).cpu().numpy() for parts in zip(*tally.counts, strict=True)))
+            loss = torch.stack(tally.losses).mean().item()
+            bar.set_postfix(loss=f"{loss:.4f}", IoU=f"{slice_mean_iou(counts):.3f}")
 
 
 def _stop_unless_finite(losses: list[torch.Tensor], batches: Sequence[torch.Tensor], patients: Sequence[str]) -> None:

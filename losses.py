@@ -1,16 +1,22 @@
-"""Training losses: logits and masks in, one number out. Both are float [N, 1, H, W]; masks are 0 or 1."""
+"""Training losses: logits and masks in, one number out. Both are float [N, 1, H, W]; masks are 0 or 1.
+
+With several processes each gives its share of the batch, and all get the loss of the whole batch.
+"""
 
 from collections.abc import Callable
 
 import torch
 from torch.nn import functional as F
 
+from distributed import all_sum
+
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def bce(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
     """Binary cross-entropy, mean over all pixels (nats)."""
-    return F.binary_cross_entropy_with_logits(logits, masks)
+    total = F.binary_cross_entropy_with_logits(logits, masks, reduction="sum")
+    return all_sum(total) / all_sum(total.new_tensor(float(masks.numel())))
 
 
 def soft_dice(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
@@ -19,8 +25,8 @@ def soft_dice(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
     Between 0 and 1. One pixel is added to both parts of the fraction: empty against empty is 0, not 0/0.
     """
     probabilities = logits.sigmoid()
-    overlap = (probabilities * masks).sum()
-    return 1 - (2 * overlap + 1) / (probabilities.sum() + masks.sum() + 1)
+    overlap = all_sum((probabilities * masks).sum())
+    return 1 - (2 * overlap + 1) / (all_sum(probabilities.sum()) + all_sum(masks.sum()) + 1)
 
 
 def bce_dice(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:

@@ -140,8 +140,11 @@ def smooth_noise(
 
 
 def ellipsoids(a: np.ndarray, b: np.ndarray, c: np.ndarray, parts: list | tuple) -> np.ndarray:
-    """1 in the centre of the nearest of the ellipsoids, 0 on its surface, falling on outside: float32 [S, H, W]."""
-    distances = (((a - i) / ri) ** 2 + ((b - j) / rj) ** 2 + ((c - k) / rk) ** 2 for i, j, k, ri, rj, rk in parts)
+    """1 in the centre of the nearest of the ellipsoids, 0 on its surface, falling on outside: float32 [S, H, W].
+
+    They are flattened at the top and bottom, so that fewer slices merely graze them.
+    """
+    distances = (((a - i) / ri) ** 2 + ((b - j) / rj) ** 2 + ((c - k) / rk) ** 4 for i, j, k, ri, rj, rk in parts)
     return 1 - np.sqrt(reduce(np.minimum, distances))
 
 
@@ -258,8 +261,8 @@ def label_tissues(rng: np.random.Generator, head: Head, ventricles: np.ndarray) 
 
 def place_tumour(rng: np.random.Generator, kind: Kind, slices: int) -> list[tuple]:
     """Where the tumour is and how large: ellipsoids, centre and radii in pixels along x, y and HEIGHT * z."""
-    share = 2.6 / slices if kind.tiny else rng.uniform(0.28, 0.46)  # of the stack's height
-    radius = rng.uniform(7, 9) if kind.tiny else rng.uniform(18, 33)
+    share = 2.6 / slices if kind.tiny else rng.uniform(0.34, 0.52)  # of the stack's height
+    radius = rng.uniform(7, 9) if kind.tiny else rng.uniform(16, 31)
     stretch = rng.uniform(0.8, 1.25)
     x, y, z = rng.choice((-1, 1)) * rng.uniform(26, 46), rng.uniform(-52, 46), HEIGHT * rng.uniform(0.46, 0.6)
     parts = [(x, y, z, radius * stretch, radius / stretch, HEIGHT * share / 2)]
@@ -291,7 +294,7 @@ def brighten_elsewhere(rng: np.random.Generator, head: Head, ventricles: np.ndar
     """
     slices = len(head.z)
     patches = smooth_noise(rng, slices, 20, 2)
-    caps = rng.uniform(0.2, 0.9) * smooth_step(1 + rng.uniform(1.5, 3) * ventricles) * smooth_step(0.4 + patches)
+    caps = rng.uniform(0.2, 0.8) * smooth_step(1 + rng.uniform(1.5, 3) * ventricles) * smooth_step(0.4 + patches)
     spots = 0.7 * smooth_step(2 * (smooth_noise(rng, slices, 7, 0.6) - rng.uniform(2.4, 3.4))) * (tissue == WHITE)
     rim = 0.5 * np.exp(-(((head.depth - 15) / 4) ** 2)) * smooth_step(patches)
     return (caps + spots + rim) * ((tissue == GREY) | (tissue == WHITE))
@@ -302,12 +305,12 @@ def scan(
 ) -> np.ndarray:
     """What a scanner with its own contrast, coil, blur and noise makes of it: uint8 [S, H, W, CHANNELS]."""
     slices = len(head.z)
-    contrast = rng.uniform(0.45, 0.6) if kind.faint else rng.uniform(0.75, 1.25)
+    contrast = rng.uniform(0.6, 0.75) if kind.faint else rng.uniform(0.9, 1.3)
     tumour_brightness = {PRE: 1 - 0.2 * contrast, FLAIR: 1 + contrast, POST: 1 - 0.2 * contrast}
     tumour_share = smooth_step(0.5 + tumour / rng.uniform(0.15, 0.4))  # its border is more or less sharp
     texture = smooth_noise(rng, slices, 10, 1.5)
     blur = rng.uniform(0.6, 0.9) * head.slant.ravel() ** 2  # a thick slice smears slanted surfaces
-    coil = rng.uniform(0.8, 1.2) * (1 + 0.1 * smooth_noise(rng, slices, 128, 20))
+    coil = rng.uniform(0.88, 1.14) * (1 + 0.07 * smooth_noise(rng, slices, 128, 20))
     noise_level = rng.uniform(1.5, 4)
 
     image = np.empty((*tissue.shape, CHANNELS), dtype=np.uint8)
@@ -323,7 +326,7 @@ def scan(
         signal += tumour_share * (lesion - signal)
         for plane, sigma in zip(signal, blur, strict=True):
             cv2.GaussianBlur(plane, (0, 0), sigma, dst=plane)
-        signal *= coil * rng.uniform(0.9, 1.1)
+        signal *= coil * rng.uniform(0.94, 1.06)
         signal *= 1 + 0.04 * smooth_noise(rng, slices, 4, 0.5)
         noise = noise_level * rng.standard_normal(signal.shape, dtype=np.float32)
         signal += noise
@@ -354,7 +357,7 @@ def make_patient(seed: int, number: int) -> tuple[np.ndarray, np.ndarray]:
     tissue, room = label_tissues(rng, head, ventricles)
     tumour[~room] = -9
     images = scan(rng, head, tissue, brighten_elsewhere(rng, head, ventricles, tissue), tumour, kind)
-    pen = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5))  # nobody outlines specks
+    pen = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (7, 7))  # nobody outlines specks
     masks = np.stack([cv2.morphologyEx(plane, cv2.MORPH_OPEN, pen) for plane in np.uint8(tumour > 0)])
     return images, masks
 

@@ -5,6 +5,8 @@ python train_model.py --width 16 --epochs 20          # without any data: on syn
 """
 
 import argparse
+import contextlib
+import sys
 import time
 from pathlib import Path
 
@@ -13,12 +15,15 @@ import torch
 import checkpoints
 import constants
 import data
+import distributed
 import runs
-from engine import epoch_order, evaluate, train_one_epoch
+from engine import Interrupted, epoch_order, evaluate, train_one_epoch
 from losses import LOSSES
 from unet import UNet
 from utils import (
+    SIGNALLED,
     Hardware,
+    StopRequest,
     UserError,
     choose_hardware,
     keep_freed_memory,
@@ -52,6 +57,8 @@ def make_parser() -> argparse.ArgumentParser:
     add("--mode", choices=("exact", "fast"), help="exact repeats bit for bit on the same machine; fast may not (exact)")
     add("--split", type=Path, metavar="FILE", help="CSV with the columns patient and split, instead of the own split")
     add("--patients", type=Path, metavar="FILE", help="use only the patients listed, one a line")
+    add("--compile", action="store_true", help="let torch.compile build the network: slow to start, needs a compiler")
+    add("--keep", type=positive(int), metavar="K", help="weights of the K best epochs and the newest only (all)")
     add("--resume", action="store_true", help="go on after the last finished epoch of --run, with its options")
     add("--overwrite", action="store_true", help="remove the run that is in --run first")
     return parser
@@ -76,6 +83,8 @@ def parse_arguments() -> argparse.Namespace:
         "mode": "exact",
         "split": None,
         "patients": None,
+        "compile": False,
+        "keep": 0,
         "resume": False,
         "overwrite": False,
     }
@@ -103,12 +112,12 @@ def resumed_options(given: dict, run: Path) -> dict:
 
 def main() -> None:
     args = parse_arguments()
-    if not (args.resume or args.overwrite):
-        runs.refuse_used(args.run)
+    stop = StopRequest()
     hardware = choose_hardware(args.device, args.precision)
     keep_freed_memory()
     repeat_exactly(args.mode == "exact")
     set_seeds(args.seed)
+    refuse_used(args)
 
     folder = data.find_folder(args.data)
     tables = read_tables(args) if args.resume else make_tables(args, folder)
@@ -116,32 +125,61 @@ def main() -> None:
     config = configuration(args, folder, slices, hardware)
     print_configuration(config, slices)
 
-    model = UNet(width=args.width, bilinear=args.bilinear).to(hardware.device, memory_format=hardware.memory_format)
-    optimiser = torch.optim.Adam(model.parameters(), lr=args.lr, fused=hardware.device.type != "mps")
-    finished = 0
+    distributed.start("nccl" if hardware.device.type == "cuda" else "gloo")
+    with runs.locked(args.run) if distributed.rank() == 0 else contextlib.nullcontext():
+        refuse_used(args)  # another process may have been quicker
+        distributed.wait()
+        train(args, slices, config, hardware, stop)
+    distributed.stop()
+    if stop():
+        sys.exit(SIGNALLED + stop.signal)
+
+
+def refuse_used(args: argparse.Namespace) -> None:
+    if not (args.resume or args.overwrite):
+        runs.refuse_used(args.run)
+
+
+def train(args: argparse.Namespace, slices: dict, config: dict, hardware: Hardware, stop: StopRequest) -> None:
+    """The run itself, in a folder that is this process's alone."""
+    network = UNet(width=args.width, bilinear=args.bilinear).to(hardware.device, memory_format=hardware.memory_format)
+    optimiser = torch.optim.Adam(network.parameters(), lr=args.lr, fused=hardware.device.type != "mps")
+    writer = checkpoints.Writer(runs.models_folder(args.run), network, optimiser, config, args.keep)
+    finished, tally = 0, None
     if args.resume:
-        finished = checkpoints.restore(runs.models_folder(args.run), model, optimiser)
-        print(f"resumed after epoch {finished}")
-    else:
+        finished, tally = checkpoints.restore(runs.models_folder(args.run), network, optimiser)
+        say(f"resumed {f'within epoch {finished + 1}' if tally else f'after epoch {finished}'}")
+    elif distributed.rank() == 0:
         runs.clear(args.run)
-        data.write_tables(args.run, tables)
-    runs.write_config(args.run, config)
+        data.write_tables(args.run, {split: part.table for split, part in slices.items()})
+    if distributed.rank() == 0:
+        runs.write_config(args.run, config)
 
     train, validation = (slices[split].to(hardware.device) for split in ("train", "validation"))
+    model = distributed.spread(network, hardware.device) if distributed.world() > 1 else network
+    model = torch.compile(model, dynamic=False) if args.compile else model
+    how = {"batch_size": args.batch_size, "loss_function": LOSSES[args.loss], "hardware": hardware}
     print_header()
     for epoch in range(finished + 1, args.epochs + 1):
         started = time.monotonic()
         order = epoch_order(args.seed, epoch, len(train))
-        how = {"batch_size": args.batch_size, "loss_function": LOSSES[args.loss], "hardware": hardware}
         how["title"] = f"epoch {epoch}/{args.epochs}"
-        learned = train_one_epoch(model, train, order, optimiser, **how)
+        try:
+            learned = train_one_epoch(model, train, order, optimiser, **how, tally=tally, stop=stop)
+        except Interrupted as interruption:
+            if distributed.rank() == 0:
+                writer.save_unfinished(epoch - 1, interruption.tally)
+            say(f"stopped within epoch {epoch}; go on with: python train_model.py --run {args.run} --resume")
+            return
+        tally = None
         scored, _ = evaluate(model, validation, **how)
         figures = {f"training_{k}": v for k, v in learned.items()} | {f"validation_{k}": v for k, v in scored.items()}
         figures["seconds"] = time.monotonic() - started
-        checkpoints.save_epoch(runs.models_folder(args.run), epoch, model, figures, config)
-        checkpoints.save_resume(runs.models_folder(args.run), epoch, optimiser)
+        if distributed.rank() == 0:
+            writer.save_epoch(epoch, figures)
         print_epoch(epoch, args.epochs, figures)
-    print(f"checkpoints: {runs.models_folder(args.run)}. Next: python process_models.py --run {args.run}")
+    writer.finish()
+    say(f"checkpoints: {runs.models_folder(args.run)}. Next: python process_models.py --run {args.run}")
 
 
 def make_tables(args: argparse.Namespace, folder: Path) -> dict:
@@ -152,7 +190,7 @@ def make_tables(args: argparse.Namespace, folder: Path) -> dict:
         return data.split_tables(table, data.assign_patients(table["patient"]))
     assignment, missing = data.read_assignment(args.split, table["patient"], folder)
     if missing:
-        print(f"warning: {args.split} names {len(missing)} patient(s) that are not used here: {', '.join(missing)}")
+        say(f"warning: {args.split} names {len(missing)} patient(s) that are not used here: {', '.join(missing)}")
     return data.split_tables(table, assignment)
 
 
@@ -174,23 +212,29 @@ def configuration(args: argparse.Namespace, folder: Path, slices: dict, hardware
     }
 
 
+def say(text: str) -> None:
+    """Print at once, so that a log can be followed; several processes speak with one voice."""
+    if distributed.rank() == 0:
+        print(text, flush=True)
+
+
 def print_configuration(config: dict, slices: dict) -> None:
     if config["synthetic"]:
-        print(runs.SYNTHETIC_NOTICE)
-    print(f"data        {config['data']}")
+        say(runs.SYNTHETIC_NOTICE)
+    say(f"data        {config['data']}")
     for split, part in slices.items():
-        print(f"{split:<11} {part.describe()}")
+        say(f"{split:<11} {part.describe()}")
     for name in ("settings", "versions"):
-        print(f"{name:<11} " + ", ".join(f"{key} {value}" for key, value in config[name].items()))
-    print(f"hardware    {config['hardware']}")
+        say(f"{name:<11} " + ", ".join(f"{key} {value}" for key, value in config[name].items()))
+    say(f"hardware    {config['hardware']}")
 
 
 def print_header() -> None:
-    print("\nIoU is the mean over slices, empty against empty is 1; (all-empty) is what predicting nothing scores.")
-    print("Tumour IoU is the mean over tumour slices only; Dice is volumetric, the mean over patients.")
+    say("\nIoU is the mean over slices, empty against empty is 1; (all-empty) is what predicting nothing scores.")
+    say("Tumour IoU is the mean over tumour slices only; Dice is volumetric, the mean over patients.")
     columns = "   loss    IoU (all-empty)  tumour IoU   Dice"
-    print(f"{'':9}  {'training':^{len(columns)}}  |  {'validation':^{len(columns)}}")
-    print(f"{'epoch':>9}  {columns}  |  {columns}  |  seconds")
+    say(f"{'':9}  {'training':^{len(columns)}}  |  {'validation':^{len(columns)}}")
+    say(f"{'epoch':>9}  {columns}  |  {columns}  |  seconds")
 
 
 def print_epoch(epoch: int, epochs: int, figures: dict[str, float]) -> None:
@@ -201,7 +245,7 @@ def print_epoch(epoch: int, epochs: int, figures: dict[str, float]) -> None:
             figures[f"{split}_{name}"] for name in ("loss", "iou", "all_empty", "tumour_iou", "patient_dice")
         )
         columns.append(f"{loss:7.4f}  {iou:5.3f}     ({all_empty:5.3f})       {tumour_iou:5.3f}  {patient_dice:5.3f}")
-    print(f"{epoch:4d}/{epochs:<4d}  {columns[0]}  |  {columns[1]}  |  {figures['seconds']:7.1f}", flush=True)
+    say(f"{epoch:4d}/{epochs:<4d}  {columns[0]}  |  {columns[1]}  |  {figures['seconds']:7.1f}")
 
 
 if __name__ == "__main__":

@@ -73,12 +73,14 @@ class UNet(nn.Module):
         )
         self.head = nn.Conv2d(c[0], classes, kernel_size=1)
 
+    def pad(self, x: torch.Tensor) -> torch.Tensor:
+        """Repeat the last row and column until height and width are multiples of 16."""
+        right, below = (-size % 2**LEVELS for size in (x.shape[-1], x.shape[-2]))
+        return F.pad(x, (0, right, 0, below), mode="replicate") if right or below else x
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         height, width = x.shape[-2:]
-        step = 2**LEVELS
-        if height % step or width % step:
-            x = F.pad(x, (0, -width % step, 0, -height % step), mode="replicate")
-
+        x = self.pad(x)
         skips = []
         for level, convolve in enumerate(self.down):
             x = convolve(x if level == 0 else F.max_pool2d(x, kernel_size=2))

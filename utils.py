@@ -6,6 +6,7 @@ import ctypes
 import os
 import platform
 import random
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,7 +16,10 @@ from typing import BinaryIO
 import numpy as np
 import torch
 
-USER_ERROR = 2  # exit code, as argparse uses it
+USER_ERROR = 2  # exit codes: a mistake of the user, as argparse has it;
+SYSTEM_ERROR = 1  # a disk that is full, a file that may not be written;
+SIGNALLED = 128  # plus the number of the signal: stopped by Ctrl-C (130) or by SIGTERM (143), after saving
+TEMPORARY = ".tmp"  # ends the name of a file that is being written
 
 
 class UserError(Exception):
@@ -33,10 +37,30 @@ def run_script(main: Callable[[], None]) -> None:
         if error.filename is None and error.errno is None:
             raise
         print(f"error: {error.filename or 'input/output'}: {error.strerror}", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(SYSTEM_ERROR)
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(SIGNALLED + signal.SIGINT)
+
+
+class StopRequest:
+    """Remembers the first SIGINT or SIGTERM, so that a loop can end where its work is whole; a second one aborts.
+
+    Call it to ask whether a signal has come. `signal` is its number, 0 while there is none.
+    """
+
+    def __init__(self):
+        self.signal = 0
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._remember)
+
+    def __call__(self) -> bool:
+        return self.signal != 0
+
+    def _remember(self, number: int, frame: object) -> None:
+        self.signal = number
+        for each in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(each, signal.SIG_DFL)
 
 
 def positive(number_type: type) -> Callable[[str], int | float]:
@@ -83,8 +107,7 @@ def choose_hardware(device: str = "auto", precision: str = "auto") -> Hardware:
         mps = torch.backends.mps.is_available()
         device = "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
     try:
-        chosen = torch.device(device)
-        torch.empty(1, device=chosen)
+        chosen = torch.empty(1, device=torch.device(device)).device  # with its index: cuda -> cuda:0
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(
@@ -151,13 +174,16 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
     try:
         with open(temporary, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise OSError(error.errno, f"could not be written: {error.strerror}", str(path)) from None
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

@@ -15,7 +15,7 @@ CONFIG = {"settings": {"width": 2, "bilinear": False, "lr": 1e-3}, "versions": {
 def save(models, epoch=1, **figures) -> UNet:
     torch.manual_seed(epoch)
     model = UNet(width=2)
-    checkpoints.save_epoch(models, epoch, model, FIGURES | figures, CONFIG)
+    checkpoints.Writer(models, model, torch.optim.Adam(model.parameters()), CONFIG).save_epoch(epoch, FIGURES | figures)
     return model
 
 
@@ -59,11 +59,10 @@ def test_resuming_restores_weights_and_optimiser(tmp_path):
     for epoch in (1, 2):
         model(torch.randn(2, 3, 16, 16)).mean().backward()
         optimiser.step()
-        checkpoints.save_epoch(tmp_path, epoch, model, FIGURES, CONFIG)
-        checkpoints.save_resume(tmp_path, epoch, optimiser)
+        checkpoints.Writer(tmp_path, model, optimiser, CONFIG).save_epoch(epoch, FIGURES)
     other = UNet(width=2)
     other_optimiser = torch.optim.Adam(other.parameters())
-    assert checkpoints.restore(tmp_path, other, other_optimiser) == 2
+    assert checkpoints.restore(tmp_path, other, other_optimiser) == (2, None)
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), other.state_dict().values(), strict=True))
     state, other_state = optimiser.state_dict()["state"], other_optimiser.state_dict()["state"]
     assert all(torch.equal(state[k]["exp_avg_sq"], other_state[k]["exp_avg_sq"]) for k in state)

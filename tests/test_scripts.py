@@ -2,12 +2,16 @@
 
 import hashlib
 import json
+import resource
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 from conftest import make_patients
 from PIL import Image
 
@@ -24,8 +28,6 @@ def digest(folder: Path) -> dict[str, str]:
 
 
 def same_weights(one: Path, other: Path) -> bool:
-    import torch
-
     a, b = (torch.load(path, weights_only=True)["weights"] for path in (one, other))
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
@@ -35,7 +37,10 @@ def test_train_process_test(call, folder, tmp_path):
     code, out, err = call("train_model", "--data", folder.parent, "--run", run, "--epochs", 3, *QUICK)
     assert (code, err) == (0, "")
     assert "SYNTHETIC" in out and "3 patients" in out and "(all-empty)" in out
-    assert sorted(p.name for p in (run / "models").iterdir()) == [*(f"epoch_{n}.pt" for n in (1, 2, 3)), "resume.pt"]
+    assert sorted(p.name for p in (run / "models").glob("[!.]*")) == [
+        *(f"epoch_{n}.pt" for n in (1, 2, 3)),
+        "resume.pt",
+    ]
     assert [len(data.read_table(run, split)) for split in data.SPLITS] == [9, 3, 3]
 
     code, out, err = call("process_models", "--run", run)
@@ -121,7 +126,7 @@ def test_a_used_folder_is_refused_unless_overwritten(call, folder, finished):
     (finished / "models" / "mine.txt").write_text("not of the pipeline")
     before = digest(finished)
     code, _, err = call("train_model", "--data", folder, "--run", finished, "--epochs", 1, *QUICK)
-    assert code == 2 and "already holds 1 checkpoint(s)" in err and "--resume" in err and "--overwrite" in err
+    assert code == 2 and "already holds a run of 1 epoch(s)" in err and "--resume" in err and "--overwrite" in err
     assert digest(finished) == before
 
     code, _, err = call("train_model", "--data", folder / "no", "--run", finished, "--overwrite", *QUICK)
@@ -184,7 +189,7 @@ def test_damaged_runs(call, folder, finished):
     damages = [
         (checkpoint, b"\0" * 99, "epoch_1.pt: is damaged"),
         (table, b"patient,image_path,mask_path\nP,../../x.tif,P/m.tif\n", "leaves the data folder"),
-        (table, b"patient,image_path,mask_path\nP,P/x.tif,P/m.tif\n", "no such file. Restore it from the data set"),
+        (table, b"patient,image_path,mask_path\nP,P/x.tif,P/m.tif\n", "No such file or directory. Restore it"),
         (config, b"{", "config.json: cannot be read"),
     ]
     for path, content, message in damages:
@@ -225,3 +230,86 @@ def test_the_three_scripts_on_real_patients(call, real, tmp_path):
     assert (code, err) == (0, "") and "SYNTHETIC" not in out
     assert call("process_models", "--run", tmp_path)[0] == call("test_model", "--run", tmp_path)[0] == 0
     assert not json.loads((tmp_path / "metrics.json").read_text())["synthetic"]
+
+
+# --- A run that is stopped, killed, or disturbed ---------------------------------------------------------------
+
+
+def start(folder: Path, run: Path, *options) -> subprocess.Popen:
+    """Training in a process of its own."""
+    command = [sys.executable, ROOT / "train_model.py", "--data", folder, "--run", run, *QUICK, *options]
+    return subprocess.Popen(
+        list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=run.parent
+    )
+
+
+def wait_for(path: Path, process: subprocess.Popen) -> None:
+    while not path.exists():
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.005)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_after_the_step_and_loses_nothing(call, folder, tmp_path, number):
+    options = ("--data", folder, *QUICK, "--batch-size", 1)
+    assert call("train_model", *options, "--run", tmp_path / "whole", "--epochs", 4)[0] == 0
+    process = start(folder, tmp_path / "stopped", "--batch-size", "1", "--epochs", "4")
+    wait_for(tmp_path / "stopped" / "models" / "epoch_1.pt", process)
+    process.send_signal(number)
+    out, err = process.communicate()
+    assert process.returncode == 128 + number and "go on with" in out and "Traceback" not in err
+    assert call("train_model", "--run", tmp_path / "stopped", "--resume")[0] == 0
+    for epoch in (1, 4):
+        whole, stopped = (tmp_path / run / "models" / f"epoch_{epoch}.pt" for run in ("whole", "stopped"))
+        assert same_weights(whole, stopped) and figures_of(whole) == figures_of(stopped)
+
+
+def figures_of(path: Path) -> dict[str, float]:
+    content = torch.load(path, weights_only=True)
+    return {name: value for name, value in content.items() if isinstance(value, float) and name != "seconds"}
+
+
+def test_a_killed_run_goes_on_after_its_last_epoch_and_leaves_no_lock(call, folder, tmp_path):
+    process = start(folder, tmp_path / "run", "--epochs", "50")
+    wait_for(tmp_path / "run" / "models" / "epoch_2.pt", process)
+    code, _, err = call("train_model", "--run", tmp_path / "run", "--resume")
+    assert code == 2 and "another process is training there" in err
+    process.kill()
+    process.communicate()
+    (tmp_path / "run" / "models" / ".epoch_3.pt.1.tmp").write_bytes(b"half")
+    code, out, _ = call("train_model", "--run", tmp_path / "run", "--resume", "--epochs", 5)
+    assert code == 0 and "resumed after epoch" in out
+    assert not list((tmp_path / "run" / "models").glob("*.tmp"))
+    assert call("process_models", "--run", tmp_path / "run")[0] == 0
+    assert pd.read_csv(tmp_path / "run" / "results.csv")["epoch"].tolist()[:5] == [1, 2, 3, 4, 5]
+
+
+def test_a_full_disk_is_one_message_and_keeps_what_was_there(call, finished):
+    before = digest(finished)
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limit[1]))
+    old = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        code, _, err = call("train_model", "--run", finished, "--resume", "--epochs", 2)
+    finally:
+        signal.signal(signal.SIGXFSZ, old)
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert code == 1 and "epoch_2.pt: could not be written: File too large" in err
+    after = digest(finished)
+    assert all(after[name] == before[name] for name in before if name.startswith("models/"))
+    assert not list(finished.rglob("*.tmp"))
+    assert call("train_model", "--run", finished, "--resume", "--epochs", 2)[0] == 0
+
+
+def test_keep_leaves_weights_to_the_best_and_the_newest(call, folder, tmp_path):
+    run = tmp_path / "run"
+    assert call("train_model", "--data", folder, "--run", run, "--epochs", 5, "--keep", 1, *QUICK)[0] == 0
+    assert call("process_models", "--run", run)[0] == 0
+    results = pd.read_csv(run / "results.csv")
+    best = int(results.loc[results["validation_iou"].idxmax(), "epoch"])
+    sizes = {n: (run / "models" / f"epoch_{n}.pt").stat().st_size for n in range(1, 6)}
+    assert len(results) == 5
+    assert {n for n, size in sizes.items() if size > 50_000} == {best, 5}
+    assert all(size < 10_000 for n, size in sizes.items() if n not in (best, 5))
+    assert call("test_model", "--run", run)[0] == 0
+    assert call("train_model", "--run", run, "--resume", "--epochs", 6)[0] == 0

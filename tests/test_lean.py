@@ -1,0 +1,48 @@
+"""The lean training pass against the network itself."""
+
+import copy
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from lean import training_pass, unpool
+from unet import UNet
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(("bilinear", "size"), [(False, (64, 64)), (True, (64, 64)), (False, (53, 90))])
+def test_the_same_logits_gradients_and_statistics(bilinear, size, memory_format):
+    torch.manual_seed(0)
+    plain = UNet(width=3, bilinear=bilinear).to(memory_format=memory_format).double()
+    lean = copy.deepcopy(plain)
+    images = torch.randn(3, 3, *size, dtype=torch.float64).contiguous(memory_format=memory_format)
+    weights = torch.randn(3, 1, *size, dtype=torch.float64)
+    outputs = plain(images), training_pass(lean, images, torch.float64)
+    for logits in outputs:
+        (logits * weights).sum().backward()
+    torch.testing.assert_close(*outputs)
+    for (name, mine), theirs in zip(lean.named_parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, theirs.grad, msg=lambda m, n=name: f"{n}: {m}")
+    for (name, mine), theirs in zip(lean.named_buffers(), plain.buffers(), strict=True):
+        torch.testing.assert_close(mine, theirs, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_unpooling_gives_ties_to_the_first_as_pytorch_does():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(0, 3, (2, 4, 10, 12), generator=generator).double().requires_grad_()
+    pooled = F.max_pool2d(x, 2)
+    grad = torch.randn(pooled.shape, generator=generator, dtype=torch.float64)
+    (expected,) = torch.autograd.grad(pooled, x, grad)
+    assert torch.equal(unpool(grad, x.detach(), pooled.detach()), expected)
+
+
+def test_bf16_stays_close_to_fp32():
+    torch.manual_seed(0)
+    plain = UNet(width=8)
+    images, masks = torch.randn(4, 3, 64, 64), (torch.rand(4, 1, 64, 64) > 0.8).float()
+    losses = [
+        F.binary_cross_entropy_with_logits(logits.float(), masks)
+        for logits in (plain(images), training_pass(plain, images, torch.bfloat16))
+    ]
+    assert abs(losses[0] - losses[1]) < 0.01 * losses[0]
