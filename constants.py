@@ -32,4 +32,4 @@ RUN_DIR = "."  # models/, CSV files and plots/ go here
 # Synthetic patients (phantom.py)
 SYNTHETIC_PATIENTS = 14
 SYNTHETIC_SLICES = (14, 22)  # fewest and most slices of one patient
-SYNTHETIC_SEED = 2019
+SYNTHETIC_SEED = 2026

@@ -16,7 +16,7 @@ from data import Slices
 from losses import Loss
 from metrics import Counts, count_pixels, slice_mean_iou, summary
 from unet import UNet
-from utils import Hardware, UserError
+from utils import Hardware, UserError, release_gaps
 
 AGREE_EVERY = 16  # steps after which several processes ask each other whether to stop; each time they wait
 
@@ -113,6 +113,7 @@ def train_one_epoch(
         logits = _training_logits(model, prepare(images, hardware.memory_format), hardware)
         loss = loss_function(logits, masks)
         loss.backward()
+        release_gaps()
         optimiser.step()
         tally.add(loss.detach(), rows, count_pixels(predicted_mask(logits.detach()), masks > 0))
         agree = distributed.world() == 1 or len(tally.losses) % AGREE_EVERY == 0
@@ -125,7 +126,9 @@ def train_one_epoch(
 def _training_logits(model: nn.Module, images: torch.Tensor, hardware: Hardware) -> torch.Tensor:
     """float32 [N, classes, H, W]. A plain network on the CPU takes the way that needs half of the memory."""
     if isinstance(model, UNet) and hardware.device.type == "cpu" and distributed.world() == 1:
-        return lean.training_pass(model, images, torch.bfloat16 if hardware.bf16 else torch.float32).float()
+        logits = lean.training_pass(model, images, torch.bfloat16 if hardware.bf16 else torch.float32).float()
+        release_gaps()
+        return logits
     with hardware.autocast():
         return model(images).float()
 

@@ -240,7 +240,7 @@ def label_tissues(rng: np.random.Generator, head: Head, ventricles: np.ndarray) 
     blobs = smooth_noise(rng, slices, 12, 1.5)
     blobs += 1.2 * blobs[..., ::-1]  # left and right are alike
     stem = np.sqrt((u / 0.17) ** 2 + ((v - 0.06) / 0.13) ** 2) + 0.12 * rough
-    cerebellum = brain & (z < 0.20 + 0.22 * v)
+    cerebellum = brain & (z < 0.20 + 0.22 * v + 0.02 * rough)
     tissue[cerebellum] = np.where(np.sin(9 * stem + rough)[cerebellum] > -0.3, GREY, WHITE)
     tissue[brain & (z < 0.33) & (stem < 1.3) & (blobs > -0.3)] = FLUID
     tissue[brain & (z < 0.33) & (stem < 1.1)] = WHITE
@@ -342,7 +342,10 @@ def scan(
 
 
 def make_patient(seed: int, number: int) -> tuple[np.ndarray, np.ndarray]:
-    """Draw one patient from the skull base up; the same seed and number give the same patient.
+    """Draw one patient from the skull base up.
+
+    The same seed and number give the same patient; on another processor or with other versions of NumPy and OpenCV
+    a grey value may differ by rounding.
 
     Returns images uint8 [S, IMAGE_SIZE, IMAGE_SIZE, CHANNELS] (pre-contrast, FLAIR, post-contrast)
     and masks uint8 [S, IMAGE_SIZE, IMAGE_SIZE] in {0, 1}.

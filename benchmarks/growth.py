@@ -1,0 +1,58 @@
+"""How the cost of a training step grows with the batch and the width, and that of an epoch with the slices.
+
+    python -m benchmarks.growth [--steps 3]
+
+On random pixels, in this process's default precision; medians over the steps after one that warms up.
+"""
+
+import argparse
+import statistics
+import time
+
+import pandas as pd
+import torch
+
+from constants import IMAGE_SIZE, LEARNING_RATE
+from data import Slices
+from engine import train_one_epoch
+from losses import bce
+from unet import UNet
+from utils import choose_hardware, keep_freed_memory
+
+
+def random_slices(count: int) -> Slices:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (count, IMAGE_SIZE, IMAGE_SIZE, 3), dtype=torch.uint8, generator=generator)
+    masks = torch.randint(0, 2, (count, IMAGE_SIZE, IMAGE_SIZE), dtype=torch.uint8, generator=generator)
+    return Slices(images, masks, pd.DataFrame({"patient": ["noise"] * count}))
+
+
+def seconds(slices: int, batch: int, width: int, steps: int) -> float:
+    """Median time of one epoch over `slices`."""
+    hardware = choose_hardware()
+    model = UNet(width=width).to(hardware.device, memory_format=hardware.memory_format)
+    optimiser = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE, fused=True)
+    noise = random_slices(slices).to(hardware.device)
+    times = []
+    for _ in range(steps + 1):
+        started = time.perf_counter()
+        train_one_epoch(model, noise, torch.arange(slices), optimiser, batch, bce, hardware)
+        times.append(time.perf_counter() - started)
+    return statistics.median(times[1:])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=3, help="repetitions of each (%(default)s)")
+    args = parser.parse_args()
+    keep_freed_memory()
+    print(f"{choose_hardware()}, torch {torch.__version__}, {torch.get_num_threads()} threads\n")
+    print("slices  batch  width   s an epoch  s a slice")
+    cases = [(s, 8, 16) for s in (8, 16, 32, 64)] + [(b, b, 16) for b in (4, 16, 32)] + [(8, 8, w) for w in (8, 32, 64)]
+    for slices, batch, width in cases:
+        spent = seconds(slices, batch, width, args.steps)
+        print(f"{slices:6d} {batch:6d} {width:6d} {spent:12.3f} {spent / slices:10.4f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
