@@ -22,6 +22,7 @@ import plots
 import runs
 from engine import evaluate
 from losses import LOSSES
+from report import write_report
 from utils import UserError, choose_hardware, keep_freed_memory, positive, repeat_exactly, run_script, write_text
 
 
@@ -65,6 +66,7 @@ def main() -> None:
     report = {"split": "test", "epoch": best, "synthetic": synthetic, "slices": len(slices), **figures}
     write_text(args.run / "metrics.json", json.dumps(report, indent=2) + "\n")
     draw_panels(slices, predicted, results, args.run / "plots", runs.SYNTHETIC_NOTICE if synthetic else "")
+    write_report(args.run, slices.images.cpu().numpy(), slices.masks.cpu().numpy(), predicted, results)
 
     if synthetic:
         print(runs.SYNTHETIC_NOTICE)
