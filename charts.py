@@ -59,6 +59,8 @@ def whole_range(values: Sequence[float], label: str, log: bool = False) -> Axis:
 
 def number(value: float) -> str:
     """A tick label: as short as the number allows."""
+    if abs(value) >= 1e6:
+        return f"{value / 1e6:g}M"
     return f"{value / 1000:g}k" if abs(value) >= 10_000 else f"{value:.4g}"
 
 

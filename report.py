@@ -1,7 +1,7 @@
 """report.html of a run: what test_model.py found, as one page that needs neither network nor other files.
 
-Everything on it comes from the CSV and JSON files of the run folder, and from the slices and masks that are handed over.
-A section whose file or column is absent is left out. The page itself (style, viewer) is report_template.html.
+Everything on it comes from the CSV and JSON files of the run folder, and from the slices and masks handed over. A
+section whose file or column is absent is left out. The page itself (style, viewer) is report_template.html.
 """
 
 import base64
@@ -11,43 +11,53 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from html import escape
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pandas as pd
 from PIL import Image
 
 import charts
 from constants import FLAIR, IMAGE_SIZE, THRESHOLD
+from plots import BRIGHTEST, bland_altman, stretch
 from runs import CONFIG, SYNTHETIC_NOTICE
 from utils import UserError, write_text
 
 TEMPLATE = Path(__file__).with_name("report_template.html")
 IMAGE_BYTES = 6_000_000  # of all pictures together, before base64 adds a third; 404 slices need 2.3 MB
 QUALITIES = (80, 60, 40, 20, 5)  # of WebP; the first one that stays within IMAGE_BYTES
-BRIGHTEST = 99.5  # percentile of a patient's FLAIR that is shown white
 MASK, PREDICTION = 1, 2  # bits of a pixel's label in the page
 CASES = 4  # examples shown of one kind of failure
 
-# What a figure is called, and what it means. Figures that are not named here are shown under their own name.
-FIGURES = {
+# What a figure is called, and what it means. The first ones are the summary; the rest can be unfolded below it. Figures
+# that are not named here are shown under their own name.
+SUMMARY = {
     "patient_dice": (
         "Volumetric Dice, mean over patients",
         "All pixels of a patient's stack counted together, 2 TP / (2 TP + FP + FN), then the mean over patients.",
     ),
-    "patient_dice_median": ("Volumetric Dice, median over patients", "The patient in the middle."),
-    "patient_iou": ("Volumetric IoU, mean over patients", "TP / (TP + FP + FN) of a patient's whole stack."),
-    "patient_sensitivity": ("Sensitivity, mean over patients", "Share of a patient's tumour pixels that are predicted."),
-    "patient_precision": ("Precision, mean over patients", "Share of the predicted pixels that are tumour."),
-    "tumour_iou": ("IoU, mean over tumour slices", "Slices without tumour are left out, so that empty ones cannot help."),
-    "tumour_dice": ("Dice, mean over tumour slices", "As above, with 2 TP / (2 TP + FP + FN) of each slice."),
+    "patient_dice_median": ("Volumetric Dice, median over patients", "Half of the patients are better, half worse."),
+    "tumour_iou": (
+        "IoU, mean over tumour slices",
+        "Slices without tumour are left out, so that empty ones cannot help.",
+    ),
     "tumour_found": (
         "Tumour slices found",
         "Share of the slices with tumour in which prediction and mask share at least one pixel.",
+    ),
+    "false_positive_share": (
+        "Empty slices with a false alarm",
+        "Share of the slices without tumour in which anything is predicted. 0 is best.",
+    ),
+    "lesion_recall": ("Lesions found", "Share of the parts of the masks, connected in the stack, that are found."),
+    "surface_dice_2": ("Surface Dice at 2 px", "Share of both outlines that lies within 2 pixels of the other."),
+    "hd95": (
+        "HD95, pixels",
+        "95th percentile of the distances between both outlines, where both exist: misses do not show in it.",
     ),
     "iou": (
         "IoU, mean over all slices",
@@ -57,9 +67,23 @@ FIGURES = {
         "… of which predicting nothing scores",
         "The share of slices without tumour: what a model that never finds anything would get. The dashed line.",
     ),
-    "loss": ("Loss, mean over slices", "What training minimised, on the test slices."),
+    "loss": ("Loss, mean over slices", "What training minimised, on these slices."),
 }
-SMALLER_IS_BETTER = ("loss", "brier", "ece", "false_positive", "hd95")
+FURTHER = {
+    "tumour_dice": ("Dice, mean over tumour slices", ""),
+    "tumour_missed": ("Tumour slices missed", ""),
+    "patient_iou": ("Volumetric IoU, mean over patients", ""),
+    "patient_sensitivity": (
+        "Sensitivity, mean over patients",
+        "Share of a patient's tumour pixels that are predicted.",
+    ),
+    "patient_precision": ("Precision, mean over patients", "Share of a patient's predicted pixels that are tumour."),
+    "surface_dice_1": ("Surface Dice at 1 px", ""),
+    "surface_dice_3": ("Surface Dice at 3 px", ""),
+    "brier": ("Brier score", "Mean squared difference of probability and mask over the pixels of the head."),
+}
+FIGURES = SUMMARY | FURTHER
+NOT_SHARES = ("loss", "brier", "ece", "hd95", "false_positive_area")  # not drawn between 0 and 1
 
 COLUMNS = {  # of the tables
     "patient": "Patient",
@@ -91,9 +115,7 @@ COLUMNS = {  # of the tables
 }
 
 
-def write_report(
-    run: Path, images: np.ndarray, masks: np.ndarray, predicted: np.ndarray, slices: pd.DataFrame
-) -> None:
+def write_report(run: Path, images: np.ndarray, masks: np.ndarray, predicted: np.ndarray, slices: pd.DataFrame) -> None:
     """Write report.html into the folder of a run whose test_*.csv and metrics.json are already there.
 
     Args:
@@ -226,49 +248,42 @@ def slice_data(row: pd.Series, mask: np.ndarray, predicted: np.ndarray, picture:
     }
 
 
-def stretch(flair: np.ndarray) -> np.ndarray:
-    """A patient's FLAIR (uint8 [N, H, W]) so that its BRIGHTEST percentile becomes white: stacks differ a lot."""
-    bright = flair[flair > 0]
-    white = max(float(np.percentile(bright, BRIGHTEST)), 1) if bright.size else 255
-    table = np.clip(np.arange(256) * (255 / white), 0, 255).round().astype(np.uint8)
-    return table[flair]
-
-
 def head_view(flair: np.ndarray, marked: np.ndarray) -> list[int]:
-    """[left, top, side] of the smallest square inside the picture that holds the head and every marked pixel.
+    """[left, top, side] of the smallest square that holds the head (the largest bright part) and all marks.
 
     Args:
         flair: uint8 [N, H, W] after `stretch`; darker than 30 is taken for air.
         marked: bool [N, H, W].
     """
-    visible = (flair >= 30).sum(0) >= max(1, 0.05 * len(flair))  # noise is nowhere bright in many slices
-    seen = visible | marked.any(0)
+    bright = ((flair >= 30).sum(0) >= 0.05 * len(flair)).astype(np.uint8)  # noise is in few slices at one place
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(bright)
+    head = 1 + int(stats[1:, cv2.CC_STAT_AREA].argmax()) if len(stats) > 1 else -1
+    seen = (labels == head) | marked.any(0)
     size = seen.shape[0]
     if not seen.any():
         return [0, 0, size]
     rows, columns = (np.flatnonzero(seen.any(axis)) for axis in (1, 0))
     margin = 4
     side = min(size, max(int(np.ptp(rows)), int(np.ptp(columns))) + 1 + 2 * margin)
-    top, left = (
-        int(np.clip((line[0] + line[-1] + 1 - side) // 2, 0, size - side)) for line in (rows, columns)
-    )
+    top, left = (int(np.clip((line[0] + line[-1] + 1 - side) // 2, 0, size - side)) for line in (rows, columns))
     return [left, top, side]
 
 
 def encode_pictures(flair: np.ndarray) -> list[bytes]:
     """WebP of each slice (uint8 [N, H, W]) in the best of QUALITIES that keeps all of them below IMAGE_BYTES."""
 
-    def encode(picture: np.ndarray) -> bytes:
-        file = io.BytesIO()
-        Image.fromarray(picture).save(file, "WEBP", quality=quality, method=3)
-        return file.getvalue()
-
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
+    with ThreadPoolExecutor(os.cpu_count()) as threads:  # Pillow encodes outside of Python's lock
         for quality in QUALITIES:
-            pictures = list(threads.map(encode, flair))
+            pictures = list(threads.map(encode_picture, flair, itertools.repeat(quality)))
             if sum(map(len, pictures)) <= IMAGE_BYTES:
                 break
     return pictures
+
+
+def encode_picture(flair: np.ndarray, quality: int) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(flair).save(file, "WEBP", quality=quality, method=3)
+    return file.getvalue()
 
 
 def encode_labels(mask: np.ndarray, predicted: np.ndarray) -> list[int]:
@@ -295,7 +310,8 @@ def titles(parts: dict[str, tuple[str, str]]) -> dict[str, str]:
 
 def sections(parts: dict[str, tuple[str, str]]) -> str:
     return "\n".join(
-        f'<section id="{name}" aria-labelledby="{name}-title"><h2 id="{name}-title">{escape(title)}</h2>{content}</section>'
+        f'<section id="{name}" aria-labelledby="{name}-title"><h2 id="{name}-title">{escape(title)}</h2>{content}'
+        "</section>"
         for name, (title, content) in parts.items()
         if content
     )
@@ -310,7 +326,7 @@ def facts(metrics: dict, slices: pd.DataFrame, config: dict) -> str:
         "Patients": slices["patient"].nunique(),
         "Slices": f"{len(slices):,}, of which {tumour:,} with tumour",
         "Epoch": metrics.get("epoch"),
-        "Chosen by": metrics.get("selected_by"),
+        "Chosen by": f"validation {readable(str(by))}" if (by := metrics.get("selected_by")) else None,
         "Threshold": f"{THRESHOLD if threshold is None else threshold:g}",
         "Smallest part kept": f"{size} px" if (size := metrics.get("min_component")) else None,
         "Network": f"U-Net, width {settings['width']}" if "width" in settings else None,
@@ -324,7 +340,8 @@ def facts(metrics: dict, slices: pd.DataFrame, config: dict) -> str:
 
 def patient_notice(patients: int) -> str:
     return (
-        f'<div class="notice" role="note"><p><strong>This file contains images of {count(patients, "patient")}.</strong> '
+        '<div class="notice" role="note"><p>'
+        f"<strong>This file contains images of {count(patients, 'patient')}.</strong> "
         "Pass it on only as far as the licence of the data allows (the Kaggle LGG set: CC BY-NC-SA 4.0), and never "
         "try to find out who they are.</p></div>"
     )
@@ -372,47 +389,49 @@ def verdict(metrics: dict, slices: pd.DataFrame, patients: pd.DataFrame | None) 
 
 
 def figures_table(metrics: dict) -> str:
-    """A row a figure, with its interval drawn between 0 and 1."""
+    """A row a figure, with its interval drawn between 0 and 1; those of the summary, then all others folded away."""
     intervals = metrics.get("intervals") or {}
-    known = [name for name in FIGURES if name in intervals or is_number(metrics.get(name))]
-    names = known + [name for name in intervals if name not in FIGURES]
-    rows = "".join(figure_row(name, intervals.get(name), metrics) for name in names)
-    if intervals:
-        explained = (
-            "The bars are 95% intervals: patients were drawn again and again with replacement, so that they say how far "
-            "the figure would move with other patients of the same kind."
-        )
-    else:
-        explained = "No intervals were computed for this run."
-    return (
+    names = [name for name in FIGURES if is_number(metrics.get(name)) or name in intervals]
+    names += [name for name in intervals if name not in FIGURES]
+    rows = {name: figure_row(name, intervals.get(name) or {}, metrics) for name in names}
+    head = (
         '<table class="figures"><thead><tr><th scope="col">Figure</th><th scope="col" class="number">Value'
-        f'{" (95% interval)" if intervals else ""}</th><th scope="col">0 to 1</th></tr></thead><tbody>{rows}</tbody>'
-        f'</table><p class="soft">{explained}</p>'
+        f"{' (95% interval)' if intervals else ''}</th>"
+        '<th scope="col">0 to 1</th></tr></thead><tbody>'
     )
+    explained = (
+        "The bars are 95% intervals: patients were drawn again and again with replacement, so that they say how far a "
+        "figure would move with other patients of the same kind."
+        if intervals
+        else "No intervals were computed for this run."
+    )
+    summary, further = ("".join(rows[name] for name in names if (name in SUMMARY) == first) for first in (True, False))
+    folded = f"<details><summary>Further figures</summary>{head}{further}</tbody></table></details>" if further else ""
+    return f'{head}{summary}</tbody></table><p class="soft">{explained}</p>{folded}'
 
 
-def figure_row(name: str, interval: dict | None, metrics: dict) -> str:
+def figure_row(name: str, interval: dict, metrics: dict) -> str:
     title, meaning = FIGURES.get(name, (readable(name), ""))
-    interval = interval or {}
-    value = interval.get("value", metrics.get(name))
-    low, high = interval.get("low"), interval.get("high")
+    value, low, high = interval.get("value", metrics.get(name)), interval.get("low"), interval.get("high")
     has_range = is_number(low) and is_number(high)
-    shown_range = f' <span class="range">{low:.3f} to {high:.3f}</span>' if has_range else ""
-    graphic = ""
-    if is_number(value) and not name.startswith(SMALLER_IS_BETTER) and all(
-        0 <= v <= 1 for v in (value, *((low, high) if has_range else ()))
-    ):
-        bar = f'<i style="--low:{low:.4f};--high:{high:.4f}"></i>' if has_range else ""
-        empty = metrics.get("all_empty")
-        dashed = f'<u style="--empty:{empty:.4f}"></u>' if name in ("iou", "all_empty") and is_number(empty) else ""
-        graphic = f'<span class="interval" aria-hidden="true">{bar}{dashed}<b style="--value:{value:.4f}"></b></span>'
-    counted = f" ({interval['n']} patients)" if is_number(interval.get("n")) and name not in FIGURES else ""
+    shown_range = f' <span class="range">{shown(low)} to {shown(high)}</span>' if has_range else ""
+    empty = metrics.get("all_empty") if name in ("iou", "all_empty") else None
+    graphic = "" if name in NOT_SHARES else interval_graphic(value, low, high, empty)
+    small = f"<br><small>{escape(meaning)}</small>" if meaning else ""
     return (
-        f'<tr data-figure="{escape(name, quote=True)}"><th scope="row">{escape(title)}{counted}'
-        f'{f"<br><small>{escape(meaning)}</small>" if meaning else ""}</th>'
+        f'<tr data-figure="{escape(name, quote=True)}"><th scope="row">{escape(title)}{small}</th>'
         f'<td class="number"><span class="value">{cell(value)}</span>{shown_range}</td>'
         f'<td class="graphic">{graphic}</td></tr>'
     )
+
+
+def interval_graphic(value: Any, low: Any, high: Any, empty: Any = None) -> str:
+    """A mark between 0 and 1 on its interval; the numbers stand beside it. Nothing for a value that is no share."""
+    if not is_share(value):
+        return ""
+    band = f'<i style="--low:{low:.4f};--high:{high:.4f}"></i>' if is_share(low) and is_share(high) else ""
+    dashed = f'<u style="--empty:{empty:.4f}"></u>' if is_share(empty) else ""
+    return f'<span class="interval" aria-hidden="true">{band}{dashed}<b style="--value:{value:.4f}"></b></span>'
 
 
 def patients_section(patients: pd.DataFrame | None, metrics: dict) -> str:
@@ -445,8 +464,13 @@ def failures_section(failures: list[dict] | None, slices: pd.DataFrame) -> str:
 
 
 def failure(kind: dict, slices: pd.DataFrame) -> str:
-    examples = [row for example in kind.get("examples") or [] if (row := find_slice(example, slices)) is not None]
-    pictures = "".join(example_figure(row) for row in examples[:CASES])
+    unit = kind.get("value_is")
+    examples = [
+        (row, f"{unit}: {shown(example['value'])}" if unit and is_number(example.get("value")) else "")
+        for example in kind.get("examples") or []
+        if (row := find_slice(example, slices)) is not None
+    ]
+    pictures = "".join(example_figure(row, said) for row, said in examples[:CASES])
     of = f" of {kind['of']:,}" if is_number(kind.get("of")) else ""
     return (
         f'<h3 data-failure="{escape(str(kind["kind"]), quote=True)}">{escape(sentence_case(str(kind["kind"])))}: '
@@ -464,12 +488,14 @@ def find_slice(example: dict, slices: pd.DataFrame) -> pd.Series | None:
     return slices[same].iloc[0] if same.any() else None
 
 
-def example_figure(row: pd.Series) -> str:
+def example_figure(row: pd.Series, said: str) -> str:
+    """A picture of a slice that links to the viewer; `said` is what the rule of the failure measured on it."""
     patient, number = escape(row["patient"], quote=True), int(row["slice"])
     return (
         f'<figure><div class="picture" data-of="{patient}" data-number="{number}"></div>'
-        f"<figcaption>{viewer_link(row['patient'], number)}<br>Dice {row['dice']:.3f}, mask "
-        f"{int(row['tumour_pixels']):,} px, predicted {int(row['predicted_pixels']):,} px</figcaption></figure>"
+        f"<figcaption>{viewer_link(row['patient'], number)}<br>Dice {row['dice']:.3f}<br>mask "
+        f"{int(row['tumour_pixels']):,} px, predicted {int(row['predicted_pixels']):,} px"
+        f"{f'<br>{escape(sentence_case(said))}' if said else ''}</figcaption></figure>"
     )
 
 
@@ -486,18 +512,19 @@ def strata_section(strata: list[dict] | None) -> str:
 
 def strata_table(name: str, rows: list[dict]) -> str:
     columns = {"slices": "Slices", "patients": "Patients", "dice": "Dice", "found": "Found", "tumour_iou": "Tumour IoU"}
+    drawn = ("tumour_iou", "tumour_iou_low", "tumour_iou_high")
     used = {key: title for key, title in columns.items() if any(key in row for row in rows)}
     head = "".join(f'<th scope="col" class="number">{title}</th>' for title in used.values())
     body = "".join(
         f'<tr><th scope="row">{escape(str(row.get("group", "")))}</th>'
         + "".join(f'<td class="number">{cell(row.get(key))}</td>' for key in used)
-        + f'<td class="graphic">{bar(row.get("tumour_iou"))}</td></tr>'
+        + f'<td class="graphic">{interval_graphic(*map(row.get, drawn))}</td></tr>'
         for row in rows
     )
     return (
         f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(readable(name), quote=True)}"><table>'
         f"<caption>{escape(readable(name))}</caption><thead><tr><th scope='col'>Group</th>{head}"
-        f"<th scope='col'><span aria-hidden='true'>0 to 1</span></th></tr></thead><tbody>{body}</tbody></table></div>"
+        f"<th scope='col' class='graphic'>0 to 1</th></tr></thead><tbody>{body}</tbody></table></div>"
     )
 
 
@@ -547,20 +574,6 @@ def bland_altman_chart(patients: pd.DataFrame) -> charts.Chart:
         chart.line(across, (limit, limit), "limit", "" if n else "limits of agreement, ± 1.96 SD")
     chart.points(mean, difference, "", "patient", radius=4.5)
     return chart
-
-
-def bland_altman(patients: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, float, tuple[float, float] | None]:
-    """Means and differences (predicted - true) of the volumes, the mean difference, and the limits of agreement.
-
-    The limits are mean ± 1.96 standard deviations of the differences; None for fewer than three patients.
-    """
-    true, predicted = (patients[name].to_numpy(float) for name in ("tumour_pixels", "predicted_pixels"))
-    difference = predicted - true
-    bias = float(difference.mean())
-    if len(patients) < 3:
-        return (true + predicted) / 2, difference, bias, None
-    spread = 1.96 * float(difference.std(ddof=1))
-    return (true + predicted) / 2, difference, bias, (bias - spread, bias + spread)
 
 
 def lesions_section(lesions: pd.DataFrame | None) -> str:
@@ -666,30 +679,26 @@ def mark_epoch(chart: charts.Chart, epochs: pd.DataFrame, chosen: int | None, co
 
 
 def terms_section(metrics: dict) -> str:
-    """Definitions that the tables do not carry, and where the numbers are."""
+    """Definitions that the tables do not carry, the conventions of this evaluation, and where the numbers are."""
     terms = {
-        "TP, FP, FN": "Pixels in both masks, in the prediction only (false alarm), in the reference mask only (missed).",
+        "TP, FP, FN": "Pixels of both masks; of the prediction only (false alarm); of the reference only (missed).",
         "Dice and IoU": "2 TP / (2 TP + FP + FN) and TP / (TP + FP + FN). Empty against empty is 1.",
-        "Sensitivity, precision": "TP / (TP + FN) and TP / (TP + FP); 1 where there is nothing to divide by.",
+        "Sensitivity, precision": "TP / (TP + FN) and TP / (TP + FP).",
         "Tumour": "The FLAIR abnormality as it was outlined by hand for this data set.",
         "px": "Pixels of 256 × 256 slices. The files carry no spacing, so that there are no millimetres and no cm³.",
-        "HD95, surface Dice": (
-            "The 95th percentile of the distances between both outlines, and the share of both outlines that lies "
-            "within the given distance of the other."
-        ),
     }
-    if not any(name.startswith(("hd95", "surface_dice")) for name in (metrics.get("intervals") or {})):
-        del terms["HD95, surface Dice"]
     listed = "".join(f"<dt>{escape(term)}</dt><dd>{escape(text)}</dd>" for term, text in terms.items())
-    return f'<dl class="terms">{listed}</dl>{FILES}'
+    conventions = "".join(f"<li>{escape(str(text))}</li>" for text in metrics.get("conventions") or [])
+    conventions = f"<h3>Conventions of this evaluation</h3><ul>{conventions}</ul>" if conventions else ""
+    return f'<dl class="terms">{listed}</dl>{conventions}{FILES}'
 
 
 # --- Pieces ------------------------------------------------------------------------------------------------------
 
 FILES = (
     "<p>All numbers of this page are in the same folder as this file: <code>metrics.json</code>, "
-    "<code>test_patients.csv</code>, <code>test_results.csv</code> (a row a slice), <code>test_lesions.csv</code> where "
-    "lesions were counted, and <code>epochs.csv</code>.</p>"
+    "<code>test_patients.csv</code>, <code>test_results.csv</code> (a row a slice), <code>test_lesions.csv</code> "
+    "where lesions were counted, and <code>epochs.csv</code>.</p>"
 )
 FOOTER = "<p>For research only. This is not a medical device, and nothing on this page is a diagnosis.</p>"
 KEY = (
@@ -708,7 +717,7 @@ def viewer_link(patient: str, number: int | None = None) -> str:
 
 def bar(value: Any) -> str:
     """A bar from 0 to 1; nothing for another value. The number itself stands beside it."""
-    if not is_number(value) or not 0 <= value <= 1:
+    if not is_share(value):
         return ""
     return f'<span class="bar" aria-hidden="true"><i style="--value:{value:.4f}"></i></span>'
 
@@ -730,20 +739,22 @@ def shown(value: float | None) -> str:
 
 def plain_table(table: pd.DataFrame, label: str, tall: bool = False) -> str:
     """The columns that have a title, as they are."""
-    used = [name for name in COLUMNS if name in table]
+    used = [name for name in table if name in COLUMNS]
     head = "".join(f'<th scope="col"{numeric(table[name])}>{escape(COLUMNS[name])}</th>' for name in used)
     body = []
     for _, row in table.iterrows():
         first = int(row["first_slice"]) if "first_slice" in table else None
         cells = "".join(
-            f'<td data-column="{name}"{numeric(table[name])}>{cell(row[name])}</td>' for name in used if name != "patient"
+            f'<td data-column="{name}"{numeric(table[name])}>{cell(row[name])}</td>'
+            for name in used
+            if name != "patient"
         )
         body.append(
             f'<tr data-row="{escape(row["patient"], quote=True)}"><th scope="row">'
             f"{viewer_link(row['patient'], first)}</th>{cells}</tr>"
         )
     return (
-        f'<div class="scroll{" tall" if tall else ""}" role="region" tabindex="0" aria-label="{escape(label, quote=True)}">'
+        f'<div class="scroll{" tall" if tall else ""}" role="region" tabindex="0" aria-label="{escape(label)}">'
         f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
     )
 
@@ -757,8 +768,9 @@ def count(number: int, thing: str) -> str:
 
 
 def readable(name: str) -> str:
-    """surface_dice_1 -> Surface dice 1"""
-    return sentence_case(name.replace("_", " "))
+    """slice_lesion_dice -> Slice lesion Dice"""
+    words = {"iou": "IoU", "dice": "Dice", "ece": "ECE", "hd95": "HD95"}
+    return sentence_case(" ".join(words.get(word, word) for word in name.split("_")))
 
 
 def sentence_case(text: str) -> str:
@@ -767,6 +779,10 @@ def sentence_case(text: str) -> str:
 
 def is_number(value: Any) -> bool:
     return isinstance(value, int | float | np.integer | np.floating) and math.isfinite(value)
+
+
+def is_share(value: Any) -> bool:
+    return is_number(value) and 0 <= value <= 1
 
 
 def finite(value: float) -> float | None:
