@@ -309,7 +309,7 @@ def test_the_summary_speaks_from_the_counts(full_run):
     page = (full_run / "report.html").read_text(encoding="utf-8")
     assert "It finds 2 of 4 tumour slices (50%)." in page
     assert "It raises a false alarm on 2 of 14 slices without tumour (14%)." in page
-    assert "2 of them are missed altogether" in page  # C has no tumour, but false alarms: Dice 0
+    assert "1 of them is missed altogether" in page  # B; C has Dice 0 too, but no tumour
     assert "against the 0.778 that predicting nothing" in page and "no better than that" in page
 
 
