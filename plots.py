@@ -11,15 +11,20 @@ matplotlib.use("Agg")  # files only; works without a screen
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from constants import FLAIR
 from utils import whole_file
 
 # Okabe and Ito's colours, which people without full colour vision tell apart
-BLUE, ORANGE, GREEN, VERMILLION, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9"
-OVERLAY = {"true positive": GREEN, "false positive": VERMILLION, "false negative": SKY}
+BLUE, ORANGE, GREEN, SKY = "#0072B2", "#E69F00", "#009E73", "#56B4E9"
+MASK_COLOR, PREDICTION_COLOR = ORANGE, SKY  # as in the report; what only one of both has is tinted in its colour
+OVERLAY = {"true positive": GREEN, "false positive": PREDICTION_COLOR, "false negative": MASK_COLOR}
+BRIGHTEST = 99.5  # percentile of FLAIR that is shown white
 DPI = 150
 
 
@@ -35,17 +40,18 @@ class Case:
 
 def plot_loss(epochs: pd.DataFrame, best: int, path: Path, note: str = "") -> None:
     """Training and validation loss against the epoch, the best epoch marked."""
-    figure, axes = _curves("Loss", note)
+    figure, axes = _axes("Loss against epoch", "epoch", "loss", note)
     axes.plot(epochs["epoch"], epochs["training_loss"], color=BLUE, label="training")
     axes.plot(epochs["epoch"], epochs["validation_loss"], color=ORANGE, label="validation")
     axes.set_yscale("log")
+    _plain_ticks(axes.yaxis)
     _mark(axes, epochs, best, "validation_loss")
     _save(figure, axes, path)
 
 
 def plot_iou(epochs: pd.DataFrame, best: int, path: Path, note: str = "") -> None:
     """Training and validation IoU against the epoch, beside what predicting nothing scores."""
-    figure, axes = _curves("IoU", note)
+    figure, axes = _axes("IoU against epoch", "epoch", "IoU", note)
     axes.plot(epochs["epoch"], epochs["training_iou"], color=BLUE, label="training, all slices")
     axes.plot(epochs["epoch"], epochs["validation_iou"], color=ORANGE, label="validation, all slices")
     axes.plot(
@@ -59,26 +65,104 @@ def plot_iou(epochs: pd.DataFrame, best: int, path: Path, note: str = "") -> Non
     _save(figure, axes, path)
 
 
+def plot_test(patients: pd.DataFrame, slices: pd.DataFrame, folder: Path, note: str = "") -> None:
+    """bland_altman.png, and dice_area.png if there are tumour slices."""
+    plot_bland_altman(patients, folder / "bland_altman.png", note)
+    if (slices["tumour_pixels"] > 0).any():
+        plot_dice_against_area(slices, folder / "dice_area.png", note)
+
+
+def plot_bland_altman(patients: pd.DataFrame, path: Path, note: str = "") -> None:
+    """Predicted minus true volume against the mean of both, a dot a patient (columns of test_patients.csv)."""
+    mean, difference, bias, limits = bland_altman(patients)
+    figure, axes = _axes(
+        "Volume, predicted − mask (Bland–Altman)", "mean of both volumes (pixels)", "difference (pixels)", note
+    )
+    axes.axhline(0, color="0.6", lw=1)
+    axes.axhline(bias, color=BLUE, lw=1.5, label=f"mean difference, {bias:,.0f} px")
+    for n, limit in enumerate(limits or ()):
+        axes.axhline(limit, color=BLUE, ls="--", lw=1, label=None if n else "limits of agreement, ± 1.96 SD")
+    axes.plot(mean, difference, "o", color=BLUE, alpha=0.75, label=f"patient ({len(patients)})")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter("{x:,.0f}")
+    _save(figure, axes, path)
+
+
+def plot_dice_against_area(slices: pd.DataFrame, path: Path, note: str = "") -> None:
+    """Dice of each tumour slice against its tumour area; needs at least one (columns of test_results.csv)."""
+    tumour = slices[slices["tumour_pixels"] > 0]
+    missed = tumour["true_positive"] == 0
+    figure, axes = _axes("Dice against tumour area", "tumour in the slice (pixels)", "Dice", note)
+    axes.set_xscale("log")
+    _plain_ticks(axes.xaxis)
+    axes.set_ylim(-0.03, 1.03)
+    for rows, style, name in ((~missed, "o", "tumour slice"), (missed, "x", "missed slice")):
+        color = MASK_COLOR if style == "x" else BLUE
+        axes.plot(
+            tumour.loc[rows, "tumour_pixels"], tumour.loc[rows, "dice"], style, color=color, ms=5, alpha=0.75,
+            label=f"{name} ({int(rows.sum())})",
+        )  # fmt: skip
+    _save(figure, axes, path)
+
+
+def bland_altman(patients: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, float, tuple[float, float] | None]:
+    """Means and differences (predicted - true) of the volumes, the mean difference, and the limits of agreement.
+
+    The limits are the mean ± 1.96 standard deviations of the differences; None for fewer than three patients.
+    """
+    true, predicted = (patients[name].to_numpy(float) for name in ("tumour_pixels", "predicted_pixels"))
+    difference = predicted - true
+    bias = float(difference.mean())
+    if len(patients) < 3:
+        return (true + predicted) / 2, difference, bias, None
+    spread = 1.96 * float(difference.std(ddof=1))
+    return (true + predicted) / 2, difference, bias, (bias - spread, bias + spread)
+
+
+def stretch(flair: np.ndarray) -> np.ndarray:
+    """FLAIR of a slice or a stack (uint8 [..., H, W]), scaled so that its BRIGHTEST percentile becomes white.
+
+    Patients differ a lot: one stack of the data set reaches 170 where another ends at 40. For looking only.
+    """
+    bright = flair[flair > 0]
+    white = max(float(np.percentile(bright, BRIGHTEST)), 1) if bright.size else 255
+    table = np.clip(np.arange(256) * (255 / white), 0, 255).round().astype(np.uint8)
+    return table[flair]
+
+
 def plot_panel(cases: Sequence[Case], title: str, path: Path) -> None:
     """A row a case: FLAIR | mask | prediction | overlay of both on FLAIR."""
-    columns = ("image (FLAIR)", "mask", "prediction", "overlay")
-    figure, grid = plt.subplots(
-        len(cases), 4, figsize=(10, 2.75 * len(cases) + 0.8), squeeze=False, layout="constrained"
-    )
-    for row, case in zip(grid, cases, strict=True):
-        flair = case.image[..., FLAIR] / 255
-        for axes, picture in zip(row, (flair, case.mask, case.predicted, overlay(flair, case)), strict=True):
-            axes.imshow(picture, cmap="gray", vmin=0, vmax=1)
-            axes.set_axis_off()
-        row[0].set_title(case.caption, loc="left", fontsize=8, pad=14)
-    for axes, name in zip(grid[0], columns, strict=True):
-        axes.text(0.5, 1.01, name, transform=axes.transAxes, ha="center", va="bottom", fontsize=9, color="0.35")
+    figure = plt.figure(figsize=(10, 2.85 * len(cases) + 0.9), layout="constrained")
     figure.suptitle(title, fontsize=12)
+    for row, case in zip(figure.subfigures(len(cases), 1, squeeze=False)[:, 0], cases, strict=True):
+        row.suptitle(case.caption, x=0.01, ha="left", fontsize=9)
+        _draw_case(row.subplots(1, 4), case)
     figure.legend(
-        handles=[Patch(color=color, label=name) for name, color in OVERLAY.items()],
-        loc="outside lower center", ncols=3, fontsize=9, frameon=False,
+        handles=[
+            *(Patch(color=color, label=name) for name, color in OVERLAY.items()),
+            Line2D([], [], color=MASK_COLOR, label="mask"),
+            Line2D([], [], color=PREDICTION_COLOR, ls="--", label="prediction"),
+        ],
+        loc="outside lower center", ncols=5, fontsize=9, frameon=False,
     )  # fmt: skip
     _write(figure, path)
+
+
+def _draw_case(row: Sequence[plt.Axes], case: Case) -> None:
+    flair = stretch(case.image[..., FLAIR]) / 255
+    pictures = {
+        "FLAIR, scaled": flair,
+        "mask": case.mask,
+        "prediction": case.predicted,
+        "overlay": overlay(flair, case),
+    }
+    for axes, (name, picture) in zip(row, pictures.items(), strict=True):
+        axes.imshow(picture, cmap="gray", vmin=0, vmax=1)
+        axes.set_axis_off()
+        axes.set_title(name, fontsize=8, color="0.35", pad=3)
+    for mask, color, dashes in ((case.mask, MASK_COLOR, "-"), (case.predicted, PREDICTION_COLOR, "--")):
+        if 0 < np.count_nonzero(mask) < mask.size:  # otherwise there is no outline
+            row[-1].contour(mask > 0, levels=[0.5], colors=color, linewidths=0.9, linestyles=dashes)
 
 
 def overlay(flair: np.ndarray, case: Case) -> np.ndarray:
@@ -87,27 +171,34 @@ def overlay(flair: np.ndarray, case: Case) -> np.ndarray:
     regions = (mask & predicted, ~mask & predicted, mask & ~predicted)
     picture = np.repeat(flair[..., None], 3, axis=2)
     for region, color in zip(regions, OVERLAY.values(), strict=True):
-        picture[region] = 0.45 * picture[region] + 0.55 * np.array(matplotlib.colors.to_rgb(color))
+        picture[region] = 0.6 * picture[region] + 0.4 * np.array(matplotlib.colors.to_rgb(color))
     return picture
 
 
-def _curves(name: str, note: str) -> tuple[Figure, plt.Axes]:
+def _axes(title: str, x: str, y: str, note: str) -> tuple[Figure, plt.Axes]:
     figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
-    axes.set(xlabel="epoch", ylabel=name)
-    axes.set_title("\n".join(filter(None, (f"{name} against epoch", note))), fontsize=11)
+    axes.set(xlabel=x, ylabel=y)
+    axes.set_title("\n".join(filter(None, (title, note))), fontsize=11)
     axes.grid(alpha=0.3)
     return figure, axes
+
+
+def _plain_ticks(axis: Axis) -> None:
+    """Ticks of a logarithmic axis at 1, 2, 5, 10, ... times a power of ten, written as 0.2 and not as 2 × 10⁻¹."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter("{x:,g}")
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _mark(axes: plt.Axes, epochs: pd.DataFrame, best: int, column: str) -> None:
     """Mark the chosen epoch with a line, and a point on its curve."""
     value = epochs.loc[epochs["epoch"] == best, column].iloc[0]
     axes.axvline(best, color=GREEN, lw=1, alpha=0.6)
-    axes.plot(best, value, "o", color=GREEN, label=f"epoch {best}, best validation IoU ({value:.3g} here)")
+    axes.plot(best, value, "o", color=GREEN, label=f"epoch {best}, best validation IoU ({value:.3f} here)")
 
 
 def _save(figure: Figure, axes: plt.Axes, path: Path) -> None:
-    axes.legend(fontsize=8, frameon=False, loc="best")
+    figure.legend(fontsize=8, frameon=False, loc="outside lower center", ncols=3)
     _write(figure, path)
 
 

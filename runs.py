@@ -1,6 +1,7 @@
 """The folder of one run: its configuration, and what may be written over.
 
-config.json, train.csv, validation.csv, test.csv, models/, results.csv, epochs.csv, metrics.json, test_*.csv, plots/
+config.json, train.csv, validation.csv, test.csv, models/, results.csv, epochs.csv, metrics.json, test_*.csv, plots/,
+report.html
 """
 
 import contextlib
@@ -31,6 +32,9 @@ OUTPUTS = (
     "plots/loss.png",
     "plots/iou.png",
     "plots/panel_*.png",
+    "plots/bland_altman.png",
+    "plots/dice_area.png",
+    "report.html",
     f"models/{RESUME}",
 )
 LOCK = "models/.lock"

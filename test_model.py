@@ -2,7 +2,8 @@
 
     python test_model.py --run runs/first
 
-Prints loss and IoU; writes test_results.csv (a row a slice), test_patients.csv, metrics.json and plots/panel_*.png.
+Prints loss and IoU; writes test_results.csv (a row a slice), test_patients.csv, metrics.json,
+plots/*.png and report.html, which shows it all.
 """
 
 import argparse
@@ -21,6 +22,7 @@ import plots
 import runs
 from engine import evaluate
 from losses import LOSSES
+from report import write_report
 from utils import UserError, choose_hardware, keep_freed_memory, positive, repeat_exactly, run_script, write_text
 
 
@@ -64,6 +66,8 @@ def main() -> None:
     report = {"split": "test", "epoch": best, "synthetic": synthetic, "slices": len(slices), **figures}
     write_text(args.run / "metrics.json", json.dumps(report, indent=2) + "\n")
     draw_panels(slices, predicted, results, args.run / "plots", runs.SYNTHETIC_NOTICE if synthetic else "")
+    plots.plot_test(patients, results, args.run / "plots", runs.SYNTHETIC_NOTICE if synthetic else "")
+    write_report(args.run, slices.images.cpu().numpy(), slices.masks.cpu().numpy(), predicted, results)
 
     if synthetic:
         print(runs.SYNTHETIC_NOTICE)
@@ -77,7 +81,7 @@ def main() -> None:
         print(f"    {row.patient:<28} {row.dice:.3f}  {details}")
     if warning := runs.selection_warning(epochs.loc[epochs["epoch"] == best].iloc[0]):
         print(warning)
-    print(f"written to {args.run}: test_results.csv, test_patients.csv, metrics.json, plots/panel_*.png")
+    print(f"written to {args.run}: test_results.csv, test_patients.csv, metrics.json, plots/*.png, report.html")
 
 
 def slice_table(slices: data.Slices, counts: metrics.Counts) -> pd.DataFrame:

@@ -28,4 +28,7 @@ for path in pictures:
     with Image.open(path) as picture:
         assert picture.width > 500 and len(picture.convert("L").getcolors()) > 20, f"{path}: nothing drawn"
 
+page = (run / "report.html").read_text(encoding="utf-8")
+assert "SYNTHETIC PATIENTS" in page and f'<data value="{figures["tumour_iou"]}"' in page, "report.html differs"
+
 print(f"demo checked: {len(results)} epochs, tumour-slice IoU {figures['tumour_iou']:.3f} on {len(tumour)} slices")
