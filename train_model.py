@@ -51,6 +51,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--precision", choices=("auto", "fp32", "bf16"), help="(auto: bf16 where the hardware computes in it)")
     add("--mode", choices=("exact", "fast"), help="exact repeats bit for bit on the same machine; fast may not (exact)")
     add("--split", type=Path, metavar="FILE", help="CSV with the columns patient and split, instead of the own split")
+    add("--fold", type=data.fold, metavar="K/N", help="test on the K-th of N folds of the patients; cross_validate.py")
     add("--patients", type=Path, metavar="FILE", help="use only the patients listed, one a line")
     add("--resume", action="store_true", help="go on after the last finished epoch of --run, with its options")
     add("--overwrite", action="store_true", help="remove the run that is in --run first")
@@ -75,10 +76,13 @@ def parse_arguments() -> argparse.Namespace:
         "precision": "auto",
         "mode": "exact",
         "split": None,
+        "fold": None,
         "patients": None,
         "resume": False,
         "overwrite": False,
     }
+    if "split" in given and "fold" in given:
+        parser.error("--split and --fold exclude each other")
     if given.get("resume"):
         if given.get("overwrite"):
             parser.error("--resume and --overwrite exclude each other")
@@ -95,7 +99,9 @@ def resumed_options(given: dict, run: Path) -> dict:
         for name in SETTINGS
         if name in given and name != "epochs" and given[name] != recorded[name]
     ]
-    different += [f"--{name} (the split is the one it began with)" for name in ("split", "patients") if name in given]
+    different += [
+        f"--{name} (the split is the one it began with)" for name in ("split", "fold", "patients") if name in given
+    ]
     if different:
         raise UserError(f"{run}: cannot be resumed with {', '.join(different)}. Leave that out, or start another run.")
     return recorded | {"data": config["data"]}
@@ -148,6 +154,8 @@ def make_tables(args: argparse.Namespace, folder: Path) -> dict:
     """Find the slices and split them by patient."""
     only = data.read_patient_list(args.patients) if args.patients else None
     table = data.find_slices(folder, only)
+    if args.fold:
+        return data.split_tables(table, data.assign_fold(table["patient"], *args.fold))
     if not args.split:
         return data.split_tables(table, data.assign_patients(table["patient"]))
     assignment, missing = data.read_assignment(args.split, table["patient"], folder)
