@@ -108,12 +108,16 @@ def caveat(patients: int, low: float, high: float) -> str:
     half = (high - low) / 2
     if half <= SMALL_DIFFERENCE and patients >= FEW_PATIENTS:
         return ""
-    who = f"{patients} test patient{'s' if patients != 1 else ''} cannot show a difference of {SMALL_DIFFERENCE}"
-    return f"{who}: the 95% interval of their mean Dice reaches {half:.3f} to each side." if half > 0 else f"{who}."
+    said = f"{patients} test patient{'s' if patients != 1 else ''} cannot show a difference of {SMALL_DIFFERENCE}"
+    if half > SMALL_DIFFERENCE:
+        return f"{said}: the 95% interval of their mean Dice reaches {half:.3f} to each side."
+    return f"{said}: they are too few, whatever their interval."
 
 
 def _draws(patients: int) -> np.ndarray:
     """How often each patient is in each resample: float [RESAMPLES, P]."""
+    if not patients:
+        return np.zeros((RESAMPLES, 0))
     generator = np.random.default_rng(SEED)
     return generator.multinomial(patients, np.full(patients, 1 / patients), RESAMPLES).astype(float)
 

@@ -82,13 +82,13 @@ def describe(card: dict, patients: pd.DataFrame) -> str:
 
     def line(label: str, name: str, form: str = ".3f", more: str = "") -> str:
         figure = interval[name]
-        value, low, high = (_show(figure[part], form) for part in ("value", "low", "high"))
+        value, low, high = (show(figure[part], form) for part in ("value", "low", "high"))
         return f"  {label:<46}{value:>7}   {f'{low} to {high}':<16} {more}".rstrip()
 
     median = interval["patient_dice_median"]
     lines = [
         f"{'':47} value   95% interval over patients",
-        line("volumetric Dice, mean over patients", "patient_dice", more=f"median {_show(median['value'])}"),
+        line("volumetric Dice, mean over patients", "patient_dice", more=f"median {show(median['value'])}"),
         line("  sensitivity", "patient_sensitivity"),
         line("  precision", "patient_precision"),
         line("IoU over tumour slices", "tumour_iou"),
@@ -99,8 +99,8 @@ def describe(card: dict, patients: pd.DataFrame) -> str:
         *(line(f"surface Dice at {t} px", f"surface_dice_{t}") for t in evaluation.surfaces.TOLERANCES),
         line("IoU over all slices, empty against empty is 1", "iou"),
         line("  of which predicting nothing would score", "all_empty"),
-        line("Brier score on head pixels", "brier", ".4f", f"ECE {_show(card['calibration']['ece'], '.4f')}"),
-        f"  {'loss':<46}{_show(card['loss'], '.4f'):>7}",
+        line("Brier score on head pixels", "brier", ".4f", f"ECE {show(card['calibration']['ece'], '.4f')}"),
+        f"  {'loss':<46}{show(card['loss'], '.4f'):>7}",
         *_describe_patients(patients),
         "  failures, slices:",
         *(f"    {row['kind']:<34} {row['count']:4d} of {row['of']}" for row in card["failures"]),
@@ -113,8 +113,8 @@ def _describe_patients(patients: pd.DataFrame) -> list[str]:
     worst = patients.sort_values(["dice", "patient"]).head(SHOWN_PATIENTS)
     many = f", the worst {len(worst)} of {len(patients)}" if len(worst) < len(patients) else ""
     return [f"  volumetric Dice of each patient{many}:"] + [
-        f"    {row.patient:<28} {row.dice:.3f}  (sensitivity {_show(row.sensitivity)}, "
-        f"precision {_show(row.precision)}, {row.missed_slices} of {row.tumour_slices} tumour slices missed)"
+        f"    {row.patient:<28} {row.dice:.3f}  (sensitivity {show(row.sensitivity)}, "
+        f"precision {show(row.precision)}, {row.missed_slices} of {row.tumour_slices} tumour slices missed)"
         for row in worst.itertuples()
     ]
 
@@ -128,5 +128,6 @@ def _area(interval: dict) -> str:
     return "" if np.isnan(area) else f"{area:.0f} px each"
 
 
-def _show(value: float, form: str = ".3f") -> str:
+def show(value: float, form: str = ".3f") -> str:
+    """A figure as text; a dash where there is none."""
     return "-" if np.isnan(value) else format(value, form)
