@@ -162,12 +162,12 @@ def _shifted(slices: pd.DataFrame) -> str:
     offsets = one[["offset_x", "offset_y"]]
     x, y = offsets.median()
     length = (x**2 + y**2) ** 0.5
-    if length < SHIFT or (offsets - (x, y)).abs().median().max() > length / 2:
+    if length < SHIFT or (offsets - offsets.median()).abs().median().max() > length / 2:
         return ""
-    return (
-        f"The predictions are displaced by {length:.1f} px: {abs(x):.1f} px to the {'right' if x > 0 else 'left'} and "
-        f"{abs(y):.1f} px {'down' if y > 0 else 'up'} (median of {len(one)} slices)."
-    )
+    parts = [
+        f"{abs(d):.1f} px {names[d > 0]}" for d, names in ((x, ("left", "right")), (y, ("up", "down"))) if abs(d) >= 0.5
+    ]
+    return f"The predictions are displaced by {length:.1f} px: {' and '.join(parts)} (median of {len(one)} slices)."
 
 
 def _parts_missed(slices: pd.DataFrame) -> str:
