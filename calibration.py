@@ -70,12 +70,12 @@ def summarise(counts: np.ndarray) -> dict:
 
 def merge(parts: Sequence[dict]) -> dict:
     """The calibration of several runs over different patients as one (each as of `summarise`)."""
-    pixels, mean, share = (
-        np.array([[np.nan if b[name] is None else b[name] for b in part["bins"]] for part in parts], float)
+    pixels, mean, share = (  # NaN, or null once it was in a file, stands for "no pixels"
+        np.nan_to_num(np.array([[b[name] for b in part["bins"]] for part in parts], float))
         for name in ("pixels", "mean_probability", "tumour_share")
     )
-    squared = np.array([part["brier"] for part in parts]) * pixels.sum(1) / BINS
-    counts = [pixels, np.nan_to_num(mean) * pixels, np.nan_to_num(share) * pixels, np.repeat(squared[:, None], BINS, 1)]
+    squared = np.nan_to_num(np.array([[part["brier"]] for part in parts], float)) * pixels.sum(1, keepdims=True)
+    counts = [pixels, mean * pixels, share * pixels, np.repeat(squared / BINS, BINS, 1)]
     return summarise(np.stack(counts, axis=1))
 
 

@@ -14,6 +14,7 @@ import failures
 import resampling
 import runs
 import strata
+import surfaces
 from evaluation import Tables
 from utils import UserError, write_text
 
@@ -96,7 +97,7 @@ def describe(card: dict, patients: pd.DataFrame) -> str:
         line("empty slices with a false positive", "false_positive_share", ".1%", _area(interval)),
         line("lesions found, in 3D", "lesion_recall", ".1%", _lesions(card)),
         line("HD95, pixels", "hd95", ".1f", "slices with both masks only"),
-        *(line(f"surface Dice at {t} px", f"surface_dice_{t}") for t in evaluation.surfaces.TOLERANCES),
+        *(line(f"surface Dice at {t} px", f"surface_dice_{t}") for t in surfaces.TOLERANCES),
         line("IoU over all slices, empty against empty is 1", "iou"),
         line("  of which predicting nothing would score", "all_empty"),
         line("Brier score on head pixels", "brier", ".4f", f"ECE {show(card['calibration']['ece'], '.4f')}"),

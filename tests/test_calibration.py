@@ -84,6 +84,9 @@ def test_merging_runs_is_the_same_as_counting_all_at_once():
     for a, b in zip(merged["bins"], whole["bins"], strict=True):
         assert a == pytest.approx(b)
 
+    airless = calibration.summarise(counts[:1] * 0) | {"brier": None}  # as from metrics.json
+    assert calibration.merge([calibration.summarise(counts), airless])["brier"] == pytest.approx(whole["brier"])
+
     table = calibration.per_patient(counts, slices.patients)
     assert table["patient"].tolist() == ["a", "b"] and table["brain_pixels"].tolist() == [65536, 131072]
     assert (table["brier"] * table["brain_pixels"]).sum() / 196608 == pytest.approx(whole["brier"])
