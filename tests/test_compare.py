@@ -85,7 +85,7 @@ def test_warnings_name_the_better_epoch():
     assert runs.selection_warning(epochs([float("nan")] * 3, [float("nan")] * 3), 1) == ""  # no tumour in validation
 
 
-def test_select_by_and_tune(call, folder, tmp_path):
+def test_select_by_and_tune(call, undrawn, folder, tmp_path):
     run = tmp_path / "run"
     assert call("train_model", "--data", folder, "--run", run, "--epochs", 3, *QUICK)[0] == 0
     assert call("process_models", "--run", run)[0] == 0
@@ -111,7 +111,7 @@ def test_select_by_and_tune(call, folder, tmp_path):
     assert card["iou"] == pytest.approx(slices["iou"].mean(), abs=1e-6)
 
 
-def test_a_figure_that_no_epoch_has_cannot_choose(call, tmp_path):
+def test_a_figure_that_no_epoch_has_cannot_choose(call, undrawn, tmp_path):
     make_patients(tmp_path / "data", patients=4, slices=1)
     for path in (tmp_path / "data").glob("*/*_mask.tif"):  # no tumour in anyone
         data.Image.new("L", (256, 256)).save(path)
@@ -152,7 +152,13 @@ def test_too_few_patients_for_the_folds():
 
 
 @pytest.fixture
-def inside(monkeypatch):
+def undrawn(monkeypatch):
+    """Figures are laid out but not drawn, which takes most of the time of a test run; other tests look at them."""
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda *_, **__: None)
+
+
+@pytest.fixture
+def inside(monkeypatch, undrawn):
     """Run the scripts of the folds in this process, and write down which were called."""
     mains = {"train_model.py": "train_model", "process_models.py": "process_models", "test_model.py": "test_model"}
     calls = []
