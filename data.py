@@ -227,7 +227,8 @@ def assign_fold(patients: Iterable[str], number: int, folds: int) -> dict[str, s
     shuffled = np.random.default_rng(RANDOM_STATE).permutation(sorted(set(patients))).tolist()
     test = shuffled[number - 1 :: folds]
     rest = sorted(set(shuffled) - set(test))
-    if not test or len(rest) < FEWEST_PATIENTS - 1:
+    largest = -(-len(shuffled) // folds)
+    if folds > len(shuffled) or len(shuffled) - largest < FEWEST_PATIENTS - 1:
         raise UserError(f"{len(shuffled)} patients are too few for {folds} folds. Use fewer folds or more patients.")
     train, validation = train_test_split(rest, test_size=VALIDATION_SHARE, random_state=RANDOM_STATE)
     return {p: split for split, group in zip(SPLITS, (train, validation, test), strict=True) for p in group}

@@ -101,7 +101,7 @@ def describe(card: dict, patients: pd.DataFrame) -> str:
         line("IoU over all slices, empty against empty is 1", "iou"),
         line("  of which predicting nothing would score", "all_empty"),
         line("Brier score on head pixels", "brier", ".4f", f"ECE {show(card['calibration']['ece'], '.4f')}"),
-        f"  {'loss':<46}{show(card['loss'], '.4f'):>7}",
+        f"  {'test loss':<46}{show(card['loss'], '.4f'):>7}",
         *_describe_patients(patients),
         "  failures, slices:",
         *(f"    {row['kind']:<34} {row['count']:4d} of {row['of']}" for row in card["failures"]),
