@@ -201,9 +201,15 @@ def read_figures(models: Path) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def best_epoch(results: pd.DataFrame) -> int:
-    """The epoch with the highest validation IoU, the earliest of equals: the published rule."""
-    return int(results.loc[results["validation_iou"].idxmax(), "epoch"])
+def best_epoch(results: pd.DataFrame, by: str = "iou") -> int:
+    """The epoch with the best validation figure, the earliest of equals; the published rule takes the highest IoU.
+
+    Raises: UserError when the figure exists for no epoch.
+    """
+    figures = results[f"validation_{by}"]
+    if figures.isna().all():
+        raise UserError(f"--select-by {by}: no epoch has this figure on its validation slices. Choose another.")
+    return int(results.loc[figures.idxmin() if by == "loss" else figures.idxmax(), "epoch"])
 
 
 def _read(path: Path, required: dict[str, type], figures_only: bool = False) -> dict[str, Any]:

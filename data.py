@@ -18,6 +18,7 @@ import tiff
 from constants import (
     CHANNELS,
     DATA_DIR,
+    FLAIR,
     IMAGE_SIZE,
     RANDOM_STATE,
     SYNTHETIC_DIR,
@@ -28,6 +29,7 @@ from utils import UserError, write_text
 
 SPLITS = ("train", "validation", "test")
 COLUMNS = ["patient", "image_path", "mask_path"]  # of train.csv, validation.csv, test.csv
+PRE, POST = 0, 2  # indices of the channels on both sides of FLAIR
 FEWEST_PATIENTS = 3  # one for each split
 PIXEL = {"RGB": (CHANNELS,), "L": ()}  # shape of one pixel in each mode
 NESTED_COPIES = {"kaggle_3m", "lgg-mri-segmentation"}  # the Kaggle archive holds the whole set twice
@@ -183,6 +185,25 @@ def _find_patient(folder: Path, patient: str) -> tuple[list[tuple[str, str, str]
     return [(patient, f"{patient}/{images[n]}", f"{patient}/{masks[n]}") for n in paired], problems
 
 
+def slice_number(image_path: str) -> int:
+    """The number in the name of a slice's file."""
+    return int(re.search(r"_(\d+)\.tiff?$", image_path, re.IGNORECASE)[1])
+
+
+def institution(patient: str) -> str:
+    """The code of the hospital in a patient id such as TCGA_CS_4942_19970222; "unknown" in ids of another kind."""
+    parts = patient.split("_")
+    return parts[1] if len(parts) > 2 else "unknown"
+
+
+def sequences(images: np.ndarray) -> str:
+    """Which sequences a patient has (uint8 [S, H, W, 3]): where one was not acquired, the set repeats FLAIR."""
+    lacks_pre, lacks_post = (np.array_equal(images[..., c], images[..., FLAIR]) for c in (PRE, POST))
+    if lacks_pre and lacks_post:
+        return "FLAIR only"
+    return "no pre-contrast" if lacks_pre else "no post-contrast" if lacks_post else "all three"
+
+
 def is_synthetic(table: pd.DataFrame) -> bool:
     """Whether any patient of the table was made by phantom.py."""
     return any(phantom.is_synthetic(patient) for patient in table["patient"].unique())
@@ -194,6 +215,30 @@ def is_synthetic(table: pd.DataFrame) -> bool:
 def assign_patients(patients: Iterable[str]) -> dict[str, str]:
     """{patient: "train" | "validation" | "test"}; depends on the set of ids alone. Needs at least three patients."""
     rest, test = train_test_split(sorted(set(patients)), test_size=TEST_SHARE, random_state=RANDOM_STATE)
+    train, validation = train_test_split(rest, test_size=VALIDATION_SHARE, random_state=RANDOM_STATE)
+    return {p: split for split, group in zip(SPLITS, (train, validation, test), strict=True) for p in group}
+
+
+def fold(text: str) -> tuple[int, int]:
+    """The text "2/5", the second of five folds, as numbers. Raises: ValueError for anything else."""
+    match = re.fullmatch(r"([1-9]\d*)/([1-9]\d*)", text)
+    if not match or not int(match[1]) <= int(match[2]) or int(match[2]) < 2:
+        raise ValueError(f"{text} is no fold such as 2/5")
+    return int(match[1]), int(match[2])
+
+
+def assign_fold(patients: Iterable[str], number: int, folds: int) -> dict[str, str]:
+    """As `assign_patients`, with fold 1, 2, ... of `folds` as the test patients: each patient is in one fold.
+
+    The other patients are divided into training and validation as ever. Depends on the set of ids alone.
+    Raises: UserError when there are too few patients for so many folds.
+    """
+    shuffled = np.random.default_rng(RANDOM_STATE).permutation(sorted(set(patients))).tolist()
+    test = shuffled[number - 1 :: folds]
+    rest = sorted(set(shuffled) - set(test))
+    largest = -(-len(shuffled) // folds)
+    if folds > len(shuffled) or len(shuffled) - largest < FEWEST_PATIENTS - 1:
+        raise UserError(f"{len(shuffled)} patients are too few for {folds} folds. Use fewer folds or more patients.")
     train, validation = train_test_split(rest, test_size=VALIDATION_SHARE, random_state=RANDOM_STATE)
     return {p: split for split, group in zip(SPLITS, (train, validation, test), strict=True) for p in group}
 

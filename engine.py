@@ -141,12 +141,12 @@ def evaluate(
     loss_function: Loss,
     hardware: Hardware,
     title: str = "",
-    masks_out: np.ndarray | None = None,
+    probabilities_out: np.ndarray | None = None,
 ) -> tuple[dict[str, float], Counts]:
     """Score every slice in order, without training.
 
     Args:
-        masks_out: uint8 [N, H, W] that receives the predicted masks (0 or 1), if they are wanted.
+        probabilities_out: float32 [N, H, W] that receives the probabilities, if they are wanted.
 
     Returns: the figures as of `train_one_epoch`, and the counts of each slice as NumPy arrays.
     """
@@ -161,8 +161,8 @@ def evaluate(
             logits = model(prepare(images, hardware.memory_format)).float()
         predicted = predicted_mask(logits)
         tally.add(loss_function(logits, masks), rows, count_pixels(predicted, masks > 0))
-        if masks_out is not None:
-            masks_out[rows.numpy()] = predicted.squeeze(1).cpu().numpy()
+        if probabilities_out is not None:
+            probabilities_out[rows.numpy()] = logits.sigmoid().squeeze(1).cpu().numpy()
     return tally.figures(batches, slices.patients)
 
 

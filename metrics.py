@@ -50,13 +50,13 @@ def dice(counts: Counts) -> np.ndarray:
 
 
 def sensitivity(counts: Counts) -> np.ndarray:
-    """Share of the true pixels that were predicted, float64 [N] in 0..1. 1 where there are none."""
-    return np.where(counts.target == 0, 1.0, counts.true_positive / np.maximum(counts.target, 1))
+    """Share of the true pixels that were predicted, float64 [N] in 0..1. NaN where there are none."""
+    return np.where(counts.target == 0, np.nan, counts.true_positive / np.maximum(counts.target, 1))
 
 
 def precision(counts: Counts) -> np.ndarray:
-    """Share of the predicted pixels that are true, float64 [N] in 0..1. 1 where nothing was predicted."""
-    return np.where(counts.predicted == 0, 1.0, counts.true_positive / np.maximum(counts.predicted, 1))
+    """Share of the predicted pixels that are true, float64 [N] in 0..1. NaN where nothing was predicted."""
+    return np.where(counts.predicted == 0, np.nan, counts.true_positive / np.maximum(counts.predicted, 1))
 
 
 def slice_mean_iou(counts: Counts) -> float:

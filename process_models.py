@@ -40,7 +40,7 @@ def main() -> None:
     print(f"{len(epochs)} epochs; the best validation IoU is that of epoch {best}:")
     print(f"  validation loss {chosen['validation_loss']:.4f}")
     print(runs.describe_iou({name.removeprefix("validation_"): value for name, value in chosen.items()}))
-    if warning := runs.selection_warning(chosen):
+    if warning := runs.selection_warning(epochs, best):
         print(warning)
     print(f"written to {args.run}: results.csv, epochs.csv (more figures), plots/loss.png, plots/iou.png")
 

@@ -1,29 +1,40 @@
-"""Evaluate the epoch with the best validation IoU on the test patients.
+"""Evaluate one epoch of a run, the one with the best validation IoU, on the test patients.
 
     python test_model.py --run runs/first
 
-Prints loss and IoU; writes test_results.csv (a row a slice), test_patients.csv, metrics.json,
-plots/*.png and report.html, which shows it all.
+Prints what the model is worth and how sure that is; writes test_results.csv (a row a slice), test_patients.csv,
+test_lesions.csv, metrics.json, plots/*.png and report.html, which shows it all.
 """
 
 import argparse
-import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+import calibration
 import checkpoints
 import constants
 import data
+import evaluation
 import lesions
-import metrics
 import plots
 import runs
+import scorecard
+import tuning
 from engine import evaluate
 from losses import LOSSES
 from report import write_report
-from utils import UserError, choose_hardware, keep_freed_memory, positive, repeat_exactly, run_script, write_text
+from utils import UserError, choose_hardware, keep_freed_memory, positive, repeat_exactly, run_script
+
+# How --select-by can choose the epoch: validation figures, and what to call them
+CRITERIA = {
+    "iou": "the best validation IoU",
+    "tumour_iou": "the best validation IoU over tumour slices",
+    "patient_dice": "the best volumetric Dice of the validation patients",
+    "loss": "the lowest validation loss",
+}
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -31,6 +42,8 @@ def parse_arguments() -> argparse.Namespace:
     add = parser.add_argument
     add("--run", type=Path, default=Path(constants.RUN_DIR), metavar="DIR", help="folder of the run (%(default)s)")
     add("--data", metavar="DIR", help="folder kaggle_3m or its parent (default: what training used)")
+    add("--select-by", choices=CRITERIA, default="iou", help="validation figure that chooses the epoch (%(default)s)")
+    add("--tune", action="store_true", help="choose threshold and smallest part on the validation patients")
     add("--batch-size", type=positive(int), default=constants.BATCH_SIZE, help="slices at a time (%(default)s)")
     add("--device", default="auto", help="cpu, cuda, cuda:1, mps (auto: CUDA, else MPS, else the CPU)")
     return parser.parse_args()
@@ -43,84 +56,61 @@ def main() -> None:
     repeat_exactly(True)
 
     epochs = checkpoints.read_figures(runs.models_folder(args.run))
-    best = checkpoints.best_epoch(epochs)
+    best = checkpoints.best_epoch(epochs, args.select_by)
     path = checkpoints.epoch_path(runs.models_folder(args.run), best)
     checkpoint = checkpoints.read_checkpoint(path)
     model = checkpoints.build_network(checkpoint, path).to(hardware.device, memory_format=hardware.memory_format)
-
-    table = data.read_table(args.run, "test")
-    if table.empty:
-        raise UserError(f"{args.run / 'test.csv'}: names no patients, so that there is nothing to test on.")
-    slices = data.load(data.find_folder(runs.data_folder(args.run, args.data)), {"test": table})["test"]
-    predicted = np.empty(slices.masks.shape, np.uint8)
     loss_function = LOSSES[checkpoint["config"]["settings"]["loss"]]
-    figures, counts = evaluate(
-        model, slices.to(hardware.device), args.batch_size, loss_function, hardware, "test", masks_out=predicted
+
+    def score(split: str) -> tuple[float, np.ndarray]:
+        """Loss and probabilities of all slices of a split."""
+        probabilities = np.empty(slices[split].masks.shape, np.float32)
+        there = slices[split].to(hardware.device)
+        how = {"title": split, "probabilities_out": probabilities}
+        return evaluate(model, there, args.batch_size, loss_function, hardware, **how)[0]["loss"], probabilities
+
+    slices = load(args.run, args.data, ("validation", "test") if args.tune else ("test",))
+    choice, tuned = tuning.tune(slices["validation"], score("validation")[1]) if args.tune else (tuning.Choice(), None)
+    loss, probabilities = score("test")
+    predicted = tuning.predict(probabilities, choice)
+    tables = evaluation.make_tables(slices["test"], predicted)
+    calibrated = calibration.count(slices["test"], probabilities)
+    tables = replace(
+        tables, patients=tables.patients.merge(calibration.per_patient(calibrated, slices["test"].patients))
     )
 
-    results = slice_table(slices, counts)
-    patients = patient_table(counts, slices.patients)
-    synthetic = data.is_synthetic(table)
-    write_text(args.run / "test_results.csv", runs.to_csv(results))
-    write_text(args.run / "test_patients.csv", runs.to_csv(patients))
-    report = {"split": "test", "epoch": best, "synthetic": synthetic, "slices": len(slices), **figures}
-    write_text(args.run / "metrics.json", json.dumps(report, indent=2) + "\n")
-    draw_panels(slices, predicted, results, args.run / "plots", runs.SYNTHETIC_NOTICE if synthetic else "")
-    plots.plot_test(patients, results, args.run / "plots", runs.SYNTHETIC_NOTICE if synthetic else "")
-    write_report(args.run, slices.images.cpu().numpy(), slices.masks.cpu().numpy(), predicted, results)
+    synthetic = data.is_synthetic(slices["test"].table)
+    about = {"split": "test", "epoch": best, "selected_by": args.select_by, "synthetic": synthetic}
+    about |= {**choice._asdict(), "tuned": tuned, "loss": loss}
+    warning = runs.selection_warning(epochs, best)
+    card = scorecard.make(tables, calibration.summarise(calibrated), about, [warning] if warning else [])
+    scorecard.write(args.run, tables, card)
+    notice = runs.SYNTHETIC_NOTICE if synthetic else ""
+    draw_panels(slices["test"], predicted, tables.slices, args.run / "plots", notice)
+    plots.plot_test(tables.patients, tables.slices, args.run / "plots", notice)
+    write_report(args.run, slices["test"].images.numpy(), slices["test"].masks.numpy(), predicted, tables.slices)
 
     if synthetic:
-        print(runs.SYNTHETIC_NOTICE)
-    print(f"test        {slices.describe()}")
-    print(f"epoch {best} of {len(epochs)}, the best validation IoU ({checkpoint['validation_iou']:.3f})")
-    print(f"  test loss {figures['loss']:.4f}")
-    print(runs.describe_iou(figures))
-    print("  volumetric Dice of each patient:")
-    for row in patients.itertuples():
-        details = f"(sensitivity {row.sensitivity:.3f}, precision {row.precision:.3f})"
-        print(f"    {row.patient:<28} {row.dice:.3f}  {details}")
-    if warning := runs.selection_warning(epochs.loc[epochs["epoch"] == best].iloc[0]):
-        print(warning)
-    print(f"written to {args.run}: test_results.csv, test_patients.csv, metrics.json, plots/*.png, report.html")
+        print(notice)
+    print(f"test        {slices['test'].describe()}")
+    print(f"epoch {best} of {len(epochs)}, {CRITERIA[args.select_by]}; {describe_choice(choice, tuned)}")
+    print(scorecard.describe(card, tables.patients))
+    print(f"written to {args.run}: {', '.join(scorecard.FILES.values())}, metrics.json, plots/*.png, report.html")
 
 
-def slice_table(slices: data.Slices, counts: metrics.Counts) -> pd.DataFrame:
-    """A row a slice: what was there, what was predicted, and how they overlap."""
-    masks = slices.masks.numpy()
-    return pd.DataFrame(
-        {
-            "patient": slices.patients,
-            "image_path": slices.table["image_path"],
-            "kind": [lesions.kind_of_slice(mask) for mask in masks],
-            "tumour_pixels": counts.target,
-            "predicted_pixels": counts.predicted,
-            "true_positive": counts.true_positive,
-            "false_positive": counts.false_positive,
-            "false_negative": counts.false_negative,
-            "iou": metrics.iou(counts),
-            "dice": metrics.dice(counts),
-            "parts": [sum(area >= lesions.SPECK for area in lesions.part_areas(mask)) for mask in masks],
-            "boundary_complexity": [lesions.boundary_complexity(mask) for mask in masks],
-        }
-    )
+def load(run: Path, folder: str | None, splits: tuple[str, ...]) -> dict[str, data.Slices]:
+    """The slices of the splits of a run, decoded."""
+    tables = {split: data.read_table(run, split) for split in splits}
+    for split, table in tables.items():
+        if table.empty:
+            raise UserError(f"{run / f'{split}.csv'}: names no patients, so that there is nothing to test on.")
+    return data.load(data.find_folder(runs.data_folder(run, folder)), tables)
 
 
-def patient_table(counts: metrics.Counts, patients: list[str]) -> pd.DataFrame:
-    """A row a patient: overlap of the whole volume."""
-    volumes = metrics.per_patient(counts, patients)
-    return pd.DataFrame(
-        {
-            "patient": patient,
-            "slices": patients.count(patient),
-            "tumour_pixels": volume.target[0],
-            "predicted_pixels": volume.predicted[0],
-            "dice": metrics.dice(volume)[0],
-            "iou": metrics.iou(volume)[0],
-            "sensitivity": metrics.sensitivity(volume)[0],
-            "precision": metrics.precision(volume)[0],
-        }
-        for patient, volume in volumes.items()
-    )
+def describe_choice(choice: tuning.Choice, tuned: dict | None) -> str:
+    small = f", parts below {choice.min_component} px removed" if choice.min_component else ""
+    how = f" (tuned on {tuned['patients']} validation patients)" if tuned else ""
+    return f"threshold {choice.threshold:g}{small}{how}"
 
 
 def draw_panels(slices: data.Slices, predicted: np.ndarray, results: pd.DataFrame, folder: Path, note: str) -> None:

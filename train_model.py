@@ -56,6 +56,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--precision", choices=("auto", "fp32", "bf16"), help="(auto: bf16 where the hardware computes in it)")
     add("--mode", choices=("exact", "fast"), help="exact repeats bit for bit on the same machine; fast may not (exact)")
     add("--split", type=Path, metavar="FILE", help="CSV with the columns patient and split, instead of the own split")
+    add("--fold", type=data.fold, metavar="K/N", help="test on the K-th of N folds of the patients; cross_validate.py")
     add("--patients", type=Path, metavar="FILE", help="use only the patients listed, one a line")
     add("--compile", action="store_true", help="let torch.compile build the network: slow to start, needs a compiler")
     add("--keep", type=positive(int), metavar="K", help="weights of the K best epochs and the newest only (all)")
@@ -82,12 +83,15 @@ def parse_arguments() -> argparse.Namespace:
         "precision": "auto",
         "mode": "exact",
         "split": None,
+        "fold": None,
         "patients": None,
         "compile": False,
         "keep": 0,
         "resume": False,
         "overwrite": False,
     }
+    if "split" in given and "fold" in given:
+        parser.error("--split and --fold exclude each other")
     if given.get("resume"):
         if given.get("overwrite"):
             parser.error("--resume and --overwrite exclude each other")
@@ -104,7 +108,9 @@ def resumed_options(given: dict, run: Path) -> dict:
         for name in SETTINGS
         if name in given and name != "epochs" and given[name] != recorded[name]
     ]
-    different += [f"--{name} (the split is the one it began with)" for name in ("split", "patients") if name in given]
+    different += [
+        f"--{name} (the split is the one it began with)" for name in ("split", "fold", "patients") if name in given
+    ]
     if different:
         raise UserError(f"{run}: cannot be resumed with {', '.join(different)}. Leave that out, or start another run.")
     return recorded | {"data": config["data"]}
@@ -186,6 +192,8 @@ def make_tables(args: argparse.Namespace, folder: Path) -> dict:
     """Find the slices and split them by patient."""
     only = data.read_patient_list(args.patients) if args.patients else None
     table = data.find_slices(folder, only)
+    if args.fold:
+        return data.split_tables(table, data.assign_fold(table["patient"], *args.fold))
     if not args.split:
         return data.split_tables(table, data.assign_patients(table["patient"]))
     assignment, missing = data.read_assignment(args.split, table["patient"], folder)

@@ -5,10 +5,14 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
 
+import compare_runs
+import cross_validate
+import data
 import process_models
 import test_model
 import train_model
@@ -40,6 +44,27 @@ def make_patients(folder: Path, patients: int = 5, slices: int = 3) -> Path:
     return folder
 
 
+def make_slices(masks: dict[str, list[np.ndarray]], images: np.ndarray | None = None) -> data.Slices:
+    """Slices 1, 2, ... of each patient with the given masks (0 or 1, [H, W]); without images, all are black."""
+    rows = [
+        (patient, f"{patient}/{patient}_{number}.tif", f"{patient}/{patient}_{number}_mask.tif")
+        for patient, stack in masks.items()
+        for number in range(1, len(stack) + 1)
+    ]
+    stacked = np.concatenate([np.asarray(stack, np.uint8) for stack in masks.values()])
+    if images is None:
+        images = np.zeros((*stacked.shape, 3), np.uint8)
+    return data.Slices(torch.from_numpy(images), torch.from_numpy(stacked), pd.DataFrame(rows, columns=data.COLUMNS))
+
+
+def box(*places: tuple[int, int, int, int], size: int = 256) -> np.ndarray:
+    """A mask of rectangles, each (top, left, height, width): uint8 [size, size]."""
+    mask = np.zeros((size, size), np.uint8)
+    for top, left, height, width in places:
+        mask[top : top + height, left : left + width] = 1
+    return mask
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Five patients with three slices each, in a folder kaggle_3m."""
@@ -49,7 +74,8 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def call(monkeypatch, capsys):
     """Run a script as the command line would: call("train_model", "--run", ...) -> (exit code, stdout, stderr)."""
-    mains = {"train_model": train_model, "process_models": process_models, "test_model": test_model}
+    scripts = (train_model, process_models, test_model, cross_validate, compare_runs)
+    mains = {script.__name__: script for script in scripts}
 
     def run(script: str, *arguments) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", [f"{script}.py", *map(str, arguments)])

@@ -89,12 +89,12 @@ def test_an_epoch_equals_naive_steps_with_an_uneven_last_batch(folder, slices):
 def test_evaluation_does_not_depend_on_the_batch_size_and_changes_nothing(slices):
     model = small_net()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    kept = np.empty(slices.masks.shape, np.uint8)
-    figures, counts = evaluate(model, slices, 15, bce, CPU, masks_out=kept)
+    kept = np.empty(slices.masks.shape, np.float32)
+    figures, counts = evaluate(model, slices, 15, bce, CPU, probabilities_out=kept)
     others, other_counts = evaluate(model, slices, 4, bce, CPU)
     assert figures == pytest.approx(others, abs=1e-6)
     assert all((a == b).all() for a, b in zip(counts, other_counts, strict=True))
-    assert (kept.sum((1, 2)) == counts.predicted).all()
+    assert ((kept >= 0.5).sum((1, 2)) == counts.predicted).all()
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
 

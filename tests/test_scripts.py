@@ -215,7 +215,10 @@ def test_a_real_process_ends_with_exit_code_2_and_no_traceback(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("script", ["train_model", "process_models", "test_model"])
+SCRIPTS = ["train_model", "process_models", "test_model", "cross_validate", "compare_runs"]
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
 def test_help_shows_an_example(call, script):
     code, out, _ = call(script, "--help")
     assert code == 0 and f"python {script}.py" in out

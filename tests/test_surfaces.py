@@ -1,0 +1,99 @@
+"""Outlines: by hand, against an exhaustive computation, and against MONAI's metrics."""
+
+import warnings
+
+import numpy as np
+import pytest
+from conftest import box
+
+import surfaces
+
+
+def blobs(seed: int, size: int = 48) -> np.ndarray:
+    """Irregular masks with several parts and holes, some of which reach the border."""
+    rng = np.random.default_rng(seed)
+    noise = rng.normal(size=(size, size))
+    for axis in (0, 1):
+        for _ in range(3):
+            noise = noise + np.roll(noise, 1, axis) + np.roll(noise, -1, axis)
+    return (noise > np.quantile(noise, 0.8)).astype(np.uint8)
+
+
+def test_single_pixels_by_hand():
+    found = surfaces.compare(box((10, 10, 1, 1)), box((13, 14, 1, 1)))  # 3 down, 4 to the right
+    assert found == (5.0, 2, (0.0, 0.0, 0.0))
+    found = surfaces.compare(box((10, 10, 1, 1)), box((10, 12, 1, 1)))
+    assert found == (2.0, 2, (0.0, 1.0, 1.0))  # a tolerance includes its end
+
+
+def test_a_shifted_square_by_hand():
+    """5x5 against the same 2 px to the right: 16 surface pixels each, of which 10 are within 1 px of the other."""
+    found = surfaces.compare(box((10, 10, 5, 5)), box((10, 12, 5, 5)))
+    # top and bottom row: 2, 1, 0, 0, 0 px off, so 4 each; left column between them: 2 px off, so none;
+    # right column between them: 1, 2, 1 px off, so 2
+    assert found.pixels == 32
+    assert found.dice == (10 / 16, 1.0, 1.0)
+    assert found.hd95 == 2.0
+
+
+def test_identical_masks_are_perfect():
+    for mask in (box((3, 4, 1, 1)), np.ones((64, 64), np.uint8), blobs(1)):
+        hd95, pixels, dice = surfaces.compare(mask, mask)
+        assert (hd95, dice) == (0.0, (1.0, 1.0, 1.0)) and pixels == 2 * surfaces.surface(mask).sum()
+
+
+def test_empty_masks():
+    empty, full = box(), box((0, 0, 256, 256))
+    hd95, pixels, dice = surfaces.compare(empty, empty)
+    assert np.isnan(hd95) and np.isnan(dice).all() and pixels == 0
+    for pair in ((empty, full), (full, empty)):
+        hd95, pixels, dice = surfaces.compare(*pair)
+        assert np.isnan(hd95) and dice == (0.0, 0.0, 0.0) and pixels == 4 * 255
+
+
+def test_the_border_of_the_image_is_a_surface():
+    assert surfaces.surface(box((0, 0, 3, 3), size=8)).sum() == 8  # all but its centre
+    assert surfaces.compare(box((0, 0, 1, 1)), box((255, 255, 1, 1))).hd95 == pytest.approx(255 * 2**0.5)
+
+
+def test_bounding_box_in_any_dimension():
+    stack = np.zeros((4, 5, 6), np.uint8)
+    assert surfaces.bounding_box(stack) is None
+    stack[1, 2, 3] = stack[3, 2, 5] = 1
+    assert surfaces.bounding_box(stack) == (slice(1, 4), slice(2, 3), slice(3, 6))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_distances_equal_the_exhaustive_ones(seed):
+    one, other = blobs(seed), blobs(seed + 100)
+    a, b = (np.argwhere(surfaces.surface(mask)) for mask in (one, other))
+    every = np.sqrt(((a[:, None] - b[None]) ** 2).sum(-1))
+    there, back = every.min(1), every.min(0)
+    found = surfaces.compare(one, other)
+    assert found.hd95 == pytest.approx(max(np.percentile(there, 95), np.percentile(back, 95)), abs=1e-4)
+    for tolerance, dice in zip(surfaces.TOLERANCES, found.dice, strict=True):
+        assert dice == ((there <= tolerance).sum() + (back <= tolerance).sum()) / (len(a) + len(b))
+    assert surfaces.compare(other, one) == found
+
+
+def test_agrees_with_monai():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of its own imports
+        monai = pytest.importorskip("monai.metrics", reason="MONAI is not installed (requirements-dev.txt)")
+    import torch
+
+    pairs = [(blobs(seed), blobs(seed + 50)) for seed in range(6)]
+    pairs += [
+        (box((10, 10, 20, 30), size=48), box((14, 12, 20, 25), size=48)),
+        (box((0, 0, 9, 9), (30, 30, 10, 18), size=48), box((30, 28, 10, 18), size=48)),
+        (box((5, 5, 1, 1), size=48), box((0, 0, 48, 48), size=48)),
+    ]
+    truth, predicted = (torch.from_numpy(np.stack(part)[:, None]).float() for part in zip(*pairs, strict=True))
+    ours = [surfaces.compare(*pair) for pair in pairs]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        hd95 = monai.compute_hausdorff_distance(predicted, truth, include_background=True, percentile=95)
+        np.testing.assert_allclose([found.hd95 for found in ours], hd95[:, 0].numpy(), atol=1e-4)
+        for k, tolerance in enumerate(surfaces.TOLERANCES):
+            dice = monai.compute_surface_dice(predicted, truth, [tolerance], include_background=True)
+            np.testing.assert_allclose([found.dice[k] for found in ours], dice[:, 0].numpy(), atol=1e-6)
