@@ -105,6 +105,18 @@ def evaluate(
     return _figures(losses, counts, slices.patients), counts
 
 
+@torch.inference_mode()
+def predict(model: nn.Module, images: torch.Tensor, batch_size: int, hardware: Hardware) -> torch.Tensor:
+    """Logits of slices without masks: uint8 [N, H, W, 3] -> float32 [N, H, W] on the CPU."""
+    model.eval()
+    logits = []
+    for batch in images.split(batch_size):
+        with hardware.autocast():
+            answer = model(prepare(batch.to(hardware.device), hardware.memory_format))
+        logits.append(answer.squeeze(1).float().cpu())
+    return torch.cat(logits)
+
+
 def _progress(batches: Sequence[torch.Tensor], title: str, losses: list, counts: list):
     """Yield the batches behind a progress bar with running loss and IoU; silent when the output is no terminal."""
     bar = tqdm(batches, desc=title, leave=False, disable=None, unit="batch", dynamic_ncols=True)

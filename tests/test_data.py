@@ -64,7 +64,7 @@ def test_no_folder_says_how_to_get_the_data(tmp_path):
     (tmp_path / "archive.zip").write_bytes(b"")
     with pytest.raises(UserError, match="a file, not a folder"):
         data.find_folder(str(tmp_path / "archive.zip"))
-    with pytest.raises(UserError, match=r"holds no patient folders.*kaggle.com"):
+    with pytest.raises(UserError, match=r"holds no patient folders.*download_data.py"):
         data.find_slices(tmp_path)
 
 
