@@ -19,7 +19,7 @@ from utils import run_script
 
 
 def bright_network() -> UNet:
-    """A U-Net with weights set by hand: FLAIR passes through the first level, and the logit is FLAIR - 0.2 (of -1..1)."""
+    """A U-Net with weights set by hand: FLAIR passes the first level, and the logit is FLAIR - 0.2 (of -1..1)."""
     model = UNet(width=2)
     with torch.no_grad():
         for weights in model.parameters():
@@ -116,7 +116,7 @@ def test_any_size_comes_back_where_it_was(predict, tmp_path, height, width):
         wrong = np.argwhere(found != mask)
         edges = [min(abs(r - e) for e in (*box[:2], box[0] - 1, box[1] - 1)) <= rim
                  or min(abs(c - e) for e in (*box[2:], box[2] - 1, box[3] - 1)) <= rim for r, c in wrong]  # fmt: skip
-        assert all(edges) and found.sum() == pytest.approx(mask.sum(), rel=0.12)
+        assert all(edges) and int(found.sum()) == pytest.approx(int(mask.sum()), rel=0.12)
 
 
 def test_fit_and_unfit_are_inverse_in_place():
