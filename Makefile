@@ -31,7 +31,7 @@ test: $(VENV)/requirements-dev.stamp
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest
 
-$(VENV)/%.stamp: %.txt requirements.txt constraints.txt
+$(VENV)/%.stamp: %.txt requirements.txt requirements-optional.txt constraints.txt
 	@$(PYTHON) -c 'import sys; ok = (3, 11) <= sys.version_info[:2] <= (3, 13); sys.exit(0 if ok else \
 	"Python 3.11 to 3.13 is needed, this is " + sys.version.split()[0] + ". Name another with: make PYTHON=python3.12")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

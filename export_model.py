@@ -14,6 +14,7 @@ import argparse
 import importlib
 import io
 import json
+import logging
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -119,6 +120,7 @@ def texts(metadata: dict[str, Any]) -> dict[str, str]:
 def write_onnx(model: nn.Module, metadata: dict[str, Any]) -> bytes:
     import onnx
 
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it lists operators of packages that nobody asked for
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter about itself
         program = torch.onnx.export(

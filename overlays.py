@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
+import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
@@ -14,6 +15,7 @@ from utils import whole_file
 OVERLAY_SIDE = 512  # pixels, the least length of an overlay's longer side
 FRAME_SIDE = 256  # the same of each half of a GIF frame
 FRAME_MS = 250
+FONT = str(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"))  # has ² and most alphabets
 TEXT_HEIGHT = 17  # pixels of a line of text
 COLOR = tuple(int(VERMILLION[at : at + 2], 16) for at in (1, 3, 5))
 
@@ -42,7 +44,7 @@ def with_text(picture: np.ndarray, lines: Sequence[str]) -> np.ndarray:
     page = Image.new("RGB", (width, height + TEXT_HEIGHT * len(lines) + 4))
     page.paste(Image.fromarray(picture), (0, 0))
     draw = ImageDraw.Draw(page)
-    font = ImageFont.load_default(size=12)
+    font = ImageFont.truetype(FONT, 12)
     for number, line in enumerate(lines):
         draw.text((4, height + 1 + TEXT_HEIGHT * number), line, font=font, fill=(235, 235, 235))
     return np.asarray(page)
