@@ -29,8 +29,8 @@ DATA = (
 LIMITS = (
     "The data set's 110 patients were scanned at five institutions from 1983 to 2004; this network saw those counted "
     "above. Other scanners and sequences were never seen.",
-    "It marks FLAIR abnormality, oedema and infiltration as well as tumour, and it was shown gliomas only: what it makes "
-    "of other diseases, of healthy brains or of scans after treatment is unknown.",
+    "It marks FLAIR abnormality, oedema and infiltration as well as tumour, and it was shown gliomas only: what it "
+    "makes of other diseases, of healthy brains or of scans after treatment is unknown.",
     "Slices are judged one by one at 256x256; neighbouring slices are not looked at, and areas are pixels, since the "
     "data set carries no spacing.",
     "Two thirds of the slices have no tumour, so that predicting nothing scores high in the IoU over all slices. Judge "

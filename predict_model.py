@@ -219,10 +219,10 @@ def print_scan(scan: Scan, table: pd.DataFrame) -> None:
     for note in scan.notes:
         print(f"  note: {note}")
     if scan.grey:
-        print("  warning: one sequence only, used for all three channels. Unless the network was trained on many")
         print(
-            "           patients with FLAIR alone, it may find nothing; on any sequence but FLAIR its masks mean nothing."
+            "  warning: one sequence only, used for all three channels. Unless the network was trained on many patients"
         )
+        print("           with FLAIR alone, it may find nothing; on any sequence but FLAIR its masks mean nothing.")
     if scan.spacing is None:
         print("  note: no spacing known, so that areas are in pixels only; --spacing adds it")
 

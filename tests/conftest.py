@@ -1,5 +1,6 @@
 """Small patients made of noise and rectangles, a way to run the scripts, and real data where there is."""
 
+import importlib
 import os
 import sys
 from pathlib import Path
@@ -9,9 +10,6 @@ import pytest
 import torch
 from PIL import Image
 
-import process_models
-import test_model
-import train_model
 from utils import run_script
 
 torch.set_num_threads(2)  # the same sums in the same order, whatever the machine has
@@ -49,14 +47,13 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def call(monkeypatch, capsys):
     """Run a script as the command line would: call("train_model", "--run", ...) -> (exit code, stdout, stderr)."""
-    mains = {"train_model": train_model, "process_models": process_models, "test_model": test_model}
 
     def run(script: str, *arguments) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", [f"{script}.py", *map(str, arguments)])
         capsys.readouterr()
         code = 0
         try:
-            run_script(mains[script].main)
+            run_script(importlib.import_module(script).main)
         except SystemExit as stop:
             code = stop.code
         out, err = capsys.readouterr()

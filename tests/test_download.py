@@ -5,6 +5,7 @@ import os
 import shutil
 import sys
 import zipfile
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,8 +13,6 @@ import pytest
 from conftest import make_patients, write_slice
 
 import data
-import download_data
-from utils import run_script
 
 SUBSET = ("SYNTH_T_1", "SYNTH_T_3", "SYNTH_T_4")
 
@@ -43,20 +42,9 @@ def archive(source, tmp_path) -> Path:
 
 
 @pytest.fixture
-def get(monkeypatch, capsys):
+def get(call):
     """Run download_data.py -> (exit code, stdout, stderr)."""
-
-    def run(*arguments) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["download_data.py", *map(str, arguments)])
-        code = 0
-        try:
-            run_script(download_data.main)
-        except SystemExit as stop:
-            code = stop.code
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return run
+    return partial(call, "download_data")
 
 
 def stand_in(monkeypatch, answer) -> list[str]:

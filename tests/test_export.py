@@ -2,6 +2,7 @@
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,6 @@ import runs
 from engine import prepare
 from model_card import model_card
 from unet import UNet
-from utils import run_script
 
 ROOT = Path(__file__).parents[1]
 CONFIG = {
@@ -41,19 +41,9 @@ def make_run(run: Path, synthetic: bool = False, bilinear: bool = False) -> Path
 
 
 @pytest.fixture
-def export(monkeypatch, capsys):
+def export(call):
     """Run export_model.py -> (exit code, stdout, stderr)."""
-
-    def run(*arguments) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["export_model.py", *map(str, arguments)])
-        code = 0
-        try:
-            run_script(export_model.main)
-        except SystemExit as stop:
-            code = stop.code
-        return code, *capsys.readouterr()
-
-    return run
+    return partial(call, "export_model")
 
 
 @pytest.fixture

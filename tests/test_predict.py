@@ -12,10 +12,8 @@ import torch
 from PIL import Image
 
 import checkpoints
-import predict_model
 import scans
 from unet import UNet
-from utils import run_script
 
 
 def bright_network() -> UNet:
@@ -46,22 +44,14 @@ def checkpoint(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def predict(monkeypatch, capsys, tmp_path, checkpoint):
+def predict(call, tmp_path, checkpoint):
     """Run predict_model.py into tmp_path/out -> (exit code, stdout, stderr, out folder)."""
 
     def run(*arguments, model: Path = checkpoint) -> tuple[int, str, str, Path]:
         out = tmp_path / "out"
-        command = [*arguments, "--checkpoint", model, "--out", out, "--device", "cpu"]
-        monkeypatch.setattr(sys, "argv", ["predict_model.py", *map(str, command)])
-        code = 0
-        try:
-            run_script(predict_model.main)
-        except SystemExit as stop:
-            code = stop.code
-        return code, *capsys.readouterr(), out
+        return *call("predict_model", *arguments, "--checkpoint", model, "--out", out, "--device", "cpu"), out
 
-    yield run
-    torch.use_deterministic_algorithms(False)
+    return run
 
 
 def blob(height: int = 256, width: int = 256, box=(60, 100, 80, 140)) -> tuple[np.ndarray, np.ndarray]:
