@@ -28,7 +28,7 @@ READABLE = ", ".join((*FORMATS, *ARRAYS, *VOLUMES))
 MODES = {"1", "L", "LA", "P", "RGB", "RGBA", "I", "I;16", "I;16B", "I;16L", "F"}  # Pillow's names of pixel formats
 OURS = re.compile(r".*_(mask|overlay)", re.IGNORECASE)  # masks of the data set, and what predict_model.py writes
 MOST_PIXELS = 4096 * 4096  # of one slice; MR slices have at most a million
-MOST_SAMPLES = 2**29  # of one scan, all slices and channels together
+MOST_SAMPLES = 2**28  # of one scan, all slices and channels together
 PERCENTILES = (0.5, 99.5)  # become 0 and 255 where there are more than 8 bits
 AXIAL = ("L", "P", "S")  # as radiologists look at it: columns run to the patient's left, rows to the back
 
@@ -305,11 +305,13 @@ def _to_eight_bits(scan: Scan) -> list[np.ndarray]:
         scan.notes.append(f"{broken:,} values that are not finite count as 0")
     values = np.concatenate([plane.reshape(-1, *plane.shape[2:]) for plane in planes.values()])
     low, high = np.percentile(values, PERCENTILES, axis=0)  # of each channel
+    if (flat := high <= low).any():  # hardly anything but background
+        low, high = np.where(flat, values.min(0), low), np.where(flat, values.max(0), high)
     scan.notes.append(
         f"intensities scaled to 8 bits: {_numbers(low)} becomes 0 and {_numbers(high)} becomes 255 "
         f"(percentiles {PERCENTILES[0]} and {PERCENTILES[1]} of all slices)"
     )
-    span = np.maximum(high - low, np.finfo(np.float32).tiny)
+    span = np.where(high > low, high - low, 1)
     scaled = {n: np.clip((plane - low) / span * 255, 0, 255).round().astype(np.uint8) for n, plane in planes.items()}
     return [scaled.get(n, plane) for n, plane in enumerate(scan.slices)]
 

@@ -1,10 +1,13 @@
 """Prediction on one's own images, with a network whose answer is known: lesion is where FLAIR is brighter than 60%."""
 
 import io
+import os
 import sys
 import zipfile
+import zlib
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
@@ -204,6 +207,17 @@ def test_a_stack_is_scaled_as_a_whole_so_that_dark_slices_stay_dark(predict, tmp
     assert code == 0 and not masks[:2].any() and masks[2].sum() == pytest.approx(900, rel=0.1)
 
 
+def test_a_stack_of_almost_nothing_and_one_of_nothing(predict, tmp_path):
+    stack = np.zeros((2, 64, 64), np.float32)
+    np.save(tmp_path / "nothing.npy", stack)
+    stack[1, 20:24, 20:24] = 1e30  # fewer pixels than the percentiles leave out
+    np.save(tmp_path / "almost.npy", stack)
+    code, _, err, folder = predict(tmp_path / "nothing.npy", tmp_path / "almost.npy")
+    assert (code, err) == (0, "") and not np.load(folder / "nothing" / "nothing_mask.npy").any()
+    found = np.load(folder / "almost" / "almost_mask.npy")
+    assert not found[0].any() and found[1, 21:23, 21:23].all() and found.sum() < 36
+
+
 # --- Arrays and NIfTI ------------------------------------------------------------------------------------------
 
 
@@ -300,8 +314,6 @@ def bomb(path: Path) -> None:
         Image.new("L", (1, 1)).save(small, format="PNG")
         content = bytearray(small.getvalue())
     content[16:24] = (60000).to_bytes(4, "big") * 2
-    import zlib
-
     content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
     path.write_bytes(content)
 
@@ -362,8 +374,6 @@ def test_an_array_that_says_it_is_huge_is_not_read(predict, tmp_path):
 
 
 def test_sixteen_bit_colours_are_refused_rather_than_cut(tmp_path):
-    import cv2
-
     deep = np.full((8, 8, 3), 4000, np.uint16)
     for name in ("deep.png", "deep.tif"):
         assert cv2.imwrite(str(tmp_path / name), deep)
@@ -378,9 +388,8 @@ def test_nothing_is_unpickled(predict, tmp_path):
     assert code == 1 and "x.npy" in err and "Traceback" not in err and not folder.exists()
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes on this system")
 def test_links_and_pipes(predict, tmp_path):
-    import os
-
     (tmp_path / "case").mkdir()
     os.mkfifo(tmp_path / "case" / "pipe.png")  # opening it would wait for ever
     (tmp_path / "case" / "loop.png").symlink_to("loop.png")
