@@ -74,7 +74,7 @@ def is_there(out: Path, expected: dict[str, int], subset: bool) -> bool:
             raise UserError(f"{out}: is a file. Remove it, or name another folder with --out.")
         return False
     try:
-        others = sorted(set(_folders(out)) - expected.keys())
+        others = sorted(set(_folders(out)) - expected.keys() - data.NESTED_COPIES)
         if others:
             raise UserError(f"it holds {others[0]}" + (f" and {len(others) - 1} more" if len(others) > 1 else ""))
         print(verify(out, expected, subset))

@@ -104,6 +104,7 @@ def test_a_folder_that_is_here_already(get, source, inner):
 
 def test_a_set_unpacked_by_hand_is_checked_in_its_place(get, source):
     shutil.copytree(source / "kaggle_3m", OUT)
+    shutil.copytree(source / "lgg-mri-segmentation", OUT / "lgg-mri-segmentation")  # with the second copy inside
     code, out, _ = get("--from", OUT)
     assert code == 0 and "there already" in out and not OUT.is_symlink()
 
