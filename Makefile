@@ -9,6 +9,7 @@ PIP_ARGS ?=
 VENV ?= .venv
 DATA := lgg-mri-segmentation/synthetic
 RUN := demo
+DEMO := --width 8 --batch-size 8 --epochs 10 --loss bce+dice --lr 2e-3
 
 ifeq ($(OS),Windows_NT)
 BIN := $(VENV)/Scripts
@@ -20,18 +21,18 @@ endif
 
 demo: $(VENV)/requirements.stamp
 	$(BIN)/python phantom.py $(DATA)
-	$(BIN)/python train_model.py --data $(DATA) --run $(RUN) --width 8 --batch-size 8 --epochs 18 --overwrite
+	$(BIN)/python train_model.py --data $(DATA) --run $(RUN) $(DEMO) --overwrite
 	$(BIN)/python process_models.py --run $(RUN)
 	$(BIN)/python test_model.py --run $(RUN)
 	@echo
-	@echo "Look at $(RUN)/results.csv, $(RUN)/plots/iou.png, $(RUN)/plots/panel_*.png and $(RUN)/test_patients.csv."
+	@echo "Look at $(RUN)/report.html (double click), $(RUN)/results.csv and $(RUN)/plots."
 
 test: $(VENV)/requirements-dev.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest
 
-$(VENV)/%.stamp: %.txt requirements.txt constraints.txt
+$(VENV)/%.stamp: %.txt requirements.txt requirements-optional.txt constraints.txt
 	@$(PYTHON) -c 'import sys; ok = (3, 11) <= sys.version_info[:2] <= (3, 13); sys.exit(0 if ok else \
 	"Python 3.11 to 3.13 is needed, this is " + sys.version.split()[0] + ". Name another with: make PYTHON=python3.12")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -34,9 +34,10 @@ FEWEST_PATIENTS = 3  # one for each split
 PIXEL = {"RGB": (CHANNELS,), "L": ()}  # shape of one pixel in each mode
 NESTED_COPIES = {"kaggle_3m", "lgg-mri-segmentation"}  # the Kaggle archive holds the whole set twice
 HOW_TO_GET = (
-    "Download https://www.kaggle.com/datasets/mateuszbuda/lgg-mri-segmentation and name its folder kaggle_3m with "
-    "--data, or leave --data out to run on synthetic patients."
+    "Run download_data.py to get the data set, name the folder kaggle_3m of a copy with --data, or leave --data out to "
+    "run on synthetic patients."
 )
+PATIENTS_FILE = Path(__file__).parent / "lgg-mri-segmentation" / "patients.csv"  # all ids, slices each, 12 in_subset
 
 
 @dataclass
@@ -97,6 +98,8 @@ def find_folder(path: str | None) -> Path:
     if path is None:
         if Path(DATA_DIR).is_dir():
             return Path(DATA_DIR)
+        if Path(DATA_DIR).is_symlink():
+            raise UserError(f"{DATA_DIR}: a link to a folder that is gone. Run download_data.py again, or remove it.")
         phantom.write_patients(Path(SYNTHETIC_DIR))
         return Path(SYNTHETIC_DIR)
     folder = Path(path)
@@ -204,6 +207,14 @@ def sequences(images: np.ndarray) -> str:
     return "no pre-contrast" if lacks_pre else "no post-contrast" if lacks_post else "all three"
 
 
+def published_patients(subset: bool = False) -> dict[str, int]:
+    """{patient: slices} of the data set as published: all 110 patients, or the 12 of the 100 MB run."""
+    table = pd.read_csv(PATIENTS_FILE)
+    if subset:
+        table = table[table["in_subset"] == 1]
+    return dict(zip(table["patient"], table["slices"].tolist(), strict=True))
+
+
 def is_synthetic(table: pd.DataFrame) -> bool:
     """Whether any patient of the table was made by phantom.py."""
     return any(phantom.is_synthetic(patient) for patient in table["patient"].unique())
@@ -303,7 +314,7 @@ def read_table(run: Path, split: str) -> pd.DataFrame:
         f"{path}, line {line}: {text!r} leaves the data folder. Paths must be relative to it, such as PATIENT/FILE.tif."
         for line, row in enumerate(table.itertuples(index=False), start=2)
         for text in (row.image_path, row.mask_path)
-        if _leaves(text)
+        if leaves_folder(text)
     ]
     if problems:
         raise UserError(_report(path, problems))
@@ -322,8 +333,8 @@ def read_patient_list(path: Path) -> list[str]:
     return sorted(set(patients))
 
 
-def _leaves(text: str) -> bool:
-    """Whether a relative path of a table could point outside of the data folder, on any system."""
+def leaves_folder(text: str) -> bool:
+    """Whether a relative path of a table or an archive could point outside of its folder, on any system."""
     posix, windows = PurePosixPath(text), PureWindowsPath(text)
     return posix.is_absolute() or bool(windows.anchor) or ".." in windows.parts or "\0" in text
 

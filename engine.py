@@ -166,6 +166,18 @@ def evaluate(
     return tally.figures(batches, slices.patients)
 
 
+@torch.inference_mode()
+def predict(model: nn.Module, images: torch.Tensor, batch_size: int, hardware: Hardware) -> torch.Tensor:
+    """Logits of slices without masks: uint8 [N, H, W, 3] -> float32 [N, H, W] on the CPU."""
+    model.eval()
+    logits = []
+    for batch in images.split(batch_size):
+        with hardware.autocast():
+            answer = model(prepare(batch.to(hardware.device), hardware.memory_format))
+        logits.append(answer.squeeze(1).float().cpu())
+    return torch.cat(logits)
+
+
 def _progress(batches: Sequence[torch.Tensor], title: str, tally: Tally) -> Iterator[torch.Tensor]:
     """Yield the batches that are still to do, behind a progress bar with loss and IoU; off a terminal it is silent."""
     done = len(tally.losses)

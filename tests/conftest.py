@@ -1,6 +1,8 @@
 """Small patients made of noise and rectangles, a way to run the scripts, and real data where there is."""
 
+import importlib
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -10,12 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-import compare_runs
-import cross_validate
 import data
-import process_models
-import test_model
-import train_model
 from utils import run_script
 
 torch.set_num_threads(2)  # the same sums in the same order, whatever the machine has
@@ -74,21 +71,21 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def call(monkeypatch, capsys):
     """Run a script as the command line would: call("train_model", "--run", ...) -> (exit code, stdout, stderr)."""
-    scripts = (train_model, process_models, test_model, cross_validate, compare_runs)
-    mains = {script.__name__: script for script in scripts}
 
     def run(script: str, *arguments) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", [f"{script}.py", *map(str, arguments)])
         capsys.readouterr()
         code = 0
         try:
-            run_script(mains[script].main)
+            run_script(importlib.import_module(script).main)
         except SystemExit as stop:
             code = stop.code
         out, err = capsys.readouterr()
         return code, out, err
 
     yield run
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     torch.use_deterministic_algorithms(False)
 
 

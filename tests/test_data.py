@@ -10,7 +10,7 @@ from PIL import Image
 import data
 from utils import UserError
 
-FACTS = pd.read_csv(Path(__file__).parent / "lgg_patients.csv")  # all 110 patients of the set, and how many slices each
+FACTS = pd.read_csv(data.PATIENTS_FILE)  # all 110 patients of the set, and how many slices each
 
 
 # --- Find ------------------------------------------------------------------------------------------------------
@@ -59,12 +59,12 @@ def test_only_the_listed_patients(folder):
 
 
 def test_no_folder_says_how_to_get_the_data(tmp_path):
-    with pytest.raises(UserError, match=r"no such folder.*kaggle.com/datasets/mateuszbuda"):
+    with pytest.raises(UserError, match=r"no such folder.*download_data.py"):
         data.find_folder(str(tmp_path / "nowhere"))
     (tmp_path / "archive.zip").write_bytes(b"")
     with pytest.raises(UserError, match="a file, not a folder"):
         data.find_folder(str(tmp_path / "archive.zip"))
-    with pytest.raises(UserError, match=r"holds no patient folders.*kaggle.com"):
+    with pytest.raises(UserError, match=r"holds no patient folders.*download_data.py"):
         data.find_slices(tmp_path)
 
 
