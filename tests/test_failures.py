@@ -133,6 +133,14 @@ def test_bad_models_are_named_for_what_they_are(bad):
         assert figures["hd95"] == 0
 
 
+def test_a_displacement_in_one_patient_is_no_habit_of_the_model():
+    masks = truth()
+    for patients, said in ((1, 0), (2, 1)):
+        rows = np.concatenate([masks[1:4]] * 2)
+        slices = make_slices({f"p{k}": list(part) for k, part in enumerate(np.split(rows, patients))})
+        assert len(failures.diagnose(evaluation.make_tables(slices, np.roll(rows, 5, axis=2)))) == said
+
+
 def test_too_little_is_said():
     slices = make_slices({"a": [box((0, 0, 40, 40))] * 3})
     tables = evaluation.make_tables(slices, np.stack([box((0, 0, 10, 10))] * 3))
