@@ -100,7 +100,10 @@ def find_folder(path: str | None) -> Path:
             return Path(DATA_DIR)
         if Path(DATA_DIR).is_symlink():
             raise UserError(f"{DATA_DIR}: a link to a folder that is gone. Run download_data.py again, or remove it.")
-        phantom.write_patients(Path(SYNTHETIC_DIR))
+        try:
+            phantom.write_patients(Path(SYNTHETIC_DIR))
+        except ValueError as error:
+            raise UserError(f"{error}") from None
         return Path(SYNTHETIC_DIR)
     folder = Path(path)
     if not folder.exists():
