@@ -4,7 +4,8 @@
 
 Each fold has its own run folder, DIR/fold_1 ..., which train_model.py, process_models.py and test_model.py know too.
 Called again, it goes on where it stopped. Options that are not listed here go to train_model.py. Each patient is a
-test patient once; test_results.csv, test_patients.csv, test_lesions.csv and metrics.json in DIR are of all of them.
+test patient once; test_results.csv, test_patients.csv, test_lesions.csv, metrics.json and report.html in DIR are of all
+of them.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 import calibration
@@ -22,6 +24,7 @@ import runs
 import scorecard
 import train_model
 from evaluation import Tables
+from report import write_report
 from test_model import CRITERIA
 from utils import UserError, positive, run_script
 
@@ -68,6 +71,7 @@ def main() -> None:
         train(run, f"{number}/{args.folds}", training, args, folder)
         test(run, args, folder)
     pool(args.run, folds)
+    report(args.run, folds, data.find_folder(folder))
 
 
 def check(run: Path, assignment: dict[str, str], given: dict) -> None:
@@ -153,6 +157,15 @@ def pool(run: Path, folds: dict[int, Path]) -> None:
         print(f"  fold {fold['fold']}: epoch {fold['epoch']}, {fold['patients']} patients, mean volumetric Dice {dice}")
     print(scorecard.describe(card, pooled.patients))
     print(f"written to {run}: {', '.join(scorecard.FILES.values())}, metrics.json")
+
+
+def report(run: Path, folds: dict[int, Path], folder: Path) -> None:
+    """report.html of the test patients of all folds."""
+    parts = data.load(folder, {number: data.read_table(fold, "test") for number, fold in folds.items()}).values()
+    predicted = [np.load(fold / runs.PREDICTIONS)["predicted"] for fold in folds.values()]
+    images, masks = (np.concatenate([getattr(part, name).numpy() for part in parts]) for name in ("images", "masks"))
+    write_report(run, images, masks, np.concatenate(predicted), pd.read_csv(run / "test_results.csv"))
+    print(f"and {run / 'report.html'}")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from constants import FLAIR
-from plots import VERMILLION
+from plots import PREDICTION_COLOR
 from utils import whole_file
 
 OVERLAY_SIDE = 512  # pixels, the least length of an overlay's longer side
@@ -17,7 +17,7 @@ FRAME_SIDE = 256  # the same of each half of a GIF frame
 FRAME_MS = 250
 FONT = str(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"))  # has ² and most alphabets
 TEXT_HEIGHT = 17  # pixels of a line of text
-COLOR = tuple(int(VERMILLION[at : at + 2], 16) for at in (1, 3, 5))
+COLOR = tuple(int(PREDICTION_COLOR[at : at + 2], 16) for at in (1, 3, 5))
 
 
 def overlay(image: np.ndarray, mask: np.ndarray, side: int = OVERLAY_SIDE) -> np.ndarray:

@@ -24,6 +24,8 @@ SYNTHETIC_MODEL = "trained on SYNTHETIC patients: its masks mean nothing on real
 
 CLEARLY = 0.05  # tumour-slice IoU by which another epoch has to be better before a warning names it
 
+PREDICTIONS = "test_predictions.npz"  # predicted: uint8 [N, H, W], 0 or 1, in the order of test_results.csv
+
 # Everything that the three scripts write, and that --overwrite therefore removes; nothing else is ever removed.
 OUTPUTS = (
     CONFIG,
@@ -34,6 +36,7 @@ OUTPUTS = (
     "test_results.csv",
     "test_patients.csv",
     "test_lesions.csv",
+    PREDICTIONS,
     "plots/loss.png",
     "plots/iou.png",
     "plots/panel_*.png",

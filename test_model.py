@@ -26,7 +26,7 @@ import tuning
 from engine import evaluate
 from losses import LOSSES
 from report import write_report
-from utils import UserError, choose_hardware, keep_freed_memory, positive, repeat_exactly, run_script
+from utils import UserError, choose_hardware, keep_freed_memory, positive, repeat_exactly, run_script, whole_file
 
 # How --select-by can choose the epoch: validation figures, and what to call them
 CRITERIA = {
@@ -87,6 +87,8 @@ def main() -> None:
     scorecard.write(args.run, tables, card)
     notice = runs.SYNTHETIC_NOTICE if synthetic else ""
     draw_panels(slices["test"], predicted, tables.slices, args.run / "plots", notice)
+    with whole_file(args.run / runs.PREDICTIONS) as file:
+        np.savez_compressed(file, predicted=predicted)
     plots.plot_test(tables.patients, tables.slices, args.run / "plots", notice)
     write_report(args.run, slices["test"].images.numpy(), slices["test"].masks.numpy(), predicted, tables.slices)
 
@@ -95,7 +97,10 @@ def main() -> None:
     print(f"test        {slices['test'].describe()}")
     print(f"epoch {best} of {len(epochs)}, {CRITERIA[args.select_by]}; {describe_choice(choice, tuned)}")
     print(scorecard.describe(card, tables.patients))
-    print(f"written to {args.run}: {', '.join(scorecard.FILES.values())}, metrics.json, plots/*.png, report.html")
+    print(
+        f"written to {args.run}: {', '.join(scorecard.FILES.values())}, metrics.json, {runs.PREDICTIONS}, "
+        "plots/*.png, report.html"
+    )
 
 
 def load(run: Path, folder: str | None, splits: tuple[str, ...]) -> dict[str, data.Slices]:

@@ -12,7 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
+import checkpoints
 import data
+from unet import UNet
 from utils import run_script
 
 torch.set_num_threads(2)  # the same sums in the same order, whatever the machine has
@@ -60,6 +62,12 @@ def box(*places: tuple[int, int, int, int], size: int = 256) -> np.ndarray:
     for top, left, height, width in places:
         mask[top : top + height, left : left + width] = 1
     return mask
+
+
+def save_checkpoint(models: Path, epoch: int, model: UNet, figures: dict, config: dict) -> Path:
+    """Write a checkpoint as training does."""
+    checkpoints.Writer(models, model, torch.optim.Adam(model.parameters()), config).save_epoch(epoch, figures)
+    return checkpoints.epoch_path(models, epoch)
 
 
 @pytest.fixture

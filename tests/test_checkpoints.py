@@ -3,6 +3,7 @@ import shutil
 
 import pytest
 import torch
+from conftest import save_checkpoint
 
 import checkpoints
 from unet import UNet
@@ -15,7 +16,7 @@ CONFIG = {"settings": {"width": 2, "bilinear": False, "lr": 1e-3}, "versions": {
 def save(models, epoch=1, **figures) -> UNet:
     torch.manual_seed(epoch)
     model = UNet(width=2)
-    checkpoints.Writer(models, model, torch.optim.Adam(model.parameters()), CONFIG).save_epoch(epoch, FIGURES | figures)
+    save_checkpoint(models, epoch, model, FIGURES | figures, CONFIG)
     return model
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import save_checkpoint
 
 import checkpoints
 import export_model
@@ -36,7 +37,7 @@ def make_run(run: Path, synthetic: bool = False, bilinear: bool = False) -> Path
         model = UNet(width=2, bilinear=bilinear)
         model(torch.randn(2, 3, 64, 64))
         figures = {"training_loss": 0.1, "training_iou": 0.5, "validation_loss": 0.1, "validation_iou": iou}
-        checkpoints.save_epoch(runs.models_folder(run), epoch, model, figures, config)
+        save_checkpoint(runs.models_folder(run), epoch, model, figures, config)
     return run
 
 

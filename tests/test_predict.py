@@ -12,9 +12,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import save_checkpoint
 from PIL import Image
 
-import checkpoints
+import overlays
 import scans
 from unet import UNet
 
@@ -38,7 +39,7 @@ def bright_network() -> UNet:
 def save(folder: Path, synthetic: bool = False) -> Path:
     config = {"settings": {"width": 2, "bilinear": False}, "synthetic": synthetic}
     figures = {"training_loss": 0.1, "training_iou": 0.5, "validation_loss": 0.1, "validation_iou": 0.5}
-    return checkpoints.save_epoch(folder, 1, bright_network(), figures, config)
+    return save_checkpoint(folder, 1, bright_network(), figures, config)
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +89,7 @@ def test_a_picture_of_the_networks_size_is_mapped_back_to_the_pixel(predict, tmp
     with Image.open(case / "scan_overlay.png") as overlay:
         pixels = np.asarray(overlay)
     assert pixels.shape[:2] == (512 + 38, 512) and not list(case.glob("*.gif"))
-    outline = (pixels == (213, 94, 0)).all(2)
+    outline = (pixels == overlays.COLOR).all(2)
     rows, columns = np.nonzero(outline)
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == (120, 199, 160, 279)  # twice the box, its rim
     table = pd.read_csv(folder / "slices.csv")
@@ -156,7 +157,7 @@ def test_a_patient_folder_in_the_order_of_its_numbers_with_animation(predict, tm
         assert gif.n_frames == 3 and gif.width == 512 and gif.info["loop"] == 0
         gif.seek(2)
         pixels = np.asarray(gif.convert("RGB"))
-    outline = (pixels == (213, 94, 0)).all(2)
+    outline = (pixels == overlays.COLOR).all(2)
     assert outline[60, 256 + 80 : 256 + 90].all() and not outline[:, :256].any()
 
 

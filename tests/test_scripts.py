@@ -240,7 +240,9 @@ def test_the_three_scripts_on_real_patients(call, real, tmp_path):
 
 def start(folder: Path, run: Path, *options) -> subprocess.Popen:
     """Training in a process of its own."""
-    command = [sys.executable, ROOT / "train_model.py", "--data", folder, "--run", run, *QUICK, *options]
+    command = [sys.executable, ROOT / "train_model.py", "--run", run, *options]
+    if "--resume" not in options:
+        command[4:4] = ["--data", folder, *QUICK]
     return subprocess.Popen(
         list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=run.parent
     )
@@ -254,14 +256,14 @@ def wait_for(path: Path, process: subprocess.Popen) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_stops_after_the_step_and_loses_nothing(call, folder, tmp_path, number):
-    options = ("--data", folder, *QUICK, "--batch-size", 1)
-    assert call("train_model", *options, "--run", tmp_path / "whole", "--epochs", 4)[0] == 0
-    process = start(folder, tmp_path / "stopped", "--batch-size", "1", "--epochs", "4")
+    options = ("--batch-size", "1", "--epochs", "4")
+    start(folder, tmp_path / "whole", *options).communicate()
+    process = start(folder, tmp_path / "stopped", *options)
     wait_for(tmp_path / "stopped" / "models" / "epoch_1.pt", process)
     process.send_signal(number)
     out, err = process.communicate()
     assert process.returncode == 128 + number and "go on with" in out and "Traceback" not in err
-    assert call("train_model", "--run", tmp_path / "stopped", "--resume")[0] == 0
+    assert start(folder, tmp_path / "stopped", "--resume", "--epochs", "4").communicate()[1] == ""
     for epoch in (1, 4):
         whole, stopped = (tmp_path / run / "models" / f"epoch_{epoch}.pt" for run in ("whole", "stopped"))
         assert same_weights(whole, stopped) and figures_of(whole) == figures_of(stopped)
