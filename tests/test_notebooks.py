@@ -31,7 +31,7 @@ def read(name: str):
 def clone(tmp_path_factory) -> Path:
     """The scripts and notebooks in a folder of their own, whose published data set is eight synthetic patients."""
     top = tmp_path_factory.mktemp("clone")
-    for path in (*ROOT.glob("*.py"), *ROOT.glob("*.txt")):
+    for path in (*ROOT.glob("*.py"), *ROOT.glob("*.txt"), *ROOT.glob("*.html")):
         shutil.copy(path, top)
     shutil.copytree(ROOT / "notebooks", top / "notebooks", ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
     kaggle = make_patients(top / "cache" / "kaggle_3m", patients=8, slices=2)
