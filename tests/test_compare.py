@@ -192,6 +192,7 @@ def test_cross_validation_pools_resumes_and_refuses(call, inside, folder, tmp_pa
     cards = [json.loads((run / f"fold_{k}" / "metrics.json").read_text()) for k in (1, 2)]
     assert card["loss"] == pytest.approx(sum(c["loss"] * c["slices"] for c in cards) / 15)
     assert card["intervals"]["patient_dice"]["n"] == 5
+    assert all(patient in (run / "report.html").read_text() for patient in patients["patient"])
 
     inside.clear()  # again: nothing is left to train; more epochs: both go on
     code, out, _ = call("cross_validate", *options)
