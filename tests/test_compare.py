@@ -1,5 +1,6 @@
 """Comparing runs, choosing epochs, and cross-validation, as from the command line."""
 
+import importlib
 import json
 import sys
 
@@ -166,7 +167,7 @@ def inside(monkeypatch, undrawn):
     def run(script, *arguments):
         calls.append((script, *map(str, arguments)))
         monkeypatch.setattr(sys, "argv", list(calls[-1]))
-        sys.modules[mains[script]].main()
+        importlib.import_module(mains[script]).main()
 
     monkeypatch.setattr(cross_validate, "call", run)
     return calls
