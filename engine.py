@@ -16,9 +16,8 @@ from data import Slices
 from losses import Loss
 from metrics import Counts, count_pixels, slice_mean_iou, summary
 from unet import UNet
-from utils import Hardware, UserError, release_gaps
+from utils import Hardware, UserError
 
-LEAN_WIDTH = 32  # from which memory counts, and doing norms again costs little beside the convolutions (6% at 32)
 AGREE_EVERY = 16  # steps after which several processes ask each other whether to stop; each time they wait
 
 
@@ -110,13 +109,9 @@ def train_one_epoch(
         rows = distributed.share(rows)
         images, masks = slices.batch(rows, hardware.device)
         masks = prepare_masks(masks)
-        optimiser.zero_grad(set_to_none=True)
-        logits = _training_logits(model, prepare(images, hardware.memory_format), hardware)
-        loss = loss_function(logits, masks)
-        loss.backward()
-        release_gaps()
-        optimiser.step()
-        tally.add(loss.detach(), rows, count_pixels(predicted_mask(logits.detach()), masks > 0))
+        images = prepare(images, hardware.memory_format)
+        loss, logits = _step(model, images, masks, optimiser, loss_function, hardware)
+        tally.add(loss, rows, count_pixels(predicted_mask(logits), masks > 0))
         agree = distributed.world() == 1 or len(tally.losses) % AGREE_EVERY == 0
         if agree and distributed.anyone(stop(), hardware.device):
             raise Interrupted(tally)
@@ -124,13 +119,28 @@ def train_one_epoch(
     return tally.figures(batches, slices.patients)[0]
 
 
+def _step(
+    model: nn.Module,
+    images: torch.Tensor,
+    masks: torch.Tensor,
+    optimiser: torch.optim.Optimizer,
+    loss_function: Loss,
+    hardware: Hardware,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """One step of training: the loss and the logits, without what they hang on, which is gone before the next step."""
+    optimiser.zero_grad(set_to_none=True)
+    logits = _training_logits(model, images, hardware)
+    loss = loss_function(logits, masks)
+    loss.backward()
+    optimiser.step()
+    return loss.detach(), logits.detach()
+
+
 def _training_logits(model: nn.Module, images: torch.Tensor, hardware: Hardware) -> torch.Tensor:
     """float32 [N, classes, H, W]. A wide network on the CPU takes the way that needs half of the memory."""
     plain = hardware.device.type != "cpu" or distributed.world() > 1 or not isinstance(model, UNet)
-    if not plain and model.head.in_channels >= LEAN_WIDTH:
-        logits = lean.training_pass(model, images, torch.bfloat16 if hardware.bf16 else torch.float32).float()
-        release_gaps()
-        return logits
+    if not plain and model.head.in_channels >= lean.FROM_WIDTH:
+        return lean.training_pass(model, images, torch.bfloat16 if hardware.bf16 else torch.float32).float()
     with hardware.autocast():
         return model(images).float()
 

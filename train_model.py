@@ -16,6 +16,7 @@ import checkpoints
 import constants
 import data
 import distributed
+import lean
 import runs
 from engine import Interrupted, epoch_order, evaluate, train_one_epoch
 from losses import LOSSES
@@ -31,6 +32,7 @@ from utils import (
     repeat_exactly,
     run_script,
     set_seeds,
+    start_anew_to_save_memory,
     versions,
 )
 
@@ -118,8 +120,10 @@ def resumed_options(given: dict, run: Path) -> dict:
 
 def main() -> None:
     args = parse_arguments()
-    stop = StopRequest()
     hardware = choose_hardware(args.device, args.precision)
+    if hardware.device.type == "cpu" and args.width >= lean.FROM_WIDTH:
+        start_anew_to_save_memory()
+    stop = StopRequest()
     keep_freed_memory()
     repeat_exactly(args.mode == "exact")
     set_seeds(args.seed)

@@ -48,7 +48,8 @@ def flops(width: int, bilinear: bool) -> float:
 def run(command: list[str]) -> dict:
     """Run a process to its end: wall and kernel seconds, peak memory in bytes, and the JSON of its last line."""
     started = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment)
     output = process.stdout.read()
     _, status, usage = os.wait4(process.pid, 0)
     wall = time.perf_counter() - started
@@ -95,7 +96,7 @@ def main() -> None:
             ceilings.append(matmul_rates())
             for name, done in runs.items():
                 place = ["--run", f"{folder}/{name}_{repeat}"]
-                done.append(run([sys.executable, "-m", f"benchmarks.{name}", *options, *place]))
+                done.append(run([sys.executable, f"benchmarks/{name}.py", *options, *place]))
                 print(f"repetition {repeat + 1}, {name}: {done[-1]['wall']:.1f} s", flush=True)
     report(runs, ceilings, train, validation, work)
 

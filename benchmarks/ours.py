@@ -1,7 +1,9 @@
-"""train_model.py with a stopwatch at its parts: python -m benchmarks.ours [options of train_model.py].
+"""train_model.py with a stopwatch at its parts.
+
+    PYTHONPATH=. python benchmarks/ours.py [options of train_model.py]
 
 Prints, after what train_model.py prints, one line of JSON as naive.py does. On a CPU only, where calls are finished
-when they return.
+when they return. Run as a script, as train_model.py is, because that may start itself anew.
 """
 
 import functools

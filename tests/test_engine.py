@@ -56,14 +56,14 @@ def compare_one_step(folder, table, slices, model, naive) -> None:
 
 @pytest.mark.parametrize("lean_width", [1, 1000])
 def test_one_step_equals_the_naive_step(folder, slices, monkeypatch, lean_width):
-    monkeypatch.setattr("engine.LEAN_WIDTH", lean_width)
+    monkeypatch.setattr("lean.FROM_WIDTH", lean_width)
     compare_one_step(folder, slices.table, slices, small_net(), small_net())
 
 
 @pytest.mark.real
 @pytest.mark.parametrize("lean_width", [1, 1000])
 def test_one_step_equals_the_naive_step_on_real_slices(real, monkeypatch, lean_width):
-    monkeypatch.setattr("engine.LEAN_WIDTH", lean_width)
+    monkeypatch.setattr("lean.FROM_WIDTH", lean_width)
     table = data.find_slices(real, ["TCGA_CS_4944_20010208", "TCGA_HT_7694_19950404", "TCGA_HT_A5RC_19990831"])
     table = table.iloc[5:45:5].reset_index(drop=True)
     slices = data.load(real, {"some": table})["some"]

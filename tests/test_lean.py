@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from lean import training_pass, unpool
+from lean import training_pass
 from unet import UNet
 
 
@@ -26,15 +26,6 @@ def test_the_same_logits_gradients_and_statistics(bilinear, size, memory_format)
         torch.testing.assert_close(mine.grad, theirs.grad, msg=lambda m, n=name: f"{n}: {m}")
     for (name, mine), theirs in zip(lean.named_buffers(), plain.buffers(), strict=True):
         torch.testing.assert_close(mine, theirs, msg=lambda m, n=name: f"{n}: {m}")
-
-
-def test_unpooling_gives_ties_to_the_first_as_pytorch_does():
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randint(0, 3, (2, 4, 10, 12), generator=generator).double().requires_grad_()
-    pooled = F.max_pool2d(x, 2)
-    grad = torch.randn(pooled.shape, generator=generator, dtype=torch.float64)
-    (expected,) = torch.autograd.grad(pooled, x, grad)
-    assert torch.equal(unpool(grad, x.detach(), pooled.detach()), expected)
 
 
 def test_bf16_stays_close_to_fp32():
