@@ -37,3 +37,15 @@ def test_bf16_stays_close_to_fp32():
         for logits in (plain(images), training_pass(plain, images, torch.bfloat16))
     ]
     assert abs(losses[0] - losses[1]) < 0.01 * losses[0]
+
+
+def test_the_same_bits_again():
+    torch.manual_seed(0)
+    net = UNet(width=8).to(memory_format=torch.channels_last)
+    images = torch.randn(4, 3, 64, 64).contiguous(memory_format=torch.channels_last)
+    gradients = []
+    for _ in range(2):
+        net.zero_grad()
+        training_pass(net, images, torch.bfloat16).float().square().mean().backward()
+        gradients.append([parameter.grad.clone() for parameter in net.parameters()])
+    assert all(torch.equal(one, other) for one, other in zip(*gradients, strict=True))

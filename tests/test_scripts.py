@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import resource
 import signal
 import subprocess
@@ -16,6 +17,7 @@ from conftest import make_patients
 from PIL import Image
 
 import data
+import utils
 
 ROOT = Path(__file__).parents[1]
 QUICK = ("--width", 2, "--batch-size", 4, "--device", "cpu")
@@ -318,3 +320,22 @@ def test_keep_leaves_weights_to_the_best_and_the_newest(call, folder, tmp_path):
     assert all(size < 10_000 for n, size in sizes.items() if n not in (best, 5))
     assert call("test_model", "--run", run)[0] == 0
     assert call("train_model", "--run", run, "--resume", "--epochs", 6)[0] == 0
+
+
+def test_a_wide_network_on_the_cpu_starts_its_script_anew_once(monkeypatch):
+    started = []
+    monkeypatch.setattr(os, "execv", lambda program, arguments: started.append((program, arguments)))
+    monkeypatch.setattr(utils, "GLIBC", object())
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.check=3")
+    monkeypatch.setattr(sys, "argv", ["train_model.py", "--width", "64"])
+
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "ipykernel_launcher", "-f", "kernel.json"])
+    utils.start_anew_to_save_memory()
+    assert not started  # the notebook that runs the script would be gone
+
+    monkeypatch.setattr(sys, "orig_argv", ["python", "train_model.py", "--width", "64"])
+    utils.start_anew_to_save_memory()
+    assert started == [(sys.executable, [sys.executable, "train_model.py", "--width", "64"])]
+    assert os.environ["GLIBC_TUNABLES"] == "glibc.malloc.check=3:glibc.malloc.tcache_count=0"
+    utils.start_anew_to_save_memory()
+    assert len(started) == 1
