@@ -31,17 +31,14 @@ class Parsed(Exception):
 
 
 def commands() -> list[tuple[str, str]]:
-    """(page, command) of every command in an indented block, and of those in prose that begin like one."""
+    """(page, command) of every command, in the order of the text: lines of indented blocks, and code in prose."""
     found = []
     for page in PAGES:
-        text = page.read_text(encoding="utf-8")
-        lines = [line.strip() for line in text.splitlines() if line.startswith("    ")]
-        lines += [
-            " ".join(code.split()) for code in re.findall(r"`([^`]+)`", re.sub(r"^    .*$", "", text, flags=re.M))
-        ]
-        words = (r"\.venv/bin/python", "python3?", "make", "pip")
-        found += [(page.name, line) for line in lines if re.match(rf"({'|'.join(words)}) \S", line)]
-    return sorted(set(found))
+        for code in re.finditer(r"^    (.+)$|`([^`]+)`", page.read_text(encoding="utf-8"), re.M):
+            command = " ".join((code[1] or code[2]).split())
+            if re.match(r"(\.venv/bin/python|python3?|torchrun|make|pip|apt-get) \S", command):
+                found.append((page.name, command))
+    return list(dict.fromkeys(found))
 
 
 def parser_of(monkeypatch, script: str, arguments: list[str], parse: bool) -> argparse.ArgumentParser:
@@ -111,6 +108,26 @@ def test_files_that_are_linked_to_exist(page):
         assert (page.parent / target).exists(), f"{page.name}: there is no {target}"
 
 
-@pytest.mark.parametrize("script", [script for script in SCRIPTS if script != "phantom"])  # it is called by others
+def test_headings_that_are_linked_to_exist():
+    text = PAGES[0].read_text(encoding="utf-8")
+    headings = {re.sub(r"[^\w -]", "", line).replace(" ", "-").lower() for line in re.findall(r"^#+ (.+)$", text, re.M)}
+    assert set(re.findall(r"\]\(#([^)]+)\)", text)) <= headings
+
+
+def test_the_repository_has_one_address_in_three_files():
+    ours = r'(?:/github/|REPOSITORY = \\?"https://github\.com/|torch\.hub\.load\(\\?")([\w-]+/[\w.-]+)'
+    found = {}
+    for path in (*PAGES, *sorted(ROOT.glob("notebooks/*.ipynb")), *sorted(ROOT.glob("*.py"))):
+        if addresses := re.findall(ours, path.read_text(encoding="utf-8")):
+            found[path.name] = addresses
+    assert {name: len(addresses) for name, addresses in found.items()} == {
+        "README.md": 3,
+        "train_test_100mb.ipynb": 2,
+        "train_test_1gb.ipynb": 2,
+    }
+    assert len({address for addresses in found.values() for address in addresses}) == 1, found
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
 def test_help_has_an_example_for_each_script(monkeypatch, script):
     assert f"python {script}.py" in parser_of(monkeypatch, script, [], parse=False).format_help()
