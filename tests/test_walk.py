@@ -25,7 +25,7 @@ EXCLUDED = {
     "python -m pytest": "make does it; this is it",
     "python -m benchmarks.compare": "its matrix products take minutes where bfloat16 is simulated",
     "python -m benchmarks.growth": "its sizes are fixed, and the largest takes minutes",
-    "python -m benchmarks.faults": "half a minute at its smallest; test_scripts.py and test_checkpoints.py hold its parts",
+    "python -m benchmarks.faults": "half a minute at its smallest, and other tests hold its parts",
 }
 
 # What makes a command small: options appended to every command with this text, of which the last counts
