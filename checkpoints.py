@@ -185,6 +185,12 @@ def build_network(checkpoint: dict[str, Any], path: Path) -> UNet:
     return model.eval()
 
 
+def load_network(path: Path) -> tuple[UNet, dict[str, Any]]:
+    """The network of models/epoch_N.pt (see `build_network`), and all that the file says."""
+    checkpoint = read_checkpoint(path)
+    return build_network(checkpoint, path), checkpoint
+
+
 def read_figures(models: Path) -> pd.DataFrame:
     """A row an epoch, sorted: the figures of all checkpoints of a folder; no weights are read.
 

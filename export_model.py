@@ -50,9 +50,7 @@ def main() -> None:
         require(name)
     models = runs.models_folder(args.run)
     epoch = checkpoints.best_epoch(checkpoints.read_figures(models)) if args.epoch is None else args.epoch
-    path = checkpoints.epoch_path(models, epoch)
-    checkpoint = checkpoints.read_checkpoint(path)
-    model = checkpoints.build_network(checkpoint, path)
+    model, checkpoint = checkpoints.load_network(checkpoints.epoch_path(models, epoch))
     out = args.out or args.run / "export"
     metadata = preparation(checkpoint)
 

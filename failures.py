@@ -33,23 +33,21 @@ def size_error(s: pd.DataFrame) -> pd.Series:
     return (s["predicted_pixels"] - s["tumour_pixels"]) / s["tumour_pixels"].clip(lower=1)
 
 
+def missed(kind: str, size: str, among: Callable[[pd.DataFrame], pd.Series]) -> Failure:
+    """A tumour of some size of which nothing at all is found."""
+    return Failure(
+        kind,
+        f"a slice with {size} tumour pixels, none of which is predicted",
+        "tumour pixels",
+        among,
+        lambda s: s["true_positive"] == 0,
+        lambda s: s["tumour_pixels"],
+    )
+
+
 KINDS = (
-    Failure(
-        "small tumour missed",
-        f"a slice with fewer than {SMALL} tumour pixels, none of which is predicted",
-        "tumour pixels",
-        lambda s: s["tumour_pixels"].between(1, SMALL - 1),
-        lambda s: s["true_positive"] == 0,
-        lambda s: s["tumour_pixels"],
-    ),
-    Failure(
-        "larger tumour missed",
-        f"a slice with at least {SMALL} tumour pixels, none of which is predicted",
-        "tumour pixels",
-        lambda s: s["tumour_pixels"] >= SMALL,
-        lambda s: s["true_positive"] == 0,
-        lambda s: s["tumour_pixels"],
-    ),
+    missed("small tumour missed", f"fewer than {SMALL}", lambda s: s["tumour_pixels"].between(1, SMALL - 1)),
+    missed("larger tumour missed", f"at least {SMALL}", lambda s: s["tumour_pixels"] >= SMALL),
     Failure(
         "part of a tumour missed",
         f"a slice with several parts of at least {SPECK} pixels, of which some are found and some are not",

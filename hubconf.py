@@ -1,6 +1,6 @@
-"""For torch.hub: the network by its name, without cloning.
+"""For torch.hub: the network by its name, from GitHub without cloning (README) or from a clone:
 
-model = torch.hub.load("OWNER/REPO", "unet", pretrained=True)
+    model = torch.hub.load(".", "unet", source="local")
 
 It takes slices prepared as engine.prepare does and returns logits. Research use only: not a medical device.
 """
@@ -31,7 +31,7 @@ def unet(pretrained: bool = False, width: int = WIDTH, bilinear: bool = False) -
             f"{PRETRAINED}: this version comes without pretrained weights. Train with train_model.py, then use "
             "predict_model.py --checkpoint, or call unet(pretrained=False)."
         )
-    checkpoint = checkpoints.read_checkpoint(PRETRAINED)
+    model, checkpoint = checkpoints.load_network(PRETRAINED)
     if checkpoint["config"].get("synthetic", True):
         raise RuntimeError(f"{PRETRAINED}: was trained on synthetic patients, which is never offered as pretrained.")
-    return checkpoints.build_network(checkpoint, PRETRAINED)
+    return model

@@ -4,7 +4,8 @@ A patient is a crude head drawn in 3D from random numbers alone: scalp, skull, c
 base, and a tumour that is bright in FLAIR, among other things that are bright in FLAIR too. No pixel comes from a
 real scan, and a score reached on these images says nothing about patients.
 
-    python phantom.py [FOLDER] [--patients N] [--seed S]
+    python phantom.py                                        # the 14 of the demo
+    python phantom.py my_phantoms --patients 30 --seed 1     # more, and others
 """
 
 import argparse
@@ -422,7 +423,7 @@ def write_patients(folder: str | Path, patients: int = SYNTHETIC_PATIENTS, seed:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Draw synthetic patients in the layout of the Kaggle LGG set.")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", nargs="?", type=Path, default=Path(SYNTHETIC_DIR), help="(default: %(default)s)")
     parser.add_argument("--patients", type=int, default=SYNTHETIC_PATIENTS, help="how many (%(default)s)")
     parser.add_argument("--seed", type=int, default=SYNTHETIC_SEED, help="of the random numbers (%(default)s)")

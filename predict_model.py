@@ -71,9 +71,8 @@ def main() -> None:
     keep_freed_memory()
     hardware = choose_hardware(args.device)
     repeat_exactly(True)
-    checkpoint = checkpoints.read_checkpoint(args.checkpoint)
+    model, checkpoint = checkpoints.load_network(args.checkpoint)
     check_preparation(checkpoint, args.checkpoint)
-    model = checkpoints.build_network(checkpoint, args.checkpoint)
     model = model.to(hardware.device, memory_format=hardware.memory_format)
     sources, problems = find_sources(args)
     note = runs.SYNTHETIC_MODEL if checkpoint["config"].get("synthetic") else ""

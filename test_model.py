@@ -57,9 +57,8 @@ def main() -> None:
 
     epochs = checkpoints.read_figures(runs.models_folder(args.run))
     best = checkpoints.best_epoch(epochs, args.select_by)
-    path = checkpoints.epoch_path(runs.models_folder(args.run), best)
-    checkpoint = checkpoints.read_checkpoint(path)
-    model = checkpoints.build_network(checkpoint, path).to(hardware.device, memory_format=hardware.memory_format)
+    model, checkpoint = checkpoints.load_network(checkpoints.epoch_path(runs.models_folder(args.run), best))
+    model = model.to(hardware.device, memory_format=hardware.memory_format)
     loss_function = LOSSES[checkpoint["config"]["settings"]["loss"]]
 
     def score(split: str) -> tuple[float, np.ndarray]:

@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ import data
 from unet import UNet
 from utils import run_script
 
+ROOT = Path(__file__).parents[1]
 torch.set_num_threads(2)  # the same sums in the same order, whatever the machine has
 
 
@@ -41,6 +43,32 @@ def make_patients(folder: Path, patients: int = 5, slices: int = 3) -> Path:
         for number in range(1, slices + 1):
             write_slice(folder, f"SYNTH_T_{patient}", number, tumour=number % 2 == 1, seed=patient)
     return folder
+
+
+STAND_IN = """
+def dataset_download(handle):
+    assert handle == "mateuszbuda/lgg-mri-segmentation"
+    print("the stand-in for kagglehub was asked")
+    return {folder!r}
+"""
+
+
+def clone_project(top: Path) -> Path:
+    """What a clone holds, in a folder of its own, whose published data set is eight synthetic patients, six of them the
+    subset; `cache` is what the stand-in for kagglehub in `stand_in` returns as downloaded."""
+    for path in (*ROOT.glob("*.py"), *ROOT.glob("*.txt"), *ROOT.glob("*.html")):
+        shutil.copy(path, top)
+    for name in ("notebooks", "benchmarks"):
+        shutil.copytree(ROOT / name, top / name, ignore=shutil.ignore_patterns(".ipynb_checkpoints", "__pycache__"))
+    kaggle = make_patients(top / "cache" / "kaggle_3m", patients=8, slices=2)
+    (top / "lgg-mri-segmentation").mkdir()
+    rows = [f"{patient.name},2,{int(n < 6)}\n" for n, patient in enumerate(sorted(kaggle.iterdir()))]
+    (top / "lgg-mri-segmentation" / "patients.csv").write_text("patient,slices,in_subset\n" + "".join(rows))
+    information = top / "stand_in" / "kagglehub-9.dist-info"  # so that it counts as installed
+    information.mkdir(parents=True)
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: kagglehub\nVersion: 9\n")
+    (top / "stand_in" / "kagglehub.py").write_text(STAND_IN.format(folder=str(top / "cache")))
+    return top
 
 
 def make_slices(masks: dict[str, list[np.ndarray]], images: np.ndarray | None = None) -> data.Slices:

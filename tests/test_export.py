@@ -55,8 +55,7 @@ def images() -> torch.Tensor:
 
 
 def original(run: Path, epoch: int = 1) -> UNet:
-    path = checkpoints.epoch_path(runs.models_folder(run), epoch)
-    return checkpoints.build_network(checkpoints.read_checkpoint(path), path)
+    return checkpoints.load_network(checkpoints.epoch_path(runs.models_folder(run), epoch))[0]
 
 
 def test_safetensors(export, tmp_path, images):

@@ -2,25 +2,17 @@
 
 import json
 import os
-import shutil
 import sys
 from pathlib import Path
 
 import pytest
-from conftest import make_patients
+from conftest import ROOT, clone_project
 
 nbformat = pytest.importorskip("nbformat")
 nbclient = pytest.importorskip("nbclient")
 pytest.importorskip("ipykernel")
 
-ROOT = Path(__file__).parents[1]
 NOTEBOOKS = {"train_test_100mb": 6, "train_test_1gb": 8}  # patients that each of them is to find
-STAND_IN = """
-def dataset_download(handle):
-    assert handle == "mateuszbuda/lgg-mri-segmentation"
-    print("the stand-in for kagglehub was asked")
-    return {folder!r}
-"""
 
 
 def read(name: str):
@@ -29,21 +21,7 @@ def read(name: str):
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory) -> Path:
-    """The scripts and notebooks in a folder of their own, whose published data set is eight synthetic patients."""
-    top = tmp_path_factory.mktemp("clone")
-    for path in (*ROOT.glob("*.py"), *ROOT.glob("*.txt"), *ROOT.glob("*.html")):
-        shutil.copy(path, top)
-    shutil.copytree(ROOT / "notebooks", top / "notebooks", ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
-    kaggle = make_patients(top / "cache" / "kaggle_3m", patients=8, slices=2)
-    (top / "lgg-mri-segmentation").mkdir()
-    rows = [f"{patient.name},2,{int(n < 6)}\n" for n, patient in enumerate(sorted(kaggle.iterdir()))]
-    (top / "lgg-mri-segmentation" / "patients.csv").write_text("patient,slices,in_subset\n" + "".join(rows))
-    (top / "stand_in").mkdir()
-    (top / "stand_in" / "kagglehub.py").write_text(STAND_IN.format(folder=str(top / "cache")))
-    information = top / "stand_in" / "kagglehub-9.dist-info"  # so that it counts as installed
-    information.mkdir()
-    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: kagglehub\nVersion: 9\n")
-    return top
+    return clone_project(tmp_path_factory.mktemp("clone"))
 
 
 @pytest.mark.filterwarnings("ignore")  # of the machinery that executes notebooks
