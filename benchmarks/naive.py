@@ -1,7 +1,8 @@
 """The plain training loop that the pipeline is measured against: how such a script is commonly first written.
 
-Pillow decodes every slice in every epoch, fp32, channels first, loss and IoU read with .item() at each step, the whole
-state written after each epoch. Same network, initial weights, split, order and loss as train_model.py.
+Pillow decodes every slice in every epoch, fp32 (within a convolution cuDNN may round to TF32, as is its default),
+channels first, loss and IoU read with .item() at each step, the whole state written after each epoch. Same network,
+initial weights, split, order and loss as train_model.py.
 
     python -m benchmarks.naive --data DIR --run DIR [--split FILE] [--width 64] [--epochs 1] [--bilinear]
 
