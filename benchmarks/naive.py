@@ -120,6 +120,7 @@ def main() -> None:
                 "seconds": seconds,
                 "epochs": epochs,
                 "peak_memory_gib": peak_memory(device) / 2**30,
+                "patients": {split: part["patient"].nunique() for split, part in tables.items()},
                 "slices": {split: len(part) for split, part in tables.items()},
                 "synthetic": data.is_synthetic(table),
                 "hardware": str(Hardware(device, bf16=False)),
