@@ -17,6 +17,7 @@ from typing import Any
 import pandas as pd
 import torch
 
+import portable
 from constants import CHANNELS, CLASSES, IMAGE_SIZE, MEAN, STD, THRESHOLD
 from engine import Tally
 from metrics import Counts
@@ -167,6 +168,11 @@ def read_checkpoint(path: Path, figures_only: bool = False) -> dict[str, Any]:
     """The content of models/epoch_N.pt, tensors on the CPU. For the figures alone, tensors are mapped, never read."""
     required = {"epoch": int, "network": dict, "input": dict, "config": dict, "weights": dict}
     return _read(path, required | {column: float for column in RESULT_COLUMNS[1:]}, figures_only)
+
+
+def read_weights(path: Path) -> dict[str, Any]:
+    """What rebuilds a network and its input: models/epoch_N.pt, or a safetensors file of export_model.py."""
+    return portable.read_checkpoint(path) if path.suffix == ".safetensors" else read_checkpoint(path)
 
 
 def build_network(checkpoint: dict[str, Any], path: Path) -> UNet:

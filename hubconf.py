@@ -12,7 +12,7 @@ from constants import WIDTH
 from unet import UNet
 
 dependencies = ["torch", "numpy", "pandas"]
-PRETRAINED = Path(__file__).parent / "models" / "pretrained.pt"  # a checkpoint of train_model.py on real patients
+PRETRAINED = Path(__file__).parent / "weights" / "full_bilinear.safetensors"  # made from real patients alone
 
 
 def unet(pretrained: bool = False, width: int = WIDTH, bilinear: bool = False) -> UNet:
@@ -31,7 +31,7 @@ def unet(pretrained: bool = False, width: int = WIDTH, bilinear: bool = False) -
             f"{PRETRAINED}: this version comes without pretrained weights. Train with train_model.py, then use "
             "predict_model.py --checkpoint, or call unet(pretrained=False)."
         )
-    checkpoint = checkpoints.read_checkpoint(PRETRAINED)
+    checkpoint = checkpoints.read_weights(PRETRAINED)
     if checkpoint["config"].get("synthetic", True):
         raise RuntimeError(f"{PRETRAINED}: was trained on synthetic patients, which is never offered as pretrained.")
     return checkpoints.build_network(checkpoint, PRETRAINED)

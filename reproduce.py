@@ -19,6 +19,7 @@ The weights of its best epoch in half the bytes, for which only the folder of th
 import argparse
 import json
 import os
+import platform
 import re
 import shlex
 import shutil
@@ -270,15 +271,19 @@ def collect(run: Path, target: Path, record: dict, folders: list[Path]) -> None:
     """Copy what may be published, without paths of this machine."""
     for name in TEXTS:
         if (run / name).is_file():
-            write_text(target / name, without_paths((run / name).read_text(encoding="utf-8"), folders))
+            write_text(target / name, anonymous((run / name).read_text(encoding="utf-8"), folders))
     for name in PLOTS:
         if (run / "plots" / name).is_file():
             shutil.copyfile(run / "plots" / name, target / name)
-    write_text(target / "run.json", without_paths(runs.to_json(record), folders))
+    write_text(target / "run.json", anonymous(runs.to_json(record), folders))
 
 
-def without_paths(text: str, folders: list[Path]) -> str:
-    """The text with every absolute path cut down to its last part, or to what is below one of the folders."""
+def anonymous(text: str, folders: list[Path]) -> str:
+    """The text without the build of this machine's system, and with each absolute path cut down to its last part.
+
+    Of paths below one of the folders, what is below it stays.
+    """
+    text = text.replace(platform.platform(), f"{platform.system()} {platform.machine()}")
     for folder in folders:
         if folder != folder.parent:
             text = text.replace(f"{folder}/", "")

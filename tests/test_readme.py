@@ -23,6 +23,7 @@ OTHERS = {
     "benchmarks.compare",
     "benchmarks.growth",
     "benchmarks.faults",
+    "benchmarks.step",
 }  # programs whose options are not ours
 
 
