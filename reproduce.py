@@ -160,18 +160,15 @@ def call(script: str, *arguments, log: Path | None = None) -> None:
     """Run a script in a process of its own; what it prints is shown, and appended to `log`. Stop if it fails."""
     command = [sys.executable, HERE / script, *arguments]
     paths = os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])])
-    process = subprocess.Popen(
-        list(map(str, command)),
-        env=os.environ | {"PYTHONPATH": paths},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    with open(log or os.devnull, "a", encoding="utf-8") as file:
+    how = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    with (
+        open(log or os.devnull, "a", encoding="utf-8") as file,
+        subprocess.Popen(list(map(str, command)), env=os.environ | {"PYTHONPATH": paths}, **how) as process,
+    ):
         for line in process.stdout:
             print(line, end="", flush=True)
             file.write(line)
-    if process.wait():
+    if process.returncode:
         raise UserError(f"{script} stopped (exit code {process.returncode}, see above). Called again, this goes on.")
 
 
