@@ -45,7 +45,7 @@ TEXTS = ("results.csv", "epochs.csv", "metrics.json", "config.json", "log.txt")
 PLOTS = ("loss.png", "iou.png", "bland_altman.png", "dice_area.png")  # those of plots/ that show no patient
 STATE = "reproduce.json"  # in the folder of a run: its options, and when each process that trained it began and ended
 WALL = "from the start of each training process to its last checkpoint on the disk"
-ABSOLUTE = re.compile(r"(?<![\w.:/-])/(?:[\w.@+-]+/)*(?=[\w.@+-])")  # all of a path but its last part
+OUTSIDE = re.compile(r"(?<![\w.:/-])(?:\.\.)?/(?:[\w.@+-]+/)*(?=[\w.@+-])")  # of paths with / or ../, all but the end
 BEGIN, END = "<!-- written by: python reproduce.py table -->", "<!-- end of the table -->"
 
 
@@ -101,8 +101,7 @@ def main() -> None:
     published, run, target = RUNS[args.run], args.runs / args.run, args.results / args.run
     changed = [f"--{name} {getattr(args, name)}" for name in ("epochs", "width") if getattr(args, name)]
     options = [*published.options, *(word for change in changed for word in change.split())]
-    for path in (run / STATE, target / "run.json"):
-        refuse_other(path, options)
+    refuse_other(target / "run.json", options)
     folder = data.find_folder(args.data)
 
     if published.naive:
@@ -116,8 +115,9 @@ def main() -> None:
         record = describe(run, tested)
     changed += differences(published, record)
     about = {"run": args.run, "title": published.title, "proof": changed, "options": options}
-    about["command"] = shlex.join(["python", "reproduce.py", *sys.argv[1:]])
-    collect(run, target, about | record, [folder.resolve().parent, run.resolve().parent, Path.cwd(), Path.home()])
+    words = (word if OUTSIDE.sub("", word) == word else Path(word).name for word in sys.argv[1:])
+    about["command"] = shlex.join(["python", "reproduce.py", *words])
+    collect(run, target, about | record, [folder.resolve(), run.resolve(), run])
     print(f"written to {target}: run.json and what is kept of the run")
     if changed:
         print(f"a proof and not the published run: {', '.join(changed)}")
@@ -179,6 +179,7 @@ def train(run: Path, folder: Path, args: argparse.Namespace, options: list[str])
     if (models / checkpoints.RESUME).is_file():
         if not (run / STATE).is_file():
             raise UserError(f"{run}: holds a run that was not begun here. Remove it, or name another --runs.")
+        refuse_other(run / STATE, options)
         state = close(run)
         if max(checkpoints.epoch_files(models)) == runs.read_config(run)["settings"]["epochs"]:
             print(f"trained already: {run}")
@@ -276,15 +277,11 @@ def collect(run: Path, target: Path, record: dict, folders: list[Path]) -> None:
 
 
 def anonymous(text: str, folders: list[Path]) -> str:
-    """The text without the build of this machine's system, and with each absolute path cut down to its last part.
-
-    Of paths below one of the folders, what is below it stays.
-    """
+    """The text without the build of this machine's system, and with paths outside of the project cut to their ends."""
     text = text.replace(platform.platform(), f"{platform.system()} {platform.machine()}")
-    for folder in folders:
-        if folder != folder.parent:
-            text = text.replace(f"{folder}/", "")
-    return ABSOLUTE.sub("", text)
+    for folder in folders:  # whose names may hold anything
+        text = text.replace(str(folder), folder.name)
+    return OUTSIDE.sub("", text)
 
 
 # --- README ----------------------------------------------------------------------------------------------------
