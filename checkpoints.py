@@ -17,6 +17,7 @@ from typing import Any
 import pandas as pd
 import torch
 
+import portable
 from constants import CHANNELS, CLASSES, IMAGE_SIZE, MEAN, STD, THRESHOLD
 from engine import Tally
 from metrics import Counts
@@ -186,8 +187,8 @@ def build_network(checkpoint: dict[str, Any], path: Path) -> UNet:
 
 
 def load_network(path: Path) -> tuple[UNet, dict[str, Any]]:
-    """The network of models/epoch_N.pt (see `build_network`), and all that the file says."""
-    checkpoint = read_checkpoint(path)
+    """The network of models/epoch_N.pt, or of a safetensors file of export_model.py, and all that the file says."""
+    checkpoint = portable.read_checkpoint(path) if path.suffix == ".safetensors" else read_checkpoint(path)
     return build_network(checkpoint, path), checkpoint
 
 

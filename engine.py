@@ -1,5 +1,6 @@
 """The only loops over batches. Everything that trains or scores a network calls them."""
 
+import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -23,9 +24,15 @@ AGREE_EVERY = 16  # steps after which several processes ask each other whether t
 
 def prepare(images: torch.Tensor, memory_format: torch.memory_format = torch.contiguous_format) -> torch.Tensor:
     """uint8 [N, H, W, 3] -> float32 [N, 3, H, W] in [-1, 1], on the same device."""
-    mean = images.new_tensor(MEAN, dtype=torch.float32)
-    std = images.new_tensor(STD, dtype=torch.float32)
+    mean, std = per_channel(MEAN, images.device), per_channel(STD, images.device)
     return images.float().div_(255).sub_(mean).div_(std).permute(0, 3, 1, 2).contiguous(memory_format=memory_format)
+
+
+@functools.cache
+def per_channel(values: tuple[float, ...], device: torch.device) -> torch.Tensor:
+    """float32 [3] on the device. Made once: to copy it there anew would wait for all that a GPU has still to do."""
+    with torch.inference_mode(False):
+        return torch.tensor(values, dtype=torch.float32, device=device)
 
 
 def prepare_masks(masks: torch.Tensor) -> torch.Tensor:

@@ -2,8 +2,10 @@
 
     python export_model.py --run runs/first                        # the best epoch, to runs/first/export
     python export_model.py --run runs/first --formats safetensors  # one of them
+    python export_model.py --run runs/first --formats safetensors --half --out weights --name first
 
-ONNX needs the packages onnx, onnxruntime and onnxscript, safetensors its own: pip install -r requirements-optional.txt.
+The last writes weights/first.safetensors with the kernels in float16, half of the bytes, and the card as
+weights/first.md. ONNX needs the packages onnx, onnxruntime and onnxscript: pip install -r requirements-optional.txt.
 Each file is read back and its answers compared with the network's before it gets its name. Test first
 (test_model.py), so that the card can say how good the network is.
 
@@ -25,12 +27,14 @@ from torch import nn
 
 import checkpoints
 import constants
+import portable
 import runs
 from engine import prepare
 from model_card import model_card, preparation
 from utils import UserError, run_script, set_seeds, whole_file, write_text
 
 LARGEST_DIFFERENCE = 1e-3  # of two logits, relative to the largest one; a mask changes only where the logit is 0
+LARGEST_HALVED = 1e-2  # the same with --half: kernels are rounded by up to 1/2048 of their values
 BATCHES = (1, 3)  # sizes compared; the export is traced with another
 
 
@@ -40,8 +44,13 @@ def parse_arguments() -> argparse.Namespace:
     add("--run", type=Path, default=Path(constants.RUN_DIR), metavar="DIR", help="folder of the run (%(default)s)")
     add("--epoch", type=int, metavar="N", help="(the one with the best validation IoU)")
     add("--formats", nargs="+", choices=sorted(FORMATS), default=sorted(FORMATS), help="(all: %(choices)s)")
+    add("--half", action="store_true", help="safetensors with kernels in float16; logits then differ by up to 1%%")
     add("--out", type=Path, metavar="DIR", help="(export in the folder of the run)")
-    return parser.parse_args()
+    add("--name", help="of the files, without ending, and of the model card (unet, and MODEL_CARD.md)")
+    args = parser.parse_args()
+    if args.half and args.formats != ["safetensors"]:
+        parser.error("--half goes with --formats safetensors alone")
+    return args
 
 
 def main() -> None:
@@ -53,23 +62,25 @@ def main() -> None:
     model, checkpoint = checkpoints.load_network(checkpoints.epoch_path(models, epoch))
     out = args.out or args.run / "export"
     metadata = preparation(checkpoint)
+    largest = LARGEST_HALVED if args.half else LARGEST_DIFFERENCE
 
     if metadata["synthetic"]:
         print(runs.SYNTHETIC_NOTICE)
     print(f"epoch {epoch} of {args.run}")
     for name in args.formats:
-        target = out / f"unet.{FORMATS[name].ending}"
-        content = FORMATS[name].write(model, metadata)
+        target = out / f"{args.name or 'unet'}.{FORMATS[name].ending}"
+        content = write_halved(model, metadata) if args.half else FORMATS[name].write(model, metadata)
         difference = compare(model, FORMATS[name].answer(content, model), metadata["size"])
-        if not difference <= LARGEST_DIFFERENCE:
+        if not difference <= largest:
             raise UserError(
                 f"{target}: its logits differ by {difference:.1e} from the network's, so it was not written."
             )
         with whole_file(target) as file:
             file.write(content)
         print(f"{target}: {len(content) / 1e6:.1f} MB, logits differ by at most {difference:.1e} of the largest")
-    write_text(out / "MODEL_CARD.md", model_card(args.run, epoch, checkpoint))
-    print(f"{out / 'MODEL_CARD.md'}: data, recipe, figures, limits, licence")
+    card = out / (f"{args.name}.md" if args.name else "MODEL_CARD.md")
+    write_text(card, model_card(args.run, epoch, checkpoint))
+    print(f"{card}: data, recipe, figures, limits, licence")
 
 
 def require(name: str) -> None:
@@ -157,24 +168,18 @@ def answer_torch_export(content: bytes, model: nn.Module) -> Answer:
 
 
 def write_safetensors(model: nn.Module, metadata: dict[str, Any]) -> bytes:
-    import safetensors.torch
+    return portable.write(model.state_dict(), texts(metadata))
 
-    weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    return safetensors.torch.save(weights, texts(metadata))
+
+def write_halved(model: nn.Module, metadata: dict[str, Any]) -> bytes:
+    return portable.write(portable.halve(model.state_dict()), texts(metadata))
 
 
 def answer_safetensors(content: bytes, model: nn.Module) -> Answer:
-    import safetensors.torch
-
-    again = type(model)(**model_arguments(content))
-    again.load_state_dict(safetensors.torch.load(content))
+    weights, metadata = portable.read(content)
+    again = type(model)(**json.loads(metadata["network"]))
+    again.load_state_dict(weights)  # copies float16 into float32
     return again.eval()
-
-
-def model_arguments(content: bytes) -> dict[str, Any]:
-    """The network's arguments from the header of a safetensors file: its length in 8 bytes, then JSON."""
-    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-    return json.loads(header["__metadata__"]["network"])
 
 
 class Format:
@@ -187,7 +192,7 @@ class Format:
 FORMATS = {
     "onnx": Format("onnx", write_onnx, answer_onnx, ("onnx", "onnxscript", "onnxruntime")),
     "torch_export": Format("pt2", write_torch_export, answer_torch_export),
-    "safetensors": Format("safetensors", write_safetensors, answer_safetensors, ("safetensors",)),
+    "safetensors": Format("safetensors", write_safetensors, answer_safetensors),
 }
 
 

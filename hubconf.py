@@ -12,7 +12,7 @@ from constants import WIDTH
 from unet import UNet
 
 dependencies = ["torch", "numpy", "pandas"]
-PRETRAINED = Path(__file__).parent / "models" / "pretrained.pt"  # a checkpoint of train_model.py on real patients
+PRETRAINED = Path(__file__).parent / "weights" / "full_bilinear.safetensors"  # made from real patients alone
 
 
 def unet(pretrained: bool = False, width: int = WIDTH, bilinear: bool = False) -> UNet:

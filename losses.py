@@ -16,7 +16,8 @@ Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 def bce(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
     """Binary cross-entropy, mean over all pixels (nats)."""
     total = F.binary_cross_entropy_with_logits(logits, masks, reduction="sum")
-    return all_sum(total) / all_sum(total.new_tensor(float(masks.numel())))
+    pixels = total.new_full((), masks.numel())  # filled on the device: a copy from the host would wait for it
+    return all_sum(total) / all_sum(pixels)
 
 
 def soft_dice(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:

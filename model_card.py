@@ -1,6 +1,6 @@
 """The model card of a run: what the network is, what it was trained and tested on, how well it did, and its limits.
 
-Made from config.json, test_patients.csv and metrics.json alone; nothing in it is written by hand.
+Made from config.json, test_patients.csv, metrics.json and the checkpoint alone; nothing in it is written by hand.
 """
 
 import json
@@ -53,7 +53,7 @@ def model_card(run: Path, epoch: int, checkpoint: dict[str, Any]) -> str:
         "## Network\n\n" + _network(checkpoint, epoch),
         "## Data\n\n" + _data(config, synthetic),
         "## Training\n\n" + _training(config),
-        "## Test\n\n" + _test(run, epoch),
+        "## Test\n\n" + (_test(run, epoch) if config["patients"].get("test") else _validation(checkpoint)),
         "## Limits\n\n" + "\n".join(f"- {limit}" for limit in (LIMITS_SYNTHETIC if synthetic else LIMITS)),
         "## Licence\n\n" + _licence(synthetic),
     ]
@@ -134,6 +134,20 @@ def _test(run: Path, epoch: int) -> str:
     if not metrics.get("intervals"):
         lines.append("No intervals were computed for this run.")
     return "\n".join([*lines, *(f"\n{note}" for note in metrics.get("notes", []))])
+
+
+def _validation(checkpoint: dict[str, Any]) -> str:
+    """What is known of a network that was trained without anybody to test it on."""
+    rows = [_row({name: checkpoint.get(f"validation_{name}")}, name, label) for name, label in FIGURES.items()]
+    lines = [
+        "Nobody was left to test on. These are figures of the validation patients, on whom the epoch was chosen:",
+        "expect less on others.",
+        "",
+        "| figure | value | |",
+        "| --- | --- | --- |",
+        *rows,
+    ]
+    return "\n".join(lines)
 
 
 def _row(metrics: dict[str, Any], name: str, label: str) -> str:

@@ -54,7 +54,13 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("inputs", nargs="+", type=Path, metavar="INPUT", help="file or folder")
-    add("--checkpoint", type=Path, required=True, metavar="FILE", help="models/epoch_N.pt of a run")
+    add(
+        "--checkpoint",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="models/epoch_N.pt of a run, or weights/*.safetensors",
+    )
     add("--out", type=Path, required=True, metavar="DIR", help="where masks, overlays and tables go")
     add("--pre", type=Path, metavar="FILE", help="pre-contrast sequence of the one INPUT, which then is FLAIR")
     add("--post", type=Path, metavar="FILE", help="post-contrast sequence of the one INPUT, which then is FLAIR")

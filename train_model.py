@@ -28,6 +28,7 @@ from utils import (
     UserError,
     choose_hardware,
     keep_freed_memory,
+    peak_memory,
     positive,
     repeat_exactly,
     run_script,
@@ -185,6 +186,7 @@ def train(args: argparse.Namespace, slices: dict, config: dict, hardware: Hardwa
         scored, _ = evaluate(model, validation, **how)
         figures = {f"training_{k}": v for k, v in learned.items()} | {f"validation_{k}": v for k, v in scored.items()}
         figures["seconds"] = time.monotonic() - started
+        figures["peak_memory_gib"] = peak_memory(hardware.device) / 2**30
         if distributed.rank() == 0:
             writer.save_epoch(epoch, figures)
         print_epoch(epoch, args.epochs, figures)

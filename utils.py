@@ -155,6 +155,21 @@ def start_anew_to_save_memory() -> None:
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
+def peak_memory(device: torch.device) -> int:
+    """Bytes: the most that tensors have taken of a CUDA device; elsewhere the most this process has had resident.
+
+    0 where the system does not say.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024  # bytes there, KiB elsewhere
+
+
 def set_seeds(seed: int) -> None:
     """Seed Python, NumPy and PyTorch on every device."""
     random.seed(seed)

@@ -1,11 +1,13 @@
 """The plain training loop that the pipeline is measured against: how such a script is commonly first written.
 
-Pillow decodes every slice in every epoch, fp32, channels first, loss and IoU read with .item() at each step, the whole
-state written after each epoch. Same network, initial weights, split, order and loss as train_model.py.
+Pillow decodes every slice in every epoch, fp32 (within a convolution cuDNN may round to TF32, as is its default),
+channels first, loss and IoU read with .item() at each step, the whole state written after each epoch. Same network,
+initial weights, split, order and loss as train_model.py.
 
-    python -m benchmarks.naive --data DIR --run DIR [--width 64] [--epochs 1] [--bilinear]
+    python -m benchmarks.naive --data DIR --run DIR [--split FILE] [--width 64] [--epochs 1] [--bilinear]
 
-Prints one line of JSON: the losses, and the seconds of each part.
+Prints a line an epoch, then one line of JSON: the losses, the seconds of each epoch and of each part, the peak memory.
+On a GPU, calls return before they are done, so that a part there includes what it has to wait for.
 """
 
 import argparse
@@ -22,6 +24,7 @@ import data
 from constants import BATCH_SIZE, LEARNING_RATE, RANDOM_STATE
 from engine import epoch_order
 from unet import UNet
+from utils import Hardware, choose_hardware, peak_memory, run_script, versions
 
 
 def read_batch(folder: Path, table, rows) -> tuple[torch.Tensor, torch.Tensor]:
@@ -47,17 +50,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True)
     parser.add_argument("--run", type=Path, required=True)
+    parser.add_argument("--split", type=Path, metavar="FILE", help="CSV with the columns patient and split")
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--bilinear", action="store_true")
+    parser.add_argument("--device", default="auto", help="(auto: CUDA, else MPS, else the CPU)")
     args = parser.parse_args()
 
+    device = choose_hardware(args.device).device
     folder = data.find_folder(args.data)
     table = data.find_slices(folder)
-    tables = data.split_tables(table, data.assign_patients(table["patient"]))
+    if args.split:
+        assignment, _ = data.read_assignment(args.split, table["patient"], folder)
+    else:
+        assignment = data.assign_patients(table["patient"])
+    tables = data.split_tables(table, assignment)
     args.run.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(RANDOM_STATE)
-    model = UNet(width=args.width, bilinear=args.bilinear)
+    model = UNet(width=args.width, bilinear=args.bilinear).to(device)
     optimiser = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
     criterion = torch.nn.BCEWithLogitsLoss()
 
@@ -70,11 +80,13 @@ def main() -> None:
         seconds[part] += now - clock
         clock = now
 
-    losses = []
+    losses, epochs = [], []
     for epoch in range(1, args.epochs + 1):
+        started = time.perf_counter()
         model.train()
         for rows in epoch_order(RANDOM_STATE, epoch, len(tables["train"])).split(BATCH_SIZE):
             images, masks = read_batch(folder, tables["train"], rows.tolist())
+            images, masks = images.to(device), masks.to(device)
             took("data")
             logits = model(images)
             loss = criterion(logits, masks)
@@ -91,6 +103,7 @@ def main() -> None:
         with torch.no_grad():
             for rows in torch.arange(len(tables["validation"])).split(BATCH_SIZE):
                 images, masks = read_batch(folder, tables["validation"], rows.tolist())
+                images, masks = images.to(device), masks.to(device)
                 logits = model(images)
                 criterion(logits, masks).item()
                 mean_iou(logits, masks)
@@ -98,8 +111,24 @@ def main() -> None:
         state = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "epoch": epoch}
         torch.save(state, args.run / f"checkpoint_{epoch}.pt")
         took("checkpoint")
-    print(json.dumps({"losses": losses, "seconds": seconds}))
+        epochs.append(time.perf_counter() - started)
+        print(f"epoch {epoch}/{args.epochs}: {epochs[-1]:.1f} seconds", flush=True)
+    print(
+        json.dumps(
+            {
+                "losses": losses,
+                "seconds": seconds,
+                "epochs": epochs,
+                "peak_memory_gib": peak_memory(device) / 2**30,
+                "patients": {split: part["patient"].nunique() for split, part in tables.items()},
+                "slices": {split: len(part) for split, part in tables.items()},
+                "synthetic": data.is_synthetic(table),
+                "hardware": str(Hardware(device, bf16=False)),
+                "versions": versions(),
+            }
+        )
+    )
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

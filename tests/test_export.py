@@ -72,6 +72,34 @@ def test_safetensors(export, tmp_path, images):
         assert torch.equal(again.eval()(images[:1]), original(run)(images[:1]))
 
 
+def test_halved_weights_are_close_and_load_without_a_package(export, tmp_path, images):
+    run = make_run(tmp_path / "run")
+    options = ("--run", run, "--out", tmp_path / "weights", "--name", "small")
+    code, out, err = export(*options, "--formats", "safetensors", "--half")
+    assert (code, err) == (0, "") and "logits differ by at most" in out
+    assert "# Model card" in (tmp_path / "weights" / "small.md").read_text()
+    path = tmp_path / "weights" / "small.safetensors"
+    whole = sum(tensor.nbytes for tensor in original(run).state_dict().values())
+    assert path.stat().st_size < 0.75 * whole  # with a header that weighs more in a network as small as this
+
+    checkpoint = checkpoints.load_network(path)[1]
+    assert checkpoint["epoch"] == 1 and checkpoint["config"] == {"synthetic": False}
+    assert checkpoint["input"] == {"size": 256, "mean": [0.5] * 3, "std": [0.5] * 3, "threshold": 0.5}
+    for name, tensor in original(run).state_dict().items():
+        expected = tensor.half().float() if tensor.ndim == 4 else tensor
+        assert torch.equal(checkpoint["weights"][name], expected)
+    with torch.inference_mode():
+        expected, found = (model(images[:1]) for model in (original(run), checkpoints.build_network(checkpoint, path)))
+    assert 0 < (found - expected).abs().max() < 1e-2 * expected.abs().max()
+
+    assert "goes with --formats safetensors alone" in export(*options, "--half")[2]
+    content = path.read_bytes()
+    for broken in (b"", content[:-1], content[:100], b"{" * 100):
+        path.write_bytes(broken)
+        with pytest.raises(export_model.UserError, match="damaged or no weights"):
+            checkpoints.load_network(path)[1]
+
+
 def test_torch_export(export, tmp_path, images):
     run = make_run(tmp_path / "run")
     code, _, err = export("--run", run, "--formats", "torch_export", "--epoch", 2, "--out", tmp_path / "out")
@@ -115,12 +143,12 @@ def test_what_differs_is_not_written(export, tmp_path, monkeypatch):
 
 def test_a_package_that_is_missing(export, tmp_path, monkeypatch):
     run = make_run(tmp_path / "run")
-    for name, package in (("onnx", "onnxruntime"), ("onnx", "onnxscript"), ("safetensors", "safetensors")):
+    for package in ("onnxruntime", "onnxscript"):
         with monkeypatch.context() as patch:
-            for other in export_model.FORMATS[name].packages:
+            for other in export_model.FORMATS["onnx"].packages:
                 patch.setitem(sys.modules, other, None if other == package else sys)
-            code, _, err = export("--run", run, "--formats", name)
-        assert code == 2 and f"--formats {name} needs the package {package}" in err and "pip install" in err
+            code, _, err = export("--run", run, "--formats", "onnx")
+        assert code == 2 and f"--formats onnx needs the package {package}" in err and "pip install" in err
     assert not (run / "export").exists()
 
 
@@ -169,6 +197,15 @@ def test_the_card_says_what_is_known_and_what_is_not(tmp_path):
         card(run)
 
 
+def test_the_card_of_a_run_without_test_patients_shows_the_validation(tmp_path, monkeypatch):
+    monkeypatch.setitem(CONFIG, "patients", {"train": 8, "validation": 2, "test": 0})
+    run = make_run(tmp_path / "run")
+    path = checkpoints.epoch_path(runs.models_folder(run), 1)
+    text = model_card(run, 1, checkpoints.read_checkpoint(path) | {"validation_tumour_iou": 0.25})
+    assert "Nobody was left to test on" in text and "Not tested yet" not in text
+    assert "empty against empty is 1 | 0.900 |" in text and "tumour slices only | 0.250 |" in text
+
+
 def test_the_card_of_synthetic_patients_says_so(tmp_path):
     text = card(make_run(tmp_path / "run", synthetic=True))
     assert runs.SYNTHETIC_NOTICE in text and "CC BY-NC-SA" not in text
@@ -184,7 +221,7 @@ def load(monkeypatch, **options) -> torch.nn.Module:
 def test_hub_gives_the_network_and_no_pretrained_weights_yet(monkeypatch):
     model = load(monkeypatch, width=4, bilinear=True)
     assert not model.training and model(torch.zeros(1, 3, 32, 32)).shape == (1, 1, 32, 32)
-    if not (ROOT / "models" / "pretrained.pt").exists():
+    if not (ROOT / "weights" / "full_bilinear.safetensors").exists():
         with pytest.raises(RuntimeError, match="comes without pretrained weights"):
             load(monkeypatch, pretrained=True)
 

@@ -34,6 +34,8 @@ TINY = {
     "phantom.py": "--patients 4",
     "train_model.py": "--width 2 --batch-size 4 --epochs 1",
     "--resume": "--epochs 2",
+    "reproduce.py full": "--width 2 --epochs 1",
+    "benchmarks.step": "--width 2 --batch-size 2 --repeats 1",
     "cross_validate.py": "--width 2 --batch-size 4 --epochs 1 --folds 2",
 }
 
@@ -64,6 +66,9 @@ LEFT_BEHIND = (
     "runs/first/export/unet.safetensors",
     "runs/first/export/MODEL_CARD.md",
     "runs/first/models/epoch_2.pt",  # of --resume
+    "results/full_bilinear/run.json",
+    "weights/full_bilinear.safetensors",
+    "step.json",
     "runs/eight/models/epoch_1.pt",
     "runs/mine/models/epoch_1.pt",
     "runs/cv/fold_2/test_patients.csv",
