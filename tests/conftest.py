@@ -56,7 +56,7 @@ def dataset_download(handle):
 def clone_project(top: Path) -> Path:
     """What a clone holds, in a folder of its own, whose published data set is eight synthetic patients, six of them the
     subset; `cache` is what the stand-in for kagglehub in `stand_in` returns as downloaded."""
-    for path in (*ROOT.glob("*.py"), *ROOT.glob("*.txt"), *ROOT.glob("*.html")):
+    for path in (*ROOT.glob("*.py"), *ROOT.glob("*.txt"), *ROOT.glob("*.html"), ROOT / "README.md"):
         shutil.copy(path, top)
     for name in ("notebooks", "benchmarks"):
         shutil.copytree(ROOT / name, top / name, ignore=shutil.ignore_patterns(".ipynb_checkpoints", "__pycache__"))
