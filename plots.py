@@ -15,13 +15,14 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from constants import FLAIR
 from utils import whole_file
 
 # Okabe and Ito's colours, which people without full colour vision tell apart
 BLUE, ORANGE, GREEN, SKY = "#0072B2", "#E69F00", "#009E73", "#56B4E9"
+POINTS = {"marker": ".", "markersize": 3}  # so that a single epoch is seen too
 MASK_COLOR, PREDICTION_COLOR = ORANGE, SKY  # as in the report; what only one of both has is tinted in its colour
 OVERLAY = {"true positive": GREEN, "false positive": PREDICTION_COLOR, "false negative": MASK_COLOR}
 BRIGHTEST = 99.5  # percentile of FLAIR that is shown white
@@ -41,8 +42,8 @@ class Case:
 def plot_loss(epochs: pd.DataFrame, best: int, path: Path, note: str = "") -> None:
     """Training and validation loss against the epoch, the best epoch marked."""
     figure, axes = _axes("Loss against epoch", "epoch", "loss", note)
-    axes.plot(epochs["epoch"], epochs["training_loss"], color=BLUE, label="training")
-    axes.plot(epochs["epoch"], epochs["validation_loss"], color=ORANGE, label="validation")
+    axes.plot(epochs["epoch"], epochs["training_loss"], color=BLUE, **POINTS, label="training")
+    axes.plot(epochs["epoch"], epochs["validation_loss"], color=ORANGE, **POINTS, label="validation")
     axes.set_yscale("log")
     _plain_ticks(axes.yaxis)
     _mark(axes, epochs, best, "validation_loss")
@@ -52,10 +53,15 @@ def plot_loss(epochs: pd.DataFrame, best: int, path: Path, note: str = "") -> No
 def plot_iou(epochs: pd.DataFrame, best: int, path: Path, note: str = "") -> None:
     """Training and validation IoU against the epoch, beside what predicting nothing scores."""
     figure, axes = _axes("IoU against epoch", "epoch", "IoU", note)
-    axes.plot(epochs["epoch"], epochs["training_iou"], color=BLUE, label="training, all slices")
-    axes.plot(epochs["epoch"], epochs["validation_iou"], color=ORANGE, label="validation, all slices")
+    axes.plot(epochs["epoch"], epochs["training_iou"], color=BLUE, **POINTS, label="training, all slices")
+    axes.plot(epochs["epoch"], epochs["validation_iou"], color=ORANGE, **POINTS, label="validation, all slices")
     axes.plot(
-        epochs["epoch"], epochs["validation_tumour_iou"], color=ORANGE, ls=":", label="validation, tumour slices only"
+        epochs["epoch"],
+        epochs["validation_tumour_iou"],
+        color=ORANGE,
+        ls=":",
+        **POINTS,
+        label="validation, tumour slices only",
     )
     axes.axhline(
         epochs["validation_all_empty"].iloc[-1], color="0.4", ls="--", lw=1, label="validation, predicting nothing"
@@ -192,6 +198,7 @@ def _plain_ticks(axis: Axis) -> None:
 
 def _mark(axes: plt.Axes, epochs: pd.DataFrame, best: int, column: str) -> None:
     """Mark the chosen epoch with a line, and a point on its curve."""
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     value = epochs.loc[epochs["epoch"] == best, column].iloc[0]
     axes.axvline(best, color=GREEN, lw=1, alpha=0.6)
     axes.plot(best, value, "o", color=GREEN, label=f"epoch {best}, best validation IoU ({value:.3f} here)")
