@@ -3,8 +3,8 @@
     python -m benchmarks.compare --data lgg-mri-segmentation/kaggle_3m [--repeats 3] [--width 64]
 
 One epoch of training, validation and checkpoint each. Prints a table of medians over the repetitions. The ceiling is
-the machine's own rate in bf16 matrix products (4096 x 4096), measured before each pair; times against it say how much
-longer a process took than its convolutions' arithmetic would at that rate.
+the machine's own rate in bf16 matrix products (4096 x 4096, or smaller where one takes long), measured before each
+pair; times against it say how much longer a process took than its convolutions' arithmetic would at that rate.
 """
 
 import argparse
@@ -30,11 +30,14 @@ PARTS = ("data", "forward", "backward", "optimiser", "metrics", "validation", "c
 MATMUL = """
 import time, torch
 for kind in (torch.float32, torch.bfloat16):
-    a = torch.randn(4096, 4096).to(kind); a @ a
-    times = []
-    for _ in range(5):
-        start = time.perf_counter(); a @ a; times.append(time.perf_counter() - start)
-    print(2 * 4096**3 / sorted(times)[2])
+    for size in (512, 1024, 2048, 4096):
+        a = torch.randn(size, size).to(kind); a @ a
+        times = []
+        for _ in range(5):
+            start = time.perf_counter(); a @ a; times.append(time.perf_counter() - start)
+        if sorted(times)[2] > 0.2:
+            break
+    print(2 * size**3 / sorted(times)[2])
 """
 
 

@@ -1,8 +1,9 @@
 """How the cost of a training step grows with the batch and the width, and that of an epoch with the slices.
 
-    python -m benchmarks.growth [--steps 3]
+    python -m benchmarks.growth [--batch-size 4] [--width 8] [--steps 3]
 
-On random pixels, in this process's default precision; medians over the steps after one that warms up.
+Each of the three is doubled three times, the other two kept. On random pixels, in this process's default precision;
+medians over the steps after one that warms up.
 """
 
 import argparse
@@ -18,6 +19,8 @@ from engine import train_one_epoch
 from losses import bce
 from unet import UNet
 from utils import choose_hardware, keep_freed_memory
+
+DOUBLINGS = (1, 2, 4, 8)
 
 
 def random_slices(count: int) -> Slices:
@@ -43,13 +46,18 @@ def seconds(slices: int, batch: int, width: int, steps: int) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batch-size", type=int, default=4, help="the smallest (%(default)s)")
+    parser.add_argument("--width", type=int, default=8, help="the smallest (%(default)s)")
     parser.add_argument("--steps", type=int, default=3, help="repetitions of each (%(default)s)")
     args = parser.parse_args()
     keep_freed_memory()
     print(f"{choose_hardware()}, torch {torch.__version__}, {torch.get_num_threads()} threads\n")
     print("slices  batch  width   s an epoch  s a slice")
-    cases = [(s, 8, 16) for s in (8, 16, 32, 64)] + [(b, b, 16) for b in (4, 16, 32)] + [(8, 8, w) for w in (8, 32, 64)]
-    for slices, batch, width in cases:
+    batch, width = 2 * args.batch_size, 2 * args.width  # where they are kept
+    cases = [(factor * batch, batch, width) for factor in DOUBLINGS]
+    cases += [(factor * args.batch_size, factor * args.batch_size, width) for factor in DOUBLINGS]
+    cases += [(batch, batch, factor * args.width) for factor in DOUBLINGS]
+    for slices, batch, width in dict.fromkeys(cases):  # the one where all three meet, once
         spent = seconds(slices, batch, width, args.steps)
         print(f"{slices:6d} {batch:6d} {width:6d} {spent:12.3f} {spent / slices:10.4f}", flush=True)
 
