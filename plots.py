@@ -164,7 +164,8 @@ def _draw_case(row: Sequence[plt.Axes], case: Case) -> None:
     }
     for axes, (name, picture) in zip(row, pictures.items(), strict=True):
         axes.imshow(picture, cmap="gray", vmin=0, vmax=1)
-        axes.set_axis_off()
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set_color("0.35")  # a frame: a mask may be white to its edges
         axes.set_title(name, fontsize=8, color="0.35", pad=3)
     for mask, color, dashes in ((case.mask, MASK_COLOR, "-"), (case.predicted, PREDICTION_COLOR, "--")):
         if 0 < np.count_nonzero(mask) < mask.size:  # otherwise there is no outline
