@@ -397,8 +397,8 @@ def read_image(path: Path) -> np.ndarray:
 def read_mask(path: Path) -> np.ndarray:
     """One mask: uint8 [256, 256], 0 or 1. The file holds 0 and one positive value. Raises: as `read_image`."""
     pixels = _read_tiff(path, "L", "a mask")
-    lesion = pixels > 0
-    if (pixels != lesion * pixels.max()).any():
+    lesion = pixels == max(pixels.max(), 1)
+    if np.count_nonzero(lesion) != np.count_nonzero(pixels):
         values = np.unique(pixels)
         shown = ", ".join(str(v) for v in values[:5]) + (", ..." if len(values) > 5 else "")
         raise ValueError(f"{path}: a mask with the values {shown}. Save it with 0 and one positive value only.")
@@ -408,7 +408,8 @@ def read_mask(path: Path) -> np.ndarray:
 def _read_tiff(path: Path, mode: str, what: str) -> np.ndarray:
     """The pixels of a single-page TIFF of the expected size and mode."""
     try:
-        content = path.read_bytes()
+        with open(path, "rb", buffering=0) as file:
+            content = file.read()
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror}. Restore it from the data set.") from None
     pixels = tiff.read_plain(content)
