@@ -27,6 +27,7 @@ from utils import UserError, whole_file
 FORMAT = "lgg-unet-1"
 RESULT_COLUMNS = ["epoch", "training_loss", "training_iou", "validation_loss", "validation_iou"]
 PATTERN = re.compile(r"epoch_([1-9]\d*)\.pt")
+REMEDY = "A network is in models/epoch_N.pt of a run. Restore this file, or move it away."
 RESUME = "resume.pt"
 WIDEST = 4096  # channels; a file that asks for more is not ours
 
@@ -166,6 +167,8 @@ def restore(models: Path, model: UNet, optimiser: torch.optim.Optimizer) -> tupl
 
 def read_checkpoint(path: Path, figures_only: bool = False) -> dict[str, Any]:
     """The content of models/epoch_N.pt, tensors on the CPU. For the figures alone, tensors are mapped, never read."""
+    if path.name == RESUME:
+        raise UserError(f"{path}: is what --resume goes on from, no network. Name an epoch_N.pt beside it.")
     required = {"epoch": int, "network": dict, "input": dict, "config": dict, "weights": dict}
     return _read(path, required | {column: float for column in RESULT_COLUMNS[1:]}, figures_only)
 
@@ -222,18 +225,19 @@ def best_epoch(results: pd.DataFrame, by: str = "iou") -> int:
 def _read(path: Path, required: dict[str, type], figures_only: bool = False) -> dict[str, Any]:
     """Load a file of ours without running anything in it, and check that the named entries are there."""
     if not path.is_file():
-        raise UserError(f"{path}: no such file. Run train_model.py first, or name the right folder with --run.")
+        problem = "is a folder. Name one of its files epoch_N.pt" if path.is_dir() else "no such file. Name another"
+        raise UserError(f"{path}: {problem}, or run train_model.py first.")
     try:
         _verify(path, figures_only)
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=figures_only)
     except Exception as error:  # zipfile, pickle and PyTorch raise many kinds for a damaged file
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"{path}: is damaged or no checkpoint ({reason}). Remove it or restore it.") from None
+        reason = str(error).strip().splitlines()[0][:150] if str(error).strip() else type(error).__name__
+        raise UserError(f"{path}: is damaged or no checkpoint ({reason}). {REMEDY}") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise UserError(f"{path}: is no checkpoint of this project (format {FORMAT}). Remove it or rename it.")
+        raise UserError(f"{path}: is no checkpoint of this project (format {FORMAT}). {REMEDY}")
     wrong = [name for name, kind in required.items() if not isinstance(content.get(name), kind)]
     if wrong:
-        raise UserError(f"{path}: lacks {', '.join(wrong)}. Remove it or restore it.")
+        raise UserError(f"{path}: lacks {', '.join(wrong)}. {REMEDY}")
     return content
 
 

@@ -45,7 +45,8 @@ def parse_arguments() -> argparse.Namespace:
     add("--epoch", type=int, metavar="N", help="(the one with the best validation IoU)")
     add("--formats", nargs="+", choices=sorted(FORMATS), default=sorted(FORMATS), help="(all: %(choices)s)")
     add("--half", action="store_true", help="safetensors with kernels in float16; logits then differ by up to 1%%")
-    add("--out", type=Path, metavar="DIR", help="(export in the folder of the run)")
+    add("--out", type=Path, metavar="DIR", help="(export in the folder of the run, where it is written anew)")
+    add("--overwrite", action="store_true", help="replace files of the same names in --out")
     add("--name", help="of the files, without ending, and of the model card (unet, and MODEL_CARD.md)")
     args = parser.parse_args()
     if args.half and args.formats != ["safetensors"]:
@@ -61,14 +62,17 @@ def main() -> None:
     epoch = checkpoints.best_epoch(checkpoints.read_figures(models)) if args.epoch is None else args.epoch
     model, checkpoint = checkpoints.load_network(checkpoints.epoch_path(models, epoch))
     out = args.out or args.run / "export"
+    targets = {name: out / f"{args.name or 'unet'}.{FORMATS[name].ending}" for name in args.formats}
+    card = out / (f"{args.name}.md" if args.name else "MODEL_CARD.md")
+    if args.out and not args.overwrite:
+        refuse_existing([*targets.values(), card])
     metadata = preparation(checkpoint)
     largest = LARGEST_HALVED if args.half else LARGEST_DIFFERENCE
 
     if metadata["synthetic"]:
         print(runs.SYNTHETIC_NOTICE)
     print(f"epoch {epoch} of {args.run}")
-    for name in args.formats:
-        target = out / f"{args.name or 'unet'}.{FORMATS[name].ending}"
+    for name, target in targets.items():
         content = write_halved(model, metadata) if args.half else FORMATS[name].write(model, metadata)
         difference = compare(model, FORMATS[name].answer(content, model), metadata["size"])
         if not difference <= largest:
@@ -78,9 +82,15 @@ def main() -> None:
         with whole_file(target) as file:
             file.write(content)
         print(f"{target}: {len(content) / 1e6:.1f} MB, logits differ by at most {difference:.1e} of the largest")
-    card = out / (f"{args.name}.md" if args.name else "MODEL_CARD.md")
     write_text(card, model_card(args.run, epoch, checkpoint))
     print(f"{card}: data, recipe, figures, limits, licence")
+
+
+def refuse_existing(paths: list[Path]) -> None:
+    """Raises: UserError if one is there: it may be another run's."""
+    for path in paths:
+        if path.exists():
+            raise UserError(f"{path}: exists already. Name the files with --name, or replace them with --overwrite.")
 
 
 def require(name: str) -> None:

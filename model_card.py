@@ -53,7 +53,12 @@ def model_card(run: Path, epoch: int, checkpoint: dict[str, Any]) -> str:
         "## Network\n\n" + _network(checkpoint, epoch),
         "## Data\n\n" + _data(config, synthetic),
         "## Training\n\n" + _training(config),
-        "## Test\n\n" + (_test(run, epoch) if config["patients"].get("test") else _validation(checkpoint)),
+        "## Test\n\n"
+        + (
+            _test(run, epoch, preparation(checkpoint)["threshold"])
+            if config["patients"].get("test")
+            else _validation(checkpoint)
+        ),
         "## Limits\n\n" + "\n".join(f"- {limit}" for limit in (LIMITS_SYNTHETIC if synthetic else LIMITS)),
         "## Licence\n\n" + _licence(synthetic),
     ]
@@ -106,7 +111,7 @@ def _training(config: dict[str, Any]) -> str:
     return f"Adam. Settings: {settings}.\n\nOn {config['hardware']}; {versions}."
 
 
-def _test(run: Path, epoch: int) -> str:
+def _test(run: Path, epoch: int, threshold: float) -> str:
     path = run / "metrics.json"
     if not path.is_file():
         return f"Not tested yet: run test_model.py --run {run}, then write this card again."
@@ -114,7 +119,7 @@ def _test(run: Path, epoch: int) -> str:
         metrics = json.loads(path.read_text(encoding="utf-8"))
         patients = pd.read_csv(run / "test_patients.csv")
         rows = [_row(metrics, name, label) for name, label in FIGURES.items() if name in metrics]
-        tested = metrics["epoch"]
+        tested, used = metrics["epoch"], (metrics["threshold"], metrics["min_component"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: cannot be read ({error}). Run test_model.py --run {run} again.") from None
     if tested != epoch:
@@ -133,6 +138,12 @@ def _test(run: Path, epoch: int) -> str:
     ]
     if not metrics.get("intervals"):
         lines.append("No intervals were computed for this run.")
+    if used != (threshold, 0):
+        lines += [
+            "",
+            f"**Measured at threshold {used[0]}, parts below {used[1]} px removed**, as was chosen on the validation "
+            f"patients. The weights carry threshold {threshold}, and nothing is removed: expect other figures.",
+        ]
     return "\n".join([*lines, *(f"\n{note}" for note in metrics.get("notes", []))])
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from constants import FLAIR
-from plots import PREDICTION_COLOR
+from plots import PREDICTION_COLOR, stretch
 from utils import whole_file
 
 OVERLAY_SIDE = 512  # pixels, the least length of an overlay's longer side
@@ -20,20 +20,27 @@ TEXT_HEIGHT = 17  # pixels of a line of text
 COLOR = tuple(int(PREDICTION_COLOR[at : at + 2], 16) for at in (1, 3, 5))
 
 
-def overlay(image: np.ndarray, mask: np.ndarray, side: int = OVERLAY_SIDE) -> np.ndarray:
-    """FLAIR with the outline of the mask, enlarged by a whole factor: uint8 [H, W, 3] and [H, W] -> uint8 [h, w, 3]."""
-    picture = enlarge(image, side)
+def flair_of(slices: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """FLAIR of a stack (uint8 [H, W, 3], of any sizes), stretched as a whole so that a dark one can be seen: [H, W]."""
+    planes = [image[..., FLAIR] for image in slices]
+    pixels = stretch(np.concatenate([plane.ravel() for plane in planes]))
+    parts = np.split(pixels, np.cumsum([plane.size for plane in planes])[:-1])
+    return [part.reshape(plane.shape) for part, plane in zip(parts, planes, strict=True)]
+
+
+def overlay(flair: np.ndarray, mask: np.ndarray, side: int = OVERLAY_SIDE) -> np.ndarray:
+    """FLAIR with the outline of the mask, enlarged by a whole factor: uint8 [H, W] and [H, W] -> uint8 [h, w, 3]."""
+    picture = enlarge(flair, side)
     factor = picture.shape[0] // mask.shape[0]
     large = np.kron(mask.astype(np.uint8), np.ones((factor, factor), np.uint8))
     outlines = cv2.findContours(large, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)[0]
     return cv2.drawContours(picture, outlines, -1, COLOR, thickness=max(1, round(max(picture.shape) / 512)))
 
 
-def enlarge(image: np.ndarray, side: int) -> np.ndarray:
+def enlarge(flair: np.ndarray, side: int) -> np.ndarray:
     """FLAIR as a grey picture, enlarged by a whole factor until its longer side has `side` pixels."""
-    height, width = image.shape[:2]
+    height, width = flair.shape
     factor = max(1, -(-side // max(height, width)))
-    flair = np.ascontiguousarray(image[..., FLAIR])
     flair = cv2.resize(flair, (width * factor, height * factor), interpolation=cv2.INTER_LINEAR)
     return np.repeat(flair[..., None], 3, axis=2)
 
@@ -56,12 +63,12 @@ def write_picture(picture: np.ndarray, path: Path) -> None:
 
 
 def write_gif(
-    images: Sequence[np.ndarray], masks: Sequence[np.ndarray], captions: Sequence[Sequence[str]], path: Path
+    flair: Sequence[np.ndarray], masks: Sequence[np.ndarray], captions: Sequence[Sequence[str]], path: Path
 ) -> None:
     """A stack as animation: each slice beside the same with its outline, and lines of text. All have one size."""
     frames = []
-    for image, mask, lines in zip(images, masks, captions, strict=True):
-        pair = np.concatenate([enlarge(image, FRAME_SIDE), overlay(image, mask, FRAME_SIDE)], axis=1)
+    for plane, mask, lines in zip(flair, masks, captions, strict=True):
+        pair = np.concatenate([enlarge(plane, FRAME_SIDE), overlay(plane, mask, FRAME_SIDE)], axis=1)
         frames.append(_indexed(with_text(pair, lines)))
     with whole_file(path) as file:
         frames[0].save(

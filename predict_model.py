@@ -37,6 +37,7 @@ from engine import predict, predicted_mask
 from model_card import RESEARCH_USE
 from scans import Scan
 from utils import (
+    USER_ERROR,
     Hardware,
     UserError,
     choose_hardware,
@@ -184,12 +185,13 @@ def measure(scan: Scan, masks: list[np.ndarray]) -> pd.DataFrame:
 def write(scan: Scan, masks: list[np.ndarray], table: pd.DataFrame, folder: Path, note: str) -> None:
     """Masks, overlays and, for a stack of one size, its animation."""
     scans.write_masks(scan, masks, folder)
-    captions = [[caption(row), *filter(None, [note])] for row in table.itertuples()]
-    for name, plane, mask, lines in zip(scan.names, scan.slices, masks, captions, strict=True):
-        picture = overlays.with_text(overlays.overlay(plane, mask), [*lines, RESEARCH_USE])
+    captions = [[caption(row), *filter(None, [note]), RESEARCH_USE] for row in table.itertuples()]
+    flair = overlays.flair_of(scan.slices)
+    for name, plane, mask, lines in zip(scan.names, flair, masks, captions, strict=True):
+        picture = overlays.with_text(overlays.overlay(plane, mask), lines)
         overlays.write_picture(picture, folder / f"{name}_overlay.png")
     if len(masks) > 1 and len({mask.shape for mask in masks}) == 1:
-        overlays.write_gif(scan.slices, masks, captions, folder / f"{scan.name}.gif")
+        overlays.write_gif(flair, masks, captions, folder / f"{scan.name}.gif")
 
 
 def caption(row: Any) -> str:
@@ -250,7 +252,7 @@ def finish(
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)
     if problems:
-        sys.exit(SOME_FAILED)
+        sys.exit(SOME_FAILED if rows else USER_ERROR)
 
 
 if __name__ == "__main__":

@@ -53,7 +53,9 @@ def models_folder(run: Path) -> Path:
 
 
 def refuse_used(run: Path) -> None:
-    """Raise UserError if the folder already holds checkpoints."""
+    """Raise UserError if the folder already holds checkpoints, or is none."""
+    if run.exists() and not run.is_dir():
+        raise UserError(f"{run}: is a file. Name a folder with --run.")
     models = models_folder(run)
     epochs = epoch_files(models)
     if epochs or (models / RESUME).exists():

@@ -9,6 +9,7 @@ import gzip
 import re
 import warnings
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -162,8 +163,9 @@ def read_scan(source: Source) -> tuple[Scan | None, list[str]]:
                     problems.append(f"{path}: {error}")
             if not pictures:
                 return None, problems
-            taken: set[str] = set()
-            scan = Scan(source.name, pictures, [_unique(stem(path), taken) for path in paths], paths)
+            stems, taken = Counter(stem(path).lower() for path in paths), set()
+            names = [stem(path) if stems[stem(path).lower()] == 1 else path.name for path in paths]
+            scan = Scan(source.name, pictures, [_unique(name, taken) for name in names], paths)
         if sum(picture.size for picture in pictures) > MOST_SAMPLES:
             raise ValueError(f"more than {MOST_SAMPLES:,} values together. Split it into smaller parts.")
         scan.slices = _to_eight_bits(scan)
@@ -295,11 +297,15 @@ def _to_eight_bits(scan: Scan) -> list[np.ndarray]:
     deep = [n for n, plane in enumerate(scan.slices) if plane.dtype != np.uint8]
     if not deep:
         return scan.slices
-    channels = {plane.ndim for plane in scan.slices}
-    if len(channels) > 1:
-        raise ValueError("pictures of one and of three channels with more than 8 bits together. Keep them apart.")
+    if len({scan.slices[n].ndim for n in deep}) > 1:
+        one, three = (next(scan.names[n] for n in deep if scan.slices[n].ndim == ndim) for ndim in (2, 3))
+        raise ValueError(
+            f"more than 8 bits in pictures of one channel ({one}) and of three ({three}). Keep them apart."
+        )
     planes = {n: np.asarray(scan.slices[n], dtype=np.float32) for n in deep}
     broken = sum(int((~np.isfinite(plane)).sum()) for plane in planes.values())
+    if broken == sum(plane.size for plane in planes.values()):
+        raise ValueError("holds no finite value. Restore it.")
     if broken:
         planes = {n: np.nan_to_num(plane, nan=0, posinf=0, neginf=0) for n, plane in planes.items()}
         scan.notes.append(f"{broken:,} values that are not finite count as 0")
@@ -332,7 +338,7 @@ def combine(flair: Scan, pre: Scan | None, post: Scan | None) -> Scan:
     others = [scan for scan in (pre, post) if scan is not None]
     for scan in (flair, *others):
         if not scan.grey:
-            raise ValueError(f"{scan.paths[0]}: holds more than one sequence already.")
+            raise ValueError(f"{scan.paths[0]}: holds more than one sequence already. Leave out --pre and --post.")
     for scan in others:
         if [plane.shape for plane in scan.slices] != [plane.shape for plane in flair.slices]:
             raise ValueError(

@@ -34,6 +34,9 @@ def run_script(main: Callable[[], None]) -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(USER_ERROR)
+    except (FileExistsError, IsADirectoryError, NotADirectoryError) as error:
+        print(f"error: {error.filename}: {error.strerror}. Name another place to write to.", file=sys.stderr)
+        sys.exit(USER_ERROR)
     except OSError as error:
         if error.filename is None and error.errno is None:
             raise

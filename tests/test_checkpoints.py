@@ -119,3 +119,15 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path):
         file.write(b"half of the new")
         raise RuntimeError
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_what_is_no_network_is_told_from_one_that_is_damaged(tmp_path):
+    models = tmp_path / "models"
+    save(models)
+    (models / checkpoints.RESUME).write_bytes(b"state")
+    with pytest.raises(UserError, match=r"resume.pt: is what --resume goes on from.*Name an epoch_N.pt"):
+        checkpoints.load_network(models / checkpoints.RESUME)
+    with pytest.raises(UserError, match=r"models: is a folder. Name one of its files epoch_N.pt"):
+        checkpoints.load_network(models)
+    with pytest.raises(UserError, match=r"epoch_9.pt: no such file. Name another"):
+        checkpoints.load_network(models / "epoch_9.pt")

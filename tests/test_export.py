@@ -100,6 +100,20 @@ def test_halved_weights_are_close_and_load_without_a_package(export, tmp_path, i
             checkpoints.load_network(path)[1]
 
 
+def test_files_of_another_run_are_not_replaced(export, tmp_path):
+    out = tmp_path / "weights"
+    options = ("--formats", "safetensors", "--out", out, "--name", "small")
+    assert export("--run", make_run(tmp_path / "one"), *options)[0] == 0
+    before = {path: path.read_bytes() for path in out.iterdir()}
+    other = make_run(tmp_path / "other")
+    code, _, err = export("--run", other, "--epoch", 2, *options)
+    assert code == 2 and "small.safetensors: exists already" in err and "--overwrite" in err
+    assert {path: path.read_bytes() for path in out.iterdir()} == before
+    assert export("--run", other, "--epoch", 2, *options, "--overwrite")[0] == 0
+    for _ in range(2):  # in the folder of the run it is written anew
+        assert export("--run", other, "--formats", "safetensors")[0] == 0
+
+
 @pytest.mark.filterwarnings("ignore:The given buffer is not writable")  # inside the loader of torch 2.11
 def test_torch_export(export, tmp_path, images):
     run = make_run(tmp_path / "run")
@@ -179,13 +193,17 @@ def test_the_card_says_what_is_known_and_what_is_not(tmp_path):
     assert f"2 to 32 channels, {parameters / 1e6:.2f} million parameters" in text
 
     metrics = {"epoch": 1, "slices": 113, "iou": 0.9012, "all_empty": 0.6195, "tumour_iou": None, "patient_dice": 0.75}
+    metrics |= {"threshold": 0.5, "min_component": 0}
     (run / "metrics.json").write_text(json.dumps(metrics))
     (run / "test_patients.csv").write_text("patient,dice\na,0.6\nb,0.9\n")
     text = card(run)
     assert "2 patients, 113 slices that were in neither training nor validation" in text
     assert "empty against empty is 1 | 0.901 |  |" in text and "would score in that IoU | 0.620 |" in text
     assert "tumour slices only | undefined |" in text and "0.600 to 0.900, median 0.750" in text
-    assert "No intervals were computed" in text
+    assert "No intervals were computed" in text and "Measured at" not in text
+    (run / "metrics.json").write_text(json.dumps(metrics | {"threshold": 0.3, "min_component": 100}))
+    text = card(run)
+    assert "Measured at threshold 0.3, parts below 100 px removed" in text and "carry threshold 0.5" in text
 
     metrics["intervals"] = {"patient_dice": {"value": 0.75, "low": 0.6, "high": 0.9, "n": 2}}
     (run / "metrics.json").write_text(json.dumps(metrics | {"notes": ["Two patients show little."]}))

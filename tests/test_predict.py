@@ -219,6 +219,37 @@ def test_a_stack_of_almost_nothing_and_one_of_nothing(predict, tmp_path):
     assert not found[0].any() and found[1, 21:23, 21:23].all() and found.sum() < 36
 
 
+def test_a_stack_without_a_finite_value_is_no_finding(predict, tmp_path):
+    np.save(tmp_path / "nan.npy", np.full((2, 32, 32), np.nan, np.float32))
+    code, out, err, folder = predict(tmp_path / "nan.npy")
+    assert code == 2 and "nan.npy: holds no finite value" in err and "lesion" not in out and not folder.exists()
+
+
+def test_pictures_of_eight_and_of_more_bits_together(predict, tmp_path):
+    image, mask = blob()
+    case = tmp_path / "case"
+    case.mkdir()
+    Image.fromarray(image).save(case / "1.png")
+    Image.fromarray(image[..., 1].astype(np.uint16) * 200).save(case / "2.png")
+    Image.fromarray(image[..., 1]).save(case / "2.tif")
+    code, _, err, folder = predict(case)
+    assert (code, err) == (0, "")
+    for name in ("1_mask.png", "2.png_mask.png", "2.tif_mask.tif"):  # what has one name but for its ending keeps that
+        assert np.array_equal(read_mask(folder / "case" / name), mask)
+
+
+def test_a_dark_stack_can_be_seen(predict, tmp_path):
+    image, _ = blob()
+    case = tmp_path / "dark"
+    case.mkdir()
+    for number, picture in enumerate((image // 8, image[:100] // 16), 1):  # of two sizes
+        Image.fromarray(picture).save(case / f"{number}.png")
+    code, _, _, folder = predict(case)
+    assert code == 0
+    brightest = [np.asarray(Image.open(folder / "dark" / f"{n}_overlay.png"))[:180].max() for n in (1, 2)]
+    assert brightest[0] == 255 and brightest[1] == pytest.approx(128, abs=8)  # one scale for the stack
+
+
 # --- Arrays and NIfTI ------------------------------------------------------------------------------------------
 
 
@@ -298,10 +329,10 @@ def test_three_sequences_from_three_files(predict, tmp_path):
 
     nibabel.save(nibabel.Nifti1Image(sequences["t1"], np.diag([2, 2, 2, 1])), t1)
     code, _, err, _ = predict(flair, "--pre", t1, "--overwrite")
-    assert code == 1 and "lies elsewhere in space" in err
+    assert code == 2 and "lies elsewhere in space" in err
     nibabel.save(nibabel.Nifti1Image(sequences["t1"][:, :, 1:], np.eye(4)), t1)
     code, _, err, _ = predict(flair, "--pre", t1, "--overwrite")
-    assert code == 1 and "3 slices of 32x32" in err and "has 4 slices of 32x32" in err
+    assert code == 2 and "3 slices of 32x32" in err and "has 4 slices of 32x32" in err
     code, _, err, _ = predict(flair, t1c, "--pre", t1, "--overwrite")
     assert code == 2 and "belong to one INPUT" in err
 
@@ -371,7 +402,7 @@ def test_an_array_that_says_it_is_huge_is_not_read(predict, tmp_path):
         )
         file.truncate(file.tell() + 4096**3 * 8)  # sparse: takes no space
     code, _, err, folder = predict(tmp_path / "huge.npy")
-    assert code == 1 and "68,719,476,736 values" in err and not folder.exists()
+    assert code == 2 and "68,719,476,736 values" in err and not folder.exists()
 
 
 def test_sixteen_bit_colours_are_refused_rather_than_cut(tmp_path):
@@ -386,7 +417,7 @@ def test_nothing_is_unpickled(predict, tmp_path):
     with zipfile.ZipFile(tmp_path / "x.npy", "w") as archive:  # np.load would open a zip, and pickles in it, by content
         archive.writestr("x.npy", b"")
     code, _, err, folder = predict(tmp_path / "x.npy")
-    assert code == 1 and "x.npy" in err and "Traceback" not in err and not folder.exists()
+    assert code == 2 and "x.npy" in err and "Traceback" not in err and not folder.exists()
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes on this system")
@@ -402,7 +433,7 @@ def test_without_nibabel(predict, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "nibabel", None)
     (tmp_path / "x.nii").write_bytes(b"")
     code, _, err, _ = predict(tmp_path / "x.nii")
-    assert code == 1 and "pip install nibabel" in err
+    assert code == 2 and "pip install nibabel" in err
 
 
 def test_what_is_there_is_not_overwritten(predict, tmp_path):
