@@ -7,8 +7,8 @@ to the size, the format and the orientation that came in.
 
 import gzip
 import re
+import struct
 import warnings
-import zlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -30,6 +30,9 @@ MODES = {"1", "L", "LA", "P", "RGB", "RGBA", "I", "I;16", "I;16B", "I;16L", "F"}
 OURS = re.compile(r".*_(mask|overlay)", re.IGNORECASE)  # masks of the data set, and what predict_model.py writes
 MOST_PIXELS = 4096 * 4096  # of one slice; MR slices have at most a million
 MOST_SAMPLES = 2**28  # of one scan, all slices and channels together
+MOST_SLICES = 4096  # of one scan, and the longest side of a volume: each slice grows to the network's size
+MOST_HEADER = 2**20  # bytes before the voxels of a NIfTI file
+MILLIMETRES = {"meter": 1000.0, "micron": 0.001}  # in the units of space that NIfTI knows; all others count as mm
 PERCENTILES = (0.5, 99.5)  # become 0 and 255 where there are more than 8 bits
 AXIAL = ("L", "P", "S")  # as radiologists look at it: columns run to the patient's left, rows to the back
 
@@ -77,7 +80,7 @@ class Source:
 def find_sources(inputs: Iterable[Path]) -> tuple[list[Source], list[str]]:
     """(what to read, problems). Pictures of one folder belong together; every other file stands for itself.
 
-    A folder gives the pictures and volumes in it, or those of the folders in it (one a patient).
+    A folder gives the pictures and volumes in it, and those of the folders in it (one a patient).
     """
     together: dict[Path, dict[Path, None]] = {}  # pictures by their folder, each once
     alone: dict[Path, None] = {}
@@ -122,14 +125,14 @@ def natural_order(path: Path) -> list[tuple[int, str]]:
 
 
 def _files_below(folder: Path) -> list[Path]:
-    """The readable files in a folder or, if there are none, in the folders in it; neither masks nor hidden files."""
+    """The readable files in a folder and in the folders in it; neither masks nor hidden files."""
 
     def readable(inside: Path) -> list[Path]:
         found = (entry for entry in inside.iterdir() if entry.is_file() and not entry.name.startswith("."))
         return sorted(path for path in found if kind_of(path) and not OURS.fullmatch(stem(path)))
 
     inner = (entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    return readable(folder) or [path for entry in sorted(inner) for path in readable(entry)]
+    return readable(folder) + [path for entry in sorted(inner) for path in readable(entry)]
 
 
 def _unique(name: str, taken: set[str]) -> str:
@@ -168,6 +171,8 @@ def read_scan(source: Source) -> tuple[Scan | None, list[str]]:
             scan = Scan(source.name, pictures, [_unique(name, taken) for name in names], paths)
         if sum(picture.size for picture in pictures) > MOST_SAMPLES:
             raise ValueError(f"more than {MOST_SAMPLES:,} values together. Split it into smaller parts.")
+        if len(pictures) > MOST_SLICES:
+            raise ValueError(f"more than {MOST_SLICES:,} slices together. Split them into folders, one a patient.")
         scan.slices = _to_eight_bits(scan)
         scan.slices = _to_three_channels(scan)
     except ValueError as error:
@@ -192,16 +197,16 @@ def read_picture(path: Path) -> np.ndarray:
         raise ValueError(_too_large()) from None
     except UnidentifiedImageError:
         raise ValueError(f"is no {', '.join(sorted(set(FORMATS.values())))} file, whatever its name says.") from None
-    except _Refused as error:
-        raise ValueError(str(error)) from None
+    except _Refused:
+        raise
     except Exception as error:  # Pillow raises many kinds for damaged files
         reason = " ".join(str(error).split())[:150]
         raise ValueError(f"cannot be read, it is damaged ({type(error).__name__}: {reason}).") from None
     return pixels
 
 
-class _Refused(Exception):
-    """A picture that could be read, but must not be."""
+class _Refused(ValueError):
+    """A file that could be read, but must not be."""
 
 
 def _check_picture(picture: Image.Image) -> None:
@@ -212,8 +217,11 @@ def _check_picture(picture: Image.Image) -> None:
         raise _Refused(f"has {pages} pages. Save one slice a file, or the stack as .npy or NIfTI.")
     if picture.mode not in MODES:
         raise _Refused(f"has the pixel format {picture.mode}. Save it as grey or as RGB.")
-    if picture.mode == "RGB" and _bits(picture) > 8:
-        raise _Refused("has colours of more than 8 bits, which would be cut off. Save the sequences as .npy or NIfTI.")
+    if picture.mode in ("RGB", "RGBA", "LA") and _bits(picture) > 8:
+        raise _Refused(
+            "has colours of more than 8 bits (or grey with transparency), which would be cut off. "
+            "Save the sequences as .npy or NIfTI."
+        )
 
 
 def _bits(picture: Image.Image) -> int:
@@ -234,7 +242,7 @@ def _read_array(path: Path) -> tuple[list[np.ndarray], None, None]:
     """The slices of a .npy file: [H, W], [H, W, 3], [S, H, W] or [S, H, W, 3]. Raises: ValueError."""
     try:
         array = np.lib.format.open_memmap(path, mode="r")  # seen before it is read; nothing is unpickled
-    except (OSError, ValueError, EOFError, SyntaxError) as error:
+    except Exception as error:  # its header is parsed as Python, with as many kinds of errors
         reason = " ".join(str(error).split())[:150]
         raise ValueError(f"cannot be read as a NumPy array ({reason}).") from None
     if array.ndim == 2 or (array.ndim == 3 and array.shape[2] == CHANNELS):
@@ -255,23 +263,45 @@ def _read_nifti(path: Path) -> tuple[list[np.ndarray], tuple[float, float, float
     except ImportError:
         raise ValueError("NIfTI needs the package nibabel: pip install nibabel.") from None
     try:
+        _check_header(path)
         volume = nibabel.load(path)
         shape = volume.shape
         if len(shape) == 4 and shape[3] == 1:
             volume = volume.slicer[..., 0]
             shape = volume.shape
         if len(shape) not in (3, 4) or (len(shape) == 4 and shape[3] != CHANNELS) or 0 in shape:
-            raise ValueError(f"has the shape {shape}. Expected [X, Y, Z], or [X, Y, Z, 3] with three sequences.")
+            raise _Refused(f"has the shape {shape}. Expected [X, Y, Z], or [X, Y, Z, 3] with three sequences.")
         _check_volume(shape, volume.get_data_dtype())
         voxels = np.asanyarray(volume.dataobj)
         turned = nibabel.orientations.apply_orientation(voxels, _orientation(volume))
-    except (nibabel.filebasedimages.ImageFileError, OSError, EOFError, zlib.error, KeyError, TypeError) as error:
+        size = nibabel.affines.voxel_sizes(volume.affine) * MILLIMETRES.get(volume.header.get_xyzt_units()[0], 1.0)
+        columns, rows, slices = (float(size[int(axis)]) for axis in np.argsort(_orientation(volume)[:, 0]))
+    except _Refused:
+        raise
+    except Exception as error:  # nibabel raises many kinds for damaged files
         reason = " ".join(str(error).split())[:150]
         raise ValueError(f"cannot be read as NIfTI ({type(error).__name__}: {reason}).") from None
-    size = nibabel.affines.voxel_sizes(volume.affine)
-    columns, rows, slices = (float(size[int(axis)]) for axis in np.argsort(_orientation(volume)[:, 0]))
     planes = np.moveaxis(turned, (0, 1, 2), (2, 1, 0))  # [S, H, W] or [S, H, W, 3]
     return list(planes), (rows, columns, slices), volume
+
+
+def _check_header(path: Path) -> None:
+    """Look at what comes before the voxels, which nibabel reads whole. Raises: ValueError, struct.error, OSError."""
+    with gzip.open(path) if path.name.lower().endswith(".gz") else open(path, "rb") as file:
+        head = file.read(MOST_HEADER)
+    order = "<" if head[:4] in (struct.pack("<i", 348), struct.pack("<i", 540)) else ">"
+    (length,) = struct.unpack_from(order + "i", head)  # 348: NIfTI-1, 540: NIfTI-2
+    (voxels,) = (
+        struct.unpack_from(order + "q", head, 168) if length == 540 else struct.unpack_from(order + "f", head, 108)
+    )
+    if not voxels <= MOST_HEADER:
+        raise _Refused(f"has {voxels:,.0f} bytes before its voxels; at most {MOST_HEADER:,} are read.")
+    at = length + 4
+    while head[length : length + 1] > b"\0" and at + 16 <= voxels:  # extensions
+        (size,) = struct.unpack_from(order + "i", head, at)
+        if not 16 <= size <= voxels - at:
+            raise _Refused("has an extension of its header that is damaged. Save it without.")
+        at += size
 
 
 def _orientation(volume: Any) -> np.ndarray:
@@ -285,11 +315,13 @@ def _orientation(volume: Any) -> np.ndarray:
 
 def _check_volume(shape: Sequence[int], kind: np.dtype) -> None:
     if kind.kind not in "buif":
-        raise ValueError(f"holds values of the kind {kind}. Save it with whole or floating point numbers.")
+        raise _Refused(f"holds values of the kind {kind}. Save it with whole or floating point numbers.")
     if np.prod(shape, dtype=float) > MOST_SAMPLES:
-        raise ValueError(f"has {np.prod(shape, dtype=float):,.0f} values; at most {MOST_SAMPLES:,} are read.")
+        raise _Refused(f"has {np.prod(shape, dtype=float):,.0f} values; at most {MOST_SAMPLES:,} are read.")
     if np.prod(sorted(shape[:3])[1:], dtype=float) > MOST_PIXELS:
-        raise ValueError(_too_large())
+        raise _Refused(_too_large())
+    if max(shape[:3]) > MOST_SLICES:
+        raise _Refused(f"has {max(shape[:3]):,} slices, rows or columns; at most {MOST_SLICES:,} are read.")
 
 
 def _to_eight_bits(scan: Scan) -> list[np.ndarray]:
@@ -330,6 +362,9 @@ def _to_three_channels(scan: Scan) -> list[np.ndarray]:
     """One channel stands in for all three, as it does in the data set where a sequence is missing."""
     one = [plane.ndim == 2 or bool((plane == plane[..., :1]).all()) for plane in scan.slices]
     scan.grey = all(one)
+    alone = sum(each and bool(np.ptp(plane)) for each, plane in zip(one, scan.slices, strict=True))  # blank ones apart
+    if alone and not scan.grey:
+        scan.notes.append(f"{alone} of {len(one)} slices hold one sequence only, used for all three channels")
     return [np.repeat(plane[..., None], CHANNELS, axis=2) if plane.ndim == 2 else plane for plane in scan.slices]
 
 

@@ -2,6 +2,7 @@
 
 import io
 import os
+import struct
 import sys
 import zipfile
 import zlib
@@ -406,9 +407,9 @@ def test_an_array_that_says_it_is_huge_is_not_read(predict, tmp_path):
 
 
 def test_sixteen_bit_colours_are_refused_rather_than_cut(tmp_path):
-    deep = np.full((8, 8, 3), 4000, np.uint16)
-    for name in ("deep.png", "deep.tif"):
-        assert cv2.imwrite(str(tmp_path / name), deep)
+    deep = np.full((8, 8, 4), 4000, np.uint16)
+    for name, channels in (("deep.png", 3), ("deep.tif", 3), ("clear.png", 4)):
+        assert cv2.imwrite(str(tmp_path / name), deep[..., :channels])
         with pytest.raises(ValueError, match=r"more than 8 bits|pixel format|damaged"):
             scans.read_picture(tmp_path / name)
 
@@ -418,6 +419,76 @@ def test_nothing_is_unpickled(predict, tmp_path):
         archive.writestr("x.npy", b"")
     code, _, err, folder = predict(tmp_path / "x.npy")
     assert code == 2 and "x.npy" in err and "Traceback" not in err and not folder.exists()
+
+
+@pytest.mark.filterwarnings("ignore")  # of the libraries, about damaged headers
+@pytest.mark.parametrize("ending", [".npy", ".nii", ".nii.gz", "2.nii"])
+def test_damaged_arrays_and_volumes_are_one_error_each(tmp_path, ending):
+    path, rng = tmp_path / f"x{ending}", np.random.default_rng(0)
+    voxels = rng.integers(0, 9, (4, 5, 6), dtype=np.int16)
+    if ending == ".npy":
+        np.save(path, voxels)
+    else:
+        nibabel = pytest.importorskip("nibabel")
+        kind = nibabel.Nifti2Image if ending == "2.nii" else nibabel.Nifti1Image
+        nibabel.save(kind(voxels, np.eye(4)), path)
+    content, refused = path.read_bytes(), 0
+    for _ in range(150):
+        broken = bytearray(content)
+        for at in rng.integers(0, min(len(broken), 350), 3):
+            broken[at] = rng.integers(0, 256)
+        path.write_bytes(broken)
+        scan, problems = scans.read_scan(scans.Source("x", (path,)))
+        assert (scan is None) == (len(problems) == 1)
+        refused += scan is None
+    assert refused > 10
+
+
+def test_a_header_of_python_brackets_is_one_error(predict, tmp_path):
+    Image.fromarray(blob()[0]).save(tmp_path / "good.png")
+    header = b"{'descr': '|u1', 'fortran_order': False, 'shape': " + b"(" * 3000 + b"}\n"
+    (tmp_path / "bad.npy").write_bytes(b"\x93NUMPY\1\0" + struct.pack("<H", len(header)) + header)
+    code, _, err, folder = predict(tmp_path / "bad.npy", tmp_path / "good.png")
+    assert code == 1 and err.count("error:") == 1 and "bad.npy: cannot be read" in err
+    assert len(pd.read_csv(folder / "slices.csv")) == 1
+
+
+def test_small_files_that_would_fill_the_memory_are_refused(tmp_path):
+    nibabel = pytest.importorskip("nibabel")
+    path = tmp_path / "x.nii"
+    nibabel.save(nibabel.Nifti1Image(np.zeros((1, 1, 32767), np.uint8), np.eye(4)), path)
+    assert "has 32,767 slices" in scans.read_scan(scans.Source("x", (path,)))[1][0]
+
+    nibabel.save(nibabel.Nifti1Image(np.zeros((4, 4, 4), np.uint8), np.eye(4)), path)
+    for place, kind, value, message in (
+        (108, "<f", 2.0**31, "2,147,483,648 bytes before its voxels"),
+        (352, "<i", 2**30, "extension of its header"),
+    ):
+        broken = bytearray(path.read_bytes())
+        struct.pack_into("<f", broken, 108, 400)
+        broken[348] = 1
+        struct.pack_into(kind, broken, place, value)
+        (tmp_path / "y.nii").write_bytes(broken)
+        assert message in scans.read_scan(scans.Source("y", (tmp_path / "y.nii",)))[1][0]
+
+
+def test_spacing_in_the_units_of_the_header(tmp_path):
+    nibabel = pytest.importorskip("nibabel")
+    volume = nibabel.Nifti1Image(np.ones((4, 5, 6), np.uint8), np.diag([1000, 2000, 3000, 1]))
+    volume.header.set_xyzt_units("micron")
+    nibabel.save(volume, tmp_path / "x.nii")
+    assert scans.read_scan(scans.Source("x", (tmp_path / "x.nii",)))[0].spacing == pytest.approx((2, 1, 3))
+
+
+def test_a_grey_picture_among_colours_is_noted_and_patients_beside_pictures_are_read(predict, tmp_path):
+    image, mask = blob()
+    (tmp_path / "all" / "patient").mkdir(parents=True)
+    Image.fromarray(image).save(tmp_path / "all" / "1.png")
+    Image.fromarray(image[..., 1]).save(tmp_path / "all" / "2.png")
+    Image.fromarray(image).save(tmp_path / "all" / "patient" / "1.png")
+    code, out, err, folder = predict(tmp_path / "all")
+    assert (code, err) == (0, "") and "1 of 2 slices hold one sequence only" in out
+    assert np.array_equal(read_mask(folder / "patient" / "1_mask.png"), mask)
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes on this system")
