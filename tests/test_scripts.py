@@ -203,6 +203,23 @@ def test_damaged_runs(call, folder, finished):
     assert call("test_model", "--run", finished, "--data", folder.parent / "elsewhere")[0] == 2
 
 
+def test_a_folder_without_the_test_patients_is_one_error(call, folder, tmp_path):
+    run, split, copy = (tmp_path / name for name in ("run", "split.csv", "copy"))
+    splits = ["train", "validation", "test", "test", "test"]
+    split.write_text("patient,split\n" + "".join(f"SYNTH_T_{n},{s}\n" for n, s in enumerate(splits)))
+    assert call("train_model", "--data", folder, "--run", run, "--split", split, "--epochs", 1, *QUICK)[0] == 0
+
+    make_patients(copy, patients=4)
+    code, _, err = call("test_model", "--run", run, "--data", copy)
+    assert code == 2 and f"{copy}: lacks 1 (SYNTH_T_4) of the 3 test patients of {run}" in err
+    make_patients(tmp_path / "others", patients=2)
+    code, _, err = call("test_model", "--run", run, "--data", tmp_path / "others")
+    assert code == 2 and len(err.splitlines()) == 1
+    assert "holds none of the 3 test patients" in err and f"Training used {folder}: leave out --data" in err
+    make_patients(copy)
+    assert call("test_model", "--run", run, "--data", copy)[0] == 0
+
+
 def test_processing_works_while_training_goes_on(call, finished):
     (finished / "models" / ".epoch_2.pt.77.tmp").write_bytes(b"half of a checkpoint")
     assert call("process_models", "--run", finished)[0] == 0
