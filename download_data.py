@@ -144,6 +144,10 @@ def verify(folder: Path, expected: dict[str, int], subset: bool) -> str:
     """
     table = data.find_slices(folder, expected if subset else None)
     slices = table.groupby("patient").size().to_dict()
+    if not subset and slices == data.published_patients(subset=True):
+        raise UserError(
+            f"{folder}: holds the {len(slices)} patients of the subset, not all {len(expected)}. Add --subset."
+        )
     problems = [
         f"{folder / patient}: {slices.get(patient, 0)} slices, but the set as published has {expected.get(patient, 0)}."
         for patient in sorted(slices.keys() | expected.keys())
