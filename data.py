@@ -234,14 +234,6 @@ def assign_patients(patients: Iterable[str]) -> dict[str, str]:
     return {p: split for split, group in zip(SPLITS, (train, validation, test), strict=True) for p in group}
 
 
-def fold(text: str) -> tuple[int, int]:
-    """The text "2/5", the second of five folds, as numbers. Raises: ValueError for anything else."""
-    match = re.fullmatch(r"([1-9]\d*)/([1-9]\d*)", text)
-    if not match or not int(match[1]) <= int(match[2]) or int(match[2]) < 2:
-        raise ValueError(f"{text} is no fold such as 2/5")
-    return int(match[1]), int(match[2])
-
-
 def assign_fold(patients: Iterable[str], number: int, folds: int) -> dict[str, str]:
     """As `assign_patients`, with fold 1, 2, ... of `folds` as the test patients: each patient is in one fold.
 

@@ -142,6 +142,15 @@ def test_a_used_folder_is_refused_unless_overwritten(call, folder, finished):
     assert after["models/mine.txt"] == before["models/mine.txt"]
 
 
+def test_resuming_a_finished_run_says_that_nothing_was_left(call, finished):
+    assert call("train_model", "--run", finished, "--resume", "--epochs", 2)[0] == 0
+    before = digest(finished)
+    for options, message in (((), ""), (("--epochs", 1), ", --epochs asks for 1")):
+        code, out, _ = call("train_model", "--run", finished, "--resume", *options)
+        assert code == 0 and out.endswith(f"nothing was left to do: all 2 epochs are done{message}\n")
+    assert digest(finished) == before
+
+
 def test_resuming_with_other_settings_is_refused(call, finished):
     before = digest(finished)
     code, _, err = call("train_model", "--run", finished, "--resume", "--lr", 0.5, "--width", 4, "--epochs", 2)
