@@ -45,7 +45,9 @@ def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
     add("--select-by", choices=CRITERIA, default="iou", help="validation figure that chooses the epoch (%(default)s)")
     add("--tune", action="store_true", help="choose threshold and smallest part on the validation patients")
     args, training = parser.parse_known_args()
-    given = vars(train_model.make_parser().parse_args(training))  # a mistake in them ends here, before any training
+    of_training = train_model.make_parser()
+    of_training.error = parser.error  # a mistake in its options ends here, before any training, with this usage
+    given = vars(of_training.parse_args(training))
     if wrong := [f"--{name}" for name in OWN if name in given]:
         parser.error(f"{', '.join(wrong)}: set for each fold by this script")
     if args.folds < 2:

@@ -31,6 +31,7 @@ SPLITS = ("train", "validation", "test")
 COLUMNS = ["patient", "image_path", "mask_path"]  # of train.csv, validation.csv, test.csv
 PRE, POST = 0, 2  # indices of the channels on both sides of FLAIR
 FEWEST_PATIENTS = 3  # one for each split
+SHOWN = 10  # problems printed of a folder
 PIXEL = {"RGB": (CHANNELS,), "L": ()}  # shape of one pixel in each mode
 NESTED_COPIES = {"kaggle_3m", "lgg-mri-segmentation"}  # the Kaggle archive holds the whole set twice
 HOW_TO_GET = (
@@ -233,14 +234,6 @@ def assign_patients(patients: Iterable[str]) -> dict[str, str]:
     return {p: split for split, group in zip(SPLITS, (train, validation, test), strict=True) for p in group}
 
 
-def fold(text: str) -> tuple[int, int]:
-    """The text "2/5", the second of five folds, as numbers. Raises: ValueError for anything else."""
-    match = re.fullmatch(r"([1-9]\d*)/([1-9]\d*)", text)
-    if not match or not int(match[1]) <= int(match[2]) or int(match[2]) < 2:
-        raise ValueError(f"{text} is no fold such as 2/5")
-    return int(match[1]), int(match[2])
-
-
 def assign_fold(patients: Iterable[str], number: int, folds: int) -> dict[str, str]:
     """As `assign_patients`, with fold 1, 2, ... of `folds` as the test patients: each patient is in one fold.
 
@@ -435,6 +428,10 @@ def _read_tiff(path: Path, mode: str, what: str) -> np.ndarray:
 
 def _report(source: Path, problems: list[str]) -> str:
     """One problem as it is; several as a list."""
-    if len(problems) == 1:
-        return problems[0]
-    return f"{source}: {len(problems)} problems\n" + "\n".join(f"  - {problem}" for problem in problems)
+    return problems[0] if len(problems) == 1 else f"{source}: {len(problems)} problems\n{listed(problems)}"
+
+
+def listed(problems: list[str]) -> str:
+    """The first problems, a line each, and how many more there are."""
+    more = [f"  and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
+    return "\n".join([*(f"  - {problem}" for problem in problems[:SHOWN]), *more])

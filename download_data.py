@@ -32,7 +32,6 @@ PAGE = f"https://www.kaggle.com/datasets/{HANDLE}"
 CLINICAL = "data.csv"  # genomic clusters and clinical codes; lies among the patient folders
 DEEPEST = 3  # levels of folders around the patient folders, the two copies in the archive included
 LARGEST_FILE = 4 * 2**20  # bytes; the largest of the set has 0.2 million
-SHOWN = 10  # problems printed of a folder that is not the data set
 BY_HAND = f"Download {PAGE} in a browser and name the zip: download_data.py --from archive.zip."
 
 
@@ -145,6 +144,10 @@ def verify(folder: Path, expected: dict[str, int], subset: bool) -> str:
     """
     table = data.find_slices(folder, expected if subset else None)
     slices = table.groupby("patient").size().to_dict()
+    if not subset and slices == data.published_patients(subset=True):
+        raise UserError(
+            f"{folder}: holds the {len(slices)} patients of the subset, not all {len(expected)}. Add --subset."
+        )
     problems = [
         f"{folder / patient}: {slices.get(patient, 0)} slices, but the set as published has {expected.get(patient, 0)}."
         for patient in sorted(slices.keys() | expected.keys())
@@ -162,10 +165,8 @@ def verify(folder: Path, expected: dict[str, int], subset: bool) -> str:
         missing["pre-contrast"] += torch.equal(loaded.images[..., 0], flair)
         missing["post-contrast"] += torch.equal(loaded.images[..., 2], flair)
     if problems:
-        more = f"\n  and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
         raise UserError(
-            f"{folder}: is not the data set as published.\n  " + "\n  ".join(problems[:SHOWN]) + more + "\n"
-            f"Get it again. {BY_HAND}"
+            f"{folder}: is not the data set as published.\n{data.listed(problems)}\nGet it again. {BY_HAND}"
         )
     stands_in = ", ".join(f"{name} in {count}" for name, count in missing.items())
     return (

@@ -41,7 +41,7 @@ class Case:
 
 def plot_loss(epochs: pd.DataFrame, best: int, path: Path, note: str = "") -> None:
     """Training and validation loss against the epoch, the best epoch marked."""
-    figure, axes = _axes("Loss against epoch", "epoch", "loss", note)
+    figure, axes = _axes("Loss against epoch", "epoch", "loss (log scale)", note)
     axes.plot(epochs["epoch"], epochs["training_loss"], color=BLUE, **POINTS, label="training")
     axes.plot(epochs["epoch"], epochs["validation_loss"], color=ORANGE, **POINTS, label="validation")
     axes.set_yscale("log")
@@ -100,7 +100,6 @@ def plot_dice_against_area(slices: pd.DataFrame, path: Path, note: str = "") -> 
     missed = tumour["true_positive"] == 0
     figure, axes = _axes("Dice against tumour area", "tumour in the slice (pixels)", "Dice", note)
     axes.set_xscale("log")
-    _plain_ticks(axes.xaxis)
     axes.set_ylim(-0.03, 1.03)
     for rows, style, name in ((~missed, "o", "tumour slice"), (missed, "x", "missed slice")):
         color = MASK_COLOR if style == "x" else BLUE
@@ -108,6 +107,7 @@ def plot_dice_against_area(slices: pd.DataFrame, path: Path, note: str = "") -> 
             tumour.loc[rows, "tumour_pixels"], tumour.loc[rows, "dice"], style, color=color, ms=5, alpha=0.75,
             label=f"{name} ({int(rows.sum())})",
         )  # fmt: skip
+    _plain_ticks(axes.xaxis)
     _save(figure, axes, path)
 
 
@@ -185,14 +185,22 @@ def overlay(flair: np.ndarray, case: Case) -> np.ndarray:
 def _axes(title: str, x: str, y: str, note: str) -> tuple[Figure, plt.Axes]:
     figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
     axes.set(xlabel=x, ylabel=y)
-    axes.set_title("\n".join(filter(None, (title, note))), fontsize=11)
+    axes.set_title(title, fontsize=11)
+    if note:
+        figure.suptitle(note, fontsize=8)  # small, and centred on the figure: it is nearly as wide
     axes.grid(alpha=0.3)
     return figure, axes
 
 
 def _plain_ticks(axis: Axis) -> None:
-    """Ticks of a logarithmic axis at 1, 2, 5, 10, ... times a power of ten, written as 0.2 and not as 2 × 10⁻¹."""
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    """Ticks of a logarithmic axis at 1, 2, 5, 10, ... times a power of ten, written as 0.2 and not as 2 × 10⁻¹.
+
+    Where what is drawn spans fewer than three of them: at even steps.
+    """
+    low, high = axis.get_view_interval()
+    locator = LogLocator(subs=(1, 2, 5))
+    few = sum(low <= tick <= high for tick in locator.tick_values(low, high)) < 3
+    axis.set_major_locator(MaxNLocator(6, steps=(1, 2, 5, 10)) if few else locator)
     axis.set_major_formatter("{x:,g}")
     axis.set_minor_formatter(NullFormatter())
 

@@ -1,9 +1,9 @@
 """Repeat a published run: train, process and test it, and keep what may be published in results/.
 
-    python reproduce.py full_bilinear --data kaggle_3m
-    python reproduce.py full_bilinear --data kaggle_3m --split split.csv   # a set that lacks the test patients
-    python reproduce.py full_bilinear --data kaggle_3m --width 4 --epochs 2  # a quick proof that it would work
-    python reproduce.py table                                              # README's table from results/*/run.json
+    python reproduce.py full_bilinear
+    python reproduce.py full_bilinear --split split.csv     # a set that lacks the test patients
+    python reproduce.py full_bilinear --width 4 --epochs 2  # a quick proof that it would work
+    python reproduce.py table                               # README's table from results/*/run.json
 
 Called again after it was cut off, a run goes on after its last checkpoint (the plain loop begins anew); a finished one
 is only collected again. What train_model.py and the others write is in runs/RUN. In results/RUN are: results.csv and

@@ -108,7 +108,25 @@ def load(run: Path, folder: str | None, splits: tuple[str, ...]) -> dict[str, da
     for split, table in tables.items():
         if table.empty:
             raise UserError(f"{run / f'{split}.csv'}: names no patients, so that there is nothing to test on.")
-    return data.load(data.find_folder(runs.data_folder(run, folder)), tables)
+    there = data.find_folder(runs.data_folder(run, folder))
+    if folder is not None:
+        refuse_other_patients(run, there, tables)
+    return data.load(there, tables)
+
+
+def refuse_other_patients(run: Path, folder: Path, tables: dict[str, pd.DataFrame]) -> None:
+    """Raise UserError if the folder, another than the one of training, lacks patients of the tables."""
+    trained = runs.read_config(run)["data"]
+    patients = sorted({patient for table in tables.values() for patient in table["patient"]})
+    lacking = [patient for patient in patients if not (folder / patient).is_dir()]
+    if not lacking or folder.resolve() == Path(trained):
+        return
+    few = ", ".join(lacking[:3]) + (", ..." if len(lacking) > 3 else "")
+    lacks = "holds none" if lacking == patients else f"lacks {len(lacking)} ({few})"
+    raise UserError(
+        f"{folder}: {lacks} of the {len(patients)} {' and '.join(tables)} patients of {run}. "
+        f"Training used {trained}: leave out --data, or name that folder."
+    )
 
 
 def describe_choice(choice: tuning.Choice, tuned: dict | None) -> str:

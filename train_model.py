@@ -6,6 +6,7 @@ python train_model.py --width 16 --epochs 20          # without any data: on syn
 
 import argparse
 import contextlib
+import re
 import sys
 import time
 from pathlib import Path
@@ -59,13 +60,21 @@ def make_parser() -> argparse.ArgumentParser:
     add("--precision", choices=("auto", "fp32", "bf16"), help="(auto: bf16 where the hardware computes in it)")
     add("--mode", choices=("exact", "fast"), help="exact repeats bit for bit on the same machine; fast may not (exact)")
     add("--split", type=Path, metavar="FILE", help="CSV with the columns patient and split, instead of the own split")
-    add("--fold", type=data.fold, metavar="K/N", help="test on the K-th of N folds of the patients; cross_validate.py")
+    add("--fold", type=fold, metavar="K/N", help="test on the K-th of N folds of the patients; cross_validate.py")
     add("--patients", type=Path, metavar="FILE", help="use only the patients listed, one a line")
     add("--compile", action="store_true", help="let torch.compile build the network: slow to start, needs a compiler")
     add("--keep", type=positive(int), metavar="K", help="weights of the K best epochs and the newest only (all)")
     add("--resume", action="store_true", help="go on after the last finished epoch of --run, with its options")
     add("--overwrite", action="store_true", help="remove the run that is in --run first")
     return parser
+
+
+def fold(text: str) -> tuple[int, int]:
+    """An argparse type: the text "2/5", the second of five folds, as numbers."""
+    match = re.fullmatch(r"([1-9]\d*)/([1-9]\d*)", text)
+    if not match or not int(match[1]) <= int(match[2]) or int(match[2]) < 2:
+        raise argparse.ArgumentTypeError(f"{text} is not K/N with 1 <= K <= N and N >= 2, such as 2/5")
+    return int(match[1]), int(match[2])
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -159,6 +168,10 @@ def train(args: argparse.Namespace, slices: dict, config: dict, hardware: Hardwa
     finished, tally = 0, None
     if args.resume:
         finished, tally = checkpoints.restore(runs.models_folder(args.run), network, optimiser)
+        if finished >= args.epochs:
+            fewer = f", --epochs asks for {args.epochs}" if finished > args.epochs else ""
+            say(f"nothing was left to do: all {finished} epochs are done{fewer}")
+            return
         say(f"resumed {f'within epoch {finished + 1}' if tally else f'after epoch {finished}'}")
     elif distributed.rank() == 0:
         runs.clear(args.run)

@@ -89,6 +89,7 @@ def campaign_of_kills(folder: Path, home: Path, kills: int, chance: random.Rando
             lost += 1
         reached = max(reached, newest(run))
         print(f"\rkill {kill + 1} of {kills}, epoch {reached}", end="", flush=True)
+    print()  # the line of progress ends
     last = reached + 2
     outputs = [start(folder, run, "--resume", "--epochs", str(last)).communicate()[0]]
     outputs.append(start(folder, home / "whole", "--epochs", str(last)).communicate()[0])
@@ -98,7 +99,7 @@ def campaign_of_kills(folder: Path, home: Path, kills: int, chance: random.Rando
     one, other = (checkpoints.read_checkpoint(path)["weights"] for path in ends)
     same = all(torch.equal(one[name], other[name]) for name in one)
     print(
-        f"\r{kills} SIGKILLs, {in_writes} of them while a file was being written; epoch {last} reached, "
+        f"{kills} SIGKILLs, {in_writes} of them while a file was being written; epoch {last} reached, "
         f"{lost} times anything lost; final weights {'equal bit for bit' if same else 'DIFFER from'} those of a run "
         "without interruption"
     )

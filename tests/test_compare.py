@@ -1,5 +1,6 @@
 """Comparing runs, choosing epochs, and cross-validation, as from the command line."""
 
+import argparse
 import importlib
 import json
 import sys
@@ -12,6 +13,7 @@ import cross_validate
 import data
 import runs
 import scorecard
+import train_model
 from utils import UserError
 
 QUICK = ("--width", 2, "--batch-size", 8, "--device", "cpu")
@@ -140,9 +142,9 @@ def test_folds_cover_each_patient_once():
 
 @pytest.mark.parametrize("text", ["0/5", "6/5", "1/1", "1", "a/b", "-1/5", "1/5/2", "1.0/5"])
 def test_what_is_no_fold(text):
-    with pytest.raises(ValueError, match="is no fold"):
-        data.fold(text)
-    assert data.fold("5/5") == (5, 5)
+    with pytest.raises(argparse.ArgumentTypeError, match=f"{text} is not K/N"):
+        train_model.fold(text)
+    assert train_model.fold("5/5") == (5, 5)
 
 
 def test_too_few_patients_for_the_folds():
@@ -223,6 +225,7 @@ def test_cross_validation_pools_resumes_and_refuses(call, inside, folder, tmp_pa
         (["--resume"], "--resume: set for each fold"),
         (["--epochs", "none"], "invalid positive int value"),
         (["--colour", "red"], "unrecognized arguments: --colour red"),
+        (["--epochs", "none"], "[--select-by"),  # its own usage, not that of train_model.py
     ],
 )
 def test_mistakes_of_cross_validation_are_found_before_anything_runs(
@@ -248,4 +251,4 @@ def test_train_model_takes_a_fold(call, folder, tmp_path):
     code, _, err = call("train_model", "--data", folder, "--run", run, "--fold", "2/5", "--split", "x.csv")
     assert code == 2 and "exclude each other" in err
     code, _, err = call("train_model", "--data", folder, "--run", run, "--fold", "6/5")
-    assert code == 2 and "invalid fold value: '6/5'" in err
+    assert code == 2 and "--fold: 6/5 is not K/N with 1 <= K <= N and N >= 2, such as 2/5" in err

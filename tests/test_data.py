@@ -140,6 +140,15 @@ def test_all_problems_in_one_report(folder):
     assert all(any(name in line for line in lines) for name in ("T_0_1.tif", "T_4_2_mask.tif", "T_2_3.tif"))
 
 
+def test_a_report_names_ten_problems_and_counts_the_others(folder):
+    for path in folder.rglob("*_mask.tif"):
+        path.unlink()
+    with pytest.raises(UserError) as error:
+        load_all(folder)
+    lines = str(error.value).splitlines()
+    assert "15 problems" in lines[0] and len(lines) == 12 and lines[-1] == "  and 5 more"
+
+
 def test_two_patients_are_too_few(tmp_path):
     with pytest.raises(UserError, match=r"2 patient\(s\).*at least 3"):
         data.find_slices(make_patients(tmp_path, patients=2))

@@ -226,6 +226,17 @@ def test_wrong_and_changed_data(get, source, tmp_path, damage, message, packed):
     assert str(given) in err and ".kaggle_3m-" not in err  # it names what the user knows
 
 
+def test_the_subset_alone_is_told_from_a_set_with_gaps(get, source):
+    for patient in ("SYNTH_T_0", "SYNTH_T_2"):
+        shutil.rmtree(source / "kaggle_3m" / patient)
+    folder = source / "kaggle_3m"
+    shutil.rmtree(source / "lgg-mri-segmentation")
+    code, _, err = get("--from", folder)
+    assert code == 2 and nothing_made()
+    assert err == f"error: {folder}: holds the 3 patients of the subset, not all 5. Add --subset.\n"
+    assert get("--from", folder, "--subset")[0] == 0
+
+
 def test_the_subset_does_not_mind_what_is_wrong_elsewhere(get, source):
     damaged_image(source / "kaggle_3m")
     assert get("--from", source, "--subset")[0] == 0

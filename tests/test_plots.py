@@ -3,9 +3,27 @@
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 import plots
+import runs
+
+
+@pytest.fixture
+def figures(monkeypatch) -> list[Figure]:
+    """The figures that are drawn, instead of files."""
+    drawn = []
+    monkeypatch.setattr(plots, "_write", lambda figure, path: drawn.append(figure))
+    yield drawn
+    plots.plt.close("all")
+
+
+def epochs_with(losses: list[float]) -> pd.DataFrame:
+    """The epochs of a run with these losses."""
+    ious = ("training_iou", "validation_iou", "validation_tumour_iou", "validation_all_empty")
+    table = {"epoch": range(1, len(losses) + 1), "training_loss": losses, "validation_loss": losses}
+    return pd.DataFrame(table | dict.fromkeys(ious, 0.5))
 
 
 def test_bland_altman_by_hand():
@@ -38,6 +56,36 @@ def test_the_figures_of_a_test_are_drawn(tmp_path, missed):
             assert picture.size == (1050, 630) and len(picture.convert("L").getcolors()) > 20
     plots.plot_test(patients[:1], slices.assign(tumour_pixels=0), tmp_path / "none")
     assert [path.name for path in (tmp_path / "none").iterdir()] == ["bland_altman.png"]
+
+
+def test_the_note_is_whole_on_every_figure(figures, tmp_path):
+    epochs = epochs_with([0.7, 0.1, 0.05])
+    patients = pd.DataFrame({"tumour_pixels": [100_000, 200, 300], "predicted_pixels": [90, 220_000, 320]})
+    slices = pd.DataFrame({"tumour_pixels": [20, 300], "true_positive": 1, "dice": 0.5})
+    plots.plot_loss(epochs, 2, tmp_path, runs.SYNTHETIC_NOTICE)
+    plots.plot_iou(epochs, 2, tmp_path, runs.SYNTHETIC_NOTICE)
+    plots.plot_test(patients, slices, tmp_path, runs.SYNTHETIC_NOTICE)
+    assert len(figures) == 4
+    for figure in figures:
+        figure.draw_without_rendering()
+        note = next(text for text in figure.texts if text.get_text() == runs.SYNTHETIC_NOTICE).get_window_extent()
+        assert note.x0 > 0 and note.x1 < figure.bbox.x1
+
+
+@pytest.mark.parametrize(
+    ("losses", "ticks"),
+    [
+        ([0.7, 0.1, 0.025], [0.05, 0.1, 0.2, 0.5]),
+        ([1.53, 1.2, 0.85], [1, 1.2, 1.4]),
+        ([0.82, 0.81], [0.81, 0.812, 0.814, 0.816, 0.818, 0.82]),
+        ([0.4], [0.1, 0.2, 0.5, 1]),
+    ],
+)
+def test_the_loss_axis_has_ticks_to_read_it_by(figures, tmp_path, losses, ticks):
+    plots.plot_loss(epochs_with(losses), 1, tmp_path)
+    axis = figures[0].axes[0].yaxis
+    low, high = axis.get_view_interval()
+    assert [tick for tick in axis.get_majorticklocs() if low <= tick <= high] == pytest.approx(ticks)
 
 
 def test_a_panel_takes_empty_and_full_masks(tmp_path):

@@ -142,6 +142,15 @@ def test_a_used_folder_is_refused_unless_overwritten(call, folder, finished):
     assert after["models/mine.txt"] == before["models/mine.txt"]
 
 
+def test_resuming_a_finished_run_says_that_nothing_was_left(call, finished):
+    assert call("train_model", "--run", finished, "--resume", "--epochs", 2)[0] == 0
+    before = digest(finished)
+    for options, message in (((), ""), (("--epochs", 1), ", --epochs asks for 1")):
+        code, out, _ = call("train_model", "--run", finished, "--resume", *options)
+        assert code == 0 and out.endswith(f"nothing was left to do: all 2 epochs are done{message}\n")
+    assert digest(finished) == before
+
+
 def test_resuming_with_other_settings_is_refused(call, finished):
     before = digest(finished)
     code, _, err = call("train_model", "--run", finished, "--resume", "--lr", 0.5, "--width", 4, "--epochs", 2)
@@ -201,6 +210,23 @@ def test_damaged_runs(call, folder, finished):
         path.write_bytes(contents[path])
     (folder / "SYNTH_T_0").rename(folder / "moved")
     assert call("test_model", "--run", finished, "--data", folder.parent / "elsewhere")[0] == 2
+
+
+def test_a_folder_without_the_test_patients_is_one_error(call, folder, tmp_path):
+    run, split, copy = (tmp_path / name for name in ("run", "split.csv", "copy"))
+    splits = ["train", "validation", "test", "test", "test"]
+    split.write_text("patient,split\n" + "".join(f"SYNTH_T_{n},{s}\n" for n, s in enumerate(splits)))
+    assert call("train_model", "--data", folder, "--run", run, "--split", split, "--epochs", 1, *QUICK)[0] == 0
+
+    make_patients(copy, patients=4)
+    code, _, err = call("test_model", "--run", run, "--data", copy)
+    assert code == 2 and f"{copy}: lacks 1 (SYNTH_T_4) of the 3 test patients of {run}" in err
+    make_patients(tmp_path / "others", patients=2)
+    code, _, err = call("test_model", "--run", run, "--data", tmp_path / "others")
+    assert code == 2 and len(err.splitlines()) == 1
+    assert "holds none of the 3 test patients" in err and f"Training used {folder}: leave out --data" in err
+    make_patients(copy)
+    assert call("test_model", "--run", run, "--data", copy)[0] == 0
 
 
 def test_processing_works_while_training_goes_on(call, finished):
