@@ -219,6 +219,11 @@ def published_patients(subset: bool = False) -> dict[str, int]:
     return dict(zip(table["patient"], table["slices"].tolist(), strict=True))
 
 
+def is_published(table: pd.DataFrame) -> bool:
+    """Whether every patient of the table has a name of the published data set."""
+    return set(table["patient"]) <= published_patients().keys()
+
+
 def is_synthetic(table: pd.DataFrame) -> bool:
     """Whether any patient of the table was made by phantom.py."""
     return any(phantom.is_synthetic(patient) for patient in table["patient"].unique())

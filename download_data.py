@@ -10,9 +10,13 @@ Nothing is left behind by a download that fails, and a folder that holds anythin
 
 import argparse
 import errno
+import lzma
 import re
 import shutil
+import signal
+import sys
 import tempfile
+import time
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
@@ -25,13 +29,14 @@ from tqdm import tqdm
 
 import constants
 import data
-from utils import UserError, run_script
+from utils import SIGNALLED, UserError, run_script
 
 HANDLE = "mateuszbuda/lgg-mri-segmentation"  # on Kaggle
 PAGE = f"https://www.kaggle.com/datasets/{HANDLE}"
 CLINICAL = "data.csv"  # genomic clusters and clinical codes; lies among the patient folders
 DEEPEST = 3  # levels of folders around the patient folders, the two copies in the archive included
 LARGEST_FILE = 4 * 2**20  # bytes; the largest of the set has 0.2 million
+STALE = 3600  # seconds; unpacking takes a minute or two
 BY_HAND = f"Download {PAGE} in a browser and name the zip: download_data.py --from archive.zip."
 
 
@@ -44,8 +49,16 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def stop(number: int, _frame: object) -> None:
+    """End on a signal as on Ctrl-C: what is half made is removed on the way out."""
+    sys.exit(SIGNALLED + number)
+
+
 def main() -> None:
     args = parse_arguments()
+    for number in {signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}:  # Windows lacks the second
+        if signal.getsignal(number) == signal.SIG_DFL:  # nohup ignores it
+            signal.signal(number, stop)
     expected = data.published_patients(args.subset)
     if is_there(args.out, expected, args.subset):
         return
@@ -230,8 +243,12 @@ def place_archive(path: Path, out: Path, expected: dict[str, int], subset: bool)
                 for member in tqdm(members, desc="unpacking", unit="file", leave=False, disable=None):
                     target = built.joinpath(*member.parts)
                     target.parent.mkdir(parents=True, exist_ok=True)
-                    target.write_bytes(archive.read(member.info))
-        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+                    with archive.open(member.info) as file:
+                        content = file.read(LARGEST_FILE + 1)  # its length in the list may be a lie
+                    if len(content) > LARGEST_FILE:
+                        raise zipfile.BadZipFile(f"{member.info.filename} is longer than it says")
+                    target.write_bytes(content)
+        except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise UserError(f"{path}: is damaged or no zip ({reason}). Get it again. {BY_HAND}") from None
         try:
@@ -281,8 +298,14 @@ def find_members(archive: zipfile.ZipFile, path: Path, expected: dict[str, int])
 
 @contextmanager
 def _building(out: Path) -> Iterator[Path]:
-    """A path beside `out` to build at; it becomes `out` at the end, and nothing of it is left after a failure."""
+    """A path beside `out` to build at; it becomes `out` at the end, and nothing of it is left after a failure.
+
+    What a process that was killed left there is removed, once it is so old that none can be at it still.
+    """
     out.parent.mkdir(parents=True, exist_ok=True)
+    for left in out.parent.glob(f".{out.name}-*"):
+        if time.time() - left.stat().st_mtime > STALE:
+            shutil.rmtree(left, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as temporary:
         built = Path(temporary, out.name)
         yield built

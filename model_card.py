@@ -36,6 +36,7 @@ LIMITS = (
     "Two thirds of the slices have no tumour, so that predicting nothing scores high in the IoU over all slices. Judge "
     "by the Dice of patients and the IoU over tumour slices.",
 )
+LIMITS_OWN = "Other patients, diseases, scanners and sequences than those of the data above were never seen."
 LIMITS_SYNTHETIC = ("It has never seen a real image. Its masks of real images mean nothing.",)
 
 
@@ -59,8 +60,8 @@ def model_card(run: Path, epoch: int, checkpoint: dict[str, Any]) -> str:
             if config["patients"].get("test")
             else _validation(checkpoint)
         ),
-        "## Limits\n\n" + "\n".join(f"- {limit}" for limit in (LIMITS_SYNTHETIC if synthetic else LIMITS)),
-        "## Licence\n\n" + _licence(synthetic),
+        "## Limits\n\n" + "\n".join(f"- {limit}" for limit in _limits(config, synthetic)),
+        "## Licence\n\n" + _licence(config, synthetic),
     ]
     return "\n\n".join(sections) + "\n"
 
@@ -78,8 +79,14 @@ def preparation(checkpoint: dict[str, Any]) -> dict[str, Any]:
         "network": checkpoint["network"],
         "epoch": checkpoint["epoch"],
         "synthetic": bool(checkpoint["config"].get("synthetic")),
+        "published": is_published(checkpoint["config"]),
         "use": RESEARCH_USE,
     }
+
+
+def is_published(config: dict[str, Any]) -> bool:
+    """Whether all patients of a run are of the published data set; runs from before this was noted count as such."""
+    return not config.get("synthetic") and config.get("published", True)
 
 
 def _network(checkpoint: dict[str, Any], epoch: int) -> str:
@@ -98,6 +105,8 @@ def _network(checkpoint: dict[str, Any], epoch: int) -> str:
 
 def _data(config: dict[str, Any], synthetic: bool) -> str:
     source = "Synthetic patients drawn by this project (phantom.py), labelled SYNTH." if synthetic else DATA
+    if not synthetic and not is_published(config):
+        source = "Patients of the user's own, who are not of the published data set that this project was made for."
     parts = ", ".join(
         f"{config['patients'][split]} patients with {config['slices'][split]} slices for {split}"
         for split in config["patients"]
@@ -169,8 +178,16 @@ def _row(metrics: dict[str, Any], name: str, label: str) -> str:
     return f"| {label} | {'undefined' if value is None else format(value, '.3f')} | {shown} |"
 
 
-def _licence(synthetic: bool) -> str:
+def _limits(config: dict[str, Any], synthetic: bool) -> tuple[str, ...]:
+    if synthetic:
+        return LIMITS_SYNTHETIC
+    return LIMITS if is_published(config) else (LIMITS_OWN, LIMITS[2])
+
+
+def _licence(config: dict[str, Any], synthetic: bool) -> str:
     code = "The code is under the MIT licence."
     if synthetic:
         return code
+    if not is_published(config):
+        return f"{code} Whether the weights may be passed on is for those to say whose images they were learned from."
     return f"{code} The weights were learned from images under CC BY-NC-SA 4.0: not for commercial use, share alike."

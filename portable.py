@@ -63,7 +63,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """
     try:
         weights, metadata = read(path.read_bytes())
-        about = {name: json.loads(metadata[name]) for name in ("network", "epoch", "synthetic", *INPUT)}
+        about = {name: json.loads(metadata[name]) for name in ("network", "epoch", "synthetic", "published", *INPUT)}
     except FileNotFoundError:
         raise UserError(f"{path}: no such file. Write it with export_model.py --formats safetensors.") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
@@ -72,6 +72,6 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         "epoch": about["epoch"],
         "network": about["network"],
         "input": {name: about[name] for name in INPUT},
-        "config": {"synthetic": about["synthetic"]},
+        "config": {name: about[name] for name in ("synthetic", "published")},
         "weights": {name: part.float() if part.is_floating_point() else part for name, part in weights.items()},
     }

@@ -232,6 +232,7 @@ def configuration(args: argparse.Namespace, folder: Path, slices: dict, hardware
         "settings": {name: getattr(args, name) for name in SETTINGS},
         "data": str(folder.resolve()),
         "synthetic": any(data.is_synthetic(part.table) for part in slices.values()),
+        "published": all(data.is_published(part.table) for part in slices.values()),
         "patients": {split: part.table["patient"].nunique() for split, part in slices.items()},
         "slices": {split: len(part) for split, part in slices.items()},
         "hardware": str(hardware),

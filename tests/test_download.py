@@ -3,7 +3,10 @@
 import errno
 import os
 import shutil
+import signal
+import struct
 import sys
+import time
 import zipfile
 from functools import partial
 from pathlib import Path
@@ -13,6 +16,7 @@ import pytest
 from conftest import make_patients, write_slice
 
 import data
+import download_data
 
 SUBSET = ("SYNTH_T_1", "SYNTH_T_3", "SYNTH_T_4")
 
@@ -306,6 +310,44 @@ def test_a_member_that_unpacks_to_far_too_much(get, archive):
         opened.writestr("kaggle_3m/SYNTH_T_1/SYNTH_T_1_9.tif", bytes(5 * 2**20))
     code, _, err = get("--from", archive)
     assert code == 2 and "SYNTH_T_1_9.tif in it has 5,242,880 bytes" in err and nothing_made()
+
+
+def test_a_member_that_lies_about_its_length(get, archive):
+    with zipfile.ZipFile(archive, "a", zipfile.ZIP_DEFLATED) as opened:
+        opened.writestr("kaggle_3m/SYNTH_T_1/SYNTH_T_1_9.tif", bytes(5 * 2**20))
+    content = archive.read_bytes()
+    assert content.count(struct.pack("<I", 5 * 2**20)) == 2  # in its own header, and in the list at the end
+    archive.write_bytes(content.replace(struct.pack("<I", 5 * 2**20), struct.pack("<I", 1000)))
+    code, _, err = get("--from", archive)
+    assert code == 2 and "is damaged or no zip" in err and nothing_made()
+
+
+def test_a_damaged_archive_of_another_compression(get, source, tmp_path):
+    with zipfile.ZipFile(tmp_path / "x.zip", "w", zipfile.ZIP_LZMA) as opened:
+        for path in sorted(source.rglob("*.tif")):
+            opened.write(path, path.relative_to(source))
+    content = bytearray((tmp_path / "x.zip").read_bytes())
+    with zipfile.ZipFile(tmp_path / "x.zip") as opened:
+        start = opened.infolist()[0].header_offset
+    content[start + 60 : start + 120] = b"\xff" * 60
+    (tmp_path / "x.zip").write_bytes(content)
+    code, _, err = get("--from", tmp_path / "x.zip")
+    assert code == 2 and "is damaged or no zip" in err and nothing_made()
+
+
+def test_a_signal_leaves_nothing_and_what_a_killed_process_left_is_removed(get, monkeypatch, archive):
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    with monkeypatch.context() as patch:
+        patch.setattr(download_data, "verify", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+        assert get("--from", archive)[0] == 128 + signal.SIGTERM
+    assert nothing_made()
+
+    for name, age in (("old", 2 * download_data.STALE), ("new", 0)):
+        left = Path("lgg-mri-segmentation", f".kaggle_3m-{name}")
+        left.mkdir()
+        os.utime(left, (time.time() - age,) * 2)
+    get("--from", archive)
+    assert [left.name for left in Path("lgg-mri-segmentation").glob(".kaggle_3m-*")] == [".kaggle_3m-new"]
 
 
 def test_no_space(get, monkeypatch, archive):

@@ -1,6 +1,7 @@
 """Exported networks answer as the original does; model card and torch.hub."""
 
 import json
+import subprocess
 import sys
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ CONFIG = {
     "settings": {"epochs": 1, "width": 2, "bilinear": False, "loss": "bce"},
     "data": "/data",
     "synthetic": False,
+    "published": True,
     "patients": {"train": 8, "validation": 2, "test": 2},
     "slices": {"train": 178, "validation": 45, "test": 113},
     "hardware": "cpu",
@@ -28,9 +30,13 @@ CONFIG = {
 }
 
 
-def make_run(run: Path, synthetic: bool = False, bilinear: bool = False) -> Path:
+def make_run(run: Path, synthetic: bool = False, bilinear: bool = False, published: bool = True) -> Path:
     """A run of two epochs, the first the better one, with random weights and batch norms that have seen data."""
-    config = CONFIG | {"synthetic": synthetic, "settings": CONFIG["settings"] | {"bilinear": bilinear}}
+    config = CONFIG | {
+        "synthetic": synthetic,
+        "published": published,
+        "settings": CONFIG["settings"] | {"bilinear": bilinear},
+    }
     runs.write_config(run, config)
     for epoch, iou in ((1, 0.9), (2, 0.8)):
         torch.manual_seed(epoch)
@@ -83,7 +89,7 @@ def test_halved_weights_are_close_and_load_without_a_package(export, tmp_path, i
     assert path.stat().st_size < 0.75 * whole  # with a header that weighs more in a network as small as this
 
     checkpoint = checkpoints.load_network(path)[1]
-    assert checkpoint["epoch"] == 1 and checkpoint["config"] == {"synthetic": False}
+    assert checkpoint["epoch"] == 1 and checkpoint["config"] == {"synthetic": False, "published": True}
     assert checkpoint["input"] == {"size": 256, "mean": [0.5] * 3, "std": [0.5] * 3, "threshold": 0.5}
     for name, tensor in original(run).state_dict().items():
         expected = tensor.half().float() if tensor.ndim == 4 else tensor
@@ -230,6 +236,11 @@ def test_the_card_of_synthetic_patients_says_so(tmp_path):
     assert runs.SYNTHETIC_NOTICE in text and "CC BY-NC-SA" not in text
 
 
+def test_the_card_of_own_patients_claims_nothing_of_the_published_set(tmp_path):
+    text = card(make_run(tmp_path / "run", published=False))
+    assert "Patients of the user's own" in text and "TCGA" not in text and "CC BY-NC-SA" not in text
+
+
 # --- torch.hub -------------------------------------------------------------------------------------------------
 
 
@@ -245,15 +256,30 @@ def test_hub_gives_the_network_and_no_pretrained_weights_yet(monkeypatch):
             load(monkeypatch, pretrained=True)
 
 
-def test_hub_never_offers_weights_of_synthetic_patients(monkeypatch, tmp_path):
+def test_hub_offers_only_weights_of_published_patients(monkeypatch, tmp_path):
     import hubconf
 
-    for synthetic in (True, False):
-        run = make_run(tmp_path / str(synthetic), synthetic=synthetic)
+    for synthetic, published in ((True, True), (False, False), (False, True)):
+        run = make_run(
+            tmp_path / f"{synthetic} {published}", synthetic=synthetic, published=published and not synthetic
+        )
         monkeypatch.setattr(hubconf, "PRETRAINED", runs.models_folder(run) / "epoch_1.pt")
-        if synthetic:
-            with pytest.raises(RuntimeError, match="never offered as pretrained"):
+        if synthetic or not published:
+            with pytest.raises(RuntimeError, match="not offered as pretrained"):
                 hubconf.unet(pretrained=True)
         else:
             weights = hubconf.unet(pretrained=True).state_dict()
             assert all(torch.equal(weights[name], value) for name, value in original(run).state_dict().items())
+
+
+def test_hub_gives_the_network_where_there_is_nothing_but_pytorch():
+    code = f"""
+import sys, types
+sys.modules["utils"] = types.ModuleType("utils")  # of the user's own
+for name in ("cv2", "sklearn", "pandas", "PIL", "tqdm"):
+    sys.modules[name] = None  # cannot be imported
+import torch
+print(type(torch.hub.load({str(ROOT)!r}, "unet", source="local", width=2)).__name__)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.stdout, done.returncode) == ("UNet\n", 0), done.stderr

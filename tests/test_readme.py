@@ -5,6 +5,8 @@ import importlib
 import itertools
 import re
 import shlex
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -29,6 +31,20 @@ def commands() -> list[str]:
             if re.match(r"(\.venv/bin/python|python3?|torchrun|make|pip|apt-get) \S", command):
                 found.append(command)
     return list(dict.fromkeys(found))
+
+
+@pytest.mark.skipif(shutil.which("perl") is None, reason="needs perl")
+def test_one_command_sets_the_address_everywhere(tmp_path):
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (command,) = re.findall(r"`(perl [^`]+)`", text)
+    shutil.copy(ROOT / "README.md", tmp_path)
+    shutil.copytree(ROOT / "notebooks", tmp_path / "notebooks")
+    subprocess.run(" ".join(command.split()), shell=True, cwd=tmp_path, check=True)
+    pages = [tmp_path / "README.md", *sorted((tmp_path / "notebooks").glob("*.ipynb"))]
+    assert len(pages) == 3
+    for page in pages:
+        changed = page.read_text(encoding="utf-8")
+        assert "OWNER/REPO" not in changed and "you/name" in changed
 
 
 def parser_of(monkeypatch, script: str) -> argparse.ArgumentParser:
