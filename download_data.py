@@ -10,7 +10,6 @@ Nothing is left behind by a download that fails, and a folder that holds anythin
 
 import argparse
 import errno
-import lzma
 import re
 import shutil
 import signal
@@ -20,7 +19,7 @@ import time
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -51,6 +50,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def stop(number: int, _frame: object) -> None:
     """End on a signal as on Ctrl-C: what is half made is removed on the way out."""
+    signal.signal(number, signal.SIG_IGN)  # a second one must not keep it from being removed
     sys.exit(SIGNALLED + number)
 
 
@@ -243,12 +243,9 @@ def place_archive(path: Path, out: Path, expected: dict[str, int], subset: bool)
                 for member in tqdm(members, desc="unpacking", unit="file", leave=False, disable=None):
                     target = built.joinpath(*member.parts)
                     target.parent.mkdir(parents=True, exist_ok=True)
-                    with archive.open(member.info) as file:
-                        content = file.read(LARGEST_FILE + 1)  # its length in the list may be a lie
-                    if len(content) > LARGEST_FILE:
-                        raise zipfile.BadZipFile(f"{member.info.filename} is longer than it says")
-                    target.write_bytes(content)
-        except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, RuntimeError) as error:
+                    with archive.open(member.info) as file:  # bounded, though its length in the list were a lie
+                        target.write_bytes(file.read(LARGEST_FILE))
+        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise UserError(f"{path}: is damaged or no zip ({reason}). Get it again. {BY_HAND}") from None
         try:
@@ -291,6 +288,8 @@ def find_members(archive: zipfile.ZipFile, path: Path, expected: dict[str, int])
             members.append(Member(info, (CLINICAL,)))
         else:
             continue
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # others inflate without a bound
+            raise UserError(f"{path}: {info.filename} in it is packed neither plainly nor by deflate. {BY_HAND}")
         if info.file_size > LARGEST_FILE:
             raise UserError(f"{path}: {info.filename} in it has {info.file_size:,} bytes. Do not use it. {BY_HAND}")
     return members
@@ -303,10 +302,12 @@ def _building(out: Path) -> Iterator[Path]:
     What a process that was killed left there is removed, once it is so old that none can be at it still.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
-    for left in out.parent.glob(f".{out.name}-*"):
-        if time.time() - left.stat().st_mtime > STALE:
-            shutil.rmtree(left, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as temporary:
+    prefix = f".{out.name}-unfinished-"  # a name that nobody else gives
+    for left in out.parent.glob(f"{prefix}*/{out.name}"):
+        with suppress(OSError):  # another process may be at it
+            if time.time() - left.lstat().st_mtime > STALE:
+                shutil.rmtree(left.parent)
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=out.parent) as temporary:
         built = Path(temporary, out.name)
         yield built
         if out.is_symlink():

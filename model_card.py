@@ -106,7 +106,7 @@ def _network(checkpoint: dict[str, Any], epoch: int) -> str:
 def _data(config: dict[str, Any], synthetic: bool) -> str:
     source = "Synthetic patients drawn by this project (phantom.py), labelled SYNTH." if synthetic else DATA
     if not synthetic and not is_published(config):
-        source = "Patients of the user's own, who are not of the published data set that this project was made for."
+        source = "Patients of whom some or all are the user's own, not of the data set that this project was made for."
     parts = ", ".join(
         f"{config['patients'][split]} patients with {config['slices'][split]} slices for {split}"
         for split in config["patients"]
@@ -189,5 +189,8 @@ def _licence(config: dict[str, Any], synthetic: bool) -> str:
     if synthetic:
         return code
     if not is_published(config):
-        return f"{code} Whether the weights may be passed on is for those to say whose images they were learned from."
+        return (
+            f"{code} Whether the weights may be passed on depends on whose images they were learned from; those of the "
+            "Kaggle set, if any were among them, are under CC BY-NC-SA 4.0."
+        )
     return f"{code} The weights were learned from images under CC BY-NC-SA 4.0: not for commercial use, share alike."

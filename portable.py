@@ -63,7 +63,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """
     try:
         weights, metadata = read(path.read_bytes())
-        about = {name: json.loads(metadata[name]) for name in ("network", "epoch", "synthetic", "published", *INPUT)}
+        about = {name: json.loads(metadata[name]) for name in ("network", "epoch", "synthetic", *INPUT)}
+        about["published"] = json.loads(metadata.get("published", "false"))  # files from before it was noted
     except FileNotFoundError:
         raise UserError(f"{path}: no such file. Write it with export_model.py --formats safetensors.") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:

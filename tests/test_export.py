@@ -12,6 +12,7 @@ from conftest import save_checkpoint
 
 import checkpoints
 import export_model
+import portable
 import runs
 from engine import prepare
 from model_card import model_card
@@ -238,7 +239,20 @@ def test_the_card_of_synthetic_patients_says_so(tmp_path):
 
 def test_the_card_of_own_patients_claims_nothing_of_the_published_set(tmp_path):
     text = card(make_run(tmp_path / "run", published=False))
-    assert "Patients of the user's own" in text and "TCGA" not in text and "CC BY-NC-SA" not in text
+    assert "some or all are the user's own" in text and "TCGA" not in text and "learned from images under" not in text
+
+
+def test_weights_from_before_it_was_noted_whose_they_are_still_load(tmp_path):
+    run = make_run(tmp_path / "run")
+    metadata = export_model.texts(
+        export_model.preparation(checkpoints.load_network(runs.models_folder(run) / "epoch_1.pt")[1])
+    )
+    del metadata["published"]
+    (tmp_path / "old.safetensors").write_bytes(portable.write(original(run).state_dict(), metadata))
+    assert checkpoints.load_network(tmp_path / "old.safetensors")[1]["config"] == {
+        "synthetic": False,
+        "published": False,
+    }
 
 
 # --- torch.hub -------------------------------------------------------------------------------------------------
