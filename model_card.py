@@ -5,7 +5,7 @@ Made from config.json, test_patients.csv, metrics.json and the checkpoint alone;
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -40,6 +40,26 @@ LIMITS_OWN = "Other patients, diseases, scanners and sequences than those of the
 LIMITS_SYNTHETIC = ("It has never seen a real image. Its masks of real images mean nothing.",)
 
 
+class Origin(NamedTuple):
+    """What a card says of the patients behind the weights, of the limits that follow, and of the weights' licence."""
+
+    data: str
+    limits: tuple[str, ...]
+    licence: str = ""
+
+
+SYNTHETIC = Origin("Synthetic patients drawn by this project (phantom.py), labelled SYNTH.", LIMITS_SYNTHETIC)
+PUBLISHED = Origin(
+    DATA, LIMITS, " The weights were learned from images under CC BY-NC-SA 4.0: not for commercial use, share alike."
+)
+OWN = Origin(
+    "Patients of whom some or all are the user's own, not of the data set that this project was made for.",
+    (LIMITS_OWN, LIMITS[2]),
+    " Whether the weights may be passed on depends on whose images they were learned from; those of the Kaggle set, if "
+    "any were among them, are under CC BY-NC-SA 4.0.",
+)
+
+
 def model_card(run: Path, epoch: int, checkpoint: dict[str, Any]) -> str:
     """The card as Markdown. Says so where the run was not tested, or another epoch was.
 
@@ -47,12 +67,13 @@ def model_card(run: Path, epoch: int, checkpoint: dict[str, Any]) -> str:
     """
     config = runs.read_config(run)
     synthetic = bool(config.get("synthetic"))
+    origin = SYNTHETIC if synthetic else PUBLISHED if is_published(config) else OWN
     sections = [
         "# Model card: U-Net for lower-grade glioma in MR slices",
         f"**{RESEARCH_USE}**",
         *([f"**{runs.SYNTHETIC_NOTICE}. Never offer these weights as pretrained.**"] if synthetic else []),
         "## Network\n\n" + _network(checkpoint, epoch),
-        "## Data\n\n" + _data(config, synthetic),
+        "## Data\n\n" + _data(config, origin),
         "## Training\n\n" + _training(config),
         "## Test\n\n"
         + (
@@ -60,8 +81,8 @@ def model_card(run: Path, epoch: int, checkpoint: dict[str, Any]) -> str:
             if config["patients"].get("test")
             else _validation(checkpoint)
         ),
-        "## Limits\n\n" + "\n".join(f"- {limit}" for limit in _limits(config, synthetic)),
-        "## Licence\n\n" + _licence(config, synthetic),
+        "## Limits\n\n" + "\n".join(f"- {limit}" for limit in origin.limits),
+        "## Licence\n\n" + "The code is under the MIT licence." + origin.licence,
     ]
     return "\n\n".join(sections) + "\n"
 
@@ -103,15 +124,12 @@ def _network(checkpoint: dict[str, Any], epoch: int) -> str:
     )
 
 
-def _data(config: dict[str, Any], synthetic: bool) -> str:
-    source = "Synthetic patients drawn by this project (phantom.py), labelled SYNTH." if synthetic else DATA
-    if not synthetic and not is_published(config):
-        source = "Patients of whom some or all are the user's own, not of the data set that this project was made for."
+def _data(config: dict[str, Any], origin: Origin) -> str:
     parts = ", ".join(
         f"{config['patients'][split]} patients with {config['slices'][split]} slices for {split}"
         for split in config["patients"]
     )
-    return f"{source}\n\nSplit by patient: {parts}."
+    return f"{origin.data}\n\nSplit by patient: {parts}."
 
 
 def _training(config: dict[str, Any]) -> str:
@@ -176,21 +194,3 @@ def _row(metrics: dict[str, Any], name: str, label: str) -> str:
     shown = "" if low is None or high is None or name == "all_empty" else f"{low:.3f} to {high:.3f}"
     value = metrics[name]
     return f"| {label} | {'undefined' if value is None else format(value, '.3f')} | {shown} |"
-
-
-def _limits(config: dict[str, Any], synthetic: bool) -> tuple[str, ...]:
-    if synthetic:
-        return LIMITS_SYNTHETIC
-    return LIMITS if is_published(config) else (LIMITS_OWN, LIMITS[2])
-
-
-def _licence(config: dict[str, Any], synthetic: bool) -> str:
-    code = "The code is under the MIT licence."
-    if synthetic:
-        return code
-    if not is_published(config):
-        return (
-            f"{code} Whether the weights may be passed on depends on whose images they were learned from; those of the "
-            "Kaggle set, if any were among them, are under CC BY-NC-SA 4.0."
-        )
-    return f"{code} The weights were learned from images under CC BY-NC-SA 4.0: not for commercial use, share alike."
