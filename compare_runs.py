@@ -12,13 +12,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-import data
-import resampling
-import runs
-import scorecard
-from evaluation import PATIENT_MEANS, SURFACE_DICE
-from resampling import Mean
-from utils import UserError, run_script
+from constants import SYNTHETIC_NOTICE
+from dataset.synthetic import any_synthetic
+from evaluation import bootstrap, summary
+from evaluation.bootstrap import Mean
+from evaluation.tables import PATIENT_MEANS, SURFACE_DICE
+from utils import UserError, run_script, show_number
 
 FIGURES = (*PATIENT_MEANS, *SURFACE_DICE, "hd95")
 
@@ -32,22 +31,22 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     first, second = parse_arguments().runs
     pairs = pair(first, second)
-    if data.is_synthetic(pairs):
-        print(runs.SYNTHETIC_NOTICE)
+    if any_synthetic(pairs):
+        print(SYNTHETIC_NOTICE)
     print(f"A: {first}\nB: {second}\n{len(pairs)} patients; means over those that have the figure in both runs\n")
     print(f"{'':16} patients       A       B   B - A   95% interval        p")
     results = compare(pairs)
     for row in results:
-        low, high = (scorecard.show(row[end], "+.3f") for end in ("low", "high"))
-        values = "".join(f"{scorecard.show(row[name]):>8}" for name in ("a", "b"))
-        difference, p = scorecard.show(row["difference"], "+.3f"), scorecard.show(row["p"], ".4f")
+        low, high = (show_number(row[end], "+.3f") for end in ("low", "high"))
+        values = "".join(f"{show_number(row[name]):>8}" for name in ("a", "b"))
+        difference, p = show_number(row["difference"], "+.3f"), show_number(row["p"], ".4f")
         print(f"{row['figure']:<16} {row['patients']:8d}{values}{difference:>8}   {low} to {high:<9} {p:>6}")
     print("\n" + verdict(results[0]))
 
 
 def pair(first: Path, second: Path) -> pd.DataFrame:
     """A row a patient, the columns of both runs with _a and _b. Raises: UserError unless the patients are the same."""
-    a, b = (scorecard.read_tables(run).patients for run in (first, second))
+    a, b = (summary.read_tables(run).patients for run in (first, second))
     only_one = sorted(set(a["patient"]) ^ set(b["patient"]))
     if only_one:
         shown = ", ".join(only_one[:5]) + (", ..." if len(only_one) > 5 else "")
@@ -64,7 +63,7 @@ def compare(pairs: pd.DataFrame) -> list[dict]:
     for figure in FIGURES:
         both = pairs[["patient", f"{figure}_a", f"{figure}_b"]].dropna().set_axis(["patient", "a", "b"], axis=1)
         differences = both["b"] - both["a"]
-        estimate = resampling.estimate({"difference": Mean(both["patient"], differences)})["difference"]
+        estimate = bootstrap.estimate({"difference": Mean(both["patient"], differences)})["difference"]
         rows.append(
             {
                 "figure": figure,
@@ -74,7 +73,7 @@ def compare(pairs: pd.DataFrame) -> list[dict]:
                 "difference": estimate["value"],
                 "low": estimate["low"],
                 "high": estimate["high"],
-                "p": resampling.paired_permutation(differences.to_numpy(float)),
+                "p": bootstrap.paired_permutation(differences.to_numpy(float)),
             }
         )
     return rows
@@ -83,7 +82,7 @@ def compare(pairs: pd.DataFrame) -> list[dict]:
 def verdict(dice: dict) -> str:
     """What may be said about the volumetric Dice, the headline."""
     patients, p = dice["patients"], dice["p"]
-    smallest = resampling.smallest_p(patients)
+    smallest = bootstrap.smallest_p(patients)
     if smallest > 0.05:
         return (
             f"With {patients} patient(s) no difference at all can be shown: "
@@ -97,8 +96,8 @@ def verdict(dice: dict) -> str:
     return said + (
         f" {patients} patients pin the difference down to about {half:.3f} to each side"
         + (
-            f"; a difference of {resampling.SMALL_DIFFERENCE} cannot be shown."
-            if half > resampling.SMALL_DIFFERENCE
+            f"; a difference of {bootstrap.SMALL_DIFFERENCE} cannot be shown."
+            if half > bootstrap.SMALL_DIFFERENCE
             else "."
         )
         + f" {len(FIGURES)} figures were compared, so that one of them below 0.05 alone says little."

@@ -14,19 +14,22 @@ import subprocess
 import sys
 from pathlib import Path
 
+import data
 import numpy as np
 import pandas as pd
-
-import calibration
-import checkpoints
-import data
 import runs
-import scorecard
+
 import train_model
-from evaluation import Tables
-from report import write_report
+from constants import SYNTHETIC_NOTICE
+from dataset.folder import find_folder, find_slices
+from dataset.slices import load_slices
+from dataset.split import SPLITS, assign_fold, read_patient_list
+from evaluation import calibration, summary
+from evaluation.tables import Tables
+from reporting.report import write_report
+from storage import checkpoints
 from test_model import CRITERIA
-from utils import UserError, positive, run_script
+from utils import UserError, positive, run_script, show_number
 
 HERE = Path(__file__).resolve().parent
 OWN = ("run", "fold", "split", "resume", "overwrite", "data", "device", "patients")  # set for each fold from here
@@ -58,11 +61,11 @@ def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
 
 def main() -> None:
     args, training = parse_arguments()
-    folder = data.find_folder(args.data)
-    only = data.read_patient_list(args.patients) if args.patients else None
-    patients = data.find_slices(folder, only)["patient"]
+    folder = find_folder(args.data)
+    only = read_patient_list(args.patients) if args.patients else None
+    patients = find_slices(folder, only)["patient"]
     folds = {number: args.run / f"fold_{number}" for number in range(1, args.folds + 1)}
-    assignments = {number: data.assign_fold(patients, number, args.folds) for number in folds}
+    assignments = {number: assign_fold(patients, number, args.folds) for number in folds}
     if checkpoints.epoch_files(runs.models_folder(args.run)):
         raise UserError(f"{args.run}: holds a run of its own. Name another folder with --run.")
     for number, run in folds.items():
@@ -73,7 +76,7 @@ def main() -> None:
         train(run, f"{number}/{args.folds}", training, args, folder)
         test(run, args, folder)
     pool(args.run, folds)
-    report(args.run, folds, data.find_folder(folder))
+    report(args.run, folds, find_folder(folder))
 
 
 def check(run: Path, assignment: dict[str, str], given: dict) -> None:
@@ -86,7 +89,7 @@ def check(run: Path, assignment: dict[str, str], given: dict) -> None:
         for name in train_model.SETTINGS
         if name in given and name != "epochs" and given[name] != settings.get(name)
     ]
-    for split in data.SPLITS:
+    for split in SPLITS:
         if set(data.read_table(run, split)["patient"]) != {p for p, s in assignment.items() if s == split}:
             different.append(f"other {split} patients")
     if different:
@@ -122,11 +125,11 @@ def call(script: str, *arguments) -> None:
 
 def pool(run: Path, folds: dict[int, Path]) -> None:
     """One table, one metrics.json and one printed result of the test patients of all folds."""
-    tables = {number: scorecard.read_tables(fold) for number, fold in folds.items()}
+    tables = {number: summary.read_tables(fold) for number, fold in folds.items()}
     pooled = Tables(
         *(
             pd.concat([getattr(t, part).assign(fold=number) for number, t in tables.items()], ignore_index=True)
-            for part in scorecard.FILES
+            for part in summary.FILES
         )
     )
     cards = {number: json.loads((fold / "metrics.json").read_text(encoding="utf-8")) for number, fold in folds.items()}
@@ -148,22 +151,22 @@ def pool(run: Path, folds: dict[int, Path]) -> None:
         if note.startswith("warning")
     ]
     calibrated = calibration.merge([card["calibration"] for card in cards.values()])
-    card = scorecard.make(pooled, calibrated, about, notes)
-    scorecard.write(run, pooled, card)
+    card = summary.make(pooled, calibrated, about, notes)
+    summary.write(run, pooled, card)
 
     print(f"--- all {len(folds)} folds together")
     if card["synthetic"]:
-        print(runs.SYNTHETIC_NOTICE)
+        print(SYNTHETIC_NOTICE)
     for fold in about["folds"]:
-        dice = scorecard.show(fold["patient_dice"])
+        dice = show_number(fold["patient_dice"])
         print(f"  fold {fold['fold']}: epoch {fold['epoch']}, {fold['patients']} patients, mean volumetric Dice {dice}")
-    print(scorecard.describe(card, pooled.patients))
-    print(f"written to {run}: {', '.join(scorecard.FILES.values())}, metrics.json")
+    print(summary.describe(card, pooled.patients))
+    print(f"written to {run}: {', '.join(summary.FILES.values())}, metrics.json")
 
 
 def report(run: Path, folds: dict[int, Path], folder: Path) -> None:
     """report.html of the test patients of all folds."""
-    parts = data.load(folder, {number: data.read_table(fold, "test") for number, fold in folds.items()}).values()
+    parts = load_slices(folder, {number: data.read_table(fold, "test") for number, fold in folds.items()}).values()
     predicted = [np.load(fold / runs.PREDICTIONS)["predicted"] for fold in folds.values()]
     images, masks = (np.concatenate([getattr(part, name).numpy() for part in parts]) for name in ("images", "masks"))
     write_report(run, images, masks, np.concatenate(predicted), pd.read_csv(run / "test_results.csv"))

@@ -27,8 +27,10 @@ import torch
 from tqdm import tqdm
 
 import constants
-import data
-from utils import SIGNALLED, UserError, run_script
+from dataset.folder import find_slices
+from dataset.published import NESTED_COPIES, published_patients
+from dataset.slices import load_slices
+from utils import SIGNALLED, UserError, leaves_folder, list_problems, run_script
 
 HANDLE = "mateuszbuda/lgg-mri-segmentation"  # on Kaggle
 PAGE = f"https://www.kaggle.com/datasets/{HANDLE}"
@@ -59,12 +61,12 @@ def main() -> None:
     for number in {signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}:  # Windows lacks the second
         if signal.getsignal(number) == signal.SIG_DFL:  # nohup ignores it
             signal.signal(number, stop)
-    expected = data.published_patients(args.subset)
+    expected = published_patients(args.subset)
     if is_there(args.out, expected, args.subset):
         return
     source = args.source or download()
     if source.is_dir():
-        folder = find_copy(source, set(data.published_patients()))
+        folder = find_copy(source, set(published_patients()))
         print(verify(folder, expected, args.subset))
         with writing(args.out):
             how = place_folder(folder, args.out, expected if args.subset else None)
@@ -86,7 +88,7 @@ def is_there(out: Path, expected: dict[str, int], subset: bool) -> bool:
             raise UserError(f"{out}: is a file. Remove it, or name another folder with --out.")
         return False
     try:
-        others = sorted(set(_folders(out)) - expected.keys() - data.NESTED_COPIES)
+        others = sorted(set(_folders(out)) - expected.keys() - NESTED_COPIES)
         if others:
             raise UserError(f"it holds {others[0]}" + (f" and {len(others) - 1} more" if len(others) > 1 else ""))
         print(verify(out, expected, subset))
@@ -155,9 +157,9 @@ def verify(folder: Path, expected: dict[str, int], subset: bool) -> str:
     With `subset`, other patients in the folder are passed over.
     Raises: UserError with what is missing, too many, or not an image or mask of the set.
     """
-    table = data.find_slices(folder, expected if subset else None)
+    table = find_slices(folder, expected if subset else None)
     slices = table.groupby("patient").size().to_dict()
-    if not subset and slices == data.published_patients(subset=True):
+    if not subset and slices == published_patients(subset=True):
         raise UserError(
             f"{folder}: holds the {len(slices)} patients of the subset, not all {len(expected)}. Add --subset."
         )
@@ -169,7 +171,7 @@ def verify(folder: Path, expected: dict[str, int], subset: bool) -> str:
     tumour, missing = 0, {"pre-contrast": 0, "post-contrast": 0}
     for patient, rows in tqdm(table.groupby("patient"), desc="checking", unit="patient", leave=False, disable=None):
         try:
-            loaded = data.load(folder, {patient: rows})[patient]
+            loaded = load_slices(folder, {patient: rows})[patient]
         except UserError as error:
             problems.append(str(error))
             continue
@@ -179,7 +181,7 @@ def verify(folder: Path, expected: dict[str, int], subset: bool) -> str:
         missing["post-contrast"] += torch.equal(loaded.images[..., 2], flair)
     if problems:
         raise UserError(
-            f"{folder}: is not the data set as published.\n{data.listed(problems)}\nGet it again. {BY_HAND}"
+            f"{folder}: is not the data set as published.\n{list_problems(problems)}\nGet it again. {BY_HAND}"
         )
     stands_in = ", ".join(f"{name} in {count}" for name, count in missing.items())
     return (
@@ -218,7 +220,7 @@ def place_folder(folder: Path, out: Path, patients: Iterable[str] | None) -> str
             return f"linked to {folder.resolve()}, which must stay where it is"
         except (OSError, NotImplementedError):  # Windows without the right to, and some file systems
             shutil.rmtree(built, ignore_errors=True)
-        names = [name for name in _folders(folder) if name not in data.NESTED_COPIES] if patients is None else patients
+        names = [name for name in _folders(folder) if name not in NESTED_COPIES] if patients is None else patients
         files = [path for name in names for path in (folder / name).iterdir()] + [folder / name for name in clinical]
         _check_space(built.parent, sum(path.stat().st_size for path in files))
         for path in files:
@@ -269,7 +271,7 @@ def find_members(archive: zipfile.ZipFile, path: Path, expected: dict[str, int])
     """
     infos = [info for info in archive.infolist() if not info.is_dir()]
     for info in infos:
-        if data.leaves_folder(info.filename):
+        if leaves_folder(info.filename):
             raise UserError(f"{path}: {info.filename!r} in it leads out of its folder. Do not use this file. {BY_HAND}")
     copies: dict[tuple[str, ...], set[str]] = {}  # folders around the patient folders: patients in there
     for info in infos:

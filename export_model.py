@@ -22,16 +22,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import portable
+import runs
 import torch
 from torch import nn
 
-import checkpoints
 import constants
-import portable
-import runs
-from engine import prepare
-from model_card import model_card, preparation
-from utils import UserError, run_script, set_seeds, whole_file, write_text
+from constants import SYNTHETIC_NOTICE
+from reporting.model_card import model_card, preparation
+from storage import checkpoints
+from training.engine import prepare
+from utils import UserError, atomic_write, run_script, set_seeds, write_text
 
 LARGEST_DIFFERENCE = 1e-3  # of two logits, relative to the largest one; a mask changes only where the logit is 0
 LARGEST_HALVED = 1e-2  # the same with --half: kernels are rounded by up to 1/2048 of their values
@@ -70,7 +71,7 @@ def main() -> None:
     largest = LARGEST_HALVED if args.half else LARGEST_DIFFERENCE
 
     if metadata["synthetic"]:
-        print(runs.SYNTHETIC_NOTICE)
+        print(SYNTHETIC_NOTICE)
     print(f"epoch {epoch} of {args.run}")
     for name, target in targets.items():
         content = write_halved(model, metadata) if args.half else FORMATS[name].write(model, metadata)
@@ -79,7 +80,7 @@ def main() -> None:
             raise UserError(
                 f"{target}: its logits differ by {difference:.1e} from the network's, so it was not written."
             )
-        with whole_file(target) as file:
+        with atomic_write(target) as file:
             file.write(content)
         print(f"{target}: {len(content) / 1e6:.1f} MB, logits differ by at most {difference:.1e} of the largest")
     write_text(card, model_card(args.run, epoch, checkpoint))

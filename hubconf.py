@@ -1,45 +1,57 @@
-"""For torch.hub: the network by its name, from GitHub without cloning (README) or from a clone:
+"""For torch.hub: the network by its name, from GitHub without cloning, or from a clone:
 
     model = torch.hub.load(".", "unet", source="local")
 
-It takes slices prepared as engine.prepare does and returns logits. Research use only: not a medical device.
+It takes float32 [N, 3, 256, 256], scaled to [-1, 1] as (value / 255 - 0.5) / 0.5, in the order pre-contrast, FLAIR,
+post-contrast, and returns logits [N, 1, 256, 256]. Research use only: not a medical device.
 """
 
+import importlib.util
+import sys
 from pathlib import Path
+from types import ModuleType
 
-from constants import WIDTH
-from unet import UNet
-
-dependencies = ["torch"]  # for the weights also what is in requirements.txt
-PRETRAINED = Path(__file__).parent / "weights" / "full_bilinear.safetensors"  # made from real patients alone
+dependencies = ["torch"]  # and safetensors, for pretrained weights
+HERE = Path(__file__).resolve().parent
+WEIGHTS = HERE / "weights" / "lgg_unet.safetensors"
 
 
-def unet(pretrained: bool = False, width: int = WIDTH, bilinear: bool = False) -> UNet:
-    """A U-Net of this project in evaluation mode; see unet.py.
+def _load_unet() -> ModuleType:
+    """Import unet.py of this folder under a name of its own.
+
+    The caller, or another repository of torch.hub, may have a module `unet` too: neither is to replace the other.
+    """
+    name = f"unet_of_{HERE}"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, HERE / "unet.py")
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
+
+
+def unet(pretrained: bool = False, width: int = 64, bilinear: bool = False):
+    """Return a U-Net of this project in evaluation mode; see unet.py.
 
     Args:
-        pretrained: with the weights that come with the repository, whose width and way up they are then.
+        pretrained: with the weights that come with the repository, whose width and way up are then used.
         width, bilinear: as of UNet, for a network that is still to be trained.
 
-    Raises: RuntimeError when there are no pretrained weights, or they are not from the published patients.
+    Raises: RuntimeError when there are no pretrained weights, or they cannot be read.
     """
+    module = _load_unet()
     if not pretrained:
-        return UNet(width=width, bilinear=bilinear).eval()
-    if not PRETRAINED.is_file():
+        return module.UNet(width=width, bilinear=bilinear).eval()
+    if not WEIGHTS.is_file():
         raise RuntimeError(
-            f"{PRETRAINED}: this version comes without pretrained weights. Train with train_model.py, then use "
+            f"{WEIGHTS}: this version comes without pretrained weights. Train with train_model.py, then use "
             "predict_model.py --checkpoint, or call unet(pretrained=False)."
         )
     try:
-        import checkpoints  # only here: the network alone needs nothing but PyTorch
-    except ImportError as error:
-        raise RuntimeError(
-            f"the weights need the packages of requirements.txt, and no other module named as one of this project's "
-            f"({error}). Use predict_model.py in a clone, or call unet(pretrained=False)."
-        ) from error
-    model, checkpoint = checkpoints.load_network(PRETRAINED)
-    if not checkpoint["config"].get("published", False):
-        raise RuntimeError(
-            f"{PRETRAINED}: was not trained on the published data set, and is not offered as pretrained."
-        )
+        model, metadata = module.load_weights(str(WEIGHTS))
+    except ImportError:
+        raise RuntimeError("the weights need the package safetensors. Run: pip install safetensors") from None
+    except Exception as error:  # safetensors has kinds of its own
+        raise RuntimeError(f"{WEIGHTS}: {error}. Restore the file.") from None
+    if metadata.get("published") != "true":
+        raise RuntimeError(f"{WEIGHTS}: was not trained on the published data set, and is not offered as pretrained.")
     return model

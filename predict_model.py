@@ -26,16 +26,15 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import runs
 import torch
 
-import checkpoints
 import constants
-import overlays
-import runs
-import scans
-from engine import predict, predicted_mask
-from model_card import RESEARCH_USE
-from scans import Scan
+from reporting.model_card import RESEARCH_USE
+from scans import scan as scans
+from scans.scan import Scan, overlays
+from storage import checkpoints
+from training.engine import predict, predicted_mask
 from utils import (
     USER_ERROR,
     Hardware,
@@ -45,6 +44,7 @@ from utils import (
     positive,
     repeat_exactly,
     run_script,
+    to_csv,
     write_text,
 )
 
@@ -240,8 +240,8 @@ def finish(
     """Tables, throughput, and what could not be read, which decides the exit code."""
     if rows:
         table = pd.concat(rows, ignore_index=True)
-        write_text(out / "slices.csv", runs.to_csv(table))
-        write_text(out / "patients.csv", runs.to_csv(patient_table(table)))
+        write_text(out / "slices.csv", to_csv(table))
+        write_text(out / "patients.csv", to_csv(patient_table(table)))
         rate = len(table) / max(seconds["network"], 1e-9)
         print(
             f"{len(table)} slices: reading {seconds['reading']:.1f} s, network {seconds['network']:.1f} s "

@@ -1,48 +1,47 @@
-"""Checkpoints -> results.csv (loss and IoU of each epoch) and the curves in plots/.
+"""Checkpoints -> results.csv (loss and IoU of each epoch) and the learning curves in plots/.
 
     python process_models.py --run runs/first
 
-Works while training still runs.
+Works while training is still running.
 """
 
 import argparse
-from pathlib import Path
 
-import checkpoints
 import constants
-import plots
-import runs
-from utils import run_script, write_text
+from evaluation.selection import CRITERIA, best_epoch, selection_warning
+from evaluation.summary import describe_epoch
+from reporting import plots
+from storage import checkpoints
+from storage.run_folder import RunFolder
+from utils import run_script
 
 
-def parse_arguments() -> argparse.Namespace:
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
-    add("--run", type=Path, default=Path(constants.RUN_DIR), metavar="DIR", help="folder of the run (%(default)s)")
-    add("--data", metavar="DIR", help="taken so that the three scripts can be called alike; this step reads no slice")
-    return parser.parse_args()
+    parser.add_argument(
+        "--run", type=RunFolder, default=constants.RUN_DIR, metavar="DIR", help="folder of the run (%(default)s)"
+    )
+    return parser.parse_args(argv)
 
 
-def main() -> None:
-    args = parse_arguments()
-    epochs = checkpoints.read_figures(runs.models_folder(args.run))
-    best = checkpoints.best_epoch(epochs)
-
-    write_text(args.run / "results.csv", runs.to_csv(epochs[checkpoints.RESULT_COLUMNS]))
-    write_text(args.run / "epochs.csv", runs.to_csv(epochs))
-    note = runs.SYNTHETIC_NOTICE if runs.is_synthetic(args.run) else ""
-    plots.plot_loss(epochs, best, args.run / "plots" / "loss.png", note)
-    plots.plot_iou(epochs, best, args.run / "plots" / "iou.png", note)
+def main(argv: list[str] | None = None) -> None:
+    run = parse_arguments(argv).run
+    epochs = checkpoints.read_epochs(run)
+    best = best_epoch(epochs)
+    note = constants.SYNTHETIC_NOTICE if run.is_synthetic() else ""
+    run.write_epochs(epochs)
+    plots.plot_loss(epochs, best, run.plots / "loss.png", note)
+    plots.plot_iou(epochs, best, run.plots / "iou.png", note)
 
     if note:
         print(note)
     chosen = epochs.loc[epochs["epoch"] == best].iloc[0]
-    print(f"{len(epochs)} epochs; the best validation IoU is that of epoch {best}:")
+    print(f"{len(epochs)} epochs; {CRITERIA['iou']} is that of epoch {best}:")
     print(f"  validation loss {chosen['validation_loss']:.4f}")
-    print(runs.describe_iou({name.removeprefix("validation_"): value for name, value in chosen.items()}))
-    if warning := runs.selection_warning(epochs, best):
+    print(describe_epoch({name.removeprefix("validation_"): value for name, value in chosen.items()}))
+    if warning := selection_warning(epochs, best):
         print(warning)
-    print(f"written to {args.run}: results.csv, epochs.csv (more figures), plots/loss.png, plots/iou.png")
+    print(f"written to {run}: results.csv, epochs.csv (further metrics), plots/loss.png, plots/iou.png")
 
 
 if __name__ == "__main__":

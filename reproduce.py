@@ -29,13 +29,15 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import pandas as pd
-
-import checkpoints
 import data
+import pandas as pd
 import runs
-from model_card import FIGURES
-from utils import UserError, positive, run_script, write_text
+
+from dataset.folder import find_folder
+from dataset.published import published_patients
+from reporting.model_card import FIGURES
+from storage import checkpoints
+from utils import UserError, positive, run_script, to_json, write_text
 
 HERE = Path(__file__).resolve().parent
 FULL = {"train": 2769, "validation": 756, "test": 404}  # slices
@@ -102,7 +104,7 @@ def main() -> None:
     changed = [f"--{name} {getattr(args, name)}" for name in ("epochs", "width") if getattr(args, name)]
     options = [*published.options, *(word for change in changed for word in change.split())]
     refuse_other(target / "run.json", options)
-    folder = data.find_folder(args.data)
+    folder = find_folder(args.data)
 
     if published.naive:
         record = run_naive(run, folder, args, options)
@@ -191,7 +193,7 @@ def train(run: Path, folder: Path, args: argparse.Namespace, options: list[str])
         more = [*options, *(["--split", args.split] if args.split else []), *only_subset(args.run, folder, run)]
         more.append("--overwrite")
     state["sessions"].append({"began": time.time(), "ended": None})
-    write_text(run / STATE, runs.to_json(state))
+    write_text(run / STATE, to_json(state))
     call("train_model.py", *where, *more, log=run / "log.txt")
     close(run)
 
@@ -203,13 +205,13 @@ def close(run: Path) -> dict:
     if last["ended"] is None:
         saved = runs.models_folder(run) / checkpoints.RESUME
         last["ended"] = max(last["began"], saved.stat().st_mtime)
-        write_text(run / STATE, runs.to_json(state))
+        write_text(run / STATE, to_json(state))
     return state
 
 
 def only_subset(name: str, folder: Path, run: Path) -> list:
     """The option that takes the 12 patients alone, for a run on them in a folder that holds others too."""
-    twelve = set(data.published_patients(subset=True))
+    twelve = set(published_patients(subset=True))
     if RUNS[name].slices != SUBSET or not twelve < {path.name for path in folder.iterdir() if path.is_dir()}:
         return []
     write_text(run / "patients.txt", "\n".join(sorted(twelve)) + "\n")
@@ -219,7 +221,7 @@ def only_subset(name: str, folder: Path, run: Path) -> list:
 def run_naive(run: Path, folder: Path, args: argparse.Namespace, options: list[str]) -> dict:
     """Run the plain loop from the beginning; the record of it."""
     log = run / "log.txt"
-    write_text(run / STATE, runs.to_json({"options": options}))
+    write_text(run / STATE, to_json({"options": options}))
     log.unlink(missing_ok=True)
     split = ["--split", args.split] if args.split else []
     began = time.monotonic()
@@ -273,7 +275,7 @@ def collect(run: Path, target: Path, record: dict, folders: list[Path]) -> None:
     for name in PLOTS:
         if (run / "plots" / name).is_file():
             shutil.copyfile(run / "plots" / name, target / name)
-    write_text(target / "run.json", anonymous(runs.to_json(record), folders))
+    write_text(target / "run.json", anonymous(to_json(record), folders))
 
 
 def anonymous(text: str, folders: list[Path]) -> str:

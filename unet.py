@@ -1,12 +1,16 @@
-"""The U-Net of Ronneberger, Fischer and Brox (2015, arXiv:1505.04597), with padded convolutions and batch norm."""
+"""The U-Net of Ronneberger, Fischer and Brox (2015, arXiv:1505.04597), with padded convolutions and batch norm.
+
+This file imports nothing of the project: it can be copied into another one as it is.
+"""
+
+import json
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from constants import CHANNELS, CLASSES, WIDTH
-
 LEVELS = 4  # times that the contracting path halves the resolution
+WIDEST = 4096  # channels; a file of weights that asks for more is not ours
 
 
 def double_conv(inputs: int, outputs: int, middle: int | None = None) -> nn.Sequential:
@@ -22,28 +26,33 @@ def double_conv(inputs: int, outputs: int, middle: int | None = None) -> nn.Sequ
     )
 
 
-class Up(nn.Module):
+class Decoder(nn.Module):
     """One step of the expansive path: double the resolution, append the skip connection, convolve twice.
 
     The resolution is doubled by a 2x2 up-convolution that halves the channels, or, with `bilinear`, by
-    interpolation, which has no weights; the first of the two convolutions then does the reduction.
+    interpolation, which has no weights; the first of the two convolutions then reduces the channels.
+
+    Args:
+        deep: channels of the input, which has half the resolution.
+        skip: channels of the skip connection.
+        outputs: channels of the output.
     """
 
-    def __init__(self, below: int, skip: int, outputs: int, bilinear: bool):
+    def __init__(self, deep: int, skip: int, outputs: int, bilinear: bool):
         super().__init__()
         if bilinear:
             self.upsample = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False)
-            self.convolve = double_conv(below + skip, outputs, middle=(below + skip) // 2)
+            self.convolve = double_conv(deep + skip, outputs, middle=(deep + skip) // 2)
         else:
-            self.upsample = nn.ConvTranspose2d(below, below // 2, kernel_size=2, stride=2)
-            self.convolve = double_conv(below // 2 + skip, outputs)
+            self.upsample = nn.ConvTranspose2d(deep, deep // 2, kernel_size=2, stride=2)
+            self.convolve = double_conv(deep // 2 + skip, outputs)
 
-    def forward(self, below: torch.Tensor, skip: torch.Tensor) -> torch.Tensor:
-        return self.convolve(torch.cat([skip, self.upsample(below)], dim=1))
+    def forward(self, deep: torch.Tensor, skip: torch.Tensor) -> torch.Tensor:
+        return self.convolve(torch.cat([skip, self.upsample(deep)], dim=1))
 
 
 class UNet(nn.Module):
-    """A slice in, one logit a pixel out.
+    """Maps a slice to one logit per pixel.
 
     Args:
         channels: channels of the input.
@@ -57,35 +66,70 @@ class UNet(nn.Module):
         Sizes that are no multiple of 16 are padded by repeating the edge, and the output is cropped back.
     """
 
-    def __init__(self, channels: int = CHANNELS, classes: int = CLASSES, width: int = WIDTH, bilinear: bool = False):
+    def __init__(self, channels: int = 3, classes: int = 1, width: int = 64, bilinear: bool = False):
         super().__init__()
-        c = [width * 2**level for level in range(LEVELS + 1)]  # 64, 128, 256, 512, 1024
-        if bilinear:
-            c[-1] //= 2
-            ups = [c[2], c[1], c[0], c[0]]  # what each step hands up: already the channels of the next skip
-            below = [c[4], *ups[:3]]
-        else:
-            ups = [c[3], c[2], c[1], c[0]]
-            below = [c[4], *ups[:3]]
-        self.down = nn.ModuleList(double_conv(i, o) for i, o in zip([channels, *c[:-1]], c, strict=True))
-        self.up = nn.ModuleList(
-            Up(b, skip, outputs, bilinear) for b, skip, outputs in zip(below, c[-2::-1], ups, strict=True)
+        lowest = 8 * width if bilinear else 16 * width
+        halved = 2 if bilinear else 1  # bilinear steps hand up the channels of the next skip connection
+        self.encoders = nn.ModuleList(
+            [
+                double_conv(channels, width),  # 256 x 256, for a slice of that size
+                double_conv(width, 2 * width),  # 128 x 128
+                double_conv(2 * width, 4 * width),  # 64 x 64
+                double_conv(4 * width, 8 * width),  # 32 x 32
+            ]
         )
-        self.head = nn.Conv2d(c[0], classes, kernel_size=1)
+        self.bottleneck = double_conv(8 * width, lowest)  # 16 x 16
+        self.decoders = nn.ModuleList(
+            [
+                Decoder(lowest, 8 * width, 8 * width // halved, bilinear),  # 32 x 32
+                Decoder(8 * width // halved, 4 * width, 4 * width // halved, bilinear),  # 64 x 64
+                Decoder(4 * width // halved, 2 * width, 2 * width // halved, bilinear),  # 128 x 128
+                Decoder(2 * width // halved, width, width, bilinear),  # 256 x 256
+            ]
+        )
+        self.head = nn.Conv2d(width, classes, kernel_size=1)
 
     def pad(self, x: torch.Tensor) -> torch.Tensor:
         """Repeat the last row and column until height and width are multiples of 16."""
-        right, below = (-size % 2**LEVELS for size in (x.shape[-1], x.shape[-2]))
-        return F.pad(x, (0, right, 0, below), mode="replicate") if right or below else x
+        right, bottom = (-size % 2**LEVELS for size in (x.shape[-1], x.shape[-2]))
+        return F.pad(x, (0, right, 0, bottom), mode="replicate") if right or bottom else x
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         height, width = x.shape[-2:]
         x = self.pad(x)
         skips = []
-        for level, convolve in enumerate(self.down):
-            x = convolve(x if level == 0 else F.max_pool2d(x, kernel_size=2))
-            skips.append(x)
-        skips.pop()  # the lowest level is x itself
-        for up in self.up:
-            x = up(x, skips.pop())
+        for encode in self.encoders:
+            skips.append(encode(x))
+            x = F.max_pool2d(skips[-1], kernel_size=2)
+        x = self.bottleneck(x)
+        for decode in self.decoders:
+            x = decode(x, skips.pop())
         return self.head(x)[..., :height, :width]
+
+
+def load_weights(path: str) -> tuple[UNet, dict[str, str]]:
+    """Build the network of a safetensors file written by export_model.py; needs the package safetensors.
+
+    Returns: the network in evaluation mode, float32, on the CPU; and the file's metadata.
+    Raises: OSError, ValueError or safetensors' own error when the file is missing, damaged, or not a U-Net's.
+    """
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata() or {}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no dict
+    network = json.loads(metadata.get("network", "null"))
+    if not isinstance(network, dict) or not all(
+        isinstance(network.get(name), int) and 0 < network[name] <= WIDEST for name in ("channels", "classes", "width")
+    ):
+        raise ValueError(f"its metadata does not describe a U-Net ({network})")
+    with torch.device("meta"):  # no memory yet, whatever the file asks for
+        model = UNet(**network)
+    tensors = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+    try:
+        model.load_state_dict(tensors, assign=True)
+    except RuntimeError as error:
+        raise ValueError(f"its weights do not fit its network ({' '.join(str(error).split())[:200]})") from None
+    if not all(tensor.isfinite().all() for tensor in tensors.values()):
+        raise ValueError("its weights are not finite")
+    return model.eval(), metadata

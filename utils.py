@@ -1,34 +1,40 @@
-"""What several scripts share and no topic owns: mistakes of the user, hardware, seeds, whole files."""
+"""What several rooms share and none owns: errors the user can fix, hardware, seeds, atomic writing, text of tables."""
 
 import argparse
 import contextlib
+import csv
 import ctypes
+import json
+import math
 import os
 import platform
 import random
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
-from typing import BinaryIO
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any, BinaryIO
 
 import numpy as np
+import pandas as pd
 import torch
 
-USER_ERROR = 2  # exit codes: a mistake of the user, as argparse has it;
+USER_ERROR = 2  # exit codes: an error the user can fix, as argparse has it;
 SYSTEM_ERROR = 1  # a disk that is full, a file that may not be written;
 SIGNALLED = 128  # plus the number of the signal: stopped by Ctrl-C (130) or by SIGTERM (143), after saving
 GLIBC = ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
 TEMPORARY = ".tmp"  # ends the name of a file that is being written
+SHOWN_PROBLEMS = 10  # of one folder or file
 
 
 class UserError(Exception):
-    """Something that the user can mend. The message names the file, what is wrong with it, and the remedy."""
+    """An error the user can fix. The message names the file, what is wrong with it, and the remedy."""
 
 
 def run_script(main: Callable[[], None]) -> None:
-    """Run the main function of a script; a mistake of the user ends it with one message and exit code 2."""
+    """Run the main function of a script. An error the user can fix ends it with one message and exit code 2."""
     try:
         main()
     except UserError as error:
@@ -48,9 +54,9 @@ def run_script(main: Callable[[], None]) -> None:
 
 
 class StopRequest:
-    """Remembers the first SIGINT or SIGTERM, so that a loop can end where its work is whole; a second one aborts.
+    """Remembers the first SIGINT or SIGTERM, so that a loop can end after a complete step; a second one aborts.
 
-    Call it to ask whether a signal has come. `signal` is its number, 0 while there is none.
+    Calling it returns whether a signal has come. `signal` is its number, 0 while there is none.
     """
 
     def __init__(self):
@@ -82,7 +88,7 @@ def positive(number_type: type) -> Callable[[str], int | float]:
 
 @dataclass(frozen=True)
 class Hardware:
-    """Where and in which precision the network computes."""
+    """The device and the precision in which the network computes."""
 
     device: torch.device
     bf16: bool  # bfloat16 autocast: half the bytes, the exponent range of float32
@@ -106,7 +112,7 @@ class Hardware:
 
 
 def choose_hardware(device: str = "auto", precision: str = "auto") -> Hardware:
-    """CUDA, else MPS, else the CPU, unless `device` names one; bf16 where the hardware computes in it."""
+    """Return CUDA, else MPS, else the CPU, unless `device` names one; bf16 where the hardware computes in it."""
     if device == "auto":
         mps = torch.backends.mps.is_available()
         device = "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
@@ -121,7 +127,7 @@ def choose_hardware(device: str = "auto", precision: str = "auto") -> Hardware:
 
 
 def computes_bf16(device: torch.device) -> bool:
-    """Whether the device has bfloat16 arithmetic of its own; where it is simulated, it is slow."""
+    """Return whether the device has bfloat16 arithmetic of its own; where it is simulated, it is slow."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type == "cpu":
@@ -131,10 +137,10 @@ def computes_bf16(device: torch.device) -> bool:
 
 
 def keep_freed_memory() -> None:
-    """Ask glibc to keep what tensors give back, instead of returning it to the kernel at every layer.
+    """Ask glibc to keep freed memory instead of returning it to the kernel at every layer.
 
-    Activations are large, so that each one would come from a fresh mapping, whose pages the kernel has to
-    clear again in every step. Does nothing where the C library is another one.
+    Activations are large: each would come from a fresh mapping, whose pages the kernel has to clear again in every
+    step. Does nothing where the C library is another one.
     """
     M_MXFAST, M_TRIM_THRESHOLD, M_MMAP_MAX = 1, -1, -4  # malloc.h
     if GLIBC:
@@ -143,23 +149,8 @@ def keep_freed_memory() -> None:
         GLIBC.mallopt(M_MXFAST, 0)
 
 
-def start_anew_to_save_memory() -> None:
-    """Start this script again with a setting of glibc that can only be made before a process starts.
-
-    Tensors are aligned to 64 bytes, for which glibc cuts a few bytes off each block, and hands these to later small
-    requests. The block that is freed is then too small for the next tensor of its size. Without the cache of
-    small pieces they are joined again: a fifth less memory in training a wide network, no time. Costs the start of
-    Python; does nothing inside a notebook or another program, or where the C library is another one.
-    """
-    setting, variable = "glibc.malloc.tcache_count=0", "GLIBC_TUNABLES"
-    given = os.environ.get(variable, "")
-    if GLIBC and setting not in given and sys.orig_argv[1:] == sys.argv:
-        os.environ[variable] = f"{given}:{setting}" if given else setting
-        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
-
-
 def peak_memory(device: torch.device) -> int:
-    """Bytes: the most that tensors have taken of a CUDA device; elsewhere the most this process has had resident.
+    """Return the peak memory in bytes: of tensors on a CUDA device, elsewhere of the whole process.
 
     0 where the system does not say.
     """
@@ -181,7 +172,7 @@ def set_seeds(seed: int) -> None:
 
 
 def repeat_exactly(exact: bool) -> None:
-    """Exact: the same seed on the same machine gives the same bits. Otherwise cuDNN may pick what is fastest."""
+    """Exact: the same seed on the same machine gives the same bits. Otherwise cuDNN may choose the fastest kernels."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # asked for by cuBLAS, before its first use
     torch.use_deterministic_algorithms(exact)
     torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads memory it has not written
@@ -190,7 +181,7 @@ def repeat_exactly(exact: bool) -> None:
 
 
 def versions() -> dict[str, str]:
-    """What a result depends on."""
+    """Return the versions that a result depends on."""
     return {
         "python": platform.python_version(),
         "torch": str(torch.__version__),
@@ -200,11 +191,11 @@ def versions() -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """A binary file that appears at `path` complete or not at all.
+def atomic_write(path: Path) -> Iterator[BinaryIO]:
+    """Open a binary file for writing that appears at `path` complete or not at all.
 
-    Written under a temporary name in the same folder, forced to the disk, then renamed. A failure leaves what
-    was at `path` before.
+    It is written under a temporary name in the same folder, forced to the disk, then renamed. A failure leaves
+    what was at `path` before.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -230,6 +221,80 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a small text file whole, in UTF-8."""
-    with whole_file(path) as file:
+    """Write a text file atomically, in UTF-8."""
+    with atomic_write(path) as file:
         file.write(text.encode())
+
+
+# --- Text of tables --------------------------------------------------------------------------------------------
+
+
+def read_csv(path: Path, columns: list[str]) -> pd.DataFrame:
+    """Read a CSV file as text, nothing guessed.
+
+    Raises: UserError if it cannot be read, or one of `columns` is missing or has an empty cell.
+    """
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
+    except (OSError, ValueError, csv.Error) as error:  # pandas' parser errors are ValueErrors
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"{path}: cannot be read as CSV ({reason}). Expected columns {', '.join(columns)}.") from None
+    missing = [column for column in columns if column not in table]
+    if missing:
+        raise UserError(f"{path}: has no column {', '.join(missing)}. Expected columns {', '.join(columns)}.")
+    empty = table[columns].eq("").any(axis=1)
+    if empty.any():
+        raise UserError(f"{path}, line {int(np.argmax(empty)) + 2}: an empty cell. Fill in {', '.join(columns)}.")
+    return table
+
+
+def to_csv(table: pd.DataFrame) -> str:
+    """Return a table as CSV; six decimals are more than any metric here carries."""
+    return table.to_csv(index=False, float_format="%.6f", lineterminator="\n")
+
+
+def to_json(content: Any) -> str:
+    """Return nested dicts and lists as JSON. NaN, which JSON does not know, becomes null."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [plain(item) for item in value]
+        value = value.item() if hasattr(value, "item") else value  # NumPy's numbers
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    return json.dumps(plain(content), indent=2, allow_nan=False) + "\n"
+
+
+def show_number(value: float | None, form: str = ".3f") -> str:
+    """Return a number as text; a dash if it is undefined."""
+    return "-" if value is None or math.isnan(value) else format(value, form)
+
+
+def describe_problems(source: Path, problems: list[str]) -> str:
+    """Return one problem as it is; several as a list with one line each."""
+    if len(problems) == 1:
+        return problems[0]
+    return f"{source}: {len(problems)} problems\n{list_problems(problems)}"
+
+
+def list_problems(problems: list[str]) -> str:
+    """Return the first problems, one per line, and how many more there are."""
+    more = [f"  and {len(problems) - SHOWN_PROBLEMS} more"] if len(problems) > SHOWN_PROBLEMS else []
+    return "\n".join([*(f"  - {problem}" for problem in problems[:SHOWN_PROBLEMS]), *more])
+
+
+def leaves_folder(text: str) -> bool:
+    """Return whether a relative path of a table or an archive could point outside of its folder, on any system."""
+    posix, windows = PurePosixPath(text), PureWindowsPath(text)
+    return posix.is_absolute() or bool(windows.anchor) or ".." in windows.parts or "\0" in text
+
+
+def parallel_map(work: Callable[[Any], Any], items: Iterable[Any]) -> list:
+    """Return the result of each call, in order, computed on all cores.
+
+    The work runs in threads: it gains where OpenCV, SciPy, NumPy or Pillow release Python's lock.
+    """
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(work, items))

@@ -21,8 +21,9 @@ from pathlib import Path
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-import data
 from constants import IMAGE_SIZE, WIDTH
+from dataset.folder import find_folder, find_slices
+from dataset.split import assign_patients, split_tables
 from unet import UNet
 
 ROOT = Path(__file__).parents[1]
@@ -78,8 +79,8 @@ def main() -> None:
     add("--bilinear", action="store_true")
     args = parser.parse_args()
 
-    table = data.find_slices(data.find_folder(args.data))
-    tables = data.split_tables(table, data.assign_patients(table["patient"]))
+    table = find_slices(find_folder(args.data))
+    tables = split_tables(table, assign_patients(table["patient"]))
     train, validation = len(tables["train"]), len(tables["validation"])
     forward = flops(args.width, args.bilinear)
     work = forward * (3 * train + validation)

@@ -21,8 +21,9 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-import checkpoints
-import phantom
+from dataset.phantom import make_patient
+from dataset.synthetic import patient_name
+from storage import checkpoints
 from utils import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -32,8 +33,8 @@ EPOCHS = 100_000  # more than any run here reaches
 
 def write_few_slices(folder: Path) -> None:
     for number in range(1, 5):
-        images, masks = phantom.make_patient(0, number)
-        patient = phantom.patient_name(number)
+        images, masks = make_patient(0, number)
+        patient = patient_name(number)
         (folder / patient).mkdir(parents=True)
         for index in SLICES:
             Image.fromarray(images[index]).save(folder / patient / f"{patient}_{index}.tif")

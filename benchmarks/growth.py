@@ -14,9 +14,9 @@ import pandas as pd
 import torch
 
 from constants import IMAGE_SIZE, LEARNING_RATE
-from data import Slices
-from engine import train_one_epoch
-from losses import bce
+from dataset.slices import Slices
+from training.engine import train_one_epoch
+from training.losses import bce
 from unet import UNet
 from utils import choose_hardware, keep_freed_memory
 

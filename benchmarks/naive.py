@@ -20,9 +20,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-import data
 from constants import BATCH_SIZE, LEARNING_RATE, RANDOM_STATE
-from engine import epoch_order
+from dataset.folder import find_folder, find_slices
+from dataset.split import assign_patients, read_assignment, split_tables
+from dataset.synthetic import any_synthetic
+from training.engine import epoch_order
 from unet import UNet
 from utils import Hardware, choose_hardware, peak_memory, run_script, versions
 
@@ -58,13 +60,13 @@ def main() -> None:
     args = parser.parse_args()
 
     device = choose_hardware(args.device).device
-    folder = data.find_folder(args.data)
-    table = data.find_slices(folder)
+    folder = find_folder(args.data)
+    table = find_slices(folder)
     if args.split:
-        assignment, _ = data.read_assignment(args.split, table["patient"], folder)
+        assignment, _ = read_assignment(args.split, table["patient"], folder)
     else:
-        assignment = data.assign_patients(table["patient"])
-    tables = data.split_tables(table, assignment)
+        assignment = assign_patients(table["patient"])
+    tables = split_tables(table, assignment)
     args.run.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(RANDOM_STATE)
     model = UNet(width=args.width, bilinear=args.bilinear).to(device)
@@ -122,7 +124,7 @@ def main() -> None:
                 "peak_memory_gib": peak_memory(device) / 2**30,
                 "patients": {split: part["patient"].nunique() for split, part in tables.items()},
                 "slices": {split: len(part) for split, part in tables.items()},
-                "synthetic": data.is_synthetic(table),
+                "synthetic": any_synthetic(table),
                 "hardware": str(Hardware(device, bf16=False)),
                 "versions": versions(),
             }

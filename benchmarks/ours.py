@@ -13,10 +13,10 @@ from collections import defaultdict
 
 import torch
 
-import checkpoints
-import data
-import engine
 import train_model
+from dataset.slices import Slices, load_slices
+from storage import checkpoints
+from training import engine
 from utils import run_script
 
 seconds: dict[str, float] = defaultdict(float)
@@ -42,8 +42,8 @@ def timed(part: str, function):
 
 
 def main() -> None:
-    data.load = timed("data", data.load)
-    data.Slices.batch = timed("data", data.Slices.batch)
+    load_slices = timed("data", load_slices)
+    Slices.batch = timed("data", Slices.batch)
     engine.prepare = timed("data", engine.prepare)
     engine._training_logits = timed("forward", engine._training_logits)
     torch.Tensor.backward = timed("backward", torch.Tensor.backward)

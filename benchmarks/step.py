@@ -25,12 +25,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-import checkpoints
-import engine
 from benchmarks.growth import random_slices
 from constants import BATCH_SIZE, CHANNELS, IMAGE_SIZE, LEARNING_RATE, WIDTH
-from losses import bce
-from metrics import count_pixels
+from evaluation.metrics import count_pixels
+from storage import checkpoints
+from training import engine
+from training.losses import bce
 from unet import UNet
 from utils import (
     Hardware,

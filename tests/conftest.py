@@ -4,7 +4,6 @@ import importlib
 import os
 import shutil
 import signal
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
-import checkpoints
-import data
+from dataset.slices import COLUMNS, Slices
+from storage import checkpoints
+from storage.run_folder import RunFolder
 from unet import UNet
 from utils import run_script
 
@@ -45,6 +45,7 @@ def make_patients(folder: Path, patients: int = 5, slices: int = 3) -> Path:
     return folder
 
 
+NOT_CLONED = shutil.ignore_patterns(".*", "__pycache__", "demo", "runs", "tests", "kaggle_3m", "synthetic")
 STAND_IN = """
 def dataset_download(handle):
     assert handle == "mateuszbuda/lgg-mri-segmentation"
@@ -54,14 +55,13 @@ def dataset_download(handle):
 
 
 def clone_project(top: Path) -> Path:
-    """What a clone holds, in a folder of its own, whose published data set is eight synthetic patients, six of them the
-    subset; `cache` is what the stand-in for kagglehub in `stand_in` returns as downloaded."""
-    for path in (*ROOT.glob("*.py"), *ROOT.glob("*.txt"), *ROOT.glob("*.html"), ROOT / "README.md"):
-        shutil.copy(path, top)
-    for name in ("notebooks", "benchmarks"):
-        shutil.copytree(ROOT / name, top / name, ignore=shutil.ignore_patterns(".ipynb_checkpoints", "__pycache__"))
+    """Copy the tracked files of the project to `top`, as a clone would.
+
+    The published data set of the copy is eight synthetic patients, six of them the subset; `cache` is what the stand-in
+    for kagglehub in `stand_in` returns as downloaded.
+    """
+    shutil.copytree(ROOT, top, dirs_exist_ok=True, ignore=NOT_CLONED)
     kaggle = make_patients(top / "cache" / "kaggle_3m", patients=8, slices=2)
-    (top / "lgg-mri-segmentation").mkdir()
     rows = [f"{patient.name},2,{int(n < 6)}\n" for n, patient in enumerate(sorted(kaggle.iterdir()))]
     (top / "lgg-mri-segmentation" / "patients.csv").write_text("patient,slices,in_subset\n" + "".join(rows))
     information = top / "stand_in" / "kagglehub-9.dist-info"  # so that it counts as installed
@@ -71,7 +71,7 @@ def clone_project(top: Path) -> Path:
     return top
 
 
-def make_slices(masks: dict[str, list[np.ndarray]], images: np.ndarray | None = None) -> data.Slices:
+def make_slices(masks: dict[str, list[np.ndarray]], images: np.ndarray | None = None) -> Slices:
     """Slices 1, 2, ... of each patient with the given masks (0 or 1, [H, W]); without images, all are black."""
     rows = [
         (patient, f"{patient}/{patient}_{number}.tif", f"{patient}/{patient}_{number}_mask.tif")
@@ -81,7 +81,7 @@ def make_slices(masks: dict[str, list[np.ndarray]], images: np.ndarray | None = 
     stacked = np.concatenate([np.asarray(stack, np.uint8) for stack in masks.values()])
     if images is None:
         images = np.zeros((*stacked.shape, 3), np.uint8)
-    return data.Slices(torch.from_numpy(images), torch.from_numpy(stacked), pd.DataFrame(rows, columns=data.COLUMNS))
+    return Slices(torch.from_numpy(images), torch.from_numpy(stacked), pd.DataFrame(rows, columns=COLUMNS))
 
 
 def box(*places: tuple[int, int, int, int], size: int = 256) -> np.ndarray:
@@ -92,10 +92,10 @@ def box(*places: tuple[int, int, int, int], size: int = 256) -> np.ndarray:
     return mask
 
 
-def save_checkpoint(models: Path, epoch: int, model: UNet, figures: dict, config: dict) -> Path:
-    """Write a checkpoint as training does."""
-    checkpoints.Writer(models, model, torch.optim.Adam(model.parameters()), config).save_epoch(epoch, figures)
-    return checkpoints.epoch_path(models, epoch)
+def save_checkpoint(run: RunFolder, model: UNet, record: dict, config: dict) -> Path:
+    """Write a checkpoint as training does; `record` has the epoch and its metrics."""
+    checkpoints.Writer(run, model, torch.optim.Adam(model.parameters()), config).save_epoch(record)
+    return run.checkpoint(record["epoch"])
 
 
 @pytest.fixture
@@ -105,15 +105,15 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def call(monkeypatch, capsys):
+def call(capsys):
     """Run a script as the command line would: call("train_model", "--run", ...) -> (exit code, stdout, stderr)."""
 
     def run(script: str, *arguments) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", [f"{script}.py", *map(str, arguments)])
         capsys.readouterr()
         code = 0
         try:
-            run_script(importlib.import_module(script).main)
+            main = importlib.import_module(script).main
+            run_script(lambda: main([str(argument) for argument in arguments]))
         except SystemExit as stop:
             code = stop.code
         out, err = capsys.readouterr()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from conftest import box, make_slices
 
-import calibration
+from evaluation import calibration
 
 
 def head_image(radius: int = 60) -> np.ndarray:

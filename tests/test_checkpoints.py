@@ -5,9 +5,9 @@ import pytest
 import torch
 from conftest import save_checkpoint
 
-import checkpoints
+from storage import checkpoints
 from unet import UNet
-from utils import UserError, whole_file
+from utils import UserError, atomic_write
 
 FIGURES = {"training_loss": 0.5, "training_iou": 0.25, "validation_loss": 0.75, "validation_iou": 0.125}
 CONFIG = {"settings": {"width": 2, "bilinear": False, "lr": 1e-3}, "versions": {"torch": "x"}}
@@ -115,7 +115,7 @@ def test_no_checkpoints_is_an_error(tmp_path):
 def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(b"old")
-    with pytest.raises(RuntimeError), whole_file(path) as file:
+    with pytest.raises(RuntimeError), atomic_write(path) as file:
         file.write(b"half of the new")
         raise RuntimeError
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]

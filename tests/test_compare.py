@@ -5,16 +5,17 @@ import importlib
 import json
 import sys
 
+import data
 import pandas as pd
 import pytest
+import runs
 from conftest import make_patients
 
 import cross_validate
-import data
-import runs
-import scorecard
 import train_model
-from utils import UserError
+from dataset.split import SPLITS, assign_fold
+from evaluation import summary
+from utils import UserError, to_csv
 
 QUICK = ("--width", 2, "--batch-size", 8, "--device", "cpu")
 
@@ -26,8 +27,8 @@ def write_run(folder, dice: dict[str, float]) -> None:
     for name in ("iou", "sensitivity", "precision", "surface_dice_1", "surface_dice_2", "surface_dice_3", "hd95"):
         patients[name] = patients["dice"] / 2
     patients.loc[0, "hd95"] = float("nan")
-    for name in scorecard.FILES.values():
-        (folder / name).write_text(runs.to_csv(patients))
+    for name in summary.FILES.values():
+        (folder / name).write_text(to_csv(patients))
 
 
 def test_a_difference_is_found_and_the_p_is_exact(call, tmp_path):
@@ -131,13 +132,13 @@ def test_a_figure_that_no_epoch_has_cannot_choose(call, undrawn, tmp_path):
 
 def test_folds_cover_each_patient_once():
     patients = [f"P{n:03d}" for n in range(110)]
-    folds = [data.assign_fold(patients[::-1], k, 5) for k in range(1, 6)]
+    folds = [assign_fold(patients[::-1], k, 5) for k in range(1, 6)]
     tested = [p for fold in folds for p, split in fold.items() if split == "test"]
     assert sorted(tested) == patients
     for fold in folds:
-        sizes = [list(fold.values()).count(split) for split in data.SPLITS]
+        sizes = [list(fold.values()).count(split) for split in SPLITS]
         assert sorted(fold) == patients and sizes == [70, 18, 22]
-    assert data.assign_fold(patients, 2, 5) == folds[1]  # the order in which they are found plays no part
+    assert assign_fold(patients, 2, 5) == folds[1]  # the order in which they are found plays no part
 
 
 @pytest.mark.parametrize("text", ["0/5", "6/5", "1/1", "1", "a/b", "-1/5", "1/5/2", "1.0/5"])
@@ -148,10 +149,10 @@ def test_what_is_no_fold(text):
 
 
 def test_too_few_patients_for_the_folds():
-    assert set(data.assign_fold("abc", 1, 3).values()) == set(data.SPLITS)
+    assert set(assign_fold("abc", 1, 3).values()) == set(SPLITS)
     for patients, folds in (("abc", 4), ("ab", 2), ("abc", 2)):
         with pytest.raises(UserError, match="too few"):
-            data.assign_fold(patients, 1, folds)
+            assign_fold(patients, 1, folds)
 
 
 @pytest.fixture
@@ -243,8 +244,8 @@ def test_a_script_that_fails_stops_the_cross_validation(tmp_path):
 def test_train_model_takes_a_fold(call, folder, tmp_path):
     run = tmp_path / "run"
     assert call("train_model", "--data", folder, "--run", run, "--fold", "2/5", "--epochs", 1, *QUICK)[0] == 0
-    expected = data.assign_fold([f"SYNTH_T_{n}" for n in range(5)], 2, 5)
-    for split in data.SPLITS:
+    expected = assign_fold([f"SYNTH_T_{n}" for n in range(5)], 2, 5)
+    for split in SPLITS:
         assert set(data.read_table(run, split)["patient"]) == {p for p, s in expected.items() if s == split}
     code, _, err = call("train_model", "--run", run, "--resume", "--fold", "2/5")
     assert code == 2 and "--fold (the split is the one it began with)" in err

@@ -1,13 +1,16 @@
 import shutil
 from pathlib import Path
 
+import data
 import numpy as np
 import pandas as pd
 import pytest
 from conftest import make_patients, write_slice
 from PIL import Image
 
-import data
+from dataset.folder import find_folder, find_slices
+from dataset.slices import Slices, load_slices, read_image, read_mask
+from dataset.split import SPLITS, assign_patients, read_assignment, split_tables
 from utils import UserError
 
 FACTS = pd.read_csv(data.PATIENTS_FILE)  # all 110 patients of the set, and how many slices each
@@ -20,7 +23,7 @@ def test_patients_are_sorted_by_name_and_slices_by_number(tmp_path):
     for patient in ("SYNTH_B", "SYNTH_A", "SYNTH_C"):
         for number in (10, 9, 2):
             write_slice(tmp_path, patient, number, tumour=False)
-    table = data.find_slices(tmp_path)
+    table = find_slices(tmp_path)
     assert list(table.columns) == ["patient", "image_path", "mask_path"]
     assert table["image_path"].tolist()[:4] == [
         "SYNTH_A/SYNTH_A_2.tif",
@@ -32,40 +35,40 @@ def test_patients_are_sorted_by_name_and_slices_by_number(tmp_path):
 
 
 def test_the_folder_or_its_parent(folder):
-    assert data.find_folder(str(folder)) == data.find_folder(str(folder.parent)) == folder
+    assert find_folder(str(folder)) == find_folder(str(folder.parent)) == folder
 
 
 def test_the_nested_second_copy_is_left_alone(folder):
-    plain = data.find_slices(folder)
+    plain = find_slices(folder)
     shutil.copytree(folder, folder / "lgg-mri-segmentation" / "kaggle_3m")
     shutil.copytree(folder, folder.parent / "lgg-mri-segmentation" / "kaggle_3m")
-    assert data.find_slices(data.find_folder(str(folder.parent))).equals(plain)
+    assert find_slices(find_folder(str(folder.parent))).equals(plain)
 
 
 def test_strangers_are_passed_over(folder):
-    plain = data.find_slices(folder)
+    plain = find_slices(folder)
     (folder / "data.csv").write_text("Patient;x\n")
     (folder / "SYNTH_T_0" / "notes.txt").write_text("")
     (folder / "SYNTH_T_0" / "._SYNTH_T_0_1.tif").write_bytes(b"a resource fork")
     (folder / ".hidden").mkdir()
-    assert data.find_slices(folder).equals(plain)
+    assert find_slices(folder).equals(plain)
 
 
 def test_only_the_listed_patients(folder):
     names = ["SYNTH_T_3", "SYNTH_T_1", "SYNTH_T_0"]
-    assert data.find_slices(folder, names)["patient"].unique().tolist() == sorted(names)
+    assert find_slices(folder, names)["patient"].unique().tolist() == sorted(names)
     with pytest.raises(UserError, match="SYNTH_T_9: no such folder"):
-        data.find_slices(folder, [*names, "SYNTH_T_9"])
+        find_slices(folder, [*names, "SYNTH_T_9"])
 
 
 def test_no_folder_says_how_to_get_the_data(tmp_path):
     with pytest.raises(UserError, match=r"no such folder.*download_data.py"):
-        data.find_folder(str(tmp_path / "nowhere"))
+        find_folder(str(tmp_path / "nowhere"))
     (tmp_path / "archive.zip").write_bytes(b"")
     with pytest.raises(UserError, match="a file, not a folder"):
-        data.find_folder(str(tmp_path / "archive.zip"))
+        find_folder(str(tmp_path / "archive.zip"))
     with pytest.raises(UserError, match=r"holds no patient folders.*download_data.py"):
-        data.find_slices(tmp_path)
+        find_slices(tmp_path)
 
 
 # --- Everything that can be wrong with a folder ----------------------------------------------------------------
@@ -113,9 +116,9 @@ DAMAGE = {
 }
 
 
-def load_all(folder: Path) -> dict[str, data.Slices]:
-    table = data.find_slices(folder)
-    return data.load(folder, data.split_tables(table, data.assign_patients(table["patient"])))
+def load_all(folder: Path) -> dict[str, Slices]:
+    table = find_slices(folder)
+    return load_slices(folder, split_tables(table, assign_patients(table["patient"])))
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
@@ -151,7 +154,7 @@ def test_a_report_names_ten_problems_and_counts_the_others(folder):
 
 def test_two_patients_are_too_few(tmp_path):
     with pytest.raises(UserError, match=r"2 patient\(s\).*at least 3"):
-        data.find_slices(make_patients(tmp_path, patients=2))
+        find_slices(make_patients(tmp_path, patients=2))
 
 
 # --- Split -----------------------------------------------------------------------------------------------------
@@ -159,36 +162,36 @@ def test_two_patients_are_too_few(tmp_path):
 
 def sizes(facts: pd.DataFrame, assignment: dict[str, str]) -> list[tuple[int, int]]:
     of_patient = facts["patient"].map(assignment)
-    return [(int((of_patient == s).sum()), int(facts["slices"][of_patient == s].sum())) for s in data.SPLITS]
+    return [(int((of_patient == s).sum()), int(facts["slices"][of_patient == s].sum())) for s in SPLITS]
 
 
 def test_the_published_composition_of_all_110_patients():
     assert len(FACTS) == 110 and FACTS["slices"].sum() == 3929
-    assert sizes(FACTS, data.assign_patients(FACTS["patient"])) == [(79, 2769), (20, 756), (11, 404)]
+    assert sizes(FACTS, assign_patients(FACTS["patient"])) == [(79, 2769), (20, 756), (11, 404)]
 
 
 def test_the_published_composition_of_the_12_patients():
     subset = FACTS[FACTS["in_subset"] == 1]
     assert len(subset) == 12 and subset["slices"].sum() == 336
-    assignment = data.assign_patients(subset["patient"])
+    assignment = assign_patients(subset["patient"])
     assert sizes(subset, assignment) == [(8, 178), (2, 45), (2, 113)]
     assert sorted(p for p, s in assignment.items() if s == "test") == ["TCGA_CS_6186_20000601", "TCGA_HT_A61A_20000127"]
 
 
 def test_the_split_does_not_depend_on_the_order_of_the_patients():
     patients = FACTS["patient"].tolist()
-    assert data.assign_patients(patients) == data.assign_patients(patients[::-1] + patients)
+    assert assign_patients(patients) == assign_patients(patients[::-1] + patients)
 
 
 @pytest.mark.parametrize("count", range(3, 30))
 def test_every_split_gets_a_patient(count):
-    assignment = data.assign_patients(f"P{n}" for n in range(count))
-    assert len(assignment) == count and set(assignment.values()) == set(data.SPLITS)
+    assignment = assign_patients(f"P{n}" for n in range(count))
+    assert len(assignment) == count and set(assignment.values()) == set(SPLITS)
 
 
 def test_no_patient_is_in_two_splits(folder):
-    table = data.find_slices(folder)
-    tables = data.split_tables(table, data.assign_patients(table["patient"]))
+    table = find_slices(folder)
+    tables = split_tables(table, assign_patients(table["patient"]))
     groups = [set(part["patient"]) for part in tables.values()]
     assert sum(map(len, groups)) == len(set.union(*groups)) == 5
     assert sum(map(len, tables.values())) == len(table)
@@ -198,8 +201,8 @@ def test_a_saved_assignment(folder, tmp_path):
     path = tmp_path / "split.csv"
     path.write_text("patient,slices,split\n" + "".join(f"SYNTH_T_{n},3,{s}\n" for n, s in enumerate(
         ["test", "train", "train", "validation", "train", "validation"])))  # fmt: skip
-    table = data.find_slices(folder)
-    assignment, missing = data.read_assignment(path, table["patient"], folder)
+    table = find_slices(folder)
+    assignment, missing = read_assignment(path, table["patient"], folder)
     assert [assignment[f"SYNTH_T_{n}"] for n in range(5)] == ["test", "train", "train", "validation", "train"]
     assert missing == ["SYNTH_T_5"]
 
@@ -220,12 +223,12 @@ def test_a_bad_assignment_is_refused(folder, tmp_path, content, message):
     path = tmp_path / "split.csv"
     path.write_text(content)
     with pytest.raises(UserError, match=message):
-        data.read_assignment(path, data.find_slices(folder)["patient"], folder)
+        read_assignment(path, find_slices(folder)["patient"], folder)
 
 
 def test_tables_survive_the_round_trip(folder, tmp_path):
-    table = data.find_slices(folder)
-    tables = data.split_tables(table, data.assign_patients(table["patient"]))
+    table = find_slices(folder)
+    tables = split_tables(table, assign_patients(table["patient"]))
     data.write_tables(tmp_path, tables)
     for split, part in tables.items():
         assert data.read_table(tmp_path, split).equals(part)
@@ -245,7 +248,7 @@ def test_paths_that_leave_the_data_folder_are_refused(tmp_path, path):
 
 
 def test_decoded_slices_are_the_pixels_of_the_files(folder):
-    loaded = data.load(folder, {"all": data.find_slices(folder)})["all"]
+    loaded = load_slices(folder, {"all": find_slices(folder)})["all"]
     assert loaded.images.shape == (15, 256, 256, 3) and loaded.masks.shape == (15, 256, 256)
     for row in loaded.table.itertuples():
         assert np.array_equal(loaded.images[row.Index], np.asarray(Image.open(folder / row.image_path)))
@@ -257,9 +260,9 @@ def test_decoded_slices_are_the_pixels_of_the_files(folder):
 )
 def test_other_kinds_of_tiff_give_the_same_pixels(folder, options):
     path = folder / IMAGE
-    pixels = data.read_image(path)
+    pixels = read_image(path)
     save(path, pixels, **options)
-    assert np.array_equal(data.read_image(path), pixels)
+    assert np.array_equal(read_image(path), pixels)
 
 
 @pytest.mark.parametrize("value", [1, 128, 255])
@@ -267,9 +270,9 @@ def test_any_one_positive_value_marks_the_lesion(folder, value):
     pixels = np.zeros((256, 256), np.uint8)
     pixels[3:5, 7] = value
     save(folder / MASK, pixels)
-    assert np.argwhere(data.read_mask(folder / MASK)).tolist() == [[3, 7], [4, 7]]
+    assert np.argwhere(read_mask(folder / MASK)).tolist() == [[3, 7], [4, 7]]
     save(folder / MASK, np.full((256, 256), value, np.uint8))
-    assert data.read_mask(folder / MASK).all()
+    assert read_mask(folder / MASK).all()
 
 
 # --- Real patients ---------------------------------------------------------------------------------------------
@@ -278,9 +281,9 @@ def test_any_one_positive_value_marks_the_lesion(folder, value):
 @pytest.mark.real
 def test_the_12_real_patients(real):
     subset = FACTS[FACTS["in_subset"] == 1]["patient"].tolist()
-    table = data.find_slices(real, subset)
-    loaded = data.load(real, data.split_tables(table, data.assign_patients(table["patient"])))
-    assert [len(loaded[split]) for split in data.SPLITS] == [178, 45, 113]
+    table = find_slices(real, subset)
+    loaded = load_slices(real, split_tables(table, assign_patients(table["patient"])))
+    assert [len(loaded[split]) for split in SPLITS] == [178, 45, 113]
     empty = 1 - loaded["test"].masks.flatten(1).any(1).float().mean()
     assert round(float(empty) * 113) == 70  # predicting nothing scores 70/113 = 0.619, the published test IoU
     assert table.groupby("patient").size().to_dict() == dict(

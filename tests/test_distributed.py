@@ -52,8 +52,8 @@ def test_two_processes_train_as_one(call, tmp_path):
 PROGRAM = """
 import json, sys
 import torch
-import distributed
-from losses import LOSSES
+from training import distributed
+from training.losses import LOSSES
 from unet import UNet
 
 distributed.start("gloo")

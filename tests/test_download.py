@@ -12,11 +12,13 @@ from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
+import data
 import pytest
 from conftest import make_patients, write_slice
 
-import data
 import download_data
+from dataset.folder import find_folder, find_slices
+from dataset.published import published_patients
 
 SUBSET = ("SYNTH_T_1", "SYNTH_T_3", "SYNTH_T_4")
 
@@ -80,7 +82,7 @@ def test_the_whole_set_becomes_the_default_folder_without_a_copy(get, monkeypatc
     assert (code, err) == (0, "") and asked == ["mateuszbuda/lgg-mri-segmentation"]
     assert "checked: 5 patients, 15 slices with masks, 10 of them with tumour" in out
     assert OUT.is_symlink() and OUT.resolve() == (source / "kaggle_3m").resolve()
-    found = data.find_slices(data.find_folder(None))
+    found = find_slices(find_folder(None))
     assert found["patient"].nunique() == 5 and (OUT / "data.csv").is_file()
 
     code, out, _ = get()
@@ -93,7 +95,7 @@ def test_the_subset_is_a_folder_of_links_to_its_patients_and_gives_way_to_the_wh
     assert code == 0 and "checked: 3 patients, 9 slices" in out and "Next: python train_model.py\n" in out
     assert {p.name for p in OUT.iterdir()} == {*SUBSET, "data.csv"} and all(p.is_symlink() for p in OUT.iterdir())
     assert get("--subset")[1].count("there already") == 1
-    assert get()[0] == 0 and data.find_slices(OUT)["patient"].nunique() == 5
+    assert get()[0] == 0 and find_slices(OUT)["patient"].nunique() == 5
     assert get("--subset")[0] == 0 and {p.name for p in OUT.iterdir()} == {*SUBSET, "data.csv"}
     assert (source / "kaggle_3m" / "SYNTH_T_0" / "SYNTH_T_0_1.tif").is_file()  # replacing links lost nothing
 
@@ -391,7 +393,7 @@ def test_a_link_to_a_cache_that_is_gone(get, monkeypatch, source):
     assert get("--from", source)[0] == 0
     moved = source.rename(source.with_name("moved"))
     with pytest.raises(data.UserError, match="a link to a folder that is gone"):
-        data.find_folder(None)  # and not synthetic patients without a word
+        find_folder(None)  # and not synthetic patients without a word
     stand_in(monkeypatch, lambda: str(moved))
     assert get()[0] == 0 and OUT.resolve() == (moved / "kaggle_3m").resolve()
 
@@ -401,7 +403,7 @@ def test_a_link_to_a_cache_that_is_gone(get, monkeypatch, source):
 
 def test_the_published_facts(monkeypatch):
     monkeypatch.undo()
-    everyone, subset = data.published_patients(), data.published_patients(subset=True)
+    everyone, subset = published_patients(), published_patients(subset=True)
     assert len(everyone) == 110 and sum(everyone.values()) == 3929
     assert len(subset) == 12 and sum(subset.values()) == 336 and subset.items() <= everyone.items()
     assert (min(everyone.values()), max(everyone.values())) == (20, 88)

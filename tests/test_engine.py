@@ -5,9 +5,10 @@ import pytest
 import torch
 from PIL import Image
 
-import data
-from engine import epoch_order, evaluate, predicted_mask, prepare, train_one_epoch
-from losses import bce
+from dataset.folder import find_slices
+from dataset.slices import Slices, load_slices
+from training.engine import epoch_order, evaluate, predicted_mask, prepare, train_one_epoch
+from training.losses import bce
 from unet import UNet
 from utils import Hardware, UserError
 
@@ -15,8 +16,8 @@ CPU = Hardware(torch.device("cpu"), bf16=False)
 
 
 @pytest.fixture
-def slices(folder) -> data.Slices:
-    return data.load(folder, {"all": data.find_slices(folder)})["all"]
+def slices(folder) -> Slices:
+    return load_slices(folder, {"all": find_slices(folder)})["all"]
 
 
 def naive_batch(folder, table) -> tuple[torch.Tensor, torch.Tensor]:
@@ -64,9 +65,9 @@ def test_one_step_equals_the_naive_step(folder, slices, monkeypatch, lean_width)
 @pytest.mark.parametrize("lean_width", [1, 1000])
 def test_one_step_equals_the_naive_step_on_real_slices(real, monkeypatch, lean_width):
     monkeypatch.setattr("lean.FROM_WIDTH", lean_width)
-    table = data.find_slices(real, ["TCGA_CS_4944_20010208", "TCGA_HT_7694_19950404", "TCGA_HT_A5RC_19990831"])
+    table = find_slices(real, ["TCGA_CS_4944_20010208", "TCGA_HT_7694_19950404", "TCGA_HT_A5RC_19990831"])
     table = table.iloc[5:45:5].reset_index(drop=True)
-    slices = data.load(real, {"some": table})["some"]
+    slices = load_slices(real, {"some": table})["some"]
     assert slices.masks.flatten(1).any(1).sum() >= 2  # tumour among them
     compare_one_step(real, table, slices, small_net(), small_net())
 

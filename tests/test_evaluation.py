@@ -7,11 +7,9 @@ import pandas as pd
 import pytest
 from conftest import box, make_slices
 
-import evaluation
-import metrics
-import runs
-import scorecard
-import strata
+from evaluation import metrics, subgroups, summary
+from evaluation import tables as evaluation_tables
+from utils import to_json
 
 FULL = box((0, 0, 256, 256))
 # patient -> (true mask, predicted mask) of each slice
@@ -32,11 +30,13 @@ CASES = {
 
 
 @pytest.fixture(scope="module")
-def tables() -> evaluation.Tables:
+def tables() -> evaluation_tables.Tables:
     images = np.random.default_rng(0).integers(0, 256, (8, 256, 256, 3), np.uint8)
     images[:4, ..., 2] = images[:4, ..., 1]  # the first patient has no post-contrast sequence
     slices = make_slices({patient: [true for true, _ in pairs] for patient, pairs in CASES.items()}, images)
-    return evaluation.make_tables(slices, np.stack([predicted for pairs in CASES.values() for _, predicted in pairs]))
+    return evaluation_tables.make_tables(
+        slices, np.stack([predicted for pairs in CASES.values() for _, predicted in pairs])
+    )
 
 
 def test_slices_by_hand(tables):
@@ -90,7 +90,7 @@ def test_lesions_by_hand(tables):
 
 
 def test_figures_by_hand(tables):
-    found = {name: figure["value"] for name, figure in evaluation.figures(tables).items()}
+    found = {name: figure["value"] for name, figure in evaluation_tables.figures(tables).items()}
     p = tables.patients
     expected = {
         "iou": (1 + 0 + 0.5 + 9 / 13 + 1 + 0 + 0 + 1) / 8,
@@ -116,12 +116,12 @@ def test_the_tables_say_the_same_as_the_counts(tables):
     """What training prints comes from counts, what a test prints from tables."""
     counts = metrics.Counts(*(tables.slices[name].to_numpy() for name in metrics.Counts._fields))
     from_counts = metrics.summary(counts, tables.slices["patient"].tolist())
-    from_tables = evaluation.figures(tables)
+    from_tables = evaluation_tables.figures(tables)
     assert {name: from_tables[name]["value"] for name in from_counts} == pytest.approx(from_counts)
 
 
 def test_strata_by_hand(tables):
-    rows = {(row["by"], row["group"]): row for row in strata.stratify(tables)}
+    rows = {(row["by"], row["group"]): row for row in subgroups.stratify(tables)}
     area = {group: rows["area", group] for group in ("<200", "200-500", "1k-2k", ">2k")}
     assert [row["slices"] for row in area.values()] == [1, 1, 2, 1] and ("area", "500-1k") not in rows
     assert [row["found"] for row in area.values()] == [0, 1, 0.5, 1]
@@ -137,7 +137,7 @@ def test_strata_by_hand(tables):
 def test_area_strata_at_their_ends():
     pixels = [0, 1, 199, 200, 499, 500, 999, 1000, 1999, 2000, 65536]
     names = ["no tumour", "<200", "<200", "200-500", "200-500", "500-1k", "500-1k", "1k-2k", "1k-2k", ">2k", ">2k"]
-    assert [evaluation.area_stratum(n) for n in pixels] == names
+    assert [evaluation_tables.area_stratum(n) for n in pixels] == names
 
 
 def test_a_missing_slice_separates_lesions_and_the_order_of_the_rows_does_not_matter():
@@ -145,7 +145,7 @@ def test_a_missing_slice_separates_lesions_and_the_order_of_the_rows_does_not_ma
     slices = make_slices({"a": [square] * 4})
     for numbers, lesions in (((1, 2, 3, 4), 1), ((7, 8, 10, 11), 2), ((1, 1000, 2, 1001), 2)):
         slices.table["image_path"] = [f"a/a_{n}.tif" for n in numbers]
-        tables = evaluation.make_tables(slices, np.stack([square] * 4))
+        tables = evaluation_tables.make_tables(slices, np.stack([square] * 4))
         assert tables.patients["lesions"].tolist() == [lesions]
         assert tables.lesions["last_slice"].tolist()[-1] == max(numbers)
         assert tables.lesions["dice"].tolist() == [1] * lesions
@@ -153,28 +153,30 @@ def test_a_missing_slice_separates_lesions_and_the_order_of_the_rows_does_not_ma
 
 def card_of(tables) -> dict:
     blank = {"brier": float("nan"), "ece": float("nan"), "bins": []}
-    filled = evaluation.Tables(tables.slices, tables.patients.assign(brain_pixels=0, brier=np.nan), tables.lesions)
-    return scorecard.make(filled, blank, {"split": "test", "loss": 0.25}, ["a note"])
+    filled = evaluation_tables.Tables(
+        tables.slices, tables.patients.assign(brain_pixels=0, brier=np.nan), tables.lesions
+    )
+    return summary.make(filled, blank, {"split": "test", "loss": 0.25}, ["a note"])
 
 
 def test_files_say_what_the_tables_say(tables, tmp_path):
     card = card_of(tables)
-    scorecard.write(tmp_path, tables, card)
-    again = scorecard.read_tables(tmp_path)
-    for part in scorecard.FILES:
+    summary.write(tmp_path, tables, card)
+    again = summary.read_tables(tmp_path)
+    for part in summary.FILES:
         pd.testing.assert_frame_equal(getattr(again, part), getattr(tables, part), check_dtype=False, atol=1e-6)
     stored = json.loads((tmp_path / "metrics.json").read_text())
     assert stored["tumour_iou"] == stored["intervals"]["tumour_iou"]["value"] == pytest.approx((0.5 + 9 / 13 + 1) / 5)
     assert stored["brier"] is None and stored["calibration"]["ece"] is None  # NaN is null
     assert (stored["patients"], stored["slices"], stored["lesions"], stored["loss"]) == (3, 8, 4, 0.25)
     assert stored["notes"][0] == "a note" and stored["notes"][-1].startswith("3 test patients cannot show a difference")
-    recomputed = evaluation.figures(again)
-    for name, figure in evaluation.figures(tables).items():
+    recomputed = evaluation_tables.figures(again)
+    for name, figure in evaluation_tables.figures(tables).items():
         assert recomputed[name] == pytest.approx(figure, abs=1e-5, nan_ok=True), name
 
 
 def test_the_printed_result_is_one_screen(tables):
-    text = scorecard.describe(card_of(tables), tables.patients)
+    text = summary.describe(card_of(tables), tables.patients)
     assert len(text.splitlines()) < 45 and max(map(len, text.splitlines())) <= 120
     assert "0.375" in text and "predicting nothing would score" in text
     assert "1 of 2" in text and "50.0%" in text  # small tumours missed; lesions found
@@ -182,4 +184,4 @@ def test_the_printed_result_is_one_screen(tables):
 
 def test_json_of_numpy_and_nan():
     content = {"a": np.float64(0.5), "b": [np.int64(2), float("nan"), (np.inf,)], "c": None, "d": np.bool_(True)}
-    assert json.loads(runs.to_json(content)) == {"a": 0.5, "b": [2, None, [None]], "c": None, "d": True}
+    assert json.loads(to_json(content)) == {"a": 0.5, "b": [2, None, [None]], "c": None, "d": True}

@@ -6,16 +6,17 @@ import sys
 from functools import partial
 from pathlib import Path
 
+import portable
 import pytest
+import runs
 import torch
 from conftest import save_checkpoint
 
-import checkpoints
 import export_model
-import portable
-import runs
-from engine import prepare
-from model_card import model_card
+from constants import SYNTHETIC_NOTICE
+from reporting.model_card import model_card
+from storage import checkpoints
+from training.engine import prepare
 from unet import UNet
 
 ROOT = Path(__file__).parents[1]
@@ -234,7 +235,7 @@ def test_the_card_of_a_run_without_test_patients_shows_the_validation(tmp_path, 
 
 def test_the_card_of_synthetic_patients_says_so(tmp_path):
     text = card(make_run(tmp_path / "run", synthetic=True))
-    assert runs.SYNTHETIC_NOTICE in text and "CC BY-NC-SA" not in text
+    assert SYNTHETIC_NOTICE in text and "CC BY-NC-SA" not in text
 
 
 def test_the_card_of_own_patients_claims_nothing_of_the_published_set(tmp_path):

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 from conftest import box, make_slices
 
-import evaluation
-import failures
-from lesions import remove_small_parts
+from evaluation import failures
+from evaluation import tables as evaluation_tables
+from evaluation.lesions import remove_small_parts
 
 
 def find(pairs: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, dict]:
     slices = make_slices({"TCGA_AA_0001_19990101": [true for true, _ in pairs]})
-    tables = evaluation.make_tables(slices, np.stack([predicted for _, predicted in pairs]))
+    tables = evaluation_tables.make_tables(slices, np.stack([predicted for _, predicted in pairs]))
     return {row["kind"]: row for row in failures.find(tables)}
 
 
@@ -101,14 +101,14 @@ MODELS = {
 def bad(request):
     masks = truth()
     slices = make_slices({f"TCGA_AA_{k}_1": list(masks[6 * k : 6 * k + 6]) for k in range(3)})
-    return request.param, evaluation.make_tables(slices, MODELS[request.param](masks))
+    return request.param, evaluation_tables.make_tables(slices, MODELS[request.param](masks))
 
 
 def test_bad_models_are_named_for_what_they_are(bad):
     name, tables = bad
     said = failures.diagnose(tables)
     rows = {row["kind"]: (row["count"], row["of"]) for row in failures.find(tables)}
-    figures = {name: figure["value"] for name, figure in evaluation.figures(tables).items()}
+    figures = {name: figure["value"] for name, figure in evaluation_tables.figures(tables).items()}
     if name == "nothing":
         assert said == ["The model predicts nothing at all: its IoU over all slices is that of predicting nothing."]
         assert figures["iou"] == figures["all_empty"] == 3 / 18 and figures["patient_dice"] == 0
@@ -138,10 +138,10 @@ def test_a_displacement_in_one_patient_is_no_habit_of_the_model():
     for patients, said in ((1, 0), (2, 1)):
         rows = np.concatenate([masks[1:4]] * 2)
         slices = make_slices({f"p{k}": list(part) for k, part in enumerate(np.split(rows, patients))})
-        assert len(failures.diagnose(evaluation.make_tables(slices, np.roll(rows, 5, axis=2)))) == said
+        assert len(failures.diagnose(evaluation_tables.make_tables(slices, np.roll(rows, 5, axis=2)))) == said
 
 
 def test_too_little_is_said():
     slices = make_slices({"a": [box((0, 0, 40, 40))] * 3})
-    tables = evaluation.make_tables(slices, np.stack([box((0, 0, 10, 10))] * 3))
+    tables = evaluation_tables.make_tables(slices, np.stack([box((0, 0, 10, 10))] * 3))
     assert failures.diagnose(tables) == ["The model predicts far too little: 6% of the pixels that are tumour."]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from lean import training_pass
+from training.lean import training_pass
 from unet import UNet
 
 

@@ -2,7 +2,15 @@ import numpy as np
 import pytest
 from conftest import box
 
-from lesions import SPECK, SPECK_3D, boundary_complexity, kind_of_slice, match, part_areas, remove_small_parts
+from evaluation.lesions import (
+    SPECK,
+    SPECK_3D,
+    boundary_complexity,
+    kind_of_slice,
+    match,
+    part_areas,
+    remove_small_parts,
+)
 
 
 def canvas() -> np.ndarray:

@@ -2,7 +2,7 @@ import math
 
 import torch
 
-from losses import LOSSES, bce, bce_dice, soft_dice
+from training.losses import LOSSES, bce, bce_dice, soft_dice
 
 
 def test_cross_entropy_by_hand():

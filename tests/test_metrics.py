@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-import metrics
-from metrics import Counts
+from evaluation import metrics
+from evaluation.metrics import Counts
 
 # Four slices of two patients, counted by hand:
 #   a: 6 px hit, 2 px false alarm, 4 px missed;  a: empty, stays empty

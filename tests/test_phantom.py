@@ -6,18 +6,20 @@ import sys
 
 import cv2
 import numpy as np
+import phantom
 import pytest
 from PIL import Image
 from scipy import ndimage
 
-import phantom
 from constants import CHANNELS, FLAIR, IMAGE_SIZE, SYNTHETIC_PATIENTS, SYNTHETIC_SEED, SYNTHETIC_SLICES
+from dataset.phantom import choose_kind, make_patient
+from dataset.synthetic import is_synthetic, patient_name, write_patients
 
 
 @pytest.fixture(scope="module")
 def patients():
     """The default set in memory: (images uint8 [S, 256, 256, 3], masks bool [S, 256, 256]) of each patient."""
-    made = (phantom.make_patient(SYNTHETIC_SEED, number) for number in range(1, SYNTHETIC_PATIENTS + 1))
+    made = (make_patient(SYNTHETIC_SEED, number) for number in range(1, SYNTHETIC_PATIENTS + 1))
     return [(images, masks > 0) for images, masks in made]
 
 
@@ -25,7 +27,7 @@ def patients():
 def folder(tmp_path_factory):
     """Two patients on disk; do not change them."""
     folder = tmp_path_factory.mktemp("data") / "missing parent" / "synthetic"
-    assert phantom.write_patients(folder, patients=2, seed=5)
+    assert write_patients(folder, patients=2, seed=5)
     return folder
 
 
@@ -40,7 +42,7 @@ def test_layout_and_names_are_those_of_the_real_set(folder):
     names = ["SYNTH_XX_0001_20000101", "SYNTH_XX_0002_20000101"]
     assert sorted(path.name for path in folder.iterdir()) == ["README.txt", *names, "phantom.json"]
     for name in names:
-        assert phantom.is_synthetic(name)
+        assert is_synthetic(name)
         files = {path.name for path in (folder / name).iterdir()}
         slices = len(files) // 2
         assert SYNTHETIC_SLICES[0] <= slices <= SYNTHETIC_SLICES[1]
@@ -48,11 +50,11 @@ def test_layout_and_names_are_those_of_the_real_set(folder):
 
 
 def test_no_real_patient_passes_for_synthetic():
-    assert not any(map(phantom.is_synthetic, ("TCGA_CS_4942_19970222", "TCGA_SYNTH_1", "SYNTHETIC", "")))
+    assert not any(map(is_synthetic, ("TCGA_CS_4942_19970222", "TCGA_SYNTH_1", "SYNTHETIC", "")))
 
 
 def test_files_hold_what_make_patient_returns(folder):
-    images, masks = phantom.make_patient(5, 2)
+    images, masks = make_patient(5, 2)
     assert images.dtype == masks.dtype == np.uint8
     assert images.shape == (*masks.shape, CHANNELS) and masks.shape[1:] == (IMAGE_SIZE, IMAGE_SIZE)
     assert set(np.unique(masks)) == {0, 1}
@@ -72,13 +74,13 @@ def test_readme_says_that_these_are_no_patients(folder):
 
 
 def test_the_same_seed_gives_the_same_bytes(folder, tmp_path):
-    phantom.write_patients(tmp_path / "again", patients=2, seed=5)
+    write_patients(tmp_path / "again", patients=2, seed=5)
     assert contents(tmp_path / "again") == contents(folder)
 
 
 def test_seed_and_number_both_change_the_patient():
     def beginning(seed, number):
-        return phantom.make_patient(seed, number)[0][: SYNTHETIC_SLICES[0]]
+        return make_patient(seed, number)[0][: SYNTHETIC_SLICES[0]]
 
     first = beginning(5, 1)
     assert (first != beginning(6, 1)).mean() > 0.3 and (first != beginning(5, 2)).mean() > 0.3
@@ -87,7 +89,7 @@ def test_seed_and_number_both_change_the_patient():
 def test_a_set_that_is_there_is_left_alone(folder, monkeypatch):
     monkeypatch.setattr(phantom, "make_patient", lambda *_: pytest.fail("drew a patient again"))
     (folder / ".DS_Store").touch()
-    assert not phantom.write_patients(folder, patients=2, seed=5)
+    assert not write_patients(folder, patients=2, seed=5)
     (folder / ".DS_Store").unlink()
 
 
@@ -97,7 +99,7 @@ def tiny_set(tmp_path, monkeypatch):
     empty = np.zeros((1, 8, 8, CHANNELS), np.uint8), np.zeros((1, 8, 8), np.uint8)
     monkeypatch.setattr(phantom, "make_patient", lambda seed, number: empty)
     folder = tmp_path / "set"
-    assert phantom.write_patients(folder, 3, 1) and not phantom.write_patients(folder, 3, 1)
+    assert write_patients(folder, 3, 1) and not write_patients(folder, 3, 1)
     return folder
 
 
@@ -108,8 +110,8 @@ def tiny_set(tmp_path, monkeypatch):
         lambda folder: (folder / "notes.txt").touch(),
         lambda folder: (folder / phantom.STAMP).unlink(),
         lambda folder: (folder / phantom.STAMP).write_text("{"),
-        lambda folder: (folder / phantom.patient_name(2) / f"{phantom.patient_name(2)}_1.tif").unlink(),
-        lambda folder: (folder / phantom.patient_name(4)).mkdir(),
+        lambda folder: (folder / patient_name(2) / f"{patient_name(2)}_1.tif").unlink(),
+        lambda folder: (folder / patient_name(4)).mkdir(),
     ],
     ids=["real patient", "other file", "no stamp", "broken stamp", "lost slice", "one patient more"],
 )
@@ -117,32 +119,32 @@ def test_a_folder_with_anything_else_is_refused(tiny_set, change):
     change(tiny_set)
     before = contents(tiny_set)
     with pytest.raises(ValueError, match=re.escape(str(tiny_set))):
-        phantom.write_patients(tiny_set, 3, 1)
+        write_patients(tiny_set, 3, 1)
     assert contents(tiny_set) == before
 
 
 def test_another_set_is_refused(tiny_set, monkeypatch):
     for patients, seed in ((2, 1), (3, 2)):
         with pytest.raises(ValueError, match=f"the {patients} synthetic patients of seed {seed}"):
-            phantom.write_patients(tiny_set, patients, seed)
+            write_patients(tiny_set, patients, seed)
     monkeypatch.setattr(phantom, "FORMAT", phantom.FORMAT + 1)
     with pytest.raises(ValueError, match="something other"):
-        phantom.write_patients(tiny_set, 3, 1)
+        write_patients(tiny_set, 3, 1)
 
 
 def test_a_file_is_refused_and_an_empty_folder_is_not(tiny_set, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match="file: holds"):
-        phantom.write_patients(tmp_path / "file", 3, 1)
+        write_patients(tmp_path / "file", 3, 1)
     (tmp_path / "empty").mkdir()
-    assert phantom.write_patients(tmp_path / "empty", 3, 1)
+    assert write_patients(tmp_path / "empty", 3, 1)
     assert contents(tmp_path / "empty") == contents(tiny_set)
 
 
 @pytest.mark.parametrize(("patients", "seed"), [(0, 1), (-1, 1), (1, -1)])
 def test_impossible_sets_are_refused(tmp_path, patients, seed):
     with pytest.raises(ValueError, match="need at least 1 patient"):
-        phantom.write_patients(tmp_path / "set", patients, seed)
+        write_patients(tmp_path / "set", patients, seed)
 
 
 @pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()], ids=["disk full", "Ctrl-C"])
@@ -159,9 +161,9 @@ def test_a_run_that_dies_half_way_leaves_nothing(tiny_set, tmp_path, monkeypatch
     with monkeypatch.context() as patch:
         patch.setattr(Image.Image, "save", fail_at_the_fourth)
         with pytest.raises(type(error)):
-            phantom.write_patients(tmp_path / "killed", 3, 1)
+            write_patients(tmp_path / "killed", 3, 1)
     assert len(saved) == 4 and sorted(path.name for path in tmp_path.iterdir()) == ["set"]
-    assert phantom.write_patients(tmp_path / "killed", 3, 1)
+    assert write_patients(tmp_path / "killed", 3, 1)
 
 
 def test_command_line(tiny_set, tmp_path, monkeypatch, capsys):
@@ -208,7 +210,7 @@ def test_tumours_are_one_object_through_the_stack(patients):
 def test_every_kind_occurs_in_any_seven_patients():
     for seed in (0, SYNTHETIC_SEED):
         for first in (1, 8, 15):
-            kinds = [phantom.choose_kind(seed, number) for number in range(first, first + 7)]
+            kinds = [choose_kind(seed, number) for number in range(first, first + 7)]
             assert sum(kind.missing is not None for kind in kinds) == 1  # 14 %, in the real set 15 of 110 patients
             assert sum(kind.tiny for kind in kinds) == 1
             assert sum(kind.parts == 2 for kind in kinds) == sum(kind.faint for kind in kinds) == 2
@@ -217,14 +219,14 @@ def test_every_kind_occurs_in_any_seven_patients():
 
 def test_flair_stands_in_for_a_missing_sequence(patients):
     for number, (images, _) in enumerate(patients, start=1):
-        missing = phantom.choose_kind(SYNTHETIC_SEED, number).missing
+        missing = choose_kind(SYNTHETIC_SEED, number).missing
         copies = [c for c in range(CHANNELS) if c != FLAIR and (images[..., c] == images[..., FLAIR]).all()]
         assert copies == ([] if missing is None else [missing])
 
 
 def test_tiny_and_two_part_tumours_are_what_they_are_called(patients):
     for number, (_, masks) in enumerate(patients, start=1):
-        kind = phantom.choose_kind(SYNTHETIC_SEED, number)
+        kind = choose_kind(SYNTHETIC_SEED, number)
         largest = masks.sum((1, 2)).max()
         assert largest < 600 if kind.tiny else largest > 800  # pixels
         if kind.parts == 2:
@@ -237,7 +239,7 @@ def test_tumour_is_brighter_than_brain_in_flair_and_darker_before_contrast(patie
         wider = np.stack([cv2.dilate(mask, np.ones((25, 25), np.uint8)) for mask in masks.astype(np.uint8)]) > 0
         inside, around = images[masks].mean(0), images[wider & ~masks].mean(0)
         assert inside[FLAIR] > 1.2 * around[FLAIR], f"patient {number}"
-        if phantom.choose_kind(SYNTHETIC_SEED, number).missing != phantom.PRE:
+        if choose_kind(SYNTHETIC_SEED, number).missing != phantom.PRE:
             assert inside[phantom.PRE] < inside[FLAIR], f"patient {number}"
 
 
@@ -253,6 +255,6 @@ def test_no_flair_threshold_finds_the_tumours(patients):
 @pytest.mark.parametrize("seed", [1, 2])
 def test_every_patient_of_other_seeds_has_tumour_and_empty_slices(seed):
     """Also the tiny ones: these are the likeliest to fall between two slices."""
-    number = next(n for n in range(1, 8) if phantom.choose_kind(seed, n).tiny)
-    tumour = phantom.make_patient(seed, number)[1].any((1, 2))
+    number = next(n for n in range(1, 8) if choose_kind(seed, n).tiny)
+    tumour = make_patient(seed, number)[1].any((1, 2))
     assert tumour.any() and not tumour.all()

@@ -6,8 +6,8 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-import plots
-import runs
+from constants import SYNTHETIC_NOTICE
+from reporting import plots
 
 
 @pytest.fixture
@@ -62,13 +62,13 @@ def test_the_note_is_whole_on_every_figure(figures, tmp_path):
     epochs = epochs_with([0.7, 0.1, 0.05])
     patients = pd.DataFrame({"tumour_pixels": [100_000, 200, 300], "predicted_pixels": [90, 220_000, 320]})
     slices = pd.DataFrame({"tumour_pixels": [20, 300], "true_positive": 1, "dice": 0.5})
-    plots.plot_loss(epochs, 2, tmp_path, runs.SYNTHETIC_NOTICE)
-    plots.plot_iou(epochs, 2, tmp_path, runs.SYNTHETIC_NOTICE)
-    plots.plot_test(patients, slices, tmp_path, runs.SYNTHETIC_NOTICE)
+    plots.plot_loss(epochs, 2, tmp_path, SYNTHETIC_NOTICE)
+    plots.plot_iou(epochs, 2, tmp_path, SYNTHETIC_NOTICE)
+    plots.plot_test(patients, slices, tmp_path, SYNTHETIC_NOTICE)
     assert len(figures) == 4
     for figure in figures:
         figure.draw_without_rendering()
-        note = next(text for text in figure.texts if text.get_text() == runs.SYNTHETIC_NOTICE).get_window_extent()
+        note = next(text for text in figure.texts if text.get_text() == SYNTHETIC_NOTICE).get_window_extent()
         assert note.x0 > 0 and note.x1 < figure.bbox.x1
 
 

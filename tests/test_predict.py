@@ -16,8 +16,8 @@ import torch
 from conftest import save_checkpoint
 from PIL import Image
 
-import overlays
-import scans
+from scans import scan as scans
+from scans.scan import overlays
 from unet import UNet
 
 

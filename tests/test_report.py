@@ -14,9 +14,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import charts
-import report
-from metrics import Counts, dice, iou
+from evaluation.metrics import Counts, dice, iou
+from reporting import charts, report
 from utils import UserError
 
 HOSTILE = 'B"><script>alert(1)</script>{{data}}'

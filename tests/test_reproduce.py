@@ -11,10 +11,11 @@ import pandas as pd
 import pytest
 from conftest import make_patients
 
-import checkpoints
-import data
 import reproduce
-import runs
+from dataset.published import published_patients
+from dataset.split import read_patient_list
+from storage import checkpoints
+from utils import to_json
 
 ROOT = Path(__file__).parents[1]
 KEPT = {"results.csv", "epochs.csv", "config.json", "log.txt", "run.json", "loss.png", "iou.png"}
@@ -138,14 +139,14 @@ def test_only_the_published_slices_are_no_proof():
 
 
 def test_the_12_patients_are_taken_from_the_full_set(tmp_path):
-    twelve = sorted(data.published_patients(subset=True))
+    twelve = sorted(published_patients(subset=True))
     for patient in twelve:
         (tmp_path / "set" / patient).mkdir(parents=True)
     assert reproduce.only_subset("twelve_seed_1", tmp_path / "set", tmp_path) == []
     (tmp_path / "set" / "TCGA_XX").mkdir()
     assert reproduce.only_subset("full_bilinear", tmp_path / "set", tmp_path) == []
     assert reproduce.only_subset("twelve_seed_1", tmp_path / "set", tmp_path)[0] == "--patients"
-    assert data.read_patient_list(tmp_path / "patients.txt") == twelve
+    assert read_patient_list(tmp_path / "patients.txt") == twelve
 
 
 # --- The table -------------------------------------------------------------------------------------------------
@@ -172,7 +173,7 @@ RECORD = {
 
 def keep(results: Path, name: str, **changes) -> None:
     (results / name).mkdir(parents=True)
-    (results / name / "run.json").write_text(runs.to_json(RECORD | changes))
+    (results / name / "run.json").write_text(to_json(RECORD | changes))
 
 
 def test_the_table_holds_published_runs_and_no_proofs(tmp_path):

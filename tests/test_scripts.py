@@ -10,14 +10,15 @@ import sys
 import time
 from pathlib import Path
 
+import data
 import pandas as pd
 import pytest
 import torch
 from conftest import make_patients
 from PIL import Image
 
-import data
 import utils
+from dataset.split import SPLITS
 
 ROOT = Path(__file__).parents[1]
 QUICK = ("--width", 2, "--batch-size", 4, "--device", "cpu")
@@ -43,7 +44,7 @@ def test_train_process_test(call, folder, tmp_path):
         *(f"epoch_{n}.pt" for n in (1, 2, 3)),
         "resume.pt",
     ]
-    assert [len(data.read_table(run, split)) for split in data.SPLITS] == [9, 3, 3]
+    assert [len(data.read_table(run, split)) for split in SPLITS] == [9, 3, 3]
 
     code, out, err = call("process_models", "--run", run)
     assert (code, err) == (0, "") and "predicting nothing at all would score: 0.333" in out
@@ -103,7 +104,7 @@ def test_a_saved_split_and_a_list_of_patients(call, folder, tmp_path):
         "train_model", "--data", folder, "--run", run, "--split", split, "--patients", listed, "--epochs", 1, *QUICK
     )
     assert code == 0 and "warning" in out and "SYNTH_T_5" in out
-    tables = {s: data.read_table(run, s)["patient"].unique().tolist() for s in data.SPLITS}
+    tables = {s: data.read_table(run, s)["patient"].unique().tolist() for s in SPLITS}
     assert tables == {"train": ["SYNTH_T_2"], "validation": ["SYNTH_T_0"], "test": ["SYNTH_T_3"]}
 
 

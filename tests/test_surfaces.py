@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from conftest import box
 
-import surfaces
+from evaluation import surfaces
 
 
 def blobs(seed: int, size: int = 48) -> np.ndarray:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tiff import read_plain
+from dataset.tiff import read_plain
 
 RGB = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
 

@@ -1,0 +1,118 @@
+"""Find the slices of a data folder and check that images and masks belong together."""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import pandas as pd
+
+from constants import DATA_DIR, SYNTHETIC_DIR
+from dataset.published import NESTED_COPIES
+from dataset.slices import COLUMNS, decode
+from dataset.synthetic import write_patients
+from utils import UserError, describe_problems
+
+FEWEST_PATIENTS = 3  # one for each split
+HOW_TO_GET = (
+    "Run download_data.py to get the data set, name the folder kaggle_3m of a copy with --data, or leave --data out to "
+    "run on synthetic patients."
+)
+
+
+def find_folder(path: str | None) -> Path:
+    """Return the folder that holds the patient folders: `path`, or the kaggle_3m in it.
+
+    Without a path: the real data set if it is in its default place, else synthetic patients, made when first needed.
+    """
+    if path is None:
+        if Path(DATA_DIR).is_dir():
+            return Path(DATA_DIR)
+        if Path(DATA_DIR).is_symlink():
+            raise UserError(f"{DATA_DIR}: a link to a folder that is gone. Run download_data.py again, or remove it.")
+        write_patients(Path(SYNTHETIC_DIR))
+        return Path(SYNTHETIC_DIR)
+    folder = Path(path)
+    if not folder.exists():
+        raise UserError(f"{folder}: no such folder. {HOW_TO_GET}")
+    if not folder.is_dir():
+        raise UserError(f"{folder}: is a file, not a folder. Unpack it and name the folder kaggle_3m. {HOW_TO_GET}")
+    inner = folder / "kaggle_3m"
+    return inner if inner.is_dir() else folder
+
+
+def find_slices(folder: Path, only: Iterable[str] | None = None) -> pd.DataFrame:
+    """Return every slice with its mask: patient, image_path, mask_path (relative to `folder`, POSIX).
+
+    Patients are sorted by name, slices by number. Only the patient folders themselves are searched, nothing deeper.
+
+    Args:
+        only: the patients to use; all if None.
+
+    Raises: UserError that lists every problem of the folder, damaged files included.
+    """
+    patients = _patient_folders(folder)
+    problems = []
+    if only is not None:
+        only = set(only)
+        problems += [
+            f"{folder / patient}: no such folder, but the list of patients names it. Remove the name or restore it."
+            for patient in sorted(only - set(patients))
+        ]
+        patients = [patient for patient in patients if patient in only]
+    rows = []
+    for patient in patients:
+        found, wrong = _find_patient(folder, patient)
+        rows += found
+        problems += wrong
+    if not patients and not problems:
+        problems.append(f"{folder}: holds no patient folders. {HOW_TO_GET}")
+    elif len(patients) < FEWEST_PATIENTS:
+        problems.append(
+            f"{folder}: {len(patients)} patient(s), but training, validation and test need one each. "
+            f"Use at least {FEWEST_PATIENTS}."
+        )
+    table = pd.DataFrame(rows, columns=COLUMNS)
+    if problems:
+        problems += decode(folder, table)[1]
+        raise UserError(describe_problems(folder, problems))
+    return table
+
+
+def _patient_folders(folder: Path) -> list[str]:
+    """Return the names of the patient folders, sorted; neither hidden ones nor the second copy of the whole set."""
+    names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    return [name for name in names if name not in NESTED_COPIES]
+
+
+def _find_patient(folder: Path, patient: str) -> tuple[list[tuple[str, str, str]], list[str]]:
+    """Return (rows of the table, problems) of one patient, sorted by slice number."""
+    pattern = re.compile(re.escape(patient) + r"_(?P<number>\d+)(?P<mask>_mask)?\.tiff?", re.IGNORECASE)
+    images: dict[int, str] = {}
+    masks: dict[int, str] = {}
+    problems = []
+    for entry in sorted(entry.name for entry in (folder / patient).iterdir()):
+        if entry.startswith(".") or not entry.lower().endswith((".tif", ".tiff")):
+            continue
+        match = pattern.fullmatch(entry)
+        if not match:
+            problems.append(
+                f"{folder / patient / entry}: not named like a slice of this patient. "
+                f"Rename it to {patient}_NUMBER.tif or {patient}_NUMBER_mask.tif, or remove it."
+            )
+            continue
+        kind = masks if match["mask"] else images
+        number = int(match["number"])
+        if number in kind:
+            problems.append(
+                f"{folder / patient / entry}: the same slice as {kind[number]}, number {number}. Remove one."
+            )
+            continue
+        kind[number] = entry
+    if not images and not masks:
+        problems.append(f"{folder / patient}: holds no slices. Remove the folder or restore its files.")
+    for number in sorted(images.keys() - masks.keys()):
+        problems.append(f"{folder / patient / images[number]}: has no mask. Restore {patient}_{number}_mask.tif.")
+    for number in sorted(masks.keys() - images.keys()):
+        problems.append(f"{folder / patient / masks[number]}: has no image. Restore {patient}_{number}.tif.")
+    paired = sorted(images.keys() & masks.keys())
+    return [(patient, f"{patient}/{images[n]}", f"{patient}/{masks[n]}") for n in paired], problems

@@ -1,0 +1,41 @@
+"""Facts of the data set as published: its patients, its channels, and what their names and pixels say about them."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from constants import FLAIR, POST, PRE
+
+PATIENTS_FILE = Path(__file__).parents[1] / "lgg-mri-segmentation" / "patients.csv"  # id, slices, in_subset
+NESTED_COPIES = {"kaggle_3m", "lgg-mri-segmentation"}  # the Kaggle archive holds the whole set twice
+
+
+def published_patients(subset: bool = False) -> dict[str, int]:
+    """Return {patient: number of slices}: all 110 patients, or the 12 of the 100 MB run."""
+    table = pd.read_csv(PATIENTS_FILE)
+    if subset:
+        table = table[table["in_subset"] == 1]
+    return dict(zip(table["patient"], table["slices"].tolist(), strict=True))
+
+
+def is_published(table: pd.DataFrame) -> bool:
+    """Return whether every patient of a table has an id of the published data set."""
+    return set(table["patient"]) <= published_patients().keys()
+
+
+def institution(patient: str) -> str:
+    """Return the code of the hospital in an id such as TCGA_CS_4942_19970222; "unknown" for ids of another kind."""
+    parts = patient.split("_")
+    return parts[1] if len(parts) > 2 else "unknown"
+
+
+def sequences(images: np.ndarray) -> str:
+    """Return which sequences a patient has. Where one was not acquired, the data set repeats FLAIR in its channel.
+
+    images: uint8 [S, H, W, 3].
+    """
+    lacks_pre, lacks_post = (np.array_equal(images[..., c], images[..., FLAIR]) for c in (PRE, POST))
+    if lacks_pre and lacks_post:
+        return "FLAIR only"
+    return "no pre-contrast" if lacks_pre else "no post-contrast" if lacks_post else "all three"

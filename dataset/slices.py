@@ -1,0 +1,142 @@
+"""Decode slices and masks, each file once, into uint8 arrays."""
+
+import io
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+
+from constants import CHANNELS, IMAGE_SIZE
+from dataset import tiff
+from utils import UserError, describe_problems
+
+COLUMNS = ["patient", "image_path", "mask_path"]  # of a table of slices; paths are relative to the data folder
+PIXEL_SHAPE = {"RGB": (CHANNELS,), "L": ()}  # of one pixel in each mode
+
+
+@dataclass
+class Slices:
+    """Decoded slices in the order of their table, on one device.
+
+    Attributes:
+        images: uint8 [N, 256, 256, 3]; pre-contrast, FLAIR, post-contrast.
+        masks: uint8 [N, 256, 256]; 1 on the FLAIR abnormality, else 0.
+        table: N rows of patient, image_path, mask_path.
+    """
+
+    images: torch.Tensor
+    masks: torch.Tensor
+    table: pd.DataFrame
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def patients(self) -> list[str]:
+        """The patient of each slice."""
+        return self.table["patient"].tolist()
+
+    def batch(self, rows: torch.Tensor, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return images and masks of the given row numbers (int64 [B], on the CPU), on the device."""
+        if self.images.device == device:
+            rows = rows.to(device, non_blocking=True)
+            return self.images[rows], self.masks[rows]
+        batch = (self.images[rows], self.masks[rows])
+        return tuple(part.pin_memory().to(device, non_blocking=True) for part in batch)
+
+    def to(self, device: torch.device) -> "Slices":
+        """Return a copy on the device if it fills less than a quarter of its free memory; else stay on the host."""
+        if device.type == "cuda" and self.images.nbytes + self.masks.nbytes > torch.cuda.mem_get_info(device)[0] / 4:
+            return self
+        return Slices(self.images.to(device), self.masks.to(device), self.table)
+
+    def describe(self) -> str:
+        """Return a line with the number of patients, slices and tumour slices."""
+        if not len(self):
+            return "no patients"
+        tumour = int(self.masks.flatten(1).any(1).sum())
+        return (
+            f"{self.table['patient'].nunique():3d} patients  {len(self):5d} slices  "
+            f"{tumour:4d} with tumour ({tumour / len(self):.0%})"
+        )
+
+
+def slice_number(image_path: str) -> int:
+    """Return the number in the name of a slice's file."""
+    return int(re.search(r"_(\d+)\.tiff?$", image_path, re.IGNORECASE)[1])
+
+
+def load_slices(folder: Path, tables: dict[str, pd.DataFrame]) -> dict[str, Slices]:
+    """Decode and check every file of the tables ({split: table}).
+
+    Raises: UserError that lists every file that is not a valid image or mask.
+    """
+    loaded, problems = {}, []
+    for split, table in tables.items():
+        loaded[split], wrong = decode(folder, table)
+        problems += wrong
+    if problems:
+        raise UserError(describe_problems(folder, problems))
+    return loaded
+
+
+def decode(folder: Path, table: pd.DataFrame) -> tuple[Slices, list[str]]:
+    """Return (decoded slices, problems); the pixels of a file with a problem are undefined."""
+    images = np.empty((len(table), IMAGE_SIZE, IMAGE_SIZE, CHANNELS), np.uint8)
+    masks = np.empty((len(table), IMAGE_SIZE, IMAGE_SIZE), np.uint8)
+    problems = []
+    for row, (_, image_path, mask_path) in enumerate(table.itertuples(index=False)):
+        for read, path, target in ((read_image, image_path, images), (read_mask, mask_path, masks)):
+            try:
+                target[row] = read(folder / path)
+            except ValueError as error:
+                problems.append(str(error))
+    return Slices(torch.from_numpy(images), torch.from_numpy(masks), table), problems
+
+
+def read_image(path: Path) -> np.ndarray:
+    """Return one slice, uint8 [256, 256, 3]. Raises: ValueError naming the file, what is wrong, and the remedy."""
+    return _read_tiff(path, "RGB", "an image")
+
+
+def read_mask(path: Path) -> np.ndarray:
+    """Return one mask, uint8 [256, 256], 0 or 1. The file holds 0 and one positive value. Raises: as `read_image`."""
+    pixels = _read_tiff(path, "L", "a mask")
+    foreground = pixels == max(pixels.max(), 1)
+    if np.count_nonzero(foreground) != np.count_nonzero(pixels):
+        values = np.unique(pixels)
+        shown = ", ".join(str(v) for v in values[:5]) + (", ..." if len(values) > 5 else "")
+        raise ValueError(f"{path}: a mask with the values {shown}. Save it with 0 and one positive value only.")
+    return foreground.view(np.uint8)
+
+
+def _read_tiff(path: Path, mode: str, what: str) -> np.ndarray:
+    """Return the pixels of a single-page TIFF of the expected size and mode."""
+    try:
+        with open(path, "rb", buffering=0) as file:
+            content = file.read()
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}. Restore it from the data set.") from None
+    pixels = tiff.read_plain(content)
+    if pixels is not None and pixels.shape == (IMAGE_SIZE, IMAGE_SIZE, *PIXEL_SHAPE[mode]):
+        return pixels
+    try:
+        with Image.open(io.BytesIO(content), formats=["TIFF"]) as picture:
+            pages, found, size = getattr(picture, "n_frames", 1), picture.mode, picture.size
+            if pages == 1 and found == mode and size == (IMAGE_SIZE, IMAGE_SIZE):
+                return np.asarray(picture)
+    except Exception as error:  # Pillow raises many kinds for damaged files
+        raise ValueError(
+            f"{path}: cannot be read as a TIFF ({type(error).__name__}: {error}). Restore it from the data set."
+        ) from None
+    if pages != 1:
+        raise ValueError(f"{path}: has {pages} pages. Save {what} as a TIFF with one page.")
+    if found != mode:
+        raise ValueError(f"{path}: has the mode {found}, but {what} must have {mode} (8 bits). Convert it.")
+    raise ValueError(
+        f"{path}: is {size[0]}x{size[1]} pixels, but {what} must be {IMAGE_SIZE}x{IMAGE_SIZE}. Resize image and mask."
+    )

@@ -1,0 +1,49 @@
+"""Which epoch is used: the criteria, the rule, and a warning when the chosen epoch is a poor choice."""
+
+import pandas as pd
+
+from utils import UserError
+
+CRITERIA = {  # validation metric: how the choice is described
+    "iou": "the best validation IoU",
+    "tumour_iou": "the best validation IoU over tumour slices",
+    "patient_dice": "the best volumetric Dice of the validation patients",
+    "loss": "the lowest validation loss",
+}
+CLEARLY = 0.05  # tumour-slice IoU by which another epoch has to be better to be named in a warning
+
+
+def best_epoch(epochs: pd.DataFrame, by: str = "iou") -> int:
+    """Return the epoch with the best validation metric, the earliest of equals. The published rule uses the IoU.
+
+    epochs: one row per epoch, as in epochs.csv.
+    Raises: UserError when no epoch has the metric.
+    """
+    values = epochs[f"validation_{by}"]
+    if values.isna().all():
+        raise UserError(f"--select-by {by}: undefined for every epoch on these validation slices. Choose another.")
+    return int(epochs.loc[values.idxmin() if by == "loss" else values.idxmax(), "epoch"])
+
+
+def selection_warning(epochs: pd.DataFrame, chosen: int) -> str:
+    """Return a warning if the chosen epoch is a poor choice, else an empty text.
+
+    It is one if it finds fewer than half of the validation tumour slices, or if the tumour-slice IoU of another epoch
+    is higher by more than CLEARLY.
+    """
+    row = epochs.loc[epochs["epoch"] == chosen].iloc[0]
+    reasons = []
+    if row["validation_tumour_found"] < 0.5:
+        reasons.append(
+            f"epoch {chosen} finds only {row['validation_tumour_found']:.0%} of the validation tumour slices: "
+            "the mean over all slices rewards an empty prediction."
+        )
+    tumour_iou = epochs["validation_tumour_iou"]
+    if (tumour_iou > row["validation_tumour_iou"] + CLEARLY).any():
+        other = epochs.loc[tumour_iou.idxmax()]
+        reasons.append(
+            f"epoch {other['epoch']:.0f} is better on the validation tumour slices: IoU "
+            f"{other['validation_tumour_iou']:.3f}, epoch {chosen} has {row['validation_tumour_iou']:.3f} "
+            "(test_model.py --select-by tumour_iou)."
+        )
+    return f"warning: {' '.join(reasons)}" if reasons else ""

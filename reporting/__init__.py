@@ -1,0 +1,1 @@
+"""What people look at, made from tables, JSON and arrays: plots, the report, the model card."""

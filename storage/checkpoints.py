@@ -1,0 +1,246 @@
+"""Checkpoints: write, read, resume. The only module that opens .pt files.
+
+models/epoch_N.pt   metrics and weights of epoch N, and what rebuilds the network and its input
+models/resume.pt    the optimiser's state after the newest epoch
+
+Both hold tensors and primitives only, so that they load on any device with `weights_only=True`.
+"""
+
+import json
+import pickle
+import zipfile
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from constants import CHANNELS, CLASSES, IMAGE_SIZE, MEAN, STD, THRESHOLD
+from storage.run_folder import RESULT_COLUMNS, RunFolder
+from unet import WIDEST, UNet, load_weights
+from utils import UserError, atomic_write, to_csv, write_text
+
+FORMAT = "lgg-unet-2"
+REMEDY = "A network is in models/epoch_N.pt of a run. Restore this file, or move it away."
+INPUT = ("size", "mean", "std", "threshold")  # how a slice is prepared, and which probability is foreground
+
+
+# --- Write -----------------------------------------------------------------------------------------------------
+
+
+class Writer:
+    """Writes the checkpoints of a run. On a GPU in the background, from copies in host memory, while it computes on.
+
+    A failed write is raised by the next call, or by `finish`.
+
+    Args:
+        config: the content of config.json.
+        keep: how many of the best epochs (by validation IoU) keep their weights, beside the newest; 0 keeps all.
+            The other epochs keep their metrics.
+    """
+
+    def __init__(self, run: RunFolder, model: UNet, optimiser: torch.optim.Optimizer, config: dict, keep: int = 0):
+        self.run, self.model, self.optimiser, self.config, self.keep = run, model, optimiser, config, keep
+        self.background = ThreadPoolExecutor(1) if next(model.parameters()).is_cuda else None
+        self.pending: Future | None = None
+
+    def resume_after(self, epoch: int) -> None:
+        """Rebuild epochs.csv from the checkpoints up to `epoch`."""
+        epochs = read_epochs(self.run)
+        write_text(self.run.epochs, to_csv(epochs[epochs["epoch"] <= epoch]))
+
+    def save_epoch(self, record: dict[str, float]) -> None:
+        """Write models/epoch_N.pt, models/resume.pt and a line of epochs.csv.
+
+        record: epoch, training_loss, training_iou, validation_loss, validation_iou and further metrics.
+        """
+        settings = self.config["settings"]
+        content = {
+            "format": FORMAT,
+            **record,
+            "network": {
+                "channels": CHANNELS,
+                "classes": CLASSES,
+                "width": settings["width"],
+                "bilinear": settings["bilinear"],
+            },
+            "input": {"size": IMAGE_SIZE, "mean": list(MEAN), "std": list(STD), "threshold": THRESHOLD},
+            "config": self.config,
+            "weights": _on_host(self.model.state_dict()),
+        }
+        state = {"format": FORMAT, "epoch": record["epoch"], "optimiser": _on_host(self.optimiser.state_dict())}
+        self.finish()
+        if self.background:
+            self.pending = self.background.submit(self._write_epoch, record, content, state)
+        else:
+            self._write_epoch(record, content, state)
+
+    def finish(self) -> None:
+        """Wait until everything is on disk."""
+        if self.pending:
+            self.pending.result()
+
+    def _write_epoch(self, record: dict, content: dict, state: dict) -> None:
+        _write(self.run.checkpoint(record["epoch"]), content)
+        _write(self.run.resume, state)
+        self.run.append_epoch(record)
+        if self.keep:
+            _drop_weights(self.run, self.keep)
+
+
+def _on_host(content: Any) -> Any:
+    """Return the same nested content with its tensors in host memory; those that are there already are not copied."""
+    if isinstance(content, torch.Tensor):
+        return content.detach().cpu()
+    if isinstance(content, dict):
+        return {key: _on_host(value) for key, value in content.items()}
+    return [_on_host(value) for value in content] if isinstance(content, (list, tuple)) else content
+
+
+def _drop_weights(run: RunFolder, keep: int) -> None:
+    """Rewrite all checkpoints without weights, except the `keep` best epochs and the newest."""
+    files = run.checkpoints()
+    contents = {epoch: read_checkpoint(path, metrics_only=True) for epoch, path in files.items()}
+    ranked = sorted(contents, key=lambda epoch: (-contents[epoch]["validation_iou"], epoch))
+    for epoch in ranked[keep:]:
+        if epoch != max(files) and contents[epoch]["weights"]:
+            _write(files[epoch], contents[epoch] | {"weights": {}})
+
+
+def _write(path: Path, content: dict) -> None:
+    with atomic_write(path) as file:
+        torch.save(content, file)
+
+
+# --- Read ------------------------------------------------------------------------------------------------------
+
+
+def restore(run: RunFolder, model: UNet, optimiser: torch.optim.Optimizer) -> int:
+    """Load the newest state into the network and its optimiser. Returns the last finished epoch.
+
+    Where the process was killed between the two files of an epoch, that epoch is trained again: its order depends on
+    the seed and its number alone, so that the same weights come out.
+
+    Raises: UserError when there is nothing to resume or a file is damaged.
+    """
+    if not run.resume.is_file():
+        if run.newest_epoch() == 1:
+            return 0
+        raise UserError(f"{run.resume}: no such file, so that there is nothing to resume. Start without --resume.")
+    state = _read(run.resume, {"epoch": int, "optimiser": dict})
+    source = run.checkpoint(state["epoch"])
+    _load_weights(model, read_checkpoint(source)["weights"], source)
+    try:
+        optimiser.load_state_dict(state["optimiser"])
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise UserError(f"{run.resume}: does not fit this network ({error}). Start again with --overwrite.") from None
+    return state["epoch"]
+
+
+def read_checkpoint(path: Path, metrics_only: bool = False) -> dict[str, Any]:
+    """Return the content of models/epoch_N.pt, tensors on the CPU. With `metrics_only` no tensor is read from disk."""
+    if path.name == "resume.pt":
+        raise UserError(f"{path}: holds the optimiser's state, not a network. Name an epoch_N.pt beside it.")
+    required = {"epoch": int, "network": dict, "input": dict, "config": dict, "weights": dict}
+    return _read(path, required | {column: float for column in RESULT_COLUMNS[1:]}, metrics_only)
+
+
+def load_network(path: Path) -> tuple[UNet, dict[str, Any]]:
+    """Load the network of models/epoch_N.pt, or of a safetensors file written by export_model.py.
+
+    Returns: the network with its weights, on the CPU, in evaluation mode; and what the file says besides: epoch,
+        network, input (as INPUT), config (synthetic, published).
+    Raises: UserError when the file is missing, damaged, or no network of this project.
+    """
+    if path.suffix == ".safetensors":
+        return _load_safetensors(path)
+    checkpoint = read_checkpoint(path)
+    if not checkpoint["weights"]:
+        raise UserError(f"{path}: keeps metrics only (--keep). Train again, with a larger --keep or without it.")
+    network = checkpoint["network"]
+    if not all(isinstance(network.get(name), int) and 0 < network[name] <= WIDEST for name in ("channels", "width")):
+        raise UserError(f"{path}: does not describe a U-Net of this project ({network}).")
+    try:
+        with torch.device("meta"):  # no memory yet, whatever the file asks for
+            model = UNet(**network)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"{path}: does not describe a U-Net of this project ({error}).") from None
+    _load_weights(model, checkpoint["weights"], path, assign=True)
+    return model.eval(), checkpoint
+
+
+def _load_safetensors(path: Path) -> tuple[UNet, dict[str, Any]]:
+    if not path.is_file():
+        raise UserError(f"{path}: no such file. Write it with export_model.py --formats safetensors.")
+    try:
+        model, metadata = load_weights(str(path))
+        about = {name: json.loads(metadata[name]) for name in ("network", "epoch", "synthetic", "published", *INPUT)}
+    except Exception as error:  # safetensors has kinds of its own
+        raise UserError(f"{path}: is damaged or no weights of this project ({error}). Restore it.") from None
+    return model, {
+        "epoch": about["epoch"],
+        "network": about["network"],
+        "input": {name: about[name] for name in INPUT},
+        "config": {name: about[name] for name in ("synthetic", "published")},
+        "weights": model.state_dict(),
+    }
+
+
+def read_epochs(run: RunFolder) -> pd.DataFrame:
+    """Return the metrics of all checkpoints of a run, one row per epoch, sorted; no weights are read.
+
+    Raises: UserError when there is no checkpoint, or one is damaged.
+    """
+    rows = []
+    for epoch, path in run.checkpoints().items():
+        content = read_checkpoint(path, metrics_only=True)
+        if content["epoch"] != epoch:
+            raise UserError(f"{path}: holds epoch {content['epoch']}. Give the file its own name back.")
+        rows.append({name: value for name, value in content.items() if isinstance(value, (int, float))})
+    if not rows:
+        raise UserError(f"{run.models}: holds no checkpoints (epoch_1.pt, ...). Run train_model.py first.")
+    return pd.DataFrame(rows)
+
+
+def _read(path: Path, required: dict[str, type], metrics_only: bool = False) -> dict[str, Any]:
+    """Load a file without running anything in it, and check that the required entries are there."""
+    if not path.is_file():
+        problem = "is a folder. Name one of its files epoch_N.pt" if path.is_dir() else "no such file. Name another"
+        raise UserError(f"{path}: {problem}, or run train_model.py first.")
+    try:
+        _verify(path, metrics_only)
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=metrics_only)
+    except Exception as error:  # zipfile, pickle and PyTorch raise many kinds for a damaged file
+        reason = str(error).strip().splitlines()[0][:150] if str(error).strip() else type(error).__name__
+        raise UserError(f"{path}: is damaged or no checkpoint ({reason}). {REMEDY}") from None
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise UserError(f"{path}: is no checkpoint of this project (format {FORMAT}). {REMEDY}")
+    wrong = [name for name, kind in required.items() if not isinstance(content.get(name), kind)]
+    if wrong:
+        raise UserError(f"{path}: lacks {', '.join(wrong)}. {REMEDY}")
+    return content
+
+
+def _verify(path: Path, metrics_only: bool) -> None:
+    """Compare the archive's members with their checksums, which PyTorch itself does not; tensors unless skipped."""
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            if member.compress_type != zipfile.ZIP_STORED:
+                raise pickle.UnpicklingError(f"{member.filename} is compressed")
+            if not (metrics_only and "/data/" in member.filename):
+                with archive.open(member) as file:
+                    while file.read(1 << 20):  # the last read compares
+                        pass
+
+
+def _load_weights(model: UNet, weights: dict[str, torch.Tensor], path: Path, assign: bool = False) -> None:
+    try:
+        if not all(tensor.isfinite().all() for tensor in weights.values()):
+            raise UserError(f"{path}: holds weights that are not finite. Use an earlier epoch.")
+        model.load_state_dict(weights, assign=assign)
+        if any(tensor.dtype != torch.float32 for tensor in model.parameters()):
+            raise UserError(f"{path}: its weights are not float32. Restore it.")
+    except (RuntimeError, AttributeError, TypeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{path}: its weights do not fit its network ({reason}).") from None
