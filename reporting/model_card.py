@@ -1,126 +1,104 @@
-"""The model card of a run: what the network is, what it was trained and tested on, how well it did, and its limits.
+"""The model card of a run: what the network is, how it was trained and tested, how well it did, and its limits.
 
 Made from config.json, test_patients.csv, metrics.json and the checkpoint alone; nothing in it is written by hand.
 """
 
-import json
-from pathlib import Path
 from typing import Any, NamedTuple
 
-import pandas as pd
-import runs
+from constants import RESEARCH_USE, SYNTHETIC_NOTICE
+from evaluation.names import METRICS
+from storage.run_folder import RunFolder
+from utils import show_number
 
-from constants import MEAN, STD, SYNTHETIC_NOTICE, THRESHOLD
-from utils import UserError
-
-RESEARCH_USE = "Research use only: not a medical device, not for diagnosis or treatment."
-FIGURES = {  # in metrics.json: what it is called in the card
-    "patient_dice": "volumetric Dice, mean over patients",
-    "tumour_iou": "IoU, mean over tumour slices only",
-    "tumour_found": "share of tumour slices found",
-    "iou": "IoU, mean over all slices, empty against empty is 1",
-    "all_empty": "what predicting nothing at all would score in that IoU",
-}
-DATA = (
-    "[LGG MRI segmentation](https://www.kaggle.com/datasets/mateuszbuda/lgg-mri-segmentation) (Buda, Saha, "
-    "Mazurowski 2019): lower-grade gliomas of TCGA-LGG, slices of pre-contrast, FLAIR and post-contrast MR with masks "
-    "of the FLAIR abnormality. CC BY-NC-SA 4.0."
+SHOWN = ("patient_dice", "patient_dice_median", "tumour_iou", "tumour_found", "iou", "empty_prediction")
+OF_AN_EPOCH = ("patient_dice", "tumour_iou", "tumour_found", "iou", "empty_prediction")
+SLICE_BY_SLICE = (
+    "Slices are judged one by one at 256x256; neighbouring slices are not used, and areas are in pixels, since the "
+    "data set carries no spacing."
 )
-LIMITS = (
-    "The data set's 110 patients were scanned at five institutions from 1983 to 2004; this network saw those counted "
-    "above. Other scanners and sequences were never seen.",
-    "It marks FLAIR abnormality, oedema and infiltration as well as tumour, and it was shown gliomas only: what it "
-    "makes of other diseases, of healthy brains or of scans after treatment is unknown.",
-    "Slices are judged one by one at 256x256; neighbouring slices are not looked at, and areas are pixels, since the "
-    "data set carries no spacing.",
-    "Two thirds of the slices have no tumour, so that predicting nothing scores high in the IoU over all slices. Judge "
-    "by the Dice of patients and the IoU over tumour slices.",
-)
-LIMITS_OWN = "Other patients, diseases, scanners and sequences than those of the data above were never seen."
-LIMITS_SYNTHETIC = ("It has never seen a real image. Its masks of real images mean nothing.",)
+UNSEEN = "Other patients, diseases, scanners and sequences than those of the data above were never seen."
+LICENCE = "CC BY-NC-SA 4.0"
 
 
 class Origin(NamedTuple):
-    """What a card says of the patients behind the weights, of the limits that follow, and of the weights' licence."""
+    """What a card says about the patients behind the weights, the limits that follow, and the licence."""
 
     data: str
     limits: tuple[str, ...]
     licence: str = ""
 
 
-SYNTHETIC = Origin("Synthetic patients drawn by this project (phantom.py), labelled SYNTH.", LIMITS_SYNTHETIC)
+SYNTHETIC = Origin(
+    "Synthetic patients drawn by this project (make_phantoms.py), labelled SYNTH.",
+    ("The network has never seen a real image. Its masks of real images mean nothing.",),
+)
 PUBLISHED = Origin(
-    DATA, LIMITS, " The weights were learned from images under CC BY-NC-SA 4.0: not for commercial use, share alike."
+    "[LGG MRI segmentation](https://www.kaggle.com/datasets/mateuszbuda/lgg-mri-segmentation) (Buda, Saha, Mazurowski "
+    "2019): lower-grade gliomas of TCGA-LGG, slices of pre-contrast, FLAIR and post-contrast MR with masks of the FLAIR "
+    f"abnormality. {LICENCE}.",
+    (
+        "The 110 patients of the data set come from five institutions; this network saw those counted above. Others "
+        "were never seen.",
+        "It marks FLAIR abnormality: oedema and infiltration as well as tumour. It was trained on gliomas only; how it "
+        "behaves on other diseases, healthy brains or scans after treatment is unknown.",
+        SLICE_BY_SLICE,
+        "Two thirds of the slices have no tumour, so that an empty prediction scores high in the IoU over all slices. "
+        "Judge by the Dice of the patients and the IoU over tumour slices.",
+    ),
+    f" The weights were learned from images under {LICENCE}: not for commercial use, share alike.",
 )
 OWN = Origin(
-    "Patients of whom some or all are the user's own, not of the data set that this project was made for.",
-    (LIMITS_OWN, LIMITS[2]),
-    " Whether the weights may be passed on depends on whose images they were learned from; those of the Kaggle set, if "
-    "any were among them, are under CC BY-NC-SA 4.0.",
+    "Patients some or all of whom are the user's own, not from the data set that this project was made for.",
+    (UNSEEN, SLICE_BY_SLICE),
+    " Whether the weights may be passed on depends on the images they were learned from; those of the Kaggle set, if "
+    f"any were among them, are under {LICENCE}.",
 )
 
 
-def model_card(run: Path, epoch: int, checkpoint: dict[str, Any]) -> str:
-    """The card as Markdown. Says so where the run was not tested, or another epoch was.
+def describe_input(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """Return what accompanies exported weights: how a slice is prepared, and how logits become a mask."""
+    return {
+        "input": "float32 [batch, 3, H, W]: pre-contrast, FLAIR, post-contrast; (value / 255 - mean) / std",
+        "output": "logits, float32 [batch, 1, H, W]; foreground where sigmoid(logit) >= threshold",
+        **checkpoint["input"],
+        "network": checkpoint["network"],
+        "epoch": checkpoint["epoch"],
+        "synthetic": checkpoint["config"]["synthetic"],
+        "published": checkpoint["config"]["published"],
+        "use": RESEARCH_USE,
+    }
+
+
+def model_card(run: RunFolder, checkpoint: dict[str, Any]) -> str:
+    """Return the card as Markdown. It says so where the run was not tested, or another epoch was.
 
     Raises: UserError when a file of the run is missing or damaged.
     """
-    config = runs.read_config(run)
-    synthetic = bool(config.get("synthetic"))
-    origin = SYNTHETIC if synthetic else PUBLISHED if is_published(config) else OWN
+    config = checkpoint["config"]
+    origin = SYNTHETIC if config["synthetic"] else PUBLISHED if config["published"] else OWN
     sections = [
         "# Model card: U-Net for lower-grade glioma in MR slices",
         f"**{RESEARCH_USE}**",
-        *([f"**{SYNTHETIC_NOTICE}. Never offer these weights as pretrained.**"] if synthetic else []),
-        "## Network\n\n" + _network(checkpoint, epoch),
+        *([f"**{SYNTHETIC_NOTICE}. Never offer these weights as pretrained.**"] if config["synthetic"] else []),
+        "## Network\n\n" + _network(checkpoint),
         "## Data\n\n" + _data(config, origin),
         "## Training\n\n" + _training(config),
-        "## Test\n\n"
-        + (
-            _test(run, epoch, preparation(checkpoint)["threshold"])
-            if config["patients"].get("test")
-            else _validation(checkpoint)
-        ),
+        "## Test\n\n" + (_test(run, checkpoint) if config["patients"]["test"] else _validation(checkpoint)),
         "## Limits\n\n" + "\n".join(f"- {limit}" for limit in origin.limits),
         "## Licence\n\n" + "The code is under the MIT licence." + origin.licence,
     ]
     return "\n\n".join(sections) + "\n"
 
 
-def preparation(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """What goes with the weights wherever they travel: how a slice is prepared, and how logits become a mask."""
-    prepared = checkpoint["input"]
-    return {
-        "input": "float32 [batch, 3, H, W]: pre-contrast, FLAIR, post-contrast; (value / 255 - mean) / std",
-        "output": "logits, float32 [batch, 1, H, W]; lesion where sigmoid(logit) >= threshold",
-        "size": prepared.get("size"),
-        "mean": prepared.get("mean", list(MEAN)),
-        "std": prepared.get("std", list(STD)),
-        "threshold": prepared.get("threshold", THRESHOLD),
-        "network": checkpoint["network"],
-        "epoch": checkpoint["epoch"],
-        "synthetic": bool(checkpoint["config"].get("synthetic")),
-        "published": is_published(checkpoint["config"]),
-        "use": RESEARCH_USE,
-    }
-
-
-def is_published(config: dict[str, Any]) -> bool:
-    """Whether all patients of a run are of the published data set; runs from before this was noted count as such."""
-    return not config.get("synthetic") and config.get("published", True)
-
-
-def _network(checkpoint: dict[str, Any], epoch: int) -> str:
-    network, prepared = checkpoint["network"], preparation(checkpoint)
+def _network(checkpoint: dict[str, Any]) -> str:
+    network, about = checkpoint["network"], describe_input(checkpoint)
     weights = sum(t.numel() for name, t in checkpoint["weights"].items() if "running_" not in name and t.ndim)
-    return "\n".join(
-        (
-            f"- U-Net, {network['width']} to {16 * network['width']} channels, {weights / 1e6:.2f} million parameters, "
-            f"{'bilinear interpolation' if network['bilinear'] else 'up-convolutions'}; weights of epoch {epoch}",
-            f"- input: {prepared['input']}; mean {prepared['mean']}, std {prepared['std']}, "
-            f"{prepared['size']} pixels square",
-            f"- output: {prepared['output']}; threshold {prepared['threshold']}",
-        )
+    upsampling = "bilinear interpolation" if network["bilinear"] else "up-convolutions"
+    return (
+        f"- U-Net, {network['width']} to {16 * network['width']} channels, {weights / 1e6:.2f} million parameters, "
+        f"{upsampling}; weights of epoch {checkpoint['epoch']}\n"
+        f"- input: {about['input']}; mean {about['mean']}, std {about['std']}, {about['size']} pixels square\n"
+        f"- output: {about['output']}; threshold {about['threshold']}"
     )
 
 
@@ -133,64 +111,49 @@ def _data(config: dict[str, Any], origin: Origin) -> str:
 
 
 def _training(config: dict[str, Any]) -> str:
-    settings = ", ".join(f"{name} {value}" for name, value in config["settings"].items())
-    versions = ", ".join(f"{name} {value}" for name, value in config["versions"].items())
+    settings, versions = (
+        ", ".join(f"{name} {value}" for name, value in config[part].items()) for part in ("settings", "versions")
+    )
     return f"Adam. Settings: {settings}.\n\nOn {config['hardware']}; {versions}."
 
 
-def _test(run: Path, epoch: int, threshold: float) -> str:
-    path = run / "metrics.json"
-    if not path.is_file():
-        return f"Not tested yet: run test_model.py --run {run}, then write this card again."
-    try:
-        metrics = json.loads(path.read_text(encoding="utf-8"))
-        patients = pd.read_csv(run / "test_patients.csv")
-        rows = [_row(metrics, name, label) for name, label in FIGURES.items() if name in metrics]
-        tested, used = metrics["epoch"], (metrics["threshold"], metrics["min_component"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: cannot be read ({error}). Run test_model.py --run {run} again.") from None
-    if tested != epoch:
-        return (
-            f"Epoch {tested} was tested, not epoch {epoch}: run test_model.py --run {run}, then write this card again."
-        )
-    dice = patients["dice"]
+def _test(run: RunFolder, checkpoint: dict[str, Any]) -> str:
+    again = f"run test_model.py --run {run}, then write this card again."
+    if not run.metrics.is_file():
+        return f"Not tested yet: {again}"
+    metrics, dice = run.read_metrics(), run.read_test_tables()["patients"]["dice"]
+    if metrics["epoch"] != checkpoint["epoch"]:
+        return f"Epoch {metrics['epoch']} was tested, not epoch {checkpoint['epoch']}: {again}"
     lines = [
-        f"{len(patients)} patients, {metrics['slices']} slices that were in neither training nor validation.",
+        f"{len(dice)} patients, {metrics['slices']} slices that were in neither training nor validation.",
         "",
-        "| figure | value | 95% interval over patients |",
-        "| --- | --- | --- |",
-        *rows,
+        _table({name: metrics["intervals"][name] for name in SHOWN}),
         "",
-        f"Dice of the single patients: {dice.min():.3f} to {dice.max():.3f}, median {dice.median():.3f}.",
+        f"Dice of the single patients: {dice.min():.3f} to {dice.max():.3f}.",
     ]
-    if not metrics.get("intervals"):
-        lines.append("No intervals were computed for this run.")
+    threshold, used = checkpoint["input"]["threshold"], (metrics["threshold"], metrics["min_component"])
     if used != (threshold, 0):
         lines += [
             "",
-            f"**Measured at threshold {used[0]}, parts below {used[1]} px removed**, as was chosen on the validation "
-            f"patients. The weights carry threshold {threshold}, and nothing is removed: expect other figures.",
+            f"**Measured at threshold {used[0]}, components below {used[1]} px removed**, as chosen on the validation "
+            f"patients. The weights carry threshold {threshold}, and nothing is removed: expect other results.",
         ]
-    return "\n".join([*lines, *(f"\n{note}" for note in metrics.get("notes", []))])
+    return "\n".join([*lines, *(f"\n{note}" for note in metrics["notes"])])
 
 
 def _validation(checkpoint: dict[str, Any]) -> str:
-    """What is known of a network that was trained without anybody to test it on."""
-    rows = [_row({name: checkpoint.get(f"validation_{name}")}, name, label) for name, label in FIGURES.items()]
-    lines = [
-        "Nobody was left to test on. These are figures of the validation patients, on whom the epoch was chosen:",
-        "expect less on others.",
-        "",
-        "| figure | value | |",
-        "| --- | --- | --- |",
-        *rows,
-    ]
-    return "\n".join(lines)
+    """Return the validation metrics of a network that was trained with no patients left to test on."""
+    values = {name: {"value": checkpoint[f"validation_{name}"], "low": None, "high": None} for name in OF_AN_EPOCH}
+    return (
+        "No patients were left to test on. These are metrics of the validation patients, on whom the epoch was\n"
+        "chosen: expect less on others.\n\n" + _table(values)
+    )
 
 
-def _row(metrics: dict[str, Any], name: str, label: str) -> str:
-    interval = metrics.get("intervals", {}).get(name, {})
-    low, high = interval.get("low"), interval.get("high")
-    shown = "" if low is None or high is None or name == "all_empty" else f"{low:.3f} to {high:.3f}"
-    value = metrics[name]
-    return f"| {label} | {'undefined' if value is None else format(value, '.3f')} | {shown} |"
+def _table(estimates: dict[str, dict[str, float | None]]) -> str:
+    rows = ["| metric | value | 95% interval over patients |", "| --- | --- | --- |"]
+    for name, estimate in estimates.items():
+        label, _, form, _ = METRICS[name]
+        value, low, high = (show_number(estimate[part], form) for part in ("value", "low", "high"))
+        rows.append(f"| {label} | {value} | {f'{low} to {high}' if low != '-' else ''} |")
+    return "\n".join(rows)
