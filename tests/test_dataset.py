@@ -1,7 +1,8 @@
+"""Find, check, split and decode slices."""
+
 import shutil
 from pathlib import Path
 
-import data
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,11 +10,12 @@ from conftest import make_patients, write_slice
 from PIL import Image
 
 from dataset.folder import find_folder, find_slices
+from dataset.published import PATIENTS_FILE
 from dataset.slices import Slices, load_slices, read_image, read_mask
 from dataset.split import SPLITS, assign_patients, read_assignment, split_tables
 from utils import UserError
 
-FACTS = pd.read_csv(data.PATIENTS_FILE)  # all 110 patients of the set, and how many slices each
+FACTS = pd.read_csv(PATIENTS_FILE)  # all 110 patients of the set, and how many slices each
 
 
 # --- Find ------------------------------------------------------------------------------------------------------
@@ -38,14 +40,14 @@ def test_the_folder_or_its_parent(folder):
     assert find_folder(str(folder)) == find_folder(str(folder.parent)) == folder
 
 
-def test_the_nested_second_copy_is_left_alone(folder):
+def test_the_nested_second_copy_is_ignored(folder):
     plain = find_slices(folder)
     shutil.copytree(folder, folder / "lgg-mri-segmentation" / "kaggle_3m")
     shutil.copytree(folder, folder.parent / "lgg-mri-segmentation" / "kaggle_3m")
     assert find_slices(find_folder(str(folder.parent))).equals(plain)
 
 
-def test_strangers_are_passed_over(folder):
+def test_other_files_are_ignored(folder):
     plain = find_slices(folder)
     (folder / "data.csv").write_text("Patient;x\n")
     (folder / "SYNTH_T_0" / "notes.txt").write_text("")
@@ -141,15 +143,11 @@ def test_all_problems_in_one_report(folder):
     lines = str(error.value).splitlines()
     assert "3 problems" in lines[0] and len(lines) == 4
     assert all(any(name in line for line in lines) for name in ("T_0_1.tif", "T_4_2_mask.tif", "T_2_3.tif"))
-
-
-def test_a_report_names_ten_problems_and_counts_the_others(folder):
     for path in folder.rglob("*_mask.tif"):
         path.unlink()
-    with pytest.raises(UserError) as error:
+    with pytest.raises(UserError, match=r"(?s)1[0-9] problems.*and \d more$") as error:  # ten are named
         load_all(folder)
-    lines = str(error.value).splitlines()
-    assert "15 problems" in lines[0] and len(lines) == 12 and lines[-1] == "  and 5 more"
+    assert len(str(error.value).splitlines()) == 12
 
 
 def test_two_patients_are_too_few(tmp_path):
@@ -226,24 +224,6 @@ def test_a_bad_assignment_is_refused(folder, tmp_path, content, message):
         read_assignment(path, find_slices(folder)["patient"], folder)
 
 
-def test_tables_survive_the_round_trip(folder, tmp_path):
-    table = find_slices(folder)
-    tables = split_tables(table, assign_patients(table["patient"]))
-    data.write_tables(tmp_path, tables)
-    for split, part in tables.items():
-        assert data.read_table(tmp_path, split).equals(part)
-    assert b"\r" not in (tmp_path / "train.csv").read_bytes()
-
-
-@pytest.mark.parametrize(
-    "path", ["../secret.tif", "P/../../secret.tif", "/etc/passwd", "C:\\x.tif", "P\\..\\..\\x.tif"]
-)
-def test_paths_that_leave_the_data_folder_are_refused(tmp_path, path):
-    (tmp_path / "test.csv").write_text(f"patient,image_path,mask_path\nP,P/P_1.tif,{path}\n")
-    with pytest.raises(UserError, match="leaves the data folder"):
-        data.read_table(tmp_path, "test")
-
-
 # --- Decode ----------------------------------------------------------------------------------------------------
 
 
@@ -285,7 +265,7 @@ def test_the_12_real_patients(real):
     loaded = load_slices(real, split_tables(table, assign_patients(table["patient"])))
     assert [len(loaded[split]) for split in SPLITS] == [178, 45, 113]
     empty = 1 - loaded["test"].masks.flatten(1).any(1).float().mean()
-    assert round(float(empty) * 113) == 70  # predicting nothing scores 70/113 = 0.619, the published test IoU
+    assert round(float(empty) * 113) == 70  # an empty prediction scores 70/113 = 0.619, the published test IoU
     assert table.groupby("patient").size().to_dict() == dict(
         zip(subset, FACTS[FACTS["in_subset"] == 1]["slices"], strict=True)
     )

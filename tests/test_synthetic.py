@@ -2,18 +2,18 @@
 
 import json
 import re
-import sys
 
 import cv2
 import numpy as np
-import phantom
 import pytest
 from PIL import Image
 from scipy import ndimage
 
-from constants import CHANNELS, FLAIR, IMAGE_SIZE, SYNTHETIC_PATIENTS, SYNTHETIC_SEED, SYNTHETIC_SLICES
+from constants import CHANNELS, FLAIR, IMAGE_SIZE, PRE, SYNTHETIC_PATIENTS, SYNTHETIC_SEED, SYNTHETIC_SLICES
+from dataset import synthetic
 from dataset.phantom import choose_kind, make_patient
 from dataset.synthetic import is_synthetic, patient_name, write_patients
+from utils import UserError
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def contents(folder):
 
 def test_layout_and_names_are_those_of_the_real_set(folder):
     names = ["SYNTH_XX_0001_20000101", "SYNTH_XX_0002_20000101"]
-    assert sorted(path.name for path in folder.iterdir()) == ["README.txt", *names, "phantom.json"]
+    assert sorted(path.name for path in folder.iterdir()) == ["README.txt", *names, synthetic.STAMP]
     for name in names:
         assert is_synthetic(name)
         files = {path.name for path in (folder / name).iterdir()}
@@ -87,7 +87,7 @@ def test_seed_and_number_both_change_the_patient():
 
 
 def test_a_set_that_is_there_is_left_alone(folder, monkeypatch):
-    monkeypatch.setattr(phantom, "make_patient", lambda *_: pytest.fail("drew a patient again"))
+    monkeypatch.setattr(synthetic, "make_patient", lambda *_: pytest.fail("drew a patient again"))
     (folder / ".DS_Store").touch()
     assert not write_patients(folder, patients=2, seed=5)
     (folder / ".DS_Store").unlink()
@@ -97,7 +97,7 @@ def test_a_set_that_is_there_is_left_alone(folder, monkeypatch):
 def tiny_set(tmp_path, monkeypatch):
     """Three patients of one slice each, quick to make, in tmp_path / "set"."""
     empty = np.zeros((1, 8, 8, CHANNELS), np.uint8), np.zeros((1, 8, 8), np.uint8)
-    monkeypatch.setattr(phantom, "make_patient", lambda seed, number: empty)
+    monkeypatch.setattr(synthetic, "make_patient", lambda seed, number: empty)
     folder = tmp_path / "set"
     assert write_patients(folder, 3, 1) and not write_patients(folder, 3, 1)
     return folder
@@ -108,8 +108,8 @@ def tiny_set(tmp_path, monkeypatch):
     [
         lambda folder: (folder / "TCGA_CS_4942_19970222").mkdir(),
         lambda folder: (folder / "notes.txt").touch(),
-        lambda folder: (folder / phantom.STAMP).unlink(),
-        lambda folder: (folder / phantom.STAMP).write_text("{"),
+        lambda folder: (folder / synthetic.STAMP).unlink(),
+        lambda folder: (folder / synthetic.STAMP).write_text("{"),
         lambda folder: (folder / patient_name(2) / f"{patient_name(2)}_1.tif").unlink(),
         lambda folder: (folder / patient_name(4)).mkdir(),
     ],
@@ -118,23 +118,23 @@ def tiny_set(tmp_path, monkeypatch):
 def test_a_folder_with_anything_else_is_refused(tiny_set, change):
     change(tiny_set)
     before = contents(tiny_set)
-    with pytest.raises(ValueError, match=re.escape(str(tiny_set))):
+    with pytest.raises(UserError, match=re.escape(str(tiny_set))):
         write_patients(tiny_set, 3, 1)
     assert contents(tiny_set) == before
 
 
 def test_another_set_is_refused(tiny_set, monkeypatch):
     for patients, seed in ((2, 1), (3, 2)):
-        with pytest.raises(ValueError, match=f"the {patients} synthetic patients of seed {seed}"):
+        with pytest.raises(UserError, match=f"the {patients} synthetic patients of seed {seed}"):
             write_patients(tiny_set, patients, seed)
-    monkeypatch.setattr(phantom, "FORMAT", phantom.FORMAT + 1)
-    with pytest.raises(ValueError, match="something other"):
+    monkeypatch.setattr(synthetic, "FORMAT", synthetic.FORMAT + 1)
+    with pytest.raises(UserError, match="something other"):
         write_patients(tiny_set, 3, 1)
 
 
 def test_a_file_is_refused_and_an_empty_folder_is_not(tiny_set, tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(ValueError, match="file: holds"):
+    with pytest.raises(UserError, match="file: holds"):
         write_patients(tmp_path / "file", 3, 1)
     (tmp_path / "empty").mkdir()
     assert write_patients(tmp_path / "empty", 3, 1)
@@ -143,7 +143,7 @@ def test_a_file_is_refused_and_an_empty_folder_is_not(tiny_set, tmp_path):
 
 @pytest.mark.parametrize(("patients", "seed"), [(0, 1), (-1, 1), (1, -1)])
 def test_impossible_sets_are_refused(tmp_path, patients, seed):
-    with pytest.raises(ValueError, match="need at least 1 patient"):
+    with pytest.raises(UserError, match="need at least 1 patient"):
         write_patients(tmp_path / "set", patients, seed)
 
 
@@ -166,21 +166,15 @@ def test_a_run_that_dies_half_way_leaves_nothing(tiny_set, tmp_path, monkeypatch
     assert write_patients(tmp_path / "killed", 3, 1)
 
 
-def test_command_line(tiny_set, tmp_path, monkeypatch, capsys):
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["phantom.py", *map(str, arguments)])
-        phantom.main()
-
-    run(tmp_path / "new", "--patients", 2, "--seed", 9)
-    out = capsys.readouterr().out
-    assert "2 patients, 2 slices, written" in out and "SYNTHETIC" in out
-    stamp = json.loads((tmp_path / "new" / phantom.STAMP).read_text())
-    assert stamp == {"format": phantom.FORMAT, "patients": 2, "seed": 9, "slices": 2}
-    run(tmp_path / "new", "--patients", 2, "--seed", 9)
-    assert "there already" in capsys.readouterr().out
-    with pytest.raises(SystemExit, match="2"):
-        run(tmp_path / "new", "--patients", 3)
-    assert "holds something other" in capsys.readouterr().err
+def test_command_line(tiny_set, call, tmp_path):
+    options = (tmp_path / "new", "--patients", 2, "--seed", 9)
+    code, out, _ = call("make_phantoms", *options)
+    assert code == 0 and "2 patients, 2 slices, written" in out and "SYNTHETIC" in out
+    stamp = json.loads((tmp_path / "new" / synthetic.STAMP).read_text())
+    assert stamp == {"format": synthetic.FORMAT, "patients": 2, "seed": 9, "slices": 2}
+    assert "there already" in call("make_phantoms", *options)[1]
+    code, _, err = call("make_phantoms", tmp_path / "new", "--patients", 3)
+    assert code == 2 and "holds something other" in err
 
 
 # --- Content of the default set --------------------------------------------------------------------------------
@@ -239,8 +233,8 @@ def test_tumour_is_brighter_than_brain_in_flair_and_darker_before_contrast(patie
         wider = np.stack([cv2.dilate(mask, np.ones((25, 25), np.uint8)) for mask in masks.astype(np.uint8)]) > 0
         inside, around = images[masks].mean(0), images[wider & ~masks].mean(0)
         assert inside[FLAIR] > 1.2 * around[FLAIR], f"patient {number}"
-        if choose_kind(SYNTHETIC_SEED, number).missing != phantom.PRE:
-            assert inside[phantom.PRE] < inside[FLAIR], f"patient {number}"
+        if choose_kind(SYNTHETIC_SEED, number).missing != PRE:
+            assert inside[PRE] < inside[FLAIR], f"patient {number}"
 
 
 def test_no_flair_threshold_finds_the_tumours(patients):

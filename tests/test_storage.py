@@ -1,0 +1,190 @@
+"""The folder of a run and its checkpoints."""
+
+import os
+import shutil
+
+import pandas as pd
+import pytest
+import torch
+from conftest import save_checkpoint
+
+from dataset.folder import find_slices
+from dataset.split import assign_patients, split_tables
+from evaluation.selection import best_epoch
+from storage import checkpoints
+from storage.run_folder import RunFolder
+from unet import UNet
+from utils import UserError, atomic_write
+
+METRICS = {"training_loss": 0.5, "training_iou": 0.25, "validation_loss": 0.75, "validation_iou": 0.125}
+CONFIG = {"settings": {"width": 2, "bilinear": False, "lr": 1e-3}, "versions": {"torch": "x"}}
+
+
+@pytest.fixture
+def run(tmp_path) -> RunFolder:
+    return RunFolder(tmp_path / "run")
+
+
+def save(run: RunFolder, epoch: int = 1, **metrics) -> UNet:
+    torch.manual_seed(epoch)
+    model = UNet(width=2)
+    save_checkpoint(run, model, {"epoch": epoch, **METRICS, **metrics}, CONFIG)
+    return model
+
+
+def test_a_checkpoint_rebuilds_its_network(run):
+    model = save(run).eval()
+    rebuilt = checkpoints.load_network(run.checkpoint(1))[0]
+    image = torch.randn(1, 3, 32, 32)
+    assert torch.equal(model(image), rebuilt(image))
+
+
+def test_a_checkpoint_holds_metrics_network_input_and_settings(run):
+    save(run, epoch=7)
+    content = torch.load(run.checkpoint(7), weights_only=True)  # with nothing allowed beyond PyTorch's own list
+    assert content["epoch"] == 7 and {name: content[name] for name in METRICS} == METRICS
+    assert content["network"] == {"channels": 3, "classes": 1, "width": 2, "bilinear": False}
+    assert content["input"] == {"size": 256, "mean": [0.5] * 3, "std": [0.5] * 3, "threshold": 0.5}
+    assert content["config"] == CONFIG
+
+
+def test_epochs_are_sorted_and_other_files_ignored(run):
+    for epoch, score in ((10, 0.6), (9, 0.6), (2, 0.1)):
+        save(run, epoch=epoch, validation_iou=score)
+    for name in ("epoch_x.pt", "epoch_03.pt", "epoch_3.pt.bak", "notes.txt", ".epoch_11.pt.1.tmp", "best.pt"):
+        (run.models / name).write_bytes(b"not a checkpoint")
+    epochs = checkpoints.read_epochs(run)
+    assert epochs["epoch"].tolist() == [2, 9, 10]
+    assert epochs["validation_iou"].tolist() == [0.1, 0.6, 0.6]
+    assert best_epoch(epochs) == 9  # the earliest of equals
+
+
+def test_each_epoch_appends_a_line_to_epochs_csv(run):
+    for epoch in (1, 2, 3):
+        save(run, epoch=epoch)
+    appended = pd.read_csv(run.epochs)
+    assert appended["epoch"].tolist() == [1, 2, 3]
+    assert appended.equals(checkpoints.read_epochs(run)[list(appended)])
+    model = UNet(width=2)
+    checkpoints.Writer(run, model, torch.optim.Adam(model.parameters()), CONFIG).resume_after(2)
+    assert pd.read_csv(run.epochs)["epoch"].tolist() == [1, 2]
+
+
+def test_resuming_restores_weights_and_optimiser(run):
+    model = UNet(width=2)
+    optimiser = torch.optim.Adam(model.parameters())
+    for epoch in (1, 2):
+        model(torch.randn(2, 3, 16, 16)).mean().backward()
+        optimiser.step()
+        checkpoints.Writer(run, model, optimiser, CONFIG).save_epoch({"epoch": epoch, **METRICS})
+    other = UNet(width=2)
+    other_optimiser = torch.optim.Adam(other.parameters())
+    assert checkpoints.restore(run, other, other_optimiser) == 2
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), other.state_dict().values(), strict=True))
+    state, other_state = optimiser.state_dict()["state"], other_optimiser.state_dict()["state"]
+    assert all(torch.equal(state[k]["exp_avg_sq"], other_state[k]["exp_avg_sq"]) for k in state)
+
+
+def test_an_epoch_without_its_optimiser_state_is_trained_again(run):
+    model = save(run)
+    optimiser = torch.optim.Adam(model.parameters())
+    state_after_1 = run.resume.read_bytes()
+    save(run, epoch=2)
+    run.resume.write_bytes(state_after_1)  # killed between epoch_2.pt and resume.pt
+    assert checkpoints.restore(run, model, optimiser) == 1
+    run.checkpoint(2).unlink()
+    run.resume.unlink()  # killed between epoch_1.pt and resume.pt
+    assert checkpoints.restore(run, model, optimiser) == 0
+    run.checkpoint(1).rename(run.checkpoint(3))
+    with pytest.raises(UserError, match=r"resume.pt: no such file"):
+        checkpoints.restore(run, model, optimiser)
+
+
+class Evil:
+    def __reduce__(self):
+        return os.mkdir, (os.environ["EVIL_MARK"],)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda p: p.write_bytes(p.read_bytes()[:2000]), "damaged or no checkpoint"),
+        (lambda p: p.write_bytes(b""), "damaged or no checkpoint"),
+        (lambda p: p.write_bytes(b"<html>404</html>" * 100), "damaged or no checkpoint"),
+        (lambda p: torch.save({"weights": {}}, p), "no checkpoint of this project"),
+        (lambda p: torch.save([1, 2], p), "no checkpoint of this project"),
+        (lambda p: torch.save({"format": checkpoints.FORMAT, "epoch": 1}, p), "lacks network"),
+        (lambda p: torch.save(Evil(), p), "damaged or no checkpoint"),
+        (lambda p: shutil.move(p, p.with_name("epoch_4.pt")), "holds epoch 1"),
+    ],
+)
+def test_a_damaged_checkpoint_is_one_error_and_runs_nothing(run, tmp_path, monkeypatch, spoil, message):
+    mark = tmp_path / "code of the file was run"
+    monkeypatch.setenv("EVIL_MARK", str(mark))
+    save(run)
+    spoil(run.checkpoint(1))
+    with pytest.raises(UserError, match=message):
+        checkpoints.read_epochs(run)
+    assert not mark.exists()
+
+
+def test_weights_of_another_network_are_refused(run):
+    save(run)
+    content = checkpoints.read_checkpoint(run.checkpoint(1))
+    content["network"]["width"] = 4
+    torch.save(content, run.checkpoint(1))
+    with pytest.raises(UserError, match="do not fit its network"):
+        checkpoints.load_network(run.checkpoint(1))
+
+
+def test_files_that_are_no_network(run):
+    with pytest.raises(UserError, match="holds no checkpoints"):
+        checkpoints.read_epochs(run)
+    save(run)
+    with pytest.raises(UserError, match=r"resume.pt: holds the optimiser's state.*Name an epoch_N.pt"):
+        checkpoints.load_network(run.resume)
+    with pytest.raises(UserError, match=r"models: is a folder. Name one of its files epoch_N.pt"):
+        checkpoints.load_network(run.models)
+    with pytest.raises(UserError, match=r"epoch_9.pt: no such file. Name another"):
+        checkpoints.load_network(run.checkpoint(9))
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    with pytest.raises(RuntimeError), atomic_write(path) as file:
+        file.write(b"half of the new")
+        raise RuntimeError
+    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
+
+
+# --- Tables of a run -------------------------------------------------------------------------------------------
+
+
+def test_split_tables_survive_the_round_trip(folder, run):
+    table = find_slices(folder)
+    tables = split_tables(table, assign_patients(table["patient"]))
+    run.write_split_tables(tables)
+    for split, part in tables.items():
+        assert run.read_split_table(split).equals(part)
+    assert b"\r" not in (run.path / "train.csv").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "path", ["../secret.tif", "P/../../secret.tif", "/etc/passwd", "C:\\x.tif", "P\\..\\..\\x.tif"]
+)
+def test_paths_that_leave_the_data_folder_are_refused(run, path):
+    run.path.mkdir()
+    (run.path / "test.csv").write_text(f"patient,image_path,mask_path\nP,P/P_1.tif,{path}\n")
+    with pytest.raises(UserError, match="leaves the data folder"):
+        run.read_split_table("test")
+
+
+def test_clearing_removes_only_what_the_scripts_write(run):
+    save(run)
+    run.plots.mkdir()
+    for name in ("models/mine.pt", "plots/mine.png", "plots/loss.png", "notes.txt", "results.csv"):
+        (run.path / name).write_text("x")
+    run.clear()
+    left = {str(path.relative_to(run.path)) for path in run.path.rglob("*") if path.is_file()}
+    assert left == {"models/mine.pt", "plots/mine.png", "notes.txt"}
