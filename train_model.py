@@ -118,6 +118,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(argv)
     hardware = choose_hardware(distributed.local_device(args.device), args.precision)
+    distributed.start(hardware.device)
     stop = StopRequest()
     keep_freed_memory()
     repeat_exactly(args.mode == "exact")
@@ -131,7 +132,6 @@ def main(argv: list[str] | None = None) -> None:
     config = describe_run(args, folder, slices, hardware)
     print_run(config, slices)
 
-    distributed.start(hardware.device)
     with args.run.locked() if distributed.rank() == 0 else contextlib.nullcontext():
         if not (args.resume or args.overwrite):
             args.run.refuse_used()  # another process may have been quicker

@@ -7,7 +7,7 @@ from PIL import Image
 
 from dataset.folder import find_slices
 from dataset.slices import Slices, load_slices
-from training.engine import epoch_order, evaluate, predicted_mask, prepare, train_one_epoch
+from training.engine import Interrupted, epoch_order, evaluate, predicted_mask, prepare, train_one_epoch
 from training.losses import bce
 from unet import UNet
 from utils import Hardware, UserError
@@ -57,14 +57,14 @@ def compare_one_step(folder, table, slices, model, naive) -> None:
 
 @pytest.mark.parametrize("lean_width", [1, 1000])
 def test_one_step_equals_the_naive_step(folder, slices, monkeypatch, lean_width):
-    monkeypatch.setattr("lean.FROM_WIDTH", lean_width)
+    monkeypatch.setattr("training.lean.FROM_WIDTH", lean_width)
     compare_one_step(folder, slices.table, slices, small_net(), small_net())
 
 
 @pytest.mark.real
 @pytest.mark.parametrize("lean_width", [1, 1000])
 def test_one_step_equals_the_naive_step_on_real_slices(real, monkeypatch, lean_width):
-    monkeypatch.setattr("lean.FROM_WIDTH", lean_width)
+    monkeypatch.setattr("training.lean.FROM_WIDTH", lean_width)
     table = find_slices(real, ["TCGA_CS_4944_20010208", "TCGA_HT_7694_19950404", "TCGA_HT_A5RC_19990831"])
     table = table.iloc[5:45:5].reset_index(drop=True)
     slices = load_slices(real, {"some": table})["some"]
@@ -124,16 +124,27 @@ def test_order_depends_on_seed_and_epoch_alone():
     assert not torch.equal(first, epoch_order(1, 2, 50)) and not torch.equal(first, epoch_order(2, 1, 50))
 
 
-def test_a_loss_that_is_not_finite_stops_and_names_batch_and_patients(slices):
-    model = small_net()
-    calls = iter([1.0, float("nan"), 1.0])
+def test_a_loss_that_is_not_finite_stops_at_once_and_names_batch_and_patients(slices):
+    model, seen = small_net(), []
 
     def failing(logits, masks):
-        return bce(logits, masks) * next(calls)
+        seen.append(len(logits))
+        return bce(logits, masks) * (float("nan") if len(seen) == 2 else 1)
 
     optimiser = torch.optim.SGD(model.parameters(), lr=0.0)
     with pytest.raises(UserError, match=r"batch 2 of 3 .*SYNTH_T_1, SYNTH_T_2, SYNTH_T_3"):
         train_one_epoch(model, slices, torch.arange(15), optimiser, 5, failing, CPU)
+    assert len(seen) == 2
+
+
+def test_a_request_to_stop_ends_training_after_the_step(slices):
+    model, seen = small_net(), []
+    optimiser = torch.optim.SGD(model.parameters(), lr=0.0)
+    with pytest.raises(Interrupted):
+        train_one_epoch(
+            model, slices, torch.arange(15), optimiser, 5, bce, CPU, stop=lambda: seen.append(1) or len(seen) == 2
+        )
+    assert len(seen) == 2
 
 
 def test_bf16_is_close_to_fp32(slices):

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -10,15 +11,14 @@ import sys
 import time
 from pathlib import Path
 
-import data
 import pandas as pd
 import pytest
 import torch
 from conftest import make_patients
 from PIL import Image
 
-import utils
 from dataset.split import SPLITS
+from storage.run_folder import RunFolder
 
 ROOT = Path(__file__).parents[1]
 QUICK = ("--width", 2, "--batch-size", 4, "--device", "cpu")
@@ -39,15 +39,16 @@ def test_train_process_test(call, folder, tmp_path):
     run = tmp_path / "run"
     code, out, err = call("train_model", "--data", folder.parent, "--run", run, "--epochs", 3, *QUICK)
     assert (code, err) == (0, "")
-    assert "SYNTHETIC" in out and "3 patients" in out and "(all-empty)" in out
+    assert "SYNTHETIC" in out and "3 patients" in out and "(empty)" in out
     assert sorted(p.name for p in (run / "models").glob("[!.]*")) == [
         *(f"epoch_{n}.pt" for n in (1, 2, 3)),
         "resume.pt",
     ]
-    assert [len(data.read_table(run, split)) for split in SPLITS] == [9, 3, 3]
+    assert pd.read_csv(run / "epochs.csv")["epoch"].tolist() == [1, 2, 3]
+    assert [len(RunFolder(run).read_split_table(split)) for split in SPLITS] == [9, 3, 3]
 
     code, out, err = call("process_models", "--run", run)
-    assert (code, err) == (0, "") and "predicting nothing at all would score: 0.333" in out
+    assert (code, err) == (0, "") and re.search(r"empty prediction +0.333", out)
     results = pd.read_csv(run / "results.csv")
     assert list(results) == ["epoch", "training_loss", "training_iou", "validation_loss", "validation_iou"]
     assert results["epoch"].tolist() == [1, 2, 3] and results.notna().all().all()
@@ -57,19 +58,21 @@ def test_train_process_test(call, folder, tmp_path):
             assert picture.size == (1050, 630)
 
     code, out, err = call("test_model", "--run", run, "--device", "cpu")
-    assert (code, err) == (0, "") and "test loss" in out and "SYNTHETIC" in out and "volumetric Dice" in out
+    assert (
+        (code, err) == (0, "") and "Loss, mean over slices" in out and "SYNTHETIC" in out and "Volumetric Dice" in out
+    )
     slices = pd.read_csv(run / "test_results.csv")
-    figures = json.loads((run / "metrics.json").read_text())
-    assert len(slices) == 3 == figures["slices"]
-    assert figures["iou"] == pytest.approx(slices["iou"].mean(), abs=1e-6)
-    assert figures["all_empty"] == pytest.approx((slices["tumour_pixels"] == 0).mean())
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert len(slices) == 3 == metrics["slices"]
+    assert metrics["iou"] == pytest.approx(slices["iou"].mean(), abs=1e-6)
+    assert metrics["empty_prediction"] == pytest.approx((slices["tumour_pixels"] == 0).mean())
     patients = pd.read_csv(run / "test_patients.csv")
     hits = 2 * slices["true_positive"].sum() / (slices["tumour_pixels"] + slices["predicted_pixels"]).sum()
     assert patients["dice"].tolist() == pytest.approx([hits], abs=1e-6)
     assert (run / "plots" / "panel_worst.png").stat().st_size > 10_000
 
     best = results.loc[results["validation_iou"].idxmax(), "epoch"]
-    assert f"epoch {best} of 3" in out and figures["epoch"] == best
+    assert f"epoch {best} of 3" in out and metrics["epoch"] == best
 
 
 def test_the_same_seed_gives_the_same_bits_and_another_does_not(call, folder, tmp_path):
@@ -104,7 +107,7 @@ def test_a_saved_split_and_a_list_of_patients(call, folder, tmp_path):
         "train_model", "--data", folder, "--run", run, "--split", split, "--patients", listed, "--epochs", 1, *QUICK
     )
     assert code == 0 and "warning" in out and "SYNTH_T_5" in out
-    tables = {s: data.read_table(run, s)["patient"].unique().tolist() for s in SPLITS}
+    tables = {s: RunFolder(run).read_split_table(s)["patient"].unique().tolist() for s in SPLITS}
     assert tables == {"train": ["SYNTH_T_2"], "validation": ["SYNTH_T_0"], "test": ["SYNTH_T_3"]}
 
 
@@ -244,15 +247,6 @@ def test_a_real_process_ends_with_exit_code_2_and_no_traceback(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-SCRIPTS = ["train_model", "process_models", "test_model", "cross_validate", "compare_runs"]
-
-
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_help_shows_an_example(call, script):
-    code, out, _ = call(script, "--help")
-    assert code == 0 and f"python {script}.py" in out
-
-
 @pytest.mark.real
 def test_the_three_scripts_on_real_patients(call, real, tmp_path):
     listed = tmp_path / "patients.txt"
@@ -268,13 +262,11 @@ def test_the_three_scripts_on_real_patients(call, real, tmp_path):
 
 
 def start(folder: Path, run: Path, *options) -> subprocess.Popen:
-    """Training in a process of its own."""
-    command = [sys.executable, ROOT / "train_model.py", "--run", run, *options]
-    if "--resume" not in options:
-        command[4:4] = ["--data", folder, *QUICK]
-    return subprocess.Popen(
-        list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=run.parent
-    )
+    """Start training in a process of its own."""
+    command = [sys.executable, ROOT / "train_model.py", "--run", run, "--data", folder, *QUICK, *options]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}  # the same sums in the same order
+    return subprocess.Popen(list(map(str, command)), cwd=run.parent, env=environment, **pipes)
 
 
 def wait_for(path: Path, process: subprocess.Popen) -> None:
@@ -283,42 +275,50 @@ def wait_for(path: Path, process: subprocess.Popen) -> None:
         time.sleep(0.005)
 
 
+def metrics_of(path: Path) -> dict[str, float]:
+    content = torch.load(path, weights_only=True)
+    return {
+        name: value for name, value in content.items() if isinstance(value, float) and name.endswith(("iou", "loss"))
+    }
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_stops_after_the_step_and_loses_nothing(call, folder, tmp_path, number):
-    options = ("--batch-size", "1", "--epochs", "4")
-    start(folder, tmp_path / "whole", *options).communicate()
-    process = start(folder, tmp_path / "stopped", *options)
-    wait_for(tmp_path / "stopped" / "models" / "epoch_1.pt", process)
+def test_a_signal_stops_after_the_step_and_the_resumed_run_ends_the_same(call, folder, tmp_path, number):
+    stopped, whole = tmp_path / "stopped", tmp_path / "whole"
+    process = start(folder, stopped, "--batch-size", 1, "--epochs", 4)
+    wait_for(stopped / "models" / "epoch_1.pt", process)
     process.send_signal(number)
     out, err = process.communicate()
-    assert process.returncode == 128 + number and "go on with" in out and "Traceback" not in err
-    assert start(folder, tmp_path / "stopped", "--resume", "--epochs", "4").communicate()[1] == ""
+    assert process.returncode == 128 + number and "Go on with: python train_model.py" in out and err == ""
+    last = int(re.search(r"(\d+) epoch\(s\) are saved", out)[1])
+    assert pd.read_csv(stopped / "epochs.csv")["epoch"].tolist() == list(range(1, last + 1))
+
+    assert call("train_model", "--run", stopped, "--resume", "--epochs", 4)[::2] == (0, "")
+    assert call("train_model", "--data", folder, "--run", whole, *QUICK, "--batch-size", 1, "--epochs", 4)[0] == 0
     for epoch in (1, 4):
-        whole, stopped = (tmp_path / run / "models" / f"epoch_{epoch}.pt" for run in ("whole", "stopped"))
-        assert same_weights(whole, stopped) and figures_of(whole) == figures_of(stopped)
-
-
-def figures_of(path: Path) -> dict[str, float]:
-    content = torch.load(path, weights_only=True)
-    return {name: value for name, value in content.items() if isinstance(value, float) and name != "seconds"}
+        ends = [run / "models" / f"epoch_{epoch}.pt" for run in (whole, stopped)]
+        assert same_weights(*ends) and metrics_of(ends[0]) == metrics_of(ends[1])
+    assert pd.read_csv(stopped / "epochs.csv")["epoch"].tolist() == [1, 2, 3, 4]
 
 
 def test_a_killed_run_goes_on_after_its_last_epoch_and_leaves_no_lock(call, folder, tmp_path):
-    process = start(folder, tmp_path / "run", "--epochs", "50")
-    wait_for(tmp_path / "run" / "models" / "epoch_2.pt", process)
-    code, _, err = call("train_model", "--run", tmp_path / "run", "--resume")
+    run = tmp_path / "run"
+    process = start(folder, run, "--epochs", "50")
+    wait_for(run / "models" / "epoch_2.pt", process)
+    code, _, err = call("train_model", "--run", run, "--resume")
     assert code == 2 and "another process is training there" in err
     process.kill()
     process.communicate()
-    (tmp_path / "run" / "models" / ".epoch_3.pt.1.tmp").write_bytes(b"half")
-    code, out, _ = call("train_model", "--run", tmp_path / "run", "--resume", "--epochs", 5)
+    (run / "models" / ".epoch_3.pt.1.tmp").write_bytes(b"half")
+    code, out, _ = call("train_model", "--run", run, "--resume", "--epochs", 6)
     assert code == 0 and "resumed after epoch" in out
-    assert not list((tmp_path / "run" / "models").glob("*.tmp"))
-    assert call("process_models", "--run", tmp_path / "run")[0] == 0
-    assert pd.read_csv(tmp_path / "run" / "results.csv")["epoch"].tolist()[:5] == [1, 2, 3, 4, 5]
+    assert not list((run / "models").glob("*.tmp"))
+    assert call("process_models", "--run", run)[0] == 0
+    for name in ("results.csv", "epochs.csv"):
+        assert pd.read_csv(run / name)["epoch"].tolist()[:5] == [1, 2, 3, 4, 5]
 
 
-def test_a_full_disk_is_one_message_and_keeps_what_was_there(call, finished):
+def test_a_full_disk_is_one_message_and_keeps_the_earlier_epochs(call, finished):
     before = digest(finished)
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limit[1]))
@@ -338,8 +338,7 @@ def test_a_full_disk_is_one_message_and_keeps_what_was_there(call, finished):
 def test_keep_leaves_weights_to_the_best_and_the_newest(call, folder, tmp_path):
     run = tmp_path / "run"
     assert call("train_model", "--data", folder, "--run", run, "--epochs", 5, "--keep", 1, *QUICK)[0] == 0
-    assert call("process_models", "--run", run)[0] == 0
-    results = pd.read_csv(run / "results.csv")
+    results = pd.read_csv(run / "epochs.csv")
     best = int(results.loc[results["validation_iou"].idxmax(), "epoch"])
     sizes = {n: (run / "models" / f"epoch_{n}.pt").stat().st_size for n in range(1, 6)}
     assert len(results) == 5
@@ -347,22 +346,3 @@ def test_keep_leaves_weights_to_the_best_and_the_newest(call, folder, tmp_path):
     assert all(size < 10_000 for n, size in sizes.items() if n not in (best, 5))
     assert call("test_model", "--run", run)[0] == 0
     assert call("train_model", "--run", run, "--resume", "--epochs", 6)[0] == 0
-
-
-def test_a_wide_network_on_the_cpu_starts_its_script_anew_once(monkeypatch):
-    started = []
-    monkeypatch.setattr(os, "execv", lambda program, arguments: started.append((program, arguments)))
-    monkeypatch.setattr(utils, "GLIBC", object())
-    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.check=3")
-    monkeypatch.setattr(sys, "argv", ["train_model.py", "--width", "64"])
-
-    monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "ipykernel_launcher", "-f", "kernel.json"])
-    utils.start_anew_to_save_memory()
-    assert not started  # the notebook that runs the script would be gone
-
-    monkeypatch.setattr(sys, "orig_argv", ["python", "train_model.py", "--width", "64"])
-    utils.start_anew_to_save_memory()
-    assert started == [(sys.executable, [sys.executable, "train_model.py", "--width", "64"])]
-    assert os.environ["GLIBC_TUNABLES"] == "glibc.malloc.check=3:glibc.malloc.tcache_count=0"
-    utils.start_anew_to_save_memory()
-    assert len(started) == 1
