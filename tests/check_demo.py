@@ -16,12 +16,12 @@ assert results["epoch"].tolist() == list(range(1, len(results) + 1)) and results
 assert results["training_loss"].iloc[-1] < 0.7 * results["training_loss"].iloc[0], "it did not learn"
 
 slices = pd.read_csv(run / "test_results.csv")
-figures = json.loads((run / "metrics.json").read_text())
+metrics = json.loads((run / "metrics.json").read_text())
 tumour = slices[slices["tumour_pixels"] > 0]
-assert figures["synthetic"] is True and len(slices) == figures["slices"] > 0
-assert math.isclose(figures["tumour_iou"], tumour["iou"].mean(), abs_tol=1e-5)
-assert figures["tumour_iou"] > 0.6, f"tumour-slice IoU {figures['tumour_iou']:.3f}, expected more than 0.6"
-assert figures["iou"] > figures["all_empty"], "worse than predicting nothing"
+assert metrics["synthetic"] is True and len(slices) == metrics["slices"] > 0
+assert math.isclose(metrics["tumour_iou"], tumour["iou"].mean(), abs_tol=1e-5)
+assert metrics["tumour_iou"] > 0.6, f"tumour-slice IoU {metrics['tumour_iou']:.3f}, expected more than 0.6"
+assert metrics["iou"] > metrics["empty_prediction"], "worse than an empty prediction"
 
 pictures = [run / "plots" / name for name in ("loss.png", "iou.png", "panel_best.png", "panel_worst.png")]
 for path in pictures:
@@ -29,6 +29,6 @@ for path in pictures:
         assert picture.width > 500 and len(picture.convert("L").getcolors()) > 20, f"{path}: nothing drawn"
 
 page = (run / "report.html").read_text(encoding="utf-8")
-assert "SYNTHETIC PATIENTS" in page and f'<data value="{figures["tumour_iou"]}"' in page, "report.html differs"
+assert "SYNTHETIC PATIENTS" in page and f'<data value="{metrics["tumour_iou"]}"' in page, "report.html differs"
 
-print(f"demo checked: {len(results)} epochs, tumour-slice IoU {figures['tumour_iou']:.3f} on {len(tumour)} slices")
+print(f"demo checked: {len(results)} epochs, tumour-slice IoU {metrics['tumour_iou']:.3f} on {len(tumour)} slices")
