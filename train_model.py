@@ -58,7 +58,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--width", type=positive(int), default=constants.WIDTH, help="channels of the first level (%(default)s)")
     add("--bilinear", action="store_true", help="interpolate on the way up, 17.26 M instead of 31.04 M parameters")
     add("--loss", choices=sorted(LOSSES), default=constants.LOSS, help="(%(default)s)")
-    add("--seed", type=int, default=constants.RANDOM_STATE,
+    add("--seed", type=int, default=constants.SEED,
         help="seed of the initial weights and batch order; does not affect the split (%(default)s)")  # fmt: skip
     add("--device", default="auto", help="cpu, cuda, cuda:1, mps (auto: CUDA, else MPS, else the CPU)")
     add("--precision", choices=("auto", "fp32", "bf16"), default="auto",

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from sklearn.model_selection import train_test_split
 
-from constants import RANDOM_STATE, TEST_SHARE, VALIDATION_SHARE
+from constants import SPLIT_SEED, TEST_SHARE, VALIDATION_SHARE
 from utils import UserError, describe_problems, read_csv
 
 SPLITS = ("train", "validation", "test")
@@ -16,7 +16,7 @@ Assignment = dict[str, str]  # {patient: one of SPLITS}
 
 def assign_patients(patients: Iterable[str]) -> Assignment:
     """Return the published split; it depends on the set of ids alone. Needs at least three patients."""
-    rest, test = train_test_split(sorted(set(patients)), test_size=TEST_SHARE, random_state=RANDOM_STATE)
+    rest, test = train_test_split(sorted(set(patients)), test_size=TEST_SHARE, random_state=SPLIT_SEED)
     return _assignment(rest, test)
 
 
@@ -26,7 +26,7 @@ def assign_fold(patients: Iterable[str], number: int, folds: int) -> Assignment:
     The other patients are divided into training and validation as in the published split.
     Raises: UserError when there are too few patients for so many folds.
     """
-    shuffled = np.random.default_rng(RANDOM_STATE).permutation(sorted(set(patients))).tolist()
+    shuffled = np.random.default_rng(SPLIT_SEED).permutation(sorted(set(patients))).tolist()
     test = shuffled[number - 1 :: folds]
     largest_fold = -(-len(shuffled) // folds)
     if folds > len(shuffled) or len(shuffled) - largest_fold < 2:  # training and validation need one each
@@ -35,7 +35,7 @@ def assign_fold(patients: Iterable[str], number: int, folds: int) -> Assignment:
 
 
 def _assignment(rest: list[str], test: list[str]) -> Assignment:
-    train, validation = train_test_split(rest, test_size=VALIDATION_SHARE, random_state=RANDOM_STATE)
+    train, validation = train_test_split(rest, test_size=VALIDATION_SHARE, random_state=SPLIT_SEED)
     groups = zip(SPLITS, (train, validation, test), strict=True)
     return {patient: split for split, group in groups for patient in group}
 

@@ -1,6 +1,6 @@
-"""Pixels straight from the bytes of a plain TIFF: single page, 8 bits, uncompressed, in one contiguous run.
+"""Read the pixels of a plain TIFF straight from its bytes: single page, 8 bits, uncompressed, one contiguous run.
 
-The slices of the Kaggle set are of this kind. Anything else is left to Pillow, which reads ten times slower.
+The slices of the Kaggle set are of this kind. Anything else is left to Pillow, which is ten times slower.
 """
 
 import struct
@@ -10,27 +10,16 @@ import numpy as np
 # Tags of the TIFF 6.0 specification that decide how the pixels are laid out
 WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, FILL_ORDER = 256, 257, 258, 259, 262, 266
 STRIP_OFFSETS, ORIENTATION, SAMPLES, STRIP_BYTES, PLANAR = 273, 274, 277, 279, 284
-INDIFFERENT = {
-    254,
-    270,
-    271,
-    272,
-    278,
-    282,
-    283,
-    285,
-    296,
-    297,
-    305,
-    306,
-    315,
-}  # names, dates, resolution, strip height
+LAYOUT = {WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, FILL_ORDER, STRIP_OFFSETS, ORIENTATION, SAMPLES, STRIP_BYTES,
+          PLANAR}  # fmt: skip
+IGNORED = {254, 270, 271, 272, 278, 282, 283, 285, 296, 297, 305, 306, 315}  # names, dates, resolution, strip height
 NUMBERS = {3: "H", 4: "I"}  # field types SHORT and LONG
 MOST_FIELDS = 64
+MOST_VALUES = 4096  # of one field: offsets and lengths of the strips
 
 
 def read_plain(content: bytes) -> np.ndarray | None:
-    """uint8 [H, W] (grey, black is 0) or [H, W, 3] (RGB), or None where the file is of any other kind, or damaged."""
+    """Return uint8 [H, W] (grey, black is 0) or [H, W, 3] (RGB); None if the file is damaged or of any other kind."""
     try:
         fields = _fields(content)
     except (struct.error, ValueError, KeyError):
@@ -56,7 +45,7 @@ def read_plain(content: bytes) -> np.ndarray | None:
 
 
 def _fields(content: bytes) -> dict[int, tuple[int, ...]] | None:
-    """The fields of the only page by tag; None where there is another page or a field that might matter."""
+    """Return the fields of the only page by tag; None if there is another page, or a field that might matter."""
     order = {b"II": "<", b"MM": ">"}[content[:2]]
     magic, start = struct.unpack_from(order + "HI", content, 2)
     (count,) = struct.unpack_from(order + "H", content, start)
@@ -66,10 +55,9 @@ def _fields(content: bytes) -> dict[int, tuple[int, ...]] | None:
     fields = {}
     for entry in range(start + 2, start + 2 + 12 * count, 12):
         tag, kind, length = struct.unpack_from(order + "HHI", content, entry)
-        if tag in INDIFFERENT:
+        if tag in IGNORED:
             continue
-        if tag not in (WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, FILL_ORDER, STRIP_OFFSETS, ORIENTATION, SAMPLES,
-                       STRIP_BYTES, PLANAR) or not 0 < length <= 4096:  # fmt: skip
+        if tag not in LAYOUT or not 0 < length <= MOST_VALUES:
             return None
         number = f"{order}{length}{NUMBERS[kind]}"
         inside = struct.calcsize(number) <= 4
