@@ -43,17 +43,17 @@ ORBITS = ((0.36, -0.66, 0.24, 0.19, 0.155, 0.07),)
 
 
 class Kind(NamedTuple):
-    """What a patient shows, and what was not scanned."""
+    """The properties of a synthetic patient: missing sequence, kind of tumour, number of its components."""
 
     missing: int | None  # channel that FLAIR stands in for
     tiny: bool
     faint: bool
-    parts: int
+    components: int
     enhancing: bool
 
 
 class Head(NamedTuple):
-    """Where each voxel lies in the head: float32 [S, H, W], or [S, 1, 1] where all of a slice is alike."""
+    """Position of each voxel in the head: float32 [S, H, W], or [S, 1, 1] where it is constant over a slice."""
 
     x: np.ndarray  # pixels from the midline, in the bent coordinates that make the anatomy irregular
     y: np.ndarray  # pixels from the centre, positive towards the back
@@ -78,14 +78,14 @@ class Head(NamedTuple):
 
 
 def choose_kind(seed: int, number: int) -> Kind:
-    """Each slot falls to one of patients 1..7, one of 8..14 and so on: small sets hold every kind too."""
+    """Return the kind of a patient. Each kind occurs among patients 1..7, among 8..14, and so on."""
     block, place = divmod(number - 1, 7)
     slot = int(np.random.default_rng((seed, block, 7)).permutation(7)[place])
     return Kind(
         missing=(PRE, POST)[block % 2] if slot == 0 else None,
         tiny=slot == 1,
         faint=slot in (2, 3),
-        parts=2 if slot in (3, 4) else 1,
+        components=2 if slot in (3, 4) else 1,
         enhancing=slot in (4, 5),
     )
 
@@ -96,7 +96,7 @@ def choose_kind(seed: int, number: int) -> Kind:
 def smooth_noise(
     rng: np.random.Generator, slices: int, cell: float, layers: float, columns: int = IMAGE_SIZE
 ) -> np.ndarray:
-    """A random field that varies over `cell` pixels in a slice and over `layers` slices through the stack.
+    """Return a random field that varies over `cell` pixels in a slice and over `layers` slices through the stack.
 
     Returns float32 [slices, IMAGE_SIZE, columns] with mean 0 and standard deviation 1, roughly.
     """
@@ -112,17 +112,19 @@ def smooth_noise(
     return field
 
 
-def ellipsoids(a: np.ndarray, b: np.ndarray, c: np.ndarray, parts: list | tuple) -> np.ndarray:
-    """1 in the centre of the nearest of the ellipsoids, 0 on its surface, falling on outside: float32 [S, H, W].
+def ellipsoids(a: np.ndarray, b: np.ndarray, c: np.ndarray, centres_and_radii: list | tuple) -> np.ndarray:
+    """Return 1 in the centre of the nearest ellipsoid, 0 on its surface, negative outside: float32 [S, H, W].
 
     They are flattened at the top and bottom, so that fewer slices merely graze them.
     """
-    distances = (((a - i) / ri) ** 2 + ((b - j) / rj) ** 2 + ((c - k) / rk) ** 4 for i, j, k, ri, rj, rk in parts)
+    distances = (
+        ((a - i) / ri) ** 2 + ((b - j) / rj) ** 2 + ((c - k) / rk) ** 4 for i, j, k, ri, rj, rk in centres_and_radii
+    )
     return 1 - np.sqrt(reduce(np.minimum, distances))
 
 
 def smooth_step(x: np.ndarray) -> np.ndarray:
-    """0 below 0, 1 above 1, smooth in between."""
+    """Return 0 below 0, 1 above 1, and a smooth transition in between."""
     x = np.clip(x, 0, 1)
     return x * x * (3 - 2 * x)
 
@@ -131,7 +133,7 @@ def smooth_step(x: np.ndarray) -> np.ndarray:
 
 
 def shape_head(rng: np.random.Generator, slices: int) -> Head:
-    """An egg that is widest at a third of its height, with a nose, turned and shifted a little in the image."""
+    """Return an egg-shaped head, widest at a third of its height, with a nose, slightly rotated and shifted."""
     z = np.linspace(0.03, 0.96, slices, dtype=np.float32)[:, None, None]
     size = np.where(z < 0.35, 0.9 + 0.1 * z / 0.35, np.sqrt(1 - (np.maximum(z - 0.35, 0) / 0.66) ** 2))
     width, length = rng.uniform(86, 97) * size, rng.uniform(106, 117) * size
@@ -152,7 +154,7 @@ def shape_head(rng: np.random.Generator, slices: int) -> Head:
 
 
 def push_aside(head: Head, tumour: tuple, strength: float) -> Head:
-    """The mass effect: what is drawn in the coordinates returned makes way for the tumour, 0..0.4 of the way."""
+    """Return coordinates with the mass effect: anatomy drawn in them is displaced by the tumour (strength 0..0.4)."""
     x, y, z, *radii = tumour
     near = ellipsoids(head.x, head.y, head.z * HEIGHT, [(x, y, z, *(1.6 * radius for radius in radii))])
     shrink = strength * np.exp(-((1 - near) ** 2))
@@ -160,7 +162,7 @@ def push_aside(head: Head, tumour: tuple, strength: float) -> Head:
 
 
 def draw_ventricles(rng: np.random.Generator, head: Head) -> np.ndarray:
-    """Above 0 in the ventricles, falling to -1 over about the width of one around them: float32 [S, H, W]."""
+    """Return values above 0 in the ventricles, falling to -1 over about their width: float32 [S, H, W]."""
     size = rng.uniform(0.9, 1.4)
     side = np.abs(head.u) - 0.3 * head.v**2  # the horns bend outwards
     parts = [(a * size, b, c, ra * size, rb * size, rc) for a, b, c, ra, rb, rc in VENTRICLES]
@@ -168,7 +170,7 @@ def draw_ventricles(rng: np.random.Generator, head: Head) -> np.ndarray:
 
 
 def draw_sulci(rng: np.random.Generator, head: Head, below: np.ndarray) -> np.ndarray:
-    """How far a voxel is from the next sulcus, 0 in it, about 1 between two: float32 [S, H, W].
+    """Return the distance from the next sulcus, 0 inside it, about 1 between two: float32 [S, H, W].
 
     Noise over the angle around the hemisphere's centre and the pixels `below` its surface, stretched along the
     latter: the furrows run inwards.
@@ -184,7 +186,7 @@ def draw_sulci(rng: np.random.Generator, head: Head, below: np.ndarray) -> np.nd
 
 
 def label_tissues(rng: np.random.Generator, head: Head, ventricles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Tissue of each voxel, an index into TISSUES: uint8 [S, H, W]; and where a tumour can grow: bool [S, H, W]."""
+    """Return the tissue of each voxel (index into TISSUES, uint8 [S, H, W]) and where a tumour can grow (bool)."""
     slices = len(head.z)
     u, v, z, side = head.u, head.v, head.z, np.abs(head.u)
     rough = smooth_noise(rng, slices, 9, 1)
@@ -233,13 +235,13 @@ def label_tissues(rng: np.random.Generator, head: Head, ventricles: np.ndarray) 
 
 
 def place_tumour(rng: np.random.Generator, kind: Kind, slices: int) -> list[tuple]:
-    """Where the tumour is and how large: ellipsoids, centre and radii in pixels along x, y and HEIGHT * z."""
+    """Return position and size of the tumour: ellipsoids, centre and radii in pixels along x, y and HEIGHT * z."""
     share = 2.6 / slices if kind.tiny else rng.uniform(0.34, 0.52)  # of the stack's height
     radius = rng.uniform(7, 9) if kind.tiny else rng.uniform(16, 31)
     stretch = rng.uniform(0.8, 1.25)
     x, y, z = rng.choice((-1, 1)) * rng.uniform(26, 46), rng.uniform(-52, 46), HEIGHT * rng.uniform(0.46, 0.6)
     parts = [(x, y, z, radius * stretch, radius / stretch, HEIGHT * share / 2)]
-    if kind.parts == 2:
+    if kind.components == 2:
         small = rng.uniform(0.45, 0.6) * radius
         gap = 7 + radius / stretch + small
         parts.append((x, y - np.sign(y) * gap, z + 0.05 * HEIGHT, small, small, HEIGHT * share / 3))
@@ -247,7 +249,7 @@ def place_tumour(rng: np.random.Generator, kind: Kind, slices: int) -> list[tupl
 
 
 def grow_tumour(rng: np.random.Generator, head: Head, parts: list[tuple]) -> np.ndarray:
-    """Above 0 in the tumour, at most 1.5 deep inside: float32 [S, H, W].
+    """Return values above 0 in the tumour, at most 1.5 deep inside: float32 [S, H, W].
 
     Noise makes the outline irregular; it is bounded so that the centre stays inside. The other side is mostly spared.
     """
@@ -261,7 +263,7 @@ def grow_tumour(rng: np.random.Generator, head: Head, parts: list[tuple]) -> np.
 
 
 def brighten_elsewhere(rng: np.random.Generator, head: Head, ventricles: np.ndarray, tissue: np.ndarray) -> np.ndarray:
-    """FLAIR signal that is no tumour, as a share of white matter's: float32 [S, H, W].
+    """Return FLAIR signal other than tumour, as a share of that of white matter: float32 [S, H, W].
 
     Caps on the ventricles and a patchy rim of the brain in everyone, small white matter lesions in some.
     """
@@ -276,7 +278,7 @@ def brighten_elsewhere(rng: np.random.Generator, head: Head, ventricles: np.ndar
 def scan(
     rng: np.random.Generator, head: Head, tissue: np.ndarray, bright: np.ndarray, tumour: np.ndarray, kind: Kind
 ) -> np.ndarray:
-    """What a scanner with its own contrast, coil, blur and noise makes of it: uint8 [S, H, W, CHANNELS]."""
+    """Simulate a scanner with its own contrast, coil, blur and noise: uint8 [S, H, W, CHANNELS]."""
     slices = len(head.z)
     contrast = rng.uniform(0.6, 0.75) if kind.faint else rng.uniform(0.9, 1.3)
     tumour_brightness = {PRE: 1 - 0.2 * contrast, FLAIR: 1 + contrast, POST: 1 - 0.2 * contrast}

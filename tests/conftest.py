@@ -20,7 +20,12 @@ from utils import run_script
 
 ROOT = Path(__file__).parents[1]
 torch.set_num_threads(1)  # one process per core runs the tests; and the same sums in the same order everywhere
-SLOWEST = ("test_walk", "test_notebooks", "test_report", "test_compare")  # start first, so that no core waits at the end
+SLOWEST = (
+    "test_walk",
+    "test_notebooks",
+    "test_report",
+    "test_compare",
+)  # start first, so that no core waits at the end
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

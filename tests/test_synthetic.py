@@ -207,7 +207,7 @@ def test_every_kind_occurs_in_any_seven_patients():
             kinds = [choose_kind(seed, number) for number in range(first, first + 7)]
             assert sum(kind.missing is not None for kind in kinds) == 1  # 14 %, in the real set 15 of 110 patients
             assert sum(kind.tiny for kind in kinds) == 1
-            assert sum(kind.parts == 2 for kind in kinds) == sum(kind.faint for kind in kinds) == 2
+            assert sum(kind.components == 2 for kind in kinds) == sum(kind.faint for kind in kinds) == 2
             assert 0 < sum(kind.enhancing for kind in kinds) < 4
 
 
@@ -218,14 +218,14 @@ def test_flair_stands_in_for_a_missing_sequence(patients):
         assert copies == ([] if missing is None else [missing])
 
 
-def test_tiny_and_two_part_tumours_are_what_they_are_called(patients):
+def test_tiny_and_two_component_tumours_are_what_they_are_called(patients):
     for number, (_, masks) in enumerate(patients, start=1):
         kind = choose_kind(SYNTHETIC_SEED, number)
         largest = masks.sum((1, 2)).max()
         assert largest < 600 if kind.tiny else largest > 800  # pixels
-        if kind.parts == 2:
+        if kind.components == 2:
             sizes = [np.sort(np.bincount(ndimage.label(mask)[0].ravel())[1:]) for mask in masks]
-            assert any(len(parts) > 1 and parts[-2] > 80 for parts in sizes), f"patient {number} has one part only"
+            assert any(len(parts) > 1 and parts[-2] > 80 for parts in sizes), f"patient {number} has one component only"
 
 
 def test_tumour_is_brighter_than_brain_in_flair_and_darker_before_contrast(patients):
