@@ -30,8 +30,7 @@ def main(argv: list[str] | None = None) -> None:
     best = best_epoch(epochs)
     note = constants.SYNTHETIC_NOTICE if run.is_synthetic() else ""
     run.write_epochs(epochs)
-    plots.plot_loss(epochs, best, run.plots / "loss.png", note)
-    plots.plot_iou(epochs, best, run.plots / "iou.png", note)
+    plots.write_plots(plots.training_plots(epochs, best), run.plots, note)
 
     if note:
         print(note)

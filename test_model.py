@@ -79,7 +79,7 @@ def main(argv: list[str] | None = None) -> None:
     metrics = summary.summarise(tables, calibration.summarise(calibrated), about, warnings)
     args.run.write_test(tables.as_dict(), metrics, predicted)
     panels.draw_panels(test, predicted, tables.slices, args.run.plots, notice)
-    plots.plot_test(tables.patients, tables.slices, args.run.plots, notice)
+    plots.write_plots(plots.volume_plots(tables.patients, tables.slices), args.run.plots, notice)
     write_report(args.run, test.images.numpy(), test.masks.numpy(), predicted)
 
     if synthetic:

@@ -1,108 +1,86 @@
 """Panels of example slices: FLAIR, reference mask, prediction, and both on FLAIR."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from constants import FLAIR
 from dataset.slices import Slices
 from evaluation import lesions
-from reporting.plots import write_figure
+from reporting.plots import write_png
 from scans.display import GREEN, MASK_COLOR, PREDICTION_COLOR, stretch
 
 OVERLAY = {"true positive": GREEN, "false positive": PREDICTION_COLOR, "false negative": MASK_COLOR}
-
-
-@dataclass(frozen=True)
-class Case:
-    """A slice to be shown: image uint8 [H, W, 3], masks uint8 or bool [H, W], and a line that says what it is."""
-
-    image: np.ndarray
-    mask: np.ndarray
-    predicted: np.ndarray
-    caption: str
+EXAMPLES = 3  # best or worst slices
+DPI = 150
 
 
 def draw_panels(slices: Slices, predicted: np.ndarray, results: pd.DataFrame, folder: Path, note: str) -> None:
-    """A panel for each kind of slice, and one for the best and the worst tumour slices."""
-    tumour = results[results["kind"] != "no tumour"].sort_values(["iou", "image_path"], kind="stable")
-    chosen = {kind: best_median_worst(results[results["kind"] == kind]) for kind in lesions.KINDS}
-    chosen["best"], chosen["worst"] = tumour.index[::-1][:3].tolist(), tumour.index[:3].tolist()
-    for kind, rows in chosen.items():
-        if not rows:
-            continue
-        cases = [
-            Case(slices.images[row].numpy(), slices.masks[row].numpy(), predicted[row], caption(results.loc[row]))
-            for row in rows
-        ]
-        of_kind = sum(results["kind"] == kind)
-        title = (
-            f"{kind.capitalize()}: best, median and worst of {of_kind} slices"
-            if of_kind
-            else f"The {kind} of {len(tumour)} tumour slices"
-        )
-        plot_panel(cases, "\n".join(filter(None, (title, note))), folder / f"panel_{kind.replace(' ', '_')}.png")
+    """Write panel_<kind>.png for each kind of slice that occurs, panel_best.png and panel_worst.png of tumour slices.
 
-
-def best_median_worst(results: pd.DataFrame) -> list[int]:
-    """Row labels of the best, the median and the worst slice, by IoU and then by false positive pixels."""
-    order = results.sort_values(["iou", "false_positive", "image_path"], ascending=[False, True, True]).index
-    return list(dict.fromkeys(order[[0, len(order) // 2, -1]])) if len(order) else []
-
-
-def caption(row: pd.Series) -> str:
-    pixels = f"tumour {row.tumour_pixels} px, predicted {row.predicted_pixels} px"
-    return f"{Path(row.image_path).stem}   IoU {row.iou:.3f}   {pixels}"
-
-
-def plot_panel(cases: Sequence[Case], title: str, path: Path) -> None:
-    """A row a case: FLAIR | mask | prediction | overlay of both on FLAIR."""
-    figure = plt.figure(figsize=(10, 2.85 * len(cases) + 0.9), layout="constrained")
-    figure.suptitle(title, fontsize=12)
-    for row, case in zip(figure.subfigures(len(cases), 1, squeeze=False)[:, 0], cases, strict=True):
-        row.suptitle(case.caption, x=0.01, ha="left", fontsize=9)
-        _draw_case(row.subplots(1, 4), case)
-    figure.legend(
-        handles=[
-            *(Patch(color=color, label=name) for name, color in OVERLAY.items()),
-            Line2D([], [], color=MASK_COLOR, label="mask"),
-            Line2D([], [], color=PREDICTION_COLOR, ls="--", label="prediction"),
-        ],
-        loc="outside lower center", ncols=5, fontsize=9, frameon=False,
-    )  # fmt: skip
-    write_figure(figure, path)
-
-
-def _draw_case(row: Sequence[plt.Axes], case: Case) -> None:
-    flair = stretch(case.image[..., FLAIR]) / 255
-    pictures = {
-        "FLAIR, scaled": flair,
-        "mask": case.mask,
-        "prediction": case.predicted,
-        "overlay": overlay(flair, case),
+    predicted: uint8 [N, H, W], 0 or 1; results: N rows, as in test_results.csv.
+    """
+    by_iou = results.sort_values(["iou", "false_positive", "image_path"], ascending=[False, True, True])
+    tumour = by_iou.index[by_iou["tumour_pixels"] > 0].tolist()
+    panels = {
+        "best": (f"The best of {len(tumour)} tumour slices", tumour[:EXAMPLES]),
+        "worst": (f"The worst of {len(tumour)} tumour slices", tumour[::-1][:EXAMPLES]),
     }
-    for axes, (name, picture) in zip(row, pictures.items(), strict=True):
+    for kind in lesions.KINDS:
+        rows = by_iou.index[by_iou["kind"] == kind].tolist()
+        title = f"{kind.capitalize()}: best, median and worst of {len(rows)} slices"
+        shown = dict.fromkeys([*rows[:1], *rows[len(rows) // 2 :][:1], *rows[-1:]])  # each once
+        panels[kind.replace(" ", "_")] = (title, list(shown))
+    for name, (title, rows) in panels.items():
+        if rows:
+            figure = draw_panel(slices, predicted, results, rows)
+            figure.suptitle("\n".join(filter(None, (title, note))), fontsize=12)
+            write_png(figure, folder / f"panel_{name}.png", DPI)
+
+
+def draw_panel(slices: Slices, predicted: np.ndarray, results: pd.DataFrame, rows: Sequence[int]) -> Figure:
+    """Draw the slices with these row numbers below each other."""
+    figure = Figure(figsize=(10, 2.85 * len(rows) + 0.9), layout="constrained")
+    for row, line in zip(rows, figure.subfigures(len(rows), 1, squeeze=False)[:, 0], strict=True):
+        of = results.loc[row]
+        pixels = f"tumour {of.tumour_pixels} px, predicted {of.predicted_pixels} px"
+        line.suptitle(f"{Path(of.image_path).stem}   IoU {of.iou:.3f}   {pixels}", x=0.01, ha="left", fontsize=9)
+        flair = stretch(slices.images[row].numpy()[..., FLAIR]) / 255
+        _draw_slice(line.subplots(1, 4), flair, slices.masks[row].numpy(), predicted[row])
+    handles = [Patch(color=color, label=name) for name, color in OVERLAY.items()]
+    handles.append(Line2D([], [], color=MASK_COLOR, label="reference mask"))
+    handles.append(Line2D([], [], color=PREDICTION_COLOR, ls="--", label="prediction"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=5, fontsize=9, frameon=False)
+    return figure
+
+
+def _draw_slice(line: Sequence[Axes], flair: np.ndarray, mask: np.ndarray, predicted: np.ndarray) -> None:
+    both = overlay(flair, mask, predicted)
+    pictures = {"FLAIR, scaled": flair, "reference mask": mask, "prediction": predicted, "overlay": both}
+    for axes, (name, picture) in zip(line, pictures.items(), strict=True):
         axes.imshow(picture, cmap="gray", vmin=0, vmax=1)
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_color("0.35")  # a frame: a mask may be white to its edges
         axes.set_title(name, fontsize=8, color="0.35", pad=3)
-    for mask, color, dashes in ((case.mask, MASK_COLOR, "-"), (case.predicted, PREDICTION_COLOR, "--")):
-        if 0 < np.count_nonzero(mask) < mask.size:  # otherwise there is no outline
-            row[-1].contour(mask > 0, levels=[0.5], colors=color, linewidths=0.9, linestyles=dashes)
+    for outlined, color, dashes in ((mask, MASK_COLOR, "-"), (predicted, PREDICTION_COLOR, "--")):
+        if 0 < np.count_nonzero(outlined) < outlined.size:  # otherwise there is no outline
+            line[-1].contour(outlined, levels=[0.5], colors=color, linewidths=0.9, linestyles=dashes)
 
 
-def overlay(flair: np.ndarray, case: Case) -> np.ndarray:
-    """FLAIR (float [H, W] in 0..1) with hits, false alarms and misses tinted: float [H, W, 3] in 0..1."""
-    mask, predicted = case.mask > 0, case.predicted > 0
-    regions = (mask & predicted, ~mask & predicted, mask & ~predicted)
+def overlay(flair: np.ndarray, mask: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    """Return FLAIR (float [H, W] in 0..1) with true positives and both kinds of error tinted: float [H, W, 3].
+
+    mask, predicted: uint8 [H, W], 0 or 1.
+    """
     picture = np.repeat(flair[..., None], 3, axis=2)
+    regions = (mask & predicted, ~mask & predicted, mask & ~predicted)  # each 0 or 1
     for region, color in zip(regions, OVERLAY.values(), strict=True):
-        picture[region] = 0.6 * picture[region] + 0.4 * np.array(matplotlib.colors.to_rgb(color))
+        picture[region > 0] = 0.6 * picture[region > 0] + 0.4 * np.array(to_rgb(color))
     return picture

@@ -1,148 +1,216 @@
-"""Figures as PNG files: curves from CSV tables, panels from slices and masks."""
+"""Plots of a run, each drawn once: as PNG beside the tables, and as SVG in the report."""
 
+import io
+import re
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import matplotlib
-
-matplotlib.use("Agg")  # files only; works without a screen
-
-import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
-from scans.display import BLUE, GREEN, MASK_COLOR, ORANGE
+from scans.display import BLUE, GREEN, ORANGE
 from utils import atomic_write
 
-POINTS = {"marker": ".", "markersize": 3}  # so that a single epoch is seen too
-DPI = 150
+GREY = "#737373"
+SIZE = (5.2, 4.0)  # inches; narrow, so that text stays legible where the report is read on a phone
+DPI = 200
+STEPS = (1, 2, 5, 10)  # between ticks, times a power of ten
+CURVE = {"marker": ".", "markersize": 3}  # so that a single epoch is seen too
+SVG_COLORS = {  # the report has light and dark colours for each of these
+    "#000000": "currentColor", GREY: "var(--soft)", BLUE: "var(--model)", ORANGE: "var(--reference)",
+    GREEN: "var(--good)",
+}  # fmt: skip
 
 
-def plot_loss(epochs: pd.DataFrame, best: int, path: Path, note: str = "") -> None:
-    """Training and validation loss against the epoch, the best epoch marked."""
-    figure, axes = _axes("Loss against epoch", "epoch", "loss (log scale)", note)
-    axes.plot(epochs["epoch"], epochs["training_loss"], color=BLUE, **POINTS, label="training")
-    axes.plot(epochs["epoch"], epochs["validation_loss"], color=ORANGE, **POINTS, label="validation")
+class Plot(NamedTuple):
+    """A drawing, its title, and what it shows in words, for people who cannot see it."""
+
+    figure: Figure
+    title: str
+    words: str
+
+
+def training_plots(epochs: pd.DataFrame, chosen: int) -> dict[str, Plot]:
+    """Return the learning curves by file name (columns of epochs.csv), with the chosen epoch marked."""
+    return {"loss": draw_loss(epochs, chosen), "iou": draw_iou(epochs, chosen)}
+
+
+def volume_plots(patients: pd.DataFrame, slices: pd.DataFrame) -> dict[str, Plot]:
+    """Return the plots of volumes and areas by file name (columns of test_patients.csv and test_results.csv)."""
+    tumour = slices[slices["tumour_pixels"] > 0]
+    plots = {"dice_area": draw_dice_against_area(tumour)} if len(tumour) else {}
+    return plots | {"bland_altman": draw_bland_altman(patients)}
+
+
+def calibration_plots(calibration: dict[str, Any]) -> dict[str, Plot]:
+    """Return the plots of predicted probabilities by name (see calibration.summarise)."""
+    bins = pd.DataFrame(calibration["bins"])
+    bins = bins[bins["pixels"] > 0]
+    return {"reliability": draw_reliability(bins), "pixels": draw_pixels(bins)} if len(bins) else {}
+
+
+# --- Drawings --------------------------------------------------------------------------------------------------
+
+
+def draw_loss(epochs: pd.DataFrame, chosen: int) -> Plot:
+    """Draw training and validation loss against the epoch."""
+    figure, axes = _axes("epoch", "loss (log scale)")
+    for split, color in (("training", GREY), ("validation", BLUE)):
+        axes.plot(epochs["epoch"], epochs[f"{split}_loss"], color=color, **CURVE, label=split)
     axes.set_yscale("log")
     _plain_ticks(axes.yaxis)
-    _mark(axes, epochs, best, "validation_loss")
-    _save(figure, axes, path)
+    _mark(axes, epochs, chosen, "validation_loss")
+    training, validation = epochs.iloc[-1][["training_loss", "validation_loss"]]
+    words = f"{len(epochs)} epochs. In the last one, training loss {training:.3g}, validation loss {validation:.3g}."
+    return _plot(figure, "Loss against epoch", words)
 
 
-def plot_iou(epochs: pd.DataFrame, best: int, path: Path, note: str = "") -> None:
-    """Training and validation IoU against the epoch, beside that of an empty prediction."""
-    figure, axes = _axes("IoU against epoch", "epoch", "IoU", note)
-    axes.plot(epochs["epoch"], epochs["training_iou"], color=BLUE, **POINTS, label="training, all slices")
-    axes.plot(epochs["epoch"], epochs["validation_iou"], color=ORANGE, **POINTS, label="validation, all slices")
-    axes.plot(
-        epochs["epoch"],
-        epochs["validation_tumour_iou"],
-        color=ORANGE,
-        ls=":",
-        **POINTS,
-        label="validation, tumour slices only",
-    )
-    axes.axhline(
-        epochs["validation_empty_prediction"].iloc[-1], color="0.4", ls="--", lw=1, label="validation, empty prediction"
-    )
+def draw_iou(epochs: pd.DataFrame, chosen: int) -> Plot:
+    """Draw training and validation IoU against the epoch, beside that of an empty prediction."""
+    figure, axes = _axes("epoch", "IoU")
+    for column, label, color, dashes in (
+        ("training_iou", "training", GREY, "-"),
+        ("validation_iou", "validation", BLUE, "-"),
+        ("validation_tumour_iou", "validation, tumour slices", ORANGE, ":"),
+    ):
+        axes.plot(epochs["epoch"], epochs[column], color=color, ls=dashes, **CURVE, label=label)
+    empty = epochs["validation_empty_prediction"].iloc[-1]
+    axes.axhline(empty, color="black", ls="--", lw=1, label="validation, empty prediction")
     axes.set_ylim(0, 1)
-    _mark(axes, epochs, best, "validation_iou")
-    _save(figure, axes, path)
+    _mark(axes, epochs, chosen, "validation_iou")
+    words = f"The highest validation IoU is {epochs['validation_iou'].max():.3f}; an empty prediction has {empty:.3f}."
+    return _plot(figure, "IoU against epoch", words)
 
 
-def plot_test(patients: pd.DataFrame, slices: pd.DataFrame, folder: Path, note: str = "") -> None:
-    """bland_altman.png, and dice_area.png if there are tumour slices."""
-    plot_bland_altman(patients, folder / "bland_altman.png", note)
-    if (slices["tumour_pixels"] > 0).any():
-        plot_dice_against_area(slices, folder / "dice_area.png", note)
-
-
-def plot_bland_altman(patients: pd.DataFrame, path: Path, note: str = "") -> None:
-    """Predicted minus true volume against the mean of both, a dot a patient (columns of test_patients.csv)."""
-    mean, difference, bias, limits = bland_altman(patients)
-    figure, axes = _axes(
-        "Volume, predicted − mask (Bland–Altman)", "mean of both volumes (pixels)", "difference (pixels)", note
-    )
-    axes.axhline(0, color="0.6", lw=1)
-    axes.axhline(bias, color=BLUE, lw=1.5, label=f"mean difference, {bias:,.0f} px")
-    for n, limit in enumerate(limits or ()):
-        axes.axhline(limit, color=BLUE, ls="--", lw=1, label=None if n else "limits of agreement, ± 1.96 SD")
-    axes.plot(mean, difference, "o", color=BLUE, alpha=0.75, label=f"patient ({len(patients)})")
+def draw_bland_altman(patients: pd.DataFrame) -> Plot:
+    """Draw the difference of predicted and reference volume against the mean of both, one dot per patient."""
+    reference, predicted = patients["tumour_pixels"], patients["predicted_pixels"]
+    bias, limits = agreement(predicted - reference)
+    figure, axes = _axes("mean of both volumes (pixels)", "difference (pixels)")
+    axes.axhline(0, color=GREY, lw=1)
+    axes.axhline(bias, color=BLUE, lw=1.5, label=f"mean difference, {bias:,.0f}")
+    for n, limit in enumerate(limits):
+        axes.axhline(limit, color=BLUE, ls="--", lw=1, label="" if n else "limits of agreement, ± 1.96 SD")
+    label = f"patient ({len(patients)})"
+    axes.plot((reference + predicted) / 2, predicted - reference, "o", color=BLUE, alpha=0.75, label=label)
     for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(6, steps=STEPS))
         axis.set_major_formatter("{x:,.0f}")
-    _save(figure, axes, path)
+    within = f"; limits of agreement {limits[0]:,.0f} to {limits[1]:,.0f}" if limits else ""
+    words = f"{len(patients)} patients. Mean difference {bias:,.0f} pixels{within}."
+    return _plot(figure, "Volume, predicted − reference (Bland–Altman)", words)
 
 
-def plot_dice_against_area(slices: pd.DataFrame, path: Path, note: str = "") -> None:
-    """Dice of each tumour slice against its tumour area; needs at least one (columns of test_results.csv)."""
-    tumour = slices[slices["tumour_pixels"] > 0]
-    missed = tumour["true_positive"] == 0
-    figure, axes = _axes("Dice against tumour area", "tumour in the slice (pixels)", "Dice", note)
+def agreement(difference: pd.Series) -> tuple[float, tuple[float, ...]]:
+    """Return the mean difference and the limits of agreement, ± 1.96 SD; no limits for fewer than three patients."""
+    bias, half = difference.mean(), 1.96 * difference.std()
+    return bias, (bias - half, bias + half) if len(difference) > 2 else ()
+
+
+def draw_dice_against_area(tumour: pd.DataFrame) -> Plot:
+    """Draw the Dice of each tumour slice, at least one, against its tumour area."""
+    figure, axes = _axes("tumour in the slice (pixels, log scale)", "Dice")
     axes.set_xscale("log")
     axes.set_ylim(-0.03, 1.03)
-    for rows, style, name in ((~missed, "o", "tumour slice"), (missed, "x", "missed slice")):
-        color = MASK_COLOR if style == "x" else BLUE
-        axes.plot(
-            tumour.loc[rows, "tumour_pixels"], tumour.loc[rows, "dice"], style, color=color, ms=5, alpha=0.75,
-            label=f"{name} ({int(rows.sum())})",
-        )  # fmt: skip
+    missed = tumour["true_positive"] == 0
+    for rows, style, color, name in ((~missed, "o", BLUE, "tumour slice"), (missed, "x", ORANGE, "missed slice")):
+        dots, label = tumour[rows], f"{name} ({rows.sum()})"
+        axes.plot(dots["tumour_pixels"], dots["dice"], style, color=color, ms=5, alpha=0.75, label=label)
     _plain_ticks(axes.xaxis)
-    _save(figure, axes, path)
+    median = tumour["dice"].median()
+    words = f"{len(tumour)} tumour slices, {missed.sum()} of them missed. Their median Dice is {median:.2f}."
+    return _plot(figure, "Dice against tumour area", words)
 
 
-def bland_altman(patients: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, float, tuple[float, float] | None]:
-    """Means and differences (predicted - true) of the volumes, the mean difference, and the limits of agreement.
-
-    The limits are the mean ± 1.96 standard deviations of the differences; None for fewer than three patients.
-    """
-    true, predicted = (patients[name].to_numpy(float) for name in ("tumour_pixels", "predicted_pixels"))
-    difference = predicted - true
-    bias = float(difference.mean())
-    if len(patients) < 3:
-        return (true + predicted) / 2, difference, bias, None
-    spread = 1.96 * float(difference.std(ddof=1))
-    return (true + predicted) / 2, difference, bias, (bias - spread, bias + spread)
+def draw_reliability(bins: pd.DataFrame) -> Plot:
+    """Draw the share of tumour among the pixels of each class of predicted probability."""
+    figure, axes = _axes("predicted probability", "share of tumour pixels")
+    axes.plot((0, 1), (0, 1), color=GREY, ls="--", lw=1, label="perfectly calibrated")
+    axes.plot(bins["mean_probability"], bins["tumour_share"], "o-", color=BLUE, label="this prediction")
+    points = ", ".join(f"{b.tumour_share:.2f} at {b.mean_probability:.2f}" for b in bins.itertuples())
+    return _plot(figure, "Reliability", f"Share of tumour pixels per predicted probability: {points}.")
 
 
-def _axes(title: str, x: str, y: str, note: str) -> tuple[Figure, plt.Axes]:
-    figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
+def draw_pixels(bins: pd.DataFrame) -> Plot:
+    """Draw how many pixels each class of predicted probability has."""
+    figure, axes = _axes("predicted probability", "pixels (log scale)")
+    pixels, width = bins["pixels"], 0.94 * (bins["high"] - bins["low"])
+    axes.bar(bins["low"], pixels, width, align="edge", color=GREY, alpha=0.6, label="pixels per class")
+    axes.set(xlim=(-0.02, 1.02), yscale="log")
+    axes.yaxis.set_major_formatter("{x:,.0f}")
+    words = f"{pixels.max() / pixels.sum():.1%} of the {pixels.sum():,} pixels are in the largest class."
+    return _plot(figure, "Pixels per class of predicted probability", words)
+
+
+def _axes(x: str, y: str) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=SIZE, layout="constrained")
+    axes = figure.subplots()
     axes.set(xlabel=x, ylabel=y)
-    axes.set_title(title, fontsize=11)
-    if note:
-        figure.suptitle(note, fontsize=8)  # small, and centred on the figure: it is nearly as wide
     axes.grid(alpha=0.3)
     return figure, axes
 
 
-def _plain_ticks(axis: Axis) -> None:
-    """Ticks of a logarithmic axis at 1, 2, 5, 10, ... times a power of ten, written as 0.2 and not as 2 × 10⁻¹.
+def _plot(figure: Figure, title: str, words: str) -> Plot:
+    figure.legend(fontsize=9, frameon=False, loc="outside lower center", ncols=2)
+    return Plot(figure, title, words)
 
-    Where what is drawn spans fewer than three of them: at even steps.
+
+def _plain_ticks(axis: Axis) -> None:
+    """Set ticks of a logarithmic axis at 1, 2, 5, 10, ... times a power of ten, written as 0.2 and not as 2 × 10⁻¹.
+
+    At even steps where the values span fewer than three of them.
     """
     low, high = axis.get_view_interval()
     locator = LogLocator(subs=(1, 2, 5))
     few = sum(low <= tick <= high for tick in locator.tick_values(low, high)) < 3
-    axis.set_major_locator(MaxNLocator(6, steps=(1, 2, 5, 10)) if few else locator)
+    axis.set_major_locator(MaxNLocator(6, steps=STEPS) if few else locator)
     axis.set_major_formatter("{x:,g}")
     axis.set_minor_formatter(NullFormatter())
 
 
-def _mark(axes: plt.Axes, epochs: pd.DataFrame, best: int, column: str) -> None:
-    """Mark the chosen epoch with a line, and a point on its curve."""
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    value = epochs.loc[epochs["epoch"] == best, column].iloc[0]
-    axes.axvline(best, color=GREEN, lw=1, alpha=0.6)
-    axes.plot(best, value, "o", color=GREEN, label=f"epoch {best}, best validation IoU ({value:.3f} here)")
+def _mark(axes: Axes, epochs: pd.DataFrame, chosen: int, column: str) -> None:
+    """Mark the chosen epoch with a line, and with a point on its curve."""
+    axes.xaxis.set_major_locator(MaxNLocator(8, steps=STEPS, integer=True, min_n_ticks=1))
+    value = epochs.loc[epochs["epoch"] == chosen, column].iloc[0]
+    axes.axvline(chosen, color=GREEN, lw=1, alpha=0.6)
+    axes.plot(chosen, value, "o", color=GREEN, label=f"chosen epoch {chosen} ({value:.3f})")
 
 
-def _save(figure: Figure, axes: plt.Axes, path: Path) -> None:
-    figure.legend(fontsize=8, frameon=False, loc="outside lower center", ncols=3)
-    write_figure(figure, path)
+# --- Files -----------------------------------------------------------------------------------------------------
 
 
-def write_figure(figure: Figure, path: Path) -> None:
+def write_plots(plots: dict[str, Plot], folder: Path, note: str = "") -> None:
+    """Write each plot as <name>.png into the folder, under its title and the note."""
+    for name, plot in plots.items():
+        plot.figure.axes[0].set_title(plot.title, fontsize=11)
+        if note:
+            plot.figure.suptitle(note, fontsize=7)  # small, and centred on the figure: it is nearly as wide
+        write_png(plot.figure, folder / f"{name}.png", DPI)
+
+
+def write_png(figure: Figure, path: Path, dpi: int) -> None:
+    """Write a figure atomically."""
     with atomic_write(path) as file:
-        figure.savefig(file, format="png", dpi=DPI)
-    plt.close(figure)
+        figure.savefig(file, format="png", dpi=dpi)
+
+
+def to_svg(figure: Figure, name: str) -> str:
+    """Return a figure as an <svg> element for a page: the same text for the same figure.
+
+    Its ids begin with `name`, so that those of several figures on a page differ. Its colours are the page's own, see
+    SVG_COLORS; it has no background.
+    """
+    file = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+        metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(file, format="svg", transparent=True, metadata=metadata)
+    text = file.getvalue()
+    text = re.sub(r"<style.*?</style>", "", text[text.index("<svg") :])  # it would hold for the whole page
+    text = re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{name}-", text)
+    for color, variable in SVG_COLORS.items():
+        text = text.replace(color.lower(), variable)
+    return text

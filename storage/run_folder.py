@@ -177,6 +177,10 @@ class RunFolder:
         write_text(self.results, to_csv(epochs[RESULT_COLUMNS]))
         write_text(self.epochs, to_csv(epochs))
 
+    def read_epochs(self) -> pd.DataFrame:
+        """Return epochs.csv, one row per epoch; no checkpoint is opened."""
+        return self._read_table(self.epochs, ("epoch", "validation_iou"), "process_models.py")
+
     # --- Test ---
 
     def write_test(
@@ -197,20 +201,22 @@ class RunFolder:
 
     def read_test_tables(self) -> dict[str, pd.DataFrame]:
         """Return test_results.csv, test_patients.csv and test_lesions.csv under the keys of TEST_TABLES."""
-        return {part: self._read_test_table(self.path / name) for part, name in TEST_TABLES.items()}
+        return {
+            part: self._read_table(self.path / name, ("patient", "dice"), "test_model.py")
+            for part, name in TEST_TABLES.items()
+        }
 
-    def _read_test_table(self, path: Path) -> pd.DataFrame:
+    def _read_table(self, path: Path, columns: tuple[str, ...], script: str) -> pd.DataFrame:
+        """Return a CSV file that the script writes."""
         if not path.is_file():
-            raise UserError(f"{path}: no such file. Run test_model.py --run {self} first.")
+            raise UserError(f"{path}: no such file. Run {script} --run {self} first.")
         try:
             table = pd.read_csv(path, keep_default_na=False, na_values=[""], dtype={"patient": str, "institution": str})
         except (OSError, ValueError) as error:  # pandas' parser errors are ValueErrors
             reason = str(error).strip().splitlines()[0]
-            raise UserError(
-                f"{path}: cannot be read as CSV ({reason}). Run test_model.py --run {self} again."
-            ) from None
-        if not {"patient", "dice"} <= set(table):
-            raise UserError(f"{path}: has no columns patient and dice. Run test_model.py --run {self} again.")
+            raise UserError(f"{path}: cannot be read as CSV ({reason}). Run {script} --run {self} again.") from None
+        if not set(columns) <= set(table):
+            raise UserError(f"{path}: has no columns {' and '.join(columns)}. Run {script} --run {self} again.")
         return table
 
     def read_metrics(self) -> dict[str, Any]:

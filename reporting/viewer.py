@@ -1,0 +1,110 @@
+"""What the viewer of the report shows: each patient's slices as pictures, and both masks as run-length labels."""
+
+import base64
+import io
+import itertools
+from functools import partial
+from typing import Any
+
+import cv2
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from constants import FLAIR
+from scans.display import stretch
+from utils import parallel_map
+
+PICTURE_BYTES = 6_000_000  # of all pictures together, before base64 adds a third; 404 real slices need 2.1 MB
+QUALITIES = (80, 60, 40, 20, 5)  # of WebP; the first one that stays within PICTURE_BYTES
+REFERENCE, PREDICTION = 1, 2  # bits of a pixel's label in the page
+COLUMNS = {  # name of a slice's value in the page: column of test_results.csv
+    "number": "slice", "tumour": "tumour_pixels", "predicted": "predicted_pixels", "hit": "true_positive",
+    "false": "false_positive", "missed": "false_negative", "dice": "dice", "iou": "iou", "kind": "kind",
+}  # fmt: skip
+AIR = 30  # of 255; FLAIR after `stretch` is darker outside of the head
+MARGIN = 4  # pixels around the head
+
+
+def viewer_data(
+    images: np.ndarray, masks: np.ndarray, predicted: np.ndarray, slices: pd.DataFrame, patients: pd.DataFrame
+) -> dict[str, Any]:
+    """Return what the script of the page reads, as plain values: patients sorted by id, their slices by number.
+
+    Args:
+        images: uint8 [N, H, H, 3], of which FLAIR is shown.
+        masks, predicted: uint8 [N, H, H], 0 or 1.
+        slices: N rows, as in test_results.csv.
+        patients: as in test_patients.csv.
+    """
+    rows_of = {patient: rows.index.to_numpy() for patient, rows in slices.sort_values("slice").groupby("patient")}
+    flair = np.empty(images.shape[:3], np.uint8)
+    for rows in rows_of.values():
+        flair[rows] = stretch(images[rows, ..., FLAIR])
+    pictures = encode_pictures(flair)
+    dice = patients.set_index("patient")["dice"]
+    records = slices.to_dict("records")
+    return {
+        "size": images.shape[1],
+        "patients": [
+            {
+                "id": patient,
+                "title": f"{patient}, Dice {dice[patient]:.3f}",
+                "view": head_view(flair[rows], (masks[rows] | predicted[rows]) > 0),
+                "slices": [
+                    {name: records[row][column] for name, column in COLUMNS.items()}
+                    | {"runs": encode_labels(masks[row], predicted[row]), "image": pictures[row]}
+                    for row in rows
+                ],
+            }
+            for patient, rows in rows_of.items()
+        ],
+    }
+
+
+def head_view(flair: np.ndarray, marked: np.ndarray) -> list[int]:
+    """Return [left, top, side] of the smallest square that holds the head (the largest bright region) and all marks.
+
+    flair: uint8 [N, H, H] after `stretch`; marked: bool [N, H, H].
+    """
+    bright = ((flair >= AIR).sum(0) >= 0.05 * len(flair)).astype(np.uint8)  # noise is in few slices at one place
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(bright)
+    head = 1 + int(stats[1:, cv2.CC_STAT_AREA].argmax()) if len(stats) > 1 else -1
+    seen = (labels == head) | marked.any(0)
+    size = len(seen)
+    if not seen.any():
+        return [0, 0, size]
+    rows, columns = np.flatnonzero(seen.any(1)), np.flatnonzero(seen.any(0))
+    side = min(size, max(int(np.ptp(rows)), int(np.ptp(columns))) + 1 + 2 * MARGIN)
+    top, left = (int(np.clip((line[0] + line[-1] + 1 - side) // 2, 0, size - side)) for line in (rows, columns))
+    return [left, top, side]
+
+
+def encode_pictures(flair: np.ndarray) -> list[str]:
+    """Return each slice (uint8 [N, H, W]) as WebP in base64, in the best of QUALITIES within PICTURE_BYTES."""
+
+    def encode(picture: np.ndarray, quality: int) -> bytes:
+        file = io.BytesIO()
+        Image.fromarray(picture).save(file, "WEBP", quality=quality, method=3)
+        return file.getvalue()
+
+    for quality in QUALITIES:
+        pictures = parallel_map(partial(encode, quality=quality), flair)
+        if sum(map(len, pictures)) <= PICTURE_BYTES:
+            break
+    return [base64.b64encode(picture).decode() for picture in pictures]
+
+
+def encode_labels(mask: np.ndarray, predicted: np.ndarray) -> list[int]:
+    """Return the runs of marked pixels, rows first: [pixels skipped since the last run, length, label, ...].
+
+    The label is the sum of REFERENCE and PREDICTION, as far as they apply; unmarked pixels are skipped.
+    """
+    labels = ((mask > 0) * REFERENCE + (predicted > 0) * PREDICTION).ravel()
+    borders = [*np.flatnonzero(np.diff(labels, prepend=0)).tolist(), labels.size]
+    runs, done = [], 0
+    for start, end in itertools.pairwise(borders):
+        if labels[start]:
+            runs += [start - done, end - start, int(labels[start])]
+            done = end
+    return runs
