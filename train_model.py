@@ -6,6 +6,8 @@ python train_model.py --width 16 --epochs 20          # without any data: on syn
 
 import argparse
 import contextlib
+import functools
+import math
 import re
 import sys
 import time
@@ -20,6 +22,7 @@ from dataset.published import is_published
 from dataset.slices import Slices, load_slices
 from dataset.split import SPLITS, assign_fold, assign_patients, read_assignment, read_patient_list, split_tables
 from dataset.synthetic import any_synthetic
+from evaluation.selection import best_epochs
 from storage import checkpoints
 from storage.run_folder import RunFolder
 from training import distributed
@@ -40,10 +43,12 @@ from utils import (
     run_script,
     set_seeds,
     versions,
+    whole_number,
 )
 
 # The options that decide the result of a run. A resumed run must have the same, except that it may have more epochs.
 SETTINGS = ("epochs", "batch_size", "lr", "width", "bilinear", "loss", "seed", "mode", "precision")
+OPTIONS = ("device", "compile", "keep")  # recorded too, but a resumed run may have others
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -58,7 +63,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--width", type=positive(int), default=constants.WIDTH, help="channels of the first level (%(default)s)")
     add("--bilinear", action="store_true", help="interpolate on the way up, 17.26 M instead of 31.04 M parameters")
     add("--loss", choices=sorted(LOSSES), default=constants.LOSS, help="(%(default)s)")
-    add("--seed", type=int, default=constants.SEED,
+    add("--seed", type=whole_number, default=constants.SEED,
         help="seed of the initial weights and batch order; does not affect the split (%(default)s)")  # fmt: skip
     add("--device", default="auto", help="cpu, cuda, cuda:1, mps (auto: CUDA, else MPS, else the CPU)")
     add("--precision", choices=("auto", "fp32", "bf16"), default="auto",
@@ -70,9 +75,9 @@ def make_parser() -> argparse.ArgumentParser:
     add("--patients", type=Path, metavar="FILE", help="use only the patients listed, one per line")
     add("--compile", action="store_true", help="let torch.compile build the network: slow to start, needs a compiler")
     add("--keep", type=positive(int), default=0, metavar="K",
-        help="weights of the K best epochs and the newest only (all)")  # fmt: skip
+        help="weights of the newest epoch and of the K best by each criterion of test_model.py only (all)")  # fmt: skip
     add("--resume", action="store_true", help="go on after the last finished epoch of --run, with its options")
-    add("--overwrite", action="store_true", help="remove the run that is in --run first")
+    add("--overwrite", action="store_true", help="replace the run that is in --run")
     return parser
 
 
@@ -96,12 +101,12 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         parser.error("--resume and --overwrite exclude each other")
     config = args.run.read_config()
     recorded = config["settings"]
-    parser.set_defaults(**recorded, data=config["data"])
+    parser.set_defaults(**recorded, **config["options"], data=config["data"])
     args = parser.parse_args(argv)
     different = [
-        f"--{name.replace('_', '-')} {getattr(args, name)} (the run has {recorded.get(name)})"
+        f"--{name.replace('_', '-')} {getattr(args, name)} (the run has {recorded[name]})"
         for name in SETTINGS
-        if name != "epochs" and getattr(args, name) != recorded.get(name)
+        if name != "epochs" and getattr(args, name) != recorded[name]
     ]
     different += [
         f"--{name} (the split is the one it began with)"
@@ -118,13 +123,13 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(argv)
     hardware = choose_hardware(distributed.local_device(args.device), args.precision)
+    args.precision = "bf16" if hardware.bf16 else "fp32"
     distributed.start(hardware.device)
-    stop = StopRequest()
     keep_freed_memory()
     repeat_exactly(args.mode == "exact")
     set_seeds(args.seed)
-    if not (args.resume or args.overwrite):
-        args.run.refuse_used()
+    if not args.resume:
+        args.run.refuse_used(args.overwrite)
 
     folder = find_folder(args.data)
     tables = {split: args.run.read_split_table(split) for split in SPLITS} if args.resume else make_tables(args, folder)
@@ -132,9 +137,9 @@ def main(argv: list[str] | None = None) -> None:
     config = describe_run(args, folder, slices, hardware)
     print_run(config, slices)
 
-    with args.run.locked() if distributed.rank() == 0 else contextlib.nullcontext():
-        if not (args.resume or args.overwrite):
-            args.run.refuse_used()  # another process may have been quicker
+    with args.run.locked() if distributed.rank() == 0 else contextlib.nullcontext(), StopRequest() as stop:
+        if not args.resume:
+            args.run.refuse_used(args.overwrite)  # another process may have been quicker
         distributed.wait()
         train(args, slices, config, hardware, stop)
     distributed.stop()
@@ -160,6 +165,7 @@ def describe_run(args: argparse.Namespace, folder: Path, slices: dict[str, Slice
     """Return the content of config.json, which each checkpoint holds too."""
     return {
         "settings": {name: getattr(args, name) for name in SETTINGS},
+        "options": {name: getattr(args, name) for name in OPTIONS},
         "data": str(folder.resolve()),
         "synthetic": any(any_synthetic(part.table) for part in slices.values()),
         "published": all(is_published(part.table) for part in slices.values()),
@@ -177,7 +183,8 @@ def train(
     network = UNet(width=args.width, bilinear=args.bilinear).to(hardware.device, memory_format=hardware.memory_format)
     optimiser = torch.optim.Adam(network.parameters(), lr=args.lr, fused=hardware.device.type != "mps")
     run = distributed.first_only(args.run)
-    writer = distributed.first_only(checkpoints.Writer(args.run, network, optimiser, config, args.keep))
+    kept = functools.partial(best_epochs, count=args.keep) if args.keep else None
+    writer = distributed.first_only(checkpoints.Writer(args.run, network, optimiser, config, kept))
     finished = checkpoints.restore(args.run, network, optimiser) if args.resume else 0
     if finished >= args.epochs:
         fewer = f", --epochs asks for {args.epochs}" if finished > args.epochs else ""
@@ -186,10 +193,9 @@ def train(
     if args.resume:
         say(f"resumed after epoch {finished}")
         writer.resume_after(finished)
+        run.write_config(config)
     else:
-        run.clear()
-        run.write_split_tables({split: part.table for split, part in slices.items()})
-    run.write_config(config)
+        run.begin(config, {split: part.table for split, part in slices.items()})
 
     training, validation = (slices[split].to(hardware.device) for split in ("train", "validation"))
     model = distributed.wrap(network, hardware.device)
@@ -209,6 +215,7 @@ def train(
             say(f"stopped within epoch {epoch}; {epoch - 1} epoch(s) are saved. Go on with: {resume}")
             return
         scored, _ = evaluate(model, validation, args.batch_size, loss_function, hardware, title)
+        refuse_not_finite(scored["loss"], epoch)
         record = {
             "epoch": epoch,
             **{f"training_{name}": value for name, value in learned.items()},
@@ -220,6 +227,15 @@ def train(
         print_epoch(record, args.epochs)
     writer.finish()
     say(f"checkpoints: {args.run.models}. Next: python process_models.py --run {args.run}")
+
+
+def refuse_not_finite(loss: float, epoch: int) -> None:
+    """Raise UserError if the validation loss is not finite: the last step of the epoch has broken the weights."""
+    if not math.isfinite(loss):
+        raise UserError(
+            f"the validation loss is not finite after epoch {epoch}, which is not saved. The epochs before it are kept. "
+            "Try a smaller --lr or --precision fp32."
+        )
 
 
 # --- Print -----------------------------------------------------------------------------------------------------

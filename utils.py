@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import csv
 import ctypes
+import io
 import json
 import math
 import os
@@ -54,23 +55,42 @@ def run_script(main: Callable[[], None]) -> None:
 
 
 class StopRequest:
-    """Remembers the first SIGINT or SIGTERM, so that a loop can end after a complete step; a second one aborts.
+    """Remembers the first SIGINT or SIGTERM inside a `with` block, so that a loop can end after a complete step.
 
-    Calling it returns whether a signal has come. `signal` is its number, 0 while there is none.
+    A second signal aborts. The earlier handlers are restored at the end of the block. Calling it returns whether a
+    signal has come; `signal` is its number, 0 while there is none.
     """
 
     def __init__(self):
         self.signal = 0
+        self.handlers: dict[int, Any] = {}
+
+    def __enter__(self) -> "StopRequest":
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._remember)
+            self.handlers[number] = signal.signal(number, self._remember)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._restore()
 
     def __call__(self) -> bool:
         return self.signal != 0
 
     def _remember(self, number: int, frame: object) -> None:
         self.signal = number
-        for each in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(each, signal.SIG_DFL)
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self.handlers.items():
+            signal.signal(number, handler)
+
+
+def whole_number(text: str) -> int:
+    """An argparse type: an integer from 0 up."""
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"{text} is less than 0")
+    return number
 
 
 def positive(number_type: type) -> Callable[[str], int | float]:
@@ -235,8 +255,17 @@ def read_csv(path: Path, columns: list[str]) -> pd.DataFrame:
     Raises: UserError if it cannot be read, or one of `columns` is missing or has an empty cell.
     """
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
-    except (OSError, ValueError, csv.Error) as error:  # pandas' parser errors are ValueErrors
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}). Name a CSV file.") from None
+    return parse_csv(content, path, columns)
+
+
+def parse_csv(content: bytes, path: Path, columns: list[str]) -> pd.DataFrame:
+    """Return the content of a CSV file as `read_csv` does; `path` is for its messages."""
+    try:
+        table = pd.read_csv(io.BytesIO(content), dtype=str, keep_default_na=False, encoding="utf-8")
+    except (ValueError, csv.Error) as error:  # pandas' parser errors are ValueErrors
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{path}: cannot be read as CSV ({reason}). Expected columns {', '.join(columns)}.") from None
     missing = [column for column in columns if column not in table]

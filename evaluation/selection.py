@@ -25,6 +25,15 @@ def best_epoch(epochs: pd.DataFrame, by: str = "iou") -> int:
     return int(epochs.loc[values.idxmin() if by == "loss" else values.idxmax(), "epoch"])
 
 
+def best_epochs(epochs: pd.DataFrame, count: int) -> set[int]:
+    """Return the `count` best epochs by each criterion, so that any of them can be chosen later."""
+    best = set()
+    for by in CRITERIA:
+        ranked = epochs.sort_values([f"validation_{by}", "epoch"], ascending=[by == "loss", True])
+        best |= set(ranked["epoch"].head(count).astype(int))
+    return best
+
+
 def selection_warning(epochs: pd.DataFrame, chosen: int) -> str:
     """Return a warning if the chosen epoch is a poor choice, else an empty text.
 

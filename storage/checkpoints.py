@@ -9,6 +9,7 @@ Both hold tensors and primitives only, so that they load on any device with `wei
 import json
 import pickle
 import zipfile
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,17 @@ import torch
 from constants import CHANNELS, CLASSES, IMAGE_SIZE, MEAN, STD, THRESHOLD
 from storage.run_folder import RESULT_COLUMNS, RunFolder
 from unet import WIDEST, UNet, load_weights
-from utils import UserError, atomic_write, to_csv, write_text
+from utils import UserError, atomic_write
 
 FORMAT = "lgg-unet-2"
 REMEDY = "A network is in models/epoch_N.pt of a run. Restore this file, or move it away."
-INPUT = ("size", "mean", "std", "threshold")  # how a slice is prepared, and which probability is foreground
+INPUT = (
+    "size",
+    "mean",
+    "std",
+    "threshold",
+    "precision",
+)  # how a slice is prepared, and which probability is foreground
 
 
 # --- Write -----------------------------------------------------------------------------------------------------
@@ -36,19 +43,26 @@ class Writer:
 
     Args:
         config: the content of config.json.
-        keep: how many of the best epochs (by validation IoU) keep their weights, beside the newest; 0 keeps all.
-            The other epochs keep their metrics.
+        kept: maps the table of epochs to those whose weights are kept, beside the newest; None keeps all. The other
+            epochs keep their metrics.
     """
 
-    def __init__(self, run: RunFolder, model: UNet, optimiser: torch.optim.Optimizer, config: dict, keep: int = 0):
-        self.run, self.model, self.optimiser, self.config, self.keep = run, model, optimiser, config, keep
+    def __init__(
+        self,
+        run: RunFolder,
+        model: UNet,
+        optimiser: torch.optim.Optimizer,
+        config: dict,
+        kept: Callable[[pd.DataFrame], set[int]] | None = None,
+    ):
+        self.run, self.model, self.optimiser, self.config, self.kept = run, model, optimiser, config, kept
         self.background = ThreadPoolExecutor(1) if next(model.parameters()).is_cuda else None
         self.pending: Future | None = None
 
     def resume_after(self, epoch: int) -> None:
         """Rebuild epochs.csv from the checkpoints up to `epoch`."""
         epochs = read_epochs(self.run)
-        write_text(self.run.epochs, to_csv(epochs[epochs["epoch"] <= epoch]))
+        self.run.write_epochs(epochs[epochs["epoch"] <= epoch])
 
     def save_epoch(self, record: dict[str, float]) -> None:
         """Write models/epoch_N.pt, models/resume.pt and a line of epochs.csv.
@@ -65,8 +79,14 @@ class Writer:
                 "width": settings["width"],
                 "bilinear": settings["bilinear"],
             },
-            "input": {"size": IMAGE_SIZE, "mean": list(MEAN), "std": list(STD), "threshold": THRESHOLD},
-            "config": self.config,
+            "input": {
+                "size": IMAGE_SIZE,
+                "mean": list(MEAN),
+                "std": list(STD),
+                "threshold": THRESHOLD,
+                "precision": settings["precision"],
+            },
+            "config": {name: value for name, value in self.config.items() if name != "data"},  # a path of this machine
             "weights": _on_host(self.model.state_dict()),
         }
         state = {"format": FORMAT, "epoch": record["epoch"], "optimiser": _on_host(self.optimiser.state_dict())}
@@ -82,11 +102,21 @@ class Writer:
             self.pending.result()
 
     def _write_epoch(self, record: dict, content: dict, state: dict) -> None:
-        _write(self.run.checkpoint(record["epoch"]), content)
-        _write(self.run.resume, state)
+        self.run.refuse_replaced()
+        _write(self.run, self.run.checkpoint(record["epoch"]), content)
+        _write(self.run, self.run.resume, state)
         self.run.append_epoch(record)
-        if self.keep:
-            _drop_weights(self.run, self.keep)
+        self.run.previous.remove()
+        if self.kept:
+            self._drop_weights()
+
+    def _drop_weights(self) -> None:
+        """Rewrite all checkpoints without weights, except those that are kept."""
+        epochs = read_epochs(self.run)
+        for epoch in set(epochs["epoch"].iloc[:-1].astype(int)) - self.kept(epochs):
+            content = read_checkpoint(self.run.checkpoint(epoch), metrics_only=True)
+            if content["weights"]:
+                _write(self.run, self.run.checkpoint(epoch), content | {"weights": {}})
 
 
 def _on_host(content: Any) -> Any:
@@ -98,19 +128,12 @@ def _on_host(content: Any) -> Any:
     return [_on_host(value) for value in content] if isinstance(content, (list, tuple)) else content
 
 
-def _drop_weights(run: RunFolder, keep: int) -> None:
-    """Rewrite all checkpoints without weights, except the `keep` best epochs and the newest."""
-    files = run.checkpoints()
-    contents = {epoch: read_checkpoint(path, metrics_only=True) for epoch, path in files.items()}
-    ranked = sorted(contents, key=lambda epoch: (-contents[epoch]["validation_iou"], epoch))
-    for epoch in ranked[keep:]:
-        if epoch != max(files) and contents[epoch]["weights"]:
-            _write(files[epoch], contents[epoch] | {"weights": {}})
-
-
-def _write(path: Path, content: dict) -> None:
-    with atomic_write(path) as file:
-        torch.save(content, file)
+def _write(run: RunFolder, path: Path, content: dict) -> None:
+    with atomic_write(run.claim(path.relative_to(run.path).as_posix())) as file:
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:  # PyTorch hides the reason, such as a full disk, behind its own
+            raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
 
 
 # --- Read ------------------------------------------------------------------------------------------------------
