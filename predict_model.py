@@ -49,7 +49,7 @@ from utils import (
 )
 
 SOME_FAILED = 1  # exit code
-SYNTHETIC_MODEL = "trained on SYNTHETIC patients: its masks mean nothing on real images"
+SYNTHETIC_MODEL = "network trained on SYNTHETIC patients: its masks mean nothing on real images"
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -75,6 +75,7 @@ def main(argv: list[str] | None = None) -> None:
     hardware = choose_hardware(args.device)
     repeat_exactly(True)
     refuse_used(args.out, args.overwrite)
+    sources, problems = find(args)
     model, checkpoint = load_network(args.checkpoint)
     refuse_other_preparation(checkpoint["input"], args.checkpoint)
     model = model.to(hardware.device, memory_format=hardware.memory_format)
@@ -82,7 +83,6 @@ def main(argv: list[str] | None = None) -> None:
     if notice:
         print(notice)
 
-    sources, problems = find(args)
     started = time.perf_counter()
     tables = []
     for source in sources:
@@ -109,7 +109,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def refuse_used(out: Path, overwrite: bool) -> None:
-    """Raise UserError if the output folder is a file, or holds files that were not made to be overwritten."""
+    """Raise UserError if the output folder is a file, or holds files that are not to be overwritten."""
     if out.exists() and not out.is_dir():
         raise UserError(f"{out}: is a file. Name a folder with --out.")
     if not overwrite and out.is_dir() and any(out.iterdir()):

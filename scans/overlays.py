@@ -17,7 +17,7 @@ FRAME_SIDE = 256  # the same of each half of a GIF frame
 FRAME_MS = 250
 FONT = str(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"))  # has ² and most alphabets
 TEXT_HEIGHT = 17  # pixels of a line of text
-TEXT_GREY = (235, 235, 235)
+TEXT_WIDTH = 512  # pixels that the notices need
 COLOR = ImageColor.getrgb(PREDICTION_COLOR)
 
 
@@ -47,14 +47,14 @@ def enlarge(flair: np.ndarray, side: int) -> np.ndarray:
 
 
 def with_text(picture: np.ndarray, lines: Sequence[str]) -> np.ndarray:
-    """Return the picture with lines of text below it; what does not fit into a line is cut off."""
+    """Return the picture with lines of text below it; a name that does not fit into its line is cut off."""
     height, width = picture.shape[:2]
-    page = Image.new("RGB", (width, height + TEXT_HEIGHT * len(lines) + 4))
+    page = Image.new("RGB", (max(width, TEXT_WIDTH), height + TEXT_HEIGHT * len(lines) + 4))
     page.paste(Image.fromarray(picture))
     draw = ImageDraw.Draw(page)
     font = ImageFont.truetype(FONT, 12)
     for number, line in enumerate(lines):
-        draw.text((4, height + 1 + TEXT_HEIGHT * number), line, font=font, fill=TEXT_GREY)
+        draw.text((4, height + 1 + TEXT_HEIGHT * number), line, font=font, fill=(235, 235, 235))
     return np.asarray(page)
 
 

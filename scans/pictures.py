@@ -4,7 +4,8 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, TiffImagePlugin
+from PIL import Image
+from PIL.TiffImagePlugin import BITSPERSAMPLE
 
 from scans.scan import PICTURES, Scan, check_size, file_ending
 from utils import atomic_write
@@ -31,18 +32,10 @@ def _check(picture: Image.Image) -> None:
         raise ValueError(f"has {pages} pages. Save one slice per file, or the stack as .npy or NIfTI.")
     if picture.mode not in (*GREYS, *COLOURS):
         raise ValueError(f"has the pixel format {picture.mode}. Save it as grey or as RGB.")
-    if picture.mode in COLOURS and _is_deep(picture):
-        raise ValueError(
-            "has colours of more than 8 bits (or grey with transparency), which would be cut off. "
-            "Save the sequences as .npy or NIfTI."
-        )
-
-
-def _is_deep(picture: Image.Image) -> bool:
-    """Return whether the file has more than 8 bits per channel; Pillow cuts colours to 8 without a warning."""
-    if picture.format == "TIFF":
-        return max(picture.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (1,))) > 8
-    return ";16" in str(picture.tile)  # the raw mode of a PNG, such as RGB;16B
+    # Pillow cuts colours of 16 bits to 8 without a warning; it reads a PNG of such colours as RGB;16B
+    bits = picture.tag_v2.get(BITSPERSAMPLE, (1,)) if picture.format == "TIFF" else (1,)
+    if picture.mode in COLOURS and (max(bits) > 8 or ";16" in str(picture.tile)):
+        raise ValueError("has colours, or transparency, of more than 8 bits. Save the sequences as .npy or NIfTI.")
 
 
 def write_masks(scan: Scan, masks: list[np.ndarray], folder: Path) -> None:

@@ -45,7 +45,11 @@ def _read_pictures(source: Source, problems: list[str]) -> Scan | None:
 
 
 def _read_volume(source: Source) -> Scan:
-    stack, spacing, image = volumes.read_volume(source.paths[0])
+    path, spacing, image = source.paths[0], None, None
+    if file_ending(path) == ".npy":
+        stack = volumes.read_array(path)
+    else:
+        stack, spacing, image = volumes.read_nifti(path)
     digits = len(str(len(stack)))
     names = [f"{source.name}_{number:0{digits}d}" for number in range(1, len(stack) + 1)]
     return Scan(source.name, [np.atleast_3d(plane) for plane in stack], names, source.paths, spacing, nifti=image)
@@ -93,12 +97,11 @@ def combine(flair: Scan, pre: Scan | None, post: Scan | None) -> Scan:
     for scan in (flair, *others):
         if not scan.grey:
             raise ValueError(f"{scan.paths[0]}: holds more than one sequence already. Leave out --pre and --post.")
-    for scan in others:
         if [plane.shape for plane in scan.slices] != [plane.shape for plane in flair.slices]:
             raise ValueError(f"{_size(scan)}, but {_size(flair)}. Resample the sequences onto FLAIR first.")
         if scan.nifti and flair.nifti and not np.allclose(scan.nifti.affine, flair.nifti.affine, atol=1e-2):
             raise ValueError(f"{scan.paths[0]}: lies elsewhere in space than FLAIR. Register it to FLAIR first.")
-        flair.notes += [f"{scan.name}: {note}" for note in scan.notes]
+    flair.notes += [f"{scan.name}: {note}" for scan in others for note in scan.notes]
     channels = zip((pre or flair).slices, flair.slices, (post or flair).slices, strict=True)
     flair.slices = [np.stack([plane[..., 0] for plane in planes], axis=2) for planes in channels]
     flair.grey = False

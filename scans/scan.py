@@ -16,7 +16,6 @@ import numpy as np
 
 PICTURES = {".png": "PNG", ".tif": "TIFF", ".tiff": "TIFF", ".jpg": "JPEG", ".jpeg": "JPEG", ".bmp": "BMP"}
 ENDINGS = (*PICTURES, ".npy", ".nii", ".nii.gz")
-READABLE = ", ".join(ENDINGS)
 OURS = re.compile(r".*_(mask|overlay)", re.IGNORECASE)  # masks of the data set, and what predict_model.py writes
 MOST_SIDE = 4096  # rows or columns of a slice, which is padded to a square; slices of a scan. MR has about 1024
 MOST_VALUES = 2**28  # of one scan, all slices and channels together
@@ -55,10 +54,9 @@ class Scan:
 
 def check_size(shape: Sequence[int]) -> None:
     """Raise ValueError if an image is larger than any MR scan; to be called before it is decoded."""
-    if max(shape) > MOST_SIDE:
-        raise ValueError(f"has {max(shape):,} rows, columns or slices; at most {MOST_SIDE:,} are read.")
-    if math.prod(shape) > MOST_VALUES:
-        raise ValueError(f"has {math.prod(shape):,} values; at most {MOST_VALUES:,} are read.")
+    if max(shape) > MOST_SIDE or math.prod(shape) > MOST_VALUES:
+        size = " x ".join(f"{length:,}" for length in shape)
+        raise ValueError(f"is {size} large; at most {MOST_SIDE:,} on a side and {MOST_VALUES:,} values are read.")
 
 
 def find_sources(inputs: Iterable[Path]) -> tuple[list[Source], list[str]]:
@@ -71,13 +69,13 @@ def find_sources(inputs: Iterable[Path]) -> tuple[list[Source], list[str]]:
     for given in inputs:
         files = _files_below(given) if given.is_dir() else [given] if given.is_file() and file_ending(given) else []
         if not files:
-            reason = f"nothing to read here ({READABLE})" if given.exists() else "no such file or folder"
+            reason = f"nothing to read here ({', '.join(ENDINGS)})" if given.exists() else "no such file or folder"
             problems.append(f"{given}: {reason}. Name another.")
         for path in files:
             groups.setdefault(path.parent if file_ending(path) in PICTURES else path, set()).add(path)
     sources: dict[str, Source] = {}  # by the name without case, which some file systems ignore
     for group, paths in groups.items():
-        name = stem(group) if group.is_file() else group.resolve().name or "images"
+        name = (stem(group) if group.is_file() else group.resolve().name).lstrip(".") or "images"
         numbered = itertools.chain([name], (f"{name}_{number}" for number in itertools.count(2)))
         unique = next(each for each in numbered if each.lower() not in sources)
         sources[unique.lower()] = Source(unique, sorted(sorted(paths), key=natural_order))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from constants import CHANNELS
-from scans.scan import Scan, check_size, file_ending
+from scans.scan import Scan, check_size
 from utils import atomic_write
 
 try:
@@ -22,17 +22,11 @@ MILLIMETRES = {"meter": 1000.0, "micron": 0.001}  # per unit of space of a NIfTI
 SHOWN = np.array([[0, -1], [1, -1], [2, 1]])  # columns run to the patient's left, rows to the back, slices upwards
 
 
-def read_volume(path: Path) -> tuple[np.ndarray, tuple[float, float, float] | None, Any]:
-    """Return the slices of an array or a NIfTI volume, from bottom to top where the file says so.
+def read_array(path: Path) -> np.ndarray:
+    """Return the slices of a .npy file: [S, H, W], or [S, H, W, C] with 1 or 3 channels.
 
-    Returns: [S, H, W], or [S, H, W, C] with 1 or 3 channels; mm between rows, columns and slices, or None; the nibabel
-        image, or None.
-    Raises: ValueError for any other shape or a larger one; any error of NumPy or nibabel for a damaged file.
+    Raises: ValueError for any other shape or a larger one; any error of NumPy for a damaged file.
     """
-    return (_read_array(path), None, None) if file_ending(path) == ".npy" else _read_nifti(path)
-
-
-def _read_array(path: Path) -> np.ndarray:
     array = np.lib.format.open_memmap(path, mode="r")  # not read yet, and never unpickled
     if array.ndim == 2 or (array.ndim == 3 and array.shape[2] == CHANNELS):
         array = array[None]
@@ -40,7 +34,8 @@ def _read_array(path: Path) -> np.ndarray:
     return np.array(array)
 
 
-def _read_nifti(path: Path) -> tuple[np.ndarray, tuple[float, float, float], Any]:
+def read_nifti(path: Path) -> tuple[np.ndarray, tuple[float, float, float], Any]:
+    """Return the axial slices of a NIfTI volume, as `read_array` does; mm between rows, columns, slices; the image."""
     if nibabel is None:
         raise ValueError("NIfTI needs the package nibabel: pip install nibabel.")
     image = _open_nifti(path)
@@ -53,14 +48,12 @@ def _read_nifti(path: Path) -> tuple[np.ndarray, tuple[float, float, float], Any
 
 
 def _open_nifti(path: Path) -> Any:
-    """Return the nibabel image, voxels not read. Its header is parsed from a bounded number of bytes first."""
+    """Return the nibabel image, voxels not read. Raises an error if its header ends after MOST_HEADER bytes."""
     with (gzip.open if path.name.lower().endswith(".gz") else open)(path, "rb") as file:
         head = file.read(MOST_HEADER)
     for kind in (nibabel.Nifti1Image, nibabel.Nifti2Image):
         if kind.header_class.may_contain_header(head):
-            before = kind.header_class.from_fileobj(io.BytesIO(head)).get_data_offset()
-            if before > MOST_HEADER:
-                raise ValueError(f"has {before:,} bytes before its voxels; at most {MOST_HEADER:,} are read.")
+            kind.header_class.from_fileobj(io.BytesIO(head))  # with its extensions, which may say that they are huge
             return kind.from_filename(path, mmap=False)  # the file may change
     raise ValueError("neither a NIfTI-1 nor a NIfTI-2 header")
 

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,6 +10,7 @@ from conftest import save_checkpoint
 from PIL import Image
 
 from scans import overlays
+from scans.pictures import read_picture
 from storage.run_folder import RunFolder
 from unet import UNet
 
@@ -36,27 +36,22 @@ def save(folder: Path, synthetic: bool = False) -> Path:
     return save_checkpoint(RunFolder(folder), bright_network(), {"epoch": 1, **metrics}, config)
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory) -> Path:
-    return save(tmp_path_factory.mktemp("run"))
-
-
 @pytest.fixture
-def predict(call, tmp_path, checkpoint):
+def predict(call, tmp_path):
     """Run predict_model.py into tmp_path/out -> (exit code, stdout, stderr, out folder)."""
 
-    def run(*arguments, model: Path = checkpoint) -> tuple[int, str, str, Path]:
-        out = tmp_path / "out"
+    def run(*arguments, model: Path | None = None) -> tuple[int, str, str, Path]:
+        model, out = model or save(tmp_path / "run"), tmp_path / "out"
         return *call("predict_model", *arguments, "--checkpoint", model, "--out", out, "--device", "cpu"), out
 
     return run
 
 
-def blob(height: int = 256, width: int = 256, box=(60, 100, 80, 140)) -> tuple[np.ndarray, np.ndarray]:
-    """Return a dark slice (uint8 [H, W, 3]) with FLAIR bright in a box (top, bottom, left, right), and its mask."""
-    image = np.random.default_rng(0).integers(0, 90, (height, width, 3), dtype=np.uint8)
-    mask = np.zeros((height, width), np.uint8)
-    mask[box[0] : box[1], box[2] : box[3]] = 1
+def blob(bottom: int = 100) -> tuple[np.ndarray, np.ndarray]:
+    """Return a dark slice (uint8 [256, 256, 3]) with FLAIR bright in a box that starts in row 60, and its mask."""
+    image = np.random.default_rng(0).integers(0, 90, (256, 256, 3), dtype=np.uint8)
+    mask = np.zeros((256, 256), np.uint8)
+    mask[60:bottom, 80:140] = 1
     image[mask > 0, 1] = 220
     return image, mask
 
@@ -68,13 +63,12 @@ def picture(tmp_path) -> Path:
 
 
 def read_mask(path: Path) -> np.ndarray:
-    with Image.open(path) as picture:
-        pixels = np.asarray(picture)
+    pixels = read_picture(path)
     assert pixels.dtype == np.uint8 and set(np.unique(pixels)) <= {0, 255}
-    return (pixels > 0).astype(np.uint8)
+    return pixels // 255
 
 
-@pytest.mark.parametrize("ending", [".png", ".tif", ".bmp"])
+@pytest.mark.parametrize("ending", [".tif", ".bmp"])
 def test_a_picture_of_the_networks_size_is_mapped_back_to_the_pixel(predict, tmp_path, ending):
     image, mask = blob()
     Image.fromarray(image).save(tmp_path / f"scan{ending}")
@@ -82,50 +76,35 @@ def test_a_picture_of_the_networks_size_is_mapped_back_to_the_pixel(predict, tmp
     assert (code, err) == (0, "") and "1 of 1 slices with lesion, 2,400 px" in out and "slices/s" in out
     case = folder / tmp_path.name
     assert np.array_equal(read_mask(case / f"scan_mask{'.tif' if ending == '.tif' else '.png'}"), mask)
-    with Image.open(case / "scan_overlay.png") as overlay:
-        pixels = np.asarray(overlay)
+    pixels = read_picture(case / "scan_overlay.png")
     assert pixels.shape[:2] == (512 + 2 * 17 + 4, 512) and not list(case.glob("*.gif"))  # two lines of text
     rows, columns = np.nonzero((pixels == overlays.COLOR).all(2))
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == (120, 199, 160, 279)  # twice the box, its rim
-    table = pd.read_csv(folder / "slices.csv")
-    assert table["lesion_pixels"].tolist() == [2400] and table["lesion_mm2"].isna().all()
-
-
-@pytest.mark.parametrize(("height", "width"), [(512, 320), (300, 1024), (100, 64), (1, 1)])
-def test_any_size_comes_back_where_it_was(predict, tmp_path, height, width):
-    image, mask = blob(height, width, (height // 4, height // 2, width // 4, width // 2))
-    np.save(tmp_path / "scan.npy", image)
-    code, _, err, folder = predict(tmp_path / "scan.npy")
-    assert (code, err) == (0, "")
-    found = np.load(folder / "scan" / "scan_mask.npy")[0]
-    assert found.shape == mask.shape and found.dtype == np.uint8
-    if mask.any():
-        rim = np.ones((3, 3)) if max(height, width) <= 512 else np.ones((9, 9))  # one pixel of the network, or two
-        assert (cv2.erode(mask, rim) <= found).all() and (found <= cv2.dilate(mask, rim)).all()
+    assert "scan,256,256,2400,,\n" in (folder / "slices.csv").read_text()  # no area in mm² without a spacing
 
 
 def test_a_patient_folder_gives_tables_with_volumes_and_an_animation(predict, tmp_path):
     patient = tmp_path / "SYNTH_P_1"
     patient.mkdir()
     for number in (10, 9, 2):
-        image, mask = blob(box=(60, 60 + number, 80, 90))
+        image, mask = blob(60 + number)
         Image.fromarray(image).save(patient / f"SYNTH_P_1_{number}.tif")
         Image.fromarray(mask * 255).save(patient / f"SYNTH_P_1_{number}_mask.tif")
     code, _, err, folder = predict(patient, "--spacing", 0.5, 0.5, 4)
     assert (code, err) == (0, "")
     table = pd.read_csv(folder / "slices.csv")
     assert table["slice"].tolist() == [f"SYNTH_P_1_{n}" for n in (2, 9, 10)]  # the masks are not taken for images
-    assert table["lesion_pixels"].tolist() == [20, 90, 100] and table["lesion_mm2"].tolist() == [5, 22.5, 25]
+    assert table["lesion_pixels"].tolist() == [120, 540, 600] and table["lesion_mm2"].tolist() == [30, 135, 150]
     assert (folder / "patients.csv").read_text().splitlines() == [
         "patient,slices,lesion_slices,lesion_pixels,lesion_mm3,largest_slice",
-        "SYNTH_P_1,3,3,210,210.000000,SYNTH_P_1_10",
+        "SYNTH_P_1,3,3,1260,1260.000000,SYNTH_P_1_10",
     ]
     with Image.open(folder / "SYNTH_P_1" / "SYNTH_P_1.gif") as gif:
         assert gif.n_frames == 3 and gif.width == 512 and gif.info["loop"] == 0
         gif.seek(2)
         pixels = np.asarray(gif.convert("RGB"))
     outline = (pixels == overlays.COLOR).all(2)
-    assert outline[60, 256 + 80 : 256 + 90].all() and not outline[:, :256].any()
+    assert outline[60, 256 + 80 : 256 + 140].all() and not outline[:, :256].any()
 
 
 def test_three_sequences_from_three_files(predict, tmp_path):
@@ -138,21 +117,18 @@ def test_three_sequences_from_three_files(predict, tmp_path):
     code, out, err, folder = predict(flair, "--pre", pre, "--post", post)
     assert (code, err) == (0, "") and "one sequence only" not in out
     mask = np.asarray(nibabel.load(folder / "flair" / "flair_mask.nii.gz").dataobj)
-    assert mask.sum() == pytest.approx(100, abs=20) and mask.sum() == mask[9:21, 11:23, 2].sum()
+    assert mask.sum() == mask[9:21, 11:23, 2].sum() == pytest.approx(100, abs=20)
     assert pd.read_csv(folder / "patients.csv")["lesion_mm3"].item() == mask.sum()
-    for arguments, message in (
-        ((flair, "--pre", tmp_path / "no.nii"), "no.nii: no such file"),
-        ((flair, pre, "--post", post), "belong to one INPUT"),
-        ((pre, "--pre", folder / "flair" / "flair_mask.nii.gz", "--post", tmp_path / "out"), "nothing to read"),
-    ):
-        code, _, err, _ = predict(*arguments, "--overwrite")
-        assert code == 2 and message in err
+    code, _, err, _ = predict(flair, "--pre", tmp_path / "no.nii", "--overwrite")
+    assert code == 2 and "no.nii: no such file" in err
+    code, _, err, _ = predict(flair, pre, "--post", post, "--overwrite")
+    assert code == 2 and "belong to one INPUT" in err
 
 
 def test_one_bad_file_does_not_stop_the_others(predict, tmp_path):
     case = tmp_path / "case"
     case.mkdir()
-    deep = np.zeros((64, 64), np.uint16)
+    deep = np.zeros((64, 48), np.uint16)
     deep[10:20, 10:20] = 4000
     Image.fromarray(deep).save(case / "deep.tif")
     Image.fromarray(deep * 0).save(case / "empty.png")
@@ -180,25 +156,14 @@ def test_files_are_not_overwritten_unless_asked(predict, tmp_path, picture):
 def test_a_network_trained_on_synthetic_patients_says_so_on_every_picture(predict, tmp_path, picture):
     code, out, _, folder = predict(picture, model=save(tmp_path / "run", synthetic=True))
     assert code == 0 and "trained on SYNTHETIC patients" in out
-    with Image.open(folder / tmp_path.name / "scan_overlay.png") as overlay:
-        assert overlay.height == 512 + 3 * 17 + 4  # area, notice, research use
+    overlay = read_picture(folder / tmp_path.name / "scan_overlay.png")
+    assert len(overlay) == 512 + 3 * 17 + 4  # area, notice, research use
 
 
-def test_a_checkpoint_of_another_preparation_or_none(predict, tmp_path, picture):
-    code, _, err, _ = predict(picture, model=tmp_path / "no.pt")
-    assert code == 2 and "no.pt: no such file" in err
+def test_a_checkpoint_of_another_preparation(predict, tmp_path, picture):
     path = save(tmp_path / "run")
     content = torch.load(path, weights_only=True)
     content["input"]["mean"] = [0.4, 0.4, 0.4]
     torch.save(content, path)
     code, _, err, _ = predict(picture, model=path)
     assert code == 2 and "prepared as" in err
-
-
-@pytest.mark.real
-def test_a_real_patient(predict, real):
-    patient = real / "TCGA_CS_4944_20010208"
-    code, out, err, folder = predict(patient)
-    slices = len(list(patient.glob("*_mask.tif")))
-    assert (code, err) == (0, "") and f"of {slices} slices with lesion" in out
-    assert len(list(folder.glob("*/*_mask.tif"))) == len(list(folder.glob("*/*_overlay.png"))) == slices
