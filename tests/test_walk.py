@@ -6,7 +6,6 @@ epochs, channels and the like are small, and the data is synthetic.
 
 import argparse
 import importlib
-import os
 import re
 import shlex
 import subprocess
@@ -19,11 +18,11 @@ from test_readme import PAGES, README, commands
 
 # Beginnings of commands that are neither executed nor parsed here: CI executes make, which does the others
 EXCLUDED = ("make", "apt-get", "python3 -m venv", "source", "python -m pip", "pip", "python -m pytest")
+WHOLE_ELSEWHERE = ("cross_validate",)  # its own tests run it to the end; here it would be a third of the walk
 # What makes a command small: options appended to every command with this text, of which the last counts
 TINY = {
     "make_phantoms.py": "--patients 3",
     "train_model.py": "--width 2 --batch-size 4 --epochs 1",
-    "cross_validate.py": "--width 2 --batch-size 4 --epochs 1 --folds 2",
     "reproduce.py": "--width 2 --epochs 1",
     "export_model.py": "--formats safetensors",
     "benchmarks.step": "--width 2 --batch-size 2",
@@ -46,8 +45,6 @@ LEFT_BEHIND = (
     "demo/export/MODEL_CARD.md",
     "results/full_bilinear/run.json",
     "runs/eight/models/epoch_1.pt",
-    "runs/cv/fold_2/test_patients.csv",
-    "runs/cv/report.html",
 )
 
 
@@ -82,16 +79,18 @@ def promised() -> list[str]:
 
 def test_the_first_command_of_each_script_works(tmp_path, monkeypatch, call):
     monkeypatch.chdir(clone_project(tmp_path))
-    environment = {"PYTHONPATH": "stand_in", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    for variable, value in {"PYTHONPATH": "stand_in", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}.items():
+        monkeypatch.setenv(variable, value)
     first: dict[str, str] = {}
     for command in steps(*PAGES):
         first.setdefault(script_of(command), command)
     for script, command in first.items():
         words = made_small(command)
+        if script in WHOLE_ELSEWHERE:
+            continue
         if script == "torchrun" or command in steps(README):
             process = ["-m", "torch.distributed.run", *words] if script == "torchrun" else words
-            how = {"env": os.environ | environment, "capture_output": True, "text": True}
-            done = subprocess.run([sys.executable, *process], **how)
+            done = subprocess.run([sys.executable, *process], capture_output=True, text=True)
             code, out, err = done.returncode, done.stdout, done.stderr
         else:
             code, out, err = call(script, *arguments(words))
