@@ -34,8 +34,8 @@ SYNTHETIC = Origin(
 )
 PUBLISHED = Origin(
     "[LGG MRI segmentation](https://www.kaggle.com/datasets/mateuszbuda/lgg-mri-segmentation) (Buda, Saha, Mazurowski "
-    "2019): lower-grade gliomas of TCGA-LGG, slices of pre-contrast, FLAIR and post-contrast MR with masks of the FLAIR "
-    f"abnormality. {LICENCE}.",
+    "2019): lower-grade gliomas of TCGA-LGG, slices of pre-contrast, FLAIR and post-contrast MR with masks of the "
+    f"FLAIR abnormality. {LICENCE}.",
     (
         "The 110 patients of the data set come from five institutions; this network saw those counted above. Others "
         "were never seen.",

@@ -1,4 +1,4 @@
-"""Pictures of predicted masks without a truth beside them: outlines on FLAIR, and stacks as animated GIF."""
+"""Predicted masks without a reference beside them: outlines on FLAIR, and a stack as an animated GIF."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,10 +6,10 @@ from pathlib import Path
 import cv2
 import matplotlib
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 from constants import FLAIR
-from reporting.plots import PREDICTION_COLOR, stretch
+from scans.display import PREDICTION_COLOR, stretch
 from utils import atomic_write
 
 OVERLAY_SIDE = 512  # pixels, the least length of an overlay's longer side
@@ -17,11 +17,12 @@ FRAME_SIDE = 256  # the same of each half of a GIF frame
 FRAME_MS = 250
 FONT = str(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"))  # has ² and most alphabets
 TEXT_HEIGHT = 17  # pixels of a line of text
-COLOR = tuple(int(PREDICTION_COLOR[at : at + 2], 16) for at in (1, 3, 5))
+TEXT_WIDTH = 512  # pixels that the notices need
+COLOR = ImageColor.getrgb(PREDICTION_COLOR)
 
 
 def flair_of(slices: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """FLAIR of a stack (uint8 [H, W, 3], of any sizes), stretched as a whole so that a dark one can be seen: [H, W]."""
+    """Return FLAIR of a stack (uint8 [H, W, 3], of any sizes), brightened as a whole if it is dark: [H, W] each."""
     planes = [image[..., FLAIR] for image in slices]
     pixels = stretch(np.concatenate([plane.ravel() for plane in planes]))
     parts = np.split(pixels, np.cumsum([plane.size for plane in planes])[:-1])
@@ -29,27 +30,27 @@ def flair_of(slices: Sequence[np.ndarray]) -> list[np.ndarray]:
 
 
 def overlay(flair: np.ndarray, mask: np.ndarray, side: int = OVERLAY_SIDE) -> np.ndarray:
-    """FLAIR with the outline of the mask, enlarged by a whole factor: uint8 [H, W] and [H, W] -> uint8 [h, w, 3]."""
+    """Return FLAIR, enlarged, with the outline of the mask: uint8 [H, W] and [H, W] -> uint8 [h, w, 3]."""
     picture = enlarge(flair, side)
-    factor = picture.shape[0] // mask.shape[0]
-    large = np.kron(mask.astype(np.uint8), np.ones((factor, factor), np.uint8))
+    height, width = picture.shape[:2]
+    large = cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST)
     outlines = cv2.findContours(large, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)[0]
-    return cv2.drawContours(picture, outlines, -1, COLOR, thickness=max(1, round(max(picture.shape) / 512)))
+    return cv2.drawContours(picture, outlines, -1, COLOR, thickness=max(1, round(max(height, width) / 512)))
 
 
 def enlarge(flair: np.ndarray, side: int) -> np.ndarray:
-    """FLAIR as a grey picture, enlarged by a whole factor until its longer side has `side` pixels."""
+    """Return FLAIR as uint8 [h, w, 3], enlarged by a whole factor until its longer side has at least `side` pixels."""
     height, width = flair.shape
     factor = max(1, -(-side // max(height, width)))
     flair = cv2.resize(flair, (width * factor, height * factor), interpolation=cv2.INTER_LINEAR)
-    return np.repeat(flair[..., None], 3, axis=2)
+    return cv2.cvtColor(flair, cv2.COLOR_GRAY2RGB)
 
 
 def with_text(picture: np.ndarray, lines: Sequence[str]) -> np.ndarray:
-    """The picture above lines of text; what does not fit into a line is cut off."""
+    """Return the picture with lines of text below it; a name that does not fit into its line is cut off."""
     height, width = picture.shape[:2]
-    page = Image.new("RGB", (width, height + TEXT_HEIGHT * len(lines) + 4))
-    page.paste(Image.fromarray(picture), (0, 0))
+    page = Image.new("RGB", (max(width, TEXT_WIDTH), height + TEXT_HEIGHT * len(lines) + 4))
+    page.paste(Image.fromarray(picture))
     draw = ImageDraw.Draw(page)
     font = ImageFont.truetype(FONT, 12)
     for number, line in enumerate(lines):
@@ -57,27 +58,20 @@ def with_text(picture: np.ndarray, lines: Sequence[str]) -> np.ndarray:
     return np.asarray(page)
 
 
-def write_picture(picture: np.ndarray, path: Path) -> None:
-    with atomic_write(path) as file:
-        Image.fromarray(picture).save(file, format="PNG")
-
-
 def write_gif(
     flair: Sequence[np.ndarray], masks: Sequence[np.ndarray], captions: Sequence[Sequence[str]], path: Path
 ) -> None:
-    """A stack as animation: each slice beside the same with its outline, and lines of text. All have one size."""
+    """Write a stack of one size as an animation: each slice without and with its outline, above lines of text."""
     frames = []
     for plane, mask, lines in zip(flair, masks, captions, strict=True):
         pair = np.concatenate([enlarge(plane, FRAME_SIDE), overlay(plane, mask, FRAME_SIDE)], axis=1)
         frames.append(_indexed(with_text(pair, lines)))
     with atomic_write(path) as file:
-        frames[0].save(
-            file, format="GIF", save_all=True, append_images=frames[1:], duration=FRAME_MS, loop=0, optimize=False
-        )
+        frames[0].save(file, "GIF", save_all=True, append_images=frames[1:], duration=FRAME_MS, loop=0, optimize=False)
 
 
 def _indexed(picture: np.ndarray) -> Image.Image:
-    """A grey picture with outlines as GIF takes it: 255 greys and the colour of the outlines, nothing dithered."""
+    """Return a grey picture with outlines in a GIF's palette: 255 greys and the outlines' colour, no dithering."""
     index = np.minimum(picture[..., 0], 254)
     index[(picture == COLOR).all(2)] = 255
     frame = Image.fromarray(index, mode="P")

@@ -1,104 +1,109 @@
-"""Figures: the numbers behind them, and that pictures come out for ordinary and for extreme input."""
+"""Plots and panels: the numbers behind them, and that they come out for ordinary and for extreme input."""
+
+import re
 
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.figure import Figure
+from conftest import make_slices
 from PIL import Image
 
 from constants import SYNTHETIC_NOTICE
-from reporting import plots
+from reporting import panels, plots
+from scans.display import MASK_COLOR, stretch
+
+PATIENTS = pd.DataFrame({"tumour_pixels": [100_000, 200, 300], "predicted_pixels": [90, 220_000, 320]})
+SLICES = pd.DataFrame({"tumour_pixels": [20, 300, 4000, 0], "true_positive": [5, 0, 9, 0], "dice": [0.5, 0, 0.9, 1]})
+BINS = [
+    {"low": low, "high": low + 0.5, "pixels": n, "mean_probability": p, "tumour_share": p}
+    for low, n, p in ((0, 900_000, 0.1), (0.5, 10, 0.8), (0.9, 0, None))
+]
 
 
-@pytest.fixture
-def figures(monkeypatch) -> list[Figure]:
-    """The figures that are drawn, instead of files."""
-    drawn = []
-    monkeypatch.setattr(plots, "_write", lambda figure, path: drawn.append(figure))
-    yield drawn
-    plots.plt.close("all")
-
-
-def epochs_with(losses: list[float]) -> pd.DataFrame:
-    """The epochs of a run with these losses."""
-    ious = ("training_iou", "validation_iou", "validation_tumour_iou", "validation_all_empty")
+def epochs_with(losses: tuple[float, ...]) -> pd.DataFrame:
+    ious = ("training_iou", "validation_iou", "validation_tumour_iou", "validation_empty_prediction")
     table = {"epoch": range(1, len(losses) + 1), "training_loss": losses, "validation_loss": losses}
     return pd.DataFrame(table | dict.fromkeys(ious, 0.5))
 
 
-def test_bland_altman_by_hand():
-    patients = pd.DataFrame({"tumour_pixels": [100, 200, 300], "predicted_pixels": [90, 220, 320]})
-    mean, difference, bias, limits = plots.bland_altman(patients)
-    assert mean.tolist() == [95, 210, 310] and difference.tolist() == [-10, 20, 20]
-    spread = 1.96 * np.sqrt((20**2 + 10**2 + 10**2) / 2)  # of -10, 20, 20 around 10
-    assert bias == 10 and limits == pytest.approx((10 - spread, 10 + spread))
-    assert plots.bland_altman(patients[:2])[3] is None
+def all_plots() -> dict[str, plots.Plot]:
+    curves = plots.training_plots(epochs_with((0.7, 0.1, 0.05)), 1)
+    return curves | plots.volume_plots(PATIENTS, SLICES) | plots.calibration_plots({"bins": BINS})
 
 
-def test_stretch_makes_dark_slices_bright_and_keeps_the_order():
-    flair = np.zeros((1, 256, 256), np.uint8)
-    flair[0, :100, :100] = np.arange(100) % 41  # 0 to 40, as in the darkest stacks
-    shown = plots.stretch(flair)
-    assert shown.max() == 255 and shown[0, 0, 0] == 0 and shown.shape == flair.shape
-    assert (np.diff(shown[0, 0, :41].astype(int)) > 0).all()
-    assert not plots.stretch(np.zeros((4, 4), np.uint8)).any()
+def test_agreement_by_hand():
+    difference = pd.Series([-10, 20, 20])
+    half = 1.96 * np.sqrt((20**2 + 10**2 + 10**2) / 2)  # around 10
+    bias, limits = plots.agreement(difference)
+    assert bias == 10 and limits == pytest.approx((10 - half, 10 + half))
+    assert plots.agreement(difference[:2]) == (5, ()) and plots.agreement(difference[:1]) == (-10, ())
 
 
-@pytest.mark.parametrize("missed", [(), (0,), (0, 1, 2)])
-def test_the_figures_of_a_test_are_drawn(tmp_path, missed):
-    dice = np.array([0.9, 0.5, 0.2])
-    dice[list(missed)] = 0
-    slices = pd.DataFrame({"tumour_pixels": [20, 300, 4000], "true_positive": (dice > 0).astype(int), "dice": dice})
-    patients = pd.DataFrame({"tumour_pixels": [100, 200, 300], "predicted_pixels": [90, 220, 320]})
-    plots.plot_test(patients, slices, tmp_path, "a note")
-    for name in ("bland_altman", "dice_area"):
+def test_each_plot_is_a_png_and_its_note_is_whole(tmp_path):
+    drawn = all_plots()
+    plots.write_plots(drawn, tmp_path, SYNTHETIC_NOTICE)
+    assert set(drawn) == {"loss", "iou", "dice_area", "bland_altman", "reliability", "pixels"}
+    for name, plot in drawn.items():
+        plot.figure.draw_without_rendering()
+        note = plot.figure.texts[0].get_window_extent()
+        assert plot.figure.get_suptitle() == SYNTHETIC_NOTICE and note.x0 > 0 and note.x1 < plot.figure.bbox.x1
         with Image.open(tmp_path / f"{name}.png") as picture:
-            assert picture.size == (1050, 630) and len(picture.convert("L").getcolors()) > 20
-    plots.plot_test(patients[:1], slices.assign(tumour_pixels=0), tmp_path / "none")
-    assert [path.name for path in (tmp_path / "none").iterdir()] == ["bland_altman.png"]
+            assert picture.size == (1040, 800) and len(picture.convert("L").getcolors()) > 20
 
 
-def test_the_note_is_whole_on_every_figure(figures, tmp_path):
-    epochs = epochs_with([0.7, 0.1, 0.05])
-    patients = pd.DataFrame({"tumour_pixels": [100_000, 200, 300], "predicted_pixels": [90, 220_000, 320]})
-    slices = pd.DataFrame({"tumour_pixels": [20, 300], "true_positive": 1, "dice": 0.5})
-    plots.plot_loss(epochs, 2, tmp_path, SYNTHETIC_NOTICE)
-    plots.plot_iou(epochs, 2, tmp_path, SYNTHETIC_NOTICE)
-    plots.plot_test(patients, slices, tmp_path, SYNTHETIC_NOTICE)
-    assert len(figures) == 4
-    for figure in figures:
-        figure.draw_without_rendering()
-        note = next(text for text in figure.texts if text.get_text() == SYNTHETIC_NOTICE).get_window_extent()
-        assert note.x0 > 0 and note.x1 < figure.bbox.x1
+def test_few_slices_and_no_tumour():
+    assert "1 tumour slices, 0 of them missed" in plots.draw_dice_against_area(SLICES[:1]).words
+    assert set(plots.volume_plots(PATIENTS[:1], SLICES[3:])) == {"bland_altman"}
+    assert plots.calibration_plots({"bins": BINS[2:]}) == {}
 
 
-@pytest.mark.parametrize(
-    ("losses", "ticks"),
-    [
-        ([0.7, 0.1, 0.025], [0.05, 0.1, 0.2, 0.5]),
-        ([1.53, 1.2, 0.85], [1, 1.2, 1.4]),
-        ([0.82, 0.81], [0.81, 0.812, 0.814, 0.816, 0.818, 0.82]),
-        ([0.4], [0.1, 0.2, 0.5, 1]),
-    ],
-)
-def test_the_loss_axis_has_ticks_to_read_it_by(figures, tmp_path, losses, ticks):
-    plots.plot_loss(epochs_with(losses), 1, tmp_path)
-    axis = figures[0].axes[0].yaxis
+def test_svg_is_repeatable_and_fits_into_a_page():
+    drawn = {name: plots.to_svg(plot.figure, name) for name, plot in all_plots().items()}
+    assert plots.to_svg(plots.draw_dice_against_area(SLICES[:3]).figure, "dice_area") == drawn["dice_area"]
+    ids = re.findall(r' id="([^"]+)"', "".join(drawn.values()))
+    assert len(set(ids)) == len(ids)
+    for text in drawn.values():
+        assert text.startswith("<svg") and "<style" not in text and "currentColor" in text and "var(--" in text
+        assert set(re.findall(r'(?:href="|url\()#([^")]+)', text)) <= set(ids)
+
+
+LOSS_TICKS = {
+    (0.7, 0.1, 0.025): [0.05, 0.1, 0.2, 0.5],
+    (1.53, 1.2, 0.85): [1, 1.2, 1.4],
+    (0.82, 0.81): [0.81, 0.812, 0.814, 0.816, 0.818, 0.82],
+    (0.4,): [0.1, 0.2, 0.5, 1],
+}
+
+
+@pytest.mark.parametrize(("losses", "ticks"), LOSS_TICKS.items())
+def test_the_loss_axis_has_ticks_to_read_it_by(losses, ticks):
+    axis = plots.draw_loss(epochs_with(losses), 1).figure.axes[0].yaxis
     low, high = axis.get_view_interval()
     assert [tick for tick in axis.get_majorticklocs() if low <= tick <= high] == pytest.approx(ticks)
 
 
-def test_a_panel_takes_empty_and_full_masks(tmp_path):
-    image, empty, full = (np.full(s, v, np.uint8) for s, v in (((64, 64, 3), 9), ((64, 64), 0), ((64, 64), 1)))
-    cases = [plots.Case(image, a, b, "caption") for a, b in ((empty, empty), (full, empty), (empty, full))]
-    plots.plot_panel(cases, "title\nnote", tmp_path / "panel.png")
-    with Image.open(tmp_path / "panel.png") as picture:
-        assert picture.width == 1500 and picture.height > 1200
+def test_panels_take_empty_and_full_masks(tmp_path):
+    empty, full = np.zeros((64, 64), np.uint8), np.ones((64, 64), np.uint8)
+    slices, predicted = make_slices({"A": [empty, full, empty]}), np.stack([empty, empty, full])
+    table = {"tumour_pixels": [0, 4096, 0], "predicted_pixels": [0, 0, 4096], "false_positive": [0, 0, 4096]}
+    results = slices.table.assign(**table, iou=[1.0, 0, 0], kind=["no tumour", "smooth", "no tumour"])
+    panels.draw_panels(slices, predicted, results, tmp_path, "a note")
+    names = {"panel_no_tumour.png", "panel_smooth.png", "panel_best.png", "panel_worst.png"}
+    assert {path.name for path in tmp_path.iterdir()} == names
+    with Image.open(tmp_path / "panel_no_tumour.png") as picture:
+        assert picture.width == 1500 and picture.height == round(150 * (2 * 2.85 + 0.9))
 
 
-def test_the_overlay_tints_hits_and_both_kinds_of_error():
-    mask, predicted = np.array([[1, 1, 0, 0]]), np.array([[1, 0, 1, 0]])
-    case = plots.Case(np.zeros((1, 4, 3), np.uint8), mask, predicted, "")
-    tinted = plots.overlay(np.zeros((1, 4)), case)[0]
+def test_the_overlay_tints_true_positives_and_both_kinds_of_error():
+    mask, predicted = np.array([[1, 1, 0, 0]], np.uint8), np.array([[1, 0, 1, 0]], np.uint8)
+    tinted = panels.overlay(np.zeros((1, 4)), mask, predicted)[0]
     assert len({tuple(pixel) for pixel in tinted.round(3)}) == 4 and not tinted[3].any()
-    assert tinted[1] == pytest.approx([0.4 * 230 / 255, 0.4 * 159 / 255, 0], abs=1e-6)  # missed: the mask's #E69F00
+    missed = [0.4 * int(MASK_COLOR[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    assert tinted[1] == pytest.approx(missed)
+
+
+def test_stretch_makes_dark_slices_bright_and_keeps_the_order():
+    flair = np.arange(10_000, dtype=np.int64).reshape(1, 100, 100).astype(np.uint8) % 41  # 0 to 40, as in dark stacks
+    shown = stretch(flair)
+    assert shown.max() == 255 and shown.shape == flair.shape and (np.diff(shown[0, 0, :41].astype(int)) > 0).all()
+    assert not stretch(np.zeros((4, 4), np.uint8)).any()

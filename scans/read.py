@@ -1,0 +1,113 @@
+"""Read a scan of any format as slices of three channels with 8 bits."""
+
+from pathlib import Path
+
+import numpy as np
+
+from constants import CHANNELS
+from scans import pictures, volumes
+from scans.scan import MOST_SIDE, MOST_VALUES, PICTURES, Scan, Source, file_ending, stem
+
+PERCENTILES = (0.5, 99.5)  # become 0 and 255 where there are more than 8 bits
+
+
+def read_scan(source: Source) -> tuple[Scan | None, list[str]]:
+    """Return the scan, or None, and problems as text. Pictures that cannot be read are left out of the scan."""
+    problems: list[str] = []
+    first = source.paths[0]
+    try:
+        scan = _read_pictures(source, problems) if file_ending(first) in PICTURES else _read_volume(source)
+        if scan is not None:
+            _to_eight_bits(scan)
+            _to_three_channels(scan)
+        return scan, problems
+    except Exception as error:  # libraries raise many kinds for a damaged file
+        return None, [*problems, _describe(error, first if len(source.paths) == 1 else first.parent)]
+
+
+def _describe(error: Exception, path: Path) -> str:
+    return f"{path}: cannot be read: {' '.join(str(error).split())[:300] or type(error).__name__}"
+
+
+def _read_pictures(source: Source, problems: list[str]) -> Scan | None:
+    slices: dict[Path, np.ndarray] = {}
+    for path in source.paths:
+        try:
+            slices[path] = np.atleast_3d(pictures.read_picture(path))
+        except Exception as error:
+            problems.append(_describe(error, path))
+        if len(slices) > MOST_SIDE or sum(plane.size for plane in slices.values()) > MOST_VALUES:
+            raise ValueError(f"more than {MOST_SIDE:,} pictures or {MOST_VALUES:,} values. Use one folder per patient.")
+    names = [stem(path) for path in slices]
+    if len({name.lower() for name in names}) < len(names):  # such as 1.png beside 1.tif
+        names = [path.name for path in slices]
+    return Scan(source.name, list(slices.values()), names, list(slices)) if slices else None
+
+
+def _read_volume(source: Source) -> Scan:
+    path, spacing, image = source.paths[0], None, None
+    if file_ending(path) == ".npy":
+        stack = volumes.read_array(path)
+    else:
+        stack, spacing, image = volumes.read_nifti(path)
+    digits = len(str(len(stack)))
+    names = [f"{source.name}_{number:0{digits}d}" for number in range(1, len(stack) + 1)]
+    return Scan(source.name, [np.atleast_3d(plane) for plane in stack], names, source.paths, spacing, nifti=image)
+
+
+def _to_eight_bits(scan: Scan) -> None:
+    """Scale the slices of more than 8 bits together, each channel by its percentiles, so that dark ones stay dark."""
+    deep = {number: plane for number, plane in enumerate(scan.slices) if plane.dtype != np.uint8}
+    if not deep:
+        return
+    with np.errstate(over="ignore", invalid="ignore"):  # of values beyond float32
+        values = np.concatenate([plane.reshape(-1, plane.shape[2]) for plane in deep.values()], dtype=np.float32)
+        finite = np.isfinite(values)
+        if not finite.any():
+            raise ValueError("holds no finite value. Restore it.")
+        if not finite.all():
+            scan.notes.append(f"{(~finite).sum():,} values that are not finite count as 0")
+            values[~finite] = 0
+        low, high = np.percentile(values, PERCENTILES, axis=0)  # of each channel
+        high = np.where(high > low, high, values.max(axis=0))  # hardly anything but background
+        for number, plane in deep.items():
+            plane = np.nan_to_num(plane.astype(np.float32), posinf=0, neginf=0)
+            plane = (plane - low) / np.where(high > low, high - low, 1) * 255
+            scan.slices[number] = plane.clip(0, 255).round().astype(np.uint8)
+    low, high = (", ".join(f"{value:.4g}" for value in values) for values in (low, high))
+    scan.notes.append(
+        f"intensities scaled to 8 bits: {low} becomes 0 and {high} becomes 255 "
+        f"(percentiles {PERCENTILES[0]} and {PERCENTILES[1]} of all slices)"
+    )
+
+
+def _to_three_channels(scan: Scan) -> None:
+    """Let the one sequence of a grey slice fill all channels, as the data set does where a sequence is missing."""
+    grey = [bool((plane == plane[..., :1]).all()) for plane in scan.slices]
+    scan.grey = all(grey)
+    count = sum(each and plane.any() for each, plane in zip(grey, scan.slices, strict=True))  # black ones do not count
+    if count and not scan.grey:
+        scan.notes.append(f"{count} of {len(grey)} slices hold one sequence only, used for all three channels")
+    scan.slices = [np.broadcast_to(plane, (*plane.shape[:2], CHANNELS)) for plane in scan.slices]
+
+
+def combine(flair: Scan, pre: Scan | None, post: Scan | None) -> Scan:
+    """Return FLAIR with the other sequences in its channels; FLAIR stands in for a missing one. Raises: ValueError."""
+    others = [scan for scan in (pre, post) if scan is not None]
+    for scan in (flair, *others):
+        if not scan.grey:
+            raise ValueError(f"{scan.paths[0]}: holds more than one sequence already. Leave out --pre and --post.")
+        if [plane.shape for plane in scan.slices] != [plane.shape for plane in flair.slices]:
+            raise ValueError(f"{_size(scan)}, but {_size(flair)}. Resample the sequences onto FLAIR first.")
+        if scan.nifti and flair.nifti and not np.allclose(scan.nifti.affine, flair.nifti.affine, atol=1e-2):
+            raise ValueError(f"{scan.paths[0]}: lies elsewhere in space than FLAIR. Register it to FLAIR first.")
+    flair.notes += [f"{scan.name}: {note}" for scan in others for note in scan.notes]
+    channels = zip((pre or flair).slices, flair.slices, (post or flair).slices, strict=True)
+    flair.slices = [np.stack([plane[..., 0] for plane in planes], axis=2) for planes in channels]
+    flair.grey = False
+    return flair
+
+
+def _size(scan: Scan) -> str:
+    height, width = scan.slices[0].shape[:2]
+    return f"{scan.paths[0]} has {len(scan.slices)} slices of {width}x{height}"

@@ -1,0 +1,247 @@
+"""Images of unknown origin: grouped into scans, read within limits, and their masks written back in place."""
+
+import gzip
+import io
+import os
+import struct
+import zlib
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from scans import overlays, volumes
+from scans.read import combine, read_scan
+from scans.resize import fit, unfit
+from scans.scan import Scan, Source, find_sources
+
+nibabel = pytest.importorskip("nibabel")
+
+
+def read(path: Path) -> Scan:
+    """Return the scan of one file, which must be readable."""
+    scan, problems = read_scan(Source("scan", [path]))
+    assert problems == []
+    return scan
+
+
+def refusal(path: Path) -> str:
+    """Return the one problem with a file, which must not be readable."""
+    scan, problems = read_scan(Source("scan", [path]))
+    assert scan is None and len(problems) == 1 and problems[0].startswith(f"{path}: cannot be read: ")
+    return problems[0]
+
+
+def test_files_are_grouped_into_scans(tmp_path):
+    for name in ("1_10.png", "1_9.tif", "1_9_mask.tif", "notes.txt", ".hidden.png", "x_overlay.png", "b/1.jpg",
+                 ".cache/1.png", "a/x.nii.gz", "a/deep/1.png", "b/X.npy"):  # fmt: skip
+        (tmp_path / "all" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "all" / name).touch()
+    folder = tmp_path / "all"
+    (folder / "loop.png").symlink_to("loop.png")
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(folder / "pipe.png")  # opening it would wait for ever
+    sources, problems = find_sources([folder, folder / "1_10.png", folder / "notes.txt", folder / "no.png"])
+    assert [(name, [path.name for path in paths]) for name, paths in sources] == [
+        ("all", ["1_9.tif", "1_10.png"]), ("x", ["x.nii.gz"]), ("b", ["1.jpg"]), ("X_2", ["X.npy"])
+    ]  # fmt: skip
+    assert [problem.split(": ")[1][:12] for problem in problems] == ["nothing to r", "no such file"]
+
+
+# --- Limits ----------------------------------------------------------------------------------------------------
+
+
+def png(width: int, height: int, bits: int, colour: int, rows: bytes = b"") -> bytes:
+    """Return a PNG file whose header says what the arguments say, whatever its rows hold."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def npy(shape: tuple[int, ...], descr: str = "|u1") -> bytes:
+    with io.BytesIO() as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": descr, "fortran_order": False, "shape": shape})
+        return file.getvalue()
+
+
+def nifti(shape: tuple[int, ...], offset: int = 352, extension: bytes = bytes(4)) -> bytes:
+    header = nibabel.Nifti1Header()
+    header.set_data_dtype(np.uint8)
+    header.set_data_shape(shape)
+    header["vox_offset"], header["magic"] = offset, b"n+1"
+    return header.binaryblock + extension
+
+
+@pytest.mark.parametrize(
+    ("ending", "content", "message"),
+    [
+        (".png", png(60000, 60000, 8, 0), "3600000000 pixels"),
+        (".png", png(12000, 12000, 8, 0), "12,000 x 12,000"),
+        (".png", png(30000, 1, 8, 2, b"\0" + b"\1\2\3" * 30000), "1 x 30,000"),  # as a square, it would take gigabytes
+        (".png", png(2, 2, 16, 2), "of more than 8 bits"),
+        (".png", png(2, 2, 16, 4), "of more than 8 bits"),
+        (".png", png(2, 2, 16, 6), "of more than 8 bits"),
+        (".png", b"<svg onload=alert(1)>", "cannot identify"),
+        (".npy", npy((4096, 4096, 4096)), "4,096 x 4,096 x 4,096"),
+        (".npy", npy((1, 30000)), "1 x 1 x 30,000"),
+        (".npy", npy((2, 3, 4, 5, 6)), "has the shape (2, 3, 4, 5, 6)"),
+        (".npy", npy((0, 3, 4)), "has the shape (0, 3, 4)"),
+        (".npy", npy((4, 4), "<c8"), "type complex64"),
+        (".npy", npy((4, 4), "|O"), "objects"),  # would be unpickled
+        (".npy", b"PK\3\4", "magic"),  # a zip file, which np.load would open
+        (".npy", b"\x93NUMPY\1\0" + struct.pack("<H", 3001) + b"(" * 3000 + b"\n", "cannot be read"),
+        (".nii", nifti((4, 4, 4), 2**31, b"\1\0\0\0" + struct.pack("<ii", 2**30, 6)), "extension"),
+        (".nii.gz", gzip.compress(nifti((4, 4, 4))), "Expected 64 bytes, got 0"),  # cut off
+        (".nii.gz", gzip.compress(bytes(999)), "neither a NIfTI-1 nor a NIfTI-2"),
+        (".nii", nifti((1, 1, 32767)), "1 x 1 x 32,767"),
+        (".nii", nifti((4096, 4096, 4096, 1)), "4,096 x 4,096 x 4,096"),
+    ],
+    ids=str,
+)
+def test_hostile_files_are_refused_before_they_are_decoded(tmp_path, ending, content, message):
+    path = tmp_path / f"x{ending}"
+    path.write_bytes(content)
+    if ending in (".npy", ".nii"):
+        os.truncate(path, 2**37)  # sparse: takes no space
+    assert message in refusal(path)
+
+
+def test_pictures_that_pillow_reads_but_not_as_one_slice(tmp_path):
+    image = Image.new("RGB", (9, 9))
+    image.save(tmp_path / "pages.tif", save_all=True, append_images=[image])
+    Image.new("CMYK", (9, 9)).save(tmp_path / "ink.tif")
+    image.save(tmp_path / "gif.png", format="GIF")
+    cv2.imwrite(str(tmp_path / "deep.tif"), np.full((8, 8, 3), 4000, np.uint16), [cv2.IMWRITE_TIFF_COMPRESSION, 1])
+    together, apart = (struct.pack("<HHIH", 284, 3, 1, planes) for planes in (1, 2))  # the channels of a pixel
+    (tmp_path / "planes.tif").write_bytes((tmp_path / "deep.tif").read_bytes().replace(together, apart))
+    for name, message in {
+        "pages.tif": "has 2 pages",
+        "ink.tif": "pixel format CMYK",
+        "gif.png": "cannot identify",
+        "deep.tif": "of more than 8 bits",
+        "planes.tif": "of more than 8 bits",
+    }.items():
+        assert message in refusal(tmp_path / name)
+
+
+def test_nifti_without_nibabel(tmp_path, monkeypatch):
+    monkeypatch.setattr(volumes, "nibabel", None)
+    assert "pip install nibabel" in refusal(tmp_path / "x.nii")
+
+
+# --- Intensities and channels ----------------------------------------------------------------------------------
+
+
+def test_arrays_of_every_shape(tmp_path):
+    image = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    grey = np.repeat(image[..., 1:2], 3, axis=2)
+    stack = np.stack([image[..., 1]] * 4)
+    for array, expected in ((image[..., 1], [grey]), (image, [image]), (stack, [grey] * 4), (image[None], [image])):
+        np.save(tmp_path / "x.npy", array)
+        scan = read(tmp_path / "x.npy")
+        assert np.array_equal(scan.slices, expected) and scan.notes == [] and scan.grey == (expected[0] is grey)
+
+
+def test_more_than_eight_bits_are_scaled_by_the_percentiles_of_the_whole_stack(tmp_path):
+    stack = np.zeros((2, 20, 50), np.uint16)
+    stack[0] = 50  # a faint slice: scaled by itself, it would be as bright as a lesion
+    stack[1].flat = np.arange(1000) * 4
+    np.save(tmp_path / "x.npy", stack)
+    scan = read(tmp_path / "x.npy")
+    low, high = np.percentile(stack, (0.5, 99.5))
+    expected = ((stack - low) / (high - low) * 255).clip(0, 255).round()
+    assert np.array_equal([plane[..., 0] for plane in scan.slices], expected) and len(scan.notes) == 1
+
+
+def test_values_that_are_not_finite_and_stacks_of_almost_nothing(tmp_path):
+    stack = np.zeros((2, 64, 64), np.float32)
+    np.save(tmp_path / "x.npy", stack)
+    assert not np.any(read(tmp_path / "x.npy").slices)
+    stack[1, 20:24, 20:24] = 1e30  # fewer pixels than the percentiles leave out
+    stack[0, 0, :3] = np.nan, np.inf, -np.inf
+    np.save(tmp_path / "x.npy", stack)
+    scan = read(tmp_path / "x.npy")
+    assert "3 values that are not finite count as 0" in scan.notes
+    assert not scan.slices[0].any() and np.array_equal(scan.slices[1][..., 0] == 255, stack[1] > 0)
+    np.save(tmp_path / "x.npy", np.full((2, 8, 8), np.nan))
+    assert "holds no finite value" in refusal(tmp_path / "x.npy")
+
+
+def test_pictures_of_different_bits_channels_and_endings_in_one_folder(tmp_path):
+    image = np.random.default_rng(0).integers(1, 256, (6, 6, 3), dtype=np.uint8)
+    Image.fromarray(image).save(tmp_path / "1.png")
+    Image.fromarray(image[..., 1]).save(tmp_path / "1.tif")
+    Image.fromarray(image[..., 1].astype(np.uint16) * 200).save(tmp_path / "2.png")
+    for mode in ("1", "P", "LA", "RGBA"):
+        Image.new(mode, (6, 6)).save(tmp_path / f"mode_{mode}.png")
+    scan, problems = read_scan(find_sources([tmp_path])[0][0])
+    assert problems == [] and scan.names[:3] == ["1.png", "1.tif", "2.png"]  # 1 alone would name two masks
+    assert all(plane.dtype == np.uint8 and plane.shape == (6, 6, 3) for plane in scan.slices) and not scan.grey
+    assert "2 of 7 slices hold one sequence only, used for all three channels" in scan.notes
+
+
+# --- Orientation and size --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("axes", "unit"), [("RAS", "mm"), ("LPS", "micron"), ("PIR", "unknown"), ("SAL", "meter")])
+def test_nifti_is_shown_as_radiologists_expect_and_masks_return_to_its_grid(tmp_path, axes, unit):
+    voxels = np.zeros((10, 12, 3), np.int16)  # right, front, up
+    voxels[8, 11, 2] = 900  # far to the right, in front, on top
+    plain = nibabel.Nifti1Image(voxels, np.diag([1.0, 1.5, 5.0, 1.0]))
+    wanted = nibabel.orientations.axcodes2ornt(axes)
+    volume = plain.as_reoriented(nibabel.orientations.ornt_transform(nibabel.io_orientation(plain.affine), wanted))
+    volume.header.set_xyzt_units(unit)
+    nibabel.save(volume, tmp_path / "scan.nii.gz")
+
+    scan = read(tmp_path / "scan.nii.gz")
+    shown = [plane[..., 1] == 255 for plane in scan.slices]
+    assert np.argwhere(shown).tolist() == [[2, 0, 1]]  # on top; front above, the patient's right on the left
+    assert scan.spacing == pytest.approx(np.array([1.5, 1, 5]) * {"micron": 0.001, "meter": 1000}.get(unit, 1))
+
+    volumes.write_masks(scan, [plane.astype(np.uint8) for plane in shown], tmp_path)
+    mask = nibabel.load(tmp_path / "scan_mask.nii.gz")
+    assert np.array_equal(mask.affine, volume.affine) and mask.header.get_slope_inter() == (None, None)
+    assert mask.get_data_dtype() == np.uint8
+    assert np.array_equal(np.asarray(mask.dataobj), np.asarray(volume.dataobj) > 0)
+
+
+def test_sequences_are_combined_only_on_one_grid(tmp_path):
+    voxels = np.random.default_rng(3).integers(0, 90, (3, 8, 6, 4), dtype=np.uint8)
+
+    def scan(channel: int, size: float = 1, slices: int = 4) -> Scan:
+        affine = np.diag([size, size, size, 1])
+        nibabel.save(nibabel.Nifti1Image(voxels[channel, :, :, :slices], affine), tmp_path / "x.nii")
+        return read(tmp_path / "x.nii")
+
+    whole = combine(scan(1), scan(0), scan(2))
+    assert np.array_equal(whole.slices, np.moveaxis(voxels, 0, 3)[::-1, ::-1].swapaxes(0, 2)) and not whole.grey
+    without = np.array(combine(scan(1), None, scan(2)).slices)
+    assert np.array_equal(without, np.array(whole.slices)[..., [1, 1, 2]])
+    for others, message in (
+        ((scan(0, size=2), None), "lies elsewhere in space"),
+        ((None, scan(2, slices=3)), "has 3 slices of 8x6, but .* has 4 slices of 8x6"),
+        ((whole, None), "more than one sequence"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            combine(scan(1), *others)
+
+
+@pytest.mark.parametrize(("height", "width"), [(256, 256), (200, 256), (256, 131), (384, 512)])
+def test_fit_and_unfit_are_inverse_in_place(height, width):
+    factor = max(height, width) // 256  # blocks of this size: resampling by it is exact on their centres
+    blocks = np.random.default_rng(0).integers(0, 2, (height // factor, width // factor), dtype=np.uint8)
+    blocks = blocks.repeat(factor, 0).repeat(factor, 1)
+    small = fit(np.repeat(blocks[..., None], 3, axis=2), 256)
+    assert small.shape == (256, 256, 3) and not small[:, : (256 - width // factor) // 2].any()  # black on the left
+    assert np.array_equal(unfit(small[..., 0].astype(np.float32), height, width) > 0.5, blocks)
+
+
+def test_a_dark_stack_is_brightened_as_a_whole():
+    image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    bright, dark = overlays.flair_of([image // 8, image[:20] // 16])  # of two sizes
+    assert bright.max() == 255 and dark.max() == pytest.approx(128, abs=8) and dark.shape == (20, 64)
