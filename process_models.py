@@ -29,8 +29,9 @@ def main(argv: list[str] | None = None) -> None:
     epochs = checkpoints.read_epochs(run)
     best = best_epoch(epochs)
     note = constants.SYNTHETIC_NOTICE if run.is_synthetic() else ""
+    run.write_results(epochs)
     run.write_epochs(epochs)
-    plots.write_plots(plots.training_plots(epochs, best), run.plots, note)
+    plots.write_plots(run, plots.training_plots(epochs, best), note)
 
     if note:
         print(note)

@@ -45,12 +45,11 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(argv)
     keep_freed_memory()
-    hardware = choose_hardware(args.device)
     repeat_exactly(True)
-
     epochs = checkpoints.read_epochs(args.run)
     best = best_epoch(epochs, args.select_by)
     model, checkpoint = checkpoints.load_network(args.run.checkpoint(best))
+    hardware = choose_hardware(args.device, checkpoint["input"]["precision"])
     model = model.to(hardware.device, memory_format=hardware.memory_format)
     loss_function = LOSSES[checkpoint["config"]["settings"]["loss"]]
 
@@ -78,9 +77,9 @@ def main(argv: list[str] | None = None) -> None:
     warnings = [warning] if (warning := selection_warning(epochs, best)) else []
     metrics = summary.summarise(tables, calibration.summarise(calibrated), about, warnings)
     args.run.write_test(tables.as_dict(), metrics, predicted)
-    panels.draw_panels(test, predicted, tables.slices, args.run.plots, notice)
-    plots.write_plots(plots.volume_plots(tables.patients, tables.slices), args.run.plots, notice)
-    write_report(args.run, test.images.numpy(), test.masks.numpy(), predicted)
+    panels.write_panels(args.run, test, predicted, tables.slices, notice)
+    plots.write_plots(args.run, plots.volume_plots(tables.patients, tables.slices), notice)
+    write_report(args.run, test.images.numpy(), test.masks.numpy(), predicted, epochs)
 
     if synthetic:
         print(notice)

@@ -233,8 +233,8 @@ def refuse_not_finite(loss: float, epoch: int) -> None:
     """Raise UserError if the validation loss is not finite: the last step of the epoch has broken the weights."""
     if not math.isfinite(loss):
         raise UserError(
-            f"the validation loss is not finite after epoch {epoch}, which is not saved. The epochs before it are kept. "
-            "Try a smaller --lr or --precision fp32."
+            f"the validation loss is not finite after epoch {epoch}, which is not saved. The epochs before it are "
+            "kept. Try a smaller --lr or --precision fp32."
         )
 
 

@@ -132,7 +132,10 @@ class Hardware:
 
 
 def choose_hardware(device: str = "auto", precision: str = "auto") -> Hardware:
-    """Return CUDA, else MPS, else the CPU, unless `device` names one; bf16 where the hardware computes in it."""
+    """Return CUDA, else MPS, else the CPU, unless `device` names one.
+
+    precision: fp32 or bf16; auto takes bf16 where the hardware computes in it.
+    """
     if device == "auto":
         mps = torch.backends.mps.is_available()
         device = "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"

@@ -119,7 +119,7 @@ def _training(config: dict[str, Any]) -> str:
 
 def _test(run: RunFolder, checkpoint: dict[str, Any]) -> str:
     again = f"run test_model.py --run {run}, then write this card again."
-    if not run.metrics.is_file():
+    if not run.is_tested():
         return f"Not tested yet: {again}"
     metrics, dice = run.read_metrics(), run.read_test_tables()["patients"]["dice"]
     if metrics["epoch"] != checkpoint["epoch"]:

@@ -14,16 +14,17 @@ from matplotlib.patches import Patch
 from constants import FLAIR
 from dataset.slices import Slices
 from evaluation import lesions
-from reporting.plots import write_png
+from reporting.plots import to_png
 from scans.display import GREEN, MASK_COLOR, PREDICTION_COLOR, stretch
+from storage.run_folder import RunFolder
 
 OVERLAY = {"true positive": GREEN, "false positive": PREDICTION_COLOR, "false negative": MASK_COLOR}
 EXAMPLES = 3  # best or worst slices
 DPI = 150
 
 
-def draw_panels(slices: Slices, predicted: np.ndarray, results: pd.DataFrame, folder: Path, note: str) -> None:
-    """Write panel_<kind>.png for each kind of slice that occurs, panel_best.png and panel_worst.png of tumour slices.
+def write_panels(run: RunFolder, slices: Slices, predicted: np.ndarray, results: pd.DataFrame, note: str) -> None:
+    """Write plots/panel_<kind>.png for each kind of slice that occurs, and of the best and the worst tumour slices.
 
     predicted: uint8 [N, H, W], 0 or 1; results: N rows, as in test_results.csv.
     """
@@ -42,7 +43,7 @@ def draw_panels(slices: Slices, predicted: np.ndarray, results: pd.DataFrame, fo
         if rows:
             figure = draw_panel(slices, predicted, results, rows)
             figure.suptitle("\n".join(filter(None, (title, note))), fontsize=12)
-            write_png(figure, folder / f"panel_{name}.png", DPI)
+            run.write(f"plots/panel_{name}.png", to_png(figure, DPI))
 
 
 def draw_panel(slices: Slices, predicted: np.ndarray, results: pd.DataFrame, rows: Sequence[int]) -> Figure:

@@ -2,7 +2,6 @@
 
 import io
 import re
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib
@@ -13,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from scans.display import BLUE, GREEN, ORANGE
-from utils import atomic_write
+from storage.run_folder import RunFolder
 
 GREY = "#737373"
 SIZE = (5.2, 4.0)  # inches; narrow, so that text stays legible where the report is read on a phone
@@ -183,19 +182,20 @@ def _mark(axes: Axes, epochs: pd.DataFrame, chosen: int, column: str) -> None:
 # --- Files -----------------------------------------------------------------------------------------------------
 
 
-def write_plots(plots: dict[str, Plot], folder: Path, note: str = "") -> None:
-    """Write each plot as <name>.png into the folder, under its title and the note."""
+def write_plots(run: RunFolder, plots: dict[str, Plot], note: str = "") -> None:
+    """Write each plot as plots/<name>.png of the run, under its title and the note."""
     for name, plot in plots.items():
         plot.figure.axes[0].set_title(plot.title, fontsize=11)
         if note:
             plot.figure.suptitle(note, fontsize=7)  # small, and centred on the figure: it is nearly as wide
-        write_png(plot.figure, folder / f"{name}.png", DPI)
+        run.write(f"plots/{name}.png", to_png(plot.figure, DPI))
 
 
-def write_png(figure: Figure, path: Path, dpi: int) -> None:
-    """Write a figure atomically."""
-    with atomic_write(path) as file:
+def to_png(figure: Figure, dpi: int) -> bytes:
+    """Return a figure as the content of a PNG file."""
+    with io.BytesIO() as file:
         figure.savefig(file, format="png", dpi=dpi)
+        return file.getvalue()
 
 
 def to_svg(figure: Figure, name: str) -> str:

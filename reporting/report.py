@@ -17,7 +17,7 @@ from reporting import plots
 from reporting.viewer import viewer_data
 from scans.display import BRIGHTEST
 from storage.run_folder import RunFolder
-from utils import show_number, write_text
+from utils import show_number
 
 SUMMARY = (  # the other METRICS are folded away below them
     "patient_dice", "patient_dice_median", "tumour_iou", "tumour_found", "false_positive_share", "lesion_recall",
@@ -27,23 +27,25 @@ EXAMPLES = 4  # slices shown per kind of failure: one row of pictures
 SPELLING = {"iou": "IoU", "dice": "Dice", "hd95": "HD95"}
 
 
-def write_report(run: RunFolder, images: np.ndarray, masks: np.ndarray, predicted: np.ndarray) -> None:
+def write_report(
+    run: RunFolder, images: np.ndarray, masks: np.ndarray, predicted: np.ndarray, epochs: pd.DataFrame | None = None
+) -> None:
     """Write report.html into the folder of a run, or of a cross-validation, after its `write_test`.
 
     Args:
         images: uint8 [N, H, H, 3], in the order of test_results.csv.
         masks, predicted: uint8 [N, H, H], 0 or 1.
+        epochs: the metrics of all epochs; None for a cross-validation, which has several networks.
     """
     tables, metrics = run.read_test_tables(), run.read_metrics()
     slices, patients, lesions = (tables[part] for part in ("slices", "patients", "lesions"))
     patients = patients.sort_values(["dice", "patient"], ascending=[False, True])
-    pooled = metrics["epoch"] is None  # a cross-validation has several networks, and no epochs of its own
-    training = {} if pooled else plots.training_plots(run.read_epochs(), metrics["epoch"])
+    training = {} if epochs is None else plots.training_plots(epochs, metrics["epoch"])
     page = {
         "title": f"{metrics['split'].capitalize()} report: {run.path.resolve().name}",
         "synthetic_notice": SYNTHETIC_NOTICE if metrics["synthetic"] else "",
         "research_use": RESEARCH_USE,
-        "facts": facts(metrics, slices, None if pooled else run.read_config()),
+        "facts": facts(metrics, slices, None if epochs is None else run.read_config()),
         "verdict": verdict(metrics, slices, patients),
         "notes": metrics["notes"],
         "summary": [metric_row(name, metrics) for name in SUMMARY],
@@ -60,7 +62,7 @@ def write_report(run: RunFolder, images: np.ndarray, masks: np.ndarray, predicte
         "brightest": BRIGHTEST,
         "viewer": viewer_data(images, masks, predicted, slices, patients),
     }
-    write_text(run.report, render(page))
+    run.write("report.html", render(page).encode())
 
 
 def render(page: dict[str, Any]) -> str:

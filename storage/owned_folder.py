@@ -9,14 +9,41 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import IO
 
 from utils import TEMPORARY, UserError, atomic_write, write_text
 
 MANIFEST = "manifest.json"
+LOCK = ".manifest.lock"
 FORMAT = "lgg-files-1"
 UNVERIFIED = "verified elsewhere"  # of checkpoints, which carry checksums of their own and are too large to hash twice
+
+
+if os.name == "nt":
+    import msvcrt
+
+    def _lock(file: IO, wait: bool) -> None:
+        file.seek(0)
+        msvcrt.locking(file.fileno(), msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)
+
+else:
+    import fcntl
+
+    def _lock(file: IO, wait: bool) -> None:
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+@contextlib.contextmanager
+def file_lock(path: Path, wait: bool = True) -> Iterator[IO]:
+    """Hold a lock for as long as the block lasts; the system releases it when the process ends, however it ends.
+
+    Raises: BlockingIOError if another process holds it and `wait` is not set.
+    """
+    with open(path, "a+b") as file:
+        _lock(file, wait)
+        yield file
 
 
 class OwnedFolder:
@@ -76,7 +103,8 @@ class OwnedFolder:
 
     def _forget(self, names: Iterable[str]) -> None:
         """Remove the manifest, and the folders of these files as far as they are empty."""
-        (self.path / MANIFEST).unlink(missing_ok=True)
+        for name in (MANIFEST, LOCK):
+            (self.path / name).unlink(missing_ok=True)
         for folder in sorted({(self.path / name).parent for name in names}, reverse=True):
             with contextlib.suppress(OSError):  # not empty, or gone
                 folder.rmdir()
@@ -104,11 +132,13 @@ class OwnedFolder:
 
     def _record(self, name: str, digest: str) -> None:
         """Add a file to the manifest before it is written: whether or not it then is, what lies there is ours."""
-        self.refuse_foreign(name)
-        manifest = self._read_manifest()
-        known = manifest.get(name, [])
-        if known[-1:] != [digest]:
-            self._write_manifest(manifest | {name: [*known[-1:], digest]})
+        self.path.mkdir(parents=True, exist_ok=True)
+        with file_lock(self.path / LOCK):  # training and process_models.py may write at the same time
+            self.refuse_foreign(name)
+            manifest = self._read_manifest()
+            known = manifest.get(name, [])
+            if known[-1:] != [digest]:
+                self._write_manifest(manifest | {name: [*known[-1:], digest]})
 
     def _exists(self, name: str) -> bool:
         path = self.path / name

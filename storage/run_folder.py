@@ -18,7 +18,7 @@ import pandas as pd
 
 from dataset.slices import COLUMNS
 from dataset.split import SPLITS
-from storage.owned_folder import OwnedFolder
+from storage.owned_folder import OwnedFolder, file_lock
 from utils import UserError, describe_problems, leaves_folder, parse_csv, to_csv, to_json
 
 RESULT_COLUMNS = ["epoch", "training_loss", "training_iou", "validation_loss", "validation_iou"]
@@ -90,10 +90,10 @@ class RunFolder(OwnedFolder):
         are removed.
         """
         self.models.mkdir(parents=True, exist_ok=True)
-        with open(self.models / ".lock", "a+b") as self.lock:
+        with contextlib.ExitStack() as stack:
             try:
-                _lock(self.lock)
-            except OSError:
+                self.lock = stack.enter_context(file_lock(self.models / ".lock", wait=False))
+            except BlockingIOError:
                 raise UserError(
                     f"{self}: another process is training there. Wait for it, or name another --run."
                 ) from None
@@ -217,17 +217,3 @@ class RunFolder(OwnedFolder):
 
     def _remedy(self, script: str) -> str:
         return f"Run {script} --run {self} first; with config.json and manifest.json, a run is moved as a whole."
-
-
-if os.name == "nt":
-    import msvcrt
-
-    def _lock(file: IO) -> None:
-        file.seek(0)
-        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-
-else:
-    import fcntl
-
-    def _lock(file: IO) -> None:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
