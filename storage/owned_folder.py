@@ -42,7 +42,10 @@ def file_lock(path: Path, wait: bool = True) -> Iterator[IO]:
     Raises: BlockingIOError if another process holds it and `wait` is not set.
     """
     with open(path, "a+b") as file:
-        _lock(file, wait)
+        try:
+            _lock(file, wait)
+        except OSError as error:  # Windows has another kind
+            raise BlockingIOError(*error.args) from None
         yield file
 
 
