@@ -111,7 +111,7 @@ def diagnose(tables: Tables) -> list[str]:
     slices = tables.slices
     predicted, tumour = int(slices["predicted_pixels"].sum()), int(slices["tumour_pixels"].sum())
     if not predicted:
-        return ["The model predicts nothing at all: its IoU over all slices is that of an empty prediction."]
+        return ["The model predicts nothing at all: its IoU over all slices comes from the slices without tumour."]
     found = [_wrong_amount(predicted, tumour), _not_above_empty(slices)]
     if predicted <= TIMES_OFF * tumour:  # otherwise the outlines mean nothing
         found += [_displaced(slices), _components_missed(slices)]
@@ -145,12 +145,9 @@ def _displaced(slices: pd.DataFrame) -> str:
     length = (x**2 + y**2) ** 0.5
     if length < SHIFT or (offsets - offsets.median()).abs().median().max() > length / 2:
         return ""
-    directions = [
-        f"{abs(d):.1f} px {names[d > 0]}" for d, names in ((x, ("left", "right")), (y, ("up", "down"))) if abs(d) >= 0.5
-    ]
-    return (
-        f"The predictions are displaced by {length:.1f} px: {' and '.join(directions)} (median of {len(one)} slices)."
-    )
+    ways = ((x, "right" if x > 0 else "left"), (y, "down" if y > 0 else "up"))
+    shifts = " and ".join(f"{abs(pixels):.1f} px {way}" for pixels, way in ways if abs(pixels) >= 0.5)
+    return f"The predictions are displaced by {length:.1f} px: {shifts} (median of {len(one)} slices)."
 
 
 def _components_missed(slices: pd.DataFrame) -> str:
@@ -159,4 +156,5 @@ def _components_missed(slices: pd.DataFrame) -> str:
     if len(several) < FEWEST or missed.mean() <= 0.5:
         return ""
     only = "; it never predicts more than one in a slice" if slices["predicted_lesions"].max() <= 1 else ""
-    return f"Of several components the model usually misses one: in {missed.sum()} of {len(several)} slices{only}."
+    often = f"in {missed.sum()} of {len(several)} slices"
+    return f"Where a tumour has several components, the model usually misses one: {often}{only}."
