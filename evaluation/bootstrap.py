@@ -12,7 +12,7 @@ from scipy import stats
 
 RESAMPLES = 10_000  # of the bootstrap
 PERMUTATIONS = 99_999  # more than the 65,536 sign patterns of 16 patients, up to which the test is therefore exact
-BATCH = 2_000  # permutations at a time, which bounds the memory
+BATCH = 10_000  # permutations at a time, which bounds the memory
 SEED = 2019
 ENDS = (2.5, 97.5)  # per cent, of a 95% interval
 SMALL_DIFFERENCE = 0.02  # of a Dice; what people like to report as progress
