@@ -62,8 +62,7 @@ def matmul_rates() -> tuple[float, float]:
 def run(program: str, folder: str, *options: str) -> dict[str, float]:
     """Run a program for one epoch, as a process of its own.
 
-    Returns: seconds on the clock (`wall`) and in the kernel, peak memory in bytes, and of the epoch its training loss
-        and its seconds; slices by split.
+    Returns: seconds on the clock (`wall`), in the kernel, and of the epoch; peak memory in bytes; the training loss.
     """
     command = [sys.executable, program, "--run", folder, "--epochs", "1", "--device", "cpu", *options]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
@@ -74,15 +73,13 @@ def run(program: str, folder: str, *options: str) -> dict[str, float]:
     wall = time.perf_counter() - started
     if status:
         sys.exit(f"{' '.join(command)} failed:\n{output}")
-    finished = RunFolder(folder)
-    epoch = pd.read_csv(finished.epochs).iloc[0]
+    epoch = pd.read_csv(RunFolder(folder).epochs).iloc[0]
     return {
         "wall": wall,
         "kernel": usage.ru_stime,
         "peak": usage.ru_maxrss * 1024,
         "loss": epoch["training_loss"],
         "epoch": epoch["seconds"],
-        **finished.read_config()["slices"],
     }
 
 
@@ -105,13 +102,13 @@ def main(argv: list[str] | None = None) -> None:
             for name, program in PROGRAMS.items():
                 runs[name].append(run(program, f"{folder}/{name}_{repeat}", *options))
                 print(f"repetition {repeat}, {name}: {runs[name][-1]['wall']:.1f} s", flush=True)
-    report(runs, ceilings, flops(args.width, args.bilinear))
+        slices = RunFolder(f"{folder}/ours_1").read_config()["slices"]
+    report(runs, ceilings, flops(args.width, args.bilinear), slices["train"], slices["validation"])
 
 
-def report(runs: dict[str, list[dict]], ceilings: list[tuple[float, float]], forward: float) -> None:
+def report(runs: dict[str, list[dict]], ceilings: list, forward: float, train: int, validation: int) -> None:
     """Print the table. Ends the program if the training losses differ by more than TOLERANCE."""
     pairs = list(zip(runs["naive"], runs["ours"], strict=True))
-    train, validation = (runs["ours"][0][split] for split in ("train", "validation"))
     work = forward * (3 * train + validation)
 
     def row(title: str, value: Callable[[dict], float], unit: str) -> None:

@@ -7,6 +7,7 @@ or accepted that should not be.
 """
 
 import argparse
+import contextlib
 import os
 import pickle
 import random
@@ -19,10 +20,8 @@ import time
 from pathlib import Path
 
 import torch
-from PIL import Image
 
-from dataset.phantom import make_patient
-from dataset.synthetic import patient_name
+from dataset.synthetic import write_patients
 from storage import checkpoints
 from storage.run_folder import RunFolder
 from utils import UserError
@@ -34,13 +33,10 @@ SMALL_DISK = 100_000  # bytes that a file may have: less than a checkpoint of th
 
 
 def write_few_slices(folder: Path) -> None:
-    for number in range(1, 5):
-        images, masks = make_patient(0, number)
-        patient = patient_name(number)
-        (folder / patient).mkdir(parents=True)
-        for index in SLICES:
-            Image.fromarray(images[index]).save(folder / patient / f"{patient}_{index}.tif")
-            Image.fromarray(masks[index] * 255).save(folder / patient / f"{patient}_{index}_mask.tif")
+    write_patients(folder, patients=4, seed=0)
+    for path in folder.glob("*/*.tif"):
+        if int(path.name.split("_")[4].removesuffix(".tif")) not in SLICES:
+            path.unlink()
 
 
 def start(run: RunFolder, *options: object, **process) -> subprocess.Popen:
@@ -56,11 +52,8 @@ def kill_in_training(process: subprocess.Popen, run: RunFolder, chance: random.R
 
     Returns: whether a file was being written.
     """
-    for line in process.stdout:
-        if "seconds" in line:  # the head of the table: training begins
-            break
-    else:
-        raise SystemExit(f"training did not start, exit code {process.wait()}")
+    if not any("seconds" in line for line in process.stdout):  # the head of the table: training begins
+        sys.exit(f"training did not start, exit code {process.wait()}")
     deadline = time.monotonic() + chance.uniform(0, 1.5)
     in_write = chance.random() < 0.5
     while time.monotonic() < deadline and not (in_write and list(run.models.glob(".*.tmp"))):
@@ -68,6 +61,12 @@ def kill_in_training(process: subprocess.Popen, run: RunFolder, chance: random.R
     process.kill()
     process.communicate()
     return bool(list(run.models.glob(".*.tmp")))
+
+
+def read(path: Path) -> dict | None:
+    """Return the content of a checkpoint, None if it is refused."""
+    with contextlib.suppress(UserError):
+        return checkpoints.read_checkpoint(path)
 
 
 def same_weights(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
@@ -93,14 +92,9 @@ def campaign_of_kills(folder: Path, run: RunFolder, whole: RunFolder, kills: int
         print(f"\rkill {kill} of {kills}, epoch {reached}", end="", flush=True)
     print()  # the line of progress ends
     last = reached + 2
-    outputs = [
-        start(run, "--resume", "--epochs", last).communicate()[0],
-        start(whole, "--data", folder, "--epochs", last).communicate()[0],
-    ]
-    ends = [each.checkpoint(last) for each in (run, whole)]
-    if not all(path.exists() for path in ends):
-        raise SystemExit("\n".join(outputs))
-    same = same_weights(*(checkpoints.read_checkpoint(path)["weights"] for path in ends))
+    start(run, "--resume", "--epochs", last).communicate()
+    start(whole, "--data", folder, "--epochs", last).communicate()
+    same = same_weights(*(checkpoints.read_checkpoint(each.checkpoint(last))["weights"] for each in (run, whole)))
     print(
         f"{kills} SIGKILLs, {in_writes} of them while a file was being written; epoch {last} reached, "
         f"{lost} times anything lost; final weights {'equal bit for bit' if same else 'DIFFER from'} those of a run "
@@ -116,10 +110,8 @@ def refuses_to_write(run: RunFolder, title: str, message: str, **process) -> boo
     output = training.communicate()[0]
     sound = training.returncode == 1 and message in output and "Traceback" not in output
     sound = sound and run.newest_epoch() == before and is_sound(run, {})
-    print(
-        f"{title}: exit code {training.returncode}, epoch {before} {'kept' if sound else 'LOST'}: "
-        f"{output.splitlines()[-1]}"
-    )
+    kept = "kept" if sound else "LOST"
+    print(f"{title}: exit code {training.returncode}, epoch {before} {kept}: {output.splitlines()[-1]}")
     return sound
 
 
@@ -155,11 +147,9 @@ def damages(path: Path, copy: Path, count: int, chance: random.Random) -> bool:
         else:
             del broken[chance.randrange(len(content)) :]
         copy.write_bytes(broken)
-        try:
-            read = checkpoints.read_checkpoint(copy)
-            harmless += same_weights(read.pop("weights"), weights) and read == good
-        except UserError:
-            refused += 1
+        found = read(copy)
+        refused += found is None
+        harmless += found is not None and same_weights(found.pop("weights"), weights) and found == good
     accepted = count - refused - harmless
     print(
         f"{count} cuts and bit flips: {refused} refused, {harmless} between the members (nothing read differs), "
@@ -169,24 +159,24 @@ def damages(path: Path, copy: Path, count: int, chance: random.Random) -> bool:
 
 
 class Evil:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
     def __reduce__(self):
-        return os.mkdir, (os.environ["EVIL_MARK"],)
+        return os.mkdir, (str(self.folder),)
 
 
 def malicious(home: Path) -> bool:
     """Read files that would run code when unpickled, in three disguises."""
-    os.environ["EVIL_MARK"] = str(home / "code was run")
+    evil = Evil(home / "code was run")
     files = [home / f"evil_{n}.pt" for n in range(3)]
-    torch.save(Evil(), files[0])
-    torch.save({"format": checkpoints.FORMAT, "epoch": 1, "weights": Evil()}, files[1])
-    files[2].write_bytes(pickle.dumps(Evil()))
-    refused = 0
-    for path in files:
-        try:
-            checkpoints.read_checkpoint(path)
-        except UserError:
-            refused += 1
-    ran = Path(os.environ["EVIL_MARK"]).exists()
+    torch.save(evil, files[0])
+    torch.save({"format": checkpoints.FORMAT, "epoch": 1, "weights": evil}, files[1])
+    files[2].write_bytes(pickle.dumps(evil))
+    refused = sum(read(path) is None for path in files)
+    ran = evil.folder.exists()
     print(f"{len(files)} malicious files: {refused} refused, code {'WAS RUN' if ran else 'never run'}")
     return refused == len(files) and not ran
 

@@ -1,10 +1,10 @@
 """The plain training loop that the pipeline is measured against: how such a script is commonly first written.
 
-    python -m benchmarks.naive --data DIR --run DIR [--split FILE] [--width 64] [--epochs 1] [--bilinear]
+    python -m benchmarks.naive --data DIR --run DIR [--width 64] [--epochs 1] [--bilinear]
 
 Pillow decodes every slice in every epoch, fp32 (within a convolution cuDNN may round to TF32, as is its default),
 channels first, loss and IoU read with .item() at each step, the whole state written after each epoch. Same network,
-initial weights, split, order and loss as train_model.py. Writes config.json and epochs.csv as train_model.py does.
+initial weights, split, order and loss as train_model.py. Writes loss, seconds and peak memory to epochs.csv.
 """
 
 import argparse
@@ -18,13 +18,11 @@ from PIL import Image
 
 import constants
 from dataset.folder import find_folder, find_slices
-from dataset.published import is_published
-from dataset.split import assign_patients, read_assignment, split_tables
-from dataset.synthetic import any_synthetic
+from dataset.split import assign_patients, split_tables
 from storage.run_folder import RunFolder
 from training.engine import epoch_order
 from unet import UNet
-from utils import Hardware, choose_hardware, peak_memory, positive, run_script, versions
+from utils import choose_hardware, peak_memory, positive, run_script
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -32,7 +30,6 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--data", required=True, metavar="DIR")
     add("--run", type=RunFolder, required=True, metavar="DIR")
-    add("--split", type=Path, metavar="FILE", help="CSV with the columns patient and split")
     add("--width", type=positive(int), default=constants.WIDTH, help="(%(default)s)")
     add("--epochs", type=positive(int), default=1, help="(%(default)s)")
     add("--bilinear", action="store_true")
@@ -65,21 +62,8 @@ def main(argv: list[str] | None = None) -> None:
     device = choose_hardware(args.device).device
     folder = find_folder(args.data)
     table = find_slices(folder)
-    patients = table["patient"]
-    assignment = read_assignment(args.split, patients, folder)[0] if args.split else assign_patients(patients)
-    tables = split_tables(table, assignment)
-    args.run.write_config(
-        {
-            "settings": {"width": args.width, "epochs": args.epochs, "bilinear": args.bilinear},
-            "data": str(folder.resolve()),
-            "synthetic": any_synthetic(table),
-            "published": is_published(table),
-            "patients": {split: part["patient"].nunique() for split, part in tables.items()},
-            "slices": {split: len(part) for split, part in tables.items()},
-            "hardware": str(Hardware(device, bf16=False)),
-            "versions": versions(),
-        }
-    )
+    tables = split_tables(table, assign_patients(table["patient"]))
+    args.run.path.mkdir(parents=True, exist_ok=True)
     args.run.epochs.unlink(missing_ok=True)
 
     torch.manual_seed(constants.RANDOM_STATE)
