@@ -110,7 +110,10 @@ def _drop_weights(run: RunFolder, keep: int) -> None:
 
 def _write(path: Path, content: dict) -> None:
     with atomic_write(path) as file:
-        torch.save(content, file)
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:  # PyTorch hides the reason, such as a full disk, behind its own
+            raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
 
 
 # --- Read ------------------------------------------------------------------------------------------------------
