@@ -48,7 +48,7 @@ def write_report(run: RunFolder, images: np.ndarray, masks: np.ndarray, predicte
         "notes": metrics["notes"],
         "summary": [metric_row(name, metrics) for name in SUMMARY],
         "further": [metric_row(name, metrics) for name in METRICS if name not in SUMMARY],
-        "patient_table": as_table(patients),
+        "patient_table": as_table(patients.drop(columns=["surface_pixels", "head_pixels"])),
         "failures": [failure(kind, slices) for kind in metrics["failures"]],
         "subgroups": metrics["subgroups"],
         "volumes": charts(plots.volume_plots(patients, slices)),
@@ -86,7 +86,7 @@ def facts(metrics: dict[str, Any], slices: pd.DataFrame, config: dict[str, Any] 
         return tested
     return tested | {
         "Threshold": f"{metrics['threshold']:g}",
-        "Smallest component": f"{metrics['min_component'] or 1} px",
+        "Smallest component": f"{metrics['min_component']} px" if metrics["min_component"] else "any",
         "Network": f"U-Net, width {config['settings']['width']}",
         "Training patients": f"{config['patients']['train']:,}",
     }
@@ -126,10 +126,7 @@ def failure(kind: dict[str, Any], slices: pd.DataFrame) -> dict[str, Any]:
 
 def charts(drawn: dict[str, plots.Plot]) -> list[dict[str, str]]:
     """Return plots for the page: title, words and SVG."""
-    return [
-        {"title": plot.title, "words": plot.words, "svg": plots.to_svg(plot.figure, name)}
-        for name, plot in drawn.items()
-    ]
+    return [{"title": p.title, "words": p.words, "svg": plots.to_svg(p.figure, name)} for name, p in drawn.items()]
 
 
 def as_table(table: pd.DataFrame) -> dict[str, Any]:
