@@ -40,7 +40,7 @@ def write_report(run: RunFolder, images: np.ndarray, masks: np.ndarray, predicte
     pooled = metrics["epoch"] is None  # a cross-validation has several networks, and no epochs of its own
     training = {} if pooled else plots.training_plots(run.read_epochs(), metrics["epoch"])
     page = {
-        "title": f"{metrics['split'].capitalize()} report: {run.path.resolve().name}",
+        "title": f"Report: {run.path.resolve().name} ({metrics['split']})",
         "synthetic_notice": SYNTHETIC_NOTICE if metrics["synthetic"] else "",
         "research_use": RESEARCH_USE,
         "facts": facts(metrics, slices, None if pooled else run.read_config()),
@@ -119,9 +119,8 @@ def metric_row(name: str, metrics: dict[str, Any]) -> dict[str, Any]:
 
 def failure(kind: dict[str, Any], slices: pd.DataFrame) -> dict[str, Any]:
     """Return a kind of failure with the per-slice values of the examples that are shown."""
-    rows = slices.set_index("image_path")[["dice", "tumour_pixels", "predicted_pixels"]]
-    examples = [example | rows.loc[example["image_path"]].to_dict() for example in kind["examples"][:EXAMPLES]]
-    return kind | {"examples": examples}
+    values = slices.set_index("image_path")[["dice", "tumour_pixels", "predicted_pixels"]].to_dict("index")
+    return kind | {"examples": [example | values[example["image_path"]] for example in kind["examples"][:EXAMPLES]]}
 
 
 def charts(drawn: dict[str, plots.Plot]) -> list[dict[str, str]]:
