@@ -8,10 +8,6 @@ where it stopped.
 """
 
 import argparse
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +23,7 @@ from evaluation.selection import CRITERIA
 from evaluation.tables import Tables
 from reporting.report import write_report
 from storage.run_folder import TEST_TABLES, RunFolder
-from utils import SIGNALLED, UserError, positive, run_script, show_number
+from utils import UserError, call_script, positive, run_script, show_number
 
 PER_FOLD = ("run", "fold", "split", "resume", "overwrite", "data", "device", "patients")  # options set from here
 
@@ -72,11 +68,11 @@ def main(argv: list[str] | None = None) -> None:
         where = ["--run", fold, "--data", folder, "--device", args.device]
         if not fold.checkpoints():
             listed = ["--patients", args.patients] if args.patients else []
-            call("train_model.py", *where, *given, *listed, "--fold", f"{number}/{args.folds}")
+            call_script("train_model.py", *where, *given, *listed, "--fold", f"{number}/{args.folds}")
         elif fold.newest_epoch() < args.training.epochs:
-            call("train_model.py", *where, *given, "--resume", "--epochs", args.training.epochs)
-        call("process_models.py", "--run", fold)
-        call("test_model.py", *where, "--select-by", args.select_by, *["--tune"] * args.tune)
+            call_script("train_model.py", *where, *given, "--resume", "--epochs", args.training.epochs)
+        call_script("process_models.py", "--run", fold)
+        call_script("test_model.py", *where, "--select-by", args.select_by, *["--tune"] * args.tune)
     pool(args.run, folds, folder)
 
 
@@ -90,32 +86,6 @@ def refuse_other_run(fold: RunFolder, assignment: dict[str, str], training: argp
             different.append(f"other {split} patients")
     if different:
         raise UserError(f"{fold}: holds a run with {'; '.join(different)}. Name another folder with --run.")
-
-
-def call(script: str, *arguments) -> None:
-    """Run a script in a process of its own, which gives its memory back; exit with its exit code if it fails.
-
-    SIGINT and SIGTERM are passed on to it, and it is waited for.
-    """
-    child, received = None, []
-
-    def pass_on(number: int, frame: object) -> None:
-        received.append(number)
-        if child and os.name == "posix":  # the console of Windows interrupts both by itself
-            child.send_signal(number)
-
-    before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
-    # A process group of its own, so that Ctrl-C in a terminal does not reach it twice, which would abort it
-    child = subprocess.Popen([sys.executable, Path(__file__).with_name(script), *map(str, arguments)], process_group=0)
-    if received:  # before there was a child
-        child.terminate()
-    code = child.wait() or (SIGNALLED + received[0] if received else 0)
-    code = code if code >= 0 else SIGNALLED - code
-    for number, handler in before.items():
-        signal.signal(number, handler)
-    if code:
-        print(f"{script} stopped (exit code {code}, see above). The same command goes on from there.", file=sys.stderr)
-        sys.exit(code)
 
 
 def pool(run: RunFolder, folds: dict[int, RunFolder], folder: Path) -> None:

@@ -3,7 +3,7 @@
     python reproduce.py full_bilinear
     python reproduce.py full_bilinear --split split.csv     # a set that lacks the test patients
     python reproduce.py full_bilinear --width 4 --epochs 2  # a quick trial
-    python reproduce.py table                               # README's table from results/*/run.json
+    python reproduce.py table                               # the table of docs/reproduction.md from results/*/run.json
 
 The same command goes on where it was cut off. The run itself is in runs/RUN. Kept in results/RUN are results.csv,
 epochs.csv, metrics.json (if there were patients to test on), the plots that show no patient, config.json, and run.json
@@ -14,9 +14,6 @@ never enters the table.
 import argparse
 import json
 import shutil
-import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,9 +27,9 @@ from dataset.synthetic import any_synthetic
 from evaluation.names import METRICS
 from evaluation.selection import best_epoch
 from storage.run_folder import RunFolder
-from utils import SIGNALLED, UserError, positive, run_script, show_number, to_json, write_text
+from utils import UserError, call_script, positive, run_script, show_number, to_json, write_text
 
-HERE = Path(__file__).resolve().parent
+PAGE = Path(__file__).resolve().parent / "docs" / "reproduction.md"  # holds the table
 FULL = {"train": 2769, "validation": 756, "test": 404}  # slices
 SUBSET = {"train": 178, "validation": 45, "test": 113}
 KEEP = ("--keep", 3)  # weights of the best epochs; 94 of them would fill 12 GB
@@ -78,9 +75,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(argv)
     if args.run == "table":
-        readme = HERE / "README.md"
-        write_text(readme, fill(readme.read_text(encoding="utf-8"), make_table(args.results)))
-        print(f"{readme.name}: its table is that of {args.results}")
+        write_text(PAGE, fill(PAGE.read_text(encoding="utf-8"), make_table(args.results)))
+        print(f"{PAGE}: its table is that of {args.results}")
         return
     published, run, kept = RUNS[args.run], RunFolder(args.runs / args.run), args.results / args.run
     trial = [f"--{name} {getattr(args, name)}" for name in ("epochs", "width") if getattr(args, name)]
@@ -98,10 +94,10 @@ def main(argv: list[str] | None = None) -> None:
         write_text(run.path / "patients.txt", "\n".join(only) + "\n")
         options += ["--patients", run.path / "patients.txt"]
     where = ["--run", run, "--data", folder, "--device", args.device]
-    call("train_model.py", *where, *KEEP, *(["--resume"] if run.newest_epoch() else options))
-    call("process_models.py", "--run", run)
+    call_script("train_model.py", *where, *KEEP, *(["--resume"] if run.newest_epoch() else options))
+    call_script("process_models.py", "--run", run)
     if wanted["slices"]["test"]:
-        call("test_model.py", *where)
+        call_script("test_model.py", *where)
 
     if not wanted["published"]:
         trial.append("synthetic patients" if wanted["synthetic"] else "patients of another set")
@@ -150,24 +146,6 @@ def read_json(path: Path) -> dict:
         raise UserError(f"{path}: cannot be read ({error}). Restore it, or remove {path.parent}.") from None
 
 
-def call(script: str, *arguments: object) -> None:
-    """Run a script in a process of its own, which gives its memory back. Raises: UserError if it fails.
-
-    Ctrl-C reaches that process by itself, SIGTERM is passed on; when it has ended in its own way, so does this one.
-    """
-    process = subprocess.Popen([sys.executable, str(HERE / script), *map(str, arguments)])
-    signal.signal(signal.SIGINT, lambda *_: None)
-    signal.signal(signal.SIGTERM, lambda *_: process.terminate())
-    code = process.wait()
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    stopped = -code if code < 0 else code - SIGNALLED
-    if stopped in (signal.SIGINT, signal.SIGTERM):
-        sys.exit(SIGNALLED + stopped)
-    if code:
-        raise UserError(f"{script} stopped with exit code {code}, see above. The same command goes on from there.")
-
-
 def describe(run: RunFolder) -> dict:
     """Return what came out of a finished run: seconds, memory, and metrics of its best epoch."""
     epochs = pd.read_csv(run.epochs)
@@ -203,16 +181,8 @@ def make_table(results: Path) -> str:
 
     Test metrics, or those of the validation where nobody was left to test on.
     """
-    labels = (METRICS[name].label.strip() for name in SHOWN)
-    titles = [
-        "run",
-        "judged on (patients / slices)",
-        *labels,
-        "training and validation",
-        "per epoch",
-        "peak memory",
-        "on",
-    ]
+    labels = (METRICS[name].label for name in SHOWN)
+    titles = ["run", "judged on (patients / slices)", *labels, "seconds", "per epoch", "peak memory", "on"]
     rows = [titles, ["---"] * len(titles)]
     for folder in (results / name for name in RUNS if (results / name / "run.json").is_file()):
         record = read_json(folder / "config.json") | read_json(folder / "run.json")
@@ -222,24 +192,23 @@ def make_table(results: Path) -> str:
         judged = f"{split}, {record['patients'][split]} / {record['slices'][split]}, epoch {record['best_epoch']}"
         metrics = [show_number(record[split][name]) for name in SHOWN]
         cost = [
-            f"{record['seconds']:.0f} s",
-            f"{record['seconds_per_epoch']:.2f} s",
+            f"{record['seconds']:.0f}",
+            f"{record['seconds_per_epoch']:.2f}",
             f"{record['peak_memory_gib']:.1f} GiB",
         ]
-        rows.append(
-            [record["title"], judged, *metrics, *cost, f"{record['hardware']}, torch {record['versions']['torch']}"]
-        )
+        machine = f"{record['hardware']}, torch {record['versions']['torch']}"
+        rows.append([record["title"], judged, *metrics, *cost, machine])
     if len(rows) == 2:
         return "No run has been reproduced on the published data with this version yet."
     return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
 
 
-def fill(readme: str, content: str) -> str:
+def fill(page: str, content: str) -> str:
     """Return the text with what is between the two marks replaced. Raises: UserError when they are missing."""
-    before, begin, rest = readme.partition(BEGIN)
+    before, begin, rest = page.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not (begin and end):
-        raise UserError(f"README.md: lacks the lines {BEGIN} and {END}. Restore them.")
+        raise UserError(f"{PAGE}: lacks the lines {BEGIN} and {END}. Restore them.")
     return f"{before}{begin}\n\n{content}\n\n{end}{after}"
 
 

@@ -10,6 +10,7 @@ from conftest import make_patients
 
 import cross_validate
 import train_model
+import utils
 from dataset.split import SPLITS, assign_fold
 from storage.run_folder import RunFolder
 from utils import UserError
@@ -40,7 +41,7 @@ def test_what_is_no_fold(text):
 def calls(monkeypatch):
     """Run nothing; return what would be called."""
     recorded = []
-    monkeypatch.setattr(cross_validate, "call", lambda *arguments: recorded.append(tuple(map(str, arguments))))
+    monkeypatch.setattr(cross_validate, "call_script", lambda *arguments: recorded.append(tuple(map(str, arguments))))
     monkeypatch.setattr(cross_validate, "pool", lambda *_: None)
     return recorded
 
@@ -145,10 +146,10 @@ sys.exit(128 + received[0] if sys.argv[3] == "stops" else 0)
 @pytest.mark.parametrize("child", ["stops", "had ended anyway"])
 def test_signals_are_passed_on_and_the_child_is_waited_for(monkeypatch, capfd, tmp_path, number, child):
     (tmp_path / "child.py").write_text(CHILD)
-    monkeypatch.setattr(cross_validate, "__file__", str(tmp_path / "cross_validate.py"))
+    monkeypatch.setattr(utils, "__file__", str(tmp_path / "utils.py"))
     before = signal.getsignal(number)
     with pytest.raises(SystemExit) as stop:
-        cross_validate.call("child.py", os.getpid(), int(number), child)
+        utils.call_script("child.py", os.getpid(), int(number), child)
     out, err = capfd.readouterr()
     assert stop.value.code == 128 + number and out == f"received {int(number)}\n"
     assert "child.py stopped" in err and "The same command goes on from there." in err
@@ -158,7 +159,7 @@ def test_signals_are_passed_on_and_the_child_is_waited_for(monkeypatch, capfd, t
 @pytest.mark.parametrize(("how", "code"), [("sys.exit(3)", 3), ("os.kill(os.getpid(), signal.SIGKILL)", 128 + 9)])
 def test_a_script_that_fails_ends_it_with_its_exit_code(monkeypatch, capfd, tmp_path, how, code):
     (tmp_path / "child.py").write_text(f"import os, signal, sys\n{how}\n")
-    monkeypatch.setattr(cross_validate, "__file__", str(tmp_path / "cross_validate.py"))
+    monkeypatch.setattr(utils, "__file__", str(tmp_path / "utils.py"))
     with pytest.raises(SystemExit) as stop:
-        cross_validate.call("child.py")
+        utils.call_script("child.py")
     assert stop.value.code == code and f"child.py stopped (exit code {code}, see above)" in capfd.readouterr().err

@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import signal
 import sys
 from pathlib import Path
 
@@ -27,7 +26,7 @@ def again(call, monkeypatch, tmp_path):
     def run_here(script: str, *arguments: object) -> None:
         importlib.import_module(script.removesuffix(".py")).main([str(argument) for argument in arguments])
 
-    monkeypatch.setattr(reproduce, "call", run_here)
+    monkeypatch.setattr(reproduce, "call_script", run_here)
     places = ("--runs", tmp_path / "my runs", "--results", tmp_path / "results")
     return lambda name, *options: call("reproduce", name, *places, *options)
 
@@ -98,23 +97,10 @@ def test_the_subset_is_taken_from_a_folder_that_holds_more(again, folder, tmp_pa
     (tmp_path / "patients.csv").write_text("patient,slices,in_subset\n" + "".join(rows))
     monkeypatch.setattr(published, "PATIENTS_FILE", tmp_path / "patients.csv")
     for name, only in (("twelve_seed_1", True), ("full_bilinear", False)):
-        monkeypatch.setattr(reproduce, "call", lambda *arguments: sys.exit(repr(arguments)))
+        monkeypatch.setattr(reproduce, "call_script", lambda *arguments: sys.exit(repr(arguments)))
         assert ("--patients" in again(name, "--data", folder)[0]) is only
     listed = tmp_path / "my runs" / "twelve_seed_1" / "patients.txt"
     assert listed.read_text().split() == ["SYNTH_T_0", "SYNTH_T_1", "SYNTH_T_2"]
-
-
-def test_a_script_that_fails_or_is_stopped_ends_the_run(tmp_path, monkeypatch):
-    monkeypatch.setattr(reproduce, "HERE", tmp_path)
-    (tmp_path / "fails.py").write_text("raise SystemExit(3)")
-    (tmp_path / "stopped.py").write_text(
-        "import os, signal, time\ntime.sleep(0.3)\nos.kill(os.getppid(), signal.SIGTERM)\nsignal.pause()"
-    )
-    with pytest.raises(reproduce.UserError, match=r"fails.py stopped with exit code 3, see above"):
-        reproduce.call("fails.py")
-    with pytest.raises(SystemExit) as stopped:
-        reproduce.call("stopped.py")  # asks for SIGTERM, which is passed on to it
-    assert stopped.value.code == 128 + signal.SIGTERM
 
 
 METRICS = {"iou": 0.8765, "empty_prediction": 0.619, "tumour_iou": None, "patient_dice": 0.5}
@@ -154,6 +140,6 @@ def test_the_table_holds_published_runs_and_no_trials(tmp_path):
         reproduce.fill("nothing here", "table")
 
 
-def test_the_readme_is_that_of_the_results():
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert reproduce.fill(readme, reproduce.make_table(ROOT / "results")) == readme, "run: python reproduce.py table"
+def test_the_page_is_that_of_the_results():
+    page = reproduce.PAGE.read_text(encoding="utf-8")
+    assert reproduce.fill(page, reproduce.make_table(ROOT / "results")) == page, "run: python reproduce.py table"
