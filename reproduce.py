@@ -140,6 +140,7 @@ def refuse_other(path: Path, wanted: dict) -> None:
 
 
 def read_json(path: Path) -> dict:
+    """Return the content of a file that this script wrote. Raises: UserError when it cannot be read."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -182,22 +183,18 @@ def make_table(results: Path) -> str:
     Test metrics, or those of the validation where nobody was left to test on.
     """
     labels = (METRICS[name].label for name in SHOWN)
-    titles = ["run", "judged on (patients / slices)", *labels, "seconds", "per epoch", "peak memory", "on"]
+    costs = ("training and validation", "per epoch", "peak memory", "hardware")
+    titles = ["run", "judged on (patients / slices)", *labels, *costs]
     rows = [titles, ["---"] * len(titles)]
     for folder in (results / name for name in RUNS if (results / name / "run.json").is_file()):
-        record = read_json(folder / "config.json") | read_json(folder / "run.json")
-        if record["trial"]:
+        r = read_json(folder / "config.json") | read_json(folder / "run.json")
+        if r["trial"]:
             continue
-        split = "test" if record["test"] else "validation"
-        judged = f"{split}, {record['patients'][split]} / {record['slices'][split]}, epoch {record['best_epoch']}"
-        metrics = [show_number(record[split][name]) for name in SHOWN]
-        cost = [
-            f"{record['seconds']:.0f}",
-            f"{record['seconds_per_epoch']:.2f}",
-            f"{record['peak_memory_gib']:.1f} GiB",
-        ]
-        machine = f"{record['hardware']}, torch {record['versions']['torch']}"
-        rows.append([record["title"], judged, *metrics, *cost, machine])
+        split = "test" if r["test"] else "validation"
+        judged = f"{split}, {r['patients'][split]} / {r['slices'][split]}, epoch {r['best_epoch']}"
+        metrics = [show_number(r[split][name]) for name in SHOWN]
+        cost = [f"{r['seconds']:.0f} s", f"{r['seconds_per_epoch']:.2f} s", f"{r['peak_memory_gib']:.1f} GiB"]
+        rows.append([r["title"], judged, *metrics, *cost, f"{r['hardware']}, torch {r['versions']['torch']}"])
     if len(rows) == 2:
         return "No run has been reproduced on the published data with this version yet."
     return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)

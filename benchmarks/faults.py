@@ -43,8 +43,8 @@ def start(run: RunFolder, *options: object, **process) -> subprocess.Popen:
     command = [sys.executable, "train_model.py", "--run", run, "--device", "cpu", *options]
     if "--resume" not in options:
         command += ["--width", 2, "--batch-size", 2]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen(list(map(str, command)), cwd=ROOT, **pipes, **process)
+    process |= {"cwd": ROOT, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(list(map(str, command)), **process)
 
 
 def kill_in_training(process: subprocess.Popen, run: RunFolder, chance: random.Random) -> bool:
@@ -83,16 +83,18 @@ def is_sound(run: RunFolder, known: dict[int, dict]) -> bool:
 
 
 def campaign_of_kills(folder: Path, run: RunFolder, whole: RunFolder, kills: int, chance: random.Random) -> bool:
+    def begin_or_resume(epochs: int) -> subprocess.Popen:
+        options = ["--resume"] if run.newest_epoch() else ["--data", folder, "--overwrite"]
+        return start(run, *options, "--epochs", epochs)
+
     known, in_writes, reached, lost = {}, 0, 0, 0
     for kill in range(1, kills + 1):
-        again = ["--resume"] if run.newest_epoch() else ["--data", folder, "--epochs", EPOCHS, "--overwrite"]
-        in_writes += kill_in_training(start(run, *again), run, chance)
+        in_writes += kill_in_training(begin_or_resume(EPOCHS), run, chance)
         lost += run.newest_epoch() < reached or not is_sound(run, known)
         reached = max(reached, run.newest_epoch())
-        print(f"\rkill {kill} of {kills}, epoch {reached}", end="", flush=True)
-    print()  # the line of progress ends
+        print(f"kill {kill} of {kills}, epoch {reached}", end="\r" if kill < kills else "\n", flush=True)
     last = reached + 2
-    start(run, "--resume", "--epochs", last).communicate()
+    begin_or_resume(last).communicate()
     start(whole, "--data", folder, "--epochs", last).communicate()
     same = same_weights(*(checkpoints.read_checkpoint(each.checkpoint(last))["weights"] for each in (run, whole)))
     print(
@@ -194,8 +196,8 @@ def main() -> None:
         write_few_slices(folder)
         sound = {
             "kills": campaign_of_kills(folder, killed, whole, args.kills, chance),
-            "disk full": full_disk(whole),
-            "read-only": read_only(whole),
+            "full disk": full_disk(whole),
+            "read-only folder": read_only(whole),
             "damaged files": damages(whole.checkpoint(1), home / "damaged.pt", args.damages, chance),
             "malicious files": malicious(home),
         }

@@ -91,16 +91,13 @@ def main(argv: list[str] | None = None) -> None:
                 logits = model(images)
                 criterion(logits, masks).item()
                 mean_iou(logits, masks)
-        record = {
-            "epoch": epoch,
-            "training_loss": total / len(training),
-            "seconds": time.perf_counter() - started,
-            "peak_memory_gib": peak_memory(device) / 2**30,
-        }
+        seconds = time.perf_counter() - started
         state = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "epoch": epoch}
         torch.save(state, args.run.path / f"checkpoint_{epoch}.pt")
-        args.run.append_epoch(record)
-        print(f"epoch {epoch}/{args.epochs}: loss {record['training_loss']:.4f}, {record['seconds']:.1f} s", flush=True)
+        peak = peak_memory(device) / 2**30
+        loss = total / len(training)
+        args.run.append_epoch({"epoch": epoch, "training_loss": loss, "seconds": seconds, "peak_memory_gib": peak})
+        print(f"epoch {epoch}/{args.epochs}: loss {loss:.4f}, {seconds:.1f} s", flush=True)
 
 
 if __name__ == "__main__":

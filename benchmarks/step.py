@@ -29,7 +29,6 @@ def main(argv: list[str] | None = None) -> None:
     add("--batch-size", type=positive(int), default=BATCH_SIZE, help="slices (%(default)s)")
     add("--bilinear", action="store_true", help="interpolate on the way up")
     add("--device", default="auto", help="(auto: CUDA, else MPS, else the CPU)")
-    add("--operators", type=positive(int), default=12, metavar="N", help="how many to list (%(default)s)")
     args = parser.parse_args(argv)
 
     keep_freed_memory()
@@ -56,7 +55,7 @@ def main(argv: list[str] | None = None) -> None:
     parts = {"forward and metrics": whole - backward - update, "backward": backward, "optimiser": update}
     for name, microseconds in {**parts, "whole step": whole}.items():
         print(f"{name:<20} {microseconds / 1e3:9.1f} ms  {microseconds / whole:5.0%}")
-    print(table.table(sort_by=f"self_{clock}", row_limit=args.operators, max_name_column_width=60))
+    print(table.table(sort_by=f"self_{clock}", row_limit=12, max_name_column_width=60))
 
 
 if __name__ == "__main__":
