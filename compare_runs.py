@@ -7,6 +7,7 @@ p is that of a paired permutation test over patients.
 """
 
 import argparse
+import textwrap
 
 import pandas as pd
 
@@ -42,7 +43,7 @@ def main(argv: list[str] | None = None) -> None:
         metric = METRICS[f"patient_{column}" if column in PATIENT_METRICS else column]
         interval, p = f"{low} to {high}", show_number(row["p"], ".4f")
         print(f"{metric.label:<36}{row['n']:8d}{a:>8}{b:>8}{value:>8}   {interval:<24}{p:>6}")
-    print(f"\n{verdict(results['dice'])}")
+    print(f"\n{textwrap.fill(verdict(results['dice']), 118)}")
 
 
 def pair(first: RunFolder, second: RunFolder) -> pd.DataFrame:

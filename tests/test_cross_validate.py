@@ -1,6 +1,7 @@
 """Cross-validation: its folds, what it hands on and refuses, pooling, and signals."""
 
 import argparse
+import importlib
 import os
 import signal
 
@@ -50,8 +51,17 @@ def trainings(calls: list) -> list[str]:
     return ["resume" if "--resume" in c else c[c.index("--fold") + 1] for c in calls if c[0] == "train_model.py"]
 
 
-def test_two_folds_from_end_to_end(call, request, tmp_path):
-    """With real processes, and what the same and other commands do afterwards, without any."""
+def test_two_folds_from_end_to_end(call, request, monkeypatch, tmp_path):
+    """Training in real processes, the rest in this one; then what the same and other commands would do."""
+
+    def run_script(script: str, *arguments) -> None:
+        if script == "train_model.py":
+            return real_call(script, *arguments)
+        return importlib.import_module(script.removesuffix(".py")).main([str(argument) for argument in arguments])
+
+    real_call = cross_validate.call
+    monkeypatch.setattr(cross_validate, "call", run_script)
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda *_, **__: None)  # drawing takes most of the time
     folder = make_patients(tmp_path / "kaggle_3m", patients=4, slices=2)
     run = RunFolder(tmp_path / "cv")
     options = ("--folds", 2, "--run", run, "--data", folder, *QUICK)
