@@ -66,7 +66,7 @@ def main(argv: list[str] | None = None) -> None:
     args.run.path.mkdir(parents=True, exist_ok=True)
     args.run.epochs.unlink(missing_ok=True)
 
-    torch.manual_seed(constants.RANDOM_STATE)
+    torch.manual_seed(constants.SEED)
     model = UNet(width=args.width, bilinear=args.bilinear).to(device)
     optimiser = torch.optim.Adam(model.parameters(), lr=constants.LEARNING_RATE)
     criterion = torch.nn.BCEWithLogitsLoss()
@@ -75,7 +75,7 @@ def main(argv: list[str] | None = None) -> None:
         started = time.perf_counter()
         total = 0.0
         model.train()
-        for rows in epoch_order(constants.RANDOM_STATE, epoch, len(training)).split(constants.BATCH_SIZE):
+        for rows in epoch_order(constants.SEED, epoch, len(training)).split(constants.BATCH_SIZE):
             images, masks = read_batch(folder, training, rows, device)
             logits = model(images)
             loss = criterion(logits, masks)
