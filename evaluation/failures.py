@@ -29,7 +29,7 @@ class Failure(NamedTuple):
     smallest_is_worst: bool = False
 
 
-KINDS = (
+FAILURES = (
     Failure(
         "small tumour missed",
         f"a slice with fewer than {SMALL} tumour pixels, none of which is predicted",
@@ -83,7 +83,7 @@ def find(tables: Tables) -> list[dict]:
 
     The examples have patient, slice, image_path and value, the worst first.
     """
-    return [_find(tables.slices, failure) for failure in KINDS]
+    return [_find(tables.slices, failure) for failure in FAILURES]
 
 
 def _find(slices: pd.DataFrame, failure: Failure) -> dict:

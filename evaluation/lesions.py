@@ -22,7 +22,7 @@ SPECK_3D = 50  # pixels; the same in a stack of slices
 COVERED = 0.1  # share of its pixels from which a component counts as matched
 COMPLEX = 2.0  # boundary complexity of a complex outline: the median of tumours >= SMALL with one component
 
-KINDS = ("no tumour", "small", "several components", "complex boundary", "smooth")
+SLICE_KINDS = ("no tumour", "small", "several components", "complex boundary", "smooth")
 
 
 def component_areas(mask: np.ndarray) -> list[int]:
@@ -47,7 +47,7 @@ def boundary_complexity(mask: np.ndarray) -> float:
 
 
 def kind_of_slice(mask: np.ndarray) -> str:
-    """Return one of KINDS; the first rule that applies decides.
+    """Return one of SLICE_KINDS; the first rule that applies decides.
 
     no tumour: empty. small: fewer than 500 px. several components: at least two of 10 px or more. Otherwise complex
     boundary or smooth, by the complexity of the outline of the largest component.
