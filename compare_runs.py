@@ -1,106 +1,98 @@
-"""Compare two tested runs on the patients they share: which is better, and is that more than chance?
+"""Compare two tested runs on the same patients: which is better, and is the difference more than chance?
 
     python compare_runs.py runs/first runs/second
 
-Reads test_patients.csv of both (test_model.py or cross_validate.py wrote them). Patients are compared with themselves:
+Reads test_patients.csv of both, written by test_model.py or cross_validate.py. Each patient is compared with itself:
 p is that of a paired permutation test over patients.
 """
 
 import argparse
-from pathlib import Path
+import textwrap
 
-import numpy as np
 import pandas as pd
 
 from constants import SYNTHETIC_NOTICE
 from dataset.synthetic import any_synthetic
-from evaluation import bootstrap, summary
+from evaluation import bootstrap
 from evaluation.bootstrap import Mean
-from evaluation.tables import PATIENT_MEANS, SURFACE_DICE
+from evaluation.names import METRICS
+from evaluation.tables import PATIENT_METRICS, SURFACE_DICE
+from storage.run_folder import RunFolder
 from utils import UserError, run_script, show_number
 
-FIGURES = (*PATIENT_MEANS, *SURFACE_DICE, "hd95")
+COMPARED = (*PATIENT_METRICS, *SURFACE_DICE, "hd95")  # columns of test_patients.csv
 
 
-def parse_arguments() -> argparse.Namespace:
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", type=Path, nargs=2, metavar="RUN", help="folder of a tested run")
-    return parser.parse_args()
+    parser.add_argument("runs", type=RunFolder, nargs=2, metavar="RUN", help="folder of a tested run")
+    return parser.parse_args(argv)
 
 
-def main() -> None:
-    first, second = parse_arguments().runs
+def main(argv: list[str] | None = None) -> None:
+    first, second = parse_arguments(argv).runs
     pairs = pair(first, second)
     if any_synthetic(pairs):
         print(SYNTHETIC_NOTICE)
-    print(f"A: {first}\nB: {second}\n{len(pairs)} patients; means over those that have the figure in both runs\n")
-    print(f"{'':16} patients       A       B   B - A   95% interval        p")
+    print(f"A: {first}\nB: {second}\n{len(pairs)} patients; each metric over those that have it in both runs\n")
+    print(f"{'':36}patients       A       B   B - A   95% confidence interval      p")
     results = compare(pairs)
-    for row in results:
-        low, high = (show_number(row[end], "+.3f") for end in ("low", "high"))
-        values = "".join(f"{show_number(row[name]):>8}" for name in ("a", "b"))
-        difference, p = show_number(row["difference"], "+.3f"), show_number(row["p"], ".4f")
-        print(f"{row['figure']:<16} {row['patients']:8d}{values}{difference:>8}   {low} to {high:<9} {p:>6}")
-    print("\n" + verdict(results[0]))
+    for column, row in results.items():
+        a, b = (show_number(row[name]) for name in ("a", "b"))
+        value, low, high = (show_number(row[name], "+.3f") for name in ("value", "low", "high"))
+        metric = METRICS[f"patient_{column}" if column in PATIENT_METRICS else column]
+        interval, p = f"{low} to {high}", show_number(row["p"], ".4f")
+        print(f"{metric.label:<36}{row['n']:8d}{a:>8}{b:>8}{value:>8}   {interval:<24}{p:>6}")
+    print(f"\n{textwrap.fill(verdict(results['dice']), 118)}")
 
 
-def pair(first: Path, second: Path) -> pd.DataFrame:
-    """A row a patient, the columns of both runs with _a and _b. Raises: UserError unless the patients are the same."""
-    a, b = (summary.read_tables(run).patients for run in (first, second))
+def pair(first: RunFolder, second: RunFolder) -> pd.DataFrame:
+    """Return one row per patient with the columns of both runs, ending in _a and _b.
+
+    Raises: UserError unless both runs were tested on the same patients.
+    """
+    a, b = (run.read_test_tables()["patients"] for run in (first, second))
     only_one = sorted(set(a["patient"]) ^ set(b["patient"]))
     if only_one:
         shown = ", ".join(only_one[:5]) + (", ..." if len(only_one) > 5 else "")
         raise UserError(
-            f"{first} and {second}: tested on different patients; {len(only_one)} are in one of them only ({shown}). "
+            f"{first} and {second}: tested on different patients; {len(only_one)} are in only one of them ({shown}). "
             "Train both with the same --split, or compare two cross-validations."
         )
     return a.merge(b, on="patient", suffixes=("_a", "_b"), validate="one_to_one")
 
 
-def compare(pairs: pd.DataFrame) -> list[dict]:
-    """A row a figure: patients, mean of a and b, difference (b - a) with low and high (95%), and p."""
-    rows = []
-    for figure in FIGURES:
-        both = pairs[["patient", f"{figure}_a", f"{figure}_b"]].dropna().set_axis(["patient", "a", "b"], axis=1)
-        differences = both["b"] - both["a"]
-        estimate = bootstrap.estimate({"difference": Mean(both["patient"], differences)})["difference"]
-        rows.append(
-            {
-                "figure": figure,
-                "patients": len(both),
-                "a": float(both["a"].mean()),
-                "b": float(both["b"].mean()),
-                "difference": estimate["value"],
-                "low": estimate["low"],
-                "high": estimate["high"],
-                "p": bootstrap.paired_permutation(differences.to_numpy(float)),
-            }
-        )
-    return rows
+def compare(pairs: pd.DataFrame) -> dict[str, dict[str, float]]:
+    """Return for each of COMPARED: n (patients), means a and b, value (b - a) with low and high (95%), and p."""
+    differences = {column: pairs[f"{column}_b"] - pairs[f"{column}_a"] for column in COMPARED}
+    estimates = bootstrap.estimate({c: Mean(pairs["patient"], difference) for c, difference in differences.items()})
+    results = {}
+    for column, difference in differences.items():
+        both = pairs[difference.notna()]
+        results[column] = estimates[column] | {
+            "a": float(both[f"{column}_a"].mean()),
+            "b": float(both[f"{column}_b"].mean()),
+            "p": bootstrap.paired_permutation(difference.dropna().to_numpy(float)),
+        }
+    return results
 
 
-def verdict(dice: dict) -> str:
-    """What may be said about the volumetric Dice, the headline."""
-    patients, p = dice["patients"], dice["p"]
+def verdict(dice: dict[str, float]) -> str:
+    """Return what the comparison of the volumetric Dice, the main metric, shows and cannot show."""
+    patients, p = dice["n"], dice["p"]
     smallest = bootstrap.smallest_p(patients)
     if smallest > 0.05:
-        return (
-            f"With {patients} patient(s) no difference at all can be shown: "
-            f"the smallest p that is possible is {smallest:.3g}."
-        )
-    if np.isnan(p) or p > 0.05:
-        said = f"No difference in volumetric Dice is shown (p {p:.3g})."
-    else:
-        said = f"{'B' if dice['difference'] > 0 else 'A'} has the higher volumetric Dice (p {p:.2g})."
+        return f"{patients} patient(s) cannot show any difference: the smallest possible p is {smallest:.3g}."
+    said = f"No difference in volumetric Dice is shown (p {p:.3g})."
+    if p <= 0.05:
+        said = f"{'B' if dice['value'] > 0 else 'A'} has the higher volumetric Dice (p {p:.2g})."
     half = (dice["high"] - dice["low"]) / 2
-    return said + (
-        f" {patients} patients pin the difference down to about {half:.3f} to each side"
-        + (
-            f"; a difference of {bootstrap.SMALL_DIFFERENCE} cannot be shown."
-            if half > bootstrap.SMALL_DIFFERENCE
-            else "."
-        )
-        + f" {len(FIGURES)} figures were compared, so that one of them below 0.05 alone says little."
+    small = (
+        f"; a difference of {bootstrap.SMALL_DIFFERENCE} cannot be shown" if half > bootstrap.SMALL_DIFFERENCE else ""
+    )
+    return (
+        f"{said} The 95% confidence interval extends {half:.3f} to each side{small}. {len(COMPARED)} metrics were "
+        "compared: one of them alone below 0.05 says little."
     )
 
 

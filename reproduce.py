@@ -2,76 +2,55 @@
 
     python reproduce.py full_bilinear
     python reproduce.py full_bilinear --split split.csv     # a set that lacks the test patients
-    python reproduce.py full_bilinear --width 4 --epochs 2  # a quick proof that it would work
-    python reproduce.py table                               # README's table from results/*/run.json
+    python reproduce.py full_bilinear --width 4 --epochs 2  # a quick trial
+    python reproduce.py table                               # the table of docs/reproduction.md from results/*/run.json
 
-Called again after it was cut off, a run goes on after its last checkpoint (the plain loop begins anew); a finished one
-is only collected again. What train_model.py and the others write is in runs/RUN. In results/RUN are: results.csv and
-epochs.csv, metrics.json (if there were patients to test on), loss.png, iou.png and the other plots that show no
-patient, config.json, log.txt, and run.json with times, memory, versions and figures; without paths of this machine.
-
-A run on another set, or with --epochs or --width, is marked as a proof in run.json and never enters the table.
-The weights of its best epoch in half the bytes, for which only the folder of the run is needed:
-
-    python export_model.py --run runs/full_bilinear --formats safetensors --half --out weights --name full_bilinear
+The same command goes on where it was cut off. The run itself is in runs/RUN. Kept in results/RUN are results.csv,
+epochs.csv, metrics.json (if there were patients to test on), the plots that show no patient, config.json, and run.json
+with seconds, memory and metrics. A run on other data, or with --epochs or --width, is marked as a trial in run.json and
+never enters the table.
 """
 
 import argparse
 import json
-import os
-import platform
-import re
-import shlex
 import shutil
-import subprocess
-import sys
-import time
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
-import data
 import pandas as pd
-import runs
 
-from dataset.folder import find_folder
-from dataset.published import published_patients
-from reporting.model_card import FIGURES
-from storage import checkpoints
-from utils import UserError, positive, run_script, to_json, write_text
+import train_model
+from dataset.folder import find_folder, find_slices
+from dataset.published import is_published, published_patients
+from dataset.split import assign_patients, read_assignment, split_tables
+from dataset.synthetic import any_synthetic
+from evaluation.names import METRICS
+from evaluation.selection import best_epoch
+from storage.run_folder import RunFolder
+from utils import UserError, call_script, positive, run_script, show_number, to_json, write_text
 
-HERE = Path(__file__).resolve().parent
+PAGE = Path(__file__).resolve().parent / "docs" / "reproduction.md"  # holds the table
 FULL = {"train": 2769, "validation": 756, "test": 404}  # slices
 SUBSET = {"train": 178, "validation": 45, "test": 113}
-KEEP = ("--keep", "3")  # weights of the best epochs; 94 of them would fill 12 GB
-TEXTS = ("results.csv", "epochs.csv", "metrics.json", "config.json", "log.txt")
-PLOTS = ("loss.png", "iou.png", "bland_altman.png", "dice_area.png")  # those of plots/ that show no patient
-STATE = "reproduce.json"  # in the folder of a run: its options, and when each process that trained it began and ended
-WALL = "from the start of each training process to its last checkpoint on the disk"
-OUTSIDE = re.compile(r"(?<![\w.:/-])(?:\.\.)?/(?:[\w.@+-]+/)*(?=[\w.@+-])")  # of paths with / or ../, all but the end
+KEEP = ("--keep", 3)  # weights of the best epochs; 94 of them would fill 12 GB
+TEXTS = ("results.csv", "epochs.csv", "metrics.json")
+PLOTS = ("loss.png", "iou.png", "bland_altman.png", "dice_area.png")  # those that show no patient
+SHOWN = ("iou", "empty_prediction", "tumour_iou", "patient_dice")  # metrics in the table
 BEGIN, END = "<!-- written by: python reproduce.py table -->", "<!-- end of the table -->"
 
 
-@dataclass(frozen=True)
-class Published:
-    """A run as it is published.
-
-    Attributes:
-        title: what the table calls it.
-        slices: of each split. A set from which the test patients are missing counts as the same.
-        options: of train_model.py, or of benchmarks/naive.py, that are not the defaults.
-    """
+class Published(NamedTuple):
+    """A run as it is published."""
 
     title: str
-    slices: dict[str, int]
-    options: tuple[str, ...]
-    naive: bool = False
+    slices: dict[str, int]  # of each split; a set that lacks the test patients counts as the same
+    options: tuple[str, ...]  # that are not the defaults
 
 
 RUNS = {
     "full_bilinear": Published("full set, bilinear, fast", FULL, ("--bilinear", "--mode", "fast")),
     "full_transposed_exact": Published("full set, transposed, exact", FULL, ("--mode", "exact")),
     "full_transposed_fast": Published("full set, transposed, fast", FULL, ("--mode", "fast")),
-    "naive_full": Published("full set, bilinear, plain loop", FULL, ("--bilinear", "--epochs", "3"), naive=True),
     **{
         f"twelve_seed_{seed}": Published(f"12 patients, transposed, seed {seed}", SUBSET, ("--seed", str(seed)))
         for seed in (1, 2, 3)
@@ -79,255 +58,154 @@ RUNS = {
 }
 
 
-def parse_arguments() -> argparse.Namespace:
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("run", choices=(*RUNS, "table"), metavar="RUN", help=f"{', '.join(RUNS)}; or table")
     add("--data", metavar="DIR", help="folder kaggle_3m or its parent, as of train_model.py")
-    add("--split", type=Path, metavar="FILE", help="CSV with the columns patient and split, when a run is begun")
-    add("--epochs", type=positive(int), help="for a quick proof")
-    add("--width", type=positive(int), help="for a quick proof")
+    add("--split", type=Path, metavar="FILE", help="CSV with the columns patient and split, instead of the own split")
+    add("--epochs", type=positive(int), help="for a quick trial")
+    add("--width", type=positive(int), help="for a quick trial")
     add("--device", default="auto", help="cpu, cuda, cuda:1, mps (auto: CUDA, else MPS, else the CPU)")
     add("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where the runs themselves go (%(default)s)")
     add("--results", type=Path, default=Path("results"), metavar="DIR", help="where what is kept goes (%(default)s)")
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
-def main() -> None:
-    args = parse_arguments()
+def main(argv: list[str] | None = None) -> None:
+    args = parse_arguments(argv)
     if args.run == "table":
-        readme = HERE / "README.md"
-        write_text(readme, fill(readme.read_text(encoding="utf-8"), table(args.results)))
-        print(f"{readme.name}: the table is that of {args.results}")
+        write_text(PAGE, fill(PAGE.read_text(encoding="utf-8"), make_table(args.results)))
+        print(f"{PAGE}: its table is that of {args.results}")
         return
-    published, run, target = RUNS[args.run], args.runs / args.run, args.results / args.run
-    changed = [f"--{name} {getattr(args, name)}" for name in ("epochs", "width") if getattr(args, name)]
-    options = [*published.options, *(word for change in changed for word in change.split())]
-    refuse_other(target / "run.json", options)
+    published, run, kept = RUNS[args.run], RunFolder(args.runs / args.run), args.results / args.run
+    trial = [f"--{name} {getattr(args, name)}" for name in ("epochs", "width") if getattr(args, name)]
+    options = [*published.options, *(word for option in trial for word in option.split())]
+
     folder = find_folder(args.data)
+    subset = published_patients(subset=True) if published.slices == SUBSET else {}
+    only = sorted(subset) if all((folder / patient).is_dir() for patient in subset) else []
+    wanted = describe_wanted(options, folder, only, args.split)
+    refuse_other(run.config, wanted)
+    refuse_other(kept / "config.json", wanted)
+    if args.split:
+        options += ["--split", args.split]
+    if only:
+        write_text(run.path / "patients.txt", "\n".join(only) + "\n")
+        options += ["--patients", run.path / "patients.txt"]
+    where = ["--run", run, "--data", folder, "--device", args.device]
+    call_script("train_model.py", *where, *KEEP, *(["--resume"] if run.newest_epoch() else options))
+    call_script("process_models.py", "--run", run)
+    if wanted["slices"]["test"]:
+        call_script("test_model.py", *where)
 
-    if published.naive:
-        record = run_naive(run, folder, args, options)
-    else:
-        train(run, folder, args, options)
-        call("process_models.py", "--run", run)
-        tested = not data.read_table(run, "test").empty
-        if tested:
-            call("test_model.py", "--run", run, "--data", folder, "--device", args.device)
-        record = describe(run, tested)
-    changed += differences(published, record)
-    about = {"run": args.run, "title": published.title, "proof": changed, "options": options}
-    words = (word if OUTSIDE.sub("", word) == word else Path(word).name for word in sys.argv[1:])
-    about["command"] = shlex.join(["python", "reproduce.py", *words])
-    collect(run, target, about | record, [folder.resolve(), run.resolve(), run])
-    print(f"written to {target}: run.json and what is kept of the run")
-    if changed:
-        print(f"a proof and not the published run: {', '.join(changed)}")
+    if not wanted["published"]:
+        trial.append("synthetic patients" if wanted["synthetic"] else "patients of another set")
+    if wanted["slices"] not in (published.slices, published.slices | {"test": 0}):
+        trial.append(f"{' + '.join(map(str, wanted['slices'].values()))} slices")
+    keep(run, kept, {"run": args.run, "title": published.title, "trial": trial, **describe(run)})
+    print(f"written to {kept}: run.json and what may be published of the run")
+    if trial:
+        print(f"a trial and not the published run: {', '.join(trial)}")
 
 
-def refuse_other(path: Path, options: list[str]) -> None:
-    """Raise UserError if a run that was begun, or what was kept of one, has other options."""
-    if not path.is_file():
+def describe_wanted(options: list[str], folder: Path, only: list[str], split: Path | None) -> dict:
+    """Return the settings and the data that config.json of this run has to hold."""
+    settings = train_model.parse_arguments(options)
+    table = find_slices(folder, only or None)
+    patients = table["patient"]
+    assignment = read_assignment(split, patients, folder)[0] if split else assign_patients(patients)
+    return {
+        **{name: getattr(settings, name) for name in train_model.SETTINGS},
+        "synthetic": any_synthetic(table),
+        "published": is_published(table),
+        "slices": {split: len(part) for split, part in split_tables(table, assignment).items()},
+    }
+
+
+def refuse_other(path: Path, wanted: dict) -> None:
+    """Raise UserError if the run that a config.json describes has other settings or other data."""
+    if not path.exists():
         return
-    found = read_json(path)["options"]
-    if found != options:
+    config = read_json(path)
+    found = {**config, **config["settings"]}
+    different = [
+        f"{name} {found[name]}, not {wanted[name]}" for name in wanted if found.get(name, wanted[name]) != wanted[name]
+    ]
+    if different:
         raise UserError(
-            f"{path.parent}: holds a run with {' '.join(found) or 'no options'}, not with "
-            f"{' '.join(options) or 'none'}. Remove that folder, or name others with --runs and --results."
+            f"{path.parent}: holds a run with {'; '.join(different)}. Remove that folder, or name others with --runs "
+            "and --results."
         )
 
 
 def read_json(path: Path) -> dict:
-    """A record of this script. Raises: UserError when it is damaged."""
+    """Return the content of a file that this script wrote. Raises: UserError when it cannot be read."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        content["options"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read ({error}). Restore it, or remove {path.parent}.") from None
-    return content
 
 
-def differences(published: Published, record: dict) -> list[str]:
-    """What else makes this another run than the published one: its data."""
-    changed = ["synthetic patients"] * record["synthetic"]
-    if record["slices"] not in (published.slices, published.slices | {"test": 0}):
-        changed.append(f"{' + '.join(map(str, record['slices'].values()))} slices")
-    return changed
-
-
-# --- Run -------------------------------------------------------------------------------------------------------
-
-
-def call(script: str, *arguments, log: Path | None = None) -> None:
-    """Run a script in a process of its own; what it prints is shown, and appended to `log`. Stop if it fails."""
-    command = [sys.executable, HERE / script, *arguments]
-    paths = os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])])
-    how = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    with (
-        open(log or os.devnull, "a", encoding="utf-8") as file,
-        subprocess.Popen(list(map(str, command)), env=os.environ | {"PYTHONPATH": paths}, **how) as process,
-    ):
-        for line in process.stdout:
-            print(line, end="", flush=True)
-            file.write(line)
-    if process.returncode:
-        raise UserError(f"{script} stopped (exit code {process.returncode}, see above). Called again, this goes on.")
-
-
-def train(run: Path, folder: Path, args: argparse.Namespace, options: list[str]) -> None:
-    """Begin the training, go on with it, or pass over it when it is finished."""
-    models = runs.models_folder(run)
-    where = ["--run", run, "--data", folder, "--device", args.device, *KEEP]
-    if (models / checkpoints.RESUME).is_file():
-        if not (run / STATE).is_file():
-            raise UserError(f"{run}: holds a run that was not begun here. Remove it, or name another --runs.")
-        refuse_other(run / STATE, options)
-        state = close(run)
-        if max(checkpoints.epoch_files(models)) == runs.read_config(run)["settings"]["epochs"]:
-            print(f"trained already: {run}")
-            return
-        more = ["--resume"]
-    else:
-        state = {"options": options, "sessions": []}
-        (run / "log.txt").unlink(missing_ok=True)
-        more = [*options, *(["--split", args.split] if args.split else []), *only_subset(args.run, folder, run)]
-        more.append("--overwrite")
-    state["sessions"].append({"began": time.time(), "ended": None})
-    write_text(run / STATE, to_json(state))
-    call("train_model.py", *where, *more, log=run / "log.txt")
-    close(run)
-
-
-def close(run: Path) -> dict:
-    """The state of a run, its last session ended: with the last checkpoint that was written, whatever came then."""
-    state = read_json(run / STATE)
-    last = state["sessions"][-1]
-    if last["ended"] is None:
-        saved = runs.models_folder(run) / checkpoints.RESUME
-        last["ended"] = max(last["began"], saved.stat().st_mtime)
-        write_text(run / STATE, to_json(state))
-    return state
-
-
-def only_subset(name: str, folder: Path, run: Path) -> list:
-    """The option that takes the 12 patients alone, for a run on them in a folder that holds others too."""
-    twelve = set(published_patients(subset=True))
-    if RUNS[name].slices != SUBSET or not twelve < {path.name for path in folder.iterdir() if path.is_dir()}:
-        return []
-    write_text(run / "patients.txt", "\n".join(sorted(twelve)) + "\n")
-    return ["--patients", run / "patients.txt"]
-
-
-def run_naive(run: Path, folder: Path, args: argparse.Namespace, options: list[str]) -> dict:
-    """Run the plain loop from the beginning; the record of it."""
-    log = run / "log.txt"
-    write_text(run / STATE, to_json({"options": options}))
-    log.unlink(missing_ok=True)
-    split = ["--split", args.split] if args.split else []
-    began = time.monotonic()
-    call("benchmarks/naive.py", "--data", folder, "--run", run, "--device", args.device, *split, *options, log=log)
-    wall = time.monotonic() - began
-    found = json.loads(log.read_text(encoding="utf-8").splitlines()[-1])
-    record = {name: found[name] for name in ("synthetic", "patients", "slices", "hardware", "versions")}
-    return record | times([wall], "the whole process", found["epochs"], [found["peak_memory_gib"]])
-
-
-# --- Describe --------------------------------------------------------------------------------------------------
-
-
-def describe(run: Path, tested: bool) -> dict:
-    """The record of a finished run."""
-    config, epochs = runs.read_config(run), pd.read_csv(run / "epochs.csv")
-    best = checkpoints.best_epoch(epochs)
-    chosen = epochs.loc[epochs["epoch"] == best].iloc[0]
-    names = ("loss", *FIGURES)
-    metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8")) if tested else {}
-    sessions = close(run)["sessions"]
-    spent = [session["ended"] - session["began"] for session in sessions]
+def describe(run: RunFolder) -> dict:
+    """Return what came out of a finished run: seconds, memory, and metrics of its best epoch."""
+    epochs = pd.read_csv(run.epochs)
+    best = best_epoch(epochs)
+    chosen = epochs.set_index("epoch").loc[best]
+    metrics = run.read_metrics() if run.read_config()["slices"]["test"] else None
     return {
-        **{name: config[name] for name in ("synthetic", "patients", "slices", "hardware", "versions", "settings")},
-        **times(spent, WALL, epochs["seconds"], epochs["peak_memory_gib"]),
-        "best_epoch": best,
-        "validation": {name: float(chosen[f"validation_{name}"]) for name in names},
-        "test": {name: metrics[name] for name in names} if tested else None,
-    }
-
-
-def times(sessions: list[float], counted: str, epochs: list[float], peaks: list[float]) -> dict:
-    """Seconds and memory, and what they count."""
-    return {
-        "wall_seconds": sum(sessions),
-        "wall_counts": counted,
-        "sessions": len(sessions),
-        "interrupted": len(sessions) > 1,
         "epochs": len(epochs),
-        "seconds_an_epoch": float(pd.Series(epochs).median()),
-        "peak_memory_gib": max(peaks),
-        "peak_memory_counts": "tensors on the CUDA device; elsewhere what was resident of the process",
+        "seconds": epochs["seconds"].sum(),
+        "seconds_counted": "training and validation, sum over epochs",
+        "seconds_per_epoch": epochs["seconds"].median(),
+        "peak_memory_gib": epochs["peak_memory_gib"].max(),
+        "best_epoch": best,
+        "validation": {name: chosen[f"validation_{name}"] for name in SHOWN},
+        "test": metrics and {name: metrics[name] for name in SHOWN},
     }
 
 
-def collect(run: Path, target: Path, record: dict, folders: list[Path]) -> None:
-    """Copy what may be published, without paths of this machine."""
-    for name in TEXTS:
-        if (run / name).is_file():
-            write_text(target / name, anonymous((run / name).read_text(encoding="utf-8"), folders))
-    for name in PLOTS:
-        if (run / "plots" / name).is_file():
-            shutil.copyfile(run / "plots" / name, target / name)
-    write_text(target / "run.json", anonymous(to_json(record), folders))
+def keep(run: RunFolder, kept: Path, record: dict) -> None:
+    """Copy what shows no patient and names no folder of this machine."""
+    kept.mkdir(parents=True, exist_ok=True)
+    for path in (*(run.path / name for name in TEXTS), *(run.plots / name for name in PLOTS)):
+        if path.is_file():
+            shutil.copyfile(path, kept / path.name)
+    config = run.read_config()
+    del config["data"], config["versions"]["platform"]
+    write_text(kept / "config.json", to_json(config))
+    write_text(kept / "run.json", to_json(record))
 
 
-def anonymous(text: str, folders: list[Path]) -> str:
-    """The text without the build of this machine's system, and with paths outside of the project cut to their ends."""
-    text = text.replace(platform.platform(), f"{platform.system()} {platform.machine()}")
-    for folder in folders:  # whose names may hold anything
-        text = text.replace(str(folder), folder.name)
-    return OUTSIDE.sub("", text)
+def make_table(results: Path) -> str:
+    """Return the published runs of a folder as a table in Markdown, without trials.
 
-
-# --- README ----------------------------------------------------------------------------------------------------
-
-
-def table(results: Path) -> str:
-    """The published runs of a folder as a table in Markdown; proofs are passed over."""
-    records = [read_json(results / name / "run.json") for name in RUNS if (results / name / "run.json").is_file()]
-    rows = [row(record) for record in records if not record["proof"]]
-    if not rows:
+    Test metrics, or those of the validation where nobody was left to test on.
+    """
+    labels = (METRICS[name].label for name in SHOWN)
+    costs = ("training and validation", "per epoch", "peak memory", "hardware")
+    titles = ["run", "judged on (patients / slices)", *labels, *costs]
+    rows = [titles, ["---"] * len(titles)]
+    for folder in (results / name for name in RUNS if (results / name / "run.json").is_file()):
+        r = read_json(folder / "config.json") | read_json(folder / "run.json")
+        if r["trial"]:
+            continue
+        split = "test" if r["test"] else "validation"
+        judged = f"{split}, {r['patients'][split]} / {r['slices'][split]}, epoch {r['best_epoch']}"
+        metrics = [show_number(r[split][name]) for name in SHOWN]
+        cost = [f"{r['seconds']:.0f} s", f"{r['seconds_per_epoch']:.2f} s", f"{r['peak_memory_gib']:.1f} GiB"]
+        rows.append([r["title"], judged, *metrics, *cost, f"{r['hardware']}, torch {r['versions']['torch']}"])
+    if len(rows) == 2:
         return "No run has been reproduced on the published data with this version yet."
-    titles = (
-        "run", "judged on (patients / slices)", "IoU over slices, empty = 1", "predicting nothing",
-        "IoU over tumour slices", "Dice per patient", "training", "an epoch", "peak memory", "on",
-    )  # fmt: skip
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (titles, ["---"] * len(titles), *rows))
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
 
 
-def row(record: dict) -> list[str]:
-    """A line of the table: test figures, or those of the validation where there was nobody to test on."""
-    split = "test" if record.get("test") else "validation"
-    figures = record.get(split)
-    shown = ["not judged", "", "", "", ""]
-    if figures:
-        judged = f"{split}, {record['patients'][split]} / {record['slices'][split]}, epoch {record['best_epoch']}"
-        names = ("iou", "all_empty", "tumour_iou", "patient_dice")
-        shown = [judged, *("undefined" if figures[name] is None else f"{figures[name]:.3f}" for name in names)]
-    parts = f" in {record['sessions']} parts" if record["interrupted"] else ""
-    return [
-        record["title"],
-        *shown,
-        f"{record['wall_seconds']:.0f} s{parts}",
-        f"{record['seconds_an_epoch']:.2f} s",
-        f"{record['peak_memory_gib']:.1f} GiB",
-        f"{record['hardware']}, torch {record['versions']['torch']}",
-    ]
-
-
-def fill(readme: str, content: str) -> str:
-    """The text with what is between the two marks replaced. Raises: UserError when they are missing."""
-    before, begin, rest = readme.partition(BEGIN)
+def fill(page: str, content: str) -> str:
+    """Return the text with what is between the two marks replaced. Raises: UserError when they are missing."""
+    before, begin, rest = page.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not (begin and end):
-        raise UserError(f"README.md: lacks the lines {BEGIN} and {END}. Restore them.")
+        raise UserError(f"{PAGE}: lacks the lines {BEGIN} and {END}. Restore them.")
     return f"{before}{begin}\n\n{content}\n\n{end}{after}"
 
 

@@ -11,6 +11,7 @@ import os
 import platform
 import random
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -52,6 +53,32 @@ def run_script(main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         sys.exit(SIGNALLED + signal.SIGINT)
+
+
+def call_script(script: str, *arguments: object) -> None:
+    """Run a script of this folder in a process of its own, which gives its memory back; exit if it fails.
+
+    SIGINT and SIGTERM are passed on to it, and it is waited for. Its exit code is kept.
+    """
+    child, received = None, []
+
+    def pass_on(number: int, frame: object) -> None:
+        received.append(number)
+        if child and os.name == "posix":  # the console of Windows interrupts both by itself
+            child.send_signal(number)
+
+    before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
+    # A process group of its own, so that Ctrl-C in a terminal does not reach it twice, which would abort it
+    child = subprocess.Popen([sys.executable, Path(__file__).with_name(script), *map(str, arguments)], process_group=0)
+    if received:  # before there was a child
+        child.terminate()
+    code = child.wait() or (SIGNALLED + received[0] if received else 0)
+    code = code if code >= 0 else SIGNALLED - code
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    if code:
+        print(f"{script} stopped (exit code {code}, see above). The same command goes on from there.", file=sys.stderr)
+        sys.exit(code)
 
 
 class StopRequest:

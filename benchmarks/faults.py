@@ -7,6 +7,7 @@ or accepted that should not be.
 """
 
 import argparse
+import contextlib
 import os
 import pickle
 import random
@@ -19,138 +20,128 @@ import time
 from pathlib import Path
 
 import torch
-from PIL import Image
 
-from dataset.phantom import make_patient
-from dataset.synthetic import patient_name
+from dataset.synthetic import write_patients
 from storage import checkpoints
+from storage.run_folder import RunFolder
 from utils import UserError
 
 ROOT = Path(__file__).parents[1]
 SLICES = range(8, 11)  # of each patient
 EPOCHS = 100_000  # more than any run here reaches
+SMALL_DISK = 100_000  # bytes that a file may have: less than a checkpoint of this network, more than its tables
 
 
 def write_few_slices(folder: Path) -> None:
-    for number in range(1, 5):
-        images, masks = make_patient(0, number)
-        patient = patient_name(number)
-        (folder / patient).mkdir(parents=True)
-        for index in SLICES:
-            Image.fromarray(images[index]).save(folder / patient / f"{patient}_{index}.tif")
-            Image.fromarray(masks[index] * 255).save(folder / patient / f"{patient}_{index}_mask.tif")
+    write_patients(folder, patients=4, seed=0)
+    for path in folder.glob("*/*.tif"):
+        if int(path.name.split("_")[4].removesuffix(".tif")) not in SLICES:
+            path.unlink()
 
 
-def start(folder: Path, run: Path, *options: str, **process) -> subprocess.Popen:
-    command = [sys.executable, "train_model.py", "--run", run, *options]
+def start(run: RunFolder, *options: object, **process) -> subprocess.Popen:
+    command = [sys.executable, "train_model.py", "--run", run, "--device", "cpu", *options]
     if "--resume" not in options:
-        command += ["--data", folder, "--width", "2", "--batch-size", "2", "--device", "cpu"]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen(list(map(str, command)), cwd=ROOT, **pipes, **process)
+        command += ["--width", 2, "--batch-size", 2]
+    process |= {"cwd": ROOT, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(list(map(str, command)), **process)
 
 
-def newest(run: Path) -> int:
-    return max(checkpoints.epoch_files(run / "models"), default=0)
+def kill_in_training(process: subprocess.Popen, run: RunFolder, chance: random.Random) -> bool:
+    """Send SIGKILL: half of the times after a random while, else as soon as a file is being written.
 
-
-def kill_in_training(process: subprocess.Popen, run: Path, chance: random.Random) -> bool:
-    """Kill with SIGKILL: half of the times after a random while, else as soon as a file is being written."""
-    for line in process.stdout:
-        if "seconds" in line:  # the head of the table: training begins
-            break
-    else:
-        raise SystemExit(f"training did not start, exit code {process.wait()}")
+    Returns: whether a file was being written.
+    """
+    if not any("seconds" in line for line in process.stdout):  # the head of the table: training begins
+        sys.exit(f"training did not start, exit code {process.wait()}")
     deadline = time.monotonic() + chance.uniform(0, 1.5)
     in_write = chance.random() < 0.5
-    while time.monotonic() < deadline and not (in_write and list(run.glob("models/.*.tmp"))):
+    while time.monotonic() < deadline and not (in_write and list(run.models.glob(".*.tmp"))):
         time.sleep(0.0005)
     process.kill()
     process.communicate()
-    return bool(list(run.glob("models/.*.tmp")))
+    return bool(list(run.models.glob(".*.tmp")))
 
 
-def all_sound(run: Path, reference: dict[int, dict]) -> bool:
-    """Whether every epoch file is whole, and none that was there before has changed."""
-    for epoch, path in checkpoints.epoch_files(run / "models").items():
+def read(path: Path) -> dict | None:
+    """Return the content of a checkpoint, None if it is refused."""
+    with contextlib.suppress(UserError):
+        return checkpoints.read_checkpoint(path)
+
+
+def same_weights(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def is_sound(run: RunFolder, known: dict[int, dict]) -> bool:
+    """Return whether every checkpoint can be read, and none of the known ones has changed; adds new ones."""
+    for epoch, path in run.checkpoints().items():
         weights = checkpoints.read_checkpoint(path)["weights"]
-        known = reference.setdefault(epoch, weights)
-        if not all(torch.equal(weights[name], known[name]) for name in known):
+        if not same_weights(known.setdefault(epoch, weights), weights):
             return False
     return True
 
 
-def campaign_of_kills(folder: Path, home: Path, kills: int, chance: random.Random) -> list[str]:
-    run, known, in_writes, reached, lost = home / "killed", {}, 0, 0, 0
-    for kill in range(kills):
-        resume = (
-            ["--resume"] if (run / "models" / checkpoints.RESUME).exists() else ["--epochs", str(EPOCHS), "--overwrite"]
-        )
-        in_writes += kill_in_training(start(folder, run, *resume), run, chance)
-        if newest(run) < reached or not all_sound(run, known):
-            lost += 1
-        reached = max(reached, newest(run))
-        print(f"\rkill {kill + 1} of {kills}, epoch {reached}", end="", flush=True)
-    print()  # the line of progress ends
+def campaign_of_kills(folder: Path, run: RunFolder, whole: RunFolder, kills: int, chance: random.Random) -> bool:
+    def begin_or_resume(epochs: int) -> subprocess.Popen:
+        options = ["--resume"] if run.newest_epoch() else ["--data", folder, "--overwrite"]
+        return start(run, *options, "--epochs", epochs)
+
+    known, in_writes, reached, lost = {}, 0, 0, 0
+    for kill in range(1, kills + 1):
+        in_writes += kill_in_training(begin_or_resume(EPOCHS), run, chance)
+        lost += run.newest_epoch() < reached or not is_sound(run, known)
+        reached = max(reached, run.newest_epoch())
+        print(f"kill {kill} of {kills}, epoch {reached}", end="\r" if kill < kills else "\n", flush=True)
     last = reached + 2
-    outputs = [start(folder, run, "--resume", "--epochs", str(last)).communicate()[0]]
-    outputs.append(start(folder, home / "whole", "--epochs", str(last)).communicate()[0])
-    ends = [checkpoints.epoch_path(home / name / "models", last) for name in ("killed", "whole")]
-    if not all(path.exists() for path in ends):
-        raise SystemExit("\n".join(outputs))
-    one, other = (checkpoints.read_checkpoint(path)["weights"] for path in ends)
-    same = all(torch.equal(one[name], other[name]) for name in one)
+    begin_or_resume(last).communicate()
+    start(whole, "--data", folder, "--epochs", last).communicate()
+    same = same_weights(*(checkpoints.read_checkpoint(each.checkpoint(last))["weights"] for each in (run, whole)))
     print(
         f"{kills} SIGKILLs, {in_writes} of them while a file was being written; epoch {last} reached, "
         f"{lost} times anything lost; final weights {'equal bit for bit' if same else 'DIFFER from'} those of a run "
         "without interruption"
     )
-    return ["kills"] * (lost > 0 or not same)
+    return lost == 0 and same
 
 
-def full_and_read_only(folder: Path, home: Path) -> list[str]:
-    """A disk that is full while the next epoch is written, and a folder that may not be written."""
-    run, failed = home / "whole", []
-    before = newest(run)
+def refuses_to_write(run: RunFolder, title: str, message: str, **process) -> bool:
+    """Train two more epochs where nothing can be written: it must end with one message and keep what there is."""
+    before = run.newest_epoch()
+    training = start(run, "--resume", "--epochs", before + 2, **process)
+    output = training.communicate()[0]
+    sound = training.returncode == 1 and message in output and "Traceback" not in output
+    sound = sound and run.newest_epoch() == before and is_sound(run, {})
+    kept = "kept" if sound else "LOST"
+    print(f"{title}: exit code {training.returncode}, epoch {before} {kept}: {output.splitlines()[-1]}")
+    return sound
 
+
+def full_disk(run: RunFolder) -> bool:
     def no_space() -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (SMALL_DISK, SMALL_DISK))
 
-    process = start(folder, run, "--resume", "--epochs", str(before + 2), preexec_fn=no_space)
-    output = process.communicate()[0]
-    sound = (
-        process.returncode == 1 and "could not be written" in output and newest(run) == before and all_sound(run, {})
-    )
-    print(
-        f"disk full: exit code {process.returncode}, epoch {before} {'kept' if sound else 'LOST'}: "
-        f"{output.splitlines()[-1]}"
-    )
-    failed += ["disk full"] * (not sound)
-
-    frozen = subprocess.run(["chattr", "+i", run / "models"], capture_output=True).returncode == 0
-    if not frozen and os.geteuid() == 0:
-        print("read-only folder: not tried, root may write everywhere here")
-        return failed
-    if not frozen:
-        (run / "models").chmod(0o500)
-    process = start(folder, run, "--resume", "--epochs", str(before + 2))
-    output = process.communicate()[0]
-    subprocess.run(["chattr", "-i", run / "models"], capture_output=True)
-    (run / "models").chmod(0o700)
-    sound = process.returncode == 1 and "Traceback" not in output and newest(run) == before and all_sound(run, {})
-    print(
-        f"read-only: exit code {process.returncode}, epoch {before} {'kept' if sound else 'LOST'}: "
-        f"{output.splitlines()[-1]}"
-    )
-    return failed + ["read-only"] * (not sound)
+    return refuses_to_write(run, "disk full", "could not be written", preexec_fn=no_space)
 
 
-def damages(home: Path, count: int, chance: random.Random) -> list[str]:
+def read_only(run: RunFolder) -> bool:
+    root = os.geteuid() == 0  # who may write wherever the mode forbids it
+    off, on = (["chattr", "+i"], ["chattr", "-i"]) if root else (["chmod", "500"], ["chmod", "700"])
+    if subprocess.run([*off, run.models], capture_output=True).returncode:
+        print("read-only: not tried, root may write everywhere here")
+        return True
+    try:
+        return refuses_to_write(run, "read-only", "error: ")
+    finally:
+        subprocess.run([*on, run.models], check=True)
+
+
+def damages(path: Path, copy: Path, count: int, chance: random.Random) -> bool:
     """Cut a checkpoint at random places and flip random bits: each must be refused, or change nothing that is read."""
-    path = checkpoints.epoch_path(home / "whole" / "models", 1)
-    content, copy = path.read_bytes(), home / "damaged.pt"
-    good = checkpoints.read_checkpoint(path)
-    refused = harmless = accepted = 0
+    content, good = path.read_bytes(), checkpoints.read_checkpoint(path)
+    weights = good.pop("weights")
+    refused = harmless = 0
     for number in range(count):
         broken = bytearray(content)
         if number % 2:
@@ -158,45 +149,38 @@ def damages(home: Path, count: int, chance: random.Random) -> list[str]:
         else:
             del broken[chance.randrange(len(content)) :]
         copy.write_bytes(broken)
-        try:
-            read = checkpoints.read_checkpoint(copy)
-        except UserError:
-            refused += 1
-            continue
-        same = all(torch.equal(read["weights"][name], tensor) for name, tensor in good["weights"].items())
-        same = same and {k: v for k, v in read.items() if k != "weights"} == {
-            k: v for k, v in good.items() if k != "weights"
-        }
-        harmless += same
-        accepted += not same
+        found = read(copy)
+        refused += found is None
+        harmless += found is not None and same_weights(found.pop("weights"), weights) and found == good
+    accepted = count - refused - harmless
     print(
         f"{count} cuts and bit flips: {refused} refused, {harmless} between the members (nothing read differs), "
         f"{accepted} accepted with other content"
     )
-    return ["damaged files"] * (accepted > 0)
+    return accepted == 0
 
 
 class Evil:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
     def __reduce__(self):
-        return os.mkdir, (os.environ["EVIL_MARK"],)
+        return os.mkdir, (str(self.folder),)
 
 
-def malicious(home: Path) -> list[str]:
-    """Files that would run code when unpickled, in three disguises."""
-    os.environ["EVIL_MARK"] = str(home / "code was run")
+def malicious(home: Path) -> bool:
+    """Read files that would run code when unpickled, in three disguises."""
+    evil = Evil(home / "code was run")
     files = [home / f"evil_{n}.pt" for n in range(3)]
-    torch.save(Evil(), files[0])
-    torch.save({"format": checkpoints.FORMAT, "epoch": 1, "weights": Evil()}, files[1])
-    files[2].write_bytes(pickle.dumps(Evil()))
-    refused = 0
-    for path in files:
-        try:
-            checkpoints.read_checkpoint(path)
-        except UserError:
-            refused += 1
-    ran = Path(os.environ["EVIL_MARK"]).exists()
+    torch.save(evil, files[0])
+    torch.save({"format": checkpoints.FORMAT, "epoch": 1, "weights": evil}, files[1])
+    files[2].write_bytes(pickle.dumps(evil))
+    refused = sum(read(path) is None for path in files)
+    ran = evil.folder.exists()
     print(f"{len(files)} malicious files: {refused} refused, code {'WAS RUN' if ran else 'never run'}")
-    return ["malicious files"] * (ran or refused < len(files))
+    return refused == len(files) and not ran
 
 
 def main() -> None:
@@ -207,13 +191,17 @@ def main() -> None:
     args = parser.parse_args()
     chance = random.Random(args.seed)
     with tempfile.TemporaryDirectory() as temporary:
-        home, folder = Path(temporary), Path(temporary) / "patients"
+        home, folder = Path(temporary), Path(temporary, "patients")
+        killed, whole = RunFolder(home / "killed"), RunFolder(home / "whole")
         write_few_slices(folder)
-        failed = campaign_of_kills(folder, home, args.kills, chance)
-        failed += full_and_read_only(folder, home)
-        failed += damages(home, args.damages, chance)
-        failed += malicious(home)
-    if failed:
+        sound = {
+            "kills": campaign_of_kills(folder, killed, whole, args.kills, chance),
+            "full disk": full_disk(whole),
+            "read-only folder": read_only(whole),
+            "damaged files": damages(whole.checkpoint(1), home / "damaged.pt", args.damages, chance),
+            "malicious files": malicious(home),
+        }
+    if failed := [name for name, passed in sound.items() if not passed]:
         sys.exit(f"failed: {', '.join(failed)}")
 
 

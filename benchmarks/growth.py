@@ -2,7 +2,7 @@
 
     python -m benchmarks.growth [--batch-size 4] [--width 8] [--steps 3]
 
-Each of the three is doubled three times, the other two kept. On random pixels, in this process's default precision;
+Each of the three is doubled three times, the other two kept. On random pixels, in the default precision of the device;
 medians over the steps after one that warms up.
 """
 
@@ -18,12 +18,13 @@ from dataset.slices import Slices
 from training.engine import train_one_epoch
 from training.losses import bce
 from unet import UNet
-from utils import choose_hardware, keep_freed_memory
+from utils import choose_hardware, keep_freed_memory, positive, run_script
 
 DOUBLINGS = (1, 2, 4, 8)
 
 
 def random_slices(count: int) -> Slices:
+    """Return slices of random pixels with random masks, on the CPU."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (count, IMAGE_SIZE, IMAGE_SIZE, 3), dtype=torch.uint8, generator=generator)
     masks = torch.randint(0, 2, (count, IMAGE_SIZE, IMAGE_SIZE), dtype=torch.uint8, generator=generator)
@@ -31,7 +32,7 @@ def random_slices(count: int) -> Slices:
 
 
 def seconds(slices: int, batch: int, width: int, steps: int) -> float:
-    """Median time of one epoch over `slices`."""
+    """Return the median time of one epoch over `slices`."""
     hardware = choose_hardware()
     model = UNet(width=width).to(hardware.device, memory_format=hardware.memory_format)
     optimiser = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE, fused=True)
@@ -44,15 +45,15 @@ def seconds(slices: int, batch: int, width: int, steps: int) -> float:
     return statistics.median(times[1:])
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batch-size", type=int, default=4, help="the smallest (%(default)s)")
-    parser.add_argument("--width", type=int, default=8, help="the smallest (%(default)s)")
-    parser.add_argument("--steps", type=int, default=3, help="repetitions of each (%(default)s)")
-    args = parser.parse_args()
+    parser.add_argument("--batch-size", type=positive(int), default=4, help="the smallest (%(default)s)")
+    parser.add_argument("--width", type=positive(int), default=8, help="the smallest (%(default)s)")
+    parser.add_argument("--steps", type=positive(int), default=3, help="repetitions of each (%(default)s)")
+    args = parser.parse_args(argv)
     keep_freed_memory()
     print(f"{choose_hardware()}, torch {torch.__version__}, {torch.get_num_threads()} threads\n")
-    print("slices  batch  width   s an epoch  s a slice")
+    print("slices  batch  width    s / epoch  s / slice")
     batch, width = 2 * args.batch_size, 2 * args.width  # where they are kept
     cases = [(factor * batch, batch, width) for factor in DOUBLINGS]
     cases += [(factor * args.batch_size, factor * args.batch_size, width) for factor in DOUBLINGS]
@@ -63,4 +64,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -1,8 +1,8 @@
 """Overlap of predicted and reference masks: pixel counts first, then a named reduction of them.
 
 Published results for this data set are the mean IoU over slices with "empty against empty is 1". Two thirds of the
-slices have no tumour, so that an empty prediction scores 0.65. That metric is therefore never shown here without
-`empty_prediction_iou`, the IoU over tumour slices, and the volumetric Dice per patient.
+slices have no tumour, so an empty prediction scores 0.65. That metric is therefore never shown here without
+the IoU of an empty prediction, the IoU over tumour slices, and the volumetric Dice per patient.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ class Counts(NamedTuple):
 
     @property
     def target(self):
-        """Pixels of the true mask, [N]."""
+        """Pixels of the reference mask, [N]."""
         return self.true_positive + self.false_negative
 
     @property
@@ -31,73 +31,65 @@ class Counts(NamedTuple):
 
 
 def count_pixels(predicted: torch.Tensor, target: torch.Tensor) -> Counts:
-    """Counts of each slice, int64 [N], on the device of the masks (bool, [N, ...])."""
+    """Return the counts of each slice, int64 [N], on the device of the masks.
+
+    predicted, target: bool [N, ...]. Raises: ValueError if they have different shapes or another dtype.
+    """
+    if predicted.shape != target.shape or not predicted.dtype == target.dtype == torch.bool:
+        raise ValueError(
+            f"masks must be bool tensors of one shape, not {predicted.dtype} {tuple(predicted.shape)} and "
+            f"{target.dtype} {tuple(target.shape)}"
+        )
     predicted, target = predicted.flatten(1), target.flatten(1)
     true_positive = (predicted & target).sum(1)
     return Counts(true_positive, predicted.sum(1) - true_positive, target.sum(1) - true_positive)
 
 
 def iou(counts: Counts) -> np.ndarray:
-    """Intersection over union of each row, float64 [N] in 0..1. Empty against empty is 1."""
+    """Return the intersection over union of each row, float64 [N] in 0..1. Empty against empty is 1."""
     union = counts.true_positive + counts.false_positive + counts.false_negative
     return np.where(union == 0, 1.0, counts.true_positive / np.maximum(union, 1))
 
 
 def dice(counts: Counts) -> np.ndarray:
-    """Dice coefficient of each row, float64 [N] in 0..1. Empty against empty is 1."""
+    """Return the Dice coefficient of each row, float64 [N] in 0..1. Empty against empty is 1."""
     total = counts.predicted + counts.target
     return np.where(total == 0, 1.0, 2 * counts.true_positive / np.maximum(total, 1))
 
 
 def sensitivity(counts: Counts) -> np.ndarray:
-    """Share of the true pixels that were predicted, float64 [N] in 0..1. NaN where there are none."""
+    """Return the share of the reference pixels that are predicted, float64 [N] in 0..1. NaN where there are none."""
     return np.where(counts.target == 0, np.nan, counts.true_positive / np.maximum(counts.target, 1))
 
 
 def precision(counts: Counts) -> np.ndarray:
-    """Share of the predicted pixels that are true, float64 [N] in 0..1. NaN where nothing was predicted."""
+    """Return the share of the predicted pixels that are tumour, float64 [N] in 0..1. NaN where there are none."""
     return np.where(counts.predicted == 0, np.nan, counts.true_positive / np.maximum(counts.predicted, 1))
 
 
 def slice_mean_iou(counts: Counts) -> float:
-    """The published metric: mean over slices, empty against empty is 1. NaN without slices."""
+    """Return the published metric: mean IoU over slices, empty against empty is 1. NaN without slices."""
     return _mean(iou(counts))
 
 
-def empty_prediction_iou(counts: Counts) -> float:
-    """Return the `slice_mean_iou` of an empty prediction: the share of slices without tumour."""
-    return _mean(np.asarray(counts.target == 0, dtype=float))
-
-
-def tumour_slice_iou(counts: Counts) -> float:
-    """Mean IoU over the slices that have tumour. NaN where none has."""
-    return _mean(iou(counts)[counts.target > 0])
-
-
-def found_share(counts: Counts) -> float:
-    """Share of the tumour slices in which prediction and truth overlap at all. NaN where none has tumour."""
-    return _mean(np.asarray(counts.true_positive > 0, dtype=float)[counts.target > 0])
-
-
-def per_patient(counts: Counts, patients: Sequence[str]) -> dict[str, Counts]:
-    """The counts of each patient's whole volume, as arrays of one row, by sorted patient id."""
-    patients = np.asarray(patients)
-    return {str(p): Counts(*(part[patients == p].sum(keepdims=True) for part in counts)) for p in np.unique(patients)}
-
-
-def volumetric_dice(counts: Counts, patients: Sequence[str]) -> dict[str, float]:
-    """Dice of each patient's whole volume: its slices' pixels counted together, by sorted patient id."""
-    return {patient: float(dice(volume)[0]) for patient, volume in per_patient(counts, patients).items()}
+def volumetric_dice(counts: Counts, patients: Sequence[str]) -> np.ndarray:
+    """Return the Dice of each patient's whole volume, all slices counted together: float64 [P], by sorted patient."""
+    patient_of_row = np.unique(np.asarray(patients), return_inverse=True)[1]
+    return dice(Counts(*(np.bincount(patient_of_row, part) for part in counts)))
 
 
 def summarise(counts: Counts, patients: Sequence[str]) -> dict[str, float]:
-    """Return the metrics that belong together wherever an IoU is shown; `patients` names the patient of each row."""
+    """Return the metrics that belong together wherever an IoU is shown; NaN where they are undefined.
+
+    counts: of slices, NumPy arrays. patients: the patient of each slice.
+    """
+    tumour = counts.target > 0
     return {
         "iou": slice_mean_iou(counts),
-        "empty_prediction": empty_prediction_iou(counts),
-        "tumour_iou": tumour_slice_iou(counts),
-        "tumour_found": found_share(counts),
-        "patient_dice": _mean(np.array(list(volumetric_dice(counts, patients).values()))),
+        "empty_prediction": _mean(~tumour),
+        "tumour_iou": _mean(iou(counts)[tumour]),
+        "tumour_found": _mean(counts.true_positive[tumour] > 0),
+        "patient_dice": _mean(volumetric_dice(counts, patients)),
     }
 
 

@@ -4,28 +4,21 @@ from typing import NamedTuple
 
 
 class Metric(NamedTuple):
-    """How a metric is shown.
+    """How a metric is shown."""
 
-    Attributes:
-        label: its name, for a line of a table.
-        meaning: its definition, one sentence.
-        form: format of its value.
-        is_share: whether it lies between 0 and 1 by definition, and 1 is best or worst.
-    """
-
-    label: str
-    meaning: str
-    form: str = ".3f"
-    is_share: bool = True
+    label: str  # its name, which stands alone
+    meaning: str  # its definition, one sentence
+    form: str = ".3f"  # format of its value
+    is_share: bool = True  # whether it lies between 0 and 1 by definition, and 1 is best or worst
 
 
-METRICS = {
+METRICS = {  # every metric of metrics.json; in epochs.csv, training_ or validation_ precedes the name
     "patient_dice": Metric(
         "Volumetric Dice, mean over patients",
         "All pixels of a patient's stack counted together, 2 TP / (2 TP + FP + FN), then the mean over patients.",
     ),
-    "patient_dice_median": Metric(
-        "Volumetric Dice, median over patients", "Half of the patients are better, half worse."
+    "patient_iou": Metric(
+        "Volumetric IoU, mean over patients", "TP / (TP + FP + FN) of a patient's stack, then the mean over patients."
     ),
     "patient_sensitivity": Metric(
         "Sensitivity, mean over patients", "Share of a patient's tumour pixels that are predicted, TP / (TP + FN)."
@@ -33,24 +26,32 @@ METRICS = {
     "patient_precision": Metric(
         "Precision, mean over patients", "Share of a patient's predicted pixels that are tumour, TP / (TP + FP)."
     ),
-    "tumour_iou": Metric(
-        "IoU, mean over tumour slices",
-        "TP / (TP + FP + FN) of each slice with tumour; slices without tumour are left out.",
-    ),
+    "tumour_iou": Metric("IoU, mean over tumour slices", "TP / (TP + FP + FN), without the slices without tumour."),
+    "tumour_dice": Metric("Dice, mean over tumour slices", "2 TP / (2 TP + FP + FN) of each slice with tumour."),
     "tumour_found": Metric(
-        "Tumour slices found",
-        "Share of the slices with tumour in which prediction and reference mask share at least one pixel.",
-        ".1%",
+        "Tumour slices found", "Share of the slices with tumour in which both masks share at least one pixel.", ".1%"
     ),
     "tumour_missed": Metric("Tumour slices missed", "Share of the slices with tumour that are not found.", ".1%"),
     "false_positive_share": Metric(
-        "Empty slices with a false positive",
-        "Share of the slices without tumour in which anything is predicted.",
-        ".1%",
+        "Empty slices with a false positive", "Share of the slices without tumour with any predicted pixel.", ".1%"
+    ),
+    "false_positive_area": Metric(
+        "False positive area, pixels", "Mean predicted pixels of the empty slices with a false positive.", ".0f", False
     ),
     "lesion_recall": Metric(
         "Lesions found, in 3D", "Share of the connected components of the reference masks in 3D that are found.", ".1%"
     ),
+    "lesion_precision": Metric(
+        "Predicted lesions that match, in 3D", "Share of the predicted components in 3D that match tumour.", ".1%"
+    ),
+    "lesion_dice": Metric("Dice, mean over lesions in 3D", "Of a lesion and all predicted components that touch it."),
+    "slice_lesion_recall": Metric(
+        "Lesions found, in slices", "Share of the connected components of each slice that are found.", ".1%"
+    ),
+    "slice_lesion_precision": Metric(
+        "Predicted lesions that match, in slices", "Share of the predicted components that match tumour.", ".1%"
+    ),
+    "slice_lesion_dice": Metric("Dice, mean over lesions in slices", "As in 3D, of the components of each slice."),
     "hd95": Metric(
         "HD95, pixels",
         "95th percentile of the distances between both outlines, in slices where both masks exist: missed slices do "
@@ -63,25 +64,26 @@ METRICS = {
     "surface_dice_3": Metric("Surface Dice at 3 px", "Share of both outlines within 3 pixels of the other."),
     "iou": Metric(
         "IoU, mean over all slices",
-        "The published metric: empty against empty counts as 1. Read it beside the empty prediction.",
+        "The published metric: empty against empty counts as 1. Read it beside the IoU of an empty prediction.",
     ),
     "empty_prediction": Metric(
-        "  of an empty prediction",
+        "IoU of an empty prediction",
         "What the IoU over all slices is if nothing is predicted anywhere: the share of slices without tumour.",
     ),
     "brier": Metric(
-        "Brier score on head pixels",
-        "Mean squared difference of probability and reference mask over the pixels of the head.",
-        ".4f",
-        is_share=False,
+        "Brier score on head pixels", "Mean squared difference of probability and reference mask.", ".4f", False
     ),
     "ece": Metric(
         "Expected calibration error",
-        "Mean over head pixels of |mean probability - tumour share| of their class of probability.",
+        "Mean over head pixels of |mean probability - share of tumour| in their bin of probability.",
         ".4f",
         is_share=False,
     ),
-    "loss": Metric("Loss, mean over slices", "What training minimised, on these slices.", ".4f", is_share=False),
-    "tumour_dice": Metric("Dice, mean over tumour slices", "2 TP / (2 TP + FP + FN) of each slice with tumour."),
-    "patient_iou": Metric("Volumetric IoU, mean over patients", "TP / (TP + FP + FN) of a patient's whole stack."),
+    "loss": Metric("Loss, mean over slices", "What training minimised, on these slices.", ".4f", False),
+}
+METRICS |= {
+    f"{name}_median": METRICS[name]._replace(
+        label=METRICS[name].label.replace("mean", "median"), meaning="Half of the patients have more, half less."
+    )
+    for name in ("patient_dice", "patient_iou", "patient_sensitivity", "patient_precision")
 }

@@ -37,7 +37,7 @@ def best_epochs(epochs: pd.DataFrame, count: int) -> set[int]:
 def selection_warning(epochs: pd.DataFrame, chosen: int) -> str:
     """Return a warning if the chosen epoch is a poor choice, else an empty text.
 
-    It is one if it finds fewer than half of the validation tumour slices, or if the tumour-slice IoU of another epoch
+    It is poor if it finds fewer than half of the validation tumour slices, or if the tumour-slice IoU of another epoch
     is higher by more than CLEARLY.
     """
     row = epochs.loc[epochs["epoch"] == chosen].iloc[0]

@@ -1,4 +1,4 @@
-"""Figures of groups of tumour slices: by area, parts, outline, institution and the sequences that a patient has."""
+"""Metrics of subgroups of the tumour slices: by area, components, outline, institution and acquired sequences."""
 
 import numpy as np
 import pandas as pd
@@ -12,8 +12,37 @@ OUTLINES = ("smooth (<1.5)", f"between (1.5-{COMPLEX:g})", f"complex (>={COMPLEX
 SHOWN = ("tumour_iou", "dice", "found", "hd95", "surface_dice_2")  # means over the tumour slices of a group
 
 
+def summarise(tables: Tables) -> list[dict]:
+    """Return one dict per group that has a tumour slice: by, group, slices, patients, and its metrics.
+
+    The metrics are the means of SHOWN, and patient_dice where groups consist of whole patients; each with the ends
+    of its 95% confidence interval over patients, such as dice_low and dice_high. What is undefined is NaN.
+    """
+    slices, patients = tumour_slices(tables), tables.patients
+    columns = slices.assign(tumour_iou=slices["iou"], found=(slices["true_positive"] > 0).astype(float))
+    rows, means = [], {}
+    for by, (group_of, names) in groups(tables).items():
+        for group in names:
+            member = group_of == group
+            if not member.any():
+                continue
+            in_group = slices.loc[member, "patient"].nunique()
+            rows.append({"by": by, "group": group, "slices": int(member.sum()), "patients": in_group})
+            means |= {(by, group, name): Mean(slices["patient"], columns[name].where(member)) for name in SHOWN}
+            if by in patients:
+                whole = patients["dice"].where(patients[by] == group)
+                means[by, group, "patient_dice"] = Mean(patients["patient"], whole)
+    estimates = estimate(means)
+    undefined = {"value": np.nan, "low": np.nan, "high": np.nan}
+    for row in rows:
+        for name in (*SHOWN, "patient_dice"):
+            found = estimates.get((row["by"], row["group"], name), undefined)
+            row |= {name: found["value"], f"{name}_low": found["low"], f"{name}_high": found["high"]}
+    return rows
+
+
 def groups(tables: Tables) -> dict[str, tuple[pd.Series, list[str]]]:
-    """{by: (the group of each tumour slice, the groups in their order)}."""
+    """Return {by: (the group of each tumour slice, the names of the groups in their order)}."""
     slices = tumour_slices(tables)
     patients = tables.patients.set_index("patient")
     outline = np.digitize(slices["boundary_complexity"], [1.5, COMPLEX])
@@ -28,40 +57,5 @@ def groups(tables: Tables) -> dict[str, tuple[pd.Series, list[str]]]:
 
 
 def tumour_slices(tables: Tables) -> pd.DataFrame:
+    """Return the rows of the per-slice table that have tumour."""
     return tables.slices[tables.slices["tumour_pixels"] > 0]
-
-
-def stratify(tables: Tables) -> list[dict]:
-    """A row a group: by, group, slices, patients, the means of SHOWN, and low and high of each (95%, over patients).
-
-    Groups without a tumour slice are left out. patient_dice is there where groups are of whole patients.
-    """
-    slices, patients = tumour_slices(tables), tables.patients
-    columns = {
-        "tumour_iou": slices["iou"],
-        "dice": slices["dice"],
-        "found": (slices["true_positive"] > 0).astype(float),
-        "hd95": slices["hd95"],
-        "surface_dice_2": slices["surface_dice_2"],
-    }
-    rows, means = [], {}
-    for by, (group_of, names) in groups(tables).items():
-        for group in names:
-            member = group_of == group
-            if not member.any():
-                continue
-            rows.append({"by": by, "group": group, "slices": int(member.sum())})
-            rows[-1]["patients"] = slices.loc[member, "patient"].nunique()
-            for figure, values in columns.items():
-                means[by, group, figure] = Mean(slices["patient"], values.where(member))
-            if by in patients:
-                means[by, group, "patient_dice"] = Mean(
-                    patients["patient"], patients["dice"].where(patients[by] == group)
-                )
-    estimates = estimate(means)
-    for row in rows:
-        for figure in (*SHOWN, "patient_dice"):
-            found = estimates.get((row["by"], row["group"], figure), {})
-            row |= {figure: found.get("value", np.nan)}
-            row |= {f"{figure}_{end}": found.get(end, np.nan) for end in ("low", "high")}
-    return rows

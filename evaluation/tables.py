@@ -1,7 +1,4 @@
-"""What predicted masks are worth: a row a slice, a row a patient, a row a lesion, and the figures of the whole.
-
-Figures are computed from the tables, so that those of several runs (cross-validation) are computed alike.
-"""
+"""The per-slice, per-patient and per-lesion table of a test, from which all metrics are computed."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -17,12 +14,13 @@ from evaluation import lesions, metrics, surfaces
 from utils import parallel_map
 
 AREAS = {"<200": 200, "200-500": 500, "500-1k": 1000, "1k-2k": 2000, ">2k": np.inf}  # pixels below which it ends
+PATIENT_METRICS = ("dice", "iou", "sensitivity", "precision")  # of a patient's whole volume
 SURFACE_DICE = [f"surface_dice_{tolerance}" for tolerance in surfaces.TOLERANCES]
 
 
 @dataclass(frozen=True)
 class Tables:
-    """test_results.csv, test_patients.csv and test_lesions.csv."""
+    """test_results.csv (per slice), test_patients.csv and test_lesions.csv."""
 
     slices: pd.DataFrame
     patients: pd.DataFrame
@@ -33,17 +31,14 @@ class Tables:
 
 
 def make_tables(slices: Slices, predicted: np.ndarray) -> Tables:
-    """Compare the predicted masks (uint8 0 or 1, [N, H, W]) with the true ones."""
+    """Compare predicted masks (uint8 0 or 1, [N, H, W]) with the reference masks of the slices."""
     per_slice = slice_table(slices, predicted)
-    per_lesion, found = lesion_tables(slices, predicted)
-    return Tables(per_slice, patient_table(slices, per_slice, found), per_lesion)
-
-
-# --- Tables ----------------------------------------------------------------------------------------------------
+    per_lesion, lesion_counts = lesion_tables(slices, predicted)
+    return Tables(per_slice, patient_table(slices, per_slice, lesion_counts), per_lesion)
 
 
 def slice_table(slices: Slices, predicted: np.ndarray) -> pd.DataFrame:
-    """A row a slice: what was there, what was predicted, and how they overlap."""
+    """Return one row per slice: reference mask, prediction, and how they overlap."""
     masks = slices.masks.numpy()
     counts = metrics.count_pixels(torch.from_numpy(predicted) > 0, slices.masks > 0)
     counts = metrics.Counts(*(part.numpy() for part in counts))
@@ -54,9 +49,7 @@ def slice_table(slices: Slices, predicted: np.ndarray) -> pd.DataFrame:
             "image_path": slices.table["image_path"],
             "tumour_pixels": counts.target,
             "predicted_pixels": counts.predicted,
-            "true_positive": counts.true_positive,
-            "false_positive": counts.false_positive,
-            "false_negative": counts.false_negative,
+            **counts._asdict(),
             "iou": metrics.iou(counts),
             "dice": metrics.dice(counts),
             "area_stratum": [area_stratum(pixels) for pixels in counts.target],
@@ -67,7 +60,7 @@ def slice_table(slices: Slices, predicted: np.ndarray) -> pd.DataFrame:
 
 
 def describe_slice(mask: np.ndarray, predicted: np.ndarray) -> dict[str, Any]:
-    """What the pixel counts of a slice do not say (masks uint8 0 or 1, [H, W])."""
+    """Return what the pixel counts of a slice do not say: shapes, outlines, lesions (masks uint8 0 or 1, [H, W])."""
     matched = lesions.match(mask, predicted, lesions.SPECK)
     outline = surfaces.compare(mask, predicted)
     missed = matched.pixels[~matched.found]
@@ -89,7 +82,7 @@ def describe_slice(mask: np.ndarray, predicted: np.ndarray) -> dict[str, Any]:
 
 
 def centre(mask: np.ndarray) -> np.ndarray:
-    """Centre of mass of a mask, (x, y) in pixels; NaN for an empty one."""
+    """Return the centre of mass of a mask, (x, y) in pixels; NaN for an empty one."""
     moments = cv2.moments(mask, binaryImage=True)
     if not moments["m00"]:
         return np.full(2, np.nan)
@@ -97,73 +90,67 @@ def centre(mask: np.ndarray) -> np.ndarray:
 
 
 def area_stratum(pixels: int) -> str:
-    """One of AREAS, by the tumour pixels of a slice; "no tumour" for none."""
+    """Return one of AREAS, by the tumour pixels of a slice; "no tumour" for none."""
     return next(name for name, end in AREAS.items() if pixels < end) if pixels else "no tumour"
 
 
 def lesion_tables(slices: Slices, predicted: np.ndarray) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """(a row a true lesion of a patient's stack, a row a patient: its lesions, found, predicted, false)."""
+    """Return one row per lesion of the reference masks in 3D, and one row per patient with the numbers of lesions."""
     numbers = slices.table["image_path"].map(slice_number)
-    of_patient = {patient: rows.sort_values() for patient, rows in numbers.groupby(slices.table["patient"])}
+    by_patient = {patient: rows.sort_values() for patient, rows in numbers.groupby(slices.table["patient"])}
     masks = slices.masks.numpy()
 
-    def matched(patient: str) -> lesions.Matching:
-        rows, number = of_patient[patient].index, of_patient[patient].to_numpy()
+    def match(patient: str) -> lesions.Matching:
+        rows, number = by_patient[patient].index, by_patient[patient].to_numpy()
         planes = planes_of(number)
         stacks = np.zeros((2, planes[-1] + 1, *masks.shape[1:]), np.uint8)
-        stacks[0, planes], stacks[1, planes] = masks[rows], predicted[rows]
-        found = lesions.match(*stacks, lesions.SPECK_3D)
-        number_of = np.zeros(len(stacks[0]), int)
-        number_of[planes] = number
-        return found._replace(first=number_of[found.first], last=number_of[found.last])
+        stacks[:, planes] = masks[rows], predicted[rows]
+        matched = lesions.match(*stacks, lesions.SPECK_3D)
+        first, last = (number[np.searchsorted(planes, ends)] for ends in (matched.first, matched.last))
+        return matched._replace(first=first, last=last)
 
-    rows, sums = [], []
-    for patient, of in zip(of_patient, parallel_map(matched, of_patient), strict=True):
-        sums.append((patient, len(of.found), int(of.found.sum()), of.predicted, of.false))
-        columns = zip(of.first, of.last, of.pixels, of.overlap, of.found.astype(int), of.dice, strict=True)
+    rows, counts = [], []
+    for patient, m in zip(by_patient, parallel_map(match, by_patient), strict=True):
+        counts.append((patient, len(m.found), int(m.found.sum()), m.predicted, m.false))
+        columns = zip(m.first, m.last, m.pixels, m.overlap, m.found.astype(int), m.dice, strict=True)
         rows += [(patient, number, *column) for number, column in enumerate(columns, start=1)]
     names = ["patient", "lesion", "first_slice", "last_slice", "volume", "overlap", "found", "dice"]
     counted = ["patient", "lesions", "lesions_found", "predicted_lesions", "false_lesions"]
-    return pd.DataFrame(rows, columns=names), pd.DataFrame(sums, columns=counted)
+    return pd.DataFrame(rows, columns=names), pd.DataFrame(counts, columns=counted)
 
 
 def planes_of(numbers: np.ndarray) -> np.ndarray:
-    """Where sorted slice numbers go in a stack; a gap leaves one empty plane, across which nothing is connected."""
+    """Return the planes of sorted slice numbers in a stack; a gap leaves one empty plane, which separates lesions."""
     return np.concatenate([[0], np.cumsum(np.clip(np.diff(numbers), 1, 2))]).astype(int)
 
 
-def patient_table(slices: Slices, per_slice: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:
-    """A row a patient: overlap of the whole volume, slices, outlines, lesions in 3D."""
-    counts = metrics.Counts(*(per_slice[name].to_numpy() for name in metrics.Counts._fields))
-    volumes = metrics.per_patient(counts, slices.patients)
+def patient_table(slices: Slices, per_slice: pd.DataFrame, lesion_counts: pd.DataFrame) -> pd.DataFrame:
+    """Return one row per patient: overlap of the whole volume, slices, outlines, lesions in 3D."""
     images = slices.images.numpy()
     rows = []
-    for patient, volume in volumes.items():
-        of = per_slice[per_slice["patient"] == patient]
-        tumour, predicted = of["tumour_pixels"] > 0, of["predicted_pixels"] > 0
+    for patient, own in per_slice.groupby("patient"):
+        volume = metrics.Counts(*(own[name].sum() for name in metrics.Counts._fields))
+        tumour, predicted = own["tumour_pixels"] > 0, own["predicted_pixels"] > 0
         rows.append(
             {
                 "patient": patient,
                 "institution": institution(patient),
-                "sequences": sequences(images[of.index]),
-                "slices": len(of),
+                "sequences": sequences(images[own.index]),
+                "slices": len(own),
                 "tumour_slices": int(tumour.sum()),
-                "tumour_pixels": int(volume.target[0]),
-                "predicted_pixels": int(volume.predicted[0]),
-                "dice": metrics.dice(volume)[0],
-                "iou": metrics.iou(volume)[0],
-                "sensitivity": metrics.sensitivity(volume)[0],
-                "precision": metrics.precision(volume)[0],
-                "missed_slices": int((tumour & (of["true_positive"] == 0)).sum()),
+                "tumour_pixels": int(volume.target),
+                "predicted_pixels": int(volume.predicted),
+                **{name: float(getattr(metrics, name)(volume)) for name in PATIENT_METRICS},
+                "missed_slices": int((tumour & (own["true_positive"] == 0)).sum()),
                 "false_positive_slices": int((~tumour & predicted).sum()),
-                "hd95": of["hd95"].mean(),
-                "surface_pixels": int(of["surface_pixels"].sum()),
-                **{name: _weighted(of[name], of["surface_pixels"]) for name in SURFACE_DICE},
+                "hd95": own["hd95"].mean(),
+                "surface_pixels": int(own["surface_pixels"].sum()),
+                **{name: _weighted_mean(own[name], own["surface_pixels"]) for name in SURFACE_DICE},
             }
         )
-    return pd.DataFrame(rows).merge(found, on="patient", validate="one_to_one")
+    return pd.DataFrame(rows).merge(lesion_counts, on="patient", validate="one_to_one")
 
 
-def _weighted(values: pd.Series, weights: pd.Series) -> float:
-    """Weighted mean; NaN where all weights are 0."""
+def _weighted_mean(values: pd.Series, weights: pd.Series) -> float:
+    """Return the weighted mean; NaN where all weights are 0."""
     return float((values * weights).sum() / weights.sum()) if weights.sum() else float("nan")

@@ -34,7 +34,7 @@ def write_panels(run: RunFolder, slices: Slices, predicted: np.ndarray, results:
         "best": (f"The best of {len(tumour)} tumour slices", tumour[:EXAMPLES]),
         "worst": (f"The worst of {len(tumour)} tumour slices", tumour[::-1][:EXAMPLES]),
     }
-    for kind in lesions.KINDS:
+    for kind in lesions.SLICE_KINDS:
         rows = by_iou.index[by_iou["kind"] == kind].tolist()
         title = f"{kind.capitalize()}: best, median and worst of {len(rows)} slices"
         shown = dict.fromkeys([*rows[:1], *rows[len(rows) // 2 :][:1], *rows[-1:]])  # each once

@@ -64,7 +64,7 @@ def draw_loss(epochs: pd.DataFrame, chosen: int) -> Plot:
     _plain_ticks(axes.yaxis)
     _mark(axes, epochs, chosen, "validation_loss")
     training, validation = epochs.iloc[-1][["training_loss", "validation_loss"]]
-    words = f"{len(epochs)} epochs. In the last one, training loss {training:.3g}, validation loss {validation:.3g}."
+    words = f"Epochs: {len(epochs)}. In the last one, training loss {training:.3g}, validation loss {validation:.3g}."
     return _plot(figure, "Loss against epoch", words)
 
 
@@ -100,7 +100,7 @@ def draw_bland_altman(patients: pd.DataFrame) -> Plot:
         axis.set_major_locator(MaxNLocator(6, steps=STEPS))
         axis.set_major_formatter("{x:,.0f}")
     within = f"; limits of agreement {limits[0]:,.0f} to {limits[1]:,.0f}" if limits else ""
-    words = f"{len(patients)} patients. Mean difference {bias:,.0f} pixels{within}."
+    words = f"Patients: {len(patients)}. Mean difference {bias:,.0f} pixels{within}."
     return _plot(figure, "Volume, predicted − reference (Bland–Altman)", words)
 
 
@@ -120,8 +120,7 @@ def draw_dice_against_area(tumour: pd.DataFrame) -> Plot:
         dots, label = tumour[rows], f"{name} ({rows.sum()})"
         axes.plot(dots["tumour_pixels"], dots["dice"], style, color=color, ms=5, alpha=0.75, label=label)
     _plain_ticks(axes.xaxis)
-    median = tumour["dice"].median()
-    words = f"{len(tumour)} tumour slices, {missed.sum()} of them missed. Their median Dice is {median:.2f}."
+    words = f"Tumour slices: {len(tumour)}, missed: {missed.sum()}. Median Dice: {tumour['dice'].median():.2f}."
     return _plot(figure, "Dice against tumour area", words)
 
 
@@ -208,8 +207,8 @@ def to_svg(figure: Figure, name: str) -> str:
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
         metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(file, format="svg", transparent=True, metadata=metadata)
-    text = file.getvalue()
-    text = re.sub(r"<style.*?</style>", "", text[text.index("<svg") :])  # it would hold for the whole page
+    _, start, rest = file.getvalue().partition("<svg")
+    text = re.sub(r"<style.*?</style>", "", start + rest)  # it would hold for the whole page
     text = re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{name}-", text)
     for color, variable in SVG_COLORS.items():
         text = text.replace(color.lower(), variable)

@@ -42,7 +42,7 @@ def write_report(
     patients = patients.sort_values(["dice", "patient"], ascending=[False, True])
     training = {} if epochs is None else plots.training_plots(epochs, metrics["epoch"])
     page = {
-        "title": f"{metrics['split'].capitalize()} report: {run.path.resolve().name}",
+        "title": f"Report: {run.path.resolve().name} ({metrics['split']})",
         "synthetic_notice": SYNTHETIC_NOTICE if metrics["synthetic"] else "",
         "research_use": RESEARCH_USE,
         "facts": facts(metrics, slices, None if epochs is None else run.read_config()),
@@ -50,7 +50,7 @@ def write_report(
         "notes": metrics["notes"],
         "summary": [metric_row(name, metrics) for name in SUMMARY],
         "further": [metric_row(name, metrics) for name in METRICS if name not in SUMMARY],
-        "patient_table": as_table(patients),
+        "patient_table": as_table(patients.drop(columns=["surface_pixels", "head_pixels"])),
         "failures": [failure(kind, slices) for kind in metrics["failures"]],
         "subgroups": metrics["subgroups"],
         "volumes": charts(plots.volume_plots(patients, slices)),
@@ -88,7 +88,7 @@ def facts(metrics: dict[str, Any], slices: pd.DataFrame, config: dict[str, Any] 
         return tested
     return tested | {
         "Threshold": f"{metrics['threshold']:g}",
-        "Smallest component": f"{metrics['min_component'] or 1} px",
+        "Smallest component": f"{metrics['min_component']} px" if metrics["min_component"] else "any",
         "Network": f"U-Net, width {config['settings']['width']}",
         "Training patients": f"{config['patients']['train']:,}",
     }
@@ -121,17 +121,13 @@ def metric_row(name: str, metrics: dict[str, Any]) -> dict[str, Any]:
 
 def failure(kind: dict[str, Any], slices: pd.DataFrame) -> dict[str, Any]:
     """Return a kind of failure with the per-slice values of the examples that are shown."""
-    rows = slices.set_index("image_path")[["dice", "tumour_pixels", "predicted_pixels"]]
-    examples = [example | rows.loc[example["image_path"]].to_dict() for example in kind["examples"][:EXAMPLES]]
-    return kind | {"examples": examples}
+    values = slices.set_index("image_path")[["dice", "tumour_pixels", "predicted_pixels"]].to_dict("index")
+    return kind | {"examples": [example | values[example["image_path"]] for example in kind["examples"][:EXAMPLES]]}
 
 
 def charts(drawn: dict[str, plots.Plot]) -> list[dict[str, str]]:
     """Return plots for the page: title, words and SVG."""
-    return [
-        {"title": plot.title, "words": plot.words, "svg": plots.to_svg(plot.figure, name)}
-        for name, plot in drawn.items()
-    ]
+    return [{"title": p.title, "words": p.words, "svg": plots.to_svg(p.figure, name)} for name, p in drawn.items()]
 
 
 def as_table(table: pd.DataFrame) -> dict[str, Any]:

@@ -2,16 +2,16 @@
 
 import numpy as np
 
-# Okabe and Ito's colours, which people without full colour vision tell apart
+# Okabe and Ito's colours, which people without full colour vision can tell apart
 BLUE, ORANGE, GREEN, SKY = "#0072B2", "#E69F00", "#009E73", "#56B4E9"
-MASK_COLOR, PREDICTION_COLOR = ORANGE, SKY  # as in the report; what only one of both has is tinted in its colour
+MASK_COLOR, PREDICTION_COLOR = ORANGE, SKY  # as in the report; pixels in only one of both have its colour
 BRIGHTEST = 99.5  # percentile of FLAIR that is shown white
 
 
 def stretch(flair: np.ndarray) -> np.ndarray:
-    """FLAIR of a slice or a stack (uint8 [..., H, W]), scaled so that its BRIGHTEST percentile becomes white.
+    """Return FLAIR of a slice or a stack (uint8 [..., H, W]), scaled so that its BRIGHTEST percentile becomes white.
 
-    Patients differ a lot: one stack of the data set reaches 170 where another ends at 40. For looking only.
+    Patients differ a lot: one stack of the data set reaches 170 where another ends at 40. For display only.
     """
     bright = flair[flair > 0]
     white = max(float(np.percentile(bright, BRIGHTEST)), 1) if bright.size else 255

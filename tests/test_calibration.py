@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from conftest import box, make_slices
 
+from dataset.slices import Slices
 from evaluation import calibration
 
 
@@ -18,7 +19,7 @@ def head_image(radius: int = 60) -> np.ndarray:
 
 
 def test_the_head_is_the_largest_bright_region_with_its_holes():
-    head = calibration.head_pixels(head_image())
+    head = calibration.head_mask(head_image())
     y, x = np.mgrid[:256, :256]
     distance = np.hypot(y - 128, x - 128)
     assert head[distance < 60].all() and not head[distance > 64].any()
@@ -26,17 +27,17 @@ def test_the_head_is_the_largest_bright_region_with_its_holes():
 
 def test_air_has_no_head():
     noise = np.random.default_rng(0).integers(0, 15, (256, 256, 3), np.uint8)
-    assert not calibration.head_pixels(noise).any()
-    assert calibration.head_pixels(np.full((256, 256, 3), 90, np.uint8)).all()
+    assert not calibration.head_mask(noise).any()
+    assert calibration.head_mask(np.full((256, 256, 3), 90, np.uint8)).all()
 
 
-def bright_slices(masks: dict) -> "calibration.Slices":
+def bright_slices(masks: dict) -> Slices:
     slices = make_slices(masks)
     slices.images.fill_(90)  # the head fills the image
     return slices
 
 
-def test_counts_and_figures_by_hand():
+def test_counts_and_metrics_by_hand():
     slices = bright_slices({"a": [box((0, 0, 1, 3), size=4)]})  # 3 of 16 pixels are tumour
     probabilities = np.full((1, 4, 4), 0.05, np.float32)
     probabilities[0, 0, :2] = 0.95  # two of them; the third is among the 14 at 0.05
@@ -64,13 +65,10 @@ def test_certain_and_right_certain_and_wrong():
 
 
 def test_the_background_does_not_count():
-    slices = make_slices({"a": [box()]}, head_image()[None])
-    counts = calibration.count(slices, np.zeros((1, 256, 256), np.float32))
-    assert counts[0, 0].sum() == calibration.head_pixels(head_image()).sum() < 256 * 256 / 4
-
-
-def test_without_any_head_nothing_is_known():
-    found = calibration.summarise(calibration.count(make_slices({"a": [box()]}), np.zeros((1, 256, 256), np.float32)))
+    nothing = np.zeros((1, 256, 256), np.float32)
+    counts = calibration.count(make_slices({"a": [box()]}, head_image()[None]), nothing)
+    assert counts[0, 0].sum() == calibration.head_mask(head_image()).sum() < 256 * 256 / 4
+    found = calibration.summarise(calibration.count(make_slices({"a": [box()]}), nothing))  # air alone
     assert np.isnan(found["brier"]) and np.isnan(found["ece"])
 
 
@@ -88,5 +86,5 @@ def test_merging_runs_is_the_same_as_counting_all_at_once():
     assert calibration.merge([calibration.summarise(counts), airless])["brier"] == pytest.approx(whole["brier"])
 
     table = calibration.per_patient(counts, slices.patients)
-    assert table["patient"].tolist() == ["a", "b"] and table["brain_pixels"].tolist() == [65536, 131072]
-    assert (table["brier"] * table["brain_pixels"]).sum() / 196608 == pytest.approx(whole["brier"])
+    assert table["patient"].tolist() == ["a", "b"] and table["head_pixels"].tolist() == [65536, 131072]
+    assert (table["brier"] * table["head_pixels"]).sum() / 196608 == pytest.approx(whole["brier"])

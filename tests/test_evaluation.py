@@ -1,6 +1,7 @@
-"""Tables and figures of hand-made masks: empty, full, one pixel, at the border, in several parts."""
+"""Tables and metrics of hand-made masks: empty, full, one pixel, at the border, with several components."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -8,11 +9,13 @@ import pytest
 from conftest import box, make_slices
 
 from evaluation import metrics, subgroups, summary
-from evaluation import tables as evaluation_tables
+from evaluation.names import METRICS
+from evaluation.tables import Tables, area_stratum, make_tables
+from storage.run_folder import RunFolder
 from utils import to_json
 
 FULL = box((0, 0, 256, 256))
-# patient -> (true mask, predicted mask) of each slice
+# patient -> (reference mask, predicted mask) of each slice
 CASES = {
     "TCGA_AA_0001_19990101": [
         (box(), box()),  # rightly empty
@@ -30,13 +33,13 @@ CASES = {
 
 
 @pytest.fixture(scope="module")
-def tables() -> evaluation_tables.Tables:
+def tables() -> Tables:
+    """The tables of CASES; head pixels are not counted."""
     images = np.random.default_rng(0).integers(0, 256, (8, 256, 256, 3), np.uint8)
     images[:4, ..., 2] = images[:4, ..., 1]  # the first patient has no post-contrast sequence
-    slices = make_slices({patient: [true for true, _ in pairs] for patient, pairs in CASES.items()}, images)
-    return evaluation_tables.make_tables(
-        slices, np.stack([predicted for pairs in CASES.values() for _, predicted in pairs])
-    )
+    slices = make_slices({patient: [mask for mask, _ in pairs] for patient, pairs in CASES.items()}, images)
+    made = make_tables(slices, np.stack([predicted for pairs in CASES.values() for _, predicted in pairs]))
+    return replace(made, patients=made.patients.assign(head_pixels=0, brier=np.nan))
 
 
 def test_slices_by_hand(tables):
@@ -46,12 +49,12 @@ def test_slices_by_hand(tables):
     assert s["predicted_pixels"].tolist() == [0, 12, 200, 900, 65536, 0, 1600, 0]
     assert s["iou"].tolist() == [1, 0, 0.5, 9 / 13, 1, 0, 0, 1]
     assert s["dice"].tolist() == [1, 0, 400 / 600, 1800 / 2200, 1, 0, 0, 1]
-    strata_of = ["no tumour", "no tumour", "200-500", "1k-2k", ">2k", "<200", "1k-2k", "no tumour"]
-    assert s["area_stratum"].tolist() == strata_of
+    areas = ["no tumour", "no tumour", "200-500", "1k-2k", ">2k", "<200", "1k-2k", "no tumour"]
+    assert s["area_stratum"].tolist() == areas
     assert s["kind"].tolist() == [
-        *("no tumour", "no tumour", "small", "two-part", "smooth", "small", "smooth", "no tumour")
+        *("no tumour", "no tumour", "small", "several components", "smooth", "small", "smooth", "no tumour")
     ]
-    assert s["lesions"].tolist() == s["parts"].tolist() == [0, 0, 1, 2, 1, 0, 1, 0]  # one pixel is too small to count
+    assert s["lesions"].tolist() == [0, 0, 1, 2, 1, 0, 1, 0]  # one pixel is too small to count
     assert s["lesions_found"].tolist() == [0, 0, 1, 1, 1, 0, 0, 0]
     assert s["false_lesions"].tolist() == [0, 1, 0, 0, 0, 0, 1, 0]
     assert s["largest_missed"].tolist() == [0, 0, 0, 400, 0, 0, 1600, 0]
@@ -89,12 +92,12 @@ def test_lesions_by_hand(tables):
     assert rows.loc["TCGA_BB_0002_19990101", "volume"].tolist() == [65537, 1600]  # the pixel touches the full slice
 
 
-def test_figures_by_hand(tables):
-    found = {name: figure["value"] for name, figure in evaluation_tables.figures(tables).items()}
+def test_metrics_by_hand(tables):
+    found = {name: estimate["value"] for name, estimate in summary.estimate_metrics(tables).items()}
     p = tables.patients
     expected = {
         "iou": (1 + 0 + 0.5 + 9 / 13 + 1 + 0 + 0 + 1) / 8,
-        "all_empty": 3 / 8,
+        "empty_prediction": 3 / 8,
         "tumour_iou": (0.5 + 9 / 13 + 1) / 5,
         "tumour_dice": (2 / 3 + 18 / 22 + 1) / 5,
         "tumour_found": 3 / 5,
@@ -112,21 +115,20 @@ def test_figures_by_hand(tables):
     assert {name: found[name] for name in expected} == pytest.approx(expected)
 
 
-def test_the_tables_say_the_same_as_the_counts(tables):
-    """What training prints comes from counts, what a test prints from tables."""
+def test_training_prints_the_same_as_a_test(tables):
+    """The former computes from counts, the latter from tables."""
     counts = metrics.Counts(*(tables.slices[name].to_numpy() for name in metrics.Counts._fields))
-    from_counts = metrics.summary(counts, tables.slices["patient"].tolist())
-    from_tables = evaluation_tables.figures(tables)
-    assert {name: from_tables[name]["value"] for name in from_counts} == pytest.approx(from_counts)
+    from_counts, estimates = metrics.summarise(counts, tables.slices["patient"]), summary.estimate_metrics(tables)
+    assert {name: estimates[name]["value"] for name in from_counts} == pytest.approx(from_counts)
 
 
-def test_strata_by_hand(tables):
-    rows = {(row["by"], row["group"]): row for row in subgroups.stratify(tables)}
+def test_subgroups_by_hand(tables):
+    rows = {(row["by"], row["group"]): row for row in subgroups.summarise(tables)}
     area = {group: rows["area", group] for group in ("<200", "200-500", "1k-2k", ">2k")}
     assert [row["slices"] for row in area.values()] == [1, 1, 2, 1] and ("area", "500-1k") not in rows
     assert [row["found"] for row in area.values()] == [0, 1, 0.5, 1]
     assert area["1k-2k"]["tumour_iou"] == pytest.approx(9 / 26) and area["1k-2k"]["patients"] == 2
-    assert {g: rows["parts", g]["slices"] for g in ("none of 10 px", "1", "2")} == {"none of 10 px": 1, "1": 3, "2": 1}
+    assert [rows["components", group]["slices"] for group in ("none of 10 px", "1", "2")] == [1, 3, 1]
     assert rows["boundary", "smooth (<1.5)"]["slices"] == 5
     assert rows["institution", "AA"]["patient_dice"] == pytest.approx(2200 / 2812)
     assert rows["sequences", "no post-contrast"]["slices"] == 2 and rows["sequences", "all three"]["slices"] == 3
@@ -137,7 +139,7 @@ def test_strata_by_hand(tables):
 def test_area_strata_at_their_ends():
     pixels = [0, 1, 199, 200, 499, 500, 999, 1000, 1999, 2000, 65536]
     names = ["no tumour", "<200", "<200", "200-500", "200-500", "500-1k", "500-1k", "1k-2k", "1k-2k", ">2k", ">2k"]
-    assert [evaluation_tables.area_stratum(n) for n in pixels] == names
+    assert [area_stratum(n) for n in pixels] == names
 
 
 def test_a_missing_slice_separates_lesions_and_the_order_of_the_rows_does_not_matter():
@@ -145,41 +147,45 @@ def test_a_missing_slice_separates_lesions_and_the_order_of_the_rows_does_not_ma
     slices = make_slices({"a": [square] * 4})
     for numbers, lesions in (((1, 2, 3, 4), 1), ((7, 8, 10, 11), 2), ((1, 1000, 2, 1001), 2)):
         slices.table["image_path"] = [f"a/a_{n}.tif" for n in numbers]
-        tables = evaluation_tables.make_tables(slices, np.stack([square] * 4))
+        tables = make_tables(slices, np.stack([square] * 4))
         assert tables.patients["lesions"].tolist() == [lesions]
         assert tables.lesions["last_slice"].tolist()[-1] == max(numbers)
         assert tables.lesions["dice"].tolist() == [1] * lesions
 
 
-def card_of(tables) -> dict:
-    blank = {"brier": float("nan"), "ece": float("nan"), "bins": []}
-    filled = evaluation_tables.Tables(
-        tables.slices, tables.patients.assign(brain_pixels=0, brier=np.nan), tables.lesions
-    )
-    return summary.make(filled, blank, {"split": "test", "loss": 0.25}, ["a note"])
+def result_of(tables: Tables) -> dict:
+    undefined = {"brier": float("nan"), "ece": float("nan"), "bins": []}
+    return summary.summarise(tables, undefined, {"split": "test", "loss": 0.25}, ["a note"])
 
 
 def test_files_say_what_the_tables_say(tables, tmp_path):
-    card = card_of(tables)
-    summary.write(tmp_path, tables, card)
-    again = summary.read_tables(tmp_path)
-    for part in summary.FILES:
-        pd.testing.assert_frame_equal(getattr(again, part), getattr(tables, part), check_dtype=False, atol=1e-6)
-    stored = json.loads((tmp_path / "metrics.json").read_text())
+    run = RunFolder(tmp_path)
+    run.write_test(tables.as_dict(), result_of(tables), None)
+    again = Tables(**run.read_test_tables())
+    for name, table in tables.as_dict().items():
+        pd.testing.assert_frame_equal(again.as_dict()[name], table, check_dtype=False, atol=1e-6)
+    stored = run.read_metrics()
     assert stored["tumour_iou"] == stored["intervals"]["tumour_iou"]["value"] == pytest.approx((0.5 + 9 / 13 + 1) / 5)
     assert stored["brier"] is None and stored["calibration"]["ece"] is None  # NaN is null
     assert (stored["patients"], stored["slices"], stored["lesions"], stored["loss"]) == (3, 8, 4, 0.25)
     assert stored["notes"][0] == "a note" and stored["notes"][-1].startswith("3 test patients cannot show a difference")
-    recomputed = evaluation_tables.figures(again)
-    for name, figure in evaluation_tables.figures(tables).items():
-        assert recomputed[name] == pytest.approx(figure, abs=1e-5, nan_ok=True), name
+
+
+def test_every_metric_has_a_name_that_stands_alone(tables):
+    assert set(METRICS) == {*summary.estimate_metrics(tables), "ece", "loss"}
+    labels = [metric.label for metric in METRICS.values()]
+    assert len(set(labels)) == len(labels)
+    assert all(label == label.strip() and label[0].isupper() and len(label) < 46 for label in labels)
 
 
 def test_the_printed_result_is_one_screen(tables):
-    text = summary.describe(card_of(tables), tables.patients)
-    assert len(text.splitlines()) < 45 and max(map(len, text.splitlines())) <= 120
-    assert "0.375" in text and "predicting nothing would score" in text
-    assert "1 of 2" in text and "50.0%" in text  # small tumours missed; lesions found
+    lines = summary.describe(result_of(tables), tables.patients).splitlines()
+    assert len(lines) < 45 and max(map(len, lines)) <= 120
+    (line,) = (line for line in lines if METRICS["empty_prediction"].label in line)
+    assert "0.375" in line and METRICS["iou"].label in lines[lines.index(line) - 1]
+    assert any("33.3%" in line and "12 px each" in line for line in lines)  # of three empty slices, one
+    assert any("50.0%" in line and "2 of 4, and 1 false" in line for line in lines)  # lesions
+    assert any(line.split() == ["small", "tumour", "missed", "1", "of", "2"] for line in lines)
 
 
 def test_json_of_numpy_and_nan():

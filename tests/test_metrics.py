@@ -8,8 +8,8 @@ from evaluation import metrics
 from evaluation.metrics import Counts
 
 # Four slices of two patients, counted by hand:
-#   a: 6 px hit, 2 px false alarm, 4 px missed;  a: empty, stays empty
-#   b: empty, but 3 px false alarm;              b: 5 px tumour, missed altogether
+#   a: 6 px hit, 2 px false positive, 4 px missed;  a: empty, stays empty
+#   b: empty, but 3 px false positive;              b: 5 px tumour, missed altogether
 COUNTS = Counts(np.array([6, 0, 0, 0]), np.array([2, 0, 3, 0]), np.array([4, 0, 0, 5]))
 PATIENTS = ["a", "a", "b", "b"]
 
@@ -23,6 +23,17 @@ def test_count_pixels():
     assert [part.tolist() for part in counts] == [[2, 0], [2, 0], [4, 0]]
 
 
+@pytest.mark.parametrize(
+    ("shape", "dtype"), [((2, 4, 4), torch.bool), ((1, 1, 4, 4), torch.bool), ((2, 1, 4, 4), torch.uint8)]
+)
+def test_masks_of_another_shape_or_dtype_are_not_counted(shape, dtype):
+    """[2, 4, 4] against [2, 1, 4, 4], and one slice against two, would be broadcast silently."""
+    mask, other = torch.zeros(2, 1, 4, 4, dtype=torch.bool), torch.zeros(shape, dtype=dtype)
+    for pair in ((mask, other), (other, mask)):
+        with pytest.raises(ValueError, match="must be bool tensors of one shape"):
+            metrics.count_pixels(*pair)
+
+
 def test_each_slice_by_hand():
     assert metrics.iou(COUNTS).tolist() == [6 / 12, 1, 0, 0]
     assert metrics.dice(COUNTS).tolist() == [12 / 18, 1, 0, 0]
@@ -31,32 +42,26 @@ def test_each_slice_by_hand():
 
 
 def test_reductions_by_hand():
-    assert metrics.slice_mean_iou(COUNTS) == (0.5 + 1 + 0 + 0) / 4
-    assert metrics.all_empty_score(COUNTS) == 2 / 4
-    assert metrics.tumour_slice_iou(COUNTS) == (0.5 + 0) / 2
-    assert metrics.found_share(COUNTS) == 1 / 2
-    assert metrics.volumetric_dice(COUNTS, PATIENTS) == {"a": 12 / 18, "b": 0}
-    assert metrics.summary(COUNTS, PATIENTS) == {
-        "iou": 0.375, "all_empty": 0.5, "tumour_iou": 0.25, "tumour_found": 0.5, "patient_dice": 6 / 18
-    }  # fmt: skip
+    assert metrics.volumetric_dice(COUNTS, PATIENTS).tolist() == [12 / 18, 0]
+    assert metrics.volumetric_dice(COUNTS, [*"baba"]).tolist() == [0, 12 / 21]  # sorted by patient
+    assert metrics.summarise(COUNTS, PATIENTS) == {
+        "iou": (0.5 + 1 + 0 + 0) / 4,
+        "empty_prediction": 2 / 4,
+        "tumour_iou": (0.5 + 0) / 2,
+        "tumour_found": 1 / 2,
+        "patient_dice": 6 / 18,
+    }
 
 
-def test_predicting_nothing_scores_the_all_empty_score():
-    nothing = Counts(np.zeros(4, int), np.zeros(4, int), COUNTS.target)
-    assert metrics.slice_mean_iou(nothing) == metrics.all_empty_score(COUNTS) == 0.5
-    assert metrics.tumour_slice_iou(nothing) == 0
+def test_an_empty_prediction_scores_what_is_said_of_it():
+    empty = Counts(np.zeros(4, int), np.zeros(4, int), COUNTS.target)
+    found = metrics.summarise(empty, PATIENTS)
+    assert found["iou"] == found["empty_prediction"] == 0.5 and found["tumour_iou"] == 0
 
 
-def test_volumes_are_not_means_of_slices():
-    counts = Counts(np.array([90, 0]), np.array([0, 0]), np.array([10, 10]))
-    assert metrics.volumetric_dice(counts, ["a", "a"])["a"] == 180 / 200
-    assert metrics.dice(counts).mean() == pytest.approx((180 / 190 + 0) / 2)
-
-
-def test_no_tumour_slices_is_not_a_number_rather_than_perfect():
-    empty = Counts(np.array([0]), np.array([0]), np.array([0]))
-    assert math.isnan(metrics.tumour_slice_iou(empty)) and math.isnan(metrics.found_share(empty))
-    assert metrics.slice_mean_iou(empty) == 1
+def test_without_tumour_slices_their_metrics_are_nan_rather_than_perfect():
+    found = metrics.summarise(Counts(np.array([0]), np.array([0]), np.array([0])), ["a"])
+    assert math.isnan(found["tumour_iou"]) and math.isnan(found["tumour_found"]) and found["iou"] == 1
 
 
 def test_properties_on_random_masks():

@@ -1,21 +1,20 @@
-"""Threshold and smallest part, chosen where the best is known."""
+"""Threshold and smallest component, tuned where the best choice is known."""
 
 import numpy as np
 import pytest
 from conftest import box, make_slices
 
 from evaluation import postprocess
-from evaluation import tables as evaluation_tables
 from evaluation.postprocess import Choice
+from evaluation.tables import make_tables
 
 
 @pytest.fixture
 def case():
-    """Tumour at 0.3 among healthy pixels at 0.2, and a false part of 16 px at 0.9: best is from 0.25, without it."""
+    """Tumour at 0.3, the rest at 0.2, and a false component of 16 px at 0.9: best is from 0.25, without it."""
     masks = {"a": [box((20, 20, 30, 30), size=64), box(size=64)], "b": [box((5, 5, 20, 20), size=64)]}
     slices = make_slices(masks)
-    truth = slices.masks.numpy()
-    probabilities = np.where(truth, 0.3, 0.2).astype(np.float32)
+    probabilities = np.where(slices.masks.numpy(), 0.3, 0.2).astype(np.float32)
     probabilities[1, 40:44, 40:44] = 0.9
     return slices, probabilities
 
@@ -25,7 +24,7 @@ def test_the_choice_is_the_best_one(case):
     choice, record = postprocess.tune(slices, probabilities)
     assert choice == Choice(0.3, 20)  # of 0.25 and 0.3 the nearer to 0.5; of 20 to 200 the one that removes least
     assert record["tuned"] == 1 and record["untuned"] == 0 and record["split"] == "validation"
-    assert (postprocess.predict(probabilities, choice) == slices.masks.numpy()).all()
+    assert (postprocess.postprocess(probabilities, choice) == slices.masks.numpy()).all()
 
 
 def test_every_choice_scores_as_its_masks_do(case):
@@ -35,7 +34,7 @@ def test_every_choice_scores_as_its_masks_do(case):
     dice = postprocess.mean_dice(slices, probabilities)
     for t, s in ((0, 0), (5, 2), (9, 3), (12, 4), (18, 5)):
         choice = Choice(postprocess.THRESHOLDS[t], postprocess.SMALLEST[s])
-        tables = evaluation_tables.make_tables(slices, postprocess.predict(probabilities, choice))
+        tables = make_tables(slices, postprocess.postprocess(probabilities, choice))
         assert dice[t, s] == pytest.approx(tables.patients["dice"].mean()), choice
 
 
@@ -45,6 +44,13 @@ def test_nothing_to_choose_between_keeps_the_default():
     assert postprocess.tune(slices, perfect)[0] == Choice(0.5, 0)
 
 
-def test_the_threshold_belongs_to_the_lesion():
+def test_small_components_are_removed_in_each_slice():
+    masks = np.stack([box((0, 0, 3, 3), (10, 10, 2, 5)), box((0, 0, 1, 1)), box()])
+    assert postprocess.remove_small_components(masks, 10).sum((1, 2)).tolist() == [10, 0, 0]
+    assert postprocess.remove_small_components(masks, 9).sum((1, 2)).tolist() == [19, 0, 0]
+    assert postprocess.remove_small_components(masks, 0) is masks
+
+
+def test_the_threshold_itself_is_tumour():
     probabilities = np.array([[[0.49999, 0.5, 0.50001]]], np.float32)
-    assert postprocess.predict(probabilities, Choice()).tolist() == [[[0, 1, 1]]]
+    assert postprocess.postprocess(probabilities, Choice()).tolist() == [[[0, 1, 1]]]

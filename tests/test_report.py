@@ -7,8 +7,8 @@ no tumour and two false positives. The tests with a browser need playwright and 
 import base64
 import re
 import shutil
+from collections import Counter
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -75,9 +75,6 @@ def run(tmp_path_factory) -> RunFolder:
     return write_run(tmp_path_factory.mktemp("run"))
 
 
-# --- What the viewer is given ----------------------------------------------------------------------------------
-
-
 def test_labels_are_written_as_runs():
     mask = np.array([[0, 1, 1, 0], [0, 1, 0, 0]], np.uint8)
     predicted = np.array([[0, 0, 1, 1], [0, 0, 0, 0]], np.uint8)
@@ -88,13 +85,10 @@ def test_labels_are_written_as_runs():
 def test_the_view_is_a_square_around_head_and_marks():
     flair, marked = np.zeros((10, 256, 256), np.uint8), np.zeros((10, 256, 256), bool)
     assert viewer.head_view(flair, marked) == [0, 0, 256]
-    flair[:, 50:100, 60:90] = 200
-    flair[:, 10, 240] = 200  # a speck is not the head
+    flair[:, 50:100, 60:90] = flair[:, 10, 240] = 200  # a speck is not the head
     assert viewer.head_view(flair, marked) == [46, 46, 58]  # 50 rows and 4 pixels of margin on both sides
     marked[3, 55, 119] = True  # columns 60 to 119
     assert viewer.head_view(flair, marked) == [56, 41, 68]
-    marked[0, 0, 0] = marked[0, 255, 255] = True
-    assert viewer.head_view(flair, marked) == [0, 0, 256]
 
 
 def test_pictures_give_up_quality_to_stay_within_their_bytes(monkeypatch):
@@ -106,35 +100,14 @@ def test_pictures_give_up_quality_to_stay_within_their_bytes(monkeypatch):
     assert sum(map(len, poorer)) < sum(map(len, rich))
 
 
-# --- What the page says ----------------------------------------------------------------------------------------
-
-
-class Tags(HTMLParser):
-    """Collects the tags of a page, and checks that each is closed."""
-
-    VOID = frozenset(("meta", "link", "br", "input", "path", "circle", "rect"))
-
-    def __init__(self, page: str):
-        super().__init__()
-        self.open, self.found = [], []
-        self.feed(page)
-        assert self.open == []
-
-    def handle_starttag(self, tag, attributes):
-        self.found.append(tag)
-        self.open += [] if tag in self.VOID else [tag]
-
-    def handle_startendtag(self, tag, attributes):
-        self.found.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open and self.open.pop() == tag, f"</{tag}> closes nothing"
-
-
 def test_the_page_is_complete_and_loads_nothing(run):
     page = page_of(run)
     ids = re.findall(r' id="([^"]+)"', page)
     assert len(set(ids)) == len(ids)
+    markup = re.sub(r"<(script|style)\b.*?</\1>", "", page, flags=re.DOTALL)
+    opened = Counter(re.findall(r"<([a-z]\w*)[^>]*(?<!/)>", markup))
+    opened.subtract(re.findall(r"</(\w+)>", markup))
+    assert {tag for tag, number in opened.items() if number} <= {"meta", "link", "br", "input"}  # all others are closed
     addresses = re.findall(r'(?:href|src|action)="([^"]*)"', page)
     assert all(address.startswith("data:") or address[1:] in ids for address in addresses)
     names = {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}  # of SVG, not addresses
@@ -142,28 +115,27 @@ def test_the_page_is_complete_and_loads_nothing(run):
     assert {"summary", "viewer", "failures", "lesions", "training"} < set(re.findall(r'<li><a href="#(\w+)">', page))
 
 
-def test_nothing_from_a_file_becomes_markup(run):
+def test_nothing_from_a_file_becomes_markup(run, opened):
     page = page_of(run)
-    tags = Tags(page).found
-    assert tags.count("script") == 2 and "img" not in tags
     assert "<script>alert" not in page and "</script><img" not in page
     assert "&lt;script&gt;alert(1)&lt;/script&gt;{{ 7 * 7 }}" in page  # and it is no expression of the template
+    assert opened().evaluate("[document.scripts.length, document.images.length]") == [2, 0]
 
 
 def test_the_summary_follows_from_the_counts(run):
-    page = page_of(run)
-    assert "found in 2 of 4 tumour slices." in page and "in 2 of 14 slices without tumour." in page
-    assert "missed completely: 1." in page  # B
-    assert "not above the 0.778 of an empty prediction" in page
-    assert 'class="banner"' in page and "SYNTHETIC PATIENTS" in page and "images of 3" not in page
+    for said in (
+        "found in 2 of 4 tumour slices.", "in 2 of 14 slices without tumour.", "missed completely: 1.",
+        "not above the 0.778 of an empty prediction", 'class="banner"', "SYNTHETIC PATIENTS", "<br>tumour 2,500 px",
+    ):  # fmt: skip
+        assert said in page_of(run)
+    assert "images of 3" not in page_of(run)
 
 
 def test_an_empty_cross_validation_of_real_patients(tmp_path):
-    """No learning curves, a notice in place of the banner; and a damaged file leaves the page as it was."""
     run = write_run(tmp_path, empty=True, split="cross-validation, 3 folds", epoch=None, synthetic=False)
     page = page_of(run)
     assert "Loss against epoch" not in page and "#training" not in page and "per fold" in page
-    assert "<h1>Cross-validation, 3 folds report" in page and "not a medical device" in page
+    assert "(cross-validation, 3 folds)</h1>" in page and "not a medical device" in page
     assert 'class="banner"' not in page and "images of 3 patients" in page and "CC BY-NC-SA" in page
     assert "The prediction is empty in every slice." in page and "found in 0 of 4 tumour slices." in page
     run.metrics.write_text("{")
@@ -190,16 +162,15 @@ def browser():
 @pytest.fixture
 def opened(browser, run):
     """Open the report: opened(width, color_scheme) -> page; in the end nothing may have gone wrong in it."""
-    contexts, wrong = [], []
+    pages, wrong = [], []
 
     def watch(request):
         if request.url != run.report.resolve().as_uri() and not request.url.startswith("data:"):
             wrong.append(request.url)
 
     def open_page(width: int = 1280, scheme: str = "light"):
-        context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
-        contexts.append(context)
-        page = context.new_page()
+        page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
+        pages.append(page)
         page.set_default_timeout(10_000)
         page.on("console", lambda message: wrong.append(f"{message.type}: {message.text}"))
         page.on("pageerror", lambda error: wrong.append(str(error)))
@@ -209,17 +180,13 @@ def opened(browser, run):
         return page
 
     yield open_page
-    for context in contexts:
-        context.close()
+    for page in pages:
+        page.close()
     assert wrong == []
 
 
 def text(page, selector: str) -> str:
     return page.locator(selector).inner_text()
-
-
-def slice_of(page) -> int:
-    return page.evaluate("state.slice")
 
 
 def test_the_numbers_of_the_page_are_those_of_the_files(opened, run):
@@ -230,10 +197,8 @@ def test_the_numbers_of_the_page_are_those_of_the_files(opened, run):
         ".map(row => [row.dataset.metric, Number(row.querySelector('data').value)]))"
     )
     assert len(values) > 15 and values == {name: metrics[name] for name in values}
-    interval = metrics["intervals"]["patient_dice"]
-    said = text(page, 'tr[data-metric="patient_dice"]')
-    assert f"{interval['value']:.3f}" in said and f"{interval['low']:.3f} to {interval['high']:.3f}" in said
-
+    interval = "{value:.3f} {low:.3f} to {high:.3f}".format(**metrics["intervals"]["patient_dice"])
+    assert interval in " ".join(text(page, 'tr[data-metric="patient_dice"]').split())
     patients = run.read_test_tables()["patients"].set_index("patient")
     dice = page.locator("table.bars data").evaluate_all("cells => cells.map(cell => Number(cell.value))")
     assert dice == pytest.approx([*sorted(patients["dice"], reverse=True), patients["dice"].mean()], abs=1e-6)
@@ -257,35 +222,33 @@ def test_every_slice_in_the_viewer_equals_its_row(opened, run):
 def test_keys_wheel_slider_buttons_and_profile_change_the_slice(opened):
     page = opened()
     page.select_option("#patient", label=A_TITLE)
-    assert slice_of(page) == 1  # the slice with the largest mask
+    assert page.evaluate("state.slice") == 1  # the slice with the largest mask
     page.focus("#stage")
     keys = ("Home", "ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown", "PageUp", "PageDown", "End")
     for key, index in zip(keys, (0, 0, 1, 2, 1, 5, 0, 5), strict=True):
         page.keyboard.press(key)
-        assert slice_of(page) == index, key
+        assert page.evaluate("state.slice") == index, key
     page.focus("#slice")
     page.keyboard.press("ArrowLeft")
-    assert slice_of(page) == 4
+    assert page.evaluate("state.slice") == 4
     page.locator("#slice").fill("2")
-    assert slice_of(page) == 2 and page.get_attribute("#slice", "aria-valuetext") == "slice 3, 3 of 6"
-    for button in ("next", "previous", "previous"):
-        page.click(f"#{button}")
-    assert slice_of(page) == 1
+    assert page.evaluate("state.slice") == 2 and page.get_attribute("#slice", "aria-valuetext") == "slice 3, 3 of 6"
+    page.click("#next")
     page.locator("#stage").scroll_into_view_if_needed()
     page.locator("#stage").hover()
-    for turn, index in ((100, 2), (100, 3), (-100, 2), (15, 2), (15, 2), (15, 3)):
+    for turn, index in ((100, 4), (-100, 3), (15, 3), (15, 3), (15, 4)):
         page.mouse.wheel(0, turn)
         page.wait_for_timeout(60)
-        assert slice_of(page) == index
+        assert page.evaluate("state.slice") == index
     page.keyboard.press("End")
     before = page.evaluate("scrollY")
     page.mouse.wheel(0, 200)  # at the end of the stack the page scrolls on
     page.wait_for_function("y => scrollY > y", arg=before)
     box = page.locator("#profile").bounding_box()
     page.locator("#profile").click(position={"x": box["width"] - 12, "y": 60})
-    assert slice_of(page) == SLICES - 1
+    assert page.evaluate("state.slice") == SLICES - 1
     page.click("#worst")
-    assert slice_of(page) == 1
+    assert page.evaluate("state.slice") == 1
 
 
 def test_outlines_enclose_the_pixels_of_the_masks(opened):
@@ -306,8 +269,6 @@ def test_outlines_enclose_the_pixels_of_the_masks(opened):
         }))"""
     )
     assert len(areas) == len(PATIENTS) * SLICES and not np.any(areas)
-    corners = page.evaluate("outline(new Uint8Array(size * size).fill(1, 1, 3), is.mask)")
-    assert sorted(re.findall(r"\d+ \d+", corners)) == ["1 0", "1 0", "1 1", "3 0", "3 1"]  # two pixels, closed
 
 
 def test_layers_can_be_switched_off_and_differ_without_colour(opened):
@@ -338,7 +299,7 @@ def test_print_shows_everything(opened):
     assert page.pdf(format="A4").startswith(b"%PDF")
     assert page.evaluate("[...document.querySelectorAll('details')].every(part => part.open)")
     page.emulate_media(media="print")
-    assert not page.locator("nav").is_visible() and page.locator("#stage svg").is_visible()
+    assert page.locator("#stage svg").is_visible() and not page.locator("nav").is_visible()
 
 
 def test_it_can_be_used_without_sight_or_mouse(opened):
@@ -350,10 +311,8 @@ def test_it_can_be_used_without_sight_or_mouse(opened):
     assert len(names) > 30 and all(name.strip() for name in names)
     unlabelled = "[...document.querySelectorAll('svg')].some(s => !s.closest('[aria-hidden=true], [role=img]'))"
     assert not page.evaluate(unlabelled)
-    levels = page.evaluate("[...document.querySelectorAll('h1, h2, h3')].map(h => Number(h.tagName[1]))")
-    assert levels[0] == 1 and levels.count(1) == 1 and max(np.diff(levels)) <= 1
     reached = set()
-    page.focus("#viewer-panel #stage")
+    page.focus("#stage")
     for _ in range(9):
         reached.add(page.evaluate("document.activeElement.id"))
         assert page.evaluate("parseFloat(getComputedStyle(document.activeElement).outlineWidth)") >= 2

@@ -55,7 +55,7 @@ def test_train_process_test(call, folder, tmp_path):
     assert {"validation_tumour_iou", "validation_patient_dice"} <= set(pd.read_csv(run / "epochs.csv"))
     for name in ("loss", "iou"):
         with Image.open(run / "plots" / f"{name}.png") as picture:
-            assert picture.size == (1050, 630)
+            assert picture.size == (1040, 800)
 
     code, out, err = call("test_model", "--run", run, "--device", "cpu")
     assert (
