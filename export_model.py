@@ -33,7 +33,7 @@ from reporting.model_card import describe_input, model_card
 from storage import checkpoints
 from storage.run_folder import RunFolder
 from training.engine import prepare
-from unet import UNet
+from unet import UNet, weights_digest
 from utils import UserError, atomic_write, run_script, set_seeds, write_text
 
 LARGEST_DIFFERENCE = 1e-3  # of two logits, relative to the largest one; a mask changes only where the logit is 0
@@ -144,8 +144,8 @@ def example(metadata: dict[str, Any]) -> torch.Tensor:
 
 
 def as_text(metadata: dict[str, Any]) -> dict[str, str]:
-    """Return metadata as formats store it: text values."""
-    return {name: value if isinstance(value, str) else json.dumps(value) for name, value in metadata.items()}
+    """Return metadata as formats store it: text values, in JSON."""
+    return {name: json.dumps(value) for name, value in metadata.items()}
 
 
 def write_onnx(model: nn.Module, metadata: dict[str, Any]) -> bytes:
@@ -190,7 +190,8 @@ def load_torch_export(content: bytes, metadata: dict[str, Any]) -> Network:
 
 
 def write_safetensors(model: nn.Module, metadata: dict[str, Any]) -> bytes:
-    return safetensors.torch.save(model.state_dict(), as_text(metadata))
+    weights, text = model.state_dict(), as_text(metadata)
+    return safetensors.torch.save(weights, text | {"sha256": weights_digest(weights, text)})
 
 
 def load_safetensors(content: bytes, metadata: dict[str, Any]) -> Network:

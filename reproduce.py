@@ -17,8 +17,6 @@ import shutil
 from pathlib import Path
 from typing import NamedTuple
 
-import pandas as pd
-
 import train_model
 from dataset.folder import find_folder, find_slices
 from dataset.published import is_published, published_patients
@@ -26,6 +24,7 @@ from dataset.split import assign_patients, read_assignment, split_tables
 from dataset.synthetic import any_synthetic
 from evaluation.names import METRICS
 from evaluation.selection import best_epoch
+from storage.checkpoints import read_epochs
 from storage.run_folder import RunFolder
 from utils import UserError, call_script, positive, run_script, show_number, to_json, write_text
 
@@ -86,7 +85,7 @@ def main(argv: list[str] | None = None) -> None:
     subset = published_patients(subset=True) if published.slices == SUBSET else {}
     only = sorted(subset) if all((folder / patient).is_dir() for patient in subset) else []
     wanted = describe_wanted(options, folder, only, args.split)
-    refuse_other(run.config, wanted)
+    refuse_other(run.path / "config.json", wanted)
     refuse_other(kept / "config.json", wanted)
     if args.split:
         options += ["--split", args.split]
@@ -149,7 +148,7 @@ def read_json(path: Path) -> dict:
 
 def describe(run: RunFolder) -> dict:
     """Return what came out of a finished run: seconds, memory, and metrics of its best epoch."""
-    epochs = pd.read_csv(run.epochs)
+    epochs = read_epochs(run)
     best = best_epoch(epochs)
     chosen = epochs.set_index("epoch").loc[best]
     metrics = run.read_metrics() if run.read_config()["slices"]["test"] else None
@@ -168,7 +167,7 @@ def describe(run: RunFolder) -> dict:
 def keep(run: RunFolder, kept: Path, record: dict) -> None:
     """Copy what shows no patient and names no folder of this machine."""
     kept.mkdir(parents=True, exist_ok=True)
-    for path in (*(run.path / name for name in TEXTS), *(run.plots / name for name in PLOTS)):
+    for path in (*(run.path / name for name in TEXTS), *(run.path / "plots" / name for name in PLOTS)):
         if path.is_file():
             shutil.copyfile(path, kept / path.name)
     config = run.read_config()

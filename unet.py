@@ -3,6 +3,7 @@
 This file imports nothing of the project: it can be copied into another one as it is.
 """
 
+import hashlib
 import json
 
 import torch
@@ -107,6 +108,17 @@ class UNet(nn.Module):
         return self.head(x)[..., :height, :width]
 
 
+def weights_digest(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> str:
+    """Return the SHA-256 of weights and metadata, which a safetensors file carries because the format has no checksum."""
+    digest = hashlib.sha256(
+        json.dumps({n: text for n, text in metadata.items() if n != "sha256"}, sort_keys=True).encode()
+    )
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
 def load_weights(path: str) -> tuple[UNet, dict[str, str]]:
     """Build the network of a safetensors file written by export_model.py; needs the package safetensors.
 
@@ -118,6 +130,8 @@ def load_weights(path: str) -> tuple[UNet, dict[str, str]]:
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata() or {}
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no dict
+    if metadata.get("sha256") != weights_digest(tensors, metadata):
+        raise ValueError("its checksum does not fit its content")
     network = json.loads(metadata.get("network", "null"))
     if not isinstance(network, dict) or not all(
         isinstance(network.get(name), int) and 0 < network[name] <= WIDEST for name in ("channels", "classes", "width")

@@ -181,6 +181,7 @@ def load_network(path: Path) -> tuple[UNet, dict[str, Any]]:
     checkpoint = read_checkpoint(path)
     if not checkpoint["weights"]:
         raise UserError(f"{path}: keeps metrics only (--keep). Train again, with a larger --keep or without it.")
+    _check_input(checkpoint["input"], path)
     network = checkpoint["network"]
     if not all(isinstance(network.get(name), int) and 0 < network[name] <= WIDEST for name in ("channels", "width")):
         raise UserError(f"{path}: does not describe a U-Net of this project ({network}).")
@@ -193,6 +194,18 @@ def load_network(path: Path) -> tuple[UNet, dict[str, Any]]:
     return model.eval(), checkpoint
 
 
+def _check_input(about: Any, path: Path) -> None:
+    """Raise UserError unless a file says how a slice is prepared as this version does it."""
+    expected = {"size": IMAGE_SIZE, "mean": list(MEAN), "std": list(STD)}
+    if (
+        not isinstance(about, dict)
+        or {name: about.get(name) for name in expected} != expected
+        or not (isinstance(about.get("threshold"), float) and 0 < about["threshold"] < 1)
+        or about.get("precision") not in ("fp32", "bf16")
+    ):
+        raise UserError(f"{path}: was trained on slices prepared as {about}, which this version does not do.")
+
+
 def _load_safetensors(path: Path) -> tuple[UNet, dict[str, Any]]:
     if not path.is_file():
         raise UserError(f"{path}: no such file. Write it with export_model.py --formats safetensors.")
@@ -201,6 +214,7 @@ def _load_safetensors(path: Path) -> tuple[UNet, dict[str, Any]]:
         about = {name: json.loads(metadata[name]) for name in ("network", "epoch", "synthetic", "published", *INPUT)}
     except Exception as error:  # safetensors has kinds of its own
         raise UserError(f"{path}: is damaged or no weights of this project ({error}). Restore it.") from None
+    _check_input(about, path)
     return model, {
         "epoch": about["epoch"],
         "network": about["network"],

@@ -77,7 +77,7 @@ def test_two_folds_from_end_to_end(call, request, monkeypatch, tmp_path):
     assert metrics["patient_dice"] == pytest.approx(patients["dice"].mean(), abs=1e-6)
     assert metrics["loss"] == pytest.approx(sum(r["loss"] * r["slices"] for r in results) / 8)
     assert metrics["intervals"]["patient_dice"]["n"] == 4 and [f["fold"] for f in metrics["folds"]] == [1, 2]
-    assert all(patient in run.report.read_text() for patient in patients["patient"])
+    assert all(patient in (run.path / "report.html").read_text() for patient in patients["patient"])
 
     calls = request.getfixturevalue("calls")
     assert call("cross_validate", *options, "--epochs", 1)[0] == 0 and trainings(calls) == []

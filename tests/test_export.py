@@ -23,7 +23,7 @@ from utils import UserError
 
 ROOT = Path(__file__).parents[1]
 CONFIG = {
-    "settings": {"epochs": 1, "width": 2, "bilinear": False, "loss": "bce"},
+    "settings": {"epochs": 1, "width": 2, "bilinear": False, "loss": "bce", "precision": "fp32"},
     "data": "/data",
     "synthetic": False,
     "published": True,
@@ -92,7 +92,7 @@ def test_halved_weights_are_close_and_damaged_ones_are_refused(export, tmp_path)
 
     model, about = checkpoints.load_network(path)
     assert about["epoch"] == 1 and about["config"] == {"synthetic": False, "published": True}
-    assert about["input"] == {"size": 256, "mean": [0.5] * 3, "std": [0.5] * 3, "threshold": 0.5}
+    assert about["input"] == {"size": 256, "mean": [0.5] * 3, "std": [0.5] * 3, "threshold": 0.5, "precision": "fp32"}
     for name, tensor in original(run).state_dict().items():
         expected = tensor.half().float() if tensor.ndim == 4 else tensor
         assert torch.equal(model.state_dict()[name], expected)
@@ -205,10 +205,10 @@ def test_the_card_of_a_tested_run(tmp_path):
         "intervals": intervals,
         "notes": ["Few."],
     }
-    run.metrics.write_text(json.dumps(metrics))
-    (run.path / "test_results.csv").write_text("patient,dice\n")
-    (run.path / "test_lesions.csv").write_text("patient,dice\n")
-    (run.path / "test_patients.csv").write_text("patient,dice\na,0.6\nb,0.9\n")
+    run.write("metrics.json", json.dumps(metrics).encode())
+    run.write("test_results.csv", b"patient,dice\n")
+    run.write("test_lesions.csv", b"patient,dice\n")
+    run.write("test_patients.csv", b"patient,dice\na,0.6\nb,0.9\n")
     text = card(run)
     assert "2 patients, 113 slices that were in neither training nor validation" in text and "Few." in text
     assert "| Volumetric Dice, mean over patients | 0.750 | 0.600 to 0.900 |" in text
@@ -216,11 +216,11 @@ def test_the_card_of_a_tested_run(tmp_path):
     assert "0.600 to 0.900." in text and "Measured at" not in text
     assert "Epoch 1 was tested, not epoch 2" in card(run, 2)
 
-    run.metrics.write_text(json.dumps(metrics | {"threshold": 0.3, "min_component": 100}))
+    run.write("metrics.json", json.dumps(metrics | {"threshold": 0.3, "min_component": 100}).encode())
     text = card(run)
     assert "Measured at threshold 0.3, components below 100 px removed" in text and "carry threshold 0.5" in text
-    run.metrics.write_text("{")
-    with pytest.raises(UserError, match=r"metrics.json: cannot be read"):
+    (run.path / "metrics.json").write_text("{")
+    with pytest.raises(UserError, match=r"metrics.json: is damaged"):
         card(run)
 
 

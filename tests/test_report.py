@@ -67,7 +67,7 @@ def write_run(folder: Path, empty: bool = False, **about) -> RunFolder:
 
 
 def page_of(run: RunFolder) -> str:
-    return run.report.read_text(encoding="utf-8")
+    return (run.path / "report.html").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +165,7 @@ def opened(browser, run):
     pages, wrong = [], []
 
     def watch(request):
-        if request.url != run.report.resolve().as_uri() and not request.url.startswith("data:"):
+        if request.url != (run.path / "report.html").resolve().as_uri() and not request.url.startswith("data:"):
             wrong.append(request.url)
 
     def open_page(width: int = 1280, scheme: str = "light"):
@@ -176,7 +176,7 @@ def opened(browser, run):
         page.on("pageerror", lambda error: wrong.append(str(error)))
         page.on("dialog", lambda dialog: (wrong.append(f"dialog {dialog.message}"), dialog.dismiss()))
         page.on("request", watch)
-        page.goto(run.report.resolve().as_uri())
+        page.goto((run.path / "report.html").resolve().as_uri())
         return page
 
     yield open_page

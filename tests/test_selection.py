@@ -43,7 +43,7 @@ def test_select_by_and_tune(call, monkeypatch, folder, tmp_path):
     options = ("--width", 2, "--batch-size", 8, "--device", "cpu", "--epochs", 2)
     assert call("train_model", "--data", folder, "--run", run, *options)[0] == 0
     assert call("process_models", "--run", run)[0] == 0
-    table = pd.read_csv(run.epochs)
+    table = pd.read_csv(run.path / "epochs.csv")
     expected = best_epoch(table, "loss")
     code, out, err = call("test_model", "--run", run, "--select-by", "loss", "--device", "cpu")
     found = run.read_metrics()

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -17,7 +18,7 @@ from unet import UNet
 from utils import UserError, atomic_write
 
 METRICS = {"training_loss": 0.5, "training_iou": 0.25, "validation_loss": 0.75, "validation_iou": 0.125}
-CONFIG = {"settings": {"width": 2, "bilinear": False, "lr": 1e-3}, "versions": {"torch": "x"}}
+CONFIG = {"settings": {"width": 2, "bilinear": False, "lr": 1e-3, "precision": "fp32"}, "versions": {"torch": "x"}}
 
 
 @pytest.fixture
@@ -44,7 +45,9 @@ def test_a_checkpoint_holds_metrics_network_input_and_settings(run):
     content = torch.load(run.checkpoint(7), weights_only=True)  # with nothing allowed beyond PyTorch's own list
     assert content["epoch"] == 7 and {name: content[name] for name in METRICS} == METRICS
     assert content["network"] == {"channels": 3, "classes": 1, "width": 2, "bilinear": False}
-    assert content["input"] == {"size": 256, "mean": [0.5] * 3, "std": [0.5] * 3, "threshold": 0.5}
+    assert content["input"] == {
+        **{"size": 256, "mean": [0.5] * 3, "std": [0.5] * 3, "threshold": 0.5, "precision": "fp32"}
+    }
     assert content["config"] == CONFIG
 
 
@@ -62,12 +65,12 @@ def test_epochs_are_sorted_and_other_files_ignored(run):
 def test_each_epoch_appends_a_line_to_epochs_csv(run):
     for epoch in (1, 2, 3):
         save(run, epoch=epoch)
-    appended = pd.read_csv(run.epochs)
+    appended = pd.read_csv(run.path / "epochs.csv")
     assert appended["epoch"].tolist() == [1, 2, 3]
     assert appended.equals(checkpoints.read_epochs(run)[list(appended)])
     model = UNet(width=2)
     checkpoints.Writer(run, model, torch.optim.Adam(model.parameters()), CONFIG).resume_after(2)
-    assert pd.read_csv(run.epochs)["epoch"].tolist() == [1, 2]
+    assert pd.read_csv(run.path / "epochs.csv")["epoch"].tolist() == [1, 2]
 
 
 def test_resuming_restores_weights_and_optimiser(run):
@@ -76,7 +79,8 @@ def test_resuming_restores_weights_and_optimiser(run):
     for epoch in (1, 2):
         model(torch.randn(2, 3, 16, 16)).mean().backward()
         optimiser.step()
-        checkpoints.Writer(run, model, optimiser, CONFIG).save_epoch({"epoch": epoch, **METRICS})
+        with run.locked():
+            checkpoints.Writer(run, model, optimiser, CONFIG).save_epoch({"epoch": epoch, **METRICS})
     other = UNet(width=2)
     other_optimiser = torch.optim.Adam(other.parameters())
     assert checkpoints.restore(run, other, other_optimiser) == 2
@@ -164,27 +168,91 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
 def test_split_tables_survive_the_round_trip(folder, run):
     table = find_slices(folder)
     tables = split_tables(table, assign_patients(table["patient"]))
-    run.write_split_tables(tables)
+    run.begin(CONFIG, tables)
     for split, part in tables.items():
         assert run.read_split_table(split).equals(part)
     assert b"\r" not in (run.path / "train.csv").read_bytes()
+    content = (run.path / "train.csv").read_bytes()
+    (run.path / "train.csv").write_bytes(content[: content.rindex(b"SYNTH")])  # cut at a line
+    with pytest.raises(UserError, match=r"train.csv: is damaged, or has been changed"):
+        run.read_split_table("train")
 
 
 @pytest.mark.parametrize(
     "path", ["../secret.tif", "P/../../secret.tif", "/etc/passwd", "C:\\x.tif", "P\\..\\..\\x.tif"]
 )
 def test_paths_that_leave_the_data_folder_are_refused(run, path):
-    run.path.mkdir()
-    (run.path / "test.csv").write_text(f"patient,image_path,mask_path\nP,P/P_1.tif,{path}\n")
+    run.write("test.csv", f"patient,image_path,mask_path\nP,P/P_1.tif,{path}\n".encode())
     with pytest.raises(UserError, match="leaves the data folder"):
         run.read_split_table("test")
 
 
-def test_clearing_removes_only_what_the_scripts_write(run):
+# --- Nobody's files --------------------------------------------------------------------------------------------
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("name", ["config.json", "results.csv", "plots/loss.png", "models/epoch_1.pt", "train.csv"])
+def test_a_folder_with_files_of_the_user_under_our_names_is_refused(run, name):
+    (run.path / name).parent.mkdir(parents=True, exist_ok=True)
+    (run.path / name).write_text("mine")
+    for overwrite in (False, True):
+        with pytest.raises(UserError, match=f"{name}: is there already, and was not written by this project"):
+            run.refuse_used(overwrite)
+    with pytest.raises(UserError, match="is there already"):
+        run.write(name, b"ours")
+    assert (run.path / name).read_text() == "mine"
+
+
+def test_a_file_of_ours_that_the_user_has_changed_is_the_users(run):
+    run.write("results.csv", b"ours")
+    run.write("results.csv", b"ours, newer")
+    (run.path / "results.csv").write_text("mine")
+    for action in (lambda: run.write("results.csv", b"x"), lambda: run.read("results.csv", ""), run.refuse_used):
+        with pytest.raises(UserError, match=r"results.csv: is (there already|damaged)"):
+            action()
+    run.remove()
+    assert (run.path / "results.csv").read_text() == "mine"
+
+
+def test_a_replaced_run_stays_in_previous_until_the_first_new_epoch(run):
+    run.begin({"old": 1}, {"train": pd.DataFrame({"patient": ["a"]})})
     save(run)
-    run.plots.mkdir()
-    for name in ("models/mine.pt", "plots/mine.png", "plots/loss.png", "notes.txt", "results.csv"):
-        (run.path / name).write_text("x")
-    run.clear()
-    left = {str(path.relative_to(run.path)) for path in run.path.rglob("*") if path.is_file()}
-    assert left == {"models/mine.pt", "plots/mine.png", "notes.txt"}
+    (run.path / "notes.txt").write_text("mine")
+    (run.models / "epoch_7.pt.bak").write_text("mine")
+    old = run.checkpoint(1).read_bytes()
+    run.refuse_used(overwrite=True)
+    run.begin(CONFIG, {})
+    assert run.checkpoints() == {} and run.read_config() == CONFIG
+    assert (run.path / "previous" / "models" / "epoch_1.pt").read_bytes() == old
+    assert (run.path / "previous" / "train.csv").is_file()
+    save(run)
+    left = set(contents(run.path)) - {"models/.lock"}
+    assert left == {
+        *("manifest.json", ".manifest.lock", "config.json", "epochs.csv", "models/epoch_1.pt", "models/resume.pt"),
+        *("notes.txt", "models/epoch_7.pt.bak"),
+    }
+
+
+def test_half_written_files_of_a_killed_process_are_removed_and_others_are_not(run):
+    run.write("results.csv", b"ours")
+    for name in (".results.csv.12.tmp", ".mine.csv.12.tmp", "results.csv.tmp"):
+        (run.path / name).write_text("half")
+    run.remove_temporaries()
+    assert set(contents(run.path)) == {
+        "manifest.json",
+        ".manifest.lock",
+        "results.csv",
+        ".mine.csv.12.tmp",
+        "results.csv.tmp",
+    }
+
+
+def test_a_folder_that_was_removed_is_not_written_to_by_the_process_that_locked_it(run):
+    with run.locked():
+        shutil.rmtree(run.path)
+        run.models.mkdir(parents=True)
+        with pytest.raises(UserError, match="was removed or replaced"):
+            run.refuse_replaced()
