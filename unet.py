@@ -110,9 +110,8 @@ class UNet(nn.Module):
 
 def weights_digest(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> str:
     """Return the SHA-256 of weights and metadata, which a safetensors file carries because the format has no checksum."""
-    digest = hashlib.sha256(
-        json.dumps({n: text for n, text in metadata.items() if n != "sha256"}, sort_keys=True).encode()
-    )
+    about = {name: text for name, text in metadata.items() if name != "sha256"}
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
