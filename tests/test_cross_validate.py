@@ -59,8 +59,8 @@ def test_two_folds_from_end_to_end(call, request, monkeypatch, tmp_path):
             return real_call(script, *arguments)
         return importlib.import_module(script.removesuffix(".py")).main([str(argument) for argument in arguments])
 
-    real_call = cross_validate.call
-    monkeypatch.setattr(cross_validate, "call", run_script)
+    real_call = cross_validate.call_script
+    monkeypatch.setattr(cross_validate, "call_script", run_script)
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda *_, **__: None)  # drawing takes most of the time
     folder = make_patients(tmp_path / "kaggle_3m", patients=4, slices=2)
     run = RunFolder(tmp_path / "cv")
