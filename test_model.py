@@ -27,7 +27,7 @@ from storage import checkpoints
 from storage.run_folder import RunFolder
 from training.engine import evaluate
 from training.losses import LOSSES
-from utils import UserError, choose_hardware, keep_freed_memory, positive, repeat_exactly, run_script
+from utils import UserError, hardware_like, keep_freed_memory, positive, repeat_exactly, run_script
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> None:
     epochs = checkpoints.read_epochs(args.run)
     best = best_epoch(epochs, args.select_by)
     model, checkpoint = checkpoints.load_network(args.run.checkpoint(best))
-    hardware = choose_hardware(args.device, checkpoint["input"]["precision"])
+    hardware = hardware_like(args.device, checkpoint["input"]["precision"])
     model = model.to(hardware.device, memory_format=hardware.memory_format)
     loss_function = LOSSES[checkpoint["config"]["settings"]["loss"]]
 

@@ -15,7 +15,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, BinaryIO
 
@@ -174,6 +174,15 @@ def choose_hardware(device: str = "auto", precision: str = "auto") -> Hardware:
             f"--device {device}: cannot be used here ({reason}). Leave the option out to let the program choose."
         ) from None
     return Hardware(chosen, bf16=precision == "bf16" or (precision == "auto" and computes_bf16(chosen)))
+
+
+def hardware_like(device: str, precision: str) -> Hardware:
+    """Return the hardware for a network trained in this precision; fp32 where bf16 is only simulated, which is slow."""
+    hardware = choose_hardware(device, precision)
+    if hardware.bf16 and not computes_bf16(hardware.device):
+        hardware = replace(hardware, bf16=False)
+        print(f"note: trained in bf16, which this hardware has not, so that it computes in {hardware}")
+    return hardware
 
 
 def computes_bf16(device: torch.device) -> bool:

@@ -1,6 +1,7 @@
 """The only loops over batches. Everything that trains or scores a network calls them."""
 
 import functools
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -192,7 +193,8 @@ def predict(model: nn.Module, images: torch.Tensor, batch_size: int, hardware: H
 
 def _progress(batches: Sequence[torch.Tensor], title: str, tally: Tally) -> Iterator[torch.Tensor]:
     """Yield the batches behind a progress bar with loss and IoU; silent off a terminal."""
-    quiet = True if distributed.rank() else None  # None: tqdm looks for a terminal
+    none = sys.stderr is None or sys.stderr.closed
+    quiet = True if none or distributed.rank() else None  # None: tqdm looks for a terminal
     bar = tqdm(batches, title, leave=False, disable=quiet, unit="batch", dynamic_ncols=True)
     shown = time.monotonic()
     for batch in bar:
