@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 import numpy as np
 import pandas as pd
@@ -274,6 +274,34 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file atomically, in UTF-8."""
     with atomic_write(path) as file:
         file.write(text.encode())
+
+
+if os.name == "nt":
+    import msvcrt
+
+    def _lock(file: IO, wait: bool) -> None:
+        file.seek(0)
+        msvcrt.locking(file.fileno(), msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)
+
+else:
+    import fcntl
+
+    def _lock(file: IO, wait: bool) -> None:
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+@contextlib.contextmanager
+def file_lock(path: Path, wait: bool = True) -> Iterator[IO]:
+    """Hold a lock for as long as the block lasts; the system releases it when the process ends, however it ends.
+
+    Raises: BlockingIOError if another process holds it and `wait` is not set.
+    """
+    with open(path, "a+b") as file:
+        try:
+            _lock(file, wait)
+        except OSError as error:  # Windows has another kind
+            raise BlockingIOError(*error.args) from None
+        yield file
 
 
 # --- Text of tables --------------------------------------------------------------------------------------------
