@@ -94,9 +94,11 @@ def _estimate(value: float, interval: tuple[float, float], values: np.ndarray) -
 
 
 def show_interval(estimate: dict[str, Any], form: str) -> str:
-    """Return the interval as text, or the values of the patients where they are too few; empty if there is neither."""
+    """Return the interval as text, or the values of two to five patients; otherwise empty."""
     low, high, *values = (show_number(v, form) for v in (estimate["low"], estimate["high"], *estimate["values"]))
-    return ", ".join(values) if values or low == "-" else f"{low} to {high}"
+    if low != "-":
+        return f"{low} to {high}"
+    return ", ".join(values) if len(values) > 1 else ""
 
 
 def paired_permutation(differences: np.ndarray) -> float:

@@ -112,7 +112,7 @@ def describe(metrics: dict[str, Any], patients: pd.DataFrame) -> str:
         label, _, form, _ = METRICS[name]
         interval = intervals.show_interval(metrics["intervals"][name], form)
         value = show_number(metrics[name], form)
-        lines.append(f"  {label:<46}{value:>7}   {interval:<18}{remarks.get(name, '')}".rstrip())
+        lines.append(f"  {label:<46}{value:>7}   {interval:<16}  {remarks.get(name, '')}".rstrip())
     loss = METRICS["loss"]
     lines.append(f"  {loss.label:<46}{show_number(metrics['loss'], loss.form):>7}")
     worst = patients.sort_values(["dice", "patient"]).head(SHOWN_PATIENTS)
