@@ -36,7 +36,12 @@ class UserError(Exception):
 
 
 def run_script(main: Callable[[], None]) -> None:
-    """Run the main function of a script. An error the user can fix ends it with one message and exit code 2."""
+    """Run the main function of a script. An error the user can fix ends it with one message and exit code 2.
+
+    Characters that the terminal cannot show are printed as escapes, such as \\xfc: a name must not end the program.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):  # it is another class in a notebook, None without a terminal
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         main()
     except UserError as error:
