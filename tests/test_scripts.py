@@ -60,7 +60,7 @@ def test_train_process_test(call, folder, tmp_path):
 
     code, out, err = call("test_model", "--run", run, "--device", "cpu")
     assert (
-        (code, err) == (0, "") and "Loss, mean over slices" in out and "SYNTHETIC" in out and "Volumetric Dice" in out
+        (code, err) == (0, "") and "Loss, mean over batches" in out and "SYNTHETIC" in out and "Volumetric Dice" in out
     )
     slices = pd.read_csv(run / "test_results.csv")
     metrics = json.loads((run / "metrics.json").read_text())

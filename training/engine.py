@@ -71,7 +71,7 @@ class Tally:
         return Counts(*distributed.add_up(every).cpu().numpy().T)
 
     def summarise(self, patients: Sequence[str]) -> tuple[dict[str, float], Counts]:
-        """Return the loss (mean over slices) with the metrics of metrics.summarise, and the counts behind them."""
+        """Return the metrics as of `train_one_epoch`, and the counts behind them."""
         sizes = torch.tensor([len(rows) for rows in self.rows], dtype=torch.float64)
         total = (torch.stack(self.losses).double().cpu() * sizes).sum()
         if distributed.world() > 1:
@@ -100,7 +100,7 @@ def train_one_epoch(
     Args:
         stop: asked after each step whether to stop.
 
-    Returns: loss (mean over slices) and the metrics of metrics.summarise.
+    Returns: loss (mean over batches, weighted by their slices) and the metrics of metrics.summarise.
     Raises: Interrupted when `stop` says so; UserError when the loss is no longer finite, naming the batch and its
         patients.
     """
