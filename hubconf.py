@@ -7,10 +7,12 @@ post-contrast, and returns logits [N, 1, 256, 256]. Research use only: not a med
 """
 
 import importlib.util
+import json
 import sys
 from pathlib import Path
 from types import ModuleType
 
+INPUT = {"size": 256, "mean": [0.5] * 3, "std": [0.5] * 3}  # what is offered takes slices prepared like this
 dependencies = ["torch"]  # and safetensors, for pretrained weights
 HERE = Path(__file__).resolve().parent
 WEIGHTS = HERE / "weights" / "lgg_unet.safetensors"
@@ -48,10 +50,14 @@ def unet(pretrained: bool = False, width: int = 64, bilinear: bool = False):
         )
     try:
         model, metadata = module.load_weights(str(WEIGHTS))
+        about = {name: json.loads(metadata[name]) for name in ("network", "published", *INPUT)}
     except ImportError:
         raise RuntimeError("the weights need the package safetensors. Run: pip install safetensors") from None
     except Exception as error:  # safetensors has kinds of its own
-        raise RuntimeError(f"{WEIGHTS}: {error}. Restore the file.") from None
-    if metadata.get("published") != "true":
+        raise RuntimeError(f"{WEIGHTS}: {str(error)[:200]}. Restore the file.") from None
+    channels = (about["network"]["channels"], about["network"]["classes"])
+    if channels != (3, 1) or {name: about[name] for name in INPUT} != INPUT:
+        raise RuntimeError(f"{WEIGHTS}: is not for slices of three sequences, prepared as {INPUT}. Restore the file.")
+    if about["published"] is not True:
         raise RuntimeError(f"{WEIGHTS}: was not trained on the published data set, and is not offered as pretrained.")
     return model

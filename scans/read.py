@@ -19,10 +19,11 @@ def read_scan(source: Source) -> tuple[Scan | None, list[str]]:
     problems: list[str] = []
     first = source.paths[0]
     try:
-        scan = _read_pictures(source, problems) if file_ending(first) in PICTURES else _read_volume(source)
-        if scan is not None:
-            _to_eight_bits(scan)
-            _to_three_channels(scan)
+        with np.errstate(over="ignore", invalid="ignore"):  # of values beyond float32
+            scan = _read_pictures(source, problems) if file_ending(first) in PICTURES else _read_volume(source)
+            if scan is not None:
+                _to_eight_bits(scan)
+                _to_three_channels(scan)
         return scan, problems
     except Exception as error:  # libraries raise many kinds for a damaged file
         return None, [*problems, _describe(error, first if len(source.paths) == 1 else first.parent)]
@@ -69,23 +70,22 @@ def _to_eight_bits(scan: Scan) -> None:
     if not deep:
         return
     step = -(-sum(plane[..., 0].size for plane in deep.values()) // MOST_SORTED)
-    with np.errstate(over="ignore", invalid="ignore"):  # of values beyond float32
-        broken = sum(np.count_nonzero(~np.isfinite(plane.astype(np.float32))) for plane in deep.values())
-        if broken == sum(plane.size for plane in deep.values()):
-            raise ValueError("holds no finite value. Restore it.")
-        if broken:
-            scan.notes.append(f"{broken:,} values that are not finite count as 0")
-        limits = []
-        for channel in range(next(iter(deep.values())).shape[2]):
-            planes = [plane[..., channel] for plane in deep.values()]
-            low, high = np.percentile(np.concatenate([_finite(p).ravel()[::step] for p in planes]), PERCENTILES)
-            if high <= low:  # hardly anything but background
-                high = max(_finite(plane).max() for plane in planes)
-            limits.append((low, high))
-        low, high = np.array(limits, dtype=np.float32).T  # of each channel
-        for number, plane in deep.items():
-            plane = (_finite(plane) - low) / np.where(high > low, high - low, 1) * 255
-            scan.slices[number] = np.nan_to_num(plane).clip(0, 255).round().astype(np.uint8)
+    broken = sum(np.count_nonzero(~np.isfinite(plane.astype(np.float32))) for plane in deep.values())
+    if broken == sum(plane.size for plane in deep.values()):
+        raise ValueError("holds no finite value. Restore it.")
+    if broken:
+        scan.notes.append(f"{broken:,} values that are not finite count as 0")
+    limits = []
+    for channel in range(next(iter(deep.values())).shape[2]):
+        planes = [plane[..., channel] for plane in deep.values()]
+        low, high = np.percentile(np.concatenate([_finite(p).ravel()[::step] for p in planes]), PERCENTILES)
+        if high <= low:  # hardly anything but background
+            high = max(_finite(plane).max() for plane in planes)
+        limits.append((low, high))
+    low, high = np.array(limits, dtype=np.float32).T  # of each channel
+    for number, plane in deep.items():
+        plane = (_finite(plane) - low) / np.where(high > low, high - low, 1) * 255
+        scan.slices[number] = np.nan_to_num(plane).clip(0, 255).round().astype(np.uint8)
     low, high = (", ".join(f"{value:.4g}" for value in values) for values in (low, high))
     scan.notes.append(
         f"intensities scaled to 8 bits: {low} becomes 0 and {high} becomes 255 "

@@ -36,17 +36,16 @@ def read_array(path: Path) -> np.ndarray:
     return np.array(array)
 
 
-def read_nifti(path: Path) -> tuple[np.ndarray, tuple[float, ...] | None, Any]:
-    """Return the axial slices of a NIfTI volume, as `read_array` does; mm between rows, columns, slices; the image.
-
-    The distances are None where the header does not hold them.
-    """
+def read_nifti(path: Path) -> tuple[np.ndarray, tuple[float, ...], Any]:
+    """Return the axial slices of a NIfTI volume, as `read_array` does; mm between rows, columns, slices; the image."""
     if nibabel is None:
         raise ValueError("NIfTI needs the package nibabel: pip install nibabel.")
     image = _open_nifti(path)
     stored, scaled = image.dataobj, (image.dataobj.slope, image.dataobj.inter) != (1, 0)
     if len(image.shape) < 3:
         raise ValueError(f"has the shape {image.shape}. Expected [X, Y, Z], or [X, Y, Z, 3] with three sequences.")
+    if not (np.isfinite(image.affine).all() and np.linalg.det(image.affine)):
+        raise ValueError("its header does not say how it lies in space. Save it with an affine matrix.")
     turn = nibabel.orientations.ornt_transform(nibabel.io_orientation(image.affine), SHOWN)
     x, y, z = turn[:, 0].argsort()  # the axes of the file that become columns, rows and slices
     shape = [image.shape[axis] for axis in (z, y, x)] + list(image.shape[3:])
@@ -60,8 +59,7 @@ def read_nifti(path: Path) -> tuple[np.ndarray, tuple[float, ...] | None, Any]:
         voxels *= stored.slope
         voxels += stored.inter
     sizes = nibabel.affines.voxel_sizes(image.affine) * MILLIMETRES.get(image.header.get_xyzt_units()[0], 1.0)
-    spacing = tuple(float(sizes[axis]) for axis in (y, x, z))
-    return voxels, spacing if all(0 < size < math.inf for size in spacing) else None, image
+    return voxels, tuple(float(sizes[axis]) for axis in (y, x, z)), image
 
 
 def _open_nifti(path: Path) -> Any:

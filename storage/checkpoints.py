@@ -181,29 +181,38 @@ def load_network(path: Path) -> tuple[UNet, dict[str, Any]]:
     checkpoint = read_checkpoint(path)
     if not checkpoint["weights"]:
         raise UserError(f"{path}: keeps metrics only (--keep). Train again, with a larger --keep or without it.")
-    _check_input(checkpoint["input"], path)
-    network = checkpoint["network"]
-    if not all(isinstance(network.get(name), int) and 0 < network[name] <= WIDEST for name in ("channels", "width")):
-        raise UserError(f"{path}: does not describe a U-Net of this project ({network}).")
-    try:
-        with torch.device("meta"):  # no memory yet, whatever the file asks for
-            model = UNet(**network)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise UserError(f"{path}: does not describe a U-Net of this project ({error}).") from None
+    _check_description(checkpoint, path)
+    with torch.device("meta"):  # no memory yet, whatever the file asks for
+        model = UNet(**checkpoint["network"])
     _load_weights(model, checkpoint["weights"], path, assign=True)
     return model.eval(), checkpoint
 
 
-def _check_input(about: Any, path: Path) -> None:
-    """Raise UserError unless a file says how a slice is prepared as this version does it."""
-    expected = {"size": IMAGE_SIZE, "mean": list(MEAN), "std": list(STD)}
-    if (
-        not isinstance(about, dict)
-        or {name: about.get(name) for name in expected} != expected
-        or not (isinstance(about.get("threshold"), float) and 0 < about["threshold"] < 1)
-        or about.get("precision") not in ("fp32", "bf16")
-    ):
-        raise UserError(f"{path}: was trained on slices prepared as {about}, which this version does not do.")
+def _check_description(about: dict[str, Any], path: Path) -> None:
+    """Raise UserError unless a file describes a network, and slices, that this version builds and prepares."""
+    entries = about["network"] | about["input"] | {"synthetic": about["config"].get("synthetic")}
+    expected = {"channels": CHANNELS, "classes": CLASSES, "size": IMAGE_SIZE, "mean": list(MEAN), "std": list(STD)}
+    others = {
+        "width": lambda width: type(width) is int and 0 < width <= WIDEST,
+        "bilinear": lambda bilinear: type(bilinear) is bool,
+        "threshold": lambda threshold: type(threshold) is float and 0 < threshold < 1,
+        "precision": lambda precision: type(precision) is str and precision in ("fp32", "bf16"),
+        "synthetic": lambda synthetic: type(synthetic) is bool,
+    }
+    wrong = [name for name, value in expected.items() if not _same(entries.get(name), value)]
+    wrong += [name for name, fits in others.items() if not fits(entries.get(name))]
+    wrong += ["network"] * (len(about["network"]) != 4)  # an entry that UNet does not know
+    if wrong:
+        raise UserError(f"{path}: holds no network of this version (wrong: {', '.join(wrong)}). {REMEDY}")
+
+
+def _same(value: Any, expected: Any) -> bool:
+    """Return whether a value from a file has the type, too: True is not 1, 256.0 is not 256."""
+    if type(value) is not type(expected):
+        return False
+    if isinstance(expected, list):
+        return len(value) == len(expected) and all(map(_same, value, expected))
+    return value == expected
 
 
 def _load_safetensors(path: Path) -> tuple[UNet, dict[str, Any]]:
@@ -213,15 +222,16 @@ def _load_safetensors(path: Path) -> tuple[UNet, dict[str, Any]]:
         model, metadata = load_weights(str(path))
         about = {name: json.loads(metadata[name]) for name in ("network", "epoch", "synthetic", "published", *INPUT)}
     except Exception as error:  # safetensors has kinds of its own
-        raise UserError(f"{path}: is damaged or no weights of this project ({error}). Restore it.") from None
-    _check_input(about, path)
-    return model, {
+        raise UserError(f"{path}: is damaged or no weights of this project ({str(error)[:200]}). Restore it.") from None
+    checkpoint = {
         "epoch": about["epoch"],
         "network": about["network"],
         "input": {name: about[name] for name in INPUT},
         "config": {name: about[name] for name in ("synthetic", "published")},
         "weights": model.state_dict(),
     }
+    _check_description(checkpoint, path)
+    return model, checkpoint
 
 
 def read_epochs(run: RunFolder) -> pd.DataFrame:
@@ -272,12 +282,14 @@ def _verify(path: Path, metrics_only: bool) -> None:
 
 
 def _load_weights(model: UNet, weights: dict[str, torch.Tensor], path: Path, assign: bool = False) -> None:
-    try:
-        if not all(tensor.isfinite().all() for tensor in weights.values()):
-            raise UserError(f"{path}: holds weights that are not finite. Use an earlier epoch.")
-        model.load_state_dict(weights, assign=assign)
-        if any(tensor.dtype != torch.float32 for tensor in model.parameters()):
-            raise UserError(f"{path}: its weights are not float32. Restore it.")
-    except (RuntimeError, AttributeError, TypeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{path}: its weights do not fit its network ({reason}).") from None
+    def layout(tensor: Any) -> tuple | None:
+        return (tensor.shape, tensor.dtype, tensor.layout) if isinstance(tensor, torch.Tensor) else None
+
+    expected = {name: layout(tensor) for name, tensor in model.state_dict().items()}
+    if {name: layout(tensor) for name, tensor in weights.items()} != expected:
+        raise UserError(f"{path}: its weights do not fit its network. Restore it.")
+    if sum(tensor.nbytes for tensor in weights.values()) > path.stat().st_size:  # strides may repeat one value
+        raise UserError(f"{path}: claims more weights than it holds. Restore it.")
+    if not all(tensor.isfinite().all() for tensor in weights.values()):
+        raise UserError(f"{path}: holds weights that are not finite. Use an earlier epoch.")
+    model.load_state_dict(weights, assign=assign)

@@ -1,18 +1,26 @@
 """Prediction on one's own images, with a network whose answer is known: lesion is where FLAIR is brighter than 60%."""
 
+import io
+import json
+import platform
+import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import safetensors.torch
 import torch
 from conftest import save_checkpoint
 from PIL import Image
 
+import hubconf
 from scans import overlays
 from scans.pictures import read_picture
+from storage.checkpoints import load_network
 from storage.run_folder import RunFolder
-from unet import UNet
+from unet import UNet, weights_digest
+from utils import UserError, choose_hardware, read_csv
 
 
 def bright_network() -> UNet:
@@ -146,11 +154,170 @@ def test_one_bad_file_does_not_stop_the_others(predict, tmp_path):
 
 
 def test_files_are_not_overwritten_unless_asked(predict, tmp_path, picture):
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "mine.txt").write_text("kept")
+    assert predict(picture)[0] == 0
     code, _, err, folder = predict(picture)
-    assert code == 2 and "did not write" in err and [p.name for p in folder.iterdir()] == ["mine.txt"]
+    assert code == 2 and "holds files already" in err
+    (folder / "mine.txt").write_text("kept")
+    (folder / "slices.csv").write_text("damaged by a crash")
+    assert predict(picture, "--overwrite")[0] == 2  # it may as well have been edited
+    (folder / "slices.csv").unlink()
+    overlay = folder / tmp_path.name / "scan_overlay.png"
+    before, content = overlay.stat().st_mtime_ns, overlay.read_bytes()
     assert predict(picture, "--overwrite")[0] == 0 and (folder / "mine.txt").read_text() == "kept"
+    assert overlay.read_bytes() == content and overlay.stat().st_mtime_ns > before
+
+
+def test_a_folder_of_the_user_is_never_written_to(predict, tmp_path, picture):
+    folder = tmp_path / "out" / "case"
+    folder.mkdir(parents=True)
+    Image.fromarray(blob()[1]).save(folder / "case_1_mask.tif")  # a reference mask
+    for more in ((), ("--overwrite",)):
+        code, _, err, _ = predict(picture, *more)
+        assert code == 2 and "did not write" in err
+        assert [path for path in (tmp_path / "out").rglob("*") if path.is_file()] == [folder / "case_1_mask.tif"]
+
+
+def test_a_scan_with_one_foreign_file_is_left_out_before_anything_of_it_is_written(predict, tmp_path):
+    scans = [tmp_path / f"{name}.npy" for name in "abc"]
+    for path in scans:
+        np.save(path, np.stack([blob()[0], blob()[0]]))
+    assert predict(scans[0])[0] == 0
+    foreign = tmp_path / "out" / "b" / "b_2_overlay.png"
+    foreign.parent.mkdir()
+    foreign.write_text("mine")
+    code, _, err, folder = predict(*scans, "--overwrite")
+    assert code == 1 and f"{foreign}: is there already" in err and err.count("\n") == 1
+    assert list(foreign.parent.iterdir()) == [foreign] and foreign.read_text() == "mine"
+    assert pd.read_csv(folder / "patients.csv")["patient"].tolist() == ["a", "c"]
+    assert {path.name for path in (folder / "c").iterdir()} >= {"c_mask.npy", "c.gif", "c_1_overlay.png"}
+
+
+# --- Names, and where text goes --------------------------------------------------------------------------------
+
+
+NAMES = ["$x_1$", "NA", "001", "=1+1", 'a, "b"', "caf\udce9"]  # the last one is no UTF-8
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_names_of_every_kind_are_read_back_as_they_are(predict, tmp_path):
+    for name in NAMES:
+        (tmp_path / "in" / name).mkdir(parents=True)
+        Image.fromarray(blob()[0]).save(tmp_path / "in" / name / f"{name}.png")
+    code, _, err, folder = predict(tmp_path / "in")
+    assert (code, err) == (0, "")
+    expected = sorted([*NAMES[:-1], "caf%E9"])
+    for table, columns in (("slices.csv", ["patient", "slice"]), ("patients.csv", ["patient", "largest_slice"])):
+        for column in columns:
+            assert sorted(read_csv(folder / table, columns)[column]) == expected
+    assert all((folder / name / f"{name}_mask.png").is_file() for name in expected)
+
+
+def test_tables_are_written_whatever_the_terminal_can_show(predict, tmp_path, picture, monkeypatch):
+    picture = picture.rename(tmp_path / "Ω.png")
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="cp1252"))
+    monkeypatch.setattr(sys, "stderr", None)  # pythonw, or 2>&-
+    code, *_, folder = predict(picture, tmp_path / "no.png")
+    assert code == 1 and read_csv(folder / "slices.csv", ["slice"])["slice"].tolist() == ["Ω"]
+
+
+# --- Networks --------------------------------------------------------------------------------------------------
+
+
+def test_precision_is_that_of_training_where_the_hardware_has_it(predict, tmp_path, picture, monkeypatch):
+    model = save(tmp_path / "run", precision="bf16")
+    for has, shown in ((False, "fp32"), (True, "bf16 autocast")):
+        monkeypatch.setattr("utils.computes_bf16", lambda device, has=has: has)
+        code, out, _, _ = predict(picture, "--overwrite", model=model)
+        assert code == 0 and f"slices/s on cpu ({platform.machine()}), {shown}" in out
+        assert ("note: trained in bf16" in out) is not has
+    assert choose_hardware("cpu", "bf16").bf16  # what training is asked for
+
+
+def save_safetensors(folder: Path, changes: dict, without: tuple[str, ...] = (), **network) -> Path:
+    """Write a file whose checksum is right and whose metadata is changed; `network` is what the weights are of."""
+    about = {"network": {"channels": 3, "classes": 1, "width": 2, "bilinear": False} | network, "epoch": 1}
+    about |= {"size": 256, "mean": [0.5] * 3, "std": [0.5] * 3, "threshold": 0.5, "precision": "fp32"}
+    about |= {"synthetic": False, "published": True} | changes
+    text = {name: json.dumps(value) for name, value in about.items() if name not in without}
+    weights = UNet(**({"width": 2} | network)).state_dict()
+    path = folder / "unet.safetensors"
+    safetensors.torch.save_file(weights, path, text | {"sha256": weights_digest(weights, text) if changes else "0"})
+    return path
+
+
+NETWORK = {"channels": 3, "classes": 1, "width": 2, "bilinear": False}
+DEEP: list = []
+for _ in range(60):
+    DEEP = [DEEP, DEEP]  # as text, 2**60 brackets
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "value"),
+    [
+        *(("input", "size", value) for value in (0, "256", 256.0, None)),
+        *(("input", "threshold", value) for value in ("x", 1, 2.0, None)),
+        ("input", "mean", [0.4, 0.5, 0.5]),
+        ("input", "precision", ["bf16"]),
+        ("network", "channels", 1),
+        ("network", "classes", 10**12),
+        *(("network", "width", value) for value in (True, -2, 2.0, 10**12, 4096, "2", [])),
+        *(("network", name, 1) for name in ("bilinear", "more")),
+        ("config", "synthetic", "no"),
+    ],
+)
+def test_a_network_of_another_kind_is_one_error(tmp_path, part, name, value):
+    def refused(path: Path) -> None:
+        with pytest.raises(UserError) as error:
+            load_network(path)
+        assert str(error.value).startswith(f"{path}: ") and len(str(error.value)) < 1000
+
+    refused(save_safetensors(tmp_path, {"network": NETWORK | {name: value}} if part == "network" else {name: value}))
+    path = save(tmp_path / "run")
+    content = torch.load(path, weights_only=True)
+    for spoilt in (value, DEEP, torch.zeros(2)):
+        torch.save(content | {part: content[part] | {name: spoilt}}, path)
+        refused(path)
+
+
+def test_safetensors_without_the_metadata_of_this_project(predict, tmp_path, picture, monkeypatch):
+    def refused(path: Path, message: str, hub: str) -> None:
+        code, _, err, _ = predict(picture, model=path)
+        assert code == 2 and message in err and err.startswith(f"error: {path}: ")
+        monkeypatch.setattr(hubconf, "WEIGHTS", path)
+        with pytest.raises(RuntimeError, match=hub) as error:
+            hubconf.unet(pretrained=True)
+        assert type(error.value) is RuntimeError
+
+    refused(save_safetensors(tmp_path, {}), "checksum", "checksum")
+    for changes in ({"network": []}, {"network": None}, {"network": NETWORK | {"width": 4096}}):
+        refused(save_safetensors(tmp_path, changes), "damaged or no weights", "Restore the file")
+    refused(save_safetensors(tmp_path, {"x": 1}, without=("size",)), "'size'", "'size'")
+    refused(save_safetensors(tmp_path, {"size": 128}), "wrong: size", "prepared as")
+    refused(save_safetensors(tmp_path, {"x": 1}, channels=1), "wrong: channels", "three sequences")
+    path = tmp_path / "unet.safetensors"
+    safetensors.torch.save_file(UNet(width=2).state_dict(), path)  # no metadata
+    refused(path, "checksum", "checksum")
+    path.write_bytes(b"\xff" * 8 + b"{}")
+    refused(path, "damaged or no weights", "Restore the file")
+
+
+def test_weights_of_another_kind_are_one_error(predict, tmp_path, picture):
+    path = save(tmp_path / "run")
+    content = torch.load(path, weights_only=True)
+    with torch.device("meta"):
+        huge = UNet(width=4096).state_dict()
+    for weights, width, message in (
+        ({name: torch.zeros((), dtype=tensor.dtype).expand(tensor.shape) for name, tensor in huge.items()}, 4096,
+         "claims more weights than it holds"),  # half a terabyte of one value
+        ({name: tensor.double() for name, tensor in content["weights"].items()}, 2, "do not fit"),
+        (content["weights"] | {"head.weight": torch.zeros(1, 2, 1, 1).to_sparse()}, 2, "do not fit"),
+        (content["weights"] | {"head.weight": [1]}, 2, "do not fit"),
+        ({1: 2}, 2, "do not fit"),
+        (content["weights"] | {"head.bias": torch.tensor([torch.nan])}, 2, "not finite"),
+    ):  # fmt: skip
+        torch.save(content | {"weights": weights, "network": NETWORK | {"width": width}}, path)
+        code, _, err, _ = predict(picture, model=path)
+        assert code == 2 and message in err
 
 
 def test_a_network_trained_on_synthetic_patients_says_so_on_every_picture(predict, tmp_path, picture):
@@ -158,12 +325,3 @@ def test_a_network_trained_on_synthetic_patients_says_so_on_every_picture(predic
     assert code == 0 and "trained on SYNTHETIC patients" in out
     overlay = read_picture(folder / tmp_path.name / "scan_overlay.png")
     assert len(overlay) == 512 + 3 * 17 + 4  # area, notice, research use
-
-
-def test_a_checkpoint_of_another_preparation(predict, tmp_path, picture):
-    path = save(tmp_path / "run")
-    content = torch.load(path, weights_only=True)
-    content["input"]["mean"] = [0.4, 0.4, 0.4]
-    torch.save(content, path)
-    code, _, err, _ = predict(picture, model=path)
-    assert code == 2 and "prepared as" in err

@@ -4,6 +4,7 @@ import gzip
 import io
 import os
 import struct
+import tracemalloc
 import zlib
 from pathlib import Path
 
@@ -12,10 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from scans import overlays, volumes
+from scans import display, overlays, pictures, volumes
 from scans.read import combine, read_scan
 from scans.resize import fit, unfit
-from scans.scan import Scan, Source, find_sources
+from scans.scan import Scan, Source, find_sources, safe_name
 
 nibabel = pytest.importorskip("nibabel")
 
@@ -82,13 +83,15 @@ def nifti(shape: tuple[int, ...], offset: int = 352, extension: bytes = bytes(4)
     [
         (".png", png(60000, 60000, 8, 0), "3600000000 pixels"),
         (".png", png(12000, 12000, 8, 0), "12,000 x 12,000"),
-        (".png", png(30000, 1, 8, 2, b"\0" + b"\1\2\3" * 30000), "1 x 30,000"),  # as a square, it would take gigabytes
+        (".png", png(30000, 1, 8, 2, b"\0" + b"\1\2\3" * 30000), "30,000 x 1"),  # as a square, it would take gigabytes
         (".png", png(2, 2, 16, 2), "of more than 8 bits"),
         (".png", png(2, 2, 16, 4), "of more than 8 bits"),
         (".png", png(2, 2, 16, 6), "of more than 8 bits"),
         (".png", b"<svg onload=alert(1)>", "cannot identify"),
-        (".npy", npy((4096, 4096, 4096)), "4,096 x 4,096 x 4,096"),
-        (".npy", npy((1, 30000)), "1 x 1 x 30,000"),
+        (".npy", npy((4096, 64, 64)), "4,096 slices; at most 1,024"),
+        (".npy", npy((9, 4096, 1)), "150,994,944 pixels, each slice padded to a square; at most 134,217,728"),
+        (".npy", npy((512, 512, 512), "<f8"), "1,073,741,824 bytes of values; at most 671,088,640"),
+        (".npy", npy((1, 30000)), "30,000 x 1"),
         (".npy", npy((2, 3, 4, 5, 6)), "has the shape (2, 3, 4, 5, 6)"),
         (".npy", npy((0, 3, 4)), "has the shape (0, 3, 4)"),
         (".npy", npy((4, 4), "<c8"), "type complex64"),
@@ -97,9 +100,11 @@ def nifti(shape: tuple[int, ...], offset: int = 352, extension: bytes = bytes(4)
         (".npy", b"\x93NUMPY\1\0" + struct.pack("<H", 3001) + b"(" * 3000 + b"\n", "cannot be read"),
         (".nii", nifti((4, 4, 4), 2**31, b"\1\0\0\0" + struct.pack("<ii", 2**30, 6)), "extension"),
         (".nii.gz", gzip.compress(nifti((4, 4, 4)), mtime=0), "Expected 64 bytes, got 0"),  # cut off
+        (".nii.gz", gzip.compress(nifti((512, 512, 512))), "is cut off"),  # 128 MB, claimed by 80 bytes
         (".nii.gz", gzip.compress(bytes(999), mtime=0), "neither a NIfTI-1 nor a NIfTI-2"),
-        (".nii", nifti((1, 1, 32767)), "1 x 1 x 32,767"),
-        (".nii", nifti((4096, 4096, 4096, 1)), "4,096 x 4,096 x 4,096"),
+        (".nii", nifti((1, 1, 32767)), "32,767 slices"),
+        (".nii", nifti((1024, 1024, 512, 1)), "536,870,912 pixels"),
+        (".nii", nifti((4, 4)), "has the shape (4, 4)"),
     ],
     ids=str,
 )
@@ -108,7 +113,23 @@ def test_hostile_files_are_refused_before_they_are_decoded(tmp_path, ending, con
     path.write_bytes(content)
     if ending in (".npy", ".nii"):
         os.truncate(path, 2**37)  # sparse: takes no space
+    tracemalloc.start()
     assert message in refusal(path)
+    assert tracemalloc.get_traced_memory()[1] < 4e6
+    tracemalloc.stop()
+
+
+def test_the_pictures_of_a_folder_are_counted_before_one_is_decoded(tmp_path, monkeypatch):
+    for number in range(9):
+        (tmp_path / f"{number}.png").write_bytes(png(4096, 9, 8, 2))
+    (tmp_path / "words.png").write_text("no picture")
+    monkeypatch.setattr(pictures, "read_picture", None)
+    scan, problems = read_scan(find_sources([tmp_path])[0][0])
+    assert scan is None and len(problems) == 2 and "words.png: cannot be read" in problems[0]
+    assert f"{tmp_path}: cannot be read: 150,994,944 pixels, each slice padded to a square" in problems[1]
+    for number in range(9, 1025):
+        (tmp_path / f"{number}.png").touch()
+    assert "1,026 slices; at most 1,024" in read_scan(find_sources([tmp_path])[0][0])[1][0]
 
 
 def test_pictures_that_pillow_reads_but_not_as_one_slice(tmp_path):
@@ -120,7 +141,7 @@ def test_pictures_that_pillow_reads_but_not_as_one_slice(tmp_path):
     together, apart = (struct.pack("<HHIH", 284, 3, 1, planes) for planes in (1, 2))  # the channels of a pixel
     (tmp_path / "planes.tif").write_bytes((tmp_path / "deep.tif").read_bytes().replace(together, apart))
     for name, message in {
-        "pages.tif": "has 2 pages",
+        "pages.tif": "more than one page",
         "ink.tif": "pixel format CMYK",
         "gif.png": "cannot identify",
         "deep.tif": "of more than 8 bits",
@@ -156,6 +177,15 @@ def test_more_than_eight_bits_are_scaled_by_the_percentiles_of_the_whole_stack(t
     low, high = np.percentile(stack, (0.5, 99.5))
     expected = ((stack - low) / (high - low) * 255).clip(0, 255).round()
     assert np.array_equal([plane[..., 0] for plane in scan.slices], expected) and len(scan.notes) == 1
+
+
+def test_a_large_stack_is_scaled_by_the_percentiles_of_some_of_its_pixels(tmp_path, monkeypatch):
+    stack = np.random.default_rng(0).gamma(2, 400, (2, 100, 101, 3)).astype(np.uint16)
+    np.save(tmp_path / "x.npy", stack)
+    exact = np.array(read(tmp_path / "x.npy").slices)
+    monkeypatch.setattr("scans.read.MOST_SORTED", 10_000)
+    few = np.array(read(tmp_path / "x.npy").slices)
+    assert not np.array_equal(few, exact) and np.abs(few.astype(int) - exact).max() < 20
 
 
 def test_values_that_are_not_finite_and_stacks_of_almost_nothing(tmp_path):
@@ -203,11 +233,25 @@ def test_nifti_is_shown_as_radiologists_expect_and_masks_return_to_its_grid(tmp_
     assert np.argwhere(shown).tolist() == [[2, 0, 1]]  # on top; front above, the patient's right on the left
     assert scan.spacing == pytest.approx(np.array([1.5, 1, 5]) * {"micron": 0.001, "meter": 1000}.get(unit, 1))
 
-    volumes.write_masks(scan, [plane.astype(np.uint8) for plane in shown], tmp_path)
+    ((name, encode),) = volumes.mask_files(scan, [plane.astype(np.uint8) for plane in shown]).items()
+    (tmp_path / name).write_bytes(encode())
     mask = nibabel.load(tmp_path / "scan_mask.nii.gz")
     assert np.array_equal(mask.affine, volume.affine) and mask.header.get_slope_inter() == (None, None)
     assert mask.get_data_dtype() == np.uint8
     assert np.array_equal(np.asarray(mask.dataobj), np.asarray(volume.dataobj) > 0)
+
+
+def test_nifti_values_are_scaled_as_its_header_says(tmp_path):
+    volume = nibabel.Nifti1Image(np.arange(24, dtype=np.uint8).reshape(2, 3, 4), np.diag([-1, -1, 1, 1]))
+    volume.header.set_slope_inter(-2, 5)
+    (tmp_path / "scan.nii").write_bytes(volume.to_bytes())
+    scan = read(tmp_path / "scan.nii")
+    assert scan.slices[0][0, 0, 0] == 255 and scan.slices[-1][-1, -1, 0] == 0  # 5 and -41
+    assert "-40.77 becomes 0 and 4.77 becomes 255" in scan.notes[0]
+    header = nibabel.Nifti1Header.from_fileobj(io.BytesIO(volume.to_bytes()))
+    header["srow_x"] = np.nan
+    (tmp_path / "scan.nii").write_bytes(header.binaryblock + bytes(28))
+    assert "how it lies in space" in refusal(tmp_path / "scan.nii")
 
 
 def test_sequences_are_combined_only_on_one_grid(tmp_path):
@@ -243,5 +287,19 @@ def test_fit_and_unfit_are_inverse_in_place(height, width):
 
 def test_a_dark_stack_is_brightened_as_a_whole():
     image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    bright, dark = overlays.flair_of([image // 8, image[:20] // 16])  # of two sizes
-    assert bright.max() == 255 and dark.max() == pytest.approx(128, abs=8) and dark.shape == (20, 64)
+    bright, dark = image[..., 1] // 8, image[:20, :, 1] // 16  # of two sizes
+    shown = display.brightness([bright, dark])
+    every = np.concatenate([bright.ravel(), dark.ravel()])
+    assert np.array_equal(shown, (np.arange(256) * 255 / np.percentile(every[every > 0], 99.5)).clip(0, 255).round())
+    assert shown[bright].max() == 255 and shown[dark].max() == pytest.approx(128, abs=8)
+    assert np.array_equal(display.stretch(image * 0), image * 0)
+
+
+@pytest.mark.parametrize(("side", "shown"), [(1, 512), (300, 600), (512, 512), (1024, 1024), (1025, 513), (4096, 1024)])
+def test_overlays_are_neither_small_nor_huge(side, shown):
+    flair, mask = np.zeros((side, 1), np.uint8), np.ones((side, 1), np.uint8)
+    assert overlays.overlay(flair, mask).shape[0] == shown
+
+
+def test_names_that_cannot_be_printed_or_written_in_utf8():
+    assert safe_name("caf\udce9 \x1b[31m\n=1+1 $x$ 001 ü") == "caf%E9 %1B[31m%0A=1+1 $x$ 001 ü"
