@@ -13,8 +13,7 @@ import pandas as pd
 
 from constants import SYNTHETIC_NOTICE
 from dataset.synthetic import any_synthetic
-from evaluation import bootstrap
-from evaluation.bootstrap import Mean
+from evaluation import intervals
 from evaluation.names import METRICS
 from evaluation.tables import PATIENT_METRICS, SURFACE_DICE
 from storage.run_folder import RunFolder
@@ -35,14 +34,14 @@ def main(argv: list[str] | None = None) -> None:
     if any_synthetic(pairs):
         print(SYNTHETIC_NOTICE)
     print(f"A: {first}\nB: {second}\n{len(pairs)} patients; each metric over those that have it in both runs\n")
-    print(f"{'':36}patients       A       B   B - A   95% confidence interval      p")
+    few = f"below {intervals.FEWEST} patients, each"
+    print(f"{'':36}patients       A       B   B - A       p   95% confidence interval; {few}")
     results = compare(pairs)
     for column, row in results.items():
-        a, b = (show_number(row[name]) for name in ("a", "b"))
-        value, low, high = (show_number(row[name], "+.3f") for name in ("value", "low", "high"))
         metric = METRICS[f"patient_{column}" if column in PATIENT_METRICS else column]
-        interval, p = f"{low} to {high}", show_number(row["p"], ".4f")
-        print(f"{metric.label:<36}{row['n']:8d}{a:>8}{b:>8}{value:>8}   {interval:<24}{p:>6}")
+        forms = {"a": ".3f", "b": ".3f", "value": "+.3f", "p": ".4f"}
+        numbers = "".join(f"{show_number(row[name], form):>8}" for name, form in forms.items())
+        print(f"{metric.label:<36}{row['n']:8d}{numbers}   {intervals.show_interval(row, '+.3f')}".rstrip())
     print(f"\n{textwrap.fill(verdict(results['dice']), 118)}")
 
 
@@ -63,16 +62,15 @@ def pair(first: RunFolder, second: RunFolder) -> pd.DataFrame:
 
 
 def compare(pairs: pd.DataFrame) -> dict[str, dict[str, float]]:
-    """Return for each of COMPARED: n (patients), means a and b, value (b - a) with low and high (95%), and p."""
-    differences = {column: pairs[f"{column}_b"] - pairs[f"{column}_a"] for column in COMPARED}
-    estimates = bootstrap.estimate({c: Mean(pairs["patient"], difference) for c, difference in differences.items()})
+    """Return for each of COMPARED: means a and b, the mean of b - a as of intervals.estimate, and its p."""
     results = {}
-    for column, difference in differences.items():
+    for column in COMPARED:
+        difference = pairs[f"{column}_b"] - pairs[f"{column}_a"]
         both = pairs[difference.notna()]
-        results[column] = estimates[column] | {
+        results[column] = intervals.estimate(pairs["patient"], difference, scale=intervals.DIFFERENCE) | {
             "a": float(both[f"{column}_a"].mean()),
             "b": float(both[f"{column}_b"].mean()),
-            "p": bootstrap.paired_permutation(difference.dropna().to_numpy(float)),
+            "p": intervals.paired_permutation(difference.dropna().to_numpy(float)),
         }
     return results
 
@@ -80,20 +78,19 @@ def compare(pairs: pd.DataFrame) -> dict[str, dict[str, float]]:
 def verdict(dice: dict[str, float]) -> str:
     """Return what the comparison of the volumetric Dice, the main metric, shows and cannot show."""
     patients, p = dice["n"], dice["p"]
-    smallest = bootstrap.smallest_p(patients)
+    smallest = intervals.smallest_p(patients)
     if smallest > 0.05:
         return f"{patients} patient(s) cannot show any difference: the smallest possible p is {smallest:.3g}."
     said = f"No difference in volumetric Dice is shown (p {p:.3g})."
     if p <= 0.05:
         said = f"{'B' if dice['value'] > 0 else 'A'} has the higher volumetric Dice (p {p:.2g})."
-    half = (dice["high"] - dice["low"]) / 2
-    small = (
-        f"; a difference of {bootstrap.SMALL_DIFFERENCE} cannot be shown" if half > bootstrap.SMALL_DIFFERENCE else ""
-    )
-    return (
-        f"{said} The 95% confidence interval extends {half:.3f} to each side{small}. {len(COMPARED)} metrics were "
-        "compared: one of them alone below 0.05 says little."
-    )
+    half = (dice["high"] - dice["low"]) / 2  # NaN where all patients differ by the same
+    if half > intervals.SMALL_DIFFERENCE:
+        said += (
+            f" The 95% confidence interval extends {half:.3f} to each side: a difference of "
+            f"{intervals.SMALL_DIFFERENCE} cannot be shown."
+        )
+    return f"{said} {len(COMPARED)} metrics were compared: one of them alone below 0.05 says little."
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """Every default of the pipeline on one screen. The scripts show them as the defaults of their options."""
 
+from pathlib import Path
+
 # Input and output of the network
 IMAGE_SIZE = 256  # pixels, height and width of a slice
 CHANNELS = 3  # pre-contrast, FLAIR, post-contrast, in this order
@@ -25,9 +27,9 @@ SPLIT_SEED = 56121002
 TEST_SHARE = 0.1  # of all patients
 VALIDATION_SHARE = 0.2  # of the patients that remain
 
-# Where things are, unless an option says otherwise
-DATA_DIR = "lgg-mri-segmentation/kaggle_3m"  # the real data set, once downloaded
-SYNTHETIC_DIR = "lgg-mri-segmentation/synthetic"  # stands in while there is no real data
+# Where things are, unless an option says otherwise: data beside the code, runs in the current folder
+DATA_DIR = Path(__file__).resolve().parent / "lgg-mri-segmentation" / "kaggle_3m"  # the real data set, once downloaded
+SYNTHETIC_DIR = DATA_DIR.with_name("synthetic")  # stands in while there is no real data
 RUN_DIR = "."  # models/, CSV files and plots/ go here
 
 # Synthetic patients (make_phantoms.py)

@@ -4,7 +4,7 @@
 
 Options that are not listed here go to train_model.py. Each fold is a run of its own, DIR/fold_1 ...; each patient is a
 test patient once. DIR receives test_*.csv, metrics.json and report.html of all patients. The same command again goes on
-where it stopped.
+where it stopped; a fold whose epochs are all there is not trained again, and nothing of the user's is replaced.
 """
 
 import argparse
@@ -25,6 +25,7 @@ from reporting.report import write_report
 from storage.run_folder import TEST_TABLES, RunFolder
 from utils import UserError, call_script, positive, run_script, show_number
 
+POOLED = (*TEST_TABLES.values(), "metrics.json", "report.html")  # written to --run itself
 PER_FOLD = ("run", "fold", "split", "resume", "overwrite", "data", "device", "patients")  # options set from here
 
 
@@ -59,8 +60,10 @@ def main(argv: list[str] | None = None) -> None:
     folds = {number: RunFolder(args.run.path / f"fold_{number}") for number in range(1, args.folds + 1)}
     if args.run.checkpoints():
         raise UserError(f"{args.run}: holds a run of its own. Name another folder with --run.")
+    args.run.refuse_foreign(*POOLED)
     for number, fold in folds.items():
         assignment = assign_fold(patients, number, args.folds)
+        fold.refuse_used(overwrite=True)  # files of the user
         if fold.checkpoints():
             refuse_other_run(fold, assignment, args.training)
     for number, fold in folds.items():
@@ -79,8 +82,8 @@ def main(argv: list[str] | None = None) -> None:
 def refuse_other_run(fold: RunFolder, assignment: dict[str, str], training: argparse.Namespace) -> None:
     """Raise UserError if the folder of a fold holds a run on other patients or with other settings."""
     recorded, asked = fold.read_config()["settings"], vars(training)
-    names = [n for n in train_model.SETTINGS if n != "epochs" and recorded.get(n) != asked[n]]
-    different = [f"{name} {recorded.get(name)}, not {asked[name]}" for name in names]
+    names = [n for n in train_model.SETTINGS if n != "epochs" and asked[n] not in ("auto", recorded[n])]
+    different = [f"{name} {recorded[name]}, not {asked[name]}" for name in names]
     for split in SPLITS:
         if set(fold.read_split_table(split)["patient"]) != {p for p, s in assignment.items() if s == split}:
             different.append(f"other {split} patients")
@@ -90,6 +93,7 @@ def refuse_other_run(fold: RunFolder, assignment: dict[str, str], training: argp
 
 def pool(run: RunFolder, folds: dict[int, RunFolder], folder: Path) -> None:
     """Write and print the result of the test patients of all folds together."""
+    run.remove_temporaries()  # of a process that was killed
     of_fold = {number: fold.read_test_tables() for number, fold in folds.items()}
     tables = {
         name: pd.concat([part[name].assign(fold=number) for number, part in of_fold.items()], ignore_index=True)

@@ -5,10 +5,13 @@
     python download_data.py --from archive.zip     # a zip or a folder that is on the disk already
 
 The download needs the package kagglehub (pip install kagglehub). Folders are linked to, not copied. A download that
-fails or is stopped leaves nothing behind, and a folder that holds anything else is never touched.
+fails or is stopped leaves nothing behind. Nothing is replaced but links that this script made itself.
 """
 
 import argparse
+import errno
+import json
+import os
 import re
 import shutil
 import signal
@@ -24,12 +27,14 @@ from tqdm import tqdm
 
 import constants
 from dataset.folder import find_slices
+from dataset.new_folder import new_folder
 from dataset.published import NESTED_COPIES, published_patients, sequences
 from dataset.slices import load_slices
 from utils import SIGNALLED, UserError, leaves_folder, list_problems, run_script
 
 HANDLE = "mateuszbuda/lgg-mri-segmentation"  # on Kaggle
 PAGE = f"https://www.kaggle.com/datasets/{HANDLE}"
+LINKS = "links.json"  # beside the links that this script made: {name: target}
 CLINICAL = "data.csv"  # genomic clusters and clinical codes, beside the patient folders
 DEEPEST = 3  # levels of folders above the patient folders that are searched
 LARGEST_FILE = 4 * 2**20  # bytes; the largest file of the set has 0.2 million
@@ -41,7 +46,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--subset", action="store_true", help="only the 12 patients of the 100 MB run (336 slices)")
     add("--from", dest="source", type=Path, metavar="PATH", help="a zip or folder on the disk; no network is used")
-    add("--out", type=Path, default=Path(constants.DATA_DIR), metavar="DIR", help="where to put it (%(default)s)")
+    add("--out", type=Path, default=constants.DATA_DIR, metavar="DIR", help="where to put it (%(default)s)")
     return parser.parse_args(argv)
 
 
@@ -49,7 +54,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(argv)
     for number in {signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}:  # Windows has no SIGHUP
         if signal.getsignal(number) == signal.SIG_DFL:  # nohup ignores it
-            signal.signal(number, lambda number, _: sys.exit(SIGNALLED + number))  # on the way out, building cleans up
+            signal.signal(number, lambda number, _: sys.exit(SIGNALLED + number))  # new_folder cleans up
     patients = published_patients(args.subset)
     if is_complete(args.out, patients):
         print(f"{args.out}: there already")
@@ -59,31 +64,54 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(f"{source}: no such file or folder. {BY_HAND}")
     how = (link_folder if source.is_dir() else unpack_archive)(source, args.out, patients)
     print(f"{args.out}: {how}")
-    print("Licence of the images: CC BY-NC-SA 4.0. What to cite: lgg-mri-segmentation/README.md")
-    print("Next: python train_model.py" + ("" if args.out == Path(constants.DATA_DIR) else f" --data {args.out}"))
+    print(f"Licence of the images: CC BY-NC-SA 4.0. What to cite: {constants.DATA_DIR.with_name('README.md')}")
+    print("Next: python train_model.py" + ("" if args.out.absolute() == constants.DATA_DIR else f" --data {args.out}"))
 
 
 def is_complete(out: Path, patients: dict[str, int]) -> bool:
     """Return whether `out` holds these patients and no others.
 
-    Raises: UserError if it holds anything else. Links are excepted: replacing them loses nothing.
+    Raises: UserError if it holds anything else but links that this script made, which are replaced without loss.
     """
     entries = list(out.iterdir()) if out.exists() else []
-    if not entries:
+    if not entries and not out.is_symlink():
         return False
     try:
+        if not out.exists():
+            raise UserError("It is a link to a folder that is gone.")
         folders = {entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")}
         if others := folders - patients.keys() - NESTED_COPIES:
             raise UserError(f"It holds {min(others)}.")
         print(verify(out, patients))
         return True
     except UserError as error:
-        if out.is_symlink() or all(entry.is_symlink() for entry in entries):
+        if entries and own_links(out) == set(entries):
             return False
         raise UserError(
-            f"{out}: holds something other than the {len(patients)} patients, and is left as it is. Remove it, or "
+            f"{out}: holds something other than the {len(patients)} patients, and is left as it is. Move it away, or "
             f"name another folder with --out. {error}"
         ) from None
+
+
+def own_links(out: Path) -> set[Path]:
+    """Return the links in `out` that this script made and nobody changed, and the file that proves it."""
+    if out.is_symlink() or (out / LINKS).is_symlink():
+        return set()
+    try:
+        made = dict(json.loads((out / LINKS).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return set()
+    links = {entry for entry in out.iterdir() if entry.is_symlink() and os.readlink(entry) == made.get(entry.name)}
+    return {*links, out / LINKS}
+
+
+@contextmanager
+def replaced(out: Path) -> Iterator[Path]:
+    """Yield an empty folder that becomes `out` at the end of the block, in place of links that this script made."""
+    with new_folder(out) as built:
+        yield built
+        for path in sorted(own_links(out), key=lambda path: path.name == LINKS):  # the proof goes last
+            path.unlink()
 
 
 def download() -> Path:
@@ -139,16 +167,22 @@ def link_folder(source: Path, out: Path, patients: dict[str, int]) -> str:
     folder = find_copy(below, patients, source).resolve()
     print(verify(folder, patients))
     clinical = [CLINICAL] if (folder / CLINICAL).is_file() else []
-    with building(out) as built:
+    with replaced(out) as built:
         try:
             for name in (*patients, *clinical):
-                (built / name).symlink_to(folder / name, target_is_directory=name in patients)
-        except (OSError, NotImplementedError):  # Windows without the right to, and some file systems
-            for patient in patients:
-                shutil.copytree(folder / patient, built / patient)
+                (built / name).symlink_to((folder / name).resolve(), target_is_directory=name in patients)
+        except (OSError, NotImplementedError) as error:  # Windows without the right to, and some file systems
+            if getattr(error, "errno", None) == errno.ENOSPC:
+                raise
             for name in clinical:
                 shutil.copyfile(folder / name, built / name)
+            for patient in patients:
+                (built / patient).mkdir()
+                for path in filter(Path.is_file, (folder / patient).iterdir()):
+                    shutil.copyfile(path, built / patient / path.name)
             return f"copied from {folder}"
+        made = {link.name: os.readlink(link) for link in built.iterdir()}
+        (built / LINKS).write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
     return f"linked to {folder}, which must stay where it is"
 
 
@@ -157,7 +191,7 @@ def unpack_archive(archive: Path, out: Path, patients: dict[str, int]) -> str:
 
     Raises: UserError when it is damaged, not the data set, or could write outside of its folder.
     """
-    with building(out) as built:
+    with replaced(out) as built:
         try:
             with zipfile.ZipFile(archive) as packed:
                 members = find_members(packed, patients, archive)
@@ -201,28 +235,6 @@ def find_copy(folders: Iterable[PurePath], patients: dict[str, int], source: Pat
     if not around:
         raise UserError(f"{source}: holds none of the patient folders (TCGA_...). {BY_HAND}")
     return around.most_common(1)[0][0]
-
-
-@contextmanager
-def building(out: Path) -> Iterator[Path]:
-    """Yield an empty folder beside `out`; it becomes `out` at the end, and nothing is left of it after a failure."""
-    built = out.parent / f".{out.name}-unfinished"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        built.mkdir()
-    except FileExistsError:
-        raise UserError(f"{built}: another download is running, or was killed. Wait for it, or remove this.") from None
-    try:
-        yield built
-        if out.is_symlink():
-            out.unlink()
-        elif out.exists():
-            for link in filter(Path.is_symlink, out.iterdir()):
-                link.unlink()
-            out.rmdir()
-        built.rename(out)
-    finally:
-        shutil.rmtree(built, ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -6,8 +6,9 @@
 
 The last writes weights/first.safetensors with the kernels in float16, half of the bytes, and the card as
 weights/first.md. ONNX needs the packages onnx, onnxruntime and onnxscript: pip install -r requirements-optional.txt.
-Each file is read back and its logits are compared with the network's before it gets its name. Test first
-(test_model.py), so that the card can say how good the network is.
+Each file is read back and its logits are compared with the network's before anything is written. Test first
+(test_model.py), so that the card can say how good the network is. Files that this script did not write are never
+replaced.
 
 Research use only: not a medical device, not for diagnosis or treatment.
 """
@@ -31,10 +32,11 @@ import constants
 from evaluation.selection import best_epoch
 from reporting.model_card import describe_input, model_card
 from storage import checkpoints
+from storage.owned_folder import OwnedFolder
 from storage.run_folder import RunFolder
 from training.engine import prepare
 from unet import UNet, weights_digest
-from utils import UserError, atomic_write, run_script, set_seeds, write_text
+from utils import UserError, run_script, set_seeds
 
 LARGEST_DIFFERENCE = 1e-3  # of two logits, relative to the largest one; a mask changes only where the logit is 0
 LARGEST_HALVED = 1e-2  # the same with --half: kernels are rounded by up to 1/2048 of their values
@@ -49,12 +51,19 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--formats", nargs="+", choices=sorted(FORMATS), default=sorted(FORMATS), help="(all: %(choices)s)")
     add("--half", action="store_true", help="safetensors with kernels in float16; logits then differ by up to 1%%")
     add("--out", type=Path, metavar="DIR", help="(export in the folder of the run, where it is written anew)")
-    add("--overwrite", action="store_true", help="replace files of the same names in --out")
-    add("--name", help="of the files, without ending, and of the model card (unet, and MODEL_CARD.md)")
+    add("--overwrite", action="store_true", help="replace files of the same names in --out, if exported before")
+    add("--name", type=plain_name, help="of the files, without ending, and of the model card (unet, and MODEL_CARD.md)")
     args = parser.parse_args(argv)
     if args.half and args.formats != ["safetensors"]:
         parser.error("--half goes with --formats safetensors alone")
     return args
+
+
+def plain_name(text: str) -> str:
+    """An argparse type: the name of a file, neither hidden nor in another folder."""
+    if not text or text.startswith(".") or set(text) & set("/\\:\0"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a plain name, such as first")
+    return text
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -63,11 +72,12 @@ def main(argv: list[str] | None = None) -> None:
         require_packages(name)
     epoch = best_epoch(checkpoints.read_epochs(args.run)) if args.epoch is None else args.epoch
     model, checkpoint = checkpoints.load_network(args.run.checkpoint(epoch))
-    out = args.out or args.run.path / "export"
-    targets = {name: out / f"{args.name or 'unet'}.{FORMATS[name].ending}" for name in args.formats}
-    card = out / (f"{args.name}.md" if args.name else "MODEL_CARD.md")
+    out = OwnedFolder(args.out or args.run.path / "export")
+    files = {f"{args.name or 'unet'}.{FORMATS[name].ending}": FORMATS[name] for name in args.formats}
+    card = f"{args.name}.md" if args.name else "MODEL_CARD.md"
+    out.refuse_foreign(*files, card)
     if args.out and not args.overwrite:
-        refuse_existing([*targets.values(), card])
+        refuse_existing([out.path / name for name in (*files, card)])
     metadata = describe_input(checkpoint)
     exported = halve(model) if args.half else model
     largest = LARGEST_HALVED if args.half else LARGEST_DIFFERENCE
@@ -75,18 +85,21 @@ def main(argv: list[str] | None = None) -> None:
     if metadata["synthetic"]:
         print(constants.SYNTHETIC_NOTICE)
     print(f"epoch {epoch} of {args.run}")
-    for name, target in targets.items():
-        content = FORMATS[name].write(exported, metadata)
-        difference = compare(model, FORMATS[name].load(content, metadata), metadata["size"])
+    contents = {}
+    for name, form in files.items():
+        content = contents[name] = form.write(exported, metadata)
+        difference = compare(model, form.load(content, metadata), metadata["size"])
         if not difference <= largest:
-            raise UserError(
-                f"{target}: its logits differ by {difference:.1e} from the network's, so it was not written."
-            )
-        with atomic_write(target) as file:
-            file.write(content)
-        print(f"{target}: {len(content) / 1e6:.1f} MB, logits differ by at most {difference:.1e} of the largest")
-    write_text(card, model_card(args.run, checkpoint))
-    print(f"{card}: data, recipe, metrics, limits, licence")
+            raise UserError(f"{name}: its logits differ by {difference:.1e} from the network's. Nothing was written.")
+        print(f"{name}: {len(content) / 1e6:.1f} MB, logits differ by at most {difference:.1e} of the largest")
+    described = model_card(args.run, checkpoint).encode()
+
+    out.remove_temporaries()  # of an export that was killed
+    (out.path / card).unlink(missing_ok=True)  # so that at no time an old card lies beside new weights
+    for name, content in contents.items():
+        out.write(name, content)
+    out.write(card, described)
+    print(f"written to {out}: {', '.join(files)}; {card} (data, recipe, metrics, limits, licence)")
 
 
 def refuse_existing(paths: list[Path]) -> None:

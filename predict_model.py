@@ -21,6 +21,8 @@ Research use only: not a medical device, not for diagnosis or treatment.
 import argparse
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,24 +32,26 @@ import torch
 
 import constants
 from scans import overlays, pictures, volumes
+from scans.display import brightness
 from scans.read import combine, read_scan
 from scans.resize import fit, unfit
 from scans.scan import PICTURES, Scan, Source, file_ending, find_sources
 from storage.checkpoints import load_network
+from storage.owned_folder import MANIFEST, OwnedFolder
 from training.engine import predict, predicted_mask
 from utils import (
     USER_ERROR,
     Hardware,
     UserError,
-    choose_hardware,
+    hardware_like,
     keep_freed_memory,
     positive,
     repeat_exactly,
     run_script,
     to_csv,
-    write_text,
 )
 
+TABLES = ("slices.csv", "patients.csv")
 SOME_FAILED = 1  # exit code
 SYNTHETIC_MODEL = "network trained on SYNTHETIC patients: its masks mean nothing on real images"
 
@@ -65,42 +69,32 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         help="mm between rows, columns and slices, for files that do not say so")  # fmt: skip
     add("--batch-size", type=positive(int), default=constants.BATCH_SIZE, help="slices at a time (%(default)s)")
     add("--device", default="auto", help="cpu, cuda, cuda:1, mps (auto: CUDA, else MPS, else the CPU)")
-    add("--overwrite", action="store_true", help="write into a folder that holds files already")
+    add("--overwrite", action="store_true", help="replace what an earlier prediction wrote into --out")
     return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(argv)
     keep_freed_memory()
-    hardware = choose_hardware(args.device)
     repeat_exactly(True)
-    refuse_used(args.out, args.overwrite)
+    out = OwnedFolder(args.out)
+    refuse_used(out, args.overwrite)
     sources, problems = find(args)
     model, checkpoint = load_network(args.checkpoint)
-    refuse_other_preparation(checkpoint["input"], args.checkpoint)
+    hardware = hardware_like(args.device, checkpoint["input"]["precision"])
     model = model.to(hardware.device, memory_format=hardware.memory_format)
     notice = SYNTHETIC_MODEL if checkpoint["config"]["synthetic"] else ""
     if notice:
         print(notice)
 
     started = time.perf_counter()
-    tables = []
+    tables: list[pd.DataFrame] = []
     for source in sources:
-        scan, more = read(source, args)
-        problems += more
-        if scan is not None:
-            masks = segment(model, scan, checkpoint["input"], args.batch_size, hardware)
-            tables.append(measure(scan, masks))
-            write(scan, masks, tables[-1], args.out / scan.name, notice)
-            print_scan(scan, tables[-1])
-
+        problems += process(source, model, checkpoint["input"]["threshold"], hardware, args, out, tables, notice)
     if tables:
-        slices = pd.concat(tables, ignore_index=True)
-        write_text(args.out / "slices.csv", to_csv(slices))
-        write_text(args.out / "patients.csv", to_csv(sum_up(slices)))
-        seconds = time.perf_counter() - started
-        print(f"{len(slices)} slices in {seconds:.1f} s, {len(slices) / seconds:.1f} slices/s on {hardware}")
-        print(f"written to {args.out}: masks, overlays and animations by patient; slices.csv, patients.csv")
+        slices, seconds = sum(map(len, tables)), time.perf_counter() - started
+        print(f"{slices} slices in {seconds:.1f} s, {slices / seconds:.1f} slices/s on {hardware}")
+        print(f"written to {out}: masks, overlays and animations by patient; slices.csv, patients.csv")
         print(constants.RESEARCH_USE)
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)
@@ -108,19 +102,17 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(SOME_FAILED if tables else USER_ERROR)
 
 
-def refuse_used(out: Path, overwrite: bool) -> None:
-    """Raise UserError if the output folder is a file, or holds files that are not to be overwritten."""
-    if out.exists() and not out.is_dir():
+def refuse_used(out: OwnedFolder, overwrite: bool) -> None:
+    """Raise UserError if the output folder is a file, holds files of the user, or an earlier prediction that stays."""
+    if out.path.exists() and not out.path.is_dir():
         raise UserError(f"{out}: is a file. Name a folder with --out.")
-    if not overwrite and out.is_dir() and any(out.iterdir()):
+    if not out.path.is_dir() or not any(out.path.iterdir()):
+        return
+    if not (out.path / MANIFEST).is_file():
+        raise UserError(f"{out}: holds files that this program did not write. Name another folder with --out.")
+    if not overwrite:
         raise UserError(f"{out}: holds files already. Name another folder with --out, or add --overwrite.")
-
-
-def refuse_other_preparation(prepared: dict[str, Any], path: Path) -> None:
-    """Raise UserError if the network was trained on slices that were prepared in another way than here."""
-    here = {"mean": list(constants.MEAN), "std": list(constants.STD)}
-    if {name: prepared.get(name) for name in here} != here:
-        raise UserError(f"{path}: was trained on slices prepared as {prepared}, which this version does not do.")
+    out.refuse_foreign(*TABLES)
 
 
 def find(args: argparse.Namespace) -> tuple[list[Source], list[str]]:
@@ -154,14 +146,51 @@ def read(source: Source, args: argparse.Namespace) -> tuple[Scan | None, list[st
     return scan, problems
 
 
+def process(
+    source: Source,
+    model: torch.nn.Module,
+    threshold: float,
+    hardware: Hardware,
+    args: argparse.Namespace,
+    out: OwnedFolder,
+    tables: list[pd.DataFrame],
+    notice: str,
+) -> list[str]:
+    """Segment one scan, write its files, and add it to the per-slice tables. Return problems as text."""
+    scan, problems = read(source, args)
+    if scan is None:
+        return problems
+    masks = segment(model, scan, threshold, args.batch_size, hardware)
+    table = measure(scan, masks)
+    files = encoders(scan, masks, table, notice)
+    folder = OwnedFolder(out.path / scan.name)  # a manifest of its own: one for all patients would grow too long
+    try:
+        folder.refuse_foreign(*files)
+    except UserError as error:
+        return [*problems, str(error)]
+    tables.append(table)
+    slices = pd.concat(tables, ignore_index=True)
+    for name, content in zip(TABLES, (slices, sum_up(slices)), strict=True):
+        out.write(name, to_csv(content).encode())
+    folder.remove_temporaries()
+    for name, encode in files.items():
+        folder.write(name, encode())
+    print_scan(scan, table)
+    return problems
+
+
 def segment(
-    model: torch.nn.Module, scan: Scan, prepared: dict[str, Any], batch_size: int, hardware: Hardware
+    model: torch.nn.Module, scan: Scan, threshold: float, batch_size: int, hardware: Hardware
 ) -> list[np.ndarray]:
     """Return the mask of each slice at its own size: uint8 [H, W], 0 or 1."""
-    images = torch.from_numpy(np.stack([fit(plane, prepared["size"]) for plane in scan.slices]))
-    logits = predict(model, images, batch_size, hardware).numpy()
-    resized = (unfit(logit, *plane.shape[:2]) for logit, plane in zip(logits, scan.slices, strict=True))
-    return [predicted_mask(torch.tensor(logit), prepared["threshold"]).byte().numpy() for logit in resized]
+    masks = []
+    for start in range(0, len(scan.slices), batch_size):
+        planes = scan.slices[start : start + batch_size]
+        images = torch.from_numpy(np.stack([fit(plane, constants.IMAGE_SIZE) for plane in planes]))
+        logits = predict(model, images, batch_size, hardware).numpy()
+        resized = (unfit(logit, *plane.shape[:2]) for logit, plane in zip(logits, planes, strict=True))
+        masks += [predicted_mask(torch.from_numpy(logit), threshold).byte().numpy() for logit in resized]
+    return masks
 
 
 def measure(scan: Scan, masks: list[np.ndarray]) -> pd.DataFrame:
@@ -193,17 +222,25 @@ def sum_up(slices: pd.DataFrame) -> pd.DataFrame:
     return table.reset_index()
 
 
-def write(scan: Scan, masks: list[np.ndarray], table: pd.DataFrame, folder: Path, notice: str) -> None:
-    """Write masks, overlays and, for a stack of one size, its animation."""
+def encoders(scan: Scan, masks: list[np.ndarray], table: pd.DataFrame, notice: str) -> dict[str, Callable[[], bytes]]:
+    """Return the files of a scan, each name with the function that returns its content.
+
+    Masks, overlays and, for a stack of one size, its animation.
+    """
     kind = pictures if file_ending(scan.paths[0]) in PICTURES else volumes
-    kind.write_masks(scan, masks, folder)
+    files = kind.mask_files(scan, masks)
     captions = [[caption(row), *filter(None, [notice]), constants.RESEARCH_USE] for row in table.itertuples()]
-    flair = overlays.flair_of(scan.slices)
+    flair = [plane[..., constants.FLAIR] for plane in scan.slices]
+    shown = brightness(flair)
     for name, plane, mask, lines in zip(scan.names, flair, masks, captions, strict=True):
-        picture = overlays.with_text(overlays.overlay(plane, mask), lines)
-        pictures.write_picture(picture, folder / f"{name}_overlay.png")
+        files[f"{name}_overlay.png"] = partial(encode_overlay, plane, shown, mask, lines)
     if len(masks) > 1 and len({mask.shape for mask in masks}) == 1:
-        overlays.write_gif(flair, masks, captions, folder / f"{scan.name}.gif")
+        files[f"{scan.name}.gif"] = partial(overlays.gif, (shown[plane] for plane in flair), masks, captions)
+    return files
+
+
+def encode_overlay(flair: np.ndarray, shown: np.ndarray, mask: np.ndarray, lines: list[str]) -> bytes:
+    return pictures.encode(overlays.with_text(overlays.overlay(shown[flair], mask), lines))
 
 
 def caption(row: Any) -> str:

@@ -5,7 +5,8 @@
     python reproduce.py full_bilinear --width 4 --epochs 2  # a quick trial
     python reproduce.py table                               # the table of docs/reproduction.md from results/*/run.json
 
-The same command goes on where it was cut off. The run itself is in runs/RUN. Kept in results/RUN are results.csv,
+The same command goes on where it was cut off, and never replaces a run of other settings, other data, or files of the
+user. The run itself is in runs/RUN. Kept in results/RUN are results.csv,
 epochs.csv, metrics.json (if there were patients to test on), the plots that show no patient, config.json, and run.json
 with seconds, memory and metrics. A run on other data, or with --epochs or --width, is marked as a trial in run.json and
 never enters the table.
@@ -13,7 +14,6 @@ never enters the table.
 
 import argparse
 import json
-import shutil
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,6 +25,7 @@ from dataset.synthetic import any_synthetic
 from evaluation.names import METRICS
 from evaluation.selection import best_epoch
 from storage.checkpoints import read_epochs
+from storage.owned_folder import OwnedFolder
 from storage.run_folder import RunFolder
 from utils import UserError, call_script, positive, run_script, show_number, to_json, write_text
 
@@ -34,6 +35,7 @@ SUBSET = {"train": 178, "validation": 45, "test": 113}
 KEEP = ("--keep", 3)  # weights of the best epochs; 94 of them would fill 12 GB
 TEXTS = ("results.csv", "epochs.csv", "metrics.json")
 PLOTS = ("loss.png", "iou.png", "bland_altman.png", "dice_area.png")  # those that show no patient
+KEPT = (*TEXTS, *PLOTS, "config.json", "run.json")
 SHOWN = ("iou", "empty_prediction", "tumour_iou", "patient_dice")  # metrics in the table
 BEGIN, END = "<!-- written by: python reproduce.py table -->", "<!-- end of the table -->"
 
@@ -77,7 +79,7 @@ def main(argv: list[str] | None = None) -> None:
         write_text(PAGE, fill(PAGE.read_text(encoding="utf-8"), make_table(args.results)))
         print(f"{PAGE}: its table is that of {args.results}")
         return
-    published, run, kept = RUNS[args.run], RunFolder(args.runs / args.run), args.results / args.run
+    published, run, kept = RUNS[args.run], RunFolder(args.runs / args.run), OwnedFolder(args.results / args.run)
     trial = [f"--{name} {getattr(args, name)}" for name in ("epochs", "width") if getattr(args, name)]
     options = [*published.options, *(word for option in trial for word in option.split())]
 
@@ -85,15 +87,18 @@ def main(argv: list[str] | None = None) -> None:
     subset = published_patients(subset=True) if published.slices == SUBSET else {}
     only = sorted(subset) if all((folder / patient).is_dir() for patient in subset) else []
     wanted = describe_wanted(options, folder, only, args.split)
-    refuse_other(run.path / "config.json", wanted)
-    refuse_other(kept / "config.json", wanted)
+    run.refuse_used(overwrite=True)  # files of the user
+    kept.refuse_foreign(*KEPT)
+    for place in (run, kept):
+        refuse_other(place, wanted)
     if args.split:
         options += ["--split", args.split]
     if only:
-        write_text(run.path / "patients.txt", "\n".join(only) + "\n")
+        run.write("patients.txt", "\n".join([*only, ""]).encode())
         options += ["--patients", run.path / "patients.txt"]
     where = ["--run", run, "--data", folder, "--device", args.device]
-    call_script("train_model.py", *where, *KEEP, *(["--resume"] if run.newest_epoch() else options))
+    if run.newest_epoch() < wanted["epochs"]:
+        call_script("train_model.py", *where, *KEEP, *(["--resume"] if run.newest_epoch() else options))
     call_script("process_models.py", "--run", run)
     if wanted["slices"]["test"]:
         call_script("test_model.py", *where)
@@ -109,41 +114,39 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def describe_wanted(options: list[str], folder: Path, only: list[str], split: Path | None) -> dict:
-    """Return the settings and the data that config.json of this run has to hold."""
+    """Return the settings and the data that config.json of this run has to hold.
+
+    Without the precision: it depends on the hardware, and no published run sets it.
+    """
     settings = train_model.parse_arguments(options)
     table = find_slices(folder, only or None)
     patients = table["patient"]
     assignment = read_assignment(split, patients, folder)[0] if split else assign_patients(patients)
     return {
-        **{name: getattr(settings, name) for name in train_model.SETTINGS},
+        **{name: getattr(settings, name) for name in train_model.SETTINGS if name != "precision"},
         "synthetic": any_synthetic(table),
         "published": is_published(table),
         "slices": {split: len(part) for split, part in split_tables(table, assignment).items()},
     }
 
 
-def refuse_other(path: Path, wanted: dict) -> None:
-    """Raise UserError if the run that a config.json describes has other settings or other data."""
-    if not path.exists():
+def refuse_other(place: OwnedFolder, wanted: dict) -> None:
+    """Raise UserError if the run in a folder, or what is kept of one, has other settings or other data."""
+    if not (place.path / "config.json").exists():
         return
-    config = read_json(path)
+    config = read_json(place, "config.json")
     found = {**config, **config["settings"]}
-    different = [
-        f"{name} {found[name]}, not {wanted[name]}" for name in wanted if found.get(name, wanted[name]) != wanted[name]
-    ]
+    different = [f"{name} {found[name]}, not {wanted[name]}" for name in wanted if found[name] != wanted[name]]
     if different:
         raise UserError(
-            f"{path.parent}: holds a run with {'; '.join(different)}. Remove that folder, or name others with --runs "
+            f"{place}: holds a run with {'; '.join(different)}. Remove that folder, or name others with --runs "
             "and --results."
         )
 
 
-def read_json(path: Path) -> dict:
-    """Return the content of a file that this script wrote. Raises: UserError when it cannot be read."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error}). Restore it, or remove {path.parent}.") from None
+def read_json(place: OwnedFolder, name: str) -> dict:
+    """Return the content of a file that this project wrote. Raises: UserError when it is missing or was changed."""
+    return json.loads(place.read(name, f"Restore it, or remove {place}."))
 
 
 def describe(run: RunFolder) -> dict:
@@ -164,16 +167,16 @@ def describe(run: RunFolder) -> dict:
     }
 
 
-def keep(run: RunFolder, kept: Path, record: dict) -> None:
+def keep(run: RunFolder, kept: OwnedFolder, record: dict) -> None:
     """Copy what shows no patient and names no folder of this machine."""
-    kept.mkdir(parents=True, exist_ok=True)
-    for path in (*(run.path / name for name in TEXTS), *(run.path / "plots" / name for name in PLOTS)):
-        if path.is_file():
-            shutil.copyfile(path, kept / path.name)
+    kept.remove_temporaries()  # of a process that was killed
     config = run.read_config()
     del config["data"], config["versions"]["platform"]
-    write_text(kept / "config.json", to_json(config))
-    write_text(kept / "run.json", to_json(record))
+    kept.write("config.json", to_json(config).encode())
+    for name in (*TEXTS, *(f"plots/{name}" for name in PLOTS)):
+        if (run.path / name).is_file():
+            kept.write(Path(name).name, run.read(name, "Run reproduce.py again."))
+    kept.write("run.json", to_json(record).encode())
 
 
 def make_table(results: Path) -> str:
@@ -185,8 +188,8 @@ def make_table(results: Path) -> str:
     costs = ("training and validation", "per epoch", "peak memory", "hardware")
     titles = ["run", "judged on (patients / slices)", *labels, *costs]
     rows = [titles, ["---"] * len(titles)]
-    for folder in (results / name for name in RUNS if (results / name / "run.json").is_file()):
-        r = read_json(folder / "config.json") | read_json(folder / "run.json")
+    for folder in (OwnedFolder(results / name) for name in RUNS if (results / name / "run.json").is_file()):
+        r = read_json(folder, "config.json") | read_json(folder, "run.json")
         if r["trial"]:
             continue
         split = "test" if r["test"] else "validation"

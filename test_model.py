@@ -27,7 +27,7 @@ from storage import checkpoints
 from storage.run_folder import RunFolder
 from training.engine import evaluate
 from training.losses import LOSSES
-from utils import UserError, choose_hardware, keep_freed_memory, positive, repeat_exactly, run_script
+from utils import UserError, hardware_like, keep_freed_memory, positive, repeat_exactly, run_script
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -37,7 +37,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--data", metavar="DIR", help="folder kaggle_3m or its parent (default: the one used for training)")
     add("--select-by", choices=CRITERIA, default="iou", help="validation metric that selects the epoch (%(default)s)")
     add("--tune", action="store_true", help="choose threshold and smallest component on the validation patients")
-    add("--batch-size", type=positive(int), default=constants.BATCH_SIZE, help="slices at a time (%(default)s)")
+    add("--batch-size", type=positive(int), help="slices at a time, on which a Dice loss depends (that of training)")
     add("--device", default="auto", help="cpu, cuda, cuda:1, mps (auto: CUDA, else MPS, else the CPU)")
     return parser.parse_args(argv)
 
@@ -49,15 +49,16 @@ def main(argv: list[str] | None = None) -> None:
     epochs = checkpoints.read_epochs(args.run)
     best = best_epoch(epochs, args.select_by)
     model, checkpoint = checkpoints.load_network(args.run.checkpoint(best))
-    hardware = choose_hardware(args.device, checkpoint["input"]["precision"])
+    hardware = hardware_like(args.device, checkpoint["input"]["precision"])
     model = model.to(hardware.device, memory_format=hardware.memory_format)
-    loss_function = LOSSES[checkpoint["config"]["settings"]["loss"]]
+    settings = checkpoint["config"]["settings"]
+    loss_function, batch_size = LOSSES[settings["loss"]], args.batch_size or settings["batch_size"]
 
     def score(split: str) -> tuple[float, np.ndarray]:
         """Return the loss and the probabilities (float32 [N, H, W]) of all slices of a split."""
         probabilities = np.empty(slices[split].masks.shape, np.float32)
         metrics, _ = evaluate(
-            model, slices[split].to(hardware.device), args.batch_size, loss_function, hardware, split, probabilities
+            model, slices[split].to(hardware.device), batch_size, loss_function, hardware, split, probabilities
         )
         return metrics["loss"], probabilities
 

@@ -54,7 +54,11 @@ OPTIONS = ("device", "compile", "keep")  # recorded too, but a resumed run may h
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--data", metavar="DIR", help=f"folder kaggle_3m or its parent ({constants.DATA_DIR}, else synthetic patients)")
+    add(
+        "--data",
+        metavar="DIR",
+        help="folder kaggle_3m or its parent (that of download_data.py, else synthetic patients)",
+    )
     add("--run", type=RunFolder, default=constants.RUN_DIR, metavar="DIR",
         help="where models/, CSV files and plots/ go (%(default)s)")  # fmt: skip
     add("--epochs", type=positive(int), default=constants.EPOCHS, help="(%(default)s)")

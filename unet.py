@@ -109,7 +109,7 @@ class UNet(nn.Module):
 
 
 def weights_digest(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> str:
-    """Return the SHA-256 of weights and metadata, which a safetensors file carries because the format has no checksum."""
+    """Return the SHA-256 of weights and metadata; safetensors has no checksum of its own."""
     about = {name: text for name, text in metadata.items() if name != "sha256"}
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
     for name, tensor in sorted(tensors.items()):

@@ -15,9 +15,9 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 import numpy as np
 import pandas as pd
@@ -36,7 +36,12 @@ class UserError(Exception):
 
 
 def run_script(main: Callable[[], None]) -> None:
-    """Run the main function of a script. An error the user can fix ends it with one message and exit code 2."""
+    """Run the main function of a script. An error the user can fix ends it with one message and exit code 2.
+
+    Characters that the terminal cannot show are printed as escapes, such as \\xfc: a name must not end the program.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):  # it is another class in a notebook, None without a terminal
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         main()
     except UserError as error:
@@ -176,6 +181,15 @@ def choose_hardware(device: str = "auto", precision: str = "auto") -> Hardware:
     return Hardware(chosen, bf16=precision == "bf16" or (precision == "auto" and computes_bf16(chosen)))
 
 
+def hardware_like(device: str, precision: str) -> Hardware:
+    """Return the hardware for a network trained in this precision; fp32 where bf16 is only simulated, which is slow."""
+    hardware = choose_hardware(device, precision)
+    if hardware.bf16 and not computes_bf16(hardware.device):
+        hardware = replace(hardware, bf16=False)
+        print(f"note: trained in bf16, which this hardware has not, so that it computes in {hardware}")
+    return hardware
+
+
 def computes_bf16(device: torch.device) -> bool:
     """Return whether the device has bfloat16 arithmetic of its own; where it is simulated, it is slow."""
     if device.type == "cuda":
@@ -274,6 +288,34 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file atomically, in UTF-8."""
     with atomic_write(path) as file:
         file.write(text.encode())
+
+
+if os.name == "nt":
+    import msvcrt
+
+    def _lock(file: IO, wait: bool) -> None:
+        file.seek(0)
+        msvcrt.locking(file.fileno(), msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)
+
+else:
+    import fcntl
+
+    def _lock(file: IO, wait: bool) -> None:
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+@contextlib.contextmanager
+def file_lock(path: Path, wait: bool = True) -> Iterator[IO]:
+    """Hold a lock for as long as the block lasts; the system releases it when the process ends, however it ends.
+
+    Raises: BlockingIOError if another process holds it and `wait` is not set.
+    """
+    with open(path, "a+b") as file:
+        try:
+            _lock(file, wait)
+        except OSError as error:  # Windows has another kind
+            raise BlockingIOError(*error.args) from None
+        yield file
 
 
 # --- Text of tables --------------------------------------------------------------------------------------------

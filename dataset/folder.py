@@ -1,12 +1,14 @@
 """Find the slices of a data folder and check that images and masks belong together."""
 
+import os
 import re
+import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
 
-from constants import DATA_DIR, SYNTHETIC_DIR
+import constants
 from dataset.published import NESTED_COPIES
 from dataset.slices import COLUMNS, decode
 from dataset.synthetic import write_patients
@@ -25,12 +27,14 @@ def find_folder(path: str | None) -> Path:
     Without a path: the real data set if it is in its default place, else synthetic patients, made when first needed.
     """
     if path is None:
-        if Path(DATA_DIR).is_dir():
-            return Path(DATA_DIR)
-        if Path(DATA_DIR).is_symlink():
-            raise UserError(f"{DATA_DIR}: a link to a folder that is gone. Run download_data.py again, or remove it.")
-        write_patients(Path(SYNTHETIC_DIR))
-        return Path(SYNTHETIC_DIR)
+        if constants.DATA_DIR.is_dir():
+            return constants.DATA_DIR
+        if constants.DATA_DIR.is_symlink():
+            raise UserError(
+                f"{constants.DATA_DIR}: a link to a folder that is gone. Restore the folder, or remove the link."
+            )
+        write_patients(constants.SYNTHETIC_DIR)
+        return constants.SYNTHETIC_DIR
     folder = Path(path)
     if not folder.exists():
         raise UserError(f"{folder}: no such folder. {HOW_TO_GET}")
@@ -44,6 +48,7 @@ def find_slices(folder: Path, only: Iterable[str] | None = None) -> pd.DataFrame
     """Return every slice with its mask: patient, image_path, mask_path (relative to `folder`, POSIX).
 
     Patients are sorted by name, slices by number. Only the patient folders themselves are searched, nothing deeper.
+    The name of a folder is the patient's id, as text and unchanged: "001", "NA".
 
     Args:
         only: the patients to use; all if None.
@@ -61,6 +66,11 @@ def find_slices(folder: Path, only: Iterable[str] | None = None) -> pd.DataFrame
         patients = [patient for patient in patients if patient in only]
     rows = []
     for patient in patients:
+        if (shown := _printable(patient)) != patient:
+            problems.append(
+                f"{folder / shown}: a name that is not UTF-8, or has control characters. Rename the folder."
+            )
+            continue
         found, wrong = _find_patient(folder, patient)
         rows += found
         problems += wrong
@@ -84,6 +94,12 @@ def _patient_folders(folder: Path) -> list[str]:
     return [name for name in names if name not in NESTED_COPIES]
 
 
+def _printable(name: str) -> str:
+    r"""Return the name of a file with \x.. for bytes that are not UTF-8 and for control characters."""
+    valid = os.fsencode(name).decode(errors="backslashreplace")
+    return "".join(repr(c)[1:-1] if unicodedata.category(c) == "Cc" else c for c in valid)
+
+
 def _find_patient(folder: Path, patient: str) -> tuple[list[tuple[str, str, str]], list[str]]:
     """Return (rows of the table, problems) of one patient, sorted by slice number."""
     pattern = re.compile(re.escape(patient) + r"_(?P<number>\d+)(?P<mask>_mask)?\.tiff?", re.IGNORECASE)
@@ -96,7 +112,7 @@ def _find_patient(folder: Path, patient: str) -> tuple[list[tuple[str, str, str]
         match = pattern.fullmatch(entry)
         if not match:
             problems.append(
-                f"{folder / patient / entry}: not named like a slice of this patient. "
+                f"{folder / patient / _printable(entry)}: not named like a slice of this patient. "
                 f"Rename it to {patient}_NUMBER.tif or {patient}_NUMBER_mask.tif, or remove it."
             )
             continue

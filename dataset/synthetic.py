@@ -1,13 +1,15 @@
 """Synthetic patients on disk in the layout of the Kaggle LGG set, so that every script runs without real data."""
 
+import io
 import json
-import tempfile
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from PIL import Image
 
 from constants import SYNTHETIC_PATIENTS, SYNTHETIC_SEED
+from dataset.new_folder import new_folder
 from dataset.phantom import make_patient
 from utils import UserError
 
@@ -38,21 +40,29 @@ def patient_name(number: int) -> str:
 
 
 def write_patient(folder: Path, seed: int, number: int) -> int:
-    """Write one patient's folder of uncompressed TIFFs into `folder`. Returns the number of slices."""
+    """Write one patient's folder of TIFFs into `folder`. Returns the number of slices."""
     patient = patient_name(number)
-    (folder / patient).mkdir(parents=True)
+    (folder / patient).mkdir()
     images, masks = make_patient(seed, number)
     for n, (image, mask) in enumerate(zip(images, masks, strict=True), start=1):
-        Image.fromarray(image).save(folder / patient / f"{patient}_{n}.tif")
-        Image.fromarray(mask * 255).save(folder / patient / f"{patient}_{n}_mask.tif")
+        (folder / patient / f"{patient}_{n}.tif").write_bytes(to_tiff(image))
+        (folder / patient / f"{patient}_{n}_mask.tif").write_bytes(to_tiff(mask * 255))
     return len(images)
+
+
+def to_tiff(pixels: np.ndarray) -> bytes:
+    """Return pixels as an uncompressed TIFF. In memory, since Pillow does not say why a file cannot be written."""
+    with io.BytesIO() as file:
+        Image.fromarray(pixels).save(file, "TIFF")
+        return file.getvalue()
 
 
 def write_patients(folder: str | Path, patients: int = SYNTHETIC_PATIENTS, seed: int = SYNTHETIC_SEED) -> bool:
     """Write a set of patients as FOLDER/<patient>/<patient>_<n>.tif and _<n>_mask.tif, unless it is there already.
 
     The set is built beside `folder` and renamed when complete. Returns whether anything was written.
-    Raises: UserError if `folder` holds anything but this very set, or no set can have this size.
+    Raises: UserError if `folder` holds anything but this very set, or no set can have this size; OSError as of
+        `new_folder`.
     """
     if patients < 1 or seed < 0:
         raise UserError(f"{patients} patients from seed {seed}: need at least 1 patient and a seed from 0 up.")
@@ -66,15 +76,10 @@ def write_patients(folder: str | Path, patients: int = SYNTHETIC_PATIENTS, seed:
                 f"{folder}: holds something other than the {patients} synthetic patients of seed {seed}. "
                 "Remove it or name another folder."
             )
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
-        built = Path(temporary, folder.name)
+    with new_folder(folder) as built:
         slices = sum(write_patient(built, seed, number) for number in range(1, patients + 1))
         (built / "README.txt").write_text(README.format(**made_from), encoding="utf-8")
         (built / STAMP).write_text(json.dumps(made_from | {"slices": slices}) + "\n", encoding="utf-8")
-        if folder.exists():
-            folder.rmdir()  # empty, as checked above; not every system renames onto it
-        built.rename(folder)
     return True
 
 

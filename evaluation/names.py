@@ -79,7 +79,12 @@ METRICS = {  # every metric of metrics.json; in epochs.csv, training_ or validat
         ".4f",
         is_share=False,
     ),
-    "loss": Metric("Loss, mean over slices", "What training minimised, on these slices.", ".4f", False),
+    "loss": Metric(
+        "Loss, mean over batches",
+        "What training minimised. A Dice loss is that of a whole batch: compare it between equal batch sizes only.",
+        ".4f",
+        is_share=False,
+    ),
 }
 METRICS |= {
     f"{name}_median": METRICS[name]._replace(

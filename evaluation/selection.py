@@ -38,8 +38,14 @@ def selection_warning(epochs: pd.DataFrame, chosen: int) -> str:
     """Return a warning if the chosen epoch is a poor choice, else an empty text.
 
     It is poor if it finds fewer than half of the validation tumour slices, or if the tumour-slice IoU of another epoch
-    is higher by more than CLEARLY.
+    is higher by more than CLEARLY; and nothing says how good it is if there are no such slices.
     """
+    if epochs["validation_tumour_found"].isna().all():
+        return (
+            "warning: no validation slice has tumour, so that validation does not say whether an epoch finds any, and "
+            "an empty prediction is the best. Train with validation patients who have tumour (--split, --fold), or "
+            "take the epoch with the lowest loss (test_model.py --select-by loss)."
+        )
     row = epochs.loc[epochs["epoch"] == chosen].iloc[0]
     reasons = []
     if row["validation_tumour_found"] < 0.5:

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from evaluation.bootstrap import Mean, estimate
+from evaluation.intervals import AMOUNT, SHARE, estimate
 from evaluation.lesions import COMPLEX
 from evaluation.tables import AREAS, Tables
 
@@ -20,24 +20,21 @@ def summarise(tables: Tables) -> list[dict]:
     """
     slices, patients = tumour_slices(tables), tables.patients
     columns = slices.assign(tumour_iou=slices["iou"], found=(slices["true_positive"] > 0).astype(float))
-    rows, means = [], {}
+    rows = []
     for by, (group_of, names) in groups(tables).items():
         for group in names:
             member = group_of == group
             if not member.any():
                 continue
             in_group = slices.loc[member, "patient"].nunique()
-            rows.append({"by": by, "group": group, "slices": int(member.sum()), "patients": in_group})
-            means |= {(by, group, name): Mean(slices["patient"], columns[name].where(member)) for name in SHOWN}
+            row = {"by": by, "group": group, "slices": int(member.sum()), "patients": in_group}
+            means = {name: (slices["patient"], columns[name].where(member)) for name in SHOWN}
             if by in patients:
-                whole = patients["dice"].where(patients[by] == group)
-                means[by, group, "patient_dice"] = Mean(patients["patient"], whole)
-    estimates = estimate(means)
-    undefined = {"value": np.nan, "low": np.nan, "high": np.nan}
-    for row in rows:
-        for name in (*SHOWN, "patient_dice"):
-            found = estimates.get((row["by"], row["group"], name), undefined)
-            row |= {name: found["value"], f"{name}_low": found["low"], f"{name}_high": found["high"]}
+                means["patient_dice"] = patients["patient"], patients["dice"].where(patients[by] == group)
+            for name, mean in means.items():
+                found = estimate(*mean, scale=AMOUNT if name == "hd95" else SHARE)
+                row |= {name: found["value"], f"{name}_low": found["low"], f"{name}_high": found["high"]}
+            rows.append(row)
     return rows
 
 

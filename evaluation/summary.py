@@ -8,8 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from evaluation import bootstrap, failures, lesions, subgroups
-from evaluation.bootstrap import Mean
+from evaluation import failures, intervals, lesions, subgroups
 from evaluation.names import METRICS
 from evaluation.tables import PATIENT_METRICS, SURFACE_DICE, Tables
 from utils import show_number
@@ -21,8 +20,9 @@ CONVENTIONS = (  # what the meanings in names.py leave open
     f"Lesions are connected components of at least {lesions.SPECK_3D} pixels in a patient's stack, or {lesions.SPECK} "
     f"in a slice (slice_lesion_*). One is found when at least {lesions.COVERED:.0%} of its pixels are predicted; a "
     f"predicted component is false when less than {lesions.COVERED:.0%} of its pixels are tumour.",
-    f"intervals: 95% percentile bootstrap, {bootstrap.RESAMPLES:,} resamples of patients; n is the number of patients "
-    "with a value.",
+    "95% confidence intervals are over patients: Student t of a mean, with the jackknife's standard error, on the "
+    "logit scale for shares and the log scale for amounts; order statistics of a median. n is the number of patients "
+    f"with a value: below {intervals.FEWEST}, their values stand instead. There is no interval if all are equal.",
 )
 
 
@@ -34,17 +34,17 @@ def summarise(tables: Tables, calibration: dict, about: dict, notes: list[str]) 
         about: split, epoch, selected_by, synthetic, threshold, min_component, loss and what else describes the run.
         notes: sentences that precede those found here.
     """
-    intervals = estimate_metrics(tables)
-    dice = intervals["patient_dice"]
-    caveat = bootstrap.caveat(dice["n"], dice["low"], dice["high"])
+    estimates = estimate_metrics(tables)
+    dice = estimates["patient_dice"]
+    caveat = intervals.caveat(dice["n"], dice["low"], dice["high"])
     return {
         **about,
         "slices": len(tables.slices),
         "patients": len(tables.patients),
-        **{name: estimate["value"] for name, estimate in intervals.items()},
+        **{name: estimate["value"] for name, estimate in estimates.items()},
         **{name: int(tables.patients[name].sum()) for name in ("lesions", "lesions_found", "false_lesions")},
         "ece": calibration["ece"],
-        "intervals": intervals,
+        "intervals": estimates,
         "subgroups": subgroups.summarise(tables),
         "failures": failures.find(tables),
         "calibration": calibration,
@@ -54,35 +54,37 @@ def summarise(tables: Tables, calibration: dict, about: dict, notes: list[str]) 
 
 
 def estimate_metrics(tables: Tables) -> dict[str, dict[str, float]]:
-    """Return each metric as value, low and high (95% confidence interval) and n (patients with a value)."""
+    """Return each metric as of intervals.estimate: value, low and high, n, and values."""
     s, p = tables.slices, tables.patients
     tumour, predicted = s["tumour_pixels"] > 0, s["predicted_pixels"] > 0
     found = (s["true_positive"] > 0).astype(float)
-
-    def mean(table: pd.DataFrame, values: pd.Series, numbers: pd.Series | None = None) -> Mean:
-        return Mean(table["patient"], values, numbers)
-
-    means = {
-        "iou": mean(s, s["iou"]),
-        "empty_prediction": mean(s, (~tumour).astype(float)),
-        "tumour_iou": mean(s, s["iou"].where(tumour)),
-        "tumour_dice": mean(s, s["dice"].where(tumour)),
-        "tumour_found": mean(s, found.where(tumour)),
-        "tumour_missed": mean(s, (1 - found).where(tumour)),
-        "false_positive_share": mean(s, predicted.astype(float).where(~tumour)),
-        "false_positive_area": mean(s, s["predicted_pixels"].astype(float).where(~tumour & predicted)),
-        **{f"patient_{name}": mean(p, p[name]) for name in PATIENT_METRICS},
-        **{name: mean(p, p[name]) for name in ("hd95", *SURFACE_DICE)},
-        "lesion_recall": mean(p, p["lesions_found"], p["lesions"]),
-        "lesion_precision": mean(p, p["predicted_lesions"] - p["false_lesions"], p["predicted_lesions"]),
-        "lesion_dice": mean(tables.lesions, tables.lesions["dice"]),
-        "slice_lesion_recall": mean(s, s["lesions_found"], s["lesions"]),
-        "slice_lesion_precision": mean(s, s["predicted_lesions"] - s["false_lesions"], s["predicted_lesions"]),
-        "slice_lesion_dice": mean(s, s["lesion_dice"] * s["lesions"], s["lesions"]),
-        "brier": mean(p, p["brier"] * p["head_pixels"], p["head_pixels"]),
+    means = {  # name: a table, sums (of one column of it), and numbers unless they are 1 (see intervals.estimate)
+        "iou": (s, s["iou"]),
+        "empty_prediction": (s, (~tumour).astype(float)),
+        "tumour_iou": (s, s["iou"].where(tumour)),
+        "tumour_dice": (s, s["dice"].where(tumour)),
+        "tumour_found": (s, found.where(tumour)),
+        "tumour_missed": (s, (1 - found).where(tumour)),
+        "false_positive_share": (s, predicted.astype(float).where(~tumour)),
+        "false_positive_area": (s, s["predicted_pixels"].astype(float).where(~tumour & predicted)),
+        **{f"patient_{name}": (p, p[name]) for name in PATIENT_METRICS},
+        **{name: (p, p[name]) for name in ("hd95", *SURFACE_DICE)},
+        "lesion_recall": (p, p["lesions_found"], p["lesions"]),
+        "lesion_precision": (p, p["predicted_lesions"] - p["false_lesions"], p["predicted_lesions"]),
+        "lesion_dice": (tables.lesions, tables.lesions["dice"]),
+        "slice_lesion_recall": (s, s["lesions_found"], s["lesions"]),
+        "slice_lesion_precision": (s, s["predicted_lesions"] - s["false_lesions"], s["predicted_lesions"]),
+        "slice_lesion_dice": (s, s["lesion_dice"] * s["lesions"], s["lesions"]),
+        "brier": (p, p["brier"] * p["head_pixels"], p["head_pixels"]),
     }
-    medians = {name: bootstrap.estimate_median(p[name].dropna().to_numpy()) for name in PATIENT_METRICS}
-    return bootstrap.estimate(means) | {f"patient_{name}_median": median for name, median in medians.items()}
+    estimates = {
+        name: intervals.estimate(
+            table["patient"], *columns, scale=intervals.SHARE if METRICS[name].is_share else intervals.AMOUNT
+        )
+        for name, (table, *columns) in means.items()
+    }
+    medians = {name: intervals.estimate_median(p[name].dropna().to_numpy()) for name in PATIENT_METRICS}
+    return estimates | {f"patient_{name}_median": median for name, median in medians.items()}
 
 
 def describe_epoch(metrics: dict[str, float]) -> str:
@@ -105,11 +107,12 @@ def describe(metrics: dict[str, Any], patients: pd.DataFrame) -> str:
         "patient_dice", "patient_sensitivity", "patient_precision", "tumour_iou", "tumour_missed",
         "false_positive_share", "lesion_recall", "hd95", *SURFACE_DICE, "iou", "empty_prediction", "brier",
     )  # fmt: skip
-    lines = [f"{'':47} value   95% confidence interval over patients"]
+    lines = [f"{'':47} value   95% confidence interval over patients; below {intervals.FEWEST}, their values"]
     for name in shown:
         label, _, form, _ = METRICS[name]
-        value, low, high = (show_number(metrics["intervals"][name][part], form) for part in ("value", "low", "high"))
-        lines.append(f"  {label:<46}{value:>7}   {f'{low} to {high}':<18}{remarks.get(name, '')}".rstrip())
+        interval = intervals.show_interval(metrics["intervals"][name], form)
+        value = show_number(metrics[name], form)
+        lines.append(f"  {label:<46}{value:>7}   {interval:<16}  {remarks.get(name, '')}".rstrip())
     loss = METRICS["loss"]
     lines.append(f"  {loss.label:<46}{show_number(metrics['loss'], loss.form):>7}")
     worst = patients.sort_values(["dice", "patient"]).head(SHOWN_PATIENTS)

@@ -52,7 +52,8 @@ def draw_panel(slices: Slices, predicted: np.ndarray, results: pd.DataFrame, row
     for row, line in zip(rows, figure.subfigures(len(rows), 1, squeeze=False)[:, 0], strict=True):
         of = results.loc[row]
         pixels = f"tumour {of.tumour_pixels} px, predicted {of.predicted_pixels} px"
-        line.suptitle(f"{Path(of.image_path).stem}   IoU {of.iou:.3f}   {pixels}", x=0.01, ha="left", fontsize=9)
+        title = f"{Path(of.image_path).stem}   IoU {of.iou:.3f}   {pixels}"
+        line.suptitle(title, x=0.01, ha="left", fontsize=9, parse_math=False)  # a patient may be called $x$
         flair = stretch(slices.images[row].numpy()[..., FLAIR]) / 255
         _draw_slice(line.subplots(1, 4), flair, slices.masks[row].numpy(), predicted[row])
     handles = [Patch(color=color, label=name) for name, color in OVERLAY.items()]

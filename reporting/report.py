@@ -11,6 +11,7 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from constants import RESEARCH_USE, SYNTHETIC_NOTICE
+from evaluation.intervals import FEWEST, show_interval
 from evaluation.names import METRICS
 from evaluation.selection import CRITERIA
 from reporting import plots
@@ -59,6 +60,7 @@ def write_report(
         "calibration_charts": charts(plots.calibration_plots(metrics["calibration"])),
         "training": charts(training),
         "conventions": metrics["conventions"],
+        "fewest": FEWEST,
         "brightest": BRIGHTEST,
         "viewer": viewer_data(images, masks, predicted, slices, patients),
     }
@@ -85,13 +87,23 @@ def facts(metrics: dict[str, Any], slices: pd.DataFrame, config: dict[str, Any] 
         "Epoch": f"{metrics['epoch'] or 'per fold'}, {CRITERIA[metrics['selected_by']]}",
     }
     if config is None:
-        return tested
+        per_fold = pd.DataFrame(metrics["folds"])
+        return tested | {
+            "Threshold": _range(per_fold["threshold"]),
+            "Smallest component": _range(per_fold["min_component"], " px"),
+        }
     return tested | {
         "Threshold": f"{metrics['threshold']:g}",
         "Smallest component": f"{metrics['min_component']} px" if metrics["min_component"] else "any",
         "Network": f"U-Net, width {config['settings']['width']}",
         "Training patients": f"{config['patients']['train']:,}",
     }
+
+
+def _range(values: pd.Series, unit: str = "") -> str:
+    """Return the choices of all folds in words: 0.5, or 0.45 to 0.6, tuned per fold."""
+    low, high = values.min(), values.max()
+    return f"{low:g}{unit}" if low == high else f"{low:g} to {high:g}{unit}, tuned per fold"
 
 
 def verdict(metrics: dict[str, Any], slices: pd.DataFrame, patients: pd.DataFrame) -> list[str]:
@@ -112,11 +124,15 @@ def verdict(metrics: dict[str, Any], slices: pd.DataFrame, patients: pd.DataFram
 
 
 def metric_row(name: str, metrics: dict[str, Any]) -> dict[str, Any]:
-    """Return how a metric is shown, its value, and its 95% confidence interval (None where it has none)."""
-    row = {"name": name, "value": metrics[name], "low": None, "high": None, "empty": None, **METRICS[name]._asdict()}
+    """Return how a metric is shown, its value, and its 95% confidence interval (None where it has none), also as text.
+
+    The text has the patients' values where they are too few for an interval.
+    """
+    estimate = metrics["intervals"].get(name, {"low": None, "high": None, "values": []})
+    row = {"name": name, "empty": None, **METRICS[name]._asdict(), **estimate, "value": metrics[name]}
     if name in ("iou", "empty_prediction"):
         row["empty"] = metrics["empty_prediction"]
-    return row | metrics["intervals"].get(name, {})
+    return row | {"interval": show_interval(estimate, row["form"])}
 
 
 def failure(kind: dict[str, Any], slices: pd.DataFrame) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """How a slice is shown: the brightness of FLAIR, and the colours of masks."""
 
+from collections.abc import Iterable
+
 import numpy as np
 
 # Okabe and Ito's colours, which people without full colour vision can tell apart
@@ -9,11 +11,19 @@ BRIGHTEST = 99.5  # percentile of FLAIR that is shown white
 
 
 def stretch(flair: np.ndarray) -> np.ndarray:
-    """Return FLAIR of a slice or a stack (uint8 [..., H, W]), scaled so that its BRIGHTEST percentile becomes white.
+    """Return FLAIR of a slice or a stack (uint8 [..., H, W]), scaled as of `brightness`. For display only."""
+    return brightness([flair])[flair]
 
-    Patients differ a lot: one stack of the data set reaches 170 where another ends at 40. For display only.
+
+def brightness(planes: Iterable[np.ndarray]) -> np.ndarray:
+    """Return what each value of FLAIR (uint8) is shown as: uint8 [256], the BRIGHTEST percentile of a stack as white.
+
+    Patients differ a lot: one stack of the data set reaches 170 where another ends at 40. Black pixels do not count.
     """
-    bright = flair[flair > 0]
-    white = max(float(np.percentile(bright, BRIGHTEST)), 1) if bright.size else 255
-    table = np.clip(np.arange(256) * (255 / white), 0, 255).round().astype(np.uint8)
-    return table[flair]
+    below = sum(np.bincount(plane.ravel(), minlength=256) for plane in planes)[1:].cumsum()
+    white = 255.0
+    if below[-1]:
+        rank = (below[-1] - 1) * BRIGHTEST / 100
+        lower, upper = 1 + np.searchsorted(below, [np.floor(rank), np.ceil(rank)], side="right")
+        white = lower + (upper - lower) * (rank % 1)
+    return np.clip(np.arange(256) * (255 / white), 0, 255).round().astype(np.uint8)

@@ -1,6 +1,7 @@
 """Predicted masks without a reference beside them: outlines on FLAIR, and a stack as an animated GIF."""
 
-from collections.abc import Sequence
+import io
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import cv2
@@ -8,11 +9,9 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
-from constants import FLAIR
-from scans.display import PREDICTION_COLOR, stretch
-from utils import atomic_write
+from scans.display import PREDICTION_COLOR
 
-OVERLAY_SIDE = 512  # pixels, the least length of an overlay's longer side
+OVERLAY_SIDE = 512  # pixels, the least length of an overlay's longer side; the most is twice that
 FRAME_SIDE = 256  # the same of each half of a GIF frame
 FRAME_MS = 250
 FONT = str(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"))  # has ² and most alphabets
@@ -21,29 +20,23 @@ TEXT_WIDTH = 512  # pixels that the notices need
 COLOR = ImageColor.getrgb(PREDICTION_COLOR)
 
 
-def flair_of(slices: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Return FLAIR of a stack (uint8 [H, W, 3], of any sizes), brightened as a whole if it is dark: [H, W] each."""
-    planes = [image[..., FLAIR] for image in slices]
-    pixels = stretch(np.concatenate([plane.ravel() for plane in planes]))
-    parts = np.split(pixels, np.cumsum([plane.size for plane in planes])[:-1])
-    return [part.reshape(plane.shape) for part, plane in zip(parts, planes, strict=True)]
-
-
 def overlay(flair: np.ndarray, mask: np.ndarray, side: int = OVERLAY_SIDE) -> np.ndarray:
-    """Return FLAIR, enlarged, with the outline of the mask: uint8 [H, W] and [H, W] -> uint8 [h, w, 3]."""
-    picture = enlarge(flair, side)
+    """Return FLAIR, resized, with the outline of the mask: uint8 [H, W] and [H, W] -> uint8 [h, w, 3]."""
+    picture = resize(flair, side)
     height, width = picture.shape[:2]
     large = cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST)
     outlines = cv2.findContours(large, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)[0]
     return cv2.drawContours(picture, outlines, -1, COLOR, thickness=max(1, round(max(height, width) / 512)))
 
 
-def enlarge(flair: np.ndarray, side: int) -> np.ndarray:
-    """Return FLAIR as uint8 [h, w, 3], enlarged by a whole factor until its longer side has at least `side` pixels."""
+def resize(flair: np.ndarray, side: int) -> np.ndarray:
+    """Return FLAIR as uint8 [h, w, 3], resized by a whole factor so that its longer side has `side` to 2 x `side`."""
     height, width = flair.shape
-    factor = max(1, -(-side // max(height, width)))
-    flair = cv2.resize(flair, (width * factor, height * factor), interpolation=cv2.INTER_LINEAR)
-    return cv2.cvtColor(flair, cv2.COLOR_GRAY2RGB)
+    larger, smaller = max(1, -(-side // max(height, width))), max(1, -(-max(height, width) // (2 * side)))
+    size = (-(-width * larger // smaller), -(-height * larger // smaller))
+    return cv2.cvtColor(
+        cv2.resize(flair, size, interpolation=cv2.INTER_AREA if smaller > 1 else cv2.INTER_LINEAR), cv2.COLOR_GRAY2RGB
+    )
 
 
 def with_text(picture: np.ndarray, lines: Sequence[str]) -> np.ndarray:
@@ -58,16 +51,19 @@ def with_text(picture: np.ndarray, lines: Sequence[str]) -> np.ndarray:
     return np.asarray(page)
 
 
-def write_gif(
-    flair: Sequence[np.ndarray], masks: Sequence[np.ndarray], captions: Sequence[Sequence[str]], path: Path
-) -> None:
-    """Write a stack of one size as an animation: each slice without and with its outline, above lines of text."""
-    frames = []
-    for plane, mask, lines in zip(flair, masks, captions, strict=True):
-        pair = np.concatenate([enlarge(plane, FRAME_SIDE), overlay(plane, mask, FRAME_SIDE)], axis=1)
-        frames.append(_indexed(with_text(pair, lines)))
-    with atomic_write(path) as file:
-        frames[0].save(file, "GIF", save_all=True, append_images=frames[1:], duration=FRAME_MS, loop=0, optimize=False)
+def gif(flair: Iterable[np.ndarray], masks: Sequence[np.ndarray], captions: Sequence[Sequence[str]]) -> bytes:
+    """Return a stack of one size as an animation: each slice without and with its outline, above lines of text."""
+
+    def frames() -> Iterator[Image.Image]:
+        for plane, mask, lines in zip(flair, masks, captions, strict=True):
+            pair = np.concatenate([resize(plane, FRAME_SIDE), overlay(plane, mask, FRAME_SIDE)], axis=1)
+            yield _indexed(with_text(pair, lines))
+
+    with io.BytesIO() as file:
+        others = frames()
+        first = next(others)
+        first.save(file, "GIF", save_all=True, append_images=others, duration=FRAME_MS, loop=0, optimize=False)
+        return file.getvalue()
 
 
 def _indexed(picture: np.ndarray) -> Image.Image:

@@ -1,18 +1,27 @@
 """Slices as pictures: PNG, TIFF, JPEG and BMP."""
 
+import io
 import warnings
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from PIL.TiffImagePlugin import BITSPERSAMPLE
 
-from scans.scan import PICTURES, Scan, check_size, file_ending
-from utils import atomic_write
+from scans.scan import PICTURES, Scan, check_side, file_ending
 
 FORMATS = sorted(set(PICTURES.values()))
 GREYS = ("L", "I", "I;16", "I;16B", "I;16L", "F")  # Pillow's modes of one channel
 COLOURS = {"RGB": "RGB", "RGBA": "RGB", "P": "RGB", "LA": "L", "1": "L"}  # modes of 8 bits, and what they become
+
+
+def read_size(path: Path) -> tuple[int, int]:
+    """Return height and width of a picture, from its header. Raises what `read_picture` raises."""
+    with warnings.catch_warnings(action="ignore"), Image.open(path, formats=FORMATS) as picture:
+        _check(picture)
+        return picture.height, picture.width
 
 
 def read_picture(path: Path) -> np.ndarray:
@@ -22,14 +31,15 @@ def read_picture(path: Path) -> np.ndarray:
     """
     with warnings.catch_warnings(action="ignore"), Image.open(path, formats=FORMATS) as picture:
         _check(picture)
-        return np.asarray(picture.convert(COLOURS.get(picture.mode)))
+        mode = COLOURS.get(picture.mode, picture.mode)
+        return np.asarray(picture if picture.mode == mode else picture.convert(mode))
 
 
 def _check(picture: Image.Image) -> None:
     """Raise ValueError for a picture that is not one slice of a known pixel format; nothing is decoded."""
-    check_size((picture.height, picture.width))
-    if (pages := getattr(picture, "n_frames", 1)) != 1:
-        raise ValueError(f"has {pages} pages. Save one slice per file, or the stack as .npy or NIfTI.")
+    check_side(picture.height, picture.width)
+    if getattr(picture, "is_animated", False):
+        raise ValueError("has more than one page. Save one slice per file, or the stack as .npy or NIfTI.")
     if picture.mode not in (*GREYS, *COLOURS):
         raise ValueError(f"has the pixel format {picture.mode}. Save it as grey or as RGB.")
     # Pillow cuts colours of 16 bits to 8 without a warning; it reads a PNG of such colours as RGB;16B
@@ -38,14 +48,24 @@ def _check(picture: Image.Image) -> None:
         raise ValueError("has colours, or transparency, of more than 8 bits. Save the sequences as .npy or NIfTI.")
 
 
-def write_masks(scan: Scan, masks: list[np.ndarray], folder: Path) -> None:
-    """Write one file per mask (uint8 [H, W], 0 or 1) with values 0 and 255: TIFF if the slice is TIFF, else PNG."""
+def mask_files(scan: Scan, masks: list[np.ndarray]) -> dict[str, Callable[[], bytes]]:
+    """Return a file for each mask (uint8 [H, W], 0 or 1), with values 0 and 255: TIFF if the slice is TIFF, else PNG.
+
+    The keys are file names, the values return the content.
+    """
+    files = {}
     for name, source, mask in zip(scan.names, scan.paths, masks, strict=True):
-        ending = ".tif" if PICTURES[file_ending(source)] == "TIFF" else ".png"  # JPEG would blur the outlines
-        write_picture(mask * 255, folder / f"{name}_mask{ending}")
+        kind = "TIFF" if PICTURES[file_ending(source)] == "TIFF" else "PNG"  # JPEG would blur the outlines
+        files[f"{name}_mask{'.tif' if kind == 'TIFF' else '.png'}"] = partial(_encode_mask, mask, kind)
+    return files
 
 
-def write_picture(pixels: np.ndarray, path: Path) -> None:
-    """Write uint8 [H, W] or [H, W, 3] in the format of the file's ending."""
-    with atomic_write(path) as file:
-        Image.fromarray(pixels).save(file, format=PICTURES[file_ending(path)])
+def _encode_mask(mask: np.ndarray, kind: str) -> bytes:
+    return encode(mask * 255, kind)
+
+
+def encode(pixels: np.ndarray, kind: str = "PNG") -> bytes:
+    """Return uint8 [H, W] or [H, W, 3] as the content of a picture file."""
+    with io.BytesIO() as file:
+        Image.fromarray(pixels).save(file, format=kind)
+        return file.getvalue()

@@ -1,14 +1,17 @@
 """Read a scan of any format as slices of three channels with 8 bits."""
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from constants import CHANNELS
 from scans import pictures, volumes
-from scans.scan import MOST_SIDE, MOST_VALUES, PICTURES, Scan, Source, file_ending, stem
+from scans.scan import PICTURES, Scan, Source, check_total, file_ending, safe_name, stem
 
 PERCENTILES = (0.5, 99.5)  # become 0 and 255 where there are more than 8 bits
+MOST_SORTED = 2**24  # pixels that the percentiles are taken of; of a larger stack, every second, third, ...
 
 
 def read_scan(source: Source) -> tuple[Scan | None, list[str]]:
@@ -30,17 +33,22 @@ def _describe(error: Exception, path: Path) -> str:
 
 
 def _read_pictures(source: Source, problems: list[str]) -> Scan | None:
-    slices: dict[Path, np.ndarray] = {}
-    for path in source.paths:
-        try:
-            slices[path] = np.atleast_3d(pictures.read_picture(path))
-        except Exception as error:
-            problems.append(_describe(error, path))
-        if len(slices) > MOST_SIDE or sum(plane.size for plane in slices.values()) > MOST_VALUES:
-            raise ValueError(f"more than {MOST_SIDE:,} pictures or {MOST_VALUES:,} values. Use one folder per patient.")
-    names = [stem(path) for path in slices]
+    def each(read: Callable[[Path], Any], paths: Iterable[Path]) -> dict[Path, Any]:
+        results = {}
+        for path in paths:
+            try:
+                results[path] = read(path)
+            except Exception as error:
+                problems.append(_describe(error, path))
+        return results
+
+    check_total(len(source.paths), 0)
+    sizes = each(pictures.read_size, source.paths)
+    check_total(len(sizes), sum(max(size) ** 2 for size in sizes.values()))
+    slices = {path: np.atleast_3d(plane) for path, plane in each(pictures.read_picture, sizes).items()}
+    names = [safe_name(stem(path)) for path in slices]
     if len({name.lower() for name in names}) < len(names):  # such as 1.png beside 1.tif
-        names = [path.name for path in slices]
+        names = [safe_name(path.name) for path in slices]
     return Scan(source.name, list(slices.values()), names, list(slices)) if slices else None
 
 
@@ -60,25 +68,34 @@ def _to_eight_bits(scan: Scan) -> None:
     deep = {number: plane for number, plane in enumerate(scan.slices) if plane.dtype != np.uint8}
     if not deep:
         return
+    step = -(-sum(plane[..., 0].size for plane in deep.values()) // MOST_SORTED)
     with np.errstate(over="ignore", invalid="ignore"):  # of values beyond float32
-        values = np.concatenate([plane.reshape(-1, plane.shape[2]) for plane in deep.values()], dtype=np.float32)
-        finite = np.isfinite(values)
-        if not finite.any():
+        broken = sum(np.count_nonzero(~np.isfinite(plane.astype(np.float32))) for plane in deep.values())
+        if broken == sum(plane.size for plane in deep.values()):
             raise ValueError("holds no finite value. Restore it.")
-        if not finite.all():
-            scan.notes.append(f"{(~finite).sum():,} values that are not finite count as 0")
-            values[~finite] = 0
-        low, high = np.percentile(values, PERCENTILES, axis=0)  # of each channel
-        high = np.where(high > low, high, values.max(axis=0))  # hardly anything but background
+        if broken:
+            scan.notes.append(f"{broken:,} values that are not finite count as 0")
+        limits = []
+        for channel in range(next(iter(deep.values())).shape[2]):
+            planes = [plane[..., channel] for plane in deep.values()]
+            low, high = np.percentile(np.concatenate([_finite(p).ravel()[::step] for p in planes]), PERCENTILES)
+            if high <= low:  # hardly anything but background
+                high = max(_finite(plane).max() for plane in planes)
+            limits.append((low, high))
+        low, high = np.array(limits, dtype=np.float32).T  # of each channel
         for number, plane in deep.items():
-            plane = np.nan_to_num(plane.astype(np.float32), posinf=0, neginf=0)
-            plane = (plane - low) / np.where(high > low, high - low, 1) * 255
-            scan.slices[number] = plane.clip(0, 255).round().astype(np.uint8)
+            plane = (_finite(plane) - low) / np.where(high > low, high - low, 1) * 255
+            scan.slices[number] = np.nan_to_num(plane).clip(0, 255).round().astype(np.uint8)
     low, high = (", ".join(f"{value:.4g}" for value in values) for values in (low, high))
     scan.notes.append(
         f"intensities scaled to 8 bits: {low} becomes 0 and {high} becomes 255 "
         f"(percentiles {PERCENTILES[0]} and {PERCENTILES[1]} of all slices)"
     )
+
+
+def _finite(plane: np.ndarray) -> np.ndarray:
+    """Return a slice as float32, with 0 for values that are not finite."""
+    return np.nan_to_num(plane.astype(np.float32), posinf=0, neginf=0)
 
 
 def _to_three_channels(scan: Scan) -> None:

@@ -5,9 +5,8 @@ is unpickled.
 """
 
 import itertools
-import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,8 +16,11 @@ import numpy as np
 PICTURES = {".png": "PNG", ".tif": "TIFF", ".tiff": "TIFF", ".jpg": "JPEG", ".jpeg": "JPEG", ".bmp": "BMP"}
 ENDINGS = (*PICTURES, ".npy", ".nii", ".nii.gz")
 OURS = re.compile(r".*_(mask|overlay)", re.IGNORECASE)  # masks of the data set, and what predict_model.py writes
-MOST_SIDE = 4096  # rows or columns of a slice, which is padded to a square; slices of a scan. MR has about 1024
-MOST_VALUES = 2**28  # of one scan, all slices and channels together
+MOST_SIDE = 4096  # rows or columns of a slice; MR has about 1024
+MOST_SLICES = 1024  # of a scan
+MOST_PIXELS = 2**27  # of a scan, each slice padded to a square: 512 slices of 512 x 512
+MOST_BYTES = 640 * 2**20  # of a scan's values: three sequences of 192 slices of 512 x 512 in float32
+UNSAFE = re.compile(r"[\0-\x1f\x7f\ud800-\udfff]")  # of a name: control characters, bytes that are not UTF-8
 
 
 class Source(NamedTuple):
@@ -52,11 +54,26 @@ class Scan:
     nifti: Any = None
 
 
-def check_size(shape: Sequence[int]) -> None:
-    """Raise ValueError if an image is larger than any MR scan; to be called before it is decoded."""
-    if max(shape) > MOST_SIDE or math.prod(shape) > MOST_VALUES:
-        size = " x ".join(f"{length:,}" for length in shape)
-        raise ValueError(f"is {size} large; at most {MOST_SIDE:,} on a side and {MOST_VALUES:,} values are read.")
+def check_side(height: int, width: int) -> None:
+    """Raise ValueError if a slice is larger than any of MR; to be called before it is decoded."""
+    if max(height, width) > MOST_SIDE:
+        raise ValueError(f"is {width:,} x {height:,} pixels large; at most {MOST_SIDE:,} on a side are read.")
+
+
+def check_total(slices: int, pixels: int, size: int = 0) -> None:
+    """Raise ValueError if a scan would not fit into memory; to be called before it is decoded.
+
+    Args:
+        pixels: of all slices together, each padded to a square.
+        size: bytes of the values.
+    """
+    for amount, most, unit in (
+        (slices, MOST_SLICES, "slices"),
+        (pixels, MOST_PIXELS, "pixels, each slice padded to a square"),
+        (size, MOST_BYTES, "bytes of values"),
+    ):
+        if amount > most:
+            raise ValueError(f"{amount:,} {unit}; at most {most:,} are read. Use one folder or file per patient.")
 
 
 def find_sources(inputs: Iterable[Path]) -> tuple[list[Source], list[str]]:
@@ -75,7 +92,7 @@ def find_sources(inputs: Iterable[Path]) -> tuple[list[Source], list[str]]:
             groups.setdefault(path.parent if file_ending(path) in PICTURES else path, set()).add(path)
     sources: dict[str, Source] = {}  # by the name without case, which some file systems ignore
     for group, paths in groups.items():
-        name = (stem(group) if group.is_file() else group.resolve().name).lstrip(".") or "images"
+        name = safe_name(stem(group) if group.is_file() else group.resolve().name).lstrip(".") or "images"
         numbered = itertools.chain([name], (f"{name}_{number}" for number in itertools.count(2)))
         unique = next(each for each in numbered if each.lower() not in sources)
         sources[unique.lower()] = Source(unique, sorted(sorted(paths), key=natural_order))
@@ -97,6 +114,11 @@ def file_ending(path: Path) -> str:
 def stem(path: Path) -> str:
     """Return the name of a file without the ending that says how to read it."""
     return path.name[: len(path.name) - len(file_ending(path))] or path.name
+
+
+def safe_name(name: str) -> str:
+    """Return a name that can be printed and written in UTF-8: other bytes and control characters as %E9."""
+    return UNSAFE.sub(lambda match: f"%{ord(match[0]) & 0xFF:02X}", name)
 
 
 def natural_order(path: Path) -> list[tuple[int, str]]:

@@ -9,44 +9,15 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
-from typing import IO
 
-from utils import TEMPORARY, UserError, atomic_write, write_text
+from utils import TEMPORARY, UserError, atomic_write, file_lock, write_text
 
 MANIFEST = "manifest.json"
 LOCK = ".manifest.lock"
 FORMAT = "lgg-files-1"
 UNVERIFIED = "verified elsewhere"  # of checkpoints, which carry checksums of their own and are too large to hash twice
-
-
-if os.name == "nt":
-    import msvcrt
-
-    def _lock(file: IO, wait: bool) -> None:
-        file.seek(0)
-        msvcrt.locking(file.fileno(), msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)
-
-else:
-    import fcntl
-
-    def _lock(file: IO, wait: bool) -> None:
-        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-@contextlib.contextmanager
-def file_lock(path: Path, wait: bool = True) -> Iterator[IO]:
-    """Hold a lock for as long as the block lasts; the system releases it when the process ends, however it ends.
-
-    Raises: BlockingIOError if another process holds it and `wait` is not set.
-    """
-    with open(path, "a+b") as file:
-        try:
-            _lock(file, wait)
-        except OSError as error:  # Windows has another kind
-            raise BlockingIOError(*error.args) from None
-        yield file
 
 
 class OwnedFolder:

@@ -18,8 +18,8 @@ import pandas as pd
 
 from dataset.slices import COLUMNS
 from dataset.split import SPLITS
-from storage.owned_folder import OwnedFolder, file_lock
-from utils import UserError, describe_problems, leaves_folder, parse_csv, to_csv, to_json
+from storage.owned_folder import OwnedFolder
+from utils import UserError, describe_problems, file_lock, leaves_folder, parse_csv, to_csv, to_json
 
 RESULT_COLUMNS = ["epoch", "training_loss", "training_iou", "validation_loss", "validation_iou"]
 TEST_TABLES = {"slices": "test_results.csv", "patients": "test_patients.csv", "lesions": "test_lesions.csv"}

@@ -23,11 +23,13 @@ def test_a_difference_is_found_and_p_is_exact(call, tmp_path):
     code, out, err = call("compare_runs", tmp_path / "a", tmp_path / "b")
     assert (code, err) == (0, "") and "SYNTHETIC" not in out
     dice = next(line.split() for line in out.splitlines() if line.startswith("Volumetric Dice, mean over patients"))
-    assert dice[5:9] == ["8", "0.535", "0.642", "+0.107"] and dice[-1] == "0.0078"  # 2 / 2**8: all differ one way
+    assert dice[5:10] == ["8", "0.535", "0.642", "+0.107", "0.0078"]  # 2 / 2**8: all differ one way
+    reach = 2.364624 * 0.002 * 6**0.5 / 8**0.5  # t of 7; the variance of 0, 1, ..., 7 is 6
+    assert dice[10:] == [f"{0.107 - reach:+.3f}", "to", f"{0.107 + reach:+.3f}"] == ["+0.103", "to", "+0.111"]
     assert next(line.split() for line in out.splitlines() if line.startswith("HD95"))[2] == "7"  # one has none
     assert "B has the higher volumetric Dice (p 0.0078)" in out
     code, out, _ = call("compare_runs", tmp_path / "a", tmp_path / "a")
-    assert code == 0 and "No difference in volumetric Dice is shown (p 1)" in out
+    assert code == 0 and "No difference in volumetric Dice is shown (p 1)" in out and "nan" not in out
 
 
 @pytest.mark.parametrize("patients", [1, 2])
@@ -36,6 +38,7 @@ def test_so_few_patients_cannot_show_anything(call, tmp_path, patients):
         write_run(tmp_path / run, {f"SYNTH_XX_{n}_1": dice for n in range(patients)})
     code, out, _ = call("compare_runs", tmp_path / "a", tmp_path / "b")
     assert code == 0 and f"{patients} patient(s) cannot show any difference" in out and "SYNTHETIC" in out
+    assert out.count("+0.800, +0.800") == int(patients == 2)  # the values of both, instead of an interval
 
 
 def test_runs_that_cannot_be_compared(call, tmp_path):
@@ -45,3 +48,6 @@ def test_runs_that_cannot_be_compared(call, tmp_path):
     assert code == 2 and "tested on different patients; 2 are in only one of them (q, r)" in err
     code, _, err = call("compare_runs", tmp_path / "a", tmp_path / "c")
     assert code == 2 and "test_results.csv: no such file. Run test_model.py" in err
+    (tmp_path / "b" / "test_patients.csv").write_text("patient,dice\np,0.1\nq,0.9\n")
+    code, _, err = call("compare_runs", tmp_path / "a", tmp_path / "b")
+    assert code == 2 and err.startswith("error: ") and "test_patients.csv: is damaged, or has been changed" in err

@@ -13,6 +13,7 @@ import cross_validate
 import train_model
 import utils
 from dataset.split import SPLITS, assign_fold
+from storage import checkpoints
 from storage.run_folder import RunFolder
 from utils import UserError
 
@@ -52,21 +53,32 @@ def trainings(calls: list) -> list[str]:
 
 
 def test_two_folds_from_end_to_end(call, request, monkeypatch, tmp_path):
-    """Training in real processes, the rest in this one; then what the same and other commands would do."""
+    """All scripts in this process; then what the same and other commands would do."""
 
-    def run_script(script: str, *arguments) -> None:
-        if script == "train_model.py":
-            return real_call(script, *arguments)
-        return importlib.import_module(script.removesuffix(".py")).main([str(argument) for argument in arguments])
+    def run_here(script: str, *arguments) -> None:
+        importlib.import_module(script.removesuffix(".py")).main([str(argument) for argument in arguments])
 
-    real_call = cross_validate.call
-    monkeypatch.setattr(cross_validate, "call", run_script)
+    monkeypatch.setattr(cross_validate, "call_script", run_here)
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda *_, **__: None)  # drawing takes most of the time
     folder = make_patients(tmp_path / "kaggle_3m", patients=4, slices=2)
     run = RunFolder(tmp_path / "cv")
     options = ("--folds", 2, "--run", run, "--data", folder, *QUICK)
-    code, out, err = call("cross_validate", *options, "--epochs", 1)
-    assert (code, err) == (0, "") and "all 2 folds together" in out and "SYNTHETIC" in out
+    killed, write = [True], checkpoints._write
+
+    def write_and_die(run, path, content) -> None:
+        if path.name == "resume.pt" and killed:
+            killed.clear()
+            raise KeyboardInterrupt
+        write(run, path, content)
+
+    monkeypatch.setattr(checkpoints, "_write", write_and_die)
+    assert call("cross_validate", *options, "--epochs", 2)[0] == 130
+    fold = RunFolder(run.path / "fold_1")
+    assert fold.newest_epoch() == 1 and not fold.resume.exists()
+    (fold.path / "notes.txt").write_text("of the user")
+    code, out, err = call("cross_validate", *options, "--epochs", 2)  # epoch 1 is trained again
+    assert (code, err) == (0, "") and "resumed after epoch 0" in out and (fold.path / "notes.txt").exists()
+    assert "all 2 folds together" in out and "SYNTHETIC" in out
     folds = [RunFolder(run.path / f"fold_{k}") for k in (1, 2)]
     patients = run.read_test_tables()["patients"]
     assert sorted(patients["patient"]) == [f"SYNTH_T_{n}" for n in range(4)]
@@ -80,27 +92,45 @@ def test_two_folds_from_end_to_end(call, request, monkeypatch, tmp_path):
     assert all(patient in (run.path / "report.html").read_text() for patient in patients["patient"])
 
     calls = request.getfixturevalue("calls")
-    assert call("cross_validate", *options, "--epochs", 1)[0] == 0 and trainings(calls) == []
+    folds[0].resume.unlink()  # all epochs are there
+    assert call("cross_validate", *options, "--epochs", 2)[0] == 0 and trainings(calls) == []
     assert call("cross_validate", *options)[0] == 0 and trainings(calls) == ["resume"] * 2
-    folds[0].checkpoint(1).unlink()
+    for epoch in (1, 2):
+        folds[0].checkpoint(epoch).unlink()
     calls.clear()
-    assert call("cross_validate", *options, "--epochs", 1)[0] == 0 and trainings(calls) == ["1/2"]
+    assert call("cross_validate", *options, "--epochs", 2)[0] == 0 and trainings(calls) == ["1/2"]
+    assert not any("--overwrite" in words for words in calls)
 
     calls.clear()
     code, _, err = call("cross_validate", *options, "--lr", 0.5)
     assert code == 2 and "fold_2: holds a run with lr 0.001, not 0.5. Name another folder with --run." in err
     code, _, err = call("cross_validate", "--folds", 2, "--run", folds[1], "--data", folder)
     assert code == 2 and "holds a run of its own" in err
+    for own in (run.path / "metrics.json", folds[0].path / "plots" / "loss.png"):
+        own.write_bytes(own.read_bytes() + b" changed by the user")
+        code, _, err = call("cross_validate", *options)
+        assert code == 2 and f"{own}: is there already" in err and own.read_bytes().endswith(b"user")
+        own.unlink()
     make_patients(folder, patients=6)
     code, _, err = call("cross_validate", *options)
     assert code == 2 and "other train patients" in err and calls == []
+
+
+def test_files_of_the_user_are_refused_before_any_fold_is_trained(call, calls, folder, tmp_path):
+    for name in ("metrics.json", "report.html", "fold_2/results.csv"):
+        own = tmp_path / "cv" / name
+        own.parent.mkdir(parents=True, exist_ok=True)
+        own.write_text("mine")
+        code, _, err = call("cross_validate", "--folds", 2, "--run", tmp_path / "cv", "--data", folder)
+        assert code == 2 and f"{own}: is there already" in err and own.read_text() == "mine" and calls == []
+        own.unlink()
 
 
 def test_what_the_scripts_are_called_with(call, calls, monkeypatch, folder, tmp_path):
     monkeypatch.setattr(cross_validate, "refuse_other_run", lambda *_: None)
     fold = RunFolder(tmp_path / "fold_1")
     fold.models.mkdir(parents=True)
-    fold.checkpoint(3).touch()
+    fold.claim("models/epoch_3.pt").touch()
     listed = tmp_path / "listed.txt"
     listed.write_text("\n".join(f"SYNTH_T_{n}" for n in range(4)))
     options = ("--folds", 2, "--run", tmp_path, "--data", folder, "--patients", listed, "--width", 8, "--epochs")

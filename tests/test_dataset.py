@@ -1,19 +1,22 @@
 """Find, check, split and decode slices."""
 
+import os
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import make_patients, write_slice
+from conftest import ROOT, make_patients, write_slice
 from PIL import Image
 
+import constants
 from dataset.folder import find_folder, find_slices
 from dataset.published import PATIENTS_FILE
 from dataset.slices import Slices, load_slices, read_image, read_mask
-from dataset.split import SPLITS, assign_patients, read_assignment, split_tables
-from utils import UserError
+from dataset.split import SPLITS, assign_patients, read_assignment, read_patient_list, split_tables
+from storage.run_folder import RunFolder
+from utils import UserError, to_csv
 
 FACTS = pd.read_csv(PATIENTS_FILE)  # all 110 patients of the set, and how many slices each
 
@@ -61,6 +64,67 @@ def test_only_the_listed_patients(folder):
     assert find_slices(folder, names)["patient"].unique().tolist() == sorted(names)
     with pytest.raises(UserError, match="SYNTH_T_9: no such folder"):
         find_slices(folder, [*names, "SYNTH_T_9"])
+
+
+def test_without_a_path_the_data_are_those_beside_the_code(folder, tmp_path, monkeypatch):
+    assert ROOT / "lgg-mri-segmentation" / "kaggle_3m" == constants.DATA_DIR
+    assert ROOT / "lgg-mri-segmentation" / "synthetic" == constants.SYNTHETIC_DIR
+    monkeypatch.setattr(constants, "DATA_DIR", tmp_path / "real")
+    monkeypatch.setattr(constants, "SYNTHETIC_DIR", tmp_path / "synthetic")
+    monkeypatch.setattr("dataset.folder.write_patients", Path.mkdir)
+    monkeypatch.chdir(folder)
+    assert find_folder(None) == tmp_path / "synthetic" and (tmp_path / "synthetic").is_dir()
+    (tmp_path / "real").symlink_to(tmp_path / "gone")
+    with pytest.raises(UserError, match=r"real: a link to a folder that is gone. Restore"):
+        find_folder(None)
+    (tmp_path / "gone").mkdir()
+    assert find_folder(None) == tmp_path / "real"
+
+
+UNUSUAL = (
+    "=1+1",
+    "001",
+    "1e5",
+    "NA",
+    "None",
+    "nan",
+    "true",
+    "a,b",
+    'say "yes"',
+    "$x_1$",
+    "äö ü",
+    " blank ",
+    "P\u2028Q",
+)
+
+
+def test_unusual_ids_are_text_and_stay_unchanged(tmp_path):
+    for patient in UNUSUAL:
+        write_slice(tmp_path / "set", patient, 1, tumour=False)
+    table = find_slices(tmp_path / "set")
+    assert table["patient"].tolist() == sorted(UNUSUAL)
+    run = RunFolder(tmp_path / "run")
+    run.write("test.csv", to_csv(table).encode())
+    assert run.read_split_table("test").equals(table)
+    assignment = assign_patients(table["patient"])
+    rows = pd.DataFrame(assignment.items(), columns=["patient", "split"])
+    (tmp_path / "split.csv").write_text(to_csv(rows), encoding="utf-8")
+    assert read_assignment(tmp_path / "split.csv", table["patient"], tmp_path) == (assignment, [])
+    listed = [patient for patient in UNUSUAL if patient == patient.strip()]
+    (tmp_path / "list.txt").write_text("\n".join(listed), encoding="utf-8")
+    assert read_patient_list(tmp_path / "list.txt") == sorted(listed)
+
+
+@pytest.mark.parametrize(("name", "shown"), [(b"TCGA_\xff", r"TCGA_\xff"), (b"A\rB", r"A\rB"), (b"A\nB", r"A\nB")])
+def test_ids_that_no_table_can_hold_are_refused(folder, tmp_path, name, shown):
+    plain = find_slices(folder)
+    os.mkdir(os.path.join(os.fsencode(folder), name))
+    with pytest.raises(UserError) as error:
+        find_slices(folder)
+    assert str(error.value) == (
+        f"{folder}/{shown}: a name that is not UTF-8, or has control characters. Rename the folder."
+    )
+    assert find_slices(folder, plain["patient"]).equals(plain)  # it does not matter if it is not used
 
 
 def test_no_folder_says_how_to_get_the_data(tmp_path):

@@ -15,9 +15,11 @@ from types import SimpleNamespace
 import pytest
 from conftest import make_patients
 
+import constants
 import download_data
-from dataset import published
+from dataset import new_folder, published
 from dataset.folder import find_folder, find_slices
+from utils import file_lock
 
 SUBSET = ("SYNTH_T_1", "SYNTH_T_3", "SYNTH_T_4")
 OUT = Path("lgg-mri-segmentation/kaggle_3m")
@@ -30,6 +32,7 @@ def published_set(tmp_path, monkeypatch) -> None:
     rows = [f"SYNTH_T_{n},3,{int(f'SYNTH_T_{n}' in SUBSET)}\n" for n in range(5)]
     (tmp_path / "patients.csv").write_text("patient,slices,in_subset\n" + "".join(rows))
     monkeypatch.setattr(published, "PATIENTS_FILE", tmp_path / "patients.csv")
+    monkeypatch.setattr(constants, "DATA_DIR", tmp_path / OUT)
     monkeypatch.chdir(tmp_path)
 
 
@@ -76,8 +79,8 @@ def test_a_download_is_linked_to(get, monkeypatch, source):
         code, out, err = get(*options)
         assert (code, err) == (0, "") and "Next: python train_model.py\n" in out
         assert f"checked: {len(patients)} patients, {3 * len(patients)} slices with masks" in out
-        assert {path.name for path in OUT.iterdir()} == {*patients, "data.csv"}
-        assert all(path.is_symlink() for path in OUT.iterdir())
+        assert {path.name for path in OUT.iterdir() if path.is_symlink()} == {*patients, "data.csv"}
+        assert {path.name for path in OUT.iterdir() if not path.is_symlink()} == {download_data.LINKS}
         assert set(find_slices(find_folder(None))["patient"]) == patients
         assert "there already" in get(*options)[1]
     assert asked == ["mateuszbuda/lgg-mri-segmentation"] * 3  # and none when it is there already
@@ -214,10 +217,20 @@ def test_what_stops_a_download_leaves_nothing_behind(get, monkeypatch, archive):
         patch.setattr(Path, "write_bytes", lambda path, _: fail(OSError(errno.ENOSPC, "No space left", str(path))))
         code, _, err = get("--from", archive)
         assert code == 1 and "No space left" in err and nothing_made()
+
+
+def test_a_killed_download_is_told_from_one_that_runs(get, archive):
     unfinished = OUT.parent / ".kaggle_3m-unfinished"
-    unfinished.mkdir()
-    code, _, err = get("--from", archive)  # beside another one
-    assert code == 2 and f"{unfinished}: another download is running" in err and unfinished.is_dir()
+    half = unfinished / "kaggle_3m" / "SYNTH_T_0" / "half.tif"
+    half.parent.mkdir(parents=True)
+    half.touch()
+    code, _, err = get("--from", archive)
+    assert code == 2 and "-unfinished: is in the way, and was not made by this project. Move it." in err
+    with file_lock(unfinished / new_folder.LOCK):
+        code, _, err = get("--from", archive)
+        assert code == 2 and "kaggle_3m: another process is making it. Wait for it." in err and half.exists()
+    assert get("--from", archive)[0] == 0  # the lock is that of nobody any more
+    assert [path.name for path in OUT.parent.iterdir()] == ["kaggle_3m"] and not list(OUT.rglob("half.tif"))
 
 
 def test_other_content_is_never_touched(get, source):
@@ -229,6 +242,52 @@ def test_other_content_is_never_touched(get, source):
     Path("file").write_text("")
     code, _, err = get("--from", source, "--out", "file")
     assert code == 2 and "file: Not a directory" in err
+
+
+def link_elsewhere(source: Path) -> None:
+    """A folder of links, one of which the user has pointed to another place."""
+    (OUT / "SYNTH_T_0").unlink()
+    (OUT / "SYNTH_T_0").symlink_to(source)
+
+
+OWN_LINKS = {
+    "a folder of the user's links": lambda source: [(OUT / n).symlink_to(source / "kaggle_3m" / n) for n in SUBSET],
+    "a link to the user's folder": lambda source: [OUT.rmdir(), OUT.symlink_to(source / "kaggle_3m")],
+    "a link that leads nowhere": lambda source: [OUT.rmdir(), OUT.symlink_to(source / "gone")],
+    "a link of ours that the user changed": link_elsewhere,
+    "a link beside ours": lambda source: (OUT / "mine").symlink_to(source),
+    "links of ours without the proof": lambda source: (OUT / download_data.LINKS).unlink(),
+}
+
+
+@pytest.mark.parametrize("kind", OWN_LINKS)
+def test_links_of_the_user_are_never_replaced(get, source, kind):
+    OUT.mkdir(parents=True)
+    if "ours" in kind:
+        assert get("--from", source)[0] == 0
+    OWN_LINKS[kind](source)
+
+    def state() -> list:
+        return [(path, os.readlink(path)) for path in (OUT, *sorted(OUT.glob("*"))) if path.is_symlink()]
+
+    before = state()
+    code, _, err = get("--from", source, *([] if kind.startswith("a folder of") else ["--subset"]))
+    assert code == 2 and "left as it is. Move it away, or name another folder with --out." in err
+    assert before and state() == before and OUT.parent.exists() and len(list(OUT.parent.iterdir())) == 1
+
+
+def test_links_of_ours_are_replaced_also_after_a_kill_half_way(get, source, archive, monkeypatch):
+    assert get("--from", source)[0] == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            Path,
+            "unlink",
+            lambda path, **_: fail(KeyboardInterrupt()) if path.name == "links.json" else os.unlink(path),
+        )
+        assert get("--from", archive, "--subset")[0] == 130
+    assert [path.name for path in OUT.iterdir()] == ["links.json"]
+    assert get("--from", archive, "--subset")[0] == 0
+    assert {path.name for path in OUT.iterdir()} == {*SUBSET, "data.csv"} and (OUT / "data.csv").is_file()
 
 
 def test_the_published_list(monkeypatch):

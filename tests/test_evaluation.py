@@ -1,6 +1,8 @@
 """Tables and metrics of hand-made masks: empty, full, one pixel, at the border, with several components."""
 
+import io
 import json
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +14,7 @@ from evaluation import metrics, subgroups, summary
 from evaluation.names import METRICS
 from evaluation.tables import Tables, area_stratum, make_tables
 from storage.run_folder import RunFolder
-from utils import to_json
+from utils import run_script, to_json
 
 FULL = box((0, 0, 256, 256))
 # patient -> (reference mask, predicted mask) of each slice
@@ -169,6 +171,18 @@ def test_files_say_what_the_tables_say(tables, tmp_path):
     assert stored["brier"] is None and stored["calibration"]["ece"] is None  # NaN is null
     assert (stored["patients"], stored["slices"], stored["lesions"], stored["loss"]) == (3, 8, 4, 0.25)
     assert stored["notes"][0] == "a note" and stored["notes"][-1].startswith("3 test patients cannot show a difference")
+
+
+def test_names_are_read_back_as_text_and_printed_on_any_terminal(tmp_path, monkeypatch):
+    names = sorted(["NA", "nan", "None", "001", "=1+1", "$x_{$", "\xfc, ,"])
+    slices, predicted = make_slices({name: [box((9, 9, 9, 9))] for name in names}), np.zeros((7, 256, 256), np.uint8)
+    tables, run = make_tables(slices, predicted), RunFolder(tmp_path)
+    run.write_test(tables.as_dict(), {}, None)
+    assert all(table["patient"].tolist() == names for table in run.read_test_tables().values())
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), "ascii"))
+    run_script(lambda: print(*names))
+    sys.stdout.flush()
+    assert rb"\xfc, ," in sys.stdout.buffer.getvalue()
 
 
 def test_every_metric_has_a_name_that_stands_alone(tables):

@@ -16,6 +16,7 @@ import hubconf
 from constants import SYNTHETIC_NOTICE
 from reporting.model_card import model_card
 from storage import checkpoints
+from storage.owned_folder import OwnedFolder
 from storage.run_folder import RunFolder
 from training.engine import prepare
 from unet import UNet
@@ -121,6 +122,50 @@ def test_files_of_another_run_are_not_replaced(export, tmp_path):
         assert export("--run", other, "--formats", "safetensors")[0] == 0
 
 
+@pytest.mark.parametrize("options", [(), ("--overwrite",), ("--out",), ("--out", "--overwrite")])
+@pytest.mark.parametrize("name", ["unet.safetensors", "MODEL_CARD.md"])
+def test_files_of_the_user_are_never_replaced(export, tmp_path, options, name):
+    run = make_run(tmp_path / "run")
+    own = run.path / "export" / name
+    own.parent.mkdir()
+    own.write_text("mine")
+    words = [word for option in options for word in ((option, own.parent) if option == "--out" else (option,))]
+    code, _, err = export("--run", run, "--formats", "safetensors", *words)
+    assert code == 2 and f"{own}: is there already, and was not written by this project" in err
+    assert own.read_text() == "mine" and [path.name for path in own.parent.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("name", ["../../x", "..", ".", "", ".hidden", "a/b", "a\\b", "/x", "C:x"])
+def test_a_name_that_leads_elsewhere_is_refused(export, tmp_path, name):
+    code, _, err = export("--run", tmp_path, "--name", name)
+    assert code == 2 and f"{name!r} is not a plain name" in err and list(tmp_path.iterdir()) == []
+
+
+def test_a_kill_leaves_no_old_card_beside_new_weights(export, tmp_path, monkeypatch):
+    run = make_run(tmp_path / "run")
+    assert export("--run", run, "--formats", "safetensors")[0] == 0
+    weights, card = run.path / "export" / "unet.safetensors", run.path / "export" / "MODEL_CARD.md"
+    old, write = weights.read_bytes(), OwnedFolder.write
+
+    def killed_after(file: str):
+        def write_and_die(folder: OwnedFolder, name: str, content: bytes) -> None:
+            if file == name:
+                write(folder, name, content)
+            raise KeyboardInterrupt
+
+        return write_and_die
+
+    for file, epoch in (("", 1), ("unet.safetensors", 2)):
+        monkeypatch.setattr(OwnedFolder, "write", killed_after(file))
+        assert export("--run", run, "--formats", "safetensors", "--epoch", 2)[0] == 130
+        assert (weights.read_bytes() == old) is (epoch == 1) and not card.exists()
+    half = weights.with_name(".unet.safetensors.77.tmp")
+    half.touch()
+    monkeypatch.setattr(OwnedFolder, "write", write)
+    assert export("--run", run, "--formats", "safetensors", "--epoch", 2)[0] == 0
+    assert "weights of epoch 2" in card.read_text() and not half.exists()
+
+
 @pytest.mark.filterwarnings("ignore:The given buffer is not writable")  # inside the loader of torch 2.11
 def test_torch_export(export, tmp_path, images):
     run = make_run(tmp_path / "run")
@@ -157,7 +202,7 @@ def test_what_differs_is_not_written(export, tmp_path, monkeypatch):
     wrong = export_model.Format("pt2", lambda *_: b"x", lambda *_: lambda images: images[:, :1] * 3)
     monkeypatch.setitem(export_model.FORMATS, "torch_export", wrong)
     code, _, err = export("--run", run, "--formats", "torch_export")
-    assert code == 2 and "so it was not written" in err and not (run.path / "export").exists()
+    assert code == 2 and "Nothing was written." in err and not (run.path / "export").exists()
 
 
 def test_a_missing_package(export, tmp_path, monkeypatch):

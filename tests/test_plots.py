@@ -12,6 +12,7 @@ from PIL import Image
 from constants import SYNTHETIC_NOTICE
 from reporting import panels, plots
 from scans.display import GREEN, MASK_COLOR, PREDICTION_COLOR, stretch
+from storage.run_folder import RunFolder
 
 PATIENTS = pd.DataFrame({"tumour_pixels": [100_000, 200, 300], "predicted_pixels": [90, 220_000, 320]})
 SLICES = pd.DataFrame({"tumour_pixels": [20, 300, 4000, 0], "true_positive": [5, 0, 9, 0], "dice": [0.5, 0, 0.9, 1]})
@@ -39,13 +40,13 @@ def test_agreement_by_hand():
 
 def test_each_plot_is_a_png_and_its_note_is_whole(tmp_path):
     drawn = all_plots()
-    plots.write_plots(drawn, tmp_path, SYNTHETIC_NOTICE)
+    plots.write_plots(RunFolder(tmp_path), drawn, SYNTHETIC_NOTICE)
     assert list(plots.volume_plots(PATIENTS[:1], SLICES[3:])) == ["bland_altman"]  # without tumour
     for name, plot in drawn.items():
         plot.figure.draw_without_rendering()
         note = plot.figure.texts[0].get_window_extent()
         assert plot.figure.get_suptitle() == SYNTHETIC_NOTICE and note.x0 > 0 and note.x1 < plot.figure.bbox.x1
-        with Image.open(tmp_path / f"{name}.png") as picture:
+        with Image.open(tmp_path / "plots" / f"{name}.png") as picture:
             assert picture.size == (1040, 800) and len(picture.convert("L").getcolors()) > 20
 
 
@@ -69,13 +70,13 @@ def test_the_loss_axis_has_ticks_to_read_it_by(losses, ticks):
     assert [tick for tick in axis.get_majorticklocs() if low <= tick <= high] == pytest.approx(ticks)
 
 
-def test_panels_take_empty_and_full_masks(tmp_path):
+def test_panels_take_empty_and_full_masks_and_any_name(tmp_path):
     empty, full = np.zeros((64, 64), np.uint8), np.ones((64, 64), np.uint8)
-    slices, predicted = make_slices({"A": [empty, full, empty]}), np.stack([empty, empty, full])
+    slices, predicted = make_slices({"$A_{$": [empty, full, empty]}), np.stack([empty, empty, full])
     table = {"tumour_pixels": [0, 4096, 0], "predicted_pixels": [0, 0, 4096], "false_positive": [0, 0, 4096]}
     results = slices.table.assign(**table, iou=[1.0, 0, 0], kind=["no tumour", "smooth", "no tumour"])
-    panels.draw_panels(slices, predicted, results, tmp_path, "a note")
-    assert {p.stem[6:] for p in tmp_path.glob("panel_*.png")} == {"no_tumour", "smooth", "best", "worst"}
+    panels.write_panels(RunFolder(tmp_path), slices, predicted, results, "a note")
+    assert {p.stem[6:] for p in tmp_path.glob("plots/panel_*.png")} == {"no_tumour", "smooth", "best", "worst"}
 
 
 def test_the_overlay_tints_true_positives_and_both_kinds_of_error():

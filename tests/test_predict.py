@@ -30,8 +30,8 @@ def bright_network() -> UNet:
     return model
 
 
-def save(folder: Path, synthetic: bool = False) -> Path:
-    config = {"settings": {"width": 2, "bilinear": False}, "synthetic": synthetic}
+def save(folder: Path, synthetic: bool = False, precision: str = "fp32") -> Path:
+    config = {"settings": {"width": 2, "bilinear": False, "precision": precision}, "synthetic": synthetic}
     metrics = {"training_loss": 0.1, "training_iou": 0.5, "validation_loss": 0.1, "validation_iou": 0.5}
     return save_checkpoint(RunFolder(folder), bright_network(), {"epoch": 1, **metrics}, config)
 
@@ -149,7 +149,7 @@ def test_files_are_not_overwritten_unless_asked(predict, tmp_path, picture):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("kept")
     code, _, err, folder = predict(picture)
-    assert code == 2 and "holds files already" in err and [p.name for p in folder.iterdir()] == ["mine.txt"]
+    assert code == 2 and "did not write" in err and [p.name for p in folder.iterdir()] == ["mine.txt"]
     assert predict(picture, "--overwrite")[0] == 0 and (folder / "mine.txt").read_text() == "kept"
 
 

@@ -55,14 +55,15 @@ def write_run(folder: Path, empty: bool = False, **about) -> RunFolder:
     tables = replace(tables, patients=tables.patients.merge(calibration.per_patient(counts, slices.patients)))
     known = {"split": "test", "epoch": 2, "selected_by": "iou", "synthetic": True, "loss": 0.25, "threshold": 0.5}
     known |= {"min_component": 0, **about}
+    epochs = None
     run = RunFolder(folder)
     run.write_test(tables.as_dict(), summary.summarise(tables, calibration.summarise(counts), known, [NOTE]), None)
     if known["epoch"]:
         epochs = {"epoch": [1, 2, 3], "training_loss": [0.7, 0.5, 0.4], "validation_loss": [0.8, 0.6, 0.65]}
         epochs |= {f"{split}_iou": [0.1, 0.6, 0.5] for split in ("training", "validation", "validation_tumour")}
-        run.write_epochs(pd.DataFrame(epochs).assign(validation_empty_prediction=0.55))
+        epochs = pd.DataFrame(epochs).assign(validation_empty_prediction=0.55)
         run.write_config({"settings": {"width": 16}, "data": "", "patients": {"train": 8}})
-    write_report(run, images, slices.masks.numpy(), predicted)
+    write_report(run, images, slices.masks.numpy(), predicted, epochs)
     return run
 
 
@@ -132,14 +133,18 @@ def test_the_summary_follows_from_the_counts(run):
 
 
 def test_an_empty_cross_validation_of_real_patients(tmp_path):
-    run = write_run(tmp_path, empty=True, split="cross-validation, 3 folds", epoch=None, synthetic=False)
+    (tmp_path / "epochs.csv").write_text("epoch,training_loss\n1,0.5\n")  # of another run: not looked at
+    folds = [{"threshold": threshold, "min_component": 10} for threshold in (0.6, 0.45, 0.5)]
+    about = {"split": "cross-validation, 3 folds", "epoch": None, "threshold": None, "min_component": None}
+    run = write_run(tmp_path, empty=True, synthetic=False, folds=folds, **about)
     page = page_of(run)
+    assert "<dt>Threshold</dt><dd>0.45 to 0.6, tuned per fold</dd>" in page and "<dd>10 px</dd>" in page
     assert "Loss against epoch" not in page and "#training" not in page and "per fold" in page
     assert "(cross-validation, 3 folds)</h1>" in page and "not a medical device" in page
     assert 'class="banner"' not in page and "images of 3 patients" in page and "CC BY-NC-SA" in page
     assert "The prediction is empty in every slice." in page and "found in 0 of 4 tumour slices." in page
-    run.metrics.write_text("{")
-    with pytest.raises(UserError, match=r"metrics\.json: cannot be read"):
+    (tmp_path / "metrics.json").write_text("{}")
+    with pytest.raises(UserError, match=r"metrics\.json: is damaged, or has been changed"):
         write_report(run, *np.zeros((3, 18, 256, 256), np.uint8))
     assert page_of(run) == page
 
@@ -197,9 +202,10 @@ def test_the_numbers_of_the_page_are_those_of_the_files(opened, run):
         ".map(row => [row.dataset.metric, Number(row.querySelector('data').value)]))"
     )
     assert len(values) > 15 and values == {name: metrics[name] for name in values}
-    interval = "{value:.3f} {low:.3f} to {high:.3f}".format(**metrics["intervals"]["patient_dice"])
-    assert interval in " ".join(text(page, 'tr[data-metric="patient_dice"]').split())
     patients = run.read_test_tables()["patients"].set_index("patient")
+    each = ", ".join(f"{dice:.3f}" for dice in patients["dice"].sort_index())  # three patients have no interval
+    assert each in " ".join(text(page, 'tr[data-metric="patient_dice"]').split())
+    assert page.locator(".metrics .interval i").count() == 0 and "nan" not in page.inner_text("main").lower()
     dice = page.locator("table.bars data").evaluate_all("cells => cells.map(cell => Number(cell.value))")
     assert dice == pytest.approx([*sorted(patients["dice"], reverse=True), patients["dice"].mean()], abs=1e-6)
     cells = page.locator('#patients details tr [data-column="predicted_pixels"] data')

@@ -5,17 +5,18 @@ import json
 import sys
 from pathlib import Path
 
-import pandas as pd
 import pytest
 from conftest import make_patients
 
 import reproduce
 from dataset import published
 from storage import checkpoints
+from storage.owned_folder import OwnedFolder
+from storage.run_folder import RunFolder
 from utils import to_json
 
 ROOT = Path(__file__).parents[1]
-KEPT = {"results.csv", "epochs.csv", "config.json", "run.json", "loss.png", "iou.png"}
+KEPT = {"manifest.json", "results.csv", "epochs.csv", "config.json", "run.json", "loss.png", "iou.png"}
 QUICK = ("--width", 2, "--epochs", 2, "--device", "cpu")
 
 
@@ -33,29 +34,36 @@ def again(call, monkeypatch, tmp_path):
 
 def test_a_run_is_continued_kept_and_never_replaced(again, tmp_path, monkeypatch):
     folder = make_patients(tmp_path / "of a person" / "kaggle_3m")
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda *_, **__: None)  # drawing takes most of the time
     save = checkpoints.Writer.save_epoch
+    kept, run = tmp_path / "results" / "twelve_seed_2", RunFolder(tmp_path / "my runs" / "twelve_seed_2")
+    for stopped in (1, 2):
 
-    def cut_off(writer, record):
-        if record["epoch"] == 2:
-            raise KeyboardInterrupt
-        save(writer, record)
+        def cut_off(writer, record, stopped=stopped):
+            if record["epoch"] == stopped:
+                raise KeyboardInterrupt
+            save(writer, record)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(checkpoints.Writer, "save_epoch", cut_off)
-        assert again("twelve_seed_2", "--data", folder, *QUICK)[0] == 130
-    kept = tmp_path / "results" / "twelve_seed_2"
-    assert not kept.exists()
+        with monkeypatch.context() as patch:
+            patch.setattr(checkpoints.Writer, "save_epoch", cut_off)
+            assert again("twelve_seed_2", "--data", folder, *QUICK)[0] == 130
+        assert not kept.exists() and run.newest_epoch() == stopped - 1
+    (run.path / "notes.txt").write_text("of the user")
     code, out, err = again("twelve_seed_2", "--data", folder, *QUICK)
     assert (code, err) == (0, "") and "resumed after epoch 1" in out and "a trial and not the published run" in out
+    run.resume.unlink()  # all epochs are there: it is not trained again
+    code, out, err = again("twelve_seed_2", "--data", folder, *QUICK)
+    assert (code, err) == (0, "") and "epoch 1/" not in out and "resumed" not in out
+    assert (run.path / "notes.txt").exists() and run.newest_epoch() == 2
 
-    files = {path.name: path.read_bytes() for path in kept.iterdir()}
+    files = {path.name: path.read_bytes() for path in kept.glob("[!.]*")}
     assert set(files) == KEPT | {"metrics.json", "bland_altman.png", "dice_area.png"}
     for name, content in files.items():
         assert str(tmp_path).encode() not in content and b"of a person" not in content, name
     config, record = json.loads(files["config.json"]), json.loads(files["run.json"])
     assert config["settings"]["seed"] == 2 and "platform" not in config["versions"]
     assert record["trial"] == ["--epochs 2", "--width 2", "synthetic patients", "9 + 3 + 3 slices"]
-    epochs = pd.read_csv(kept / "epochs.csv").set_index("epoch")
+    epochs = checkpoints.read_epochs(run).set_index("epoch")
     best = epochs.loc[record["best_epoch"]]
     assert best["validation_iou"] == epochs["validation_iou"].max() == record["validation"]["iou"]
     assert record["epochs"] == 2 and record["seconds"] == pytest.approx(epochs["seconds"].sum())
@@ -67,17 +75,21 @@ def test_a_run_is_continued_kept_and_never_replaced(again, tmp_path, monkeypatch
     for options, message in ((("--data", folder, "--width", 4), "width 2, not 4"), (("--data", other), "slices {'tr")):
         code, _, err = again("twelve_seed_2", *QUICK, *options)
         assert code == 2 and f"my runs/twelve_seed_2: holds a run with {message}" in err
-    assert {path.name: path.read_bytes() for path in kept.iterdir()} == files
+    (kept / "metrics.json").write_text("of the user")
+    code, _, err = again("twelve_seed_2", *QUICK, "--data", folder)
+    assert code == 2 and f"{kept / 'metrics.json'}: is there already" in err
+    changed = files | {"metrics.json": b"of the user"}
+    assert {name: (kept / name).read_bytes() for name in files} == changed
 
 
 def test_results_of_real_patients_are_not_replaced_by_those_of_synthetic_ones(again, folder, tmp_path):
     kept = tmp_path / "results" / "twelve_seed_1"
-    kept.mkdir(parents=True)
-    data = {"synthetic": False, "published": True, "slices": {"train": 9, "validation": 3, "test": 3}}
-    (kept / "config.json").write_text(to_json({"settings": {"width": 2}, **data}))
+    wanted = reproduce.describe_wanted(["--width", "2", "--epochs", "2", "--seed", "1"], folder, [], None)
+    content = to_json({"settings": {}, **wanted, "synthetic": False, "published": True}).encode()
+    OwnedFolder(kept).write("config.json", content)
     code, _, err = again("twelve_seed_1", "--data", folder, *QUICK)
     assert code == 2 and "holds a run with synthetic False, not True; published True, not False. Remove" in err
-    assert not (tmp_path / "my runs").exists() and [path.name for path in kept.iterdir()] == ["config.json"]
+    assert not (tmp_path / "my runs").exists() and (kept / "config.json").read_bytes() == content
 
 
 def test_the_validation_is_reported_where_no_test_patients_are_left(again, folder, tmp_path):
@@ -87,7 +99,7 @@ def test_the_validation_is_reported_where_no_test_patients_are_left(again, folde
     assert (code, err) == (0, "")
     kept = tmp_path / "results" / "full_bilinear"
     record, config = (json.loads((kept / name).read_text()) for name in ("run.json", "config.json"))
-    assert {path.name for path in kept.iterdir()} == KEPT and record["test"] is None
+    assert {path.name for path in kept.glob("[!.]*")} == KEPT and record["test"] is None
     assert record["validation"]["empty_prediction"] == pytest.approx(1 / 3, abs=1e-6)
     assert config["slices"] == {"train": 12, "validation": 3, "test": 0} and config["settings"]["mode"] == "fast"
 
@@ -114,10 +126,9 @@ COST = {"seconds": 123.4, "seconds_per_epoch": 1.234, "peak_memory_gib": 6.25, "
 
 
 def keep(results: Path, name: str, **changes) -> None:
-    (results / name).mkdir(parents=True)
-    (results / name / "config.json").write_text(to_json(CONFIG))
     record = {"title": "a title", "trial": [], **COST, "validation": METRICS | {"iou": 0.9}, "test": METRICS, **changes}
-    (results / name / "run.json").write_text(to_json(record))
+    OwnedFolder(results / name).write("config.json", to_json(CONFIG).encode())
+    OwnedFolder(results / name).write("run.json", to_json(record).encode())
 
 
 def test_the_table_holds_published_runs_and_no_trials(tmp_path):
@@ -132,6 +143,9 @@ def test_the_table_holds_published_runs_and_no_trials(tmp_path):
         f"| first | validation, 2 / 45, epoch 7 | 0.900 | 0.619 | - | 0.500 | {cost}",
         f"| a title | test, 2 / 113, epoch 7 | 0.876 | 0.619 | - | 0.500 | {cost}",
     ]
+    (tmp_path / "twelve_seed_1" / "run.json").write_text('{"trial": []}')
+    with pytest.raises(reproduce.UserError, match=r"run.json: is damaged, or has been changed"):
+        reproduce.make_table(tmp_path)
     text = f"before\n{reproduce.BEGIN}\nold\n{reproduce.END}\nbehind\n"
     filled = reproduce.fill(text, "new | table")
     assert filled == f"before\n{reproduce.BEGIN}\n\nnew | table\n\n{reproduce.END}\nbehind\n"

@@ -17,6 +17,7 @@ import torch
 from conftest import make_patients
 from PIL import Image
 
+import train_model
 from dataset.split import SPLITS
 from storage.run_folder import RunFolder
 
@@ -59,7 +60,7 @@ def test_train_process_test(call, folder, tmp_path):
 
     code, out, err = call("test_model", "--run", run, "--device", "cpu")
     assert (
-        (code, err) == (0, "") and "Loss, mean over slices" in out and "SYNTHETIC" in out and "Volumetric Dice" in out
+        (code, err) == (0, "") and "Loss, mean over batches" in out and "SYNTHETIC" in out and "Volumetric Dice" in out
     )
     slices = pd.read_csv(run / "test_results.csv")
     metrics = json.loads((run / "metrics.json").read_text())
@@ -146,6 +147,67 @@ def test_a_used_folder_is_refused_unless_overwritten(call, folder, finished):
     assert after["models/mine.txt"] == before["models/mine.txt"]
 
 
+@pytest.mark.parametrize("name", ["results.csv", "config.json", "plots/loss.png", "metrics.json"])
+def test_files_of_the_user_under_our_names_are_left_alone(call, folder, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)  # without --run, the current folder is that of the run
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("mine")
+    for options in ((), ("--overwrite",)):
+        code, _, err = call("train_model", "--data", folder, "--epochs", 1, *QUICK, *options)
+        assert code == 2 and f"{name}: is there already, and was not written by this project" in err
+    assert (tmp_path / name).read_text() == "mine" and not (tmp_path / "models" / "epoch_1.pt").exists()
+
+
+def test_overwriting_keeps_the_old_run_until_the_new_one_stands(call, folder, finished, monkeypatch):
+    before = digest(finished)
+    assert call("train_model", "--data", folder, "--run", finished, "--overwrite", "--seed", -1, *QUICK)[0] == 2
+    assert digest(finished) == before
+
+    monkeypatch.setitem(train_model.LOSSES, "bce", lambda logits, masks: logits.sum() * float("nan"))
+    code, _, err = call("train_model", "--data", folder, "--run", finished, "--overwrite", *QUICK)
+    assert code == 2 and "the training loss is not finite from batch 1" in err
+    after = digest(finished / "previous")
+    assert all(after[name] == before[name] for name in after if name not in ("manifest.json", ".manifest.lock"))
+    assert "models/epoch_1.pt" in after and "train.csv" in after
+
+
+def test_an_epoch_whose_last_step_breaks_the_weights_is_not_saved(call, folder, tmp_path, monkeypatch):
+    step, steps = torch.optim.Adam.step, []
+
+    def breaks(optimiser, *args, **kwargs):
+        step(optimiser, *args, **kwargs)
+        steps.append(optimiser)
+        if len(steps) == 6:  # 9 slices in batches of 4: the last of the second epoch
+            with torch.no_grad():
+                optimiser.param_groups[0]["params"][0].fill_(float("nan"))
+
+    monkeypatch.setattr(torch.optim.Adam, "step", breaks)
+    run = tmp_path / "run"
+    code, _, err = call("train_model", "--data", folder, "--run", run, "--epochs", 3, *QUICK)
+    assert code == 2 and "the validation loss is not finite after epoch 2, which is not saved" in err
+    assert [path.name for path in (run / "models").glob("epoch_*.pt")] == ["epoch_1.pt"]
+    monkeypatch.undo()
+    assert call("train_model", "--run", run, "--resume")[0] == 0
+
+
+def test_a_run_killed_before_resume_pt_goes_on(call, folder, finished, tmp_path):
+    (finished / "models" / "resume.pt").unlink()
+    code, out, err = call("train_model", "--run", finished, "--resume", "--epochs", 2)
+    assert (code, err) == (0, "") and "resumed after epoch 0" in out
+    assert call("train_model", "--data", folder, "--run", tmp_path / "whole", "--epochs", 2, *QUICK)[0] == 0
+    assert same_weights(*(run / "models" / "epoch_2.pt" for run in (finished, tmp_path / "whole")))
+
+
+def test_a_resumed_run_has_the_options_that_it_was_started_with(call, folder, tmp_path):
+    run = RunFolder(tmp_path / "run")
+    assert call("train_model", "--data", folder, "--run", run, "--epochs", 1, "--keep", 2, *QUICK)[0] == 0
+    assert call("train_model", "--run", run, "--resume", "--epochs", 2)[0] == 0
+    config = run.read_config()
+    assert config["options"] == {"device": "cpu", "compile": False, "keep": 2}
+    assert config["settings"]["precision"] in ("fp32", "bf16")
+    assert "data" not in torch.load(run.checkpoint(2), weights_only=True)["config"]  # a path of this machine
+
+
 def test_resuming_a_finished_run_says_that_nothing_was_left(call, finished):
     assert call("train_model", "--run", finished, "--resume", "--epochs", 2)[0] == 0
     before = digest(finished)
@@ -203,9 +265,12 @@ def test_damaged_runs(call, folder, finished):
     contents = {path: path.read_bytes() for path in (checkpoint, table, config)}
     damages = [
         (checkpoint, b"\0" * 99, "epoch_1.pt: is damaged"),
-        (table, b"patient,image_path,mask_path\nP,../../x.tif,P/m.tif\n", "leaves the data folder"),
-        (table, b"patient,image_path,mask_path\nP,P/x.tif,P/m.tif\n", "No such file or directory. Restore it"),
-        (config, b"{", "config.json: cannot be read"),
+        (table, contents[table].rsplit(b"\n", 2)[0] + b"\n", "test.csv: is damaged, or has been changed"),
+        (
+            config,
+            contents[config].replace(b"batch_size", b"batch-size"),
+            "config.json: is damaged, or has been changed",
+        ),
     ]
     for path, content, message in damages:
         path.write_bytes(content)
@@ -309,7 +374,7 @@ def test_a_killed_run_goes_on_after_its_last_epoch_and_leaves_no_lock(call, fold
     assert code == 2 and "another process is training there" in err
     process.kill()
     process.communicate()
-    (run / "models" / ".epoch_3.pt.1.tmp").write_bytes(b"half")
+    (run / "models" / ".epoch_2.pt.1.tmp").write_bytes(b"half")
     code, out, _ = call("train_model", "--run", run, "--resume", "--epochs", 6)
     assert code == 0 and "resumed after epoch" in out
     assert not list((run / "models").glob("*.tmp"))
@@ -335,14 +400,15 @@ def test_a_full_disk_is_one_message_and_keeps_the_earlier_epochs(call, finished)
     assert call("train_model", "--run", finished, "--resume", "--epochs", 2)[0] == 0
 
 
-def test_keep_leaves_weights_to_the_best_and_the_newest(call, folder, tmp_path):
+def test_keep_leaves_weights_to_the_best_by_each_criterion_and_the_newest(call, folder, tmp_path):
     run = tmp_path / "run"
     assert call("train_model", "--data", folder, "--run", run, "--epochs", 5, "--keep", 1, *QUICK)[0] == 0
-    results = pd.read_csv(run / "epochs.csv")
-    best = int(results.loc[results["validation_iou"].idxmax(), "epoch"])
+    epochs = pd.read_csv(run / "epochs.csv").set_index("epoch")
+    best = {epochs[f"validation_{by}"].idxmax() for by in ("iou", "tumour_iou", "patient_dice")}
+    best.add(epochs["validation_loss"].idxmin())
     sizes = {n: (run / "models" / f"epoch_{n}.pt").stat().st_size for n in range(1, 6)}
-    assert len(results) == 5
-    assert {n for n, size in sizes.items() if size > 50_000} == {best, 5}
-    assert all(size < 10_000 for n, size in sizes.items() if n not in (best, 5))
-    assert call("test_model", "--run", run)[0] == 0
+    assert {n for n, size in sizes.items() if size > 50_000} == best | {5}
+    assert all(size < 10_000 for n, size in sizes.items() if n not in best | {5})
+    for by in ("iou", "tumour_iou", "loss"):
+        assert call("test_model", "--run", run, "--select-by", by)[0] == 0
     assert call("train_model", "--run", run, "--resume", "--epochs", 6)[0] == 0

@@ -1,6 +1,8 @@
 """Synthetic patients: the files are laid out like the real set, and what is in them is neither trivial nor hopeless."""
 
+import errno
 import json
+import os
 import re
 
 import cv2
@@ -147,23 +149,50 @@ def test_impossible_sets_are_refused(tmp_path, patients, seed):
         write_patients(tmp_path / "set", patients, seed)
 
 
-@pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()], ids=["disk full", "Ctrl-C"])
-def test_a_run_that_dies_half_way_leaves_nothing(tiny_set, tmp_path, monkeypatch, error):
-    original, saved = Image.Image.save, []
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), 1, "error: {}: No space left on device\n"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
+    ids=["disk full", "Ctrl-C"],
+)
+def test_a_run_that_dies_half_way_leaves_nothing(tiny_set, call, tmp_path, monkeypatch, error, code, message):
+    original, saved, folder = synthetic.to_tiff, [], tmp_path / "a" / "b" / "killed"
 
-    def fail_at_the_fourth(image, path, *args, **options):
-        saved.append(path)
-        assert not (tmp_path / "killed").exists(), "half a set under the final name"
+    def fail_at_the_fourth(pixels):
+        saved.append(pixels)
+        assert not folder.exists(), "half a set under the final name"
         if len(saved) == 4:
             raise error
-        original(image, path, *args, **options)
+        return original(pixels)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Image.Image, "save", fail_at_the_fourth)
-        with pytest.raises(type(error)):
-            write_patients(tmp_path / "killed", 3, 1)
+        patch.setattr(synthetic, "to_tiff", fail_at_the_fourth)
+        found, _, err = call("make_phantoms", folder, "--patients", 3)
+        assert found == code and message.format(folder) in err
     assert len(saved) == 4 and sorted(path.name for path in tmp_path.iterdir()) == ["set"]
-    assert write_patients(tmp_path / "killed", 3, 1)
+    assert write_patients(folder, 3, 1)
+
+
+def test_a_disk_that_is_full_or_read_only_is_one_message(tiny_set, call, tmp_path, monkeypatch):
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for limit in (0, 50, 300):  # bytes of a file: in the first image, in an image, in README.txt
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+        try:
+            code, _, err = call("make_phantoms", tmp_path / "new")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert (code, err) == (1, f"error: {tmp_path / 'new'}: File too large\n")
+    monkeypatch.setattr(os, "mkdir", lambda path, *_: fail(OSError(errno.EROFS, "Read-only file system", str(path))))
+    code, _, err = call("make_phantoms", tmp_path / "new")
+    assert (code, err) == (1, f"error: {tmp_path / 'new'}: Read-only file system\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
+
+
+def fail(error: BaseException) -> None:
+    raise error
 
 
 def test_command_line(tiny_set, call, tmp_path):

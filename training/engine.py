@@ -1,6 +1,7 @@
 """The only loops over batches. Everything that trains or scores a network calls them."""
 
 import functools
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -70,7 +71,7 @@ class Tally:
         return Counts(*distributed.add_up(every).cpu().numpy().T)
 
     def summarise(self, patients: Sequence[str]) -> tuple[dict[str, float], Counts]:
-        """Return the loss (mean over slices) with the metrics of metrics.summarise, and the counts behind them."""
+        """Return the metrics as of `train_one_epoch`, and the counts behind them."""
         sizes = torch.tensor([len(rows) for rows in self.rows], dtype=torch.float64)
         total = (torch.stack(self.losses).double().cpu() * sizes).sum()
         if distributed.world() > 1:
@@ -99,7 +100,7 @@ def train_one_epoch(
     Args:
         stop: asked after each step whether to stop.
 
-    Returns: loss (mean over slices) and the metrics of metrics.summarise.
+    Returns: loss (mean over batches, weighted by their slices) and the metrics of metrics.summarise.
     Raises: Interrupted when `stop` says so; UserError when the loss is no longer finite, naming the batch and its
         patients.
     """
@@ -192,7 +193,8 @@ def predict(model: nn.Module, images: torch.Tensor, batch_size: int, hardware: H
 
 def _progress(batches: Sequence[torch.Tensor], title: str, tally: Tally) -> Iterator[torch.Tensor]:
     """Yield the batches behind a progress bar with loss and IoU; silent off a terminal."""
-    quiet = True if distributed.rank() else None  # None: tqdm looks for a terminal
+    none = sys.stderr is None or sys.stderr.closed
+    quiet = True if none or distributed.rank() else None  # None: tqdm looks for a terminal
     bar = tqdm(batches, title, leave=False, disable=quiet, unit="batch", dynamic_ncols=True)
     shown = time.monotonic()
     for batch in bar:
