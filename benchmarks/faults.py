@@ -4,27 +4,22 @@
 
 Runs the scripts on a few tiny slices in a temporary folder, each in a forked process: killed before each of its file
 operations, and half-way through what it writes; with limits on the size of a file, as on a full disk; killed at random
-times. Then damages every file that is read back (faults_reading.py). Prints one table; exit code 1 if anything is wrong.
+times. Then damages every file that is read back (faults_reading.py). Prints a table; exit code 1 if anything is wrong.
 """
 
 import argparse
-import builtins
 import contextlib
 import functools
 import hashlib
 import importlib
-import io
 import json
 import multiprocessing
 import os
 import random
-import resource
 import shutil
 import signal
 import sys
 import tempfile
-import threading
-import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
@@ -38,20 +33,19 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 import cross_validate
-import download_data
-import export_model
-import process_models
-import test_model
+import download_data  # noqa: F401, this and the next two: imported before the forks
+import export_model  # noqa: F401
+import process_models  # noqa: F401
+import test_model  # noqa: F401
 import train_model
 from benchmarks import faults_reading
+from benchmarks.faults_process import Watch, forked, limit_files
 from dataset import published
 from reporting import panels
 from scans.scan import file_ending
 from storage.run_folder import RunFolder
 from utils import TEMPORARY, run_script
 
-OPERATIONS = ("replace", "rename", "remove", "unlink", "mkdir", "rmdir", "symlink", "fsync", "truncate")  # of `os`
-WRITES = (1, 4, 16, 64, 256, 1024)  # that count, of those of a file; a checkpoint has a thousand
 PATIENTS, SLICES = 4, 2
 USER_FILES = [
     f"{folder}/{name}"
@@ -93,45 +87,8 @@ KILLED = ("train", "train --keep 1", "train --overwrite", "process", "test", "ex
 LIMITED = ("train", "train --resume", "process", "test")
 
 
-# --- Processes and faults --------------------------------------------------------------------------------------
-
-
-def forked(folder: Path, work: Callable[[], Any], kill_after: float = 0) -> tuple[int, str]:
-    """Do some work in a forked process in this folder. Returns its exit code, -9 if it was killed, and its output."""
-    reader, writer = os.pipe()
-    if not (child := os.fork()):
-        os.close(reader)
-        code = 70
-        try:
-            os.chdir(folder)
-            os.dup2(writer, 1)
-            os.dup2(writer, 2)
-            sys.stdout, sys.stderr = (open(number, "w", buffering=1, closefd=False) for number in (1, 2))
-            sys.dont_write_bytecode = True
-            work()
-            code = 0
-        except SystemExit as stop:
-            code = stop.code if isinstance(stop.code, int) else 1
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            sys.stdout.flush()
-            os._exit(code)
-    os.close(writer)
-    timer = threading.Timer(kill_after, os.kill, (child, signal.SIGKILL)) if kill_after else None
-    if timer:
-        timer.start()
-    with open(reader, errors="replace") as output:
-        text = output.read()
-    status = os.waitpid(child, 0)[1]
-    if timer:
-        timer.cancel()
-        timer.join()
-    return os.waitstatus_to_exitcode(status), text
-
-
 def call(command: Iterable[str], fault: Callable[[], None] = lambda: None) -> None:
-    """Run a script in this process: without clocks, so that all its files are the same each time, and without drawing."""
+    """Run a script in this process: without clocks, so that its files are the same each time, and without drawing."""
     script, *arguments = command
     torch.set_num_threads(1)
     train_model.time = SimpleNamespace(monotonic=lambda: 0.0)
@@ -145,55 +102,6 @@ def call(command: Iterable[str], fault: Callable[[], None] = lambda: None) -> No
         published.PATIENTS_FILE = Path("../patients.csv").resolve()
     fault()
     run_script(lambda: importlib.import_module(script).main(arguments))
-
-
-class Watch:
-    """Counts the file operations of this process, and kills it at one of them; 0 only counts."""
-
-    def __init__(self, at: int):
-        self.at, self.count = at, 0
-
-    def __call__(self) -> None:
-        for name in OPERATIONS:
-            setattr(os, name, self.watched(getattr(os, name)))
-        builtins.open = io.open = functools.partial(self.open, io.open)
-
-    def watched(self, function: Callable) -> Callable:
-        def counted(*arguments: Any, **options: Any) -> Any:
-            self.step(f"{function.__name__} {arguments}")
-            return function(*arguments, **options)
-
-        return counted
-
-    def open(self, original: Callable, path: Any, mode: str = "r", *arguments: Any, **options: Any) -> Any:
-        if isinstance(path, int) or not set(mode) & set("wax+"):
-            return original(path, mode, *arguments, **options)
-        self.step(f"open {path}")
-        file = original(path, mode, *arguments, **options)
-        write, calls = file.write, 0
-
-        def counted(content: Any) -> int:
-            nonlocal calls
-            calls += 1
-            if calls in WRITES:
-                self.step(f"write {path}", lambda: (write(content[: len(content) // 2]), file.flush()))
-            return write(content)
-
-        file.write = counted
-        return file
-
-    def step(self, what: str, half: Callable[[], Any] = lambda: None) -> None:
-        self.count += 1
-        if self.count == self.at:
-            half()
-            os.write(2, f"killed at {what}\n".encode())
-            os.kill(os.getpid(), signal.SIGKILL)
-
-
-def limit_files(size: int) -> None:
-    """Let no file of this process grow beyond `size` bytes, as on a full disk."""
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 
 # --- Folders ---------------------------------------------------------------------------------------------------
