@@ -175,9 +175,7 @@ def choose_hardware(device: str = "auto", precision: str = "auto") -> Hardware:
         chosen = torch.empty(1, device=torch.device(device)).device  # with its index: cuda -> cuda:0
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise UserError(
-            f"--device {device}: cannot be used here ({reason}). Leave the option out to let the program choose."
-        ) from None
+        raise UserError(f"--device {device}: cannot be used here ({reason}). Leave the option out.") from None
     return Hardware(chosen, bf16=precision == "bf16" or (precision == "auto" and computes_bf16(chosen)))
 
 

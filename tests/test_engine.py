@@ -1,5 +1,8 @@
 """The engine against the same computation written naively."""
 
+import io
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -159,3 +162,13 @@ def test_cuda_agrees_with_cpu(slices):
     exact, _ = evaluate(small_net(), slices, 8, bce, CPU)
     there, _ = evaluate(small_net().to(device), slices.to(device), 8, bce, Hardware(device, bf16=False))
     assert there["loss"] == pytest.approx(exact["loss"], rel=1e-3)
+
+
+@pytest.mark.parametrize("closed", [False, True])
+def test_no_progress_bar_without_standard_error(slices, monkeypatch, closed):
+    stream = io.StringIO() if closed else None  # None: pythonw, or 2>&-
+    if closed:
+        stream.close()
+    monkeypatch.setattr(sys, "stderr", stream)
+    metrics, _ = evaluate(small_net(), slices, 8, bce, CPU)
+    assert 0 <= metrics["iou"] <= 1
