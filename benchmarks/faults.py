@@ -248,7 +248,8 @@ def kill_at_random(home: Path, kills: int, seed: int) -> Counter:
     last = RunFolder(case / "run").newest_epoch() + 1
     whole = case / "without"
     whole.mkdir()
-    forked(case, lambda: call(("train_model", "--run", "run", "--resume", "--epochs", str(last))))
+    resume = ("train_model", "--run", "run", "--resume", "--epochs", str(last))
+    forked(case, lambda: call(resume if known else train(epochs=last)))
     forked(whole, lambda: call((*train(epochs=last), "--data", "../../patients")))
     same = [torch.load(each / "run" / "models" / f"epoch_{last}.pt")["weights"] for each in (case, whole)]
     equal = all(torch.equal(one, other) for one, other in zip(*(weights.values() for weights in same), strict=True))
