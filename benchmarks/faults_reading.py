@@ -8,6 +8,7 @@ import os
 import pickle
 import random
 import resource
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -89,6 +90,7 @@ READERS = {
 
 def damage(run: Path, name: str, count: int, seed: int) -> Counter:
     """Cut a file of a run at random places and flip random bits, and read it each time."""
+    run = shutil.copytree(run, run.with_name(f"run {name.replace('/', ' ')}"))  # others are damaged at the same time
     chance, counts, path = random.Random(f"{seed} {name}"), Counter(), run / name
     content, good = path.read_bytes(), plain(READERS[name](path))
     for number in range(count):
@@ -109,7 +111,6 @@ def damage(run: Path, name: str, count: int, seed: int) -> Counter:
         except Exception as error:
             counts["tracebacks"] += 1
             print(f"{name}, damage {number}: {type(error).__name__}: {error}")
-    path.write_bytes(content)
     return counts
 
 

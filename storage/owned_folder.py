@@ -131,7 +131,10 @@ class OwnedFolder:
             content = json.loads(path.read_text(encoding="utf-8"))
             if content["format"] != FORMAT:
                 raise ValueError(f"format {content['format']}")
-            return content["files"]
+            files = content["files"]
+            if not isinstance(files, dict) or not all(isinstance(digests, list) for digests in files.values()):
+                raise ValueError("it is no list of files")
+            return files
         except FileNotFoundError:
             return {}
         except (OSError, ValueError, KeyError, TypeError) as error:
