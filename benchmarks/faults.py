@@ -1,208 +1,330 @@
-"""Kill, fill, cut and falsify: does a run survive, and is a damaged file ever taken for a good one?
+"""Kill, fill, cut and falsify: is anything lost, taken for what it is not, or a traceback; is a user's file touched?
 
-    python -m benchmarks.faults [--kills 50] [--damages 200] [--seed 0]
+    python -m benchmarks.faults [--every 1] [--limits 30] [--kills 200] [--damages 1500] [--scans 2000] [--jobs 2]
 
-Trains a tiny network on a few synthetic slices in a temporary folder. Prints counts; exit code 1 if anything was lost
-or accepted that should not be.
+Runs the scripts on a few tiny slices in a temporary folder, each in a forked process: killed before each of its file
+operations, and half-way through what it writes; with limits on the size of a file, as on a full disk; killed at random
+times. Then damages every file that is read back (faults_reading.py). Prints a table; exit code 1 if anything is wrong.
 """
 
 import argparse
 import contextlib
+import functools
+import hashlib
+import importlib
+import json
+import multiprocessing
 import os
-import pickle
 import random
-import resource
+import shutil
 import signal
-import subprocess
 import sys
 import tempfile
-import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from matplotlib.figure import Figure
+from PIL import Image
 
-from dataset.synthetic import write_patients
-from storage import checkpoints
+import cross_validate
+import download_data  # noqa: F401, this and the next two: imported before the forks
+import export_model  # noqa: F401
+import process_models  # noqa: F401
+import test_model  # noqa: F401
+import train_model
+from benchmarks import faults_reading
+from benchmarks.faults_process import Watch, forked, limit_files
+from dataset import published
+from reporting import panels
+from scans.scan import file_ending
 from storage.run_folder import RunFolder
-from utils import UserError
+from utils import TEMPORARY, run_script
 
-ROOT = Path(__file__).parents[1]
-SLICES = range(8, 11)  # of each patient
-EPOCHS = 100_000  # more than any run here reaches
-SMALL_DISK = 100_000  # bytes that a file may have: less than a checkpoint of this network, more than its tables
-
-
-def write_few_slices(folder: Path) -> None:
-    write_patients(folder, patients=4, seed=0)
-    for path in folder.glob("*/*.tif"):
-        if int(path.name.split("_")[4].removesuffix(".tif")) not in SLICES:
-            path.unlink()
+PATIENTS, SLICES = 4, 2
+USER_FILES = [
+    f"{folder}/{name}"
+    for folder in ("run", "run/models", "run/plots", "run/export", "run/previous", "run/fold_1", "run/fold_1/models")
+    for name in ("mine.txt", "best.bin", ".mine.1.tmp")
+]
+BAD = ("lost", "accepted wrongly", "tracebacks", "user's files touched")
+COLUMNS = ("faults", "went on", "one message", *BAD)
+TINY = ("--data", "../patients", "--device", "cpu", "--width", "1", "--batch-size", "4")
 
 
-def start(run: RunFolder, *options: object, **process) -> subprocess.Popen:
-    command = [sys.executable, "train_model.py", "--run", run, "--device", "cpu", *options]
-    if "--resume" not in options:
-        command += ["--width", 2, "--batch-size", 2]
-    process |= {"cwd": ROOT, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen(list(map(str, command)), **process)
+class Scenario(NamedTuple):
+    """A command, and those that prepare the folder `run` for it; paths are relative to the folder of a case."""
+
+    command: tuple[str, ...]
+    before: tuple[tuple[str, ...], ...] = ()
+    replaces: bool = False  # the run that is there, once a new epoch is finished
 
 
-def kill_in_training(process: subprocess.Popen, run: RunFolder, chance: random.Random) -> bool:
-    """Send SIGKILL: half of the times after a random while, else as soon as a file is being written.
+def train(*options: str, epochs: int = 2) -> tuple[str, ...]:
+    return ("train_model", "--run", "run", *TINY, "--epochs", str(epochs), *options)
 
-    Returns: whether a file was being written.
+
+PROCESS = ("process_models", "--run", "run")
+TEST = ("test_model", "--run", "run", "--device", "cpu")
+EXPORT = ("export_model", "--run", "run", "--formats", "safetensors", "torch_export")
+SCENARIOS = {
+    "train": Scenario(train()),
+    "train --keep 1": Scenario(train("--keep", "1", epochs=3)),
+    "train --overwrite": Scenario(train("--overwrite", "--seed", "2"), (train(), PROCESS), replaces=True),
+    "train --resume": Scenario(("train_model", "--run", "run", "--resume", "--epochs", "2"), (train(epochs=1),)),
+    "process": Scenario(PROCESS, (train(),)),
+    "test": Scenario(TEST, (train(), PROCESS)),
+    "export": Scenario(EXPORT, (train(),)),
+    "download": Scenario(("download_data", "--from", "../archive.zip", "--out", "run/kaggle_3m")),
+    "cross-validation": Scenario(("cross_validate", "--folds", "2", "--run", "run", *TINY, "--epochs", "1")),
+}
+KILLED = ("train", "train --keep 1", "train --overwrite", "process", "test", "export", "download", "cross-validation")
+LIMITED = ("train", "train --resume", "process", "test")
+
+
+def call(command: Iterable[str], fault: Callable[[], None] = lambda: None) -> None:
+    """Run a script in this process: without clocks, so that its files are the same each time, and without drawing."""
+    script, *arguments = command
+    torch.set_num_threads(1)
+    train_model.time = SimpleNamespace(monotonic=lambda: 0.0)
+    train_model.peak_memory = lambda device: 0
+    panels.draw_panel = lambda *_: Figure()
+    Figure.savefig = lambda figure, file, format, **options: file.write("<svg/>" if format == "svg" else b"drawing")
+    cross_validate.call_script = lambda name, *given: importlib.import_module(name.removesuffix(".py")).main(
+        [str(argument) for argument in given]
+    )
+    if script == "download_data":
+        published.PATIENTS_FILE = Path("../patients.csv").resolve()
+    fault()
+    run_script(lambda: importlib.import_module(script).main(arguments))
+
+
+# --- Folders ---------------------------------------------------------------------------------------------------
+
+
+def write_data(home: Path) -> None:
+    """Write a few patients of noise with a rectangle of tumour, a zip of them, and the list that describes them."""
+    random_numbers = np.random.default_rng(0)
+    for patient in (f"SYNTH_T_{number}" for number in range(PATIENTS)):
+        folder = home / "patients" / patient
+        folder.mkdir(parents=True)
+        for number in range(SLICES):
+            image = random_numbers.integers(0, 60, (256, 256, 3), dtype=np.uint8)
+            mask = np.zeros((256, 256), np.uint8)
+            mask[60:120, 80:150] = 255 * (number > 0)
+            image[mask > 0] += 150
+            Image.fromarray(image).save(folder / f"{patient}_{number}.tif")
+            Image.fromarray(mask).save(folder / f"{patient}_{number}_mask.tif")
+    rows = [f"SYNTH_T_{number},{SLICES},{int(number < 3)}\n" for number in range(PATIENTS)]
+    (home / "patients.csv").write_text("patient,slices,in_subset\n" + "".join(rows))
+    shutil.make_archive(str(home / "archive"), "zip", home, "patients")
+
+
+def prepare(home: Path, name: str) -> tuple[Path, dict[str, str], int]:
+    """Return the folder before a scenario, made when first needed; the files after it without a fault; operations."""
+    template, result = home / f"{name} before", home / f"{name} after.json"
+    if not result.exists():
+        for file in USER_FILES:
+            (template / file).parent.mkdir(parents=True, exist_ok=True)
+            (template / file).write_text(f"work of the user in {file}")
+        run_all(template, *SCENARIOS[name].before)
+        case, watch = copy(template, home), Watch(0)
+
+        def count() -> None:
+            call(SCENARIOS[name].command, watch)
+            print("operations", watch.count, *sys.modules)
+
+        code, text = forked(case, count)
+        if code:
+            sys.exit(f"{name} failed without any fault\n{text}")
+        operations, *modules = text.partition("\noperations ")[2].split()
+        for module in modules:  # so that no later process has to import what the scripts import on the way
+            with contextlib.suppress(Exception):
+                importlib.import_module(module)
+        result.write_text(json.dumps([contents(case), int(operations)]))
+    return template, *json.loads(result.read_text())
+
+
+def run_all(folder: Path, *commands: tuple[str, ...]) -> None:
+    folder.mkdir(exist_ok=True)
+    for command in commands:
+        code, text = forked(folder, lambda command=command: call(command))
+        if code:
+            sys.exit(f"{command} failed\n{text}")
+
+
+def copy(template: Path, home: Path) -> Path:
+    case = home / f"case {os.getpid()}"
+    shutil.rmtree(case, ignore_errors=True)
+    shutil.copytree(template, case)
+    return case
+
+
+def contents(case: Path) -> dict[str, str]:
+    """Return the digest of every file, without locks.
+
+    Of a manifest only the names count, since it may remember an earlier try; of a checkpoint its tensors and values,
+    since their pickle depends on which of them are one object.
     """
-    if not any("seconds" in line for line in process.stdout):  # the head of the table: training begins
-        sys.exit(f"training did not start, exit code {process.wait()}")
-    deadline = time.monotonic() + chance.uniform(0, 1.5)
-    in_write = chance.random() < 0.5
-    while time.monotonic() < deadline and not (in_write and list(run.models.glob(".*.tmp"))):
-        time.sleep(0.0005)
-    process.kill()
-    process.communicate()
-    return bool(list(run.models.glob(".*.tmp")))
+    found = {}
+    for path in sorted(path for path in case.rglob("*") if path.is_file() and not path.name.endswith("lock")):
+        content = path.read_bytes()
+        if path.name == "manifest.json":
+            content = json.dumps(sorted(json.loads(content)["files"])).encode()
+        elif path.suffix == ".pt":
+            content = repr(faults_reading.plain(torch.load(path, weights_only=True))).encode()
+        found[path.relative_to(case).as_posix()] = hashlib.sha256(content).hexdigest()
+    return found
 
 
-def read(path: Path) -> dict | None:
-    """Return the content of a checkpoint, None if it is refused."""
-    with contextlib.suppress(UserError):
-        return checkpoints.read_checkpoint(path)
+def epochs(found: dict[str, str]) -> set[str]:
+    return {digest for name, digest in found.items() if Path(name).match("epoch_[0-9]*.pt")}
 
 
-def same_weights(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+# --- Campaigns -------------------------------------------------------------------------------------------------
 
 
-def is_sound(run: RunFolder, known: dict[int, dict]) -> bool:
-    """Return whether every checkpoint can be read, and none of the known ones has changed; adds new ones."""
-    for epoch, path in run.checkpoints().items():
-        weights = checkpoints.read_checkpoint(path)["weights"]
-        if not same_weights(known.setdefault(epoch, weights), weights):
-            return False
-    return True
+def strike(home: Path, name: str, fault: Callable[[], None]) -> Counter:
+    """Let a fault happen in a scenario, then call the command again; with --resume where its message says so."""
+    scenario = SCENARIOS[name]
+    template, expected, _ = prepare(home, name)
+    case, before = copy(template, home), contents(template)
+    code, text = forked(case, lambda: call(scenario.command, fault))
+    after = contents(case)
+    first, count = text.strip().rpartition("\n")[2], Counter(faults=1)
+    clear = code in (0, -signal.SIGKILL) or (code == 1 and text.count("error: ") == 1)
+    new_epoch = bool(epochs(after) - epochs(before))
+    count["lost"] += not (epochs(before) <= epochs(after) or (scenario.replaces and new_epoch))
+
+    code, text = forked(case, lambda: call(scenario.command))
+    if code == 2 and "--resume" in text:
+        code, text = forked(case, lambda: call(("train_model", "--run", "run", "--resume")))
+    end = contents(case)
+    clear = clear and (code == 0 or (code in (1, 2) and text.count("error: ") == 1))
+    count["went on"] += code == 0 and end == expected
+    count["one message"] += code != 0 and clear
+    count["lost"] += code == 0 and end != expected
+    count["tracebacks"] += not clear
+    count["user's files touched"] += any(each.get(file) != before[file] for file in USER_FILES for each in (after, end))
+    if count["went on"] != 1 or any(count[kind] for kind in BAD):
+        differs = sorted(file for file in end.keys() | expected.keys() if end.get(file) != expected.get(file))
+        print(
+            f"{name}: {first}\n  then exit code {code}: {text.strip()[-600:]}\n  {dict(count)} {differs[:8]}",
+            flush=True,
+        )
+    return count
 
 
-def campaign_of_kills(folder: Path, run: RunFolder, whole: RunFolder, kills: int, chance: random.Random) -> bool:
-    def begin_or_resume(epochs: int) -> subprocess.Popen:
-        options = ["--resume"] if run.newest_epoch() else ["--data", folder, "--overwrite"]
-        return start(run, *options, "--epochs", epochs)
-
-    known, in_writes, reached, lost = {}, 0, 0, 0
-    for kill in range(1, kills + 1):
-        in_writes += kill_in_training(begin_or_resume(EPOCHS), run, chance)
-        lost += run.newest_epoch() < reached or not is_sound(run, known)
-        reached = max(reached, run.newest_epoch())
-        print(f"kill {kill} of {kills}, epoch {reached}", end="\r" if kill < kills else "\n", flush=True)
-    last = reached + 2
-    begin_or_resume(last).communicate()
-    start(whole, "--data", folder, "--epochs", last).communicate()
-    same = same_weights(*(checkpoints.read_checkpoint(each.checkpoint(last))["weights"] for each in (run, whole)))
-    print(
-        f"{kills} SIGKILLs, {in_writes} of them while a file was being written; epoch {last} reached, "
-        f"{lost} times anything lost; final weights {'equal bit for bit' if same else 'DIFFER from'} those of a run "
-        "without interruption"
-    )
-    return lost == 0 and same
+def kill_at(home: Path, name: str, operation: int) -> Counter:
+    return strike(home, name, Watch(operation))
 
 
-def refuses_to_write(run: RunFolder, title: str, message: str, **process) -> bool:
-    """Train two more epochs where nothing can be written: it must end with one message and keep what there is."""
-    before = run.newest_epoch()
-    training = start(run, "--resume", "--epochs", before + 2, **process)
-    output = training.communicate()[0]
-    sound = training.returncode == 1 and message in output and "Traceback" not in output
-    sound = sound and run.newest_epoch() == before and is_sound(run, {})
-    kept = "kept" if sound else "LOST"
-    print(f"{title}: exit code {training.returncode}, epoch {before} {kept}: {output.splitlines()[-1]}")
-    return sound
+def fill_disk(home: Path, name: str, size: int) -> Counter:
+    return strike(home, name, functools.partial(limit_files, size))
 
 
-def full_disk(run: RunFolder) -> bool:
-    def no_space() -> None:
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (SMALL_DISK, SMALL_DISK))
-
-    return refuses_to_write(run, "disk full", "could not be written", preexec_fn=no_space)
-
-
-def read_only(run: RunFolder) -> bool:
-    root = os.geteuid() == 0  # who may write wherever the mode forbids it
-    off, on = (["chattr", "+i"], ["chattr", "-i"]) if root else (["chmod", "500"], ["chmod", "700"])
-    if subprocess.run([*off, run.models], capture_output=True).returncode:
-        print("read-only: not tried, root may write everywhere here")
-        return True
-    try:
-        return refuses_to_write(run, "read-only", "error: ")
-    finally:
-        subprocess.run([*on, run.models], check=True)
-
-
-def damages(path: Path, copy: Path, count: int, chance: random.Random) -> bool:
-    """Cut a checkpoint at random places and flip random bits: each must be refused, or change nothing that is read."""
-    content, good = path.read_bytes(), checkpoints.read_checkpoint(path)
-    weights = good.pop("weights")
-    refused = harmless = 0
-    for number in range(count):
-        broken = bytearray(content)
-        if number % 2:
-            broken[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
-        else:
-            del broken[chance.randrange(len(content)) :]
-        copy.write_bytes(broken)
-        found = read(copy)
-        refused += found is None
-        harmless += found is not None and same_weights(found.pop("weights"), weights) and found == good
-    accepted = count - refused - harmless
-    print(
-        f"{count} cuts and bit flips: {refused} refused, {harmless} between the members (nothing read differs), "
-        f"{accepted} accepted with other content"
-    )
-    return accepted == 0
+def kill_at_random(home: Path, kills: int, seed: int) -> Counter:
+    """Kill one training again and again; the weights after it must be those of a training without interruption."""
+    chance, count, known = random.Random(seed), Counter(faults=kills), {}
+    case = home / f"random {seed}"
+    (case / "run").mkdir(parents=True)
+    (case / "run" / "mine.txt").write_text("mine")
+    for _ in range(kills):
+        resume = ("train_model", "--run", "run", "--resume", "--epochs", "100000")
+        command = resume if epochs(contents(case)) else train(epochs=100000)
+        code, text = forked(case, lambda command=command: call(command), kill_after=chance.uniform(0.05, 1.5))
+        found = {name: digest for name, digest in contents(case).items() if Path(name).match("epoch_*.pt")}
+        count["tracebacks"] += code != -signal.SIGKILL
+        count["lost"] += bool(known.items() - found.items())
+        count["in a write"] += any(case.rglob(f".*{TEMPORARY}"))
+        known = found
+        if code != -signal.SIGKILL:
+            print(f"random kill: exit code {code}\n{text}")
+    last = RunFolder(case / "run").newest_epoch() + 1
+    whole = case / "without"
+    whole.mkdir()
+    resume = ("train_model", "--run", "run", "--resume", "--epochs", str(last))
+    forked(case, lambda: call(resume if known else train(epochs=last)))
+    forked(whole, lambda: call((*train(epochs=last), "--data", "../../patients")))
+    same = [torch.load(each / "run" / "models" / f"epoch_{last}.pt")["weights"] for each in (case, whole)]
+    equal = all(torch.equal(one, other) for one, other in zip(*(weights.values() for weights in same), strict=True))
+    count["went on"] += kills * equal
+    count["lost"] += not equal
+    count["user's files touched"] += (case / "run" / "mine.txt").read_text() != "mine"
+    return count
 
 
-class Evil:
-    """Makes a folder when it is unpickled."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.folder),)
+def apart(home: Path, work: Callable[..., Counter], *given: Any) -> Counter:
+    """Return what some work in a process of its own counts; a crash counts as a traceback."""
+    code, text = forked(home, lambda: print(json.dumps(work(*given))))
+    *notes, last = text.strip().splitlines() or [""]
+    print("\n".join(notes) if code == 0 else f"{given}: exit code {code}\n{text}", flush=True)
+    return Counter(json.loads(last)) if code == 0 else Counter(faults=1, tracebacks=1)
 
 
-def malicious(home: Path) -> bool:
-    """Read files that would run code when unpickled, in three disguises."""
-    evil = Evil(home / "code was run")
-    files = [home / f"evil_{n}.pt" for n in range(3)]
-    torch.save(evil, files[0])
-    torch.save({"format": checkpoints.FORMAT, "epoch": 1, "weights": evil}, files[1])
-    files[2].write_bytes(pickle.dumps(evil))
-    refused = sum(read(path) is None for path in files)
-    ran = evil.folder.exists()
-    print(f"{len(files)} malicious files: {refused} refused, code {'WAS RUN' if ran else 'never run'}")
-    return refused == len(files) and not ran
-
-
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=50)
-    parser.add_argument("--damages", type=int, default=200)
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="kill at each N-th file operation only")
+    parser.add_argument("--scripts", nargs="+", choices=SCENARIOS, default=list(SCENARIOS), help="(all)")
+    parser.add_argument("--limits", type=int, default=30, help="sizes of a full disk (%(default)s)")
+    parser.add_argument("--kills", type=int, default=200, help="at random times (%(default)s)")
+    parser.add_argument("--damages", type=int, default=1500, help="of files that are read back (%(default)s)")
+    parser.add_argument("--scans", type=int, default=2000, help="mutated (%(default)s)")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes (%(default)s)")
     parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-    chance = random.Random(args.seed)
+    args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as temporary:
-        home, folder = Path(temporary), Path(temporary, "patients")
-        killed, whole = RunFolder(home / "killed"), RunFolder(home / "whole")
-        write_few_slices(folder)
-        sound = {
-            "kills": campaign_of_kills(folder, killed, whole, args.kills, chance),
-            "full disk": full_disk(whole),
-            "read-only folder": read_only(whole),
-            "damaged files": damages(whole.checkpoint(1), home / "damaged.pt", args.damages, chance),
-            "malicious files": malicious(home),
-        }
-    if failed := [name for name, passed in sound.items() if not passed]:
-        sys.exit(f"failed: {', '.join(failed)}")
+        home = Path(temporary)
+        write_data(home)
+        tasks = list(plan(home, args))
+        table: dict[str, Counter] = {}
+        with ProcessPoolExecutor(args.jobs, multiprocessing.get_context("fork")) as pool:
+            for row, count in [(row, pool.submit(work, home, *given)) for row, work, *given in tasks]:
+                table.setdefault(row, Counter()).update(count.result())
+    print(f"{'':32}" + "".join(f"{column:>22}" for column in COLUMNS))
+    for row, count in (table | {"all": sum(table.values(), Counter())}).items():
+        print(f"{row:32}" + "".join(f"{count[column]:22,}" for column in COLUMNS))
+    if any(count[kind] for count in table.values() for kind in BAD):
+        sys.exit("not all is as it should be")
+
+
+def plan(home: Path, args: argparse.Namespace) -> Iterable[tuple]:
+    """Yield (row of the table, function, its arguments)."""
+    for name in (name for name in KILLED if name in args.scripts):
+        for operation in range(1, prepare(home, name)[2] + 1, args.every):
+            yield f"SIGKILL, {name}", kill_at, name, operation
+    for name in (name for name in LIMITED if name in args.scripts and args.limits):
+        prepare(home, name)
+        for size in np.geomspace(100, 2_000_000, args.limits):
+            yield f"full disk, {name}", fill_disk, name, int(size)
+    for seed in range(0, args.kills, 25):
+        yield "SIGKILL at random", kill_at_random, min(25, args.kills - seed), args.seed + seed
+    if args.damages:
+        run = home / "finished" / "run"
+        run_all(run.parent, train(), PROCESS, TEST, EXPORT)
+        yield "malicious checkpoints", apart, faults_reading.malicious, home
+        for number, name in enumerate(faults_reading.READERS):
+            count = (args.damages + number) // len(faults_reading.READERS)
+            yield f"damaged {name}", apart, faults_reading.damage, run, name, count, args.seed
+    if args.scans:
+        faults_reading.write_scans(home / "scans")
+        endings = sorted({file_ending(path) for path in (home / "scans").iterdir()})
+        for number, ending in enumerate(endings):
+            count = (args.scans + number) // len(endings)
+            yield (
+                f"mutated {ending}",
+                apart,
+                faults_reading.read_mutated_scans,
+                home / "scans",
+                ending,
+                count,
+                args.seed,
+            )
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ TINY = {
     "benchmarks.step": "--width 2 --batch-size 2",
     "benchmarks.compare": "--width 2 --repeats 1",
     "benchmarks.growth": "--width 1 --batch-size 1 --steps 1",
-    "benchmarks.faults": "--kills 1 --damages 10",
+    "benchmarks.faults": "--scripts train --every 40 --limits 1 --kills 1 --damages 13 --scans 7",
 }
 # What stands in for a thing of the user's own, or of a run that was not made small
 INSTEAD = {

@@ -1,0 +1,207 @@
+"""Damage files that are read back: each reader must refuse them, or return exactly the same content.
+
+Part of faults.py.
+"""
+
+import contextlib
+import os
+import pickle
+import random
+import resource
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from scans.read import read_scan
+from scans.scan import Source, file_ending
+from scans.volumes import nibabel
+from storage import checkpoints
+from storage.run_folder import RunFolder
+from unet import UNet
+from utils import UserError
+
+MEMORY = 4 * 2**30  # bytes that reading one scan may take beyond what this process has
+
+
+def plain(value: Any) -> Any:
+    """Return nested content with its arrays and tensors as text of their type, shape and bytes."""
+    if isinstance(value, (np.ndarray, torch.Tensor)):
+        array = np.asarray(value)
+        return f"{array.dtype} {array.shape} {array.tobytes().hex()}"
+    if isinstance(value, dict):
+        return {key: plain(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(each) for each in value]
+    return value
+
+
+# --- Files of a run --------------------------------------------------------------------------------------------
+
+
+def restore(path: Path) -> Any:
+    model = UNet(width=1)
+    optimiser = torch.optim.Adam(model.parameters())
+    epoch = checkpoints.restore(RunFolder(path.parents[1]), model, optimiser)
+    return epoch, model.state_dict(), optimiser.state_dict()
+
+
+def load_network(path: Path) -> Any:
+    model, about = checkpoints.load_network(path)
+    return model.state_dict(), about
+
+
+def of_run(read: Callable[[RunFolder], Any]) -> Callable[[Path], Any]:
+    return lambda path: read(RunFolder(path.parent))
+
+
+def read_all(path: Path) -> Any:
+    """Return every file of a run that its manifest vouches for."""
+    run, found = RunFolder(path.parent), {}
+    for name in sorted(file.relative_to(run.path).as_posix() for file in run.path.rglob("*") if file.is_file()):
+        with contextlib.suppress(UserError):
+            found[name] = run.read(name, "")
+    return found
+
+
+READERS = {
+    "models/epoch_1.pt": load_network,
+    "models/epoch_2.pt": lambda path: checkpoints.read_epochs(RunFolder(path.parents[1])).to_dict(),
+    "models/resume.pt": restore,
+    "export/unet.safetensors": load_network,
+    "config.json": of_run(RunFolder.read_config),
+    "manifest.json": read_all,
+    "train.csv": of_run(lambda run: run.read_split_table("train").to_dict()),
+    "validation.csv": of_run(lambda run: run.read_split_table("validation").to_dict()),
+    "test.csv": of_run(lambda run: run.read_split_table("test").to_dict()),
+    "epochs.csv": of_run(lambda run: run.read("epochs.csv", "")),
+    "test_results.csv": of_run(lambda run: {name: each.to_csv() for name, each in run.read_test_tables().items()}),
+    "test_patients.csv": of_run(lambda run: {name: each.to_csv() for name, each in run.read_test_tables().items()}),
+    "test_lesions.csv": of_run(lambda run: {name: each.to_csv() for name, each in run.read_test_tables().items()}),
+    "metrics.json": of_run(RunFolder.read_metrics),
+    "test_predictions.npz": of_run(RunFolder.read_predictions),
+}
+
+
+def damage(run: Path, name: str, count: int, seed: int) -> Counter:
+    """Cut a file of a run at random places and flip random bits, and read it each time."""
+    chance, counts, path = random.Random(f"{seed} {name}"), Counter(), run / name
+    content, good = path.read_bytes(), plain(READERS[name](path))
+    for number in range(count):
+        broken = bytearray(content)
+        if number % 2:
+            broken[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
+        else:
+            del broken[chance.randrange(len(content)) :]
+        path.write_bytes(broken)
+        counts["faults"] += 1
+        try:
+            found = plain(READERS[name](path))
+            # A manifest lists files: of those that it still vouches for, none may have changed
+            same = found.items() <= good.items() if name == "manifest.json" else found == good
+            counts["went on" if same else "accepted wrongly"] += 1
+        except UserError:
+            counts["one message"] += 1
+        except Exception as error:
+            counts["tracebacks"] += 1
+            print(f"{name}, damage {number}: {type(error).__name__}: {error}")
+    path.write_bytes(content)
+    return counts
+
+
+def malicious(home: Path) -> Counter:
+    """Read files that would run code when unpickled, in three disguises."""
+
+    class Evil:
+        def __reduce__(self):
+            return os.mkdir, (str(home / "code was run"),)
+
+    files = [home / f"epoch_{number}.pt" for number in (1, 2, 3)]
+    torch.save(Evil(), files[0])
+    torch.save({"format": checkpoints.FORMAT, "epoch": 1, "weights": Evil()}, files[1])
+    files[2].write_bytes(pickle.dumps(Evil()))
+    counts = Counter(faults=len(files))
+    for path in files:
+        with contextlib.suppress(UserError):
+            checkpoints.read_checkpoint(path)
+            counts["accepted wrongly"] += 1
+    counts["one message"] = len(files) - counts["accepted wrongly"]
+    counts["accepted wrongly"] += (home / "code was run").exists()
+    return counts
+
+
+# --- Scans of anyone -------------------------------------------------------------------------------------------
+
+
+def write_scans(folder: Path) -> None:
+    """Write small scans of the formats and pixel types that are read."""
+    folder.mkdir()
+    grey = np.random.default_rng(0).integers(0, 255, (40, 32), dtype=np.uint8)
+    colour = np.stack([grey, grey[::-1], 255 - grey], axis=2)
+    deep = grey.astype(np.uint16) * 200
+    pixels = {"grey": grey, "colour": colour}
+    for ending in (".png", ".tif", ".jpg", ".bmp"):
+        for name, each in (pixels | ({"deep": deep} if ending in (".png", ".tif") else {})).items():
+            Image.fromarray(each).save(folder / f"{name}{ending}")
+    Image.fromarray(colour).quantize(16).save(folder / "palette.png")
+    Image.fromarray(grey.astype(np.float32)).save(folder / "real.tif")
+    Image.fromarray(colour).save(folder / "packed.tif", compression="tiff_lzw")
+    np.save(folder / "grey.npy", np.stack([grey] * 3))
+    np.save(folder / "colour.npy", np.stack([colour] * 3).astype(np.float32))
+    if nibabel:
+        for ending in (".nii", ".nii.gz"):
+            for name, kind in (("whole", np.int16), ("real", np.float32)):
+                volume = np.stack([grey] * 3, axis=2).astype(kind)
+                nibabel.save(nibabel.Nifti1Image(volume, np.diag([1, 1, 5, 1])), folder / f"{name}{ending}")
+
+
+def mutate(content: bytes, chance: random.Random) -> bytes:
+    """Cut a file, or change, repeat or remove some of its bytes, more often near its beginning."""
+    broken = bytearray(content)
+    for _ in range(chance.choice((1, 1, 2, 8))):
+        at = chance.randrange(min(len(broken), chance.choice((100, 400, len(broken))))) if broken else 0
+        kind = chance.randrange(5)
+        if kind == 0:
+            del broken[at:]
+        elif kind == 1:
+            del broken[at : at + chance.randrange(1, 20)]
+        elif kind == 2:
+            broken[at:at] = broken[at : at + chance.randrange(1, 200)]
+        else:  # a bit, or a number as large or as small as they come
+            value = chance.choice(
+                (b"\xff", b"\x00", b"\x7f\xff\xff\xff", b"\xff\xff\xff\x7f", b"\x80", chance.randbytes(2))
+            )
+            broken[at : at + len(value)] = value
+    return bytes(broken)
+
+
+def read_mutated_scans(scans: Path, ending: str, count: int, seed: int) -> Counter:
+    """Read mutated scans of a format with bounded memory: each must be refused with a message, or be a valid scan."""
+    chance, counts = random.Random(f"{seed} {ending}"), Counter()
+    paths = sorted(path for path in scans.iterdir() if file_ending(path) == ending)
+    originals = [path.read_bytes() for path in paths]
+    path = scans.parent / f"mutated {os.getpid()}{ending}"
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for number in range(count):
+        path.write_bytes(mutate(chance.choice(originals), chance))
+        counts["faults"] += 1
+        scan, problems = read_scan(Source("scan", [path]))
+        memory = [text for text in problems if "MemoryError" in text or "allocate" in text]
+        valid = scan is not None and all(
+            each.dtype == np.uint8 and each.ndim == 3 and each.shape[2] == 3 and each.size for each in scan.slices
+        )
+        if memory or (scan is not None and not valid) or (scan is None and not problems):
+            counts["accepted wrongly"] += 1
+            print(f"scan {number}{ending}: {problems}")
+        else:
+            counts["went on" if valid else "one message"] += 1
+    path.unlink()
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    print(f"{count} mutated {ending}: at most {most / 1024:,.0f} MiB of memory more than before")
+    return counts
