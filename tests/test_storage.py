@@ -18,7 +18,8 @@ from unet import UNet
 from utils import UserError, atomic_write
 
 METRICS = {"training_loss": 0.5, "training_iou": 0.25, "validation_loss": 0.75, "validation_iou": 0.125}
-CONFIG = {"settings": {"width": 2, "bilinear": False, "lr": 1e-3, "precision": "fp32"}, "versions": {"torch": "x"}}
+SETTINGS = {"width": 2, "bilinear": False, "lr": 1e-3, "precision": "fp32"}
+CONFIG = {"settings": SETTINGS, "versions": {"torch": "x"}, "synthetic": True}
 
 
 @pytest.fixture
