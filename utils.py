@@ -288,20 +288,6 @@ def write_text(path: Path, text: str) -> None:
         file.write(text.encode())
 
 
-if os.name == "nt":
-    import msvcrt
-
-    def _lock(file: IO, wait: bool) -> None:
-        file.seek(0)
-        msvcrt.locking(file.fileno(), msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)
-
-else:
-    import fcntl
-
-    def _lock(file: IO, wait: bool) -> None:
-        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
 @contextlib.contextmanager
 def file_lock(path: Path, wait: bool = True) -> Iterator[IO]:
     """Hold a lock for as long as the block lasts; the system releases it when the process ends, however it ends.
@@ -310,7 +296,15 @@ def file_lock(path: Path, wait: bool = True) -> Iterator[IO]:
     """
     with open(path, "a+b") as file:
         try:
-            _lock(file, wait)
+            if os.name == "nt":
+                import msvcrt
+
+                file.seek(0)
+                msvcrt.locking(file.fileno(), msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)
+            else:
+                import fcntl
+
+                fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:  # Windows has another kind
             raise BlockingIOError(*error.args) from None
         yield file
