@@ -9,7 +9,6 @@ times. Then damages every file that is read back (faults_reading.py). Prints a t
 
 import argparse
 import contextlib
-import functools
 import hashlib
 import importlib
 import json
@@ -21,7 +20,7 @@ import signal
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,13 +32,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 import cross_validate
-import download_data  # noqa: F401, this and the next two: imported before the forks
-import export_model  # noqa: F401
-import process_models  # noqa: F401
-import test_model  # noqa: F401
 import train_model
 from benchmarks import faults_reading
-from benchmarks.faults_process import Watch, forked, limit_files
+from benchmarks.faults_process import Limit, Watch, forked
 from dataset import published
 from reporting import panels
 from scans.scan import file_ending
@@ -52,7 +47,7 @@ USER_FILES = [
     for folder in ("run", "run/models", "run/plots", "run/export", "run/previous", "run/fold_1", "run/fold_1/models")
     for name in ("mine.txt", "best.bin", ".mine.1.tmp")
 ]
-BAD = ("lost", "accepted wrongly", "tracebacks", "user's files touched")
+BAD = ("lost", "accepted wrongly", "tracebacks", "touched")  # the last: files of the user
 COLUMNS = ("faults", "went on", "one message", *BAD)
 TINY = ("--data", "../patients", "--device", "cpu", "--width", "1", "--batch-size", "4")
 
@@ -210,22 +205,11 @@ def strike(home: Path, name: str, fault: Callable[[], None]) -> Counter:
     count["one message"] += code != 0 and clear
     count["lost"] += code == 0 and end != expected
     count["tracebacks"] += not clear
-    count["user's files touched"] += any(each.get(file) != before[file] for file in USER_FILES for each in (after, end))
+    count["touched"] += any(each.get(file) != before[file] for file in USER_FILES for each in (after, end))
     if count["went on"] != 1 or any(count[kind] for kind in BAD):
         differs = sorted(file for file in end.keys() | expected.keys() if end.get(file) != expected.get(file))
-        print(
-            f"{name}: {first}\n  then exit code {code}: {text.strip()[-600:]}\n  {dict(count)} {differs[:8]}",
-            flush=True,
-        )
+        print(f"{name}, {fault}: {first}\n  {differs[:8]} {dict(count)}, exit code {code}\n{text[-600:]}", flush=True)
     return count
-
-
-def kill_at(home: Path, name: str, operation: int) -> Counter:
-    return strike(home, name, Watch(operation))
-
-
-def fill_disk(home: Path, name: str, size: int) -> Counter:
-    return strike(home, name, functools.partial(limit_files, size))
 
 
 def kill_at_random(home: Path, kills: int, seed: int) -> Counter:
@@ -255,7 +239,7 @@ def kill_at_random(home: Path, kills: int, seed: int) -> Counter:
     equal = all(torch.equal(one, other) for one, other in zip(*(weights.values() for weights in same), strict=True))
     count["went on"] += kills * equal
     count["lost"] += not equal
-    count["user's files touched"] += (case / "run" / "mine.txt").read_text() != "mine"
+    count["touched"] += (case / "run" / "mine.txt").read_text() != "mine"
     return count
 
 
@@ -286,9 +270,10 @@ def main(argv: list[str] | None = None) -> None:
         with ProcessPoolExecutor(args.jobs, multiprocessing.get_context("fork")) as pool:
             for row, count in [(row, pool.submit(work, home, *given)) for row, work, *given in tasks]:
                 table.setdefault(row, Counter()).update(count.result())
-    print(f"{'':32}" + "".join(f"{column:>22}" for column in COLUMNS))
+                print(f"{sum(count['faults'] for count in table.values())} faults", end="\r", flush=True)
+    print(f"{'':30}" + "".join(f"{column:>18}" for column in COLUMNS))
     for row, count in (table | {"all": sum(table.values(), Counter())}).items():
-        print(f"{row:32}" + "".join(f"{count[column]:22,}" for column in COLUMNS))
+        print(f"{row:30}" + "".join(f"{count[column]:18,}" for column in COLUMNS))
     if any(count[kind] for count in table.values() for kind in BAD):
         sys.exit("not all is as it should be")
 
@@ -297,34 +282,27 @@ def plan(home: Path, args: argparse.Namespace) -> Iterable[tuple]:
     """Yield (row of the table, function, its arguments)."""
     for name in (name for name in KILLED if name in args.scripts):
         for operation in range(1, prepare(home, name)[2] + 1, args.every):
-            yield f"SIGKILL, {name}", kill_at, name, operation
+            yield f"SIGKILL, {name}", strike, name, Watch(operation)
     for name in (name for name in LIMITED if name in args.scripts and args.limits):
         prepare(home, name)
         for size in np.geomspace(100, 2_000_000, args.limits):
-            yield f"full disk, {name}", fill_disk, name, int(size)
+            yield f"full disk, {name}", strike, name, Limit(int(size))
     for seed in range(0, args.kills, 25):
         yield "SIGKILL at random", kill_at_random, min(25, args.kills - seed), args.seed + seed
     if args.damages:
         run = home / "finished" / "run"
         run_all(run.parent, train(), PROCESS, TEST, EXPORT)
-        yield "malicious checkpoints", apart, faults_reading.malicious, home
-        for number, name in enumerate(faults_reading.READERS):
-            count = (args.damages + number) // len(faults_reading.READERS)
+        for name, count in share(args.damages, faults_reading.READERS):
             yield f"damaged {name}", apart, faults_reading.damage, run, name, count, args.seed
     if args.scans:
-        faults_reading.write_scans(home / "scans")
-        endings = sorted({file_ending(path) for path in (home / "scans").iterdir()})
-        for number, ending in enumerate(endings):
-            count = (args.scans + number) // len(endings)
-            yield (
-                f"mutated {ending}",
-                apart,
-                faults_reading.read_mutated_scans,
-                home / "scans",
-                ending,
-                count,
-                args.seed,
-            )
+        scans = faults_reading.write_scans(home / "scans")
+        for ending, count in share(args.scans, sorted({file_ending(path) for path in scans})):
+            yield f"mutated {ending}", apart, faults_reading.read_mutated, scans, ending, count, args.seed
+
+
+def share(total: int, names: Collection[str]) -> Iterable[tuple[str, int]]:
+    """Yield each name with its share of the total."""
+    return ((name, (total + number) // len(names)) for number, name in enumerate(names))
 
 
 if __name__ == "__main__":

@@ -7,9 +7,10 @@ import os
 import resource
 import signal
 import sys
-import threading
+import time
 import traceback
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,23 +41,20 @@ def forked(folder: Path, work: Callable[[], Any], kill_after: float = 0) -> tupl
             sys.stdout.flush()
             os._exit(code)
     os.close(writer)
-    timer = threading.Timer(kill_after, os.kill, (child, signal.SIGKILL)) if kill_after else None
-    if timer:
-        timer.start()
     with open(reader, errors="replace") as output:
+        if kill_after:
+            time.sleep(kill_after)
+            os.kill(child, signal.SIGKILL)
         text = output.read()
-    status = os.waitpid(child, 0)[1]
-    if timer:
-        timer.cancel()
-        timer.join()
-    return os.waitstatus_to_exitcode(status), text
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), text
 
 
+@dataclass
 class Watch:
     """Counts the file operations of this process, and kills it at one of them; 0 only counts."""
 
-    def __init__(self, at: int):
-        self.at, self.count = at, 0
+    at: int
+    count: int = 0
 
     def __call__(self) -> None:
         for name in OPERATIONS:
@@ -95,7 +93,12 @@ class Watch:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def limit_files(size: int) -> None:
-    """Let no file of this process grow beyond `size` bytes, as on a full disk."""
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+@dataclass
+class Limit:
+    """Lets no file of this process grow beyond `size` bytes, as on a full disk."""
+
+    size: int
+
+    def __call__(self) -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (self.size, self.size))

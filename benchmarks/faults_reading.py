@@ -4,11 +4,13 @@ Part of faults.py.
 """
 
 import contextlib
+import functools
+import gzip
 import os
-import pickle
 import random
 import resource
 import shutil
+import zlib
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -18,11 +20,12 @@ import numpy as np
 import torch
 from PIL import Image
 
+from dataset.split import SPLITS
 from scans.read import read_scan
 from scans.scan import Source, file_ending
 from scans.volumes import nibabel
 from storage import checkpoints
-from storage.run_folder import RunFolder
+from storage.run_folder import TEST_TABLES, RunFolder
 from unet import UNet
 from utils import UserError
 
@@ -30,7 +33,7 @@ MEMORY = 4 * 2**30  # bytes that reading one scan may take beyond what this proc
 
 
 def plain(value: Any) -> Any:
-    """Return nested content with its arrays and tensors as text of their type, shape and bytes."""
+    """Return nested content with its arrays, tensors and tables as text."""
     if isinstance(value, (np.ndarray, torch.Tensor)):
         array = np.asarray(value)
         return f"{array.dtype} {array.shape} {array.tobytes().hex()}"
@@ -38,17 +41,10 @@ def plain(value: Any) -> Any:
         return {key: plain(each) for key, each in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain(each) for each in value]
-    return value
+    return value.to_csv() if hasattr(value, "to_csv") else value
 
 
 # --- Files of a run --------------------------------------------------------------------------------------------
-
-
-def restore(path: Path) -> Any:
-    model = UNet(width=1)
-    optimiser = torch.optim.Adam(model.parameters())
-    epoch = checkpoints.restore(RunFolder(path.parents[1]), model, optimiser)
-    return epoch, model.state_dict(), optimiser.state_dict()
 
 
 def load_network(path: Path) -> Any:
@@ -56,43 +52,42 @@ def load_network(path: Path) -> Any:
     return model.state_dict(), about
 
 
-def of_run(read: Callable[[RunFolder], Any]) -> Callable[[Path], Any]:
-    return lambda path: read(RunFolder(path.parent))
+def restore(run: RunFolder) -> Any:
+    model = UNet(width=1)
+    optimiser = torch.optim.Adam(model.parameters())
+    return checkpoints.restore(run, model, optimiser), model.state_dict(), optimiser.state_dict()
 
 
-def read_all(path: Path) -> Any:
+def read_all(run: RunFolder) -> dict[str, bytes]:
     """Return every file of a run that its manifest vouches for."""
-    run, found = RunFolder(path.parent), {}
-    for name in sorted(file.relative_to(run.path).as_posix() for file in run.path.rglob("*") if file.is_file()):
+    found = {}
+    for path in sorted(path for path in run.path.rglob("*") if path.is_file()):
         with contextlib.suppress(UserError):
-            found[name] = run.read(name, "")
+            found[str(path)] = run.read(path.relative_to(run.path).as_posix(), "")
     return found
 
 
-READERS = {
-    "models/epoch_1.pt": load_network,
-    "models/epoch_2.pt": lambda path: checkpoints.read_epochs(RunFolder(path.parents[1])).to_dict(),
+READERS: dict[str, Callable[[RunFolder], Any]] = {
+    "models/epoch_1.pt": lambda run: load_network(run.checkpoint(1)),
+    "models/epoch_2.pt": checkpoints.read_epochs,
     "models/resume.pt": restore,
-    "export/unet.safetensors": load_network,
-    "config.json": of_run(RunFolder.read_config),
+    "export/unet.safetensors": lambda run: load_network(run.path / "export" / "unet.safetensors"),
+    "config.json": RunFolder.read_config,
     "manifest.json": read_all,
-    "train.csv": of_run(lambda run: run.read_split_table("train").to_dict()),
-    "validation.csv": of_run(lambda run: run.read_split_table("validation").to_dict()),
-    "test.csv": of_run(lambda run: run.read_split_table("test").to_dict()),
-    "epochs.csv": of_run(lambda run: run.read("epochs.csv", "")),
-    "test_results.csv": of_run(lambda run: {name: each.to_csv() for name, each in run.read_test_tables().items()}),
-    "test_patients.csv": of_run(lambda run: {name: each.to_csv() for name, each in run.read_test_tables().items()}),
-    "test_lesions.csv": of_run(lambda run: {name: each.to_csv() for name, each in run.read_test_tables().items()}),
-    "metrics.json": of_run(RunFolder.read_metrics),
-    "test_predictions.npz": of_run(RunFolder.read_predictions),
+    **{f"{split}.csv": functools.partial(RunFolder.read_split_table, split=split) for split in SPLITS},
+    "epochs.csv": lambda run: run.read("epochs.csv", ""),
+    **dict.fromkeys(TEST_TABLES.values(), RunFolder.read_test_tables),
+    "metrics.json": RunFolder.read_metrics,
+    "test_predictions.npz": RunFolder.read_predictions,
 }
 
 
 def damage(run: Path, name: str, count: int, seed: int) -> Counter:
     """Cut a file of a run at random places and flip random bits, and read it each time."""
-    run = shutil.copytree(run, run.with_name(f"run {name.replace('/', ' ')}"))  # others are damaged at the same time
-    chance, counts, path = random.Random(f"{seed} {name}"), Counter(), run / name
-    content, good = path.read_bytes(), plain(READERS[name](path))
+    copy = RunFolder(run.with_name(f"run {name.replace('/', ' ')}"))  # others are damaged at the same time
+    shutil.copytree(run, copy.path)
+    chance, counts, path = random.Random(f"{seed} {name}"), Counter(), copy.path / name
+    content, good = path.read_bytes(), plain(READERS[name](copy))
     for number in range(count):
         broken = bytearray(content)
         if number % 2:
@@ -102,7 +97,7 @@ def damage(run: Path, name: str, count: int, seed: int) -> Counter:
         path.write_bytes(broken)
         counts["faults"] += 1
         try:
-            found = plain(READERS[name](path))
+            found = plain(READERS[name](copy))
             # A manifest lists files: of those that it still vouches for, none may have changed
             same = found.items() <= good.items() if name == "manifest.json" else found == good
             counts["went on" if same else "accepted wrongly"] += 1
@@ -114,32 +109,11 @@ def damage(run: Path, name: str, count: int, seed: int) -> Counter:
     return counts
 
 
-def malicious(home: Path) -> Counter:
-    """Read files that would run code when unpickled, in three disguises."""
-
-    class Evil:
-        def __reduce__(self):
-            return os.mkdir, (str(home / "code was run"),)
-
-    files = [home / f"epoch_{number}.pt" for number in (1, 2, 3)]
-    torch.save(Evil(), files[0])
-    torch.save({"format": checkpoints.FORMAT, "epoch": 1, "weights": Evil()}, files[1])
-    files[2].write_bytes(pickle.dumps(Evil()))
-    counts = Counter(faults=len(files))
-    for path in files:
-        with contextlib.suppress(UserError):
-            checkpoints.read_checkpoint(path)
-            counts["accepted wrongly"] += 1
-    counts["one message"] = len(files) - counts["accepted wrongly"]
-    counts["accepted wrongly"] += (home / "code was run").exists()
-    return counts
-
-
 # --- Scans of anyone -------------------------------------------------------------------------------------------
 
 
-def write_scans(folder: Path) -> None:
-    """Write small scans of the formats and pixel types that are read."""
+def write_scans(folder: Path) -> list[Path]:
+    """Write small scans of the formats and pixel types that are read. Returns their files."""
     folder.mkdir()
     grey = np.random.default_rng(0).integers(0, 255, (40, 32), dtype=np.uint8)
     colour = np.stack([grey, grey[::-1], 255 - grey], axis=2)
@@ -158,6 +132,17 @@ def write_scans(folder: Path) -> None:
             for name, kind in (("whole", np.int16), ("real", np.float32)):
                 volume = np.stack([grey] * 3, axis=2).astype(kind)
                 nibabel.save(nibabel.Nifti1Image(volume, np.diag([1, 1, 5, 1])), folder / f"{name}{ending}")
+    return sorted(folder.iterdir())
+
+
+def with_checksums(content: bytes) -> bytes:
+    """Return a PNG file with the checksum of each chunk put right, so that a change in it reaches the decoder."""
+    at, fixed = 8, content[:8]
+    while at + 12 <= len(content):
+        end = min(at + 8 + int.from_bytes(content[at : at + 4]), len(content))
+        fixed += content[at:end] + zlib.crc32(content[at + 4 : end]).to_bytes(4)
+        at = end + 4
+    return fixed
 
 
 def mutate(content: bytes, chance: random.Random) -> bytes:
@@ -180,17 +165,21 @@ def mutate(content: bytes, chance: random.Random) -> bytes:
     return bytes(broken)
 
 
-def read_mutated_scans(scans: Path, ending: str, count: int, seed: int) -> Counter:
+def read_mutated(scans: list[Path], ending: str, count: int, seed: int) -> Counter:
     """Read mutated scans of a format with bounded memory: each must be refused with a message, or be a valid scan."""
     chance, counts = random.Random(f"{seed} {ending}"), Counter()
-    paths = sorted(path for path in scans.iterdir() if file_ending(path) == ending)
-    originals = [path.read_bytes() for path in paths]
-    path = scans.parent / f"mutated {os.getpid()}{ending}"
+    originals = [path.read_bytes() for path in scans if file_ending(path) == ending]
+    path = scans[0].parent / f"mutated {os.getpid()}{ending}"
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for number in range(count):
-        path.write_bytes(mutate(chance.choice(originals), chance))
+        content = chance.choice(originals)
+        if number % 2 and ending == ".nii.gz":
+            content = gzip.compress(mutate(gzip.decompress(content), chance))
+        else:
+            content = mutate(content, chance)
+        path.write_bytes(with_checksums(content) if number % 2 and ending == ".png" else content)
         counts["faults"] += 1
         scan, problems = read_scan(Source("scan", [path]))
         memory = [text for text in problems if "MemoryError" in text or "allocate" in text]

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from utils import TEMPORARY, UserError, atomic_write, file_lock, write_text
@@ -45,13 +45,16 @@ class OwnedFolder:
 
     def write(self, name: str, content: bytes) -> None:
         """Write a file atomically. Raises: UserError if it would replace a file that is not ours."""
-        self._record(name, hashlib.sha256(content).hexdigest())
-        with atomic_write(self.path / name) as file:
-            file.write(content)
+        with self._locked():
+            self._record(name, hashlib.sha256(content).hexdigest())
+            self._remove_temporaries(name)
+            with atomic_write(self.path / name) as file:
+                file.write(content)
 
     def claim(self, name: str) -> Path:
         """Return the path of a file that the caller writes atomically and verifies itself, recorded as ours."""
-        self._record(name, UNVERIFIED)
+        with self._locked():
+            self._record(name, UNVERIFIED)
         return self.path / name
 
     def read(self, name: str, remedy: str) -> bytes:
@@ -95,24 +98,38 @@ class OwnedFolder:
         self._forget(manifest)
 
     def remove_temporaries(self) -> None:
-        """Remove the half-written files of a process that was killed: temporary names of files in the manifest."""
-        for name in [*self._read_manifest(), MANIFEST]:
-            path = self.path / name
-            pattern = re.compile(rf"\.{re.escape(path.name)}\.\d+{re.escape(TEMPORARY)}")
-            if path.parent.is_dir():
-                for entry in path.parent.iterdir():
-                    if pattern.fullmatch(entry.name):
-                        entry.unlink(missing_ok=True)
+        """Remove the half-written files of a process that was killed; claimed files must not be written meanwhile."""
+        if (self.path / MANIFEST).exists():
+            with self._locked():
+                for name in self._read_manifest():
+                    self._remove_temporaries(name)
+
+    def _remove_temporaries(self, name: str) -> None:
+        path = self.path / name
+        pattern = re.compile(rf"\.{re.escape(path.name)}\.\d+{re.escape(TEMPORARY)}")
+        if path.parent.is_dir():
+            for entry in path.parent.iterdir():
+                if pattern.fullmatch(entry.name):
+                    entry.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Keep other processes from writing here: training and process_models.py may run at the same time.
+
+        What is half-written inside of the block is therefore of a process that was killed.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with file_lock(self.path / LOCK):
+            self._remove_temporaries(MANIFEST)
+            yield
 
     def _record(self, name: str, digest: str) -> None:
         """Add a file to the manifest before it is written: whether or not it then is, what lies there is ours."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        with file_lock(self.path / LOCK):  # training and process_models.py may write at the same time
-            self.refuse_foreign(name)
-            manifest = self._read_manifest()
-            known = manifest.get(name, [])
-            if known[-1:] != [digest]:
-                self._write_manifest(manifest | {name: [*known[-1:], digest]})
+        self.refuse_foreign(name)
+        manifest = self._read_manifest()
+        known = manifest.get(name, [])
+        if known[-1:] != [digest]:
+            self._write_manifest(manifest | {name: [*known[-1:], digest]})
 
     def _exists(self, name: str) -> bool:
         path = self.path / name

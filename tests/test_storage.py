@@ -237,11 +237,12 @@ def test_a_replaced_run_stays_in_previous_until_the_first_new_epoch(run):
     }
 
 
-def test_half_written_files_of_a_killed_process_are_removed_and_others_are_not(run):
+@pytest.mark.parametrize("clean", [lambda run: run.remove_temporaries(), lambda run: run.write("results.csv", b"new")])
+def test_half_written_files_of_a_killed_process_are_removed_and_others_are_not(run, clean):
     run.write("results.csv", b"ours")
-    for name in (".results.csv.12.tmp", ".mine.csv.12.tmp", "results.csv.tmp"):
+    for name in (".manifest.json.12.tmp", ".results.csv.12.tmp", ".mine.csv.12.tmp", "results.csv.tmp"):
         (run.path / name).write_text("half")
-    run.remove_temporaries()
+    clean(run)
     assert set(contents(run.path)) == {
         "manifest.json",
         ".manifest.lock",
