@@ -64,7 +64,7 @@ def main(argv: list[str] | None = None) -> None:
     table = find_slices(folder)
     tables = split_tables(table, assign_patients(table["patient"]))
     args.run.path.mkdir(parents=True, exist_ok=True)
-    args.run.epochs.unlink(missing_ok=True)
+    args.run.remove()  # an earlier one
 
     torch.manual_seed(constants.SEED)
     model = UNet(width=args.width, bilinear=args.bilinear).to(device)

@@ -19,6 +19,7 @@ from unet import UNet
 from utils import run_script
 
 ROOT = Path(__file__).parents[1]
+QUICK = ("--width", 2, "--batch-size", 4, "--device", "cpu")  # options of train_model.py
 torch.set_num_threads(1)  # one process per core runs the tests; and the same sums in the same order everywhere
 SLOWEST = (
     "test_walk",
@@ -137,6 +138,14 @@ def call(capsys):
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture
+def finished(call, folder, tmp_path) -> Path:
+    """A run of one epoch."""
+    run = tmp_path / "finished"
+    assert call("train_model", "--data", folder, "--run", run, "--epochs", 1, *QUICK)[0] == 0
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -2,19 +2,15 @@
 
 import hashlib
 import json
-import os
 import re
-import resource
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
-from conftest import make_patients
+from conftest import QUICK, make_patients
 from PIL import Image
 
 import train_model
@@ -22,7 +18,6 @@ from dataset.split import SPLITS
 from storage.run_folder import RunFolder
 
 ROOT = Path(__file__).parents[1]
-QUICK = ("--width", 2, "--batch-size", 4, "--device", "cpu")
 
 
 def digest(folder: Path) -> dict[str, str]:
@@ -119,14 +114,6 @@ def test_a_split_without_test_patients_trains_but_cannot_be_tested(call, folder,
     assert call("train_model", "--data", folder, "--run", run, "--split", split, "--epochs", 1, *QUICK)[0] == 0
     code, _, err = call("test_model", "--run", run)
     assert code == 2 and "names no patients" in err
-
-
-@pytest.fixture
-def finished(call, folder, tmp_path) -> Path:
-    """A run of one epoch."""
-    run = tmp_path / "finished"
-    assert call("train_model", "--data", folder, "--run", run, "--epochs", 1, *QUICK)[0] == 0
-    return run
 
 
 def test_a_used_folder_is_refused_unless_overwritten(call, folder, finished):
@@ -321,94 +308,3 @@ def test_the_three_scripts_on_real_patients(call, real, tmp_path):
     assert (code, err) == (0, "") and "SYNTHETIC" not in out
     assert call("process_models", "--run", tmp_path)[0] == call("test_model", "--run", tmp_path)[0] == 0
     assert not json.loads((tmp_path / "metrics.json").read_text())["synthetic"]
-
-
-# --- A run that is stopped, killed, or disturbed ---------------------------------------------------------------
-
-
-def start(folder: Path, run: Path, *options) -> subprocess.Popen:
-    """Start training in a process of its own."""
-    command = [sys.executable, ROOT / "train_model.py", "--run", run, "--data", folder, *QUICK, *options]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}  # the same sums in the same order
-    return subprocess.Popen(list(map(str, command)), cwd=run.parent, env=environment, **pipes)
-
-
-def wait_for(path: Path, process: subprocess.Popen) -> None:
-    while not path.exists():
-        assert process.poll() is None, process.stderr.read()
-        time.sleep(0.005)
-
-
-def metrics_of(path: Path) -> dict[str, float]:
-    content = torch.load(path, weights_only=True)
-    return {
-        name: value for name, value in content.items() if isinstance(value, float) and name.endswith(("iou", "loss"))
-    }
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_stops_after_the_step_and_the_resumed_run_ends_the_same(call, folder, tmp_path, number):
-    stopped, whole = tmp_path / "stopped", tmp_path / "whole"
-    process = start(folder, stopped, "--batch-size", 1, "--epochs", 4)
-    wait_for(stopped / "models" / "epoch_1.pt", process)
-    process.send_signal(number)
-    out, err = process.communicate()
-    assert process.returncode == 128 + number and "Go on with: python train_model.py" in out and err == ""
-    last = int(re.search(r"(\d+) epoch\(s\) are saved", out)[1])
-    assert pd.read_csv(stopped / "epochs.csv")["epoch"].tolist() == list(range(1, last + 1))
-
-    assert call("train_model", "--run", stopped, "--resume", "--epochs", 4)[::2] == (0, "")
-    assert call("train_model", "--data", folder, "--run", whole, *QUICK, "--batch-size", 1, "--epochs", 4)[0] == 0
-    for epoch in (1, 4):
-        ends = [run / "models" / f"epoch_{epoch}.pt" for run in (whole, stopped)]
-        assert same_weights(*ends) and metrics_of(ends[0]) == metrics_of(ends[1])
-    assert pd.read_csv(stopped / "epochs.csv")["epoch"].tolist() == [1, 2, 3, 4]
-
-
-def test_a_killed_run_goes_on_after_its_last_epoch_and_leaves_no_lock(call, folder, tmp_path):
-    run = tmp_path / "run"
-    process = start(folder, run, "--epochs", "50")
-    wait_for(run / "models" / "epoch_2.pt", process)
-    code, _, err = call("train_model", "--run", run, "--resume")
-    assert code == 2 and "another process is training there" in err
-    process.kill()
-    process.communicate()
-    (run / "models" / ".epoch_2.pt.1.tmp").write_bytes(b"half")
-    code, out, _ = call("train_model", "--run", run, "--resume", "--epochs", 6)
-    assert code == 0 and "resumed after epoch" in out
-    assert not list((run / "models").glob("*.tmp"))
-    assert call("process_models", "--run", run)[0] == 0
-    for name in ("results.csv", "epochs.csv"):
-        assert pd.read_csv(run / name)["epoch"].tolist()[:5] == [1, 2, 3, 4, 5]
-
-
-def test_a_full_disk_is_one_message_and_keeps_the_earlier_epochs(call, finished):
-    before = digest(finished)
-    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limit[1]))
-    old = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    try:
-        code, _, err = call("train_model", "--run", finished, "--resume", "--epochs", 2)
-    finally:
-        signal.signal(signal.SIGXFSZ, old)
-        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
-    assert code == 1 and "epoch_2.pt: could not be written: File too large" in err
-    after = digest(finished)
-    assert all(after[name] == before[name] for name in before if name.startswith("models/"))
-    assert not list(finished.rglob("*.tmp"))
-    assert call("train_model", "--run", finished, "--resume", "--epochs", 2)[0] == 0
-
-
-def test_keep_leaves_weights_to_the_best_by_each_criterion_and_the_newest(call, folder, tmp_path):
-    run = tmp_path / "run"
-    assert call("train_model", "--data", folder, "--run", run, "--epochs", 5, "--keep", 1, *QUICK)[0] == 0
-    epochs = pd.read_csv(run / "epochs.csv").set_index("epoch")
-    best = {epochs[f"validation_{by}"].idxmax() for by in ("iou", "tumour_iou", "patient_dice")}
-    best.add(epochs["validation_loss"].idxmin())
-    sizes = {n: (run / "models" / f"epoch_{n}.pt").stat().st_size for n in range(1, 6)}
-    assert {n for n, size in sizes.items() if size > 50_000} == best | {5}
-    assert all(size < 10_000 for n, size in sizes.items() if n not in best | {5})
-    for by in ("iou", "tumour_iou", "loss"):
-        assert call("test_model", "--run", run, "--select-by", by)[0] == 0
-    assert call("train_model", "--run", run, "--resume", "--epochs", 6)[0] == 0
