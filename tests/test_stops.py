@@ -12,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from conftest import QUICK
 from test_scripts import ROOT, digest, same_weights
 
 
