@@ -62,7 +62,7 @@ def run(program: str, folder: str, *options: str) -> dict[str, float]:
     wall = time.perf_counter() - started
     if status:
         sys.exit(f"{' '.join(command)} failed:\n{output}")
-    epoch = pd.read_csv(RunFolder(folder).epochs).iloc[0]
+    epoch = pd.read_csv(f"{folder}/epochs.csv").iloc[0]
     return {
         "wall": wall,
         "kernel": usage.ru_stime,
