@@ -154,7 +154,7 @@ class OwnedFolder:
             return files
         except FileNotFoundError:
             return {}
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise UserError(
                 f"{path}: cannot be read ({error}). It lists the files that this project wrote. Restore it, or name "
                 "another folder."
