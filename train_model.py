@@ -190,13 +190,14 @@ def train(
     kept = functools.partial(best_epochs, count=args.keep) if args.keep else None
     writer = distributed.first_only(checkpoints.Writer(args.run, network, optimiser, config, kept))
     finished = checkpoints.restore(args.run, network, optimiser) if args.resume else 0
+    if args.resume:
+        writer.resume_after(finished)
     if finished >= args.epochs:
         fewer = f", --epochs asks for {args.epochs}" if finished > args.epochs else ""
         say(f"nothing was left to do: all {finished} epochs are done{fewer}")
         return
     if args.resume:
         say(f"resumed after epoch {finished}")
-        writer.resume_after(finished)
         run.write_config(config)
     else:
         run.begin(config, {split: part.table for split, part in slices.items()})

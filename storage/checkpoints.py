@@ -60,9 +60,10 @@ class Writer:
         self.pending: Future | None = None
 
     def resume_after(self, epoch: int) -> None:
-        """Rebuild epochs.csv from the checkpoints up to `epoch`."""
-        epochs = read_epochs(self.run)
-        self.run.write_epochs(epochs[epochs["epoch"] <= epoch])
+        """Do what a killed process may have left undone after its last epoch; epochs.csv is rebuilt."""
+        self.run.write_epochs(self._epochs_to(epoch))
+        if epoch:
+            self._tidy(epoch)
 
     def save_epoch(self, record: dict[str, float]) -> None:
         """Write models/epoch_N.pt, models/resume.pt and a line of epochs.csv.
@@ -106,17 +107,23 @@ class Writer:
         _write(self.run, self.run.checkpoint(record["epoch"]), content)
         _write(self.run, self.run.resume, state)
         self.run.append_epoch(record)
-        self.run.previous.remove()
-        if self.kept:
-            self._drop_weights()
+        self._tidy(record["epoch"])
 
-    def _drop_weights(self) -> None:
-        """Rewrite all checkpoints without weights, except those that are kept."""
-        epochs = read_epochs(self.run)
+    def _tidy(self, newest: int) -> None:
+        """Remove what a finished epoch makes needless: the run that it replaces, and weights that are not kept."""
+        self.run.previous.remove()
+        if not self.kept:
+            return
+        epochs = self._epochs_to(newest)
         for epoch in set(epochs["epoch"].iloc[:-1].astype(int)) - self.kept(epochs):
             content = read_checkpoint(self.run.checkpoint(epoch), metrics_only=True)
             if content["weights"]:
                 _write(self.run, self.run.checkpoint(epoch), content | {"weights": {}})
+
+    def _epochs_to(self, newest: int) -> pd.DataFrame:
+        """Return the epochs up to `newest`; the checkpoint of an unfinished epoch may lie behind it."""
+        epochs = read_epochs(self.run)
+        return epochs[epochs["epoch"] <= newest]
 
 
 def _on_host(content: Any) -> Any:

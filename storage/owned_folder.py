@@ -80,6 +80,7 @@ class OwnedFolder:
 
     def _forget(self, names: Iterable[str]) -> None:
         """Remove the manifest, and the folders of these files as far as they are empty."""
+        self._remove_temporaries(MANIFEST)
         for name in (MANIFEST, LOCK):
             (self.path / name).unlink(missing_ok=True)
         for folder in sorted({(self.path / name).parent for name in names}, reverse=True):
@@ -90,7 +91,8 @@ class OwnedFolder:
         """Move all our files into another folder, which owns them then. Can be repeated if it was interrupted."""
         manifest = self._read_manifest()
         names = self.files()
-        other._write_manifest(other._read_manifest() | {name: manifest[name] for name in names})
+        with other._locked():
+            other._write_manifest(other._read_manifest() | {name: manifest[name] for name in names})
         for name in names:
             target = other.path / name
             target.parent.mkdir(parents=True, exist_ok=True)

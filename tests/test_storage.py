@@ -74,6 +74,18 @@ def test_each_epoch_appends_a_line_to_epochs_csv(run):
     assert pd.read_csv(run.path / "epochs.csv")["epoch"].tolist() == [1, 2]
 
 
+def test_resuming_does_what_a_killed_process_left_undone(run):
+    for epoch in (1, 2, 3):
+        model = save(run, epoch=epoch)
+    (run.path / "epochs.csv").unlink()
+    run.previous.write("config.json", b"{}")
+    optimiser = torch.optim.Adam(model.parameters())
+    checkpoints.Writer(run, model, optimiser, CONFIG, kept=lambda epochs: set()).resume_after(2)
+    with_weights = [n for n, path in run.checkpoints().items() if checkpoints.read_checkpoint(path)["weights"]]
+    assert with_weights == [2, 3]  # epoch 3, which has no optimiser's state yet, is no reason to drop epoch 2
+    assert pd.read_csv(run.path / "epochs.csv")["epoch"].tolist() == [1, 2] and not run.previous.path.exists()
+
+
 def test_resuming_restores_weights_and_optimiser(run):
     model = UNet(width=2)
     optimiser = torch.optim.Adam(model.parameters())
