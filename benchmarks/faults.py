@@ -2,9 +2,9 @@
 
     python -m benchmarks.faults [--every 1] [--limits 30] [--kills 200] [--damages 1500] [--scans 2000] [--jobs 2]
 
-Runs the scripts on a few tiny slices in a temporary folder, each in a forked process: killed before each of its file
-operations, and half-way through what it writes; with limits on the size of a file, as on a full disk; killed at random
-times. Then damages every file that is read back (faults_reading.py). Prints a table; exit code 1 if anything is wrong.
+Runs the scripts on a few tiny slices in a temporary folder, each in a forked process: killed before each operation that
+changes a file, and half-way through what it writes; with limits on a file's size, as on a full disk; at random times.
+Then damages every file that is read back (faults_reading.py). Prints a table; exit code 1 if anything is wrong.
 """
 
 import argparse
@@ -49,6 +49,7 @@ USER_FILES = [
 ]
 BAD = ("lost", "accepted wrongly", "tracebacks", "touched")  # the last: files of the user
 COLUMNS = ("faults", "went on", "one message", *BAD)
+NETWORKS = {".pt": lambda path: torch.load(path, weights_only=True), ".safetensors": faults_reading.load_network}
 TINY = ("--data", "../patients", "--device", "cpu", "--width", "1", "--batch-size", "4")
 
 
@@ -163,16 +164,17 @@ def copy(template: Path, home: Path) -> Path:
 def contents(case: Path) -> dict[str, str]:
     """Return the digest of every file, without locks.
 
-    Of a manifest only the names count, since it may remember an earlier try; of a checkpoint its tensors and values,
-    since their pickle depends on which of them are one object.
+    Of a manifest only the names count, since it may remember an earlier try; of a network its tensors and values, since
+    the bytes depend on which values are one object, and on the order in which safetensors writes its metadata.
     """
     found = {}
     for path in sorted(path for path in case.rglob("*") if path.is_file() and not path.name.endswith("lock")):
         content = path.read_bytes()
         if path.name == "manifest.json":
             content = json.dumps(sorted(json.loads(content)["files"])).encode()
-        elif path.suffix == ".pt":
-            content = repr(faults_reading.plain(torch.load(path, weights_only=True))).encode()
+        elif path.suffix in NETWORKS:
+            with contextlib.suppress(Exception):  # damaged: then it differs in any case
+                content = repr(faults_reading.plain(NETWORKS[path.suffix](path))).encode()
         found[path.relative_to(case).as_posix()] = hashlib.sha256(content).hexdigest()
     return found
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-OPERATIONS = ("replace", "rename", "remove", "unlink", "mkdir", "rmdir", "symlink", "fsync", "truncate")  # of `os`
+OPERATIONS = ("replace", "rename", "remove", "unlink", "mkdir", "rmdir", "symlink", "truncate")  # of `os`
 WRITES = (1, 4, 16, 64, 256, 1024)  # that count, of those of a file; a checkpoint has a thousand
 
 
@@ -51,7 +51,10 @@ def forked(folder: Path, work: Callable[[], Any], kill_after: float = 0) -> tupl
 
 @dataclass
 class Watch:
-    """Counts the file operations of this process, and kills it at one of them; 0 only counts."""
+    """Counts the operations of this process that change files or folders, and kills it at one of them; 0 only counts.
+
+    What is killed while it writes has written half of it.
+    """
 
     at: int
     count: int = 0
@@ -63,7 +66,8 @@ class Watch:
 
     def watched(self, function: Callable) -> Callable:
         def counted(*arguments: Any, **options: Any) -> Any:
-            self.step(f"{function.__name__} {arguments}")
+            if function.__name__ != "mkdir" or not os.path.isdir(arguments[0]):
+                self.step(f"{function.__name__} {arguments}")
             return function(*arguments, **options)
 
         return counted
@@ -71,7 +75,8 @@ class Watch:
     def open(self, original: Callable, path: Any, mode: str = "r", *arguments: Any, **options: Any) -> Any:
         if isinstance(path, int) or not set(mode) & set("wax+"):
             return original(path, mode, *arguments, **options)
-        self.step(f"open {path}")
+        if "a" not in mode or not os.path.exists(path):
+            self.step(f"open {path}")
         file = original(path, mode, *arguments, **options)
         write, calls = file.write, 0
 
