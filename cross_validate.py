@@ -72,7 +72,7 @@ def main(argv: list[str] | None = None) -> None:
         if not fold.checkpoints():
             listed = ["--patients", args.patients] if args.patients else []
             call_script("train_model.py", *where, *given, *listed, "--fold", f"{number}/{args.folds}")
-        elif fold.newest_epoch() < args.training.epochs:
+        elif fold.complete_epochs() < args.training.epochs:
             call_script("train_model.py", *where, *given, "--resume", "--epochs", args.training.epochs)
         call_script("process_models.py", "--run", fold)
         call_script("test_model.py", *where, "--select-by", args.select_by, *["--tune"] * args.tune)

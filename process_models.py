@@ -30,7 +30,6 @@ def main(argv: list[str] | None = None) -> None:
     best = best_epoch(epochs)
     note = constants.SYNTHETIC_NOTICE if run.is_synthetic() else ""
     run.write_results(epochs)
-    run.write_epochs(epochs)
     plots.write_plots(run, plots.training_plots(epochs, best), note)
 
     if note:
@@ -41,7 +40,7 @@ def main(argv: list[str] | None = None) -> None:
     print(describe_epoch({name.removeprefix("validation_"): value for name, value in chosen.items()}))
     if warning := selection_warning(epochs, best):
         print(warning)
-    print(f"written to {run}: results.csv, epochs.csv (further metrics), plots/loss.png, plots/iou.png")
+    print(f"written to {run}: results.csv, plots/loss.png, plots/iou.png; further metrics in epochs.csv")
 
 
 if __name__ == "__main__":

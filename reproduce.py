@@ -97,7 +97,7 @@ def main(argv: list[str] | None = None) -> None:
         run.write("patients.txt", "\n".join([*only, ""]).encode())
         options += ["--patients", run.path / "patients.txt"]
     where = ["--run", run, "--data", folder, "--device", args.device]
-    if run.newest_epoch() < wanted["epochs"]:
+    if run.complete_epochs() < wanted["epochs"]:
         call_script("train_model.py", *where, *KEEP, *(["--resume"] if run.newest_epoch() else options))
     call_script("process_models.py", "--run", run)
     if wanted["slices"]["test"]:

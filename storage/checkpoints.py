@@ -61,9 +61,9 @@ class Writer:
 
     def resume_after(self, epoch: int) -> None:
         """Do what a killed process may have left undone after its last epoch; epochs.csv is rebuilt."""
-        self.run.write_epochs(self._epochs_to(epoch))
         if epoch:
             self._tidy(epoch)
+        self.run.write_epochs(self._epochs_to(epoch))
 
     def save_epoch(self, record: dict[str, float]) -> None:
         """Write models/epoch_N.pt, models/resume.pt and a line of epochs.csv.
@@ -106,8 +106,8 @@ class Writer:
         self.run.refuse_replaced()
         _write(self.run, self.run.checkpoint(record["epoch"]), content)
         _write(self.run, self.run.resume, state)
-        self.run.append_epoch(record)
         self._tidy(record["epoch"])
+        self.run.append_epoch(record)  # last: see RunFolder.complete_epochs
 
     def _tidy(self, newest: int) -> None:
         """Remove what a finished epoch makes needless: the run that it replaces, and weights that are not kept."""
@@ -155,9 +155,14 @@ def restore(run: RunFolder, model: UNet, optimiser: torch.optim.Optimizer) -> in
     Raises: UserError when there is nothing to resume or a file is damaged.
     """
     if not run.resume.is_file():
-        if run.newest_epoch() == 1:
-            return 0
-        raise UserError(f"{run.resume}: no such file, so that there is nothing to resume. Start without --resume.")
+        if (newest := run.newest_epoch()) > 1:
+            raise UserError(
+                f"{run.resume}: no such file, without which this run of {newest} epochs cannot go on. Restore it, or move "
+                f"{run} away and begin again."
+            )
+        if newest == 0:
+            raise UserError(f"{run.resume}: no such file, so that there is nothing to resume. Start without --resume.")
+        return 0
     state = _read(run.resume, {"epoch": int, "optimiser": dict})
     source = run.checkpoint(state["epoch"])
     _load_weights(model, read_checkpoint(source)["weights"], source)

@@ -125,6 +125,14 @@ class RunFolder(OwnedFolder):
         """Return the last finished epoch, 0 if there is none."""
         return max(self.checkpoints(), default=0)
 
+    def complete_epochs(self) -> int:
+        """Return the last epoch of epochs.csv: all that belongs to it is on disk, since its line is written last."""
+        path = self.path / "epochs.csv"
+        if not path.exists():
+            return 0
+        table = parse_csv(self.read(path.name, self._remedy("train_model.py")), path, ["epoch"])
+        return max(map(int, table["epoch"]), default=0)
+
     # --- Settings and split ---
 
     def write_config(self, config: dict[str, Any]) -> None:

@@ -134,6 +134,10 @@ def test_what_the_scripts_are_called_with(call, calls, monkeypatch, folder, tmp_
     listed = tmp_path / "listed.txt"
     listed.write_text("\n".join(f"SYNTH_T_{n}" for n in range(4)))
     options = ("--folds", 2, "--run", tmp_path, "--data", folder, "--patients", listed, "--width", 8, "--epochs")
+    assert call("cross_validate", *options, 3)[0] == 0  # the fold was killed before resume.pt of its last epoch
+    assert calls[0][-6:] == ("8", "--epochs", "3", "--resume", "--epochs", "3")
+    calls.clear()
+    fold.append_epoch({"epoch": 3})
     assert call("cross_validate", *options, 3, "--tune", "--select-by", "loss")[0] == 0
     second = ("--run", str(tmp_path / "fold_2"), "--data", str(folder), "--device", "auto")
     training = ("--width", "8", "--epochs", "3", "--patients", str(listed), "--fold", "2/2")

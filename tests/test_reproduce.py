@@ -51,6 +51,9 @@ def test_a_run_is_continued_kept_and_never_replaced(again, tmp_path, monkeypatch
     (run.path / "notes.txt").write_text("of the user")
     code, out, err = again("twelve_seed_2", "--data", folder, *QUICK)
     assert (code, err) == (0, "") and "resumed after epoch 1" in out and "a trial and not the published run" in out
+    (run.path / "epochs.csv").unlink()  # as if it had been killed at the end of its last epoch
+    code, out, err = again("twelve_seed_2", "--data", folder, *QUICK)
+    assert (code, err) == (0, "") and "nothing was left to do" in out and (run.path / "epochs.csv").exists()
     run.resume.unlink()  # all epochs are there: it is not trained again
     code, out, err = again("twelve_seed_2", "--data", folder, *QUICK)
     assert (code, err) == (0, "") and "epoch 1/" not in out and "resumed" not in out
