@@ -2,6 +2,7 @@
 
 import io
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +10,14 @@ import pandas as pd
 from PIL import Image
 
 from constants import SYNTHETIC_PATIENTS, SYNTHETIC_SEED
-from dataset.new_folder import new_folder
+from dataset.new_folder import FolderInUse, new_folder
 from dataset.phantom import make_patient
 from utils import UserError
 
 PREFIX = "SYNTH"  # the real ids begin with TCGA
 FORMAT = 1  # raise it when a seed begins to give other images: older folders are then refused
 STAMP = "phantom.json"  # what a folder of synthetic patients was made from; written last
+PAUSE = 0.2  # seconds, before a folder that another process is making is looked at again
 README = """SYNTHETIC DATA - NOT PATIENTS
 
 This project drew these images from random numbers: {patients} made-up patients, seed {seed}, format {format}.
@@ -60,7 +62,8 @@ def to_tiff(pixels: np.ndarray) -> bytes:
 def write_patients(folder: str | Path, patients: int = SYNTHETIC_PATIENTS, seed: int = SYNTHETIC_SEED) -> bool:
     """Write a set of patients as FOLDER/<patient>/<patient>_<n>.tif and _<n>_mask.tif, unless it is there already.
 
-    The set is built beside `folder` and renamed when complete. Returns whether anything was written.
+    The set is built beside `folder` and renamed when complete; where another process is making it, it is waited for.
+    Returns whether anything was written.
     Raises: UserError if `folder` holds anything but this very set, or no set can have this size; OSError as of
         `new_folder`.
     """
@@ -68,19 +71,23 @@ def write_patients(folder: str | Path, patients: int = SYNTHETIC_PATIENTS, seed:
         raise UserError(f"{patients} patients from seed {seed}: need at least 1 patient and a seed from 0 up.")
     folder = Path(folder).resolve()
     made_from = {"format": FORMAT, "patients": patients, "seed": seed}
-    if folder.exists():
-        if _holds(folder, made_from):
-            return False
-        if not folder.is_dir() or any(folder.iterdir()):
+    while not _holds(folder, made_from):
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise UserError(
                 f"{folder}: holds something other than the {patients} synthetic patients of seed {seed}. "
                 "Remove it or name another folder."
             )
-    with new_folder(folder) as built:
-        slices = sum(write_patient(built, seed, number) for number in range(1, patients + 1))
-        (built / "README.txt").write_text(README.format(**made_from), encoding="utf-8")
-        (built / STAMP).write_text(json.dumps(made_from | {"slices": slices}) + "\n", encoding="utf-8")
-    return True
+        try:
+            with new_folder(folder) as built:
+                if folder.exists() and any(folder.iterdir()):  # finished by another process since it was looked at
+                    raise FolderInUse(str(folder))
+                slices = sum(write_patient(built, seed, number) for number in range(1, patients + 1))
+                (built / "README.txt").write_text(README.format(**made_from), encoding="utf-8")
+                (built / STAMP).write_text(json.dumps(made_from | {"slices": slices}) + "\n", encoding="utf-8")
+            return True
+        except FolderInUse:
+            time.sleep(PAUSE)
+    return False
 
 
 def _holds(folder: Path, made_from: dict) -> bool:

@@ -1,18 +1,23 @@
 """Synthetic patients: the files are laid out like the real set, and what is in them is neither trivial nor hopeless."""
 
+import contextlib
 import errno
 import json
 import os
 import re
+import subprocess
+import sys
 
 import cv2
 import numpy as np
 import pytest
+from conftest import ROOT
 from PIL import Image
 from scipy import ndimage
 
 from constants import CHANNELS, FLAIR, IMAGE_SIZE, PRE, SYNTHETIC_PATIENTS, SYNTHETIC_SEED, SYNTHETIC_SLICES
 from dataset import synthetic
+from dataset.new_folder import new_folder
 from dataset.phantom import choose_kind, make_patient
 from dataset.synthetic import is_synthetic, patient_name, write_patients
 from utils import UserError
@@ -173,6 +178,31 @@ def test_a_run_that_dies_half_way_leaves_nothing(tiny_set, call, tmp_path, monke
         assert found == code and message.format(folder) in err
     assert len(saved) == 4 and sorted(path.name for path in tmp_path.iterdir()) == ["set"]
     assert write_patients(folder, 3, 1)
+
+
+@pytest.mark.parametrize("finishes", [True, False])
+def test_a_set_that_another_process_is_making_is_waited_for(tiny_set, tmp_path, monkeypatch, finishes):
+    made = tmp_path / "made"
+    with contextlib.ExitStack() as other:
+        other.enter_context(new_folder(made))
+
+        def finish(_) -> None:
+            other.close()
+            if finishes:
+                made.rmdir()
+                tiny_set.rename(made)
+
+        monkeypatch.setattr(synthetic.time, "sleep", finish)
+        assert write_patients(made, 3, 1) is not finishes
+    assert not write_patients(made, 3, 1)
+
+
+def test_processes_that_make_the_same_set_at_the_same_time(tmp_path):
+    program = "import sys; from dataset.synthetic import write_patients; print(write_patients(sys.argv[1], 1, 1))"
+    command = [sys.executable, "-c", program, tmp_path / "set"]
+    started = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    assert sorted(process.communicate()[0] for process in started) == ["False\n", "True\n"]
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
 
 
 def test_a_disk_that_is_full_or_read_only_is_one_message(tiny_set, call, tmp_path, monkeypatch):
