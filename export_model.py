@@ -7,8 +7,9 @@
 The last writes weights/first.safetensors with the kernels in float16, half of the bytes, and the card as
 weights/first.md. ONNX needs the packages onnx, onnxruntime and onnxscript: pip install -r requirements-optional.txt.
 Each file is read back and its logits are compared with the network's before anything is written. Test first
-(test_model.py), so that the card can say how good the network is. Files that this script did not write are never
-replaced.
+(test_model.py), so that the card can say how good the network is. The card describes all files of its name: those of an
+earlier export of other weights, in formats not asked for now, are removed. Files that this script did not write are
+never replaced or removed.
 
 Research use only: not a medical device, not for diagnosis or treatment.
 """
@@ -30,7 +31,7 @@ from torch import nn
 
 import constants
 from evaluation.selection import best_epoch
-from reporting.model_card import describe_input, model_card
+from reporting.model_card import describe_input, model_card, name_weights
 from storage import checkpoints
 from storage.owned_folder import OwnedFolder
 from storage.run_folder import RunFolder
@@ -73,11 +74,12 @@ def main(argv: list[str] | None = None) -> None:
     epoch = best_epoch(checkpoints.read_epochs(args.run)) if args.epoch is None else args.epoch
     model, checkpoint = checkpoints.load_network(args.run.checkpoint(epoch))
     out = OwnedFolder(args.out or args.run.path / "export")
-    files = {f"{args.name or 'unet'}.{FORMATS[name].ending}": FORMATS[name] for name in args.formats}
+    every = {name: f"{args.name or 'unet'}.{form.ending}" for name, form in FORMATS.items()}
+    files = {every[name]: FORMATS[name] for name in args.formats}
     card = f"{args.name}.md" if args.name else "MODEL_CARD.md"
     out.refuse_foreign(*files, card)
     if args.out and not args.overwrite:
-        refuse_existing([out.path / name for name in (*files, card)])
+        refuse_existing([out.path / name for name in (*every.values(), card)])
     metadata = describe_input(checkpoint)
     exported = halve(model) if args.half else model
     largest = LARGEST_HALVED if args.half else LARGEST_DIFFERENCE
@@ -95,11 +97,16 @@ def main(argv: list[str] | None = None) -> None:
     described = model_card(args.run, checkpoint).encode()
 
     out.remove_temporaries()  # of an export that was killed
-    (out.path / card).unlink(missing_ok=True)  # so that at no time an old card lies beside new weights
+    others = [name for name in every.values() if name not in files]
+    outdated = [] if describes(out, card, checkpoint) else [name for name in out.files() if name in others]
+    for name in (card, *outdated):  # the card first, so that at no time it lies beside other weights
+        (out.path / name).unlink(missing_ok=True)
     for name, content in contents.items():
         out.write(name, content)
     out.write(card, described)
     print(f"written to {out}: {', '.join(files)}; {card} (data, recipe, metrics, limits, licence)")
+    if outdated:
+        print(f"removed, since they held other weights: {', '.join(outdated)}")
 
 
 def refuse_existing(paths: list[Path]) -> None:
@@ -107,6 +114,11 @@ def refuse_existing(paths: list[Path]) -> None:
     for path in paths:
         if path.exists():
             raise UserError(f"{path}: exists already. Name the files with --name, or replace them with --overwrite.")
+
+
+def describes(out: OwnedFolder, card: str, checkpoint: dict[str, Any]) -> bool:
+    """Return whether there is a card of these very weights."""
+    return (out.path / card).exists() and name_weights(checkpoint) in out.read(card, "").decode().splitlines()
 
 
 def require_packages(name: str) -> None:

@@ -6,8 +6,10 @@ Made from config.json, test_patients.csv, metrics.json and the checkpoint alone;
 from typing import Any, NamedTuple
 
 from constants import RESEARCH_USE, SYNTHETIC_NOTICE
+from evaluation.intervals import FEWEST, show_interval
 from evaluation.names import METRICS
 from storage.run_folder import RunFolder
+from unet import weights_digest
 from utils import show_number
 
 SHOWN = ("patient_dice", "patient_dice_median", "tumour_iou", "tumour_found", "iou", "empty_prediction")
@@ -97,9 +99,15 @@ def _network(checkpoint: dict[str, Any]) -> str:
     return (
         f"- U-Net, {network['width']} to {16 * network['width']} channels, {weights / 1e6:.2f} million parameters, "
         f"{upsampling}; weights of epoch {checkpoint['epoch']}\n"
+        f"{name_weights(checkpoint)}\n"
         f"- input: {about['input']}; mean {about['mean']}, std {about['std']}, {about['size']} pixels square\n"
         f"- output: {about['output']}; threshold {about['threshold']}"
     )
+
+
+def name_weights(checkpoint: dict[str, Any]) -> str:
+    """Return the line of a card that says which weights it describes."""
+    return f"- SHA-256 of the weights as trained: {weights_digest(checkpoint['weights'], {})}"
 
 
 def _data(config: dict[str, Any], origin: Origin) -> str:
@@ -143,17 +151,20 @@ def _test(run: RunFolder, checkpoint: dict[str, Any]) -> str:
 
 def _validation(checkpoint: dict[str, Any]) -> str:
     """Return the validation metrics of a network that was trained with no patients left to test on."""
-    values = {name: {"value": checkpoint[f"validation_{name}"], "low": None, "high": None} for name in OF_AN_EPOCH}
+    values = {
+        name: {"value": checkpoint[f"validation_{name}"], "low": None, "high": None, "values": []}
+        for name in OF_AN_EPOCH
+    }
     return (
         "No patients were left to test on. These are metrics of the validation patients, on whom the epoch was\n"
         "chosen: expect less on others.\n\n" + _table(values)
     )
 
 
-def _table(estimates: dict[str, dict[str, float | None]]) -> str:
-    rows = ["| metric | value | 95% interval over patients |", "| --- | --- | --- |"]
+def _table(estimates: dict[str, dict[str, Any]]) -> str:
+    interval = f"95% confidence interval over patients; below {FEWEST}, their values"
+    rows = [f"| metric | value | {interval} |", "| --- | --- | --- |"]
     for name, estimate in estimates.items():
         label, _, form, _ = METRICS[name]
-        value, low, high = (show_number(estimate[part], form) for part in ("value", "low", "high"))
-        rows.append(f"| {label} | {value} | {f'{low} to {high}' if low != '-' else ''} |")
+        rows.append(f"| {label} | {show_number(estimate['value'], form)} | {show_interval(estimate, form)} |")
     return "\n".join(rows)

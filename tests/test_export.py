@@ -141,6 +141,28 @@ def test_a_name_that_leads_elsewhere_is_refused(export, tmp_path, name):
     assert code == 2 and f"{name!r} is not a plain name" in err and list(tmp_path.iterdir()) == []
 
 
+def test_a_card_never_lies_beside_other_weights(export, tmp_path):
+    run = make_run(tmp_path / "run")
+    folder = run.path / "export"
+    every = {"unet.pt2", "unet.safetensors", "MODEL_CARD.md", "first.safetensors", "first.md"}
+
+    def call(*options) -> set[str]:
+        assert export("--run", run, *options)[0] == 0
+        return {path.name for path in folder.glob("[!.]*")} - {"manifest.json"}
+
+    call("--formats", "safetensors", "--name", "first")
+    call("--formats", "torch_export")
+    assert call("--formats", "safetensors") == every  # of the same weights
+    assert call("--formats", "safetensors", "--epoch", 2) == every - {"unet.pt2"}
+    (folder / "unet.pt2").write_text("of the user")
+    assert call("--formats", "safetensors", "--epoch", 1) == every  # not ours
+
+    code, _, err = export("--run", run, "--formats", "torch_export", "--out", folder)
+    assert code == 2 and "unet.pt2: is there already, and was not written by this project" in err
+    code, _, err = export("--run", run, "--formats", "torch_export", "--name", "first", "--out", folder)
+    assert code == 2 and "first.safetensors: exists already" in err
+
+
 def test_a_kill_leaves_no_old_card_beside_new_weights(export, tmp_path, monkeypatch):
     run = make_run(tmp_path / "run")
     assert export("--run", run, "--formats", "safetensors")[0] == 0
@@ -238,10 +260,10 @@ def test_the_card_of_a_tested_run(tmp_path):
     parameters = sum(weights.numel() for weights in UNet(width=2).parameters())
     assert f"2 to 32 channels, {parameters / 1e6:.2f} million parameters" in text
 
-    undefined = {"value": None, "low": None, "high": None}
+    undefined = {"value": None, "low": None, "high": None, "values": []}
     intervals = dict.fromkeys(("patient_dice_median", "tumour_iou", "tumour_found", "iou"), undefined)
-    intervals["patient_dice"] = {"value": 0.75, "low": 0.6, "high": 0.9}
-    intervals["empty_prediction"] = {"value": 0.6195, "low": None, "high": None}
+    intervals["patient_dice"] = {"value": 0.75, "low": 0.6, "high": 0.9, "values": []}
+    intervals["empty_prediction"] = {"value": 0.6195, "low": None, "high": None, "values": [0.6, 0.639]}
     metrics = {
         "epoch": 1,
         "slices": 113,
@@ -257,7 +279,7 @@ def test_the_card_of_a_tested_run(tmp_path):
     text = card(run)
     assert "2 patients, 113 slices that were in neither training nor validation" in text and "Few." in text
     assert "| Volumetric Dice, mean over patients | 0.750 | 0.600 to 0.900 |" in text
-    assert "| IoU, mean over tumour slices | - |  |" in text and "| 0.620 |  |" in text
+    assert "| IoU, mean over tumour slices | - |  |" in text and "| 0.620 | 0.600, 0.639 |" in text
     assert "0.600 to 0.900." in text and "Measured at" not in text
     assert "Epoch 1 was tested, not epoch 2" in card(run, 2)
 
