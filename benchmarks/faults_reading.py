@@ -3,7 +3,6 @@
 Part of faults.py.
 """
 
-import contextlib
 import functools
 import gzip
 import os
@@ -58,13 +57,10 @@ def restore(run: RunFolder) -> Any:
     return checkpoints.restore(run, model, optimiser), model.state_dict(), optimiser.state_dict()
 
 
-def read_all(run: RunFolder) -> dict[str, bytes]:
-    """Return every file of a run that its manifest vouches for."""
-    found = {}
-    for path in sorted(path for path in run.path.rglob("*") if path.is_file()):
-        with contextlib.suppress(UserError):
-            found[str(path)] = run.read(path.relative_to(run.path).as_posix(), "")
-    return found
+def read_all(run: RunFolder) -> list[bytes]:
+    """Return the files that the manifest of a run vouches for; the others have checksums of their own."""
+    names = ("config.json", *(f"{split}.csv" for split in SPLITS), "epochs.csv", *TEST_TABLES.values(), "metrics.json")
+    return [run.read(name, "") for name in names]
 
 
 READERS: dict[str, Callable[[RunFolder], Any]] = {
@@ -98,9 +94,7 @@ def damage(run: Path, name: str, count: int, seed: int) -> Counter:
         counts["faults"] += 1
         try:
             found = plain(READERS[name](copy))
-            # A manifest lists files: of those that it still vouches for, none may have changed
-            same = found.items() <= good.items() if name == "manifest.json" else found == good
-            counts["went on" if same else "accepted wrongly"] += 1
+            counts["went on" if found == good else "accepted wrongly"] += 1
         except UserError:
             counts["one message"] += 1
         except Exception as error:
