@@ -42,6 +42,7 @@ from utils import (
     repeat_exactly,
     run_script,
     set_seeds,
+    show_number,
     versions,
     whole_number,
 )
@@ -269,10 +270,11 @@ def print_epoch(record: dict[str, float], epochs: int) -> None:
     """Print one plain line per epoch."""
     columns = []
     for split in ("training", "validation"):
-        loss, iou, empty, tumour_iou, patient_dice = (
-            record[f"{split}_{name}"] for name in ("loss", "iou", "empty_prediction", "tumour_iou", "patient_dice")
+        iou, empty, tumour_iou, dice = (
+            show_number(record[f"{split}_{name}"]) for name in ("iou", "empty_prediction", "tumour_iou", "patient_dice")
         )
-        columns.append(f"{loss:7.4f}  {iou:5.3f}  ({empty:5.3f})       {tumour_iou:5.3f}  {patient_dice:5.3f}")
+        loss = record[f"{split}_loss"]
+        columns.append(f"{loss:7.4f}  {iou:>5}  ({empty:>5})       {tumour_iou:>5}  {dice:>5}")
     say(f"{record['epoch']:4d}/{epochs:<4d}  {columns[0]}  |  {columns[1]}  |  {record['seconds']:7.1f}")
 
 

@@ -157,8 +157,8 @@ def restore(run: RunFolder, model: UNet, optimiser: torch.optim.Optimizer) -> in
     if not run.resume.is_file():
         if (newest := run.newest_epoch()) > 1:
             raise UserError(
-                f"{run.resume}: no such file, without which this run of {newest} epochs cannot go on. Restore it, or move "
-                f"{run} away and begin again."
+                f"{run.resume}: no such file, without which this run of {newest} epochs cannot go on. Restore it, or "
+                f"move {run} away and begin again."
             )
         if newest == 0:
             raise UserError(f"{run.resume}: no such file, so that there is nothing to resume. Start without --resume.")

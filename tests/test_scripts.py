@@ -177,12 +177,27 @@ def test_an_epoch_whose_last_step_breaks_the_weights_is_not_saved(call, folder, 
     assert call("train_model", "--run", run, "--resume")[0] == 0
 
 
+def test_what_is_undefined_is_a_dash_in_its_column(capsys):
+    names = ("loss", "iou", "empty_prediction", "tumour_iou", "patient_dice")
+    record = {f"{split}_{name}": 0.5 for split in ("training", "validation") for name in names}
+    train_model.print_header()
+    train_model.print_epoch(record | {"epoch": 1, "seconds": 2, "validation_tumour_iou": float("nan")}, 3)
+    *_, header, line = capsys.readouterr().out.splitlines()
+    assert line.index("|") == header.index("|") and line.rindex("|") == header.rindex("|")
+    assert "nan" not in line and line.index(" - ") + 2 == header.rindex("tumour IoU") + len("tumour IoU")
+
+
 def test_a_run_killed_before_resume_pt_goes_on(call, folder, finished, tmp_path):
     (finished / "models" / "resume.pt").unlink()
     code, out, err = call("train_model", "--run", finished, "--resume", "--epochs", 2)
     assert (code, err) == (0, "") and "resumed after epoch 0" in out
     assert call("train_model", "--data", folder, "--run", tmp_path / "whole", "--epochs", 2, *QUICK)[0] == 0
     assert same_weights(*(run / "models" / "epoch_2.pt" for run in (finished, tmp_path / "whole")))
+
+    (finished / "models" / "resume.pt").unlink()  # of two epochs: no kill does that
+    code, _, err = call("train_model", "--run", finished, "--resume", "--epochs", 3)
+    assert code == 2 and "resume.pt: no such file, without which this run of 2 epochs cannot go on." in err
+    assert f"Restore it, or move {finished} away and begin again." in err
 
 
 def test_a_resumed_run_has_the_options_that_it_was_started_with(call, folder, tmp_path):
