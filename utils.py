@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import csv
 import ctypes
+import errno
 import io
 import json
 import math
@@ -54,7 +55,7 @@ def run_script(main: Callable[[], None]) -> None:
         if error.filename is None and error.errno is None:
             raise
         print(f"error: {error.filename or 'input/output'}: {error.strerror}", file=sys.stderr)
-        sys.exit(SYSTEM_ERROR)
+        sys.exit(USER_ERROR if error.errno == errno.ENAMETOOLONG else SYSTEM_ERROR)
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         sys.exit(SIGNALLED + signal.SIGINT)
@@ -82,7 +83,8 @@ def call_script(script: str, *arguments: object) -> None:
     for number, handler in before.items():
         signal.signal(number, handler)
     if code:
-        print(f"{script} stopped (exit code {code}, see above). The same command goes on from there.", file=sys.stderr)
+        goes_on = " The same command goes on from there." if code > SIGNALLED else ""  # after an error, who knows
+        print(f"{script} stopped (exit code {code}, see above).{goes_on}", file=sys.stderr)
         sys.exit(code)
 
 
@@ -252,6 +254,11 @@ def versions() -> dict[str, str]:
     }
 
 
+def temporary_path(path: Path) -> Path:
+    """Return the name that a file of this process has while it is written."""
+    return path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
+
+
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """Open a binary file for writing that appears at `path` complete or not at all.
@@ -261,7 +268,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
+    temporary = temporary_path(path)
     try:
         with open(temporary, "wb") as file:
             yield file

@@ -200,10 +200,12 @@ def test_signals_are_passed_on_and_the_child_is_waited_for(monkeypatch, capfd, t
     assert signal.getsignal(number) is before
 
 
-@pytest.mark.parametrize(("how", "code"), [("sys.exit(3)", 3), ("os.kill(os.getpid(), signal.SIGKILL)", 128 + 9)])
+@pytest.mark.parametrize(("how", "code"), [("sys.exit(2)", 2), ("os.kill(os.getpid(), signal.SIGKILL)", 128 + 9)])
 def test_a_script_that_fails_ends_it_with_its_exit_code(monkeypatch, capfd, tmp_path, how, code):
     (tmp_path / "child.py").write_text(f"import os, signal, sys\n{how}\n")
     monkeypatch.setattr(utils, "__file__", str(tmp_path / "utils.py"))
     with pytest.raises(SystemExit) as stop:
         utils.call_script("child.py")
-    assert stop.value.code == code and f"child.py stopped (exit code {code}, see above)" in capfd.readouterr().err
+    err = capfd.readouterr().err
+    assert stop.value.code == code and f"child.py stopped (exit code {code}, see above)" in err
+    assert ("The same command goes on from there." in err) is (code != 2)  # not after a mistake
