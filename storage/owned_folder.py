@@ -5,19 +5,41 @@ belongs to the user: it is never replaced, and never read as if it were ours.
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
-from utils import TEMPORARY, UserError, atomic_write, file_lock, write_text
+from utils import TEMPORARY, UserError, atomic_write, file_lock, leaves_folder, temporary_path, write_text
 
 MANIFEST = "manifest.json"
 LOCK = ".manifest.lock"
 FORMAT = "lgg-files-1"
+DIGEST = re.compile(r"[0-9a-f]{64}")
 UNVERIFIED = "verified elsewhere"  # of checkpoints, which carry checksums of their own and are too large to hash twice
+
+
+def _is_entry(name: str, digests: Any) -> bool:
+    """Return whether an entry of a manifest is as this module writes it; a crafted one may lead out of the folder."""
+    if leaves_folder(name) or not isinstance(digests, list):
+        return False
+    return all(isinstance(each, str) and (each == UNVERIFIED or DIGEST.fullmatch(each)) for each in digests)
+
+
+def _refuse_long(path: Path) -> None:
+    """Raise UserError if the file system has no names as long as that of a file, or of a folder that it needs."""
+    there = next(parent for parent in path.absolute().parents if os.path.exists(parent))
+    missing = path.absolute().relative_to(there).parts
+    for name in (*missing, temporary_path(path).name):  # under which it is written: longer than its own
+        try:
+            os.lstat(there / name)
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                raise UserError(f"{path}: a name too long for this file system. Use a shorter one.") from None
 
 
 class OwnedFolder:
@@ -34,7 +56,7 @@ class OwnedFolder:
         return [name for name in self._read_manifest() if self._is_ours(name)]
 
     def refuse_foreign(self, *names: str) -> None:
-        """Raise UserError if a file of one of these names exists and is not ours."""
+        """Raise UserError if a file of one of these names exists and is not ours, or if a name is too long."""
         foreign = [str(self.path / name) for name in names if self._exists(name) and not self._is_ours(name)]
         if foreign:
             few = ", ".join(foreign[:3]) + (f" and {len(foreign) - 3} more" if len(foreign) > 3 else "")
@@ -135,6 +157,7 @@ class OwnedFolder:
 
     def _exists(self, name: str) -> bool:
         path = self.path / name
+        _refuse_long(path)
         return path.is_symlink() or path.exists()
 
     def _is_ours(self, name: str) -> bool:
@@ -151,8 +174,8 @@ class OwnedFolder:
             if content["format"] != FORMAT:
                 raise ValueError(f"format {content['format']}")
             files = content["files"]
-            if not isinstance(files, dict) or not all(isinstance(digests, list) for digests in files.values()):
-                raise ValueError("it is no list of files")
+            if not isinstance(files, dict) or not all(map(_is_entry, files, files.values())):
+                raise ValueError("it is no list of files below it with their SHA-256")
             return files
         except FileNotFoundError:
             return {}

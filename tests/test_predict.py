@@ -153,6 +153,18 @@ def test_one_bad_file_does_not_stop_the_others(predict, tmp_path):
     assert not read_mask(folder / "case" / "empty_mask.png").any()
 
 
+def test_a_name_too_long_for_the_outputs_is_one_error_of_its_scan(predict, tmp_path, picture):
+    long = tmp_path / "long" / f"{'n' * 240}.png"
+    long.parent.mkdir()
+    long.write_bytes(picture.read_bytes())
+    code, _, err, folder = predict(long)
+    assert code == 2 and err.count("error: ") == 1 and "a name too long for this file system." in err
+    assert not folder.exists()
+    code, _, err, folder = predict(long, picture)
+    assert code == 1 and err.count("error: ") == 1
+    assert pd.read_csv(folder / "slices.csv")["slice"].tolist() == ["scan"]
+
+
 def test_files_are_not_overwritten_unless_asked(predict, tmp_path, picture):
     assert predict(picture)[0] == 0
     code, _, err, folder = predict(picture)

@@ -1,5 +1,6 @@
 """The folder of a run and its checkpoints."""
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -12,7 +13,7 @@ from conftest import save_checkpoint
 from dataset.folder import find_slices
 from dataset.split import assign_patients, split_tables
 from evaluation.selection import best_epoch
-from storage import checkpoints
+from storage import checkpoints, owned_folder
 from storage.run_folder import RunFolder
 from unet import UNet
 from utils import UserError, atomic_write
@@ -203,6 +204,9 @@ def test_paths_that_leave_the_data_folder_are_refused(run, path):
 # --- Nobody's files --------------------------------------------------------------------------------------------
 
 
+DIGEST = "0" * 64
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
@@ -247,6 +251,24 @@ def test_a_replaced_run_stays_in_previous_until_the_first_new_epoch(run):
         *("manifest.json", ".manifest.lock", "config.json", "epochs.csv", "models/epoch_1.pt", "models/resume.pt"),
         *("notes.txt", "models/epoch_7.pt.bak"),
     }
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        ["results.csv"],
+        {"results.csv": DIGEST},
+        {"results.csv": [1]},
+        {"results.csv": [DIGEST[1:]]},
+        {"../mine": [DIGEST]},
+    ],
+)
+def test_a_manifest_of_another_form_is_refused(run, files):
+    run.path.mkdir()
+    (run.path / "manifest.json").write_text(json.dumps({"format": owned_folder.FORMAT, "files": files}))
+    for action in (run.files, run.remove, lambda: run.write("results.csv", b"")):
+        with pytest.raises(UserError, match=r"manifest.json: cannot be read .it is no list of files below it"):
+            action()
 
 
 @pytest.mark.parametrize("clean", [lambda run: run.remove_temporaries(), lambda run: run.write("results.csv", b"new")])
