@@ -111,7 +111,7 @@ class Writer:
 
     def _tidy(self, newest: int) -> None:
         """Remove what a finished epoch makes needless: the run that it replaces, and weights that are not kept."""
-        self.run.previous.remove()
+        self.run.remove_previous()
         if not self.kept:
             return
         epochs = self._epochs_to(newest)

@@ -55,6 +55,10 @@ class OwnedFolder:
         """Return the names of our files that exist and are unchanged, in the order in which they were first written."""
         return [name for name in self._read_manifest() if self._is_ours(name)]
 
+    def lists(self, name: str) -> bool:
+        """Return whether the manifest lists a file, which may be gone or changed."""
+        return name in self._read_manifest()
+
     def refuse_foreign(self, *names: str) -> None:
         """Raise UserError if a file of one of these names exists and is not ours, or if a name is too long."""
         foreign = [str(self.path / name) for name in names if self._exists(name) and not self._is_ours(name)]
@@ -93,9 +97,9 @@ class OwnedFolder:
         return content
 
     def remove(self) -> None:
-        """Remove all our files, the manifest, and the folders that are empty then; other files stay."""
+        """Remove all our files, the last written first, the manifest, and folders that are empty then."""
         manifest = self._read_manifest()
-        for name in manifest:
+        for name in reversed(manifest):
             if self._is_ours(name):
                 (self.path / name).unlink()
         self._forget(manifest)

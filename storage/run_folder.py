@@ -22,6 +22,8 @@ from storage.owned_folder import OwnedFolder
 from utils import UserError, describe_problems, file_lock, leaves_folder, parse_csv, to_csv, to_json
 
 RESULT_COLUMNS = ["epoch", "training_loss", "training_iou", "validation_loss", "validation_iou"]
+REPLACED = "replaced.txt"  # in DIR/previous: proves that --overwrite moved a run there
+KEEP_IT = "This run was replaced with --overwrite. It is removed when the first epoch of the new one is on disk:\nmove this folder away to keep it.\n"
 TEST_TABLES = {"slices": "test_results.csv", "patients": "test_patients.csv", "lesions": "test_lesions.csv"}
 EPOCH_FILE = re.compile(r"epoch_([1-9]\d*)\.pt")
 
@@ -51,9 +53,7 @@ class RunFolder(OwnedFolder):
         super().__init__(path)
         self.models = self.path / "models"
         self.resume = self.models / "resume.pt"
-        self.previous = OwnedFolder(
-            self.path / "previous"
-        )  # the run that --overwrite replaces, until the new one stands
+        self.previous = OwnedFolder(self.path / "previous")  # the run that --overwrite replaces
         self.lock: IO | None = None
 
     # --- Begin ---
@@ -74,13 +74,23 @@ class RunFolder(OwnedFolder):
         """Write config.json and the split tables of a new run.
 
         A run that is there is moved into DIR/previous, where it stays until the first epoch of the new one is on disk.
+        Raises: UserError, before anything is changed, if the user has put files or a copy of the run there.
         """
         if self.checkpoints():
+            self.previous.refuse_foreign(*self.files(), REPLACED)  # files of the user
+            if self.previous.files() and not self.previous.lists(REPLACED):
+                raise UserError(f"{self.previous}: holds a run that --overwrite did not put there. Move it away.")
+            self.previous.write(REPLACED, KEEP_IT.encode())
             self.move_to(self.previous)
         self.remove()
         self.write_config(config)
         for split, table in tables.items():
             self.write(f"{split}.csv", to_csv(table).encode())
+
+    def remove_previous(self) -> None:
+        """Remove the run that --overwrite has replaced; not a folder of that name that the user has made."""
+        if self.previous.lists(REPLACED):
+            self.previous.remove()
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:

@@ -18,6 +18,7 @@ from dataset.split import SPLITS
 from storage.run_folder import RunFolder
 
 ROOT = Path(__file__).parents[1]
+LISTS = {"manifest.json", ".manifest.lock"}
 
 
 def digest(folder: Path) -> dict[str, str]:
@@ -154,7 +155,7 @@ def test_overwriting_keeps_the_old_run_until_the_new_one_stands(call, folder, fi
     code, _, err = call("train_model", "--data", folder, "--run", finished, "--overwrite", *QUICK)
     assert code == 2 and "the training loss is not finite from batch 1" in err
     after = digest(finished / "previous")
-    assert all(after[name] == before[name] for name in after if name not in ("manifest.json", ".manifest.lock"))
+    assert all(after[name] == before[name] for name in after.keys() & before.keys() - LISTS)
     assert "models/epoch_1.pt" in after and "train.csv" in after
 
 

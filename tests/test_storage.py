@@ -14,7 +14,7 @@ from dataset.folder import find_slices
 from dataset.split import assign_patients, split_tables
 from evaluation.selection import best_epoch
 from storage import checkpoints, owned_folder
-from storage.run_folder import RunFolder
+from storage.run_folder import REPLACED, RunFolder
 from unet import UNet
 from utils import UserError, atomic_write
 
@@ -79,6 +79,7 @@ def test_resuming_does_what_a_killed_process_left_undone(run):
     for epoch in (1, 2, 3):
         model = save(run, epoch=epoch)
     (run.path / "epochs.csv").unlink()
+    run.previous.write(REPLACED, b"")
     run.previous.write("config.json", b"{}")
     optimiser = torch.optim.Adam(model.parameters())
     checkpoints.Writer(run, model, optimiser, CONFIG, kept=lambda epochs: set()).resume_after(2)
@@ -251,6 +252,22 @@ def test_a_replaced_run_stays_in_previous_until_the_first_new_epoch(run):
         *("manifest.json", ".manifest.lock", "config.json", "epochs.csv", "models/epoch_1.pt", "models/resume.pt"),
         *("notes.txt", "models/epoch_7.pt.bak"),
     }
+
+
+@pytest.mark.parametrize("with_manifest", [True, False])
+def test_a_folder_previous_of_the_user_is_left_alone(run, tmp_path, with_manifest):
+    run.begin({"old": 1}, {})
+    save(run)
+    shutil.copytree(run.path, tmp_path / "copy")  # kept by the user, with or without the list of our files
+    (tmp_path / "copy").rename(run.previous.path)
+    if not with_manifest:
+        (run.previous.path / "manifest.json").unlink()
+    before, theirs = contents(run.path), contents(run.previous.path)
+    with pytest.raises(UserError, match=r"previous(/config.json)?.*: (holds a run that|is there already)"):
+        run.begin(CONFIG, {})
+    assert contents(run.path) == before
+    save(run, epoch=2)
+    assert contents(run.previous.path) == theirs
 
 
 @pytest.mark.parametrize(
