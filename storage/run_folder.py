@@ -23,7 +23,10 @@ from utils import UserError, describe_problems, file_lock, leaves_folder, parse_
 
 RESULT_COLUMNS = ["epoch", "training_loss", "training_iou", "validation_loss", "validation_iou"]
 REPLACED = "replaced.txt"  # in DIR/previous: proves that --overwrite moved a run there
-KEEP_IT = "This run was replaced with --overwrite. It is removed when the first epoch of the new one is on disk:\nmove this folder away to keep it.\n"
+KEEP_IT = (
+    "This run was replaced with --overwrite. It is removed when the first epoch of the new one is on disk. To keep it, "
+    "move this folder away.\n"
+)
 TEST_TABLES = {"slices": "test_results.csv", "patients": "test_patients.csv", "lesions": "test_lesions.csv"}
 EPOCH_FILE = re.compile(r"epoch_([1-9]\d*)\.pt")
 
