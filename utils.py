@@ -27,6 +27,7 @@ import torch
 USER_ERROR = 2  # exit codes: an error the user can fix, as argparse has it;
 SYSTEM_ERROR = 1  # a disk that is full, a file that may not be written;
 SIGNALLED = 128  # plus the number of the signal: stopped by Ctrl-C (130) or by SIGTERM (143), after saving
+PASSED_ON = (signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
 GLIBC = ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
 TEMPORARY = ".tmp"  # ends the name of a file that is being written
 SHOWN_PROBLEMS = 10  # of one folder or file
@@ -64,7 +65,7 @@ def run_script(main: Callable[[], None]) -> None:
 def call_script(script: str, *arguments: object) -> None:
     """Run a script of this folder in a process of its own, which gives its memory back; exit if it fails.
 
-    SIGINT and SIGTERM are passed on to it, and it is waited for. Its exit code is kept.
+    SIGINT, SIGTERM and SIGHUP are passed on to it, and it is waited for. Its exit code is kept.
     """
     child, received = None, []
 
@@ -73,7 +74,7 @@ def call_script(script: str, *arguments: object) -> None:
         if child and os.name == "posix":  # the console of Windows interrupts both by itself
             child.send_signal(number)
 
-    before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {n: signal.signal(n, pass_on) for n in PASSED_ON if signal.getsignal(n) != signal.SIG_IGN}  # as by nohup
     # A process group of its own, so that Ctrl-C in a terminal does not reach it twice, which would abort it
     child = subprocess.Popen([sys.executable, Path(__file__).with_name(script), *map(str, arguments)], process_group=0)
     if received:  # before there was a child
@@ -266,7 +267,6 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     It is written under a temporary name in the same folder, forced to the disk, then renamed. A failure leaves
     what was at `path` before.
     """
-    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_path(path)
     try:

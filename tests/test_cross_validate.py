@@ -175,7 +175,7 @@ def test_mistakes_are_found_before_anything_runs(call, calls, folder, tmp_path, 
 CHILD = """
 import os, signal, sys, time
 received = []
-for number in (signal.SIGINT, signal.SIGTERM):
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
     signal.signal(number, lambda number, _: received.append(number))
 os.kill(int(sys.argv[1]), int(sys.argv[2]))
 while not received:
@@ -186,7 +186,7 @@ sys.exit(128 + received[0] if sys.argv[3] == "stops" else 0)
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("child", ["stops", "had ended anyway"])
 def test_signals_are_passed_on_and_the_child_is_waited_for(monkeypatch, capfd, tmp_path, number, child):
     (tmp_path / "child.py").write_text(CHILD)
@@ -198,6 +198,17 @@ def test_signals_are_passed_on_and_the_child_is_waited_for(monkeypatch, capfd, t
     assert stop.value.code == 128 + number and out == f"received {int(number)}\n"
     assert "child.py stopped" in err and "The same command goes on from there." in err
     assert signal.getsignal(number) is before
+
+
+def test_a_signal_that_is_ignored_stays_so(monkeypatch, tmp_path):
+    (tmp_path / "child.py").write_text(f"import os, signal\nos.kill({os.getpid()}, signal.SIGHUP)\n")
+    monkeypatch.setattr(utils, "__file__", str(tmp_path / "utils.py"))
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # nohup
+    try:
+        utils.call_script("child.py")
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 @pytest.mark.parametrize(("how", "code"), [("sys.exit(2)", 2), ("os.kill(os.getpid(), signal.SIGKILL)", 128 + 9)])
