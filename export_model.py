@@ -31,7 +31,7 @@ from torch import nn
 
 import constants
 from evaluation.selection import best_epoch
-from reporting.model_card import describe_input, model_card, name_weights
+from reporting.model_card import WEIGHTS, describe_input, model_card
 from storage import checkpoints
 from storage.owned_folder import OwnedFolder
 from storage.run_folder import RunFolder
@@ -94,11 +94,12 @@ def main(argv: list[str] | None = None) -> None:
         if not difference <= largest:
             raise UserError(f"{name}: its logits differ by {difference:.1e} from the network's. Nothing was written.")
         print(f"{name}: {len(content) / 1e6:.1f} MB, logits differ by at most {difference:.1e} of the largest")
-    described = model_card(args.run, checkpoint).encode()
+    digest = weights_digest(checkpoint["weights"], {})
+    described = model_card(args.run, checkpoint, digest).encode()
 
     out.remove_temporaries()  # of an export that was killed
     others = [name for name in every.values() if name not in files]
-    outdated = [] if describes(out, card, checkpoint) else [name for name in out.files() if name in others]
+    outdated = [] if describes(out, card, digest) else [name for name in out.files() if name in others]
     for name in (card, *outdated):  # the card first, so that at no time it lies beside other weights
         (out.path / name).unlink(missing_ok=True)
     for name, content in contents.items():
@@ -116,9 +117,9 @@ def refuse_existing(paths: list[Path]) -> None:
             raise UserError(f"{path}: exists already. Name the files with --name, or replace them with --overwrite.")
 
 
-def describes(out: OwnedFolder, card: str, checkpoint: dict[str, Any]) -> bool:
+def describes(out: OwnedFolder, card: str, digest: str) -> bool:
     """Return whether there is a card of these very weights."""
-    return (out.path / card).exists() and name_weights(checkpoint) in out.read(card, "").decode().splitlines()
+    return (out.path / card).exists() and f"{WEIGHTS} {digest}" in out.read(card, "").decode()
 
 
 def require_packages(name: str) -> None:

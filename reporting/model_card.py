@@ -9,7 +9,6 @@ from constants import RESEARCH_USE, SYNTHETIC_NOTICE
 from evaluation.intervals import FEWEST, show_interval
 from evaluation.names import METRICS
 from storage.run_folder import RunFolder
-from unet import weights_digest
 from utils import show_number
 
 SHOWN = ("patient_dice", "patient_dice_median", "tumour_iou", "tumour_found", "iou", "empty_prediction")
@@ -19,6 +18,7 @@ SLICE_BY_SLICE = (
     "data set carries no spacing."
 )
 UNSEEN = "Other patients, diseases, scanners and sequences than those of the data above were never seen."
+WEIGHTS = "SHA-256 of the weights as trained:"
 LICENCE = "CC BY-NC-SA 4.0"
 
 
@@ -71,9 +71,10 @@ def describe_input(checkpoint: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def model_card(run: RunFolder, checkpoint: dict[str, Any]) -> str:
+def model_card(run: RunFolder, checkpoint: dict[str, Any], digest: str) -> str:
     """Return the card as Markdown. It says so where the run was not tested, or another epoch was.
 
+    digest: of the checkpoint's weights.
     Raises: UserError when a file of the run is missing or damaged.
     """
     config = checkpoint["config"]
@@ -82,7 +83,7 @@ def model_card(run: RunFolder, checkpoint: dict[str, Any]) -> str:
         "# Model card: U-Net for lower-grade glioma in MR slices",
         f"**{RESEARCH_USE}**",
         *([f"**{SYNTHETIC_NOTICE}. Never offer these weights as pretrained.**"] if config["synthetic"] else []),
-        "## Network\n\n" + _network(checkpoint),
+        "## Network\n\n" + _network(checkpoint) + f"\n- {WEIGHTS} {digest}",
         "## Data\n\n" + _data(config, origin),
         "## Training\n\n" + _training(config),
         "## Test\n\n" + (_test(run, checkpoint) if config["patients"]["test"] else _validation(checkpoint)),
@@ -99,15 +100,9 @@ def _network(checkpoint: dict[str, Any]) -> str:
     return (
         f"- U-Net, {network['width']} to {16 * network['width']} channels, {weights / 1e6:.2f} million parameters, "
         f"{upsampling}; weights of epoch {checkpoint['epoch']}\n"
-        f"{name_weights(checkpoint)}\n"
         f"- input: {about['input']}; mean {about['mean']}, std {about['std']}, {about['size']} pixels square\n"
         f"- output: {about['output']}; threshold {about['threshold']}"
     )
-
-
-def name_weights(checkpoint: dict[str, Any]) -> str:
-    """Return the line of a card that says which weights it describes."""
-    return f"- SHA-256 of the weights as trained: {weights_digest(checkpoint['weights'], {})}"
 
 
 def _data(config: dict[str, Any], origin: Origin) -> str:

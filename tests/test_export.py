@@ -249,12 +249,13 @@ def test_mistakes(export, tmp_path):
 
 
 def card(run: RunFolder, epoch: int = 1) -> str:
-    return model_card(run, checkpoints.read_checkpoint(run.checkpoint(epoch)))
+    return model_card(run, checkpoints.read_checkpoint(run.checkpoint(epoch)), "0" * 64)
 
 
 def test_the_card_of_a_tested_run(tmp_path):
     run = make_run(tmp_path / "run")
     text = card(run)
+    assert f"- SHA-256 of the weights as trained: {'0' * 64}\n\n" in text
     assert "not a medical device" in text and "CC BY-NC-SA 4.0" in text and "SYNTHETIC" not in text
     assert "8 patients with 178 slices for train" in text and "Not tested yet" in text
     parameters = sum(weights.numel() for weights in UNet(width=2).parameters())
