@@ -32,8 +32,9 @@ def _is_entry(name: str, digests: Any) -> bool:
 
 def _refuse_long(path: Path) -> None:
     """Raise UserError if the file system has no names as long as that of a file, or of a folder that it needs."""
-    there = next(parent for parent in path.absolute().parents if os.path.exists(parent))
-    missing = path.absolute().relative_to(there).parts
+    path = path.absolute()
+    there = next((parent for parent in path.parents if os.path.exists(parent)), path.parents[-1])
+    missing = path.relative_to(there).parts
     for name in (*missing, temporary_path(path).name):  # under which it is written: longer than its own
         try:
             os.lstat(there / name)
