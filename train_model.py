@@ -18,6 +18,7 @@ import torch
 
 import constants
 from dataset.folder import find_folder, find_slices
+from dataset.preprocess import NORMALISATIONS, prepare
 from dataset.published import is_published
 from dataset.slices import Slices, load_slices
 from dataset.split import SPLITS, assign_fold, assign_patients, read_assignment, read_patient_list, split_tables
@@ -27,8 +28,10 @@ from storage import checkpoints
 from storage.run_folder import RunFolder
 from training import distributed
 from training.distributed import say
-from training.engine import Interrupted, epoch_order, evaluate, train_one_epoch
+from training.engine import Interrupted, Views, epoch_order, evaluate, growth, train_one_epoch
 from training.losses import LOSSES
+from training.optimisation import OPTIMISERS, Optimisation
+from training.recipes import RECIPES, REFERENCE
 from unet import UNet
 from utils import (
     SIGNALLED,
@@ -48,7 +51,7 @@ from utils import (
 )
 
 # The options that decide the result of a run. A resumed run must have the same, except that it may have more epochs.
-SETTINGS = ("epochs", "batch_size", "lr", "width", "bilinear", "loss", "seed", "mode", "precision")
+SETTINGS = (*REFERENCE, "seed", "mode", "precision")
 OPTIONS = ("device", "compile", "keep")  # recorded too, but a resumed run may have others
 
 
@@ -62,12 +65,30 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add("--run", type=RunFolder, default=constants.RUN_DIR, metavar="DIR",
         help="where models/, CSV files and plots/ go (%(default)s)")  # fmt: skip
-    add("--epochs", type=positive(int), default=constants.EPOCHS, help="(%(default)s)")
-    add("--batch-size", type=positive(int), default=constants.BATCH_SIZE, help="slices per step (%(default)s)")
-    add("--lr", type=positive(float), default=constants.LEARNING_RATE, help="learning rate of Adam (%(default)s)")
-    add("--width", type=positive(int), default=constants.WIDTH, help="channels of the first level (%(default)s)")
-    add("--bilinear", action="store_true", help="interpolate on the way up, 17.26 M instead of 31.04 M parameters")
-    add("--loss", choices=sorted(LOSSES), default=constants.LOSS, help="(%(default)s)")
+    add("--recipe", choices=RECIPES, default="reference",
+        help="values of the options of the recipe below, from training/recipes.py (%(default)s)")  # fmt: skip
+    recipe = parser.add_argument_group("recipe", "each option overrides one value of --recipe").add_argument
+    recipe("--epochs", type=positive(int))
+    recipe("--batch-size", type=positive(int), help="slices per step")
+    recipe("--lr", type=positive(float), help="learning rate, the largest if it changes")
+    recipe("--width", type=positive(int), help="channels of the first level")
+    recipe("--bilinear", action=argparse.BooleanOptionalAction,
+           help="interpolate on the way up, 17.26 M instead of 31.04 M parameters")  # fmt: skip
+    recipe("--stem", type=int, choices=(1, 2), help="2: compute at half of the resolution (pixel unshuffle)")
+    recipe("--normalisation", choices=NORMALISATIONS, help="of intensities")
+    recipe("--neighbours", type=whole_number, metavar="N", help="slices before and after, whose FLAIR is seen too")
+    recipe("--crop", action=argparse.BooleanOptionalAction, help="compute the head's window only")
+    recipe("--augment", action=argparse.BooleanOptionalAction, help="change the slices at random")
+    recipe("--empty-share", type=share, help="share of the slices without tumour that an epoch draws")
+    recipe("--loss", choices=sorted(LOSSES))
+    recipe("--optimiser", choices=OPTIMISERS)
+    recipe("--weight-decay", type=share)
+    recipe("--warm-up", type=share, help="share of all steps in which the learning rate rises")
+    recipe("--cosine", action=argparse.BooleanOptionalAction, help="let the learning rate fall to 0 as a cosine")
+    recipe("--ema", type=share, metavar="DECAY", help="score and save an average of the weights; 0: the weights")
+    recipe("--growing", action=argparse.BooleanOptionalAction, help="resolution: half, three quarters, full")
+    recipe("--flips", action=argparse.BooleanOptionalAction,
+           help="tests and predictions average over the mirror image")  # fmt: skip
     add("--seed", type=whole_number, default=constants.SEED,
         help="seed of the initial weights and batch order; does not affect the split (%(default)s)")  # fmt: skip
     add("--device", default="auto", help="cpu, cuda, cuda:1, mps (auto: CUDA, else MPS, else the CPU)")
@@ -86,6 +107,14 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def share(text: str) -> float:
+    """An argparse type: a number from 0 to 1."""
+    with contextlib.suppress(ValueError):
+        if 0 <= (value := float(text)) <= 1:
+            return value
+    raise argparse.ArgumentTypeError(f"{text} is not a number from 0 to 1")
+
+
 def fold(text: str) -> tuple[int, int]:
     """An argparse type: the text "2/5", the second of five folds, as numbers."""
     match = re.fullmatch(r"([1-9]\d*)/([1-9]\d*)", text)
@@ -101,7 +130,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     if args.split and args.fold:
         parser.error("--split and --fold exclude each other")
     if not args.resume:
-        return args
+        return fill_in(args)
     if args.overwrite:
         parser.error("--resume and --overwrite exclude each other")
     config = args.run.read_config()
@@ -122,6 +151,14 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         raise UserError(
             f"{args.run}: cannot be resumed with {', '.join(different)}. Leave that out, or start another run."
         )
+    return args
+
+
+def fill_in(args: argparse.Namespace) -> argparse.Namespace:
+    """Give the options of the recipe that were not set the values of --recipe."""
+    for name, value in RECIPES[args.recipe].items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
     return args
 
 
@@ -185,12 +222,20 @@ def train(
     args: argparse.Namespace, slices: dict[str, Slices], config: dict, hardware: Hardware, stop: StopRequest
 ) -> None:
     """Train, validate and save, epoch by epoch, in a folder that belongs to this process alone."""
-    network = UNet(width=args.width, bilinear=args.bilinear).to(hardware.device, memory_format=hardware.memory_format)
-    optimiser = torch.optim.Adam(network.parameters(), lr=args.lr, fused=hardware.device.type != "mps")
+    how = checkpoints.preparation(vars(args))
+    network = UNet(channels=how.channels, width=args.width, bilinear=args.bilinear, stem=args.stem)
+    network = network.to(hardware.device, memory_format=hardware.memory_format)
+    training, validation = (prepare(slices[split], how).to(hardware.device) for split in ("train", "validation"))
+
+    def order(epoch: int) -> torch.Tensor:
+        return epoch_order(args.seed, epoch, slices["train"], args.empty_share)
+
+    steps = args.epochs * math.ceil(len(order(1)) / args.batch_size)
+    optimiser = Optimisation(network, vars(args), steps)
     run = distributed.first_only(args.run)
     kept = functools.partial(best_epochs, count=args.keep) if args.keep else None
-    writer = distributed.first_only(checkpoints.Writer(args.run, network, optimiser, config, kept))
-    finished = checkpoints.restore(args.run, network, optimiser) if args.resume else 0
+    writer = distributed.first_only(checkpoints.Writer(args.run, optimiser.result, optimiser, config, kept))
+    finished = checkpoints.restore(args.run, optimiser.result, optimiser) if args.resume else 0
     if args.resume:
         writer.resume_after(finished)
     if finished >= args.epochs:
@@ -203,7 +248,6 @@ def train(
     else:
         run.begin(config, {split: part.table for split, part in slices.items()})
 
-    training, validation = (slices[split].to(hardware.device) for split in ("train", "validation"))
     model = distributed.wrap(network, hardware.device)
     model = torch.compile(model, dynamic=False) if args.compile else model
     loss_function = LOSSES[args.loss]
@@ -211,16 +255,18 @@ def train(
     for epoch in range(finished + 1, args.epochs + 1):
         started = time.monotonic()
         title = f"epoch {epoch}/{args.epochs}"
-        order = epoch_order(args.seed, epoch, len(training))
+        resolution = growth(epoch, args.epochs) if args.growing else 1.0
+        views = Views(args.crop, args.augment, resolution, args.seed, epoch)
         try:
             learned = train_one_epoch(
-                model, training, order, optimiser, args.batch_size, loss_function, hardware, title, stop
+                model, training, order(epoch), optimiser, args.batch_size, loss_function, hardware, title, stop, views
             )
         except Interrupted:
             resume = f"python train_model.py --run {args.run} --resume" if epoch > 1 else "the same command"
             say(f"stopped within epoch {epoch}; {epoch - 1} epoch(s) are saved. Go on with: {resume}")
             return
-        scored, _ = evaluate(model, validation, args.batch_size, loss_function, hardware, title)
+        scored_model = model if optimiser.result is network else optimiser.result
+        scored, _ = evaluate(scored_model, validation, args.batch_size, loss_function, hardware, title)
         refuse_not_finite(scored["loss"], epoch)
         record = {
             "epoch": epoch,

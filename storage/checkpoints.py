@@ -12,25 +12,30 @@ import zipfile
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pandas as pd
 import torch
 
-from constants import CHANNELS, CLASSES, IMAGE_SIZE, MEAN, STD, THRESHOLD
+from constants import CLASSES, IMAGE_SIZE, THRESHOLD
+from dataset.preprocess import NORMALISATIONS, Preparation
 from storage.run_folder import RESULT_COLUMNS, RunFolder
 from unet import WIDEST, UNet, load_weights
 from utils import UserError, atomic_write
 
-FORMAT = "lgg-unet-2"
+FORMAT = "lgg-unet-3"
 REMEDY = "A network is in models/epoch_N.pt of a run. Restore this file, or move it away."
-INPUT = (
-    "size",
-    "mean",
-    "std",
-    "threshold",
-    "precision",
-)  # how a slice is prepared, and which probability is foreground
+# How slices are prepared, which probability is foreground, the smallest component, and how it was computed
+INPUT = ("size", "normalisation", "neighbours", "crop", "flips", "threshold", "min_component", "precision")
+MOST_NEIGHBOURS = 8
+
+
+class Optimiser(Protocol):
+    """What has a state to resume from: one of PyTorch's optimisers, or an Optimisation."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
 # --- Write -----------------------------------------------------------------------------------------------------
@@ -51,7 +56,7 @@ class Writer:
         self,
         run: RunFolder,
         model: UNet,
-        optimiser: torch.optim.Optimizer,
+        optimiser: Optimiser,
         config: dict,
         kept: Callable[[pd.DataFrame], set[int]] | None = None,
     ):
@@ -75,16 +80,16 @@ class Writer:
             "format": FORMAT,
             **record,
             "network": {
-                "channels": CHANNELS,
+                "channels": preparation(settings).channels,
                 "classes": CLASSES,
-                "width": settings["width"],
-                "bilinear": settings["bilinear"],
+                **{name: settings[name] for name in ("width", "bilinear", "stem")},
             },
             "input": {
                 "size": IMAGE_SIZE,
-                "mean": list(MEAN),
-                "std": list(STD),
+                **preparation(settings)._asdict(),
+                "flips": settings["flips"],
                 "threshold": THRESHOLD,
+                "min_component": 0,
                 "precision": settings["precision"],
             },
             "config": {name: value for name, value in self.config.items() if name != "data"},  # a path of this machine
@@ -126,6 +131,11 @@ class Writer:
         return epochs[epochs["epoch"] <= newest]
 
 
+def preparation(about: dict[str, Any]) -> Preparation:
+    """Return how slices are prepared, from the settings of a run or from `input` of a checkpoint."""
+    return Preparation(**{name: about[name] for name in Preparation._fields})
+
+
 def _on_host(content: Any) -> Any:
     """Return the same nested content with its tensors in host memory; those that are there already are not copied."""
     if isinstance(content, torch.Tensor):
@@ -146,7 +156,7 @@ def _write(run: RunFolder, path: Path, content: dict) -> None:
 # --- Read ------------------------------------------------------------------------------------------------------
 
 
-def restore(run: RunFolder, model: UNet, optimiser: torch.optim.Optimizer) -> int:
+def restore(run: RunFolder, model: UNet, optimiser: Optimiser) -> int:
     """Load the newest state into the network and its optimiser. Returns the last finished epoch.
 
     Where the process was killed between the two files of an epoch, that epoch is trained again: its order depends on
@@ -203,17 +213,23 @@ def load_network(path: Path) -> tuple[UNet, dict[str, Any]]:
 def _check_description(about: dict[str, Any], path: Path) -> None:
     """Raise UserError unless a file describes a network, and slices, that this version builds and prepares."""
     entries = about["network"] | about["input"] | {"synthetic": about["config"].get("synthetic")}
-    expected = {"channels": CHANNELS, "classes": CLASSES, "size": IMAGE_SIZE, "mean": list(MEAN), "std": list(STD)}
+    expected = {"classes": CLASSES, "size": IMAGE_SIZE}
     others = {
         "width": lambda width: type(width) is int and 0 < width <= WIDEST,
-        "bilinear": lambda bilinear: type(bilinear) is bool,
+        "stem": lambda stem: type(stem) is int and stem in (1, 2),
+        "normalisation": lambda name: type(name) is str and name in NORMALISATIONS,
+        "neighbours": lambda number: type(number) is int and 0 <= number <= MOST_NEIGHBOURS,
+        **dict.fromkeys(("bilinear", "crop", "flips", "synthetic"), lambda value: type(value) is bool),
         "threshold": lambda threshold: type(threshold) is float and 0 < threshold < 1,
+        "min_component": lambda pixels: type(pixels) is int and 0 <= pixels <= IMAGE_SIZE**2,
         "precision": lambda precision: type(precision) is str and precision in ("fp32", "bf16"),
-        "synthetic": lambda synthetic: type(synthetic) is bool,
     }
     wrong = [name for name, value in expected.items() if not _same(entries.get(name), value)]
     wrong += [name for name, fits in others.items() if not fits(entries.get(name))]
-    wrong += ["network"] * (len(about["network"]) != 4)  # an entry that UNet does not know
+    wrong += ["network"] * (len(about["network"]) != 5)  # an entry that UNet does not know
+    if "neighbours" not in wrong:
+        channels = Preparation(neighbours=about["input"]["neighbours"]).channels
+        wrong += ["channels"] * (not _same(about["network"].get("channels"), channels))
     if wrong:
         raise UserError(f"{path}: holds no network of this version (wrong: {', '.join(wrong)}). {REMEDY}")
 

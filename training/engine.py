@@ -1,42 +1,28 @@
 """The only loops over batches. Everything that trains or scores a network calls them."""
 
-import functools
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import nn
 from tqdm import tqdm
 
-from constants import MEAN, STD, THRESHOLD
+from constants import IMAGE_SIZE, THRESHOLD
+from dataset.preprocess import Prepared
 from dataset.slices import Slices
 from evaluation.metrics import Counts, count_pixels, slice_mean_iou, summarise
-from training import distributed, lean
+from training import augment, distributed, lean
 from training.losses import Loss
 from utils import Hardware, UserError
 
+WINDOW = (224, 192)  # rows and columns around the head that training sees with `crop`
+GROWING = ((0.3, 0.5), (0.6, 0.75), (1.0, 1.0))  # until this share of the epochs, this share of the resolution
+OUTSIDE = -20.0  # the logit where nothing is computed
 CHECK_EVERY = 16  # steps after which an accelerator, or several processes, are asked for the loss and for signals
-
-
-def prepare(images: torch.Tensor, memory_format: torch.memory_format = torch.contiguous_format) -> torch.Tensor:
-    """Scale slices as the network expects: uint8 [N, H, W, 3] -> float32 [N, 3, H, W] in [-1, 1], same device."""
-    mean, std = _per_channel(MEAN, images.device), _per_channel(STD, images.device)
-    return images.float().div_(255).sub_(mean).div_(std).permute(0, 3, 1, 2).contiguous(memory_format=memory_format)
-
-
-@functools.cache
-def _per_channel(values: tuple[float, ...], device: torch.device) -> torch.Tensor:
-    """Return float32 [3] on the device; made once, because a copy from the host would wait for the whole GPU queue."""
-    with torch.inference_mode(False):
-        return torch.tensor(values, dtype=torch.float32, device=device)
-
-
-def prepare_masks(masks: torch.Tensor) -> torch.Tensor:
-    """uint8 {0, 1} [N, H, W] -> float32 [N, 1, H, W]."""
-    return masks.unsqueeze(1).float()
 
 
 def predicted_mask(logits: torch.Tensor, threshold: float = THRESHOLD) -> torch.Tensor:
@@ -44,10 +30,58 @@ def predicted_mask(logits: torch.Tensor, threshold: float = THRESHOLD) -> torch.
     return logits.sigmoid() >= threshold
 
 
-def epoch_order(seed: int, epoch: int, slices: int) -> torch.Tensor:
-    """Return the order of the slices in epoch 1, 2, ...: int64 [slices]; it depends on (seed, epoch) alone."""
+def epoch_order(seed: int, epoch: int, slices: Slices, empty_share: float = 1.0) -> torch.Tensor:
+    """Return the rows of epoch 1, 2, ... in their order: int64; it depends on (seed, epoch) and the slices alone.
+
+    All tumour slices, and a share of the others, drawn anew in each epoch.
+    """
     mixed = int(np.random.SeedSequence((seed, epoch)).generate_state(1, np.uint64)[0] >> 1)
-    return torch.randperm(slices, generator=torch.Generator().manual_seed(mixed))
+    order = torch.randperm(len(slices), generator=torch.Generator().manual_seed(mixed))
+    if empty_share == 1:
+        return order
+    empty = (slices.masks == 0).flatten(1).all(1).cpu()[order]
+    drawn = empty.cumsum(0) <= round(empty_share * int(empty.sum()))
+    return order[~empty | drawn]
+
+
+@dataclass(frozen=True)
+class Views:
+    """What training sees of the slices in an epoch: the window, its resolution, and random changes.
+
+    Args:
+        crop: the window around the head, not the frame.
+        augmented: change each slice at random.
+        share: of the resolution.
+        seed, epoch: of the random changes.
+    """
+
+    crop: bool = False
+    augmented: bool = False
+    share: float = 1.0
+    seed: int = 0
+    epoch: int = 1
+
+    def batch(self, prepared: Prepared, rows: torch.Tensor, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return input and masks as of `Prepared.batch`, [B, C, h, w] and [B, 1, h, w]."""
+        images, masks = prepared.batch(rows, device)
+        if not len(rows) or (self.crop, self.augmented, self.share) == (False, False, 1):
+            return images, masks
+        chances = augment.generators(self.seed, self.epoch, rows) if self.augmented else None
+        extent = WINDOW if self.crop else (IMAGE_SIZE, IMAGE_SIZE)
+        size = tuple(round(side * self.share) for side in extent)
+        boxes = [prepared.boxes[patient] if self.crop else (0, IMAGE_SIZE) * 2 for patient in prepared.stack[rows]]
+        centres = torch.tensor([((top + bottom) // 2, (left + right) // 2) for top, bottom, left, right in boxes])
+        if chances is not None:
+            images = augment.change_intensities(images, prepared.how.sequences, chances)
+        return augment.place(images, masks, centres, extent, size, chances)
+
+
+EVERYTHING = Views()
+
+
+def growth(epoch: int, epochs: int) -> float:
+    """Return the share of the resolution in an epoch, 1, 2, ..., of a training that grows."""
+    return next(share for until, share in GROWING if epoch <= until * epochs + 1e-9)
 
 
 @dataclass
@@ -70,14 +104,25 @@ class Tally:
         every[torch.cat(self.rows).to(device)] = torch.cat([torch.stack(c, dim=1) for c in self.counts])
         return Counts(*distributed.add_up(every).cpu().numpy().T)
 
-    def summarise(self, patients: Sequence[str]) -> tuple[dict[str, float], Counts]:
-        """Return the metrics as of `train_one_epoch`, and the counts behind them."""
+    def summarise(self, patients: Sequence[str], seen: torch.Tensor | None = None) -> tuple[dict[str, float], Counts]:
+        """Return the metrics as of `train_one_epoch`, and the counts behind them; of the rows `seen` only, if given."""
         sizes = torch.tensor([len(rows) for rows in self.rows], dtype=torch.float64)
         total = (torch.stack(self.losses).double().cpu() * sizes).sum()
         if distributed.world() > 1:
             total = distributed.add_up(total.to(self.losses[0].device))
         counts = self.gather(len(patients))
+        if seen is not None:
+            rows = seen.sort().values.numpy()
+            counts, patients = Counts(*(part[rows] for part in counts)), [patients[row] for row in rows]
         return {"loss": total.item() / len(patients), **summarise(counts, patients)}, counts
+
+
+class Optimiser(Protocol):
+    """What a training step needs: one of PyTorch's, or an Optimisation."""
+
+    def zero_grad(self, set_to_none: bool = True) -> None: ...
+
+    def step(self) -> None: ...
 
 
 class Interrupted(Exception):
@@ -86,16 +131,17 @@ class Interrupted(Exception):
 
 def train_one_epoch(
     model: nn.Module,
-    slices: Slices,
+    slices: Prepared,
     order: torch.Tensor,
-    optimiser: torch.optim.Optimizer,
+    optimiser: Optimiser,
     batch_size: int,
     loss_function: Loss,
     hardware: Hardware,
     title: str = "",
     stop: Callable[[], bool] = lambda: False,
+    views: Views = EVERYTHING,
 ) -> dict[str, float]:
-    """Train on every slice once, in the given order. The metrics are those of the network as it learns.
+    """Train on the given rows, in their order. The metrics are those of the network as it learns, on what it saw.
 
     Args:
         stop: asked after each step whether to stop.
@@ -110,24 +156,22 @@ def train_one_epoch(
     every = 1 if hardware.device.type == "cpu" and distributed.world() == 1 else CHECK_EVERY
     for number, batch in enumerate(_progress(batches, f"{title} training", tally), start=1):
         rows = distributed.share(batch)
-        images, masks = slices.batch(rows, hardware.device)
-        masks = prepare_masks(masks)
-        loss, logits = _train_step(
-            model, prepare(images, hardware.memory_format), masks, optimiser, loss_function, hardware, len(batch)
-        )
+        images, masks = views.batch(slices, rows, hardware.device)
+        images = images.contiguous(memory_format=hardware.memory_format)
+        loss, logits = _train_step(model, images, masks, optimiser, loss_function, hardware, len(batch))
         tally.add(loss, rows, count_pixels(predicted_mask(logits), masks > 0))
         if number % every == 0 or number == len(batches):
             _stop_unless_finite(tally.losses, batches, slices.patients)
             if distributed.anyone(stop(), hardware.device):
                 raise Interrupted
-    return tally.summarise(slices.patients)[0]
+    return tally.summarise(slices.patients, order)[0]
 
 
 def _train_step(
     model: nn.Module,
     images: torch.Tensor,
     masks: torch.Tensor,
-    optimiser: torch.optim.Optimizer,
+    optimiser: Optimiser,
     loss_function: Loss,
     hardware: Hardware,
     batch: int,
@@ -149,29 +193,27 @@ def _train_step(
 @torch.inference_mode()
 def evaluate(
     model: nn.Module,
-    slices: Slices,
+    slices: Prepared,
     batch_size: int,
     loss_function: Loss,
     hardware: Hardware,
     title: str = "",
     probabilities_out: np.ndarray | None = None,
+    flips: bool = False,
 ) -> tuple[dict[str, float], Counts]:
     """Score every slice in order, without training.
 
     Args:
         probabilities_out: float32 [N, H, W] that receives the probabilities, if they are wanted.
+        flips: as of `compute_logits`.
 
     Returns: the metrics as of `train_one_epoch`, and the counts of each slice as NumPy arrays.
     """
     model.eval()
     tally = Tally()
-    batches = torch.arange(len(slices)).split(batch_size)
-    for batch in _progress(batches, f"{title} scoring", tally):
+    for batch, window in _progress(list(slices.batches(batch_size)), f"{title} scoring", tally):
         rows = distributed.share(batch)
-        images, masks = slices.batch(rows, hardware.device)
-        masks = prepare_masks(masks)
-        with hardware.autocast():
-            logits = model(prepare(images, hardware.memory_format)).float()
+        logits, masks = compute_logits(model, slices, rows, window, hardware, flips)
         loss = loss_function(logits, masks) if len(rows) else logits.sum()
         tally.add(loss, rows, count_pixels(predicted_mask(logits), masks > 0))
         if probabilities_out is not None:
@@ -180,18 +222,43 @@ def evaluate(
 
 
 @torch.inference_mode()
-def predict(model: nn.Module, images: torch.Tensor, batch_size: int, hardware: Hardware) -> torch.Tensor:
-    """Return the logits of slices without masks: uint8 [N, H, W, 3] -> float32 [N, H, W] on the CPU."""
+def predict(
+    model: nn.Module, slices: Prepared, batch_size: int, hardware: Hardware, flips: bool = False
+) -> torch.Tensor:
+    """Return the logits of slices whose masks do not matter: float32 [N, H, W] on the CPU."""
     model.eval()
-    logits = []
-    for batch in images.split(batch_size):
-        with hardware.autocast():
-            answer = model(prepare(batch.to(hardware.device), hardware.memory_format))
-        logits.append(answer.squeeze(1).float().cpu())
-    return torch.cat(logits)
+    batches = slices.batches(batch_size)
+    return torch.cat([compute_logits(model, slices, *batch, hardware, flips)[0].squeeze(1).cpu() for batch in batches])
 
 
-def _progress(batches: Sequence[torch.Tensor], title: str, tally: Tally) -> Iterator[torch.Tensor]:
+def compute_logits(
+    model: nn.Module,
+    slices: Prepared,
+    rows: torch.Tensor,
+    window: tuple[slice, slice],
+    hardware: Hardware,
+    flips: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return logits of the whole frame and masks of some slices: float32 [B, 1, 256, 256] each.
+
+    Args:
+        window: what is computed; the logit is OUTSIDE elsewhere.
+        flips: average the logits of the slice and of its mirror image.
+    """
+    images, masks = slices.batch(rows, hardware.device)
+    images = images[..., window[0], window[1]].contiguous(memory_format=hardware.memory_format)
+    with hardware.autocast():
+        logits = model(images).float()
+        if flips:
+            logits = (logits + model(images.flip(3)).float().flip(3)) / 2
+    if logits.shape == masks.shape:
+        return logits, masks
+    frame = torch.full_like(masks, OUTSIDE)
+    frame[..., window[0], window[1]] = logits
+    return frame, masks
+
+
+def _progress(batches: Sequence[Any], title: str, tally: Tally) -> Iterator[Any]:
     """Yield the batches behind a progress bar with loss and IoU; silent off a terminal."""
     none = sys.stderr is None or sys.stderr.closed
     quiet = True if none or distributed.rank() else None  # None: tqdm looks for a terminal

@@ -172,7 +172,7 @@ def training_pass(model: UNet, images: torch.Tensor, dtype: torch.dtype) -> torc
     images: float [N, channels, H, W].
     """
     height, width = images.shape[-2:]
-    images = model.pad(images).to(dtype)
+    images = model.enter(images).to(dtype)
     scratch = images.new_empty(images[:, 0].numel() * model.head.in_channels)
 
     skips: list[Raw] = []
@@ -189,7 +189,7 @@ def training_pass(model: UNet, images: torch.Tensor, dtype: torch.dtype) -> torc
         y = convolve(skips.pop(), first, above=above)
         y = convolve(Raw.after(y, norm1, scratch), second)
         x = Raw.after(y, norm2, scratch)
-    return convolve(x, model.head)[..., :height, :width]
+    return model.leave(convolve(x, model.head), height, width)
 
 
 class Upsample(torch.autograd.Function):

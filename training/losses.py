@@ -6,11 +6,19 @@ import torch
 from torch.nn import functional as F
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+POSITIVE = 3.0  # weight of a tumour pixel in `weighted_bce`
+MISSED = 0.7  # weight of false negatives in `tversky`; false positives have 1 - MISSED. 0.5 would be Dice
+FOCUS = 0.75  # exponent of `focal_tversky`
 
 
 def bce(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
     """Binary cross-entropy, mean over all pixels (nats)."""
     return F.binary_cross_entropy_with_logits(logits, masks)
+
+
+def weighted_bce(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+    """Binary cross-entropy in which a tumour pixel counts POSITIVE times; mean over all pixels (nats)."""
+    return F.binary_cross_entropy_with_logits(logits, masks, pos_weight=logits.new_tensor(POSITIVE))
 
 
 def soft_dice(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
@@ -23,9 +31,38 @@ def soft_dice(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
     return 1 - (2 * overlap + 1) / (probabilities.sum() + masks.sum() + 1)
 
 
+def tversky(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+    """1 - Tversky index of the probabilities over the whole batch (Salehi et al. 2017): Dice that punishes misses more.
+
+    TP / (TP + MISSED x FN + (1 - MISSED) x FP), with one pixel added to both: empty against empty is 0, not 0/0.
+    """
+    probabilities = logits.sigmoid()
+    overlap = (probabilities * masks).sum()
+    missed, false = masks.sum() - overlap, probabilities.sum() - overlap
+    return 1 - (overlap + 1) / (overlap + MISSED * missed + (1 - MISSED) * false + 1)
+
+
+def focal_tversky(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+    """The Tversky loss to the power FOCUS (Abraham and Khan 2019, whose gamma is 1 / FOCUS)."""
+    return tversky(logits, masks).clamp(min=1e-6) ** FOCUS
+
+
 def bce_dice(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
     """The sum of both: cross-entropy for every pixel, Dice against the rarity of foreground pixels."""
     return bce(logits, masks) + soft_dice(logits, masks)
 
 
-LOSSES: dict[str, Loss] = {"bce": bce, "dice": soft_dice, "bce+dice": bce_dice}
+def bce_tversky(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy and Tversky: as `bce_dice`, with misses punished more."""
+    return bce(logits, masks) + tversky(logits, masks)
+
+
+LOSSES: dict[str, Loss] = {
+    "bce": bce,
+    "weighted-bce": weighted_bce,
+    "dice": soft_dice,
+    "bce+dice": bce_dice,
+    "tversky": tversky,
+    "bce+tversky": bce_tversky,
+    "focal-tversky": focal_tversky,
+}

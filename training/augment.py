@@ -1,0 +1,159 @@
+"""Random changes of a batch during training, on the device that computes: geometry, intensities, missing sequences.
+
+What happens to a slice depends on (seed, epoch, row) alone, so that a resumed run sees the same. Strengths are those of
+nnU-Net's 2D training (Isensee et al. 2021), with geometry more often, because runs are short.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from constants import FLAIR, POST, PRE
+
+ROTATION = math.radians(20)  # largest, either way
+ZOOM = (0.75, 1.35)
+SHIFT = 16  # pixels, largest, either way
+GEOMETRY = 0.5  # probability of rotation, and of zoom
+FLIP = 0.5  # left and right
+MISSING = 0.15  # pre- or post-contrast is replaced by FLAIR, as the set itself does for missing sequences
+SCALE = (0.15, 0.75, 1.25)  # brightness, and contrast: probability, smallest, largest factor
+GAMMA = (0.3, 0.7, 1.5)  # exponent
+NOISE = (0.1, 0.0, 0.3)  # standard deviation, where 1 is that of the head
+BLUR = (0.2, 0.5, 1.0)  # sigma in pixels
+LOW_RESOLUTION = (0.25, 0.5, 1.0)  # share of the resolution
+
+
+def generators(seed: int, epoch: int, rows: torch.Tensor) -> list[np.random.Generator]:
+    """Return the random numbers of each row of an epoch."""
+    return [np.random.default_rng((seed, epoch, int(row))) for row in rows]
+
+
+# --- Geometry --------------------------------------------------------------------------------------------------
+
+
+def place(
+    images: torch.Tensor,
+    masks: torch.Tensor,
+    centres: torch.Tensor,
+    extent: tuple[int, int],
+    size: tuple[int, int],
+    chances: Sequence[np.random.Generator] | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cut a window out of each slice, turned, zoomed, shifted and flipped at random if `chances` are given.
+
+    Args:
+        images: float32 [N, C, H, W], interpolated bilinearly; the edge is repeated beyond the frame.
+        masks: float32 [N, 1, H, W], 0 or 1; stay so, by the nearest neighbour.
+        centres: float [N, 2], row and column between pixels of the windows' centres.
+        extent: height and width of the window in pixels of the slice.
+        size: height and width of the output.
+    """
+    height, width = images.shape[-2:]
+    turns, shifts = [], centres.double().clone()
+    for row in range(len(images)):
+        turn = np.eye(2)
+        if chances is not None:
+            turn, shift = _random_turn(chances[row])
+            shifts[row] += torch.from_numpy(shift)
+        turns.append(turn)
+    # From the output's coordinates (x, y in -1..1) by way of pixels to those of the slice
+    out = np.array([extent[1] / 2, extent[0] / 2])
+    into = np.array([2 / width, 2 / height])
+    theta = torch.empty(len(images), 2, 3, dtype=torch.float64)
+    theta[:, :, :2] = torch.from_numpy(np.array(turns).reshape(-1, 2, 2) * out[None, None, :] * into[None, :, None])
+    theta[:, :, 2] = shifts.flip(1) * torch.from_numpy(into) - 1
+    grid = F.affine_grid(theta.float().to(images.device), [len(images), 1, *size], align_corners=False)
+    return (
+        F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False),
+        F.grid_sample(masks, grid, mode="nearest", padding_mode="zeros", align_corners=False),
+    )
+
+
+def _random_turn(chance: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Return a matrix from the output's to the slice's (x, y), and a shift of the centre (rows, columns)."""
+    turns, zooms, flips = chance.random(3) < (GEOMETRY, GEOMETRY, FLIP)
+    angle = chance.uniform(-ROTATION, ROTATION) * turns
+    zoom = math.exp(chance.uniform(*np.log(ZOOM)) * zooms)
+    shift = chance.uniform(-SHIFT, SHIFT, 2)
+    matrix = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]]) / zoom
+    return matrix * np.array([-1 if flips else 1, 1]), shift
+
+
+# --- Intensities -----------------------------------------------------------------------------------------------
+
+
+def change_intensities(
+    images: torch.Tensor, sequences: Sequence[int], chances: Sequence[np.random.Generator]
+) -> torch.Tensor:
+    """Return slices with other intensities: float32 [N, C, H, W], scaled so that the head varies by about 1.
+
+    The channels of one sequence, FLAIR's neighbours, are changed alike.
+    """
+    drawn = [_draw(chance) for chance in chances]
+    images = images.clone()
+    for row, draw in enumerate(drawn):
+        if draw["missing"] is not None:
+            images[row, draw["missing"]] = images[row, FLAIR]
+    factors = {
+        name: torch.tensor(np.array([draw[name][list(sequences)] for draw in drawn]), dtype=torch.float32)[
+            ..., None, None
+        ].to(images.device)
+        for name in ("gamma", "contrast", "brightness")
+    }
+    low, high = images.amin((2, 3), keepdim=True), images.amax((2, 3), keepdim=True)
+    span = (high - low).clamp_(min=1e-6)
+    images = images.sub_(low).div_(span).clamp_(min=0).pow_(factors["gamma"]).mul_(span).add_(low)
+    middle = images.mean((2, 3), keepdim=True)
+    images = images.sub_(middle).mul_(factors["contrast"]).add_(middle).mul_(factors["brightness"])
+    for row, draw in enumerate(drawn):
+        if draw["share"] < 1:
+            images[row : row + 1] = lower_resolution(images[row : row + 1], draw["share"])
+        if draw["sigma"]:
+            images[row : row + 1] = blur(images[row : row + 1], draw["sigma"])
+        if draw["noise"]:
+            generator = torch.Generator(images.device).manual_seed(draw["seed"])
+            noise = torch.empty_like(images[row]).normal_(0, draw["noise"], generator=generator)
+            images[row] += noise
+    return images
+
+
+def _draw(chance: np.random.Generator) -> dict:
+    """Draw what happens to a slice; always the same number of draws."""
+
+    def between(rule: tuple[float, float, float], otherwise: float, count: int | None = None):
+        value = chance.uniform(*rule[1:], count)
+        return np.where(chance.random(count) < rule[0], value, otherwise)
+
+    missing = int(chance.choice((PRE, POST)))
+    return {
+        "missing": missing if chance.random() < MISSING else None,
+        "gamma": between(GAMMA, 1, 3),
+        "contrast": between(SCALE, 1, 3),
+        "brightness": between(SCALE, 1, 3),
+        "share": float(between(LOW_RESOLUTION, 1)),
+        "sigma": float(between(BLUR, 0)),
+        "noise": float(between(NOISE, 0)),
+        "seed": int(chance.integers(2**63)),
+    }
+
+
+def blur(images: torch.Tensor, sigma: float) -> torch.Tensor:
+    """Convolve with a Gaussian of `sigma` pixels; the edge is repeated. float32 [N, C, H, W]."""
+    reach = max(1, math.ceil(3 * sigma))
+    offsets = torch.arange(-reach, reach + 1, dtype=torch.float32, device=images.device)
+    kernel = torch.exp(-(offsets**2) / (2 * sigma**2))
+    kernel = kernel / kernel.sum()
+    flat = images.flatten(0, 1).unsqueeze(1)
+    flat = F.conv2d(F.pad(flat, (reach, reach, 0, 0), mode="replicate"), kernel[None, None, None])
+    flat = F.conv2d(F.pad(flat, (0, 0, reach, reach), mode="replicate"), kernel[None, None, :, None])
+    return flat.view_as(images)
+
+
+def lower_resolution(images: torch.Tensor, share: float) -> torch.Tensor:
+    """Keep a share of the resolution: down by the nearest neighbour, up again bilinearly. float32 [N, C, H, W]."""
+    size = images.shape[-2:]
+    small = F.interpolate(images, [max(1, round(side * share)) for side in size], mode="nearest")
+    return F.interpolate(small, size, mode="bilinear", align_corners=False)

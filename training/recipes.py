@@ -1,0 +1,55 @@
+"""Recipes: everything that decides what a training learns, as one table of named values each.
+
+`reference` is the published run. `tuned` is what earned its place in the ablation (see docs/recipe.md). Options of
+train_model.py override single values.
+"""
+
+from typing import Any
+
+REFERENCE: dict[str, Any] = {
+    # network
+    "width": 64,  # channels of the first level; they double down to 16 x width
+    "bilinear": False,  # interpolate on the way up
+    "stem": 1,  # 2: compute at half of the resolution (pixel unshuffle)
+    # input
+    "normalisation": "plain",  # of intensities: dataset/preprocess.py
+    "neighbours": 0,  # slices before and after, whose FLAIR is seen too
+    "crop": False,  # compute the head's window only
+    "augment": False,  # training/augment.py
+    "empty_share": 1.0,  # of the slices without tumour, drawn anew each epoch
+    # optimisation
+    "epochs": 94,
+    "batch_size": 32,  # slices
+    "loss": "bce",  # training/losses.py
+    "optimiser": "adam",
+    "lr": 1e-3,
+    "weight_decay": 0.0,
+    "warm_up": 0.0,  # share of all steps in which the learning rate rises
+    "cosine": False,  # then it falls to 0 as a cosine
+    "ema": 0.0,  # decay per step of an average of the weights, which is what is saved and scored; 0: none
+    "growing": False,  # resolution: half, then three quarters, then full
+    # prediction
+    "flips": False,  # average over the slice and its mirror image
+}
+TUNED = REFERENCE | {
+    "width": 24,
+    "bilinear": True,
+    "stem": 2,
+    "normalisation": "head",
+    "neighbours": 1,
+    "crop": True,
+    "augment": True,
+    "empty_share": 0.35,
+    "epochs": 40,
+    "batch_size": 16,
+    "loss": "bce+dice",
+    "optimiser": "adamw",
+    "lr": 2e-3,
+    "weight_decay": 1e-2,
+    "warm_up": 0.03,
+    "cosine": True,
+    "ema": 0.99,
+    "growing": True,
+    "flips": True,
+}
+RECIPES = {"reference": REFERENCE, "tuned": TUNED}
