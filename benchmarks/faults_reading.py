@@ -25,6 +25,8 @@ from scans.scan import Source, file_ending
 from scans.volumes import nibabel
 from storage import checkpoints
 from storage.run_folder import TEST_TABLES, RunFolder
+from training.optimisation import Optimisation
+from training.recipes import REFERENCE
 from unet import UNet
 from utils import UserError
 
@@ -53,7 +55,7 @@ def load_network(path: Path) -> Any:
 
 def restore(run: RunFolder) -> Any:
     model = UNet(width=1)
-    optimiser = torch.optim.Adam(model.parameters())
+    optimiser = Optimisation(model, REFERENCE, steps=1)
     return checkpoints.restore(run, model, optimiser), model.state_dict(), optimiser.state_dict()
 
 

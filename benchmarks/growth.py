@@ -14,6 +14,7 @@ import pandas as pd
 import torch
 
 from constants import IMAGE_SIZE, LEARNING_RATE
+from dataset.preprocess import Preparation, Prepared, prepare
 from dataset.slices import Slices
 from training.engine import train_one_epoch
 from training.losses import bce
@@ -23,12 +24,13 @@ from utils import choose_hardware, keep_freed_memory, positive, run_script
 DOUBLINGS = (1, 2, 4, 8)
 
 
-def random_slices(count: int) -> Slices:
-    """Return slices of random pixels with random masks, on the CPU."""
+def random_slices(count: int) -> Prepared:
+    """Return slices of random pixels with random masks, prepared as in the reference recipe, on the CPU."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (count, IMAGE_SIZE, IMAGE_SIZE, 3), dtype=torch.uint8, generator=generator)
     masks = torch.randint(0, 2, (count, IMAGE_SIZE, IMAGE_SIZE), dtype=torch.uint8, generator=generator)
-    return Slices(images, masks, pd.DataFrame({"patient": ["noise"] * count}))
+    slices = Slices(images, masks, pd.DataFrame({"patient": ["noise"] * count}))
+    return prepare(slices, Preparation())
 
 
 def seconds(slices: int, batch: int, width: int, steps: int) -> float:

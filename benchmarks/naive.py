@@ -75,7 +75,8 @@ def main(argv: list[str] | None = None) -> None:
         started = time.perf_counter()
         total = 0.0
         model.train()
-        for rows in epoch_order(constants.SEED, epoch, len(training)).split(constants.BATCH_SIZE):
+        order = epoch_order(constants.SEED, epoch, training)  # of all slices, so that only their number matters
+        for rows in order.split(constants.BATCH_SIZE):
             images, masks = read_batch(folder, training, rows, device)
             logits = model(images)
             loss = criterion(logits, masks)

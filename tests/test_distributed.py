@@ -26,6 +26,7 @@ import json
 import pandas as pd, torch
 from torch import nn
 from torch.distributed.nn.functional import all_reduce
+from dataset.preprocess import Preparation, prepare
 from dataset.slices import Slices
 from training import distributed
 from training.engine import evaluate, train_one_epoch
@@ -52,6 +53,7 @@ torch.manual_seed(0)
 network = UNet(width=2)
 images = torch.randint(0, 256, (11, 32, 32, 3), dtype=torch.uint8)
 slices = Slices(images, (images[..., 1] > 180).byte(), pd.DataFrame({"patient": list("aaaabbbbccc")}))
+slices = prepare(slices, Preparation())
 model, hardware = distributed.wrap(network, cpu), Hardware(cpu, bf16=False)
 still = torch.optim.SGD(network.parameters(), lr=0.05)
 # 11 slices in batches of 5, 5 and 1: uneven shares, and one that is empty

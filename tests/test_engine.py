@@ -6,11 +6,25 @@ import sys
 import numpy as np
 import pytest
 import torch
+from conftest import box, make_slices
 from PIL import Image
 
 from dataset.folder import find_slices
-from dataset.slices import Slices, load_slices
-from training.engine import Interrupted, epoch_order, evaluate, predicted_mask, prepare, train_one_epoch
+from dataset.preprocess import Preparation, Prepared, prepare
+from dataset.slices import load_slices, without_masks
+from training.engine import (
+    OUTSIDE,
+    WINDOW,
+    Interrupted,
+    Views,
+    compute_logits,
+    epoch_order,
+    evaluate,
+    growth,
+    predict,
+    predicted_mask,
+    train_one_epoch,
+)
 from training.losses import bce
 from unet import UNet
 from utils import Hardware, UserError
@@ -19,8 +33,8 @@ CPU = Hardware(torch.device("cpu"), bf16=False)
 
 
 @pytest.fixture
-def slices(folder) -> Slices:
-    return load_slices(folder, {"all": find_slices(folder)})["all"]
+def slices(folder) -> Prepared:
+    return prepare(load_slices(folder, {"all": find_slices(folder)})["all"], Preparation())
 
 
 def naive_batch(folder, table) -> tuple[torch.Tensor, torch.Tensor]:
@@ -61,7 +75,7 @@ def compare_one_step(folder, table, slices, model, naive) -> None:
 @pytest.mark.parametrize("lean_width", [1, 1000])
 def test_one_step_equals_the_naive_step(folder, slices, monkeypatch, lean_width):
     monkeypatch.setattr("training.lean.FROM_WIDTH", lean_width)
-    compare_one_step(folder, slices.table, slices, small_net(), small_net())
+    compare_one_step(folder, slices.slices.table, slices, small_net(), small_net())
 
 
 @pytest.mark.real
@@ -70,15 +84,15 @@ def test_one_step_equals_the_naive_step_on_real_slices(real, monkeypatch, lean_w
     monkeypatch.setattr("training.lean.FROM_WIDTH", lean_width)
     table = find_slices(real, ["TCGA_CS_4944_20010208", "TCGA_HT_7694_19950404", "TCGA_HT_A5RC_19990831"])
     table = table.iloc[5:45:5].reset_index(drop=True)
-    slices = load_slices(real, {"some": table})["some"]
-    assert slices.masks.flatten(1).any(1).sum() >= 2  # tumour among them
+    slices = prepare(load_slices(real, {"some": table})["some"], Preparation())
+    assert slices.slices.masks.flatten(1).any(1).sum() >= 2  # tumour among them
     compare_one_step(real, table, slices, small_net(), small_net())
 
 
 def test_an_epoch_equals_naive_steps_with_an_uneven_last_batch(folder, slices):
     model, naive = small_net(), small_net()
-    images, masks = naive_batch(folder, slices.table)
-    order = epoch_order(seed=1, epoch=1, slices=len(slices))
+    images, masks = naive_batch(folder, slices.slices.table)
+    order = epoch_order(seed=1, epoch=1, slices=slices.slices)
     plain = torch.optim.Adam(naive.parameters(), lr=1e-3)
     total = 0.0
     for rows in (order[:8], order[8:]):  # 15 slices: 8 and 7
@@ -97,7 +111,7 @@ def test_an_epoch_equals_naive_steps_with_an_uneven_last_batch(folder, slices):
 def test_evaluation_does_not_depend_on_the_batch_size_and_changes_nothing(slices):
     model = small_net()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    kept = np.empty(slices.masks.shape, np.float32)
+    kept = np.empty(slices.slices.masks.shape, np.float32)
     figures, counts = evaluate(model, slices, 15, bce, CPU, probabilities_out=kept)
     others, other_counts = evaluate(model, slices, 4, bce, CPU)
     assert figures == pytest.approx(others, abs=1e-6)
@@ -106,25 +120,47 @@ def test_evaluation_does_not_depend_on_the_batch_size_and_changes_nothing(slices
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
 
-def test_prepare_maps_to_minus_one_and_one():
-    images = torch.zeros(2, 16, 16, 3, dtype=torch.uint8)
-    images[..., 1] = 255
-    prepared = prepare(images, torch.channels_last)
-    assert prepared.shape == (2, 3, 16, 16) and prepared.is_contiguous(memory_format=torch.channels_last)
-    assert torch.equal(prepared, prepare(images)) and prepare(images).is_contiguous()
-    assert prepared[:, 0].eq(-1).all() and prepared[:, 1].eq(1).all()
-
-
 def test_the_threshold_belongs_to_the_lesion():
     assert predicted_mask(torch.tensor([-0.01, 0.0, 0.01])).tolist() == [False, True, True]
 
 
+def tumour_in(rows: set[int], count: int):
+    """Slices of 4 x 4 pixels, with tumour in those rows."""
+    return make_slices({"a": [np.full((4, 4), int(row in rows)) for row in range(count)]})
+
+
 def test_order_depends_on_seed_and_epoch_alone():
-    first = epoch_order(1, 1, 50)
+    slices = tumour_in(set(), 50)
+    first = epoch_order(1, 1, slices)
     torch.rand(7)  # the global generator plays no part
-    assert torch.equal(first, epoch_order(1, 1, 50))
+    assert torch.equal(first, epoch_order(1, 1, slices))
     assert sorted(first.tolist()) == list(range(50))
-    assert not torch.equal(first, epoch_order(1, 2, 50)) and not torch.equal(first, epoch_order(2, 1, 50))
+    assert not torch.equal(first, epoch_order(1, 2, slices)) and not torch.equal(first, epoch_order(2, 1, slices))
+
+
+@pytest.mark.parametrize(("share", "others"), [(0.0, 0), (0.35, 14), (0.5, 20), (0.999, 40)])
+def test_an_epoch_has_all_tumour_slices_and_a_share_of_the_others(share, others):
+    tumour = set(range(5, 15))
+    slices = tumour_in(tumour, 50)
+    order = epoch_order(1, 1, slices, share)
+    rows = order.tolist()
+    assert len(set(rows)) == len(rows) and tumour <= set(rows) and len(set(rows) - tumour) == others
+    assert torch.equal(order, epoch_order(1, 1, slices, share))
+    whole = epoch_order(1, 1, slices).tolist()
+    assert rows == [row for row in whole if row in set(rows)]  # in the same order
+
+
+def test_each_epoch_draws_other_slices_without_tumour():
+    slices = tumour_in({0, 1}, 42)
+    drawn = [set(epoch_order(1, epoch, slices, 0.35).tolist()) - {0, 1} for epoch in range(1, 21)]
+    assert all(len(rows) == 14 for rows in drawn)
+    assert drawn[0] != drawn[1] and set.union(*drawn) == set(range(2, 42))
+
+
+def test_training_grows_to_the_full_resolution():
+    assert [growth(epoch, 10) for epoch in range(1, 11)] == [0.5] * 3 + [0.75] * 3 + [1] * 4
+    assert growth(1, 1) == 1
+    assert [growth(epoch, 40) for epoch in (12, 13, 24, 25, 40)] == [0.5, 0.75, 0.75, 1, 1]
 
 
 def test_a_loss_that_is_not_finite_stops_at_once_and_names_batch_and_patients(slices):
@@ -172,3 +208,119 @@ def test_no_progress_bar_without_standard_error(slices, monkeypatch, closed):
     monkeypatch.setattr(sys, "stderr", stream)
     metrics, _ = evaluate(small_net(), slices, 8, bce, CPU)
     assert 0 <= metrics["iou"] <= 1
+
+
+# --- Views, windows and mirror images ---------------------------------------------------------------------------
+
+
+def head_at(top: int, left: int, height: int, width: int) -> np.ndarray:
+    """A bright textured rectangle on black: uint8 [256, 256, 3]."""
+    texture = np.random.default_rng(0).integers(60, 200, (256, 256, 3), dtype=np.uint8)
+    return texture * box((top, left, height, width))[..., None]
+
+
+@pytest.fixture
+def heads() -> Prepared:
+    """Two patients with heads at different places; a slice without tumour between two with."""
+    images = np.stack([head_at(40, 60, 100, 90)] * 3 + [head_at(100, 120, 156, 70)] * 2)
+    masks = {"a": [box((60, 70, 20, 30)), box(), box((90, 90, 9, 9))], "b": [box(), box((110, 130, 50, 40))]}
+    return prepare(make_slices(masks, images), Preparation("head", neighbours=1, crop=True))
+
+
+def five_channels(stem: int = 1) -> UNet:
+    torch.manual_seed(3)
+    return UNet(channels=5, width=2, bilinear=True, stem=stem).eval()
+
+
+def test_without_anything_a_view_is_the_slice_itself(heads):
+    rows = torch.tensor([3, 0])
+    for mine, theirs in zip(Views(epoch=5).batch(heads, rows, CPU.device), heads.batch(rows, CPU.device), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_a_cropped_view_is_the_window_around_the_head(heads):
+    rows = torch.tensor([0, 2])
+    images, masks = heads.batch(rows, CPU.device)
+    seen, found = Views(crop=True).batch(heads, rows, CPU.device)
+    assert seen.shape == (2, 5, *WINDOW) and found.shape == (2, 1, *WINDOW)
+    # The head's middle is (90, 105): rows from -22, of which 0 is the first in the frame, and columns from 9
+    torch.testing.assert_close(seen[:, :, 22:], images[..., :202, 9:201], rtol=0, atol=2e-4)
+    assert torch.equal(found[:, :, 22:], masks[..., :202, 9:201]) and not found[:, :, :22].any()
+
+
+@pytest.mark.parametrize(("crop", "size"), [(False, (128, 128)), (True, (112, 96))])
+def test_a_view_of_half_the_resolution(heads, crop, size):
+    images, masks = Views(crop, share=0.5).batch(heads, torch.arange(5), CPU.device)
+    assert images.shape == (5, 5, *size) and masks.shape == (5, 1, *size)
+    assert masks.unique().tolist() == [0, 1]
+    area = heads.slices.masks.sum((1, 2)) / 4
+    assert masks.sum((1, 2, 3)).tolist() == pytest.approx(area.tolist(), rel=0.25)
+
+
+def test_random_views_depend_on_seed_epoch_and_row_and_not_on_the_batch(heads):
+    views = Views(crop=True, augmented=True, seed=1, epoch=2)
+    images, masks = views.batch(heads, torch.tensor([0, 1, 4]), CPU.device)
+    again, again_masks = views.batch(heads, torch.tensor([4, 0]), CPU.device)
+    torch.testing.assert_close(again, images[[2, 0]], rtol=0, atol=1e-5)
+    assert torch.equal(again_masks, masks[[2, 0]])
+    for other in (Views(True, True, seed=2, epoch=2), Views(True, True, seed=1, epoch=3)):
+        assert not torch.allclose(other.batch(heads, torch.tensor([0]), CPU.device)[0], images[:1], atol=1e-2)
+
+
+def test_an_epoch_in_views_is_scored_on_what_it_saw(heads):
+    model, seen = five_channels(stem=2), []
+
+    def loss(logits, masks):
+        seen.append(masks.flatten(1).any(1))
+        return bce(logits, masks)
+
+    order = epoch_order(1, 1, heads.slices, empty_share=0.5)
+    views = Views(crop=True, augmented=True, share=0.5, seed=1)
+    optimiser = torch.optim.SGD(model.parameters(), lr=1e-3)
+    figures = train_one_epoch(model, heads, order, optimiser, 2, loss, CPU, views=views)
+    assert [len(batch) for batch in seen] == [2, 2]  # three slices with tumour, and one of two without
+    assert figures["empty_prediction"] == pytest.approx(1 - torch.cat(seen).float().mean().item())
+
+
+@pytest.mark.parametrize("flips", [False, True])
+def test_outside_of_the_window_nothing_is_found(heads, flips):
+    model, rows = five_channels(), torch.tensor([0, 2])
+    window = (slice(30, 158), slice(57, 153))
+    images, masks = heads.batch(rows, CPU.device)
+    with torch.inference_mode():
+        logits, same = compute_logits(model, heads, rows, window, CPU, flips)
+        inner = images[..., 30:158, 57:153].contiguous()
+        expected = model(inner)
+        if flips:
+            mirrored = model(torch.from_numpy(np.ascontiguousarray(inner.numpy()[..., ::-1])))
+            expected = (expected + mirrored.flip(3)) / 2
+    assert torch.equal(same, masks) and logits.shape == (2, 1, 256, 256)
+    assert torch.equal(logits[..., 30:158, 57:153], expected)
+    outside = torch.ones_like(logits, dtype=torch.bool)
+    outside[..., 30:158, 57:153] = False
+    assert logits[outside].eq(OUTSIDE).all()
+
+
+def test_the_mean_over_mirror_images_is_symmetric(slices):
+    model, rows = small_net().eval(), torch.arange(2)
+    frame = (slice(0, 256), slice(0, 256))
+    mirrored = make_slices({"a": slices.slices.masks[:2].numpy()}, slices.slices.images[:2].flip(2).numpy())
+    with torch.inference_mode():
+        logits, _ = compute_logits(model, slices, rows, frame, CPU, flips=True)
+        others, _ = compute_logits(model, prepare(mirrored, Preparation()), rows, frame, CPU, flips=True)
+        one_way, _ = compute_logits(model, slices, rows, frame, CPU)
+    torch.testing.assert_close(others, logits.flip(3))
+    assert not torch.allclose(one_way, logits, atol=1e-3)
+
+
+@pytest.mark.parametrize("flips", [False, True])
+def test_predictions_are_those_that_are_scored(heads, flips):
+    """And each patient's are the same without the other patients."""
+    model = five_channels(stem=2)
+    kept = np.empty((5, 256, 256), np.float32)
+    evaluate(model, heads, 2, bce, CPU, probabilities_out=kept, flips=flips)
+    logits = predict(model, heads, 2, CPU, flips)
+    assert logits.shape == (5, 256, 256) and np.array_equal(logits.sigmoid().numpy(), kept)
+    assert (logits[0] > OUTSIDE).sum() == 128 * 96  # the head is 100 x 90 pixels
+    alone = prepare(without_masks(heads.slices.images[3:].numpy(), "b"), heads.how)
+    assert torch.equal(predict(model, alone, 2, CPU, flips), logits[3:])

@@ -11,10 +11,13 @@ from unet import UNet
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize(("bilinear", "size"), [(False, (64, 64)), (True, (64, 64)), (False, (53, 90))])
-def test_the_same_logits_gradients_and_statistics(bilinear, size, memory_format):
+@pytest.mark.parametrize(
+    ("bilinear", "size", "stem"),
+    [(False, (64, 64), 1), (True, (64, 64), 1), (False, (53, 90), 1), (True, (53, 90), 2), (False, (64, 64), 2)],
+)
+def test_the_same_logits_gradients_and_statistics(bilinear, size, stem, memory_format):
     torch.manual_seed(0)
-    plain = UNet(width=3, bilinear=bilinear).to(memory_format=memory_format).double()
+    plain = UNet(width=3, bilinear=bilinear, stem=stem).to(memory_format=memory_format).double()
     lean = copy.deepcopy(plain)
     images = torch.randn(3, 3, *size, dtype=torch.float64).contiguous(memory_format=memory_format)
     weights = torch.randn(3, 1, *size, dtype=torch.float64)

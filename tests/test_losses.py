@@ -1,8 +1,21 @@
 import math
 
+import pytest
 import torch
 
-from training.losses import LOSSES, bce, bce_dice, soft_dice
+from training.losses import (
+    FOCUS,
+    LOSSES,
+    MISSED,
+    POSITIVE,
+    bce,
+    bce_dice,
+    bce_tversky,
+    focal_tversky,
+    soft_dice,
+    tversky,
+    weighted_bce,
+)
 
 
 def test_cross_entropy_by_hand():
@@ -21,9 +34,12 @@ def test_dice_by_hand():
 
 def test_perfect_prediction_costs_next_to_nothing_and_extreme_logits_stay_finite():
     masks = (torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(0)) > 0.5).float()
-    for loss in LOSSES.values():
+    for name, loss in LOSSES.items():
         right = ((masks * 2 - 1) * 1000).requires_grad_()
-        assert loss(right, masks) < 1e-6
+        value = loss(right, masks)
+        value.backward()
+        assert value < (1e-4 if name == "focal-tversky" else 1e-6)  # a power of a number kept above 0, for its slope
+        assert right.grad.isfinite().all()
         wrong = ((1 - masks * 2) * 1000).requires_grad_()
         value = loss(wrong, masks)
         value.backward()
@@ -32,3 +48,54 @@ def test_perfect_prediction_costs_next_to_nothing_and_extreme_logits_stay_finite
 
 def test_dice_of_empty_against_empty_is_zero():
     assert soft_dice(torch.full((1, 1, 4, 4), -1000.0), torch.zeros(1, 1, 4, 4)) == 0
+
+
+def test_weighted_cross_entropy_by_hand():
+    logits = torch.tensor([[[[0.0, math.log(3)]]]])
+    masks = torch.tensor([[[[1.0, 0.0]]]])
+    expected = (-POSITIVE * math.log(1 / 2) - math.log(1 / 4)) / 2
+    assert math.isclose(weighted_bce(logits, masks), expected, rel_tol=1e-6)
+
+
+def test_tversky_by_hand():
+    logits = torch.tensor([[[[0.0, math.log(3)]]]])  # probabilities 1/2, 3/4: 1/2 hit, 1/2 missed, 3/4 false
+    masks = torch.tensor([[[[1.0, 0.0]]]])
+    expected = 1 - 1.5 / (0.5 + 0.7 * 0.5 + 0.3 * 0.75 + 1)
+    assert MISSED == 0.7
+    assert math.isclose(tversky(logits, masks), expected, rel_tol=1e-6)
+    assert math.isclose(bce_tversky(logits, masks), bce(logits, masks) + expected, rel_tol=1e-6)
+    assert math.isclose(focal_tversky(logits, masks), expected**FOCUS, rel_tol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("predicted", "true", "expected"),
+    [
+        (5, slice(0, 5), 0.0),  # all right
+        (0, slice(0, 5), 1 - 1 / (0.7 * 5 + 1)),  # all missed
+        (5, slice(0, 0), 1 - 1 / (0.3 * 5 + 1)),  # all false
+        (5, slice(5, 10), 1 - 1 / (5 + 1)),  # five missed and five false
+        (0, slice(0, 0), 0.0),  # empty against empty
+    ],
+)
+def test_tversky_of_certain_pixels(predicted, true, expected):
+    logits, masks = torch.full((1, 1, 1, 20), -1000.0), torch.zeros(1, 1, 1, 20)
+    logits[..., :predicted], masks[..., true] = 1000, 1
+    assert float(tversky(logits, masks)) == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_missed_pixel_costs_more_than_a_false_one():
+    masks = torch.zeros(1, 1, 1, 20)
+    masks[..., :10] = 1
+    missed, false = ((masks * 2 - 1) * 1000 for _ in range(2))
+    missed[..., 9], false[..., 10] = -1000, 1000
+    assert tversky(missed, masks) > tversky(false, masks) > 0
+    assert weighted_bce(missed, masks) == POSITIVE * weighted_bce(false, masks)
+
+
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+@pytest.mark.parametrize("logit", [-1000.0, -3.0, 0.0, 1000.0])
+def test_slices_without_tumour_have_finite_losses_and_gradients(loss, logit):
+    logits = torch.full((2, 1, 4, 4), logit, requires_grad=True)
+    value = loss(logits, torch.zeros(2, 1, 4, 4))
+    value.backward()
+    assert value.isfinite() and value >= 0 and logits.grad.isfinite().all()

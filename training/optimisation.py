@@ -35,10 +35,9 @@ class Optimisation:
 
     def __init__(self, network: nn.Module, settings: Mapping[str, Any], steps: int):
         self.network, self.settings, self.steps, self.done = network, settings, steps, 0
-        options = {"weight_decay": settings["weight_decay"]} if settings["weight_decay"] else {}
         fused = next(network.parameters()).device.type != "mps"
         self.optimiser = OPTIMISERS[settings["optimiser"]](
-            network.parameters(), lr=settings["lr"], fused=fused, **options
+            network.parameters(), lr=settings["lr"], weight_decay=settings["weight_decay"], fused=fused
         )
         self.result = copy.deepcopy(network).requires_grad_(False) if settings["ema"] else network
 

@@ -1,0 +1,253 @@
+"""Intensities, the head and its window, and neighbouring slices, by hand."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import box, make_slices
+
+from constants import FLAIR, POST, PRE
+from dataset.preprocess import (
+    MULTIPLE,
+    NORMALISATIONS,
+    Preparation,
+    Prepared,
+    by_head,
+    find_head,
+    head_box,
+    plain,
+    prepare,
+    published,
+    window,
+)
+from dataset.slices import Slices, without_masks
+
+CPU = torch.device("cpu")
+
+
+def disc(rows: float, columns: float, radius: float) -> np.ndarray:
+    """bool [256, 256]; the pixels whose distance to a point is at most `radius`."""
+    y, x = np.mgrid[:256, :256]
+    return (y - rows) ** 2 + (x - columns) ** 2 <= radius**2
+
+
+def scan(seed: int, slices: int = 3, size: int = 256) -> np.ndarray:
+    """A bright noisy disc on dark noise: uint8 [slices, size, size, 3], even values only."""
+    rng = np.random.default_rng(seed)
+    head = disc(100 + 5 * seed, 120, 60)[:size, :size]
+    values = rng.integers(0, 4, (slices, size, size, 3)) + head[..., None] * rng.integers(
+        20, 90, (slices, size, size, 3)
+    )
+    return (2 * values).astype(np.uint8)
+
+
+def patients(**stacks: np.ndarray) -> Slices:
+    masks = {name: [box()] * len(stack) for name, stack in stacks.items()}
+    return make_slices(masks, np.concatenate(list(stacks.values())))
+
+
+def images_of(prepared: Prepared, *rows: int) -> torch.Tensor:
+    return prepared.batch(torch.tensor(rows or range(len(prepared))), CPU)[0]
+
+
+# --- Intensities -----------------------------------------------------------------------------------------------
+
+
+def test_plain_is_the_formula_bit_for_bit():
+    pixels = torch.arange(256, dtype=torch.uint8).view(16, 16, 1).expand(-1, -1, 3)
+    every = torch.zeros(1, 256, 256, 3, dtype=torch.uint8)
+    every[0, :16, :16] = pixels
+    prepared = prepare(without_masks(every.numpy(), "a"), Preparation())
+    half = torch.tensor([0.5, 0.5, 0.5])
+    formula = every.float().div_(255).sub_(half).div_(half).permute(0, 3, 1, 2)
+    assert torch.equal(images_of(prepared), formula)
+    assert prepared.levels.view(3, 256)[:, [0, 255]].tolist() == [[-1, 1]] * 3
+
+
+def test_a_batch_has_images_and_masks_of_its_rows():
+    stack, mask = scan(1), box((3, 4, 10, 20))
+    prepared = prepare(make_slices({"a": [box(), mask, box()]}, stack), Preparation())
+    images, masks = prepared.batch(torch.tensor([2, 1]), CPU)
+    assert images.shape == (2, 3, 256, 256) and masks.shape == (2, 1, 256, 256)
+    assert images.dtype == masks.dtype == torch.float32
+    assert torch.equal(masks[1, 0], torch.from_numpy(mask).float()) and not masks[0].any()
+    levels = torch.from_numpy(plain(stack, find_head(stack))[0])
+    assert torch.equal(images[0], levels[torch.from_numpy(stack[2]).int()].movedim(2, 0))
+
+
+def test_by_the_head_of_a_tiny_stack():
+    stack = np.zeros((1, 2, 3, 3), np.uint8)
+    stack[0, :, :, PRE] = [[0, 0, 200], [0, 10, 30]]
+    stack[0, :, :, FLAIR] = [[0, 0, 200], [0, 50, 50]]
+    head = np.array([[[False, False, False], [False, True, True]]])
+    tables = by_head(stack, head)
+    # PRE: 10 and 30; the percentiles 0.5 and 99.5 are 10.1 and 29.9, the standard deviation of these 9.9
+    assert tables[PRE, [0, 5, 10, 20, 30, 255]] == pytest.approx([0, 0, 0, 9.9 / 9.9, 19.8 / 9.9, 19.8 / 9.9])
+    # FLAIR is the same everywhere in the head, POST is black: nothing is divided by 0
+    assert not tables[FLAIR].any() and not tables[POST].any()
+
+
+def test_by_head_air_is_0_and_brightness_does_not_matter():
+    bright = scan(1)
+    head = find_head(bright)
+    assert np.array_equal(find_head(bright // 2), head)
+    tables, halves = by_head(bright, head), by_head(bright // 2, head)
+    assert not tables[:, 0].any() and (np.diff(tables) >= 0).all()
+    np.testing.assert_allclose(halves[:, :128], tables[:, ::2], rtol=1e-6)
+    seen = tables[FLAIR][bright[..., FLAIR][head]]
+    assert seen.std() == pytest.approx(1, abs=1e-3)
+    low, high = np.percentile(bright[..., FLAIR][head], (0.5, 99.5)).astype(int)
+    assert len(set(tables[FLAIR, : low + 1])) == len(set(tables[FLAIR, high + 1 :])) == 1
+
+
+def test_by_head_without_a_head_counts_everything():
+    stack = np.full((1, 2, 2, 3), 100, np.uint8)
+    stack[0, 0] = 0
+    tables = by_head(stack, np.zeros((1, 2, 2), bool))
+    assert tables[0, [0, 50, 100, 255]] == pytest.approx([0, 1, 2, 2])  # half 0, half 100: they vary by 50
+
+
+def test_published_on_a_tiny_stack():
+    # 20 values of each sequence. Below 10% of 200: 0. Percentiles 10 and 99 over all 60: 0 and 200, so nothing is cut
+    stack = np.zeros((1, 4, 5, 3), np.uint8)
+    flat = stack.reshape(20, 3)
+    flat[:10, PRE] = 19  # counts as 0
+    flat[10:, PRE] = 20
+    flat[:10, FLAIR] = 200
+    flat[:5, POST] = 100
+    tables = published(stack, np.zeros(0, bool))
+    assert tables[PRE, [0, 19, 20, 30]] == pytest.approx([-1, -1, 1, 2])  # mean 10, standard deviation 10
+    assert tables[FLAIR, [0, 100, 200, 255]] == pytest.approx([-1, 0, 1, 1])  # mean 100, deviation 100; cut at 200
+    assert tables[POST, [0, 100]] == pytest.approx([-25 / 1875**0.5, 75 / 1875**0.5])
+
+
+def test_published_cuts_the_darkest_tenth_and_the_brightest_hundredth():
+    stack = np.full((1, 10, 20, 3), 100, np.uint8)
+    flat = stack.reshape(-1)
+    flat[:60] = 50  # of 600 values: the percentile 10 is 95 (rank 59.9), the percentile 99 is 100
+    flat[-6:] = 200
+    tables = published(stack, np.zeros(0, bool))
+    for table in tables:
+        assert table[0] == table[50] == table[95] and table[100] < table[101] == table[200]
+        assert table[96] > table[95]
+
+
+# --- The head --------------------------------------------------------------------------------------------------
+
+
+def test_the_head_is_the_largest_bright_region_of_each_slice():
+    stack = np.zeros((3, 256, 256, 3), np.uint8)
+    head, skull = disc(100, 120, 40), disc(30, 220, 12)
+    stack[0, head, FLAIR] = 100
+    stack[0, skull, FLAIR] = 250
+    stack[0, 200, :, FLAIR] = 250  # a line, thinner than the opening
+    stack[1, :, :, FLAIR] = 9  # noise below a tenth
+    stack[1, :, :, PRE] = 255  # the other sequences do not matter
+    stack[2, skull, FLAIR] = 60
+    found = find_head(stack)
+    assert found.dtype == bool and not found[1].any()
+    # The opening takes at most a pixel at the round edge
+    assert not (found[0] & ~head).any() and (head & ~found[0]).sum() < 0.02 * head.sum()
+    assert not (found[2] & ~skull).any() and found[2].sum() > 0.9 * skull.sum()
+    assert head_box(found[:1]) == (61, 140, 81, 160)  # without the disc's four outermost pixels
+    assert head_box(found) == (19, 140, 81, 232)  # of all slices
+
+
+def test_a_black_stack_has_no_head_and_the_box_of_the_frame():
+    found = find_head(np.zeros((2, 256, 256, 3), np.uint8))
+    assert not found.any() and head_box(found) == (0, 256, 0, 256)
+
+
+def test_windows_by_hand():
+    assert window((100, 132, 64, 128)) == (slice(100, 132), slice(64, 128))  # multiples already
+    assert window((100, 133, 10, 11)) == (slice(84, 148), slice(0, 32))  # at the left edge
+    assert window((200, 256, 255, 256)) == (slice(192, 256), slice(224, 256))
+    assert window((0, 256, 0, 256)) == window((0, 225, 31, 256)) == (slice(0, 256), slice(0, 256))
+
+
+def test_every_window_is_inside_the_frame_and_contains_the_box():
+    for start in range(0, 256, 3):
+        for stop in range(start + 1, 257):
+            side, same = window((start, stop, start, stop))
+            assert side == same and 0 <= side.start <= start and stop <= side.stop <= 256
+            length = side.stop - side.start
+            assert length % MULTIPLE == 0 and length - MULTIPLE < stop - start
+
+
+# --- Neighbours ------------------------------------------------------------------------------------------------
+
+
+def numbered(*numbers: int) -> np.ndarray:
+    """Slices whose FLAIR is their number, and whose other sequences are 0."""
+    stack = np.zeros((len(numbers), 256, 256, 3), np.uint8)
+    stack[..., FLAIR] = np.array(numbers)[:, None, None]
+    return stack
+
+
+def test_neighbours_come_nearest_first_and_repeat_the_end_of_their_own_stack():
+    slices = patients(b=numbered(10, 11, 12, 13), a=numbered(20, 21), c=numbered(30))
+    how = Preparation(neighbours=2)
+    assert how.channels == 7 and how.sequences == [PRE, FLAIR, POST, FLAIR, FLAIR, FLAIR, FLAIR]
+    images = images_of(prepare(slices, how))
+    values = (images[:, :, 7, 9] + 1).mul(127.5).round().int().tolist()
+    assert values == [
+        [0, 10, 0, 10, 11, 10, 12],  # before and after by one, before and after by two
+        [0, 11, 0, 10, 12, 10, 13],
+        [0, 12, 0, 11, 13, 10, 13],
+        [0, 13, 0, 12, 13, 11, 13],
+        [0, 20, 0, 20, 21, 20, 21],
+        [0, 21, 0, 20, 21, 20, 21],
+        [0, 30, 0, 30, 30, 30, 30],
+    ]
+    assert torch.equal(images[:, :3], images_of(prepare(slices, Preparation())))
+
+
+# --- One patient alone -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("normalisation", NORMALISATIONS)
+def test_a_patient_is_prepared_the_same_without_the_others(normalisation):
+    stacks = {"m": scan(1), "z": scan(2, slices=2) // 2, "a": scan(3, slices=4)}
+    how = Preparation(normalisation, neighbours=1, crop=True)
+    together, first = prepare(patients(**stacks), how), 0
+    for number, (name, stack) in enumerate(stacks.items()):
+        rows = range(first, first := first + len(stack))
+        alone = prepare(without_masks(stack, name), how)
+        assert together.stack[list(rows)].tolist() == [number] * len(stack)
+        assert torch.equal(images_of(alone), images_of(together, *rows))
+        assert alone.boxes == together.boxes[number : number + 1]
+
+
+def test_patients_with_other_brightness_look_the_same_by_head():
+    prepared = prepare(patients(a=scan(1), b=scan(1) // 2), Preparation("head"))
+    images = images_of(prepared)
+    torch.testing.assert_close(images[:3], images[3:])
+    assert images[:3].min() == 0
+
+
+@pytest.mark.parametrize("crop", [False, True])
+def test_batches_cover_every_row_once_in_order(crop):
+    prepared = prepare(patients(b=scan(1, 5), a=scan(8, 2)), Preparation(crop=crop))
+    batches = list(prepared.batches(2))
+    assert torch.cat([rows for rows, _ in batches]).tolist() == list(range(7))
+    frame = (slice(0, 256), slice(0, 256))
+    if crop:  # the batches of one patient, each with the window of its head
+        assert [rows.tolist() for rows, _ in batches] == [[0, 1], [2, 3], [4], [5, 6]]
+        assert [seen for _, seen in batches] == [window(prepared.boxes[patient]) for patient in (0, 0, 0, 1)]
+        assert batches[0][1] != batches[-1][1] != frame
+    else:
+        assert [len(rows) for rows, _ in batches] == [2, 2, 2, 1] and all(seen == frame for _, seen in batches)
+
+
+def test_no_slices_are_prepared_too():
+    prepared = prepare(
+        without_masks(np.zeros((0, 256, 256, 3), np.uint8), "a"), Preparation("head", neighbours=1, crop=True)
+    )
+    assert len(prepared) == 0 and list(prepared.batches(4)) == []
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_the_same_on_a_gpu():
+    prepared = prepare(patients(a=scan(1), b=scan(2)), Preparation("head", neighbours=1))
+    device = torch.device("cuda", 0)
+    rows = torch.tensor([4, 0])
+    assert torch.equal(prepared.to(device).batch(rows, device)[0].cpu(), images_of(prepared, 4, 0))
