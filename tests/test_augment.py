@@ -1,0 +1,247 @@
+"""Random changes: what they must keep, and the arithmetic behind them."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from conftest import box
+
+from constants import FLAIR, POST, PRE
+from training import augment
+from training.augment import blur, change_intensities, generators, lower_resolution, place
+
+ROWS = torch.tensor([7, 3, 12])
+SEQUENCES = [PRE, FLAIR, POST, FLAIR, FLAIR]
+
+
+class Chance:
+    """Stands in for a random generator: every draw is the given share of its range."""
+
+    def __init__(self, random: float, uniform: float = 0.5):
+        self.share, self.middle = random, uniform
+
+    def random(self, count=None):
+        return self.share if count is None else np.full(count, self.share)
+
+    def uniform(self, low, high, count=None):
+        value = low + (high - low) * self.middle
+        return value if count is None else np.full(count, value)
+
+    def choice(self, options):
+        return options[0]
+
+    def integers(self, high):
+        return 5
+
+
+NEVER = Chance(1.0)  # nothing happens, as every probability is below 1; and no shift
+ALWAYS = Chance(0.0)
+
+
+@pytest.fixture
+def images() -> torch.Tensor:
+    """Noise. Where a pixel is read is rounded to 1e-5 pixels, and pixels differ by up to 9: hence the tolerances."""
+    return torch.randn(3, 5, 256, 256, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def masks() -> torch.Tensor:
+    places = [box((60, 70, 50, 40)), box((100, 30, 7, 90), (5, 5, 30, 30)), box()]
+    return torch.from_numpy(np.stack(places))[:, None].float()
+
+
+def centres(*places: tuple[int, int]) -> torch.Tensor:
+    return torch.tensor(places)
+
+
+MIDDLE = centres((128, 128), (128, 128), (128, 128))
+
+
+# --- Random numbers --------------------------------------------------------------------------------------------
+
+
+def test_random_numbers_depend_on_seed_epoch_and_row_alone():
+    def first(seed, epoch, rows):
+        return [generator.random() for generator in generators(seed, epoch, torch.tensor(rows))]
+
+    drawn = first(1, 2, [7, 3, 12])
+    assert first(1, 2, [12, 7]) == [drawn[2], drawn[0]]
+    assert len({*drawn, *first(2, 2, [7]), *first(1, 3, [7]), *first(2, 1, [7])}) == 6
+
+
+# --- Geometry --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("chances", [None, [NEVER] * 3])
+def test_unchanged_windows_are_plain_crops(images, masks, chances):
+    where = centres((100, 90), (112, 96), (144, 160))
+    seen, found = place(images, masks, where, (224, 192), (224, 192), chances)
+    for row, (top, left) in enumerate([(-12, -6), (0, 0), (32, 64)]):
+        rows, columns = (slice(max(first, 0), first + size) for first, size in ((top, 224), (left, 192)))
+        inside = (row, slice(None), slice(max(-top, 0), None), slice(max(-left, 0), None))
+        torch.testing.assert_close(seen[inside], images[row, :, rows, columns], rtol=0, atol=2e-4)
+        assert torch.equal(found[inside], masks[row, :, rows, columns])
+    # Beyond the frame the edge is repeated, without tumour
+    torch.testing.assert_close(seen[0, :, :12], seen[0, :, 12:13].expand(-1, 12, -1))
+    assert not found[0, :, :12].any() and not found[0, :, :, :6].any()
+
+
+def test_the_whole_frame_unchanged(images, masks):
+    seen, found = place(images, masks, MIDDLE, (256, 256), (256, 256))
+    torch.testing.assert_close(seen, images, rtol=0, atol=2e-4)
+    assert torch.equal(found, masks)
+    smooth = blur(images, 8.0)
+    torch.testing.assert_close(place(smooth, masks, MIDDLE, (256, 256), (256, 256))[0], smooth, rtol=0, atol=1e-5)
+
+
+def test_half_of_the_resolution_averages_pairs_of_pixels():
+    ramp = torch.arange(256.0).expand(1, 1, 256, 256)
+    seen, _ = place(ramp, torch.zeros(1, 1, 256, 256), centres((128, 128)), (256, 256), (128, 128))
+    torch.testing.assert_close(seen, (torch.arange(128.0) * 2 + 0.5).expand(1, 1, 128, 128), rtol=0, atol=1e-3)
+
+
+def moved(monkeypatch, images, masks, turn=0.0, zoom=1.0, flip=False, shift=(0, 0)) -> tuple:
+    matrix = np.array([[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]]) / zoom
+    matrix = matrix * np.array([-1 if flip else 1, 1])
+    monkeypatch.setattr(augment, "_random_turn", lambda chance: (matrix, np.array(shift)))
+    return place(images, masks, MIDDLE[: len(images)], (256, 256), (256, 256), [NEVER] * len(images))
+
+
+def test_flips_shifts_quarter_turns_and_zooms(monkeypatch, images, masks):
+    flipped, found = moved(monkeypatch, images, masks, flip=True)
+    torch.testing.assert_close(flipped, images.flip(3), rtol=0, atol=2e-4)
+    assert torch.equal(found, masks.flip(3))
+
+    shifted, found = moved(monkeypatch, images, masks, shift=(5, -9))
+    torch.testing.assert_close(shifted[..., :-5, 9:], images[..., 5:, :-9], rtol=0, atol=2e-4)
+    assert torch.equal(found[..., :-5, 9:], masks[..., 5:, :-9]) and not found[..., -5:, :].any()
+
+    turned, found = moved(monkeypatch, images, masks, turn=math.pi / 2)
+    torch.testing.assert_close(turned, torch.rot90(images, 1, (2, 3)), rtol=0, atol=1e-3)
+    assert torch.equal(found, torch.rot90(masks, 1, (2, 3)))
+
+    zoomed, found = moved(monkeypatch, images, masks, zoom=2)
+    assert found[0].sum() == 4 * 46 * 40  # rows 64 to 191 are seen, so that the first four of the mask are not
+    assert zoomed.std() < images.std()  # between pixels of noise
+
+
+def test_a_turn_keeps_distances_in_a_window_that_is_no_square(monkeypatch):
+    """A square turned by 20 degrees in a window of 224 x 192 keeps its area and its middle."""
+    mask = torch.from_numpy(box((98, 98, 60, 60)))[None, None].float()
+    angle = math.radians(20)
+    matrix = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+    monkeypatch.setattr(augment, "_random_turn", lambda chance: (matrix, np.zeros(2)))
+    seen, found = place(mask, mask, centres((128, 128)), (224, 192), (224, 192), [NEVER])
+    rows, columns = torch.nonzero(found[0, 0], as_tuple=True)
+    assert found.sum() == pytest.approx(3600, rel=0.01) and seen.sum() == pytest.approx(3600, rel=0.01)
+    assert rows.double().mean() == pytest.approx(111.5, abs=0.1)
+    assert columns.double().mean() == pytest.approx(95.5, abs=0.1)
+    diagonal = 60 * math.sqrt(2) * math.cos(math.radians(25))  # height and width of the turned square
+    assert rows.max() - rows.min() + 1 == pytest.approx(diagonal, abs=2)
+    assert columns.max() - columns.min() + 1 == pytest.approx(diagonal, abs=2)
+
+
+def test_random_turns_stay_in_their_limits():
+    flips = 0
+    for generator in generators(1, 1, torch.arange(300)):
+        matrix, shift = augment._random_turn(generator)
+        flip = np.linalg.det(matrix) < 0
+        matrix = matrix * np.array([-1 if flip else 1, 1])
+        zoom = 1 / math.sqrt(np.linalg.det(matrix))
+        assert augment.ZOOM[0] - 1e-9 <= zoom <= augment.ZOOM[1] + 1e-9
+        assert abs(math.atan2(matrix[1, 0], matrix[0, 0])) <= augment.ROTATION
+        assert np.abs(shift).max() <= augment.SHIFT
+        flips += flip
+    assert 100 < flips < 200
+
+
+def test_random_windows_repeat_and_masks_stay_masks(images, masks):
+    def at_random(epoch):
+        return place(images, masks, MIDDLE, (224, 192), (112, 96), generators(1, epoch, ROWS))
+
+    (seen, found), (again, same) = at_random(1), at_random(1)
+    assert torch.equal(seen, again) and torch.equal(found, same)
+    assert seen.shape == (3, 5, 112, 96) and found.shape == (3, 1, 112, 96)
+    assert found.unique().tolist() == [0, 1] and not found[2].any()
+    assert not torch.equal(at_random(2)[1], found)
+
+
+# --- Intensities -----------------------------------------------------------------------------------------------
+
+
+def test_intensities_may_stay(images):
+    before = images.clone()
+    torch.testing.assert_close(change_intensities(images, SEQUENCES, [NEVER] * 3), images, rtol=0, atol=1e-5)
+    assert torch.equal(images, before)
+
+
+def test_everything_at_once_by_hand(monkeypatch):
+    """Missing sequence, gamma, contrast, brightness on a slice of two values."""
+    for name in ("LOW_RESOLUTION", "BLUR", "NOISE"):
+        monkeypatch.setattr(augment, name, (-1.0, *getattr(augment, name)[1:]))  # never
+    monkeypatch.setattr(augment, "GAMMA", (1, 2.0, 2.0))
+    monkeypatch.setattr(augment, "SCALE", (1, 1.5, 1.5))
+    images = torch.zeros(1, 3, 4, 4)
+    images[0, FLAIR, 0] = torch.tensor([1.0, 2.0, 4.0, 4.0])  # the other 12 pixels are 0
+    images[0, POST, :] = 7
+    changed = change_intensities(images, [PRE, FLAIR, POST], [ALWAYS])
+    gamma = torch.zeros(4, 4)
+    gamma[0] = torch.tensor([1 / 4, 1.0, 4.0, 4.0])  # (value / 4)^2 x 4
+    middle = 9.25 / 16
+    expected = ((gamma - middle) * 1.5 + middle) * 1.5
+    torch.testing.assert_close(changed[0, FLAIR], expected)
+    torch.testing.assert_close(changed[0, PRE], expected)  # replaced by FLAIR
+    torch.testing.assert_close(changed[0, POST], torch.full((4, 4), 7 * 1.5))
+
+
+def test_the_same_numbers_change_a_slice_alike_in_any_batch(images):
+    changed = change_intensities(images, SEQUENCES, generators(1, 1, ROWS))
+    assert torch.equal(changed, change_intensities(images, SEQUENCES, generators(1, 1, ROWS)))
+    alone = change_intensities(images[1:2], SEQUENCES, generators(1, 1, ROWS[1:2]))
+    torch.testing.assert_close(alone, changed[1:2], rtol=0, atol=1e-5)
+    assert not torch.allclose(changed, change_intensities(images, SEQUENCES, generators(1, 2, ROWS)))
+
+
+def test_neighbours_change_like_flair_apart_from_noise(monkeypatch):
+    monkeypatch.setattr(augment, "NOISE", (-1.0, 0.0, 0.3))
+    images = torch.randn(40, 5, 32, 32, generator=torch.Generator().manual_seed(1))
+    images[:, 3] = images[:, 4] = images[:, FLAIR]
+    changed = change_intensities(images, SEQUENCES, generators(1, 1, torch.arange(40)))
+    torch.testing.assert_close(changed[:, 3], changed[:, FLAIR])
+    torch.testing.assert_close(changed[:, 4], changed[:, FLAIR])
+    replaced = [int(torch.equal(images[row, PRE], images[row, FLAIR])) for row in range(40)]
+    assert not any(replaced)  # the input is as it was
+    assert sum(not torch.allclose(changed[row, FLAIR], images[row, FLAIR], atol=1e-4) for row in range(40)) > 20
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, 3.0])
+def test_a_slice_of_one_value_stays_finite(value):
+    images = torch.full((30, 5, 16, 16), value)
+    assert change_intensities(images, SEQUENCES, generators(1, 1, torch.arange(30))).isfinite().all()
+
+
+def test_noise_has_the_drawn_strength(monkeypatch):
+    monkeypatch.setattr(augment, "NOISE", (1.1, 0.2, 0.2))
+    images = torch.zeros(1, 3, 128, 128)
+    changed = change_intensities(images, [PRE, FLAIR, POST], [NEVER])
+    assert changed.std().item() == pytest.approx(0.2, rel=0.02) and changed.mean().item() == pytest.approx(0, abs=5e-3)
+    assert not torch.equal(changed[0, PRE], changed[0, FLAIR])
+
+
+def test_blurring_a_point_gives_the_gaussian_and_keeps_the_sum():
+    point = torch.zeros(1, 2, 21, 31)
+    point[0, 1, 10, 15] = 1
+    blurred = blur(point, 1.0)
+    weights = np.exp(-(np.arange(-3, 4) ** 2) / 2)
+    weights /= weights.sum()
+    np.testing.assert_allclose(blurred[0, 1, 7:14, 12:19], np.outer(weights, weights), atol=1e-6)
+    assert blurred[0, 1].sum().item() == pytest.approx(1, abs=1e-5) and not blurred[0, 0].any()
+    torch.testing.assert_close(blur(torch.full((1, 1, 9, 9), 5.0), 0.7), torch.full((1, 1, 9, 9), 5.0))
+
+
+def test_a_lower_resolution_keeps_size_and_loses_detail():
+    checks = torch.arange(64).remainder(2).float().expand(1, 1, 64, 64)
+    assert torch.equal(lower_resolution(checks, 1.0), checks)
+    assert lower_resolution(checks, 0.5).eq(0).all()  # every second column
+    assert lower_resolution(torch.rand(2, 3, 7, 5), 0.1).shape == (2, 3, 7, 5)
