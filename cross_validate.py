@@ -48,6 +48,7 @@ def parse_arguments(argv: list[str] | None) -> tuple[argparse.Namespace, list[st
     args.training, defaults = training_parser.parse_args(given), training_parser.parse_args([])
     if refused := [f"--{n}" for n in PER_FOLD if str(getattr(args.training, n)) != str(getattr(defaults, n))]:
         parser.error(f"{', '.join(refused)}: set for each fold by this script")
+    train_model.fill_in(args.training)
     if args.folds < 2:
         parser.error("--folds: at least 2 are needed")
     return args, given

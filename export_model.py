@@ -35,7 +35,6 @@ from reporting.model_card import WEIGHTS, describe_input, model_card
 from storage import checkpoints
 from storage.owned_folder import OwnedFolder
 from storage.run_folder import RunFolder
-from training.engine import prepare
 from unet import UNet, weights_digest
 from utils import UserError, run_script, set_seeds
 
@@ -90,7 +89,7 @@ def main(argv: list[str] | None = None) -> None:
     contents = {}
     for name, form in files.items():
         content = contents[name] = form.write(exported, metadata)
-        difference = compare(model, form.load(content, metadata), metadata["size"])
+        difference = compare(model, form.load(content, metadata), metadata)
         if not difference <= largest:
             raise UserError(f"{name}: its logits differ by {difference:.1e} from the network's. Nothing was written.")
         print(f"{name}: {len(content) / 1e6:.1f} MB, logits differ by at most {difference:.1e} of the largest")
@@ -143,15 +142,15 @@ def halve(model: nn.Module) -> nn.Module:
     return halved
 
 
-Network = Callable[[torch.Tensor], torch.Tensor]  # float32 [N, 3, H, W] -> logits [N, 1, H, W]
+Network = Callable[[torch.Tensor], torch.Tensor]  # float32 [N, channels, H, W] -> logits [N, 1, H, W]
 
 
-def compare(model: nn.Module, exported: Network, size: int) -> float:
-    """Return the largest difference of logits on random slices, relative to the largest logit, over BATCHES."""
+def compare(model: nn.Module, exported: Network, metadata: dict[str, Any]) -> float:
+    """Return the largest difference of logits on random input, relative to the largest logit, over BATCHES."""
     set_seeds(0)
     worst = 0.0
     for batch in BATCHES:
-        images = prepare(torch.randint(0, 256, (batch, size, size, constants.CHANNELS), dtype=torch.uint8))
+        images = 2 * torch.rand(batch, *example(metadata).shape[1:]) - 1
         with torch.inference_mode():
             expected = model(images)
             found = exported(images)
@@ -166,7 +165,7 @@ def compare(model: nn.Module, exported: Network, size: int) -> float:
 
 def example(metadata: dict[str, Any]) -> torch.Tensor:
     """Return the input with which the network is traced: two slices, because 1 would be taken for a constant."""
-    return torch.zeros(2, constants.CHANNELS, metadata["size"], metadata["size"])
+    return torch.zeros(2, metadata["network"]["channels"], metadata["size"], metadata["size"])
 
 
 def as_text(metadata: dict[str, Any]) -> dict[str, str]:

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-INPUT = {"size": 256, "mean": [0.5] * 3, "std": [0.5] * 3}  # what is offered takes slices prepared like this
+INPUT = ("size", "normalisation", "neighbours", "crop", "flips", "threshold", "min_component")  # of pretrained weights
 dependencies = ["torch"]  # and safetensors, for pretrained weights
 HERE = Path(__file__).resolve().parent
 WEIGHTS = HERE / "weights" / "lgg_unet.safetensors"
@@ -31,18 +31,19 @@ def _load_unet() -> ModuleType:
     return sys.modules[name]
 
 
-def unet(pretrained: bool = False, width: int = 64, bilinear: bool = False):
+def unet(pretrained: bool = False, width: int = 64, bilinear: bool = False, stem: int = 1):
     """Return a U-Net of this project in evaluation mode; see unet.py.
 
     Args:
-        pretrained: with the weights that come with the repository, whose width and way up are then used.
-        width, bilinear: as of UNet, for a network that is still to be trained.
+        pretrained: with the weights that come with the repository, whose network is then built. Its attribute
+            `input` says how slices are prepared for it, in the terms of dataset/preprocess.py.
+        width, bilinear, stem: as of UNet, for a network that is still to be trained.
 
     Raises: RuntimeError when there are no pretrained weights, or they cannot be read.
     """
     module = _load_unet()
     if not pretrained:
-        return module.UNet(width=width, bilinear=bilinear).eval()
+        return module.UNet(width=width, bilinear=bilinear, stem=stem).eval()
     if not WEIGHTS.is_file():
         raise RuntimeError(
             f"{WEIGHTS}: this version comes without pretrained weights. Train with train_model.py, then use "
@@ -55,9 +56,10 @@ def unet(pretrained: bool = False, width: int = 64, bilinear: bool = False):
         raise RuntimeError("the weights need the package safetensors. Run: pip install safetensors") from None
     except Exception as error:  # safetensors has kinds of its own
         raise RuntimeError(f"{WEIGHTS}: {str(error)[:200]}. Restore the file.") from None
-    channels = (about["network"]["channels"], about["network"]["classes"])
-    if channels != (3, 1) or {name: about[name] for name in INPUT} != INPUT:
-        raise RuntimeError(f"{WEIGHTS}: is not for slices of three sequences, prepared as {INPUT}. Restore the file.")
+    network = about["network"]
+    if about["size"] != 256 or (network["channels"], network["classes"]) != (3 + 2 * about["neighbours"], 1):
+        raise RuntimeError(f"{WEIGHTS}: is not for slices of three sequences, 256 pixels square. Restore the file.")
     if about["published"] is not True:
         raise RuntimeError(f"{WEIGHTS}: was not trained on the published data set, and is not offered as pretrained.")
+    model.input = {name: about[name] for name in INPUT}
     return model

@@ -31,14 +31,17 @@ import pandas as pd
 import torch
 
 import constants
+from dataset.preprocess import prepare
+from dataset.slices import without_masks
+from evaluation.postprocess import Choice, postprocess
 from scans import overlays, pictures, volumes
 from scans.display import brightness
 from scans.read import combine, read_scan
 from scans.resize import fit, unfit
 from scans.scan import PICTURES, Scan, Source, file_ending, find_sources
-from storage.checkpoints import load_network
+from storage.checkpoints import load_network, preparation
 from storage.owned_folder import MANIFEST, OwnedFolder
-from training.engine import predict, predicted_mask
+from training.engine import predict
 from utils import (
     USER_ERROR,
     Hardware,
@@ -90,7 +93,7 @@ def main(argv: list[str] | None = None) -> None:
     started = time.perf_counter()
     tables: list[pd.DataFrame] = []
     for source in sources:
-        problems += process(source, model, checkpoint["input"]["threshold"], hardware, args, out, tables, notice)
+        problems += process(source, model, checkpoint["input"], hardware, args, out, tables, notice)
     if tables:
         slices, seconds = sum(map(len, tables)), time.perf_counter() - started
         print(f"{slices} slices in {seconds:.1f} s, {slices / seconds:.1f} slices/s on {hardware}")
@@ -149,7 +152,7 @@ def read(source: Source, args: argparse.Namespace) -> tuple[Scan | None, list[st
 def process(
     source: Source,
     model: torch.nn.Module,
-    threshold: float,
+    about_input: dict[str, Any],
     hardware: Hardware,
     args: argparse.Namespace,
     out: OwnedFolder,
@@ -160,7 +163,7 @@ def process(
     scan, problems = read(source, args)
     if scan is None:
         return problems
-    masks = segment(model, scan, threshold, args.batch_size, hardware)
+    masks = segment(model, scan, about_input, args.batch_size, hardware)
     table = measure(scan, masks)
     files = encoders(scan, masks, table, notice)
     folder = OwnedFolder(out.path / scan.name)  # a manifest of its own: one for all patients would grow too long
@@ -180,16 +183,22 @@ def process(
 
 
 def segment(
-    model: torch.nn.Module, scan: Scan, threshold: float, batch_size: int, hardware: Hardware
+    model: torch.nn.Module, scan: Scan, about_input: dict[str, Any], batch_size: int, hardware: Hardware
 ) -> list[np.ndarray]:
-    """Return the mask of each slice at its own size: uint8 [H, W], 0 or 1."""
+    """Return the mask of each slice at its own size: uint8 [H, W], 0 or 1.
+
+    about_input: `input` of the checkpoint. The scan is one stack, whose intensities are scaled together; components
+    below its smallest one, counted at the network's size, are removed.
+    """
+    images = np.stack([fit(plane, constants.IMAGE_SIZE) for plane in scan.slices])
+    prepared = prepare(without_masks(images, scan.name), preparation(about_input)).to(hardware.device)
+    logits = predict(model, prepared, batch_size, hardware, about_input["flips"]).numpy()
     masks = []
-    for start in range(0, len(scan.slices), batch_size):
-        planes = scan.slices[start : start + batch_size]
-        images = torch.from_numpy(np.stack([fit(plane, constants.IMAGE_SIZE) for plane in planes]))
-        logits = predict(model, images, batch_size, hardware).numpy()
-        resized = (unfit(logit, *plane.shape[:2]) for logit, plane in zip(logits, planes, strict=True))
-        masks += [predicted_mask(torch.from_numpy(logit), threshold).byte().numpy() for logit in resized]
+    for plane, logit in zip(scan.slices, logits, strict=True):
+        height, width = plane.shape[:2]
+        probability = torch.from_numpy(unfit(logit, height, width)).sigmoid().numpy()
+        smallest = round(about_input["min_component"] * (max(height, width) / constants.IMAGE_SIZE) ** 2)
+        masks += list(postprocess(probability[None], Choice(about_input["threshold"], smallest)))
     return masks
 
 

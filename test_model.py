@@ -15,6 +15,7 @@ import pandas as pd
 
 import constants
 from dataset.folder import find_folder
+from dataset.preprocess import prepare
 from dataset.slices import Slices, load_slices
 from dataset.synthetic import any_synthetic
 from evaluation import calibration, summary
@@ -49,7 +50,8 @@ def main(argv: list[str] | None = None) -> None:
     epochs = checkpoints.read_epochs(args.run)
     best = best_epoch(epochs, args.select_by)
     model, checkpoint = checkpoints.load_network(args.run.checkpoint(best))
-    hardware = hardware_like(args.device, checkpoint["input"]["precision"])
+    about_input = checkpoint["input"]
+    hardware = hardware_like(args.device, about_input["precision"])
     model = model.to(hardware.device, memory_format=hardware.memory_format)
     settings = checkpoint["config"]["settings"]
     loss_function, batch_size = LOSSES[settings["loss"]], args.batch_size or settings["batch_size"]
@@ -57,8 +59,9 @@ def main(argv: list[str] | None = None) -> None:
     def score(split: str) -> tuple[float, np.ndarray]:
         """Return the loss and the probabilities (float32 [N, H, W]) of all slices of a split."""
         probabilities = np.empty(slices[split].masks.shape, np.float32)
+        prepared = prepare(slices[split], checkpoints.preparation(about_input)).to(hardware.device)
         metrics, _ = evaluate(
-            model, slices[split].to(hardware.device), batch_size, loss_function, hardware, split, probabilities
+            model, prepared, batch_size, loss_function, hardware, split, probabilities, about_input["flips"]
         )
         return metrics["loss"], probabilities
 

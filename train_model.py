@@ -137,10 +137,11 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     recorded = config["settings"]
     parser.set_defaults(**recorded, **config["options"], data=config["data"])
     args = parser.parse_args(argv)
+    longer = () if recorded["cosine"] or recorded["growing"] else ("epochs",)  # else planned for as many as there are
     different = [
         f"--{name.replace('_', '-')} {getattr(args, name)} (the run has {recorded[name]})"
         for name in SETTINGS
-        if name != "epochs" and getattr(args, name) != recorded[name]
+        if name not in longer and getattr(args, name) != recorded[name]
     ]
     different += [
         f"--{name} (the split is the one it began with)"

@@ -65,6 +65,12 @@ class Slices:
         )
 
 
+def without_masks(images: np.ndarray, patient: str) -> Slices:
+    """Return the slices of one patient that nobody has segmented, uint8 [N, 256, 256, 3], with empty masks."""
+    table = pd.DataFrame({"patient": [patient] * len(images), "image_path": "", "mask_path": ""}, columns=COLUMNS)
+    return Slices(torch.from_numpy(images), torch.zeros(images.shape[:3], dtype=torch.uint8), table)
+
+
 def slice_number(image_path: str) -> int:
     """Return the number in the name of a slice's file."""
     return int(re.search(r"_(\d+)\.tiff?$", image_path, re.IGNORECASE)[1])

@@ -14,8 +14,7 @@ from utils import show_number
 SHOWN = ("patient_dice", "patient_dice_median", "tumour_iou", "tumour_found", "iou", "empty_prediction")
 OF_AN_EPOCH = ("patient_dice", "tumour_iou", "tumour_found", "iou", "empty_prediction")
 SLICE_BY_SLICE = (
-    "Slices are judged one by one at 256x256; neighbouring slices are not used, and areas are in pixels, since the "
-    "data set carries no spacing."
+    "Slices are judged in two dimensions at 256x256, and areas are in pixels, since the data set carries no spacing."
 )
 UNSEEN = "Other patients, diseases, scanners and sequences than those of the data above were never seen."
 WEIGHTS = "SHA-256 of the weights as trained:"
@@ -57,13 +56,27 @@ OWN = Origin(
 )
 
 
+NORMALISED = {  # dataset/preprocess.py
+    "plain": "(value / 255 - 0.5) / 0.5",
+    "head": "per patient and sequence clipped to the percentiles 0.5 and 99.5 within the head, divided by their "
+    "standard deviation, air at 0",
+    "published": "per patient levels below 10% of the maximum set to 0, clipped to the percentiles 10 and 99, then "
+    "mean 0 and standard deviation 1 per sequence",
+}
+
+
 def describe_input(checkpoint: dict[str, Any]) -> dict[str, Any]:
     """Return what accompanies exported weights: how a slice is prepared, and how logits become a mask."""
+    about, network = checkpoint["input"], checkpoint["network"]
+    near = f", FLAIR of {about['neighbours']} slice(s) before and after" if about["neighbours"] else ""
+    small = f"; components below {about['min_component']} px removed" if about["min_component"] else ""
+    flips = "; averaged over the slice and its mirror image" if about["flips"] else ""
     return {
-        "input": "float32 [batch, 3, H, W]: pre-contrast, FLAIR, post-contrast; (value / 255 - mean) / std",
-        "output": "logits, float32 [batch, 1, H, W]; foreground where sigmoid(logit) >= threshold",
-        **checkpoint["input"],
-        "network": checkpoint["network"],
+        "input": f"float32 [batch, {network['channels']}, H, W]: pre-contrast, FLAIR, post-contrast{near}; "
+        + NORMALISED[about["normalisation"]],
+        "output": f"logits, float32 [batch, 1, H, W]{flips}; foreground where sigmoid(logit) >= threshold{small}",
+        **about,
+        "network": network,
         "epoch": checkpoint["epoch"],
         "synthetic": checkpoint["config"]["synthetic"],
         "published": checkpoint["config"]["published"],
@@ -97,10 +110,11 @@ def _network(checkpoint: dict[str, Any]) -> str:
     network, about = checkpoint["network"], describe_input(checkpoint)
     weights = sum(t.numel() for name, t in checkpoint["weights"].items() if "running_" not in name and t.ndim)
     upsampling = "bilinear interpolation" if network["bilinear"] else "up-convolutions"
+    upsampling += "; computes at half of the resolution (pixel unshuffle)" if network["stem"] == 2 else ""
     return (
         f"- U-Net, {network['width']} to {16 * network['width']} channels, {weights / 1e6:.2f} million parameters, "
         f"{upsampling}; weights of epoch {checkpoint['epoch']}\n"
-        f"- input: {about['input']}; mean {about['mean']}, std {about['std']}, {about['size']} pixels square\n"
+        f"- input: {about['input']}; {about['size']} pixels square\n"
         f"- output: {about['output']}; threshold {about['threshold']}"
     )
 
@@ -117,7 +131,7 @@ def _training(config: dict[str, Any]) -> str:
     settings, versions = (
         ", ".join(f"{name} {value}" for name, value in config[part].items()) for part in ("settings", "versions")
     )
-    return f"Adam. Settings: {settings}.\n\nOn {config['hardware']}; {versions}."
+    return f"Settings: {settings}.\n\nOn {config['hardware']}; {versions}."
 
 
 def _test(run: RunFolder, checkpoint: dict[str, Any]) -> str:

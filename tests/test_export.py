@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import safetensors
 import torch
-from conftest import save_checkpoint
+from conftest import PLAIN, save_checkpoint
 
 import export_model
 import hubconf
@@ -18,13 +18,13 @@ from reporting.model_card import model_card
 from storage import checkpoints
 from storage.owned_folder import OwnedFolder
 from storage.run_folder import RunFolder
-from training.engine import prepare
+from training.recipes import REFERENCE
 from unet import UNet
 from utils import UserError
 
 ROOT = Path(__file__).parents[1]
 CONFIG = {
-    "settings": {"epochs": 1, "width": 2, "bilinear": False, "loss": "bce", "precision": "fp32"},
+    "settings": {**REFERENCE, "epochs": 1, "width": 2, "precision": "fp32"},
     "data": "/data",
     "synthetic": False,
     "published": True,
@@ -59,9 +59,8 @@ def export(call):
 
 @pytest.fixture
 def images() -> torch.Tensor:
-    """Two prepared slices; float32 [2, 3, 256, 256]."""
-    generator = torch.Generator().manual_seed(7)
-    return prepare(torch.randint(0, 256, (2, 256, 256, 3), dtype=torch.uint8, generator=generator))
+    """Input of two slices; float32 [2, 3, 256, 256] in [-1, 1]."""
+    return 2 * torch.rand(2, 3, 256, 256, generator=torch.Generator().manual_seed(7)) - 1
 
 
 def original(run: RunFolder, epoch: int = 1) -> UNet:
@@ -74,7 +73,7 @@ def test_safetensors(export, tmp_path, images):
     assert (code, err) == (0, "") and "epoch 1 of" in out
     with safetensors.safe_open(run.path / "export" / "unet.safetensors", "pt") as file:
         metadata, weights = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    assert json.loads(metadata["threshold"]) == 0.5 and json.loads(metadata["mean"]) == [0.5, 0.5, 0.5]
+    assert json.loads(metadata["threshold"]) == 0.5 and json.loads(metadata["normalisation"]) == "plain"
     again = UNet(**json.loads(metadata["network"]))
     again.load_state_dict(weights)
     with torch.inference_mode():
@@ -93,7 +92,7 @@ def test_halved_weights_are_close_and_damaged_ones_are_refused(export, tmp_path)
 
     model, about = checkpoints.load_network(path)
     assert about["epoch"] == 1 and about["config"] == {"synthetic": False, "published": True}
-    assert about["input"] == {"size": 256, "mean": [0.5] * 3, "std": [0.5] * 3, "threshold": 0.5, "precision": "fp32"}
+    assert about["input"] == {"size": 256, **PLAIN, "threshold": 0.5, "min_component": 0, "precision": "fp32"}
     for name, tensor in original(run).state_dict().items():
         expected = tensor.half().float() if tensor.ndim == 4 else tensor
         assert torch.equal(model.state_dict()[name], expected)
@@ -211,7 +210,7 @@ def test_onnx(export, tmp_path, images):
     assert isinstance(session.get_inputs()[0].shape[0], str)  # any batch
     metadata = session.get_modelmeta().custom_metadata_map
     assert metadata["synthetic"] == "true" and "medical" in metadata["use"]
-    assert json.loads(metadata["std"]) == [0.5, 0.5, 0.5]
+    assert json.loads(metadata["normalisation"]) == "plain"
     for batch in (1, 2):
         with torch.inference_mode():
             expected = original(run)(images[:batch])

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import safetensors.torch
 import torch
-from conftest import save_checkpoint
+from conftest import PLAIN, save_checkpoint
 from PIL import Image
 
 import hubconf
@@ -19,6 +19,7 @@ from scans import overlays
 from scans.pictures import read_picture
 from storage.checkpoints import load_network
 from storage.run_folder import RunFolder
+from training.recipes import REFERENCE
 from unet import UNet, weights_digest
 from utils import UserError, choose_hardware, read_csv
 
@@ -39,7 +40,7 @@ def bright_network() -> UNet:
 
 
 def save(folder: Path, synthetic: bool = False, precision: str = "fp32") -> Path:
-    config = {"settings": {"width": 2, "bilinear": False, "precision": precision}, "synthetic": synthetic}
+    config = {"settings": {**REFERENCE, "width": 2, "precision": precision}, "synthetic": synthetic}
     metrics = {"training_loss": 0.1, "training_iou": 0.5, "validation_loss": 0.1, "validation_iou": 0.5}
     return save_checkpoint(RunFolder(folder), bright_network(), {"epoch": 1, **metrics}, config)
 
@@ -247,8 +248,8 @@ def test_precision_is_that_of_training_where_the_hardware_has_it(predict, tmp_pa
 
 def save_safetensors(folder: Path, changes: dict, without: tuple[str, ...] = (), **network) -> Path:
     """Write a file whose checksum is right and whose metadata is changed; `network` is what the weights are of."""
-    about = {"network": {"channels": 3, "classes": 1, "width": 2, "bilinear": False} | network, "epoch": 1}
-    about |= {"size": 256, "mean": [0.5] * 3, "std": [0.5] * 3, "threshold": 0.5, "precision": "fp32"}
+    about = {"network": {"channels": 3, "classes": 1, "width": 2, "bilinear": False, "stem": 1} | network, "epoch": 1}
+    about |= {"size": 256, **PLAIN, "threshold": 0.5, "min_component": 0, "precision": "fp32"}
     about |= {"synthetic": False, "published": True} | changes
     text = {name: json.dumps(value) for name, value in about.items() if name not in without}
     weights = UNet(**({"width": 2} | network)).state_dict()
@@ -257,7 +258,7 @@ def save_safetensors(folder: Path, changes: dict, without: tuple[str, ...] = (),
     return path
 
 
-NETWORK = {"channels": 3, "classes": 1, "width": 2, "bilinear": False}
+NETWORK = {"channels": 3, "classes": 1, "width": 2, "bilinear": False, "stem": 1}
 DEEP: list = []
 for _ in range(60):
     DEEP = [DEEP, DEEP]  # as text, 2**60 brackets
@@ -268,7 +269,11 @@ for _ in range(60):
     [
         *(("input", "size", value) for value in (0, "256", 256.0, None)),
         *(("input", "threshold", value) for value in ("x", 1, 2.0, None)),
-        ("input", "mean", [0.4, 0.5, 0.5]),
+        *(("input", "normalisation", value) for value in ("other", 1, None)),
+        *(("input", "neighbours", value) for value in (1, -1, 10**9, True, "0")),
+        *(("input", name, 1) for name in ("crop", "flips")),
+        *(("input", "min_component", value) for value in (-1, 0.5, 10**9)),
+        *(("network", "stem", value) for value in (0, 2, 3, True, "1")),
         ("input", "precision", ["bf16"]),
         ("network", "channels", 1),
         ("network", "classes", 10**12),
@@ -304,7 +309,7 @@ def test_safetensors_without_the_metadata_of_this_project(predict, tmp_path, pic
     for changes in ({"network": []}, {"network": None}, {"network": NETWORK | {"width": 4096}}):
         refused(save_safetensors(tmp_path, changes), "damaged or no weights", "Restore the file")
     refused(save_safetensors(tmp_path, {"x": 1}, without=("size",)), "'size'", "'size'")
-    refused(save_safetensors(tmp_path, {"size": 128}), "wrong: size", "prepared as")
+    refused(save_safetensors(tmp_path, {"size": 128}), "wrong: size", "256 pixels square")
     refused(save_safetensors(tmp_path, {"x": 1}, channels=1), "wrong: channels", "three sequences")
     path = tmp_path / "unet.safetensors"
     safetensors.torch.save_file(UNet(width=2).state_dict(), path)  # no metadata

@@ -8,18 +8,19 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from conftest import save_checkpoint
+from conftest import PLAIN, save_checkpoint
 
 from dataset.folder import find_slices
 from dataset.split import assign_patients, split_tables
 from evaluation.selection import best_epoch
 from storage import checkpoints, owned_folder
 from storage.run_folder import REPLACED, RunFolder
+from training.recipes import REFERENCE
 from unet import UNet
 from utils import UserError, atomic_write
 
 METRICS = {"training_loss": 0.5, "training_iou": 0.25, "validation_loss": 0.75, "validation_iou": 0.125}
-SETTINGS = {"width": 2, "bilinear": False, "lr": 1e-3, "precision": "fp32"}
+SETTINGS = {**REFERENCE, "width": 2, "precision": "fp32"}
 CONFIG = {"settings": SETTINGS, "versions": {"torch": "x"}, "synthetic": True}
 
 
@@ -46,10 +47,8 @@ def test_a_checkpoint_holds_metrics_network_input_and_settings(run):
     save(run, epoch=7)
     content = torch.load(run.checkpoint(7), weights_only=True)  # with nothing allowed beyond PyTorch's own list
     assert content["epoch"] == 7 and {name: content[name] for name in METRICS} == METRICS
-    assert content["network"] == {"channels": 3, "classes": 1, "width": 2, "bilinear": False}
-    assert content["input"] == {
-        **{"size": 256, "mean": [0.5] * 3, "std": [0.5] * 3, "threshold": 0.5, "precision": "fp32"}
-    }
+    assert content["network"] == {"channels": 3, "classes": 1, "width": 2, "bilinear": False, "stem": 1}
+    assert content["input"] == {"size": 256, **PLAIN, "threshold": 0.5, "min_component": 0, "precision": "fp32"}
     assert content["config"] == CONFIG
 
 

@@ -6,9 +6,11 @@ train_model.py override single values.
 
 from typing import Any
 
+from constants import BATCH_SIZE, EPOCHS, LEARNING_RATE, LOSS, WIDTH
+
 REFERENCE: dict[str, Any] = {
     # network
-    "width": 64,  # channels of the first level; they double down to 16 x width
+    "width": WIDTH,  # channels of the first level; they double down to 16 x width
     "bilinear": False,  # interpolate on the way up
     "stem": 1,  # 2: compute at half of the resolution (pixel unshuffle)
     # input
@@ -18,11 +20,11 @@ REFERENCE: dict[str, Any] = {
     "augment": False,  # training/augment.py
     "empty_share": 1.0,  # of the slices without tumour, drawn anew each epoch
     # optimisation
-    "epochs": 94,
-    "batch_size": 32,  # slices
-    "loss": "bce",  # training/losses.py
+    "epochs": EPOCHS,
+    "batch_size": BATCH_SIZE,  # slices
+    "loss": LOSS,  # training/losses.py
     "optimiser": "adam",
-    "lr": 1e-3,
+    "lr": LEARNING_RATE,
     "weight_decay": 0.0,
     "warm_up": 0.0,  # share of all steps in which the learning rate rises
     "cosine": False,  # then it falls to 0 as a cosine
