@@ -1,0 +1,143 @@
+"""Train variants of a recipe with equal budgets and compare them on the validation patients.
+
+    python ablate.py screen --data lgg-mri-segmentation/kaggle_3m --split split.csv
+    python ablate.py screen --seeds 1 2 3 --only base "reference, width 8"
+
+Each variant is a run in DIR/VARIANT_SEED; the same command goes on where it stopped. DIR/ablation.csv: metrics of
+the validation patients after the last epoch, without any choice of epoch or threshold, seconds, and the difference of
+each variant from the first, with its 95% interval over patients. Test patients are never looked at.
+"""
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+import constants
+from dataset.folder import find_folder
+from dataset.preprocess import prepare
+from dataset.slices import load_slices
+from evaluation import calibration, intervals, summary
+from evaluation.postprocess import Choice, postprocess
+from evaluation.tables import make_tables
+from storage import checkpoints
+from storage.owned_folder import OwnedFolder
+from storage.run_folder import RunFolder
+from training.engine import evaluate
+from training.losses import LOSSES
+from utils import call_script, hardware_like, keep_freed_memory, positive, run_script, show_number, to_csv, whole_number
+
+SHOWN = ("patient_dice", "patient_dice_median", "tumour_iou", "tumour_missed", "false_positive_share", "iou",
+         "empty_prediction")  # fmt: skip
+# Studies: a base, and what each variant changes in it. The first variant is what the others are compared with.
+BASE = ("--recipe", "tuned", "--epochs", "8")
+STUDIES: dict[str, dict[str, tuple[str, ...]]] = {
+    "screen": {
+        "base": BASE,
+        "reference, width 8": ("--recipe", "reference", "--width", "8", "--epochs", "3"),
+        "plain intensities": (*BASE, "--normalisation", "plain"),
+        "published intensities": (*BASE, "--normalisation", "published"),
+        "without neighbours": (*BASE, "--neighbours", "0"),
+        "without random changes": (*BASE, "--no-augment"),
+        "without average": (*BASE, "--ema", "0"),
+        "without growing": (*BASE, "--no-growing", "--epochs", "5"),  # the same FLOPs
+        "all empty slices": (*BASE, "--empty-share", "1", "--epochs", "5"),
+        "bce": (*BASE, "--loss", "bce"),
+        "bce+tversky": (*BASE, "--loss", "bce+tversky"),
+        "focal-tversky": (*BASE, "--loss", "focal-tversky"),
+    },
+}
+
+
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("study", choices=STUDIES)
+    add("--only", nargs="+", metavar="VARIANT", help="(all of the study)")
+    add("--seeds", type=whole_number, nargs="+", default=[constants.SEED], help="(%(default)s)")
+    add("--epochs", type=positive(int), help="of all variants, for a quick trial")
+    add("--width", type=positive(int), help="of all variants, for a quick trial")
+    add("--run", type=OwnedFolder, default="runs/ablation", metavar="DIR", help="(%(default)s)")
+    add("--data", metavar="DIR", help="folder kaggle_3m or its parent")
+    add("--split", type=Path, metavar="FILE", help="CSV with the columns patient and split, instead of the own split")
+    args = parser.parse_args(argv)
+    if unknown := sorted(set(args.only or ()) - STUDIES[args.study].keys()):
+        parser.error(f"--only: {args.study} has no {', '.join(unknown)} ({', '.join(STUDIES[args.study])})")
+    return args
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_arguments(argv)
+    keep_freed_memory()
+    args.run.refuse_foreign("ablation.csv")
+    folder = find_folder(args.data)
+    study = STUDIES[args.study]
+    wanted = [name for name in study if not args.only or name in args.only]
+    trial = [word for name in ("epochs", "width") if getattr(args, name) for word in (f"--{name}", getattr(args, name))]
+    results: list[dict[str, Any]] = []
+    for seed in args.seeds:
+        for name in wanted:
+            run = RunFolder(args.run.path / f"{name.replace(' ', '_')}_{seed}")
+            split = ["--split", args.split] if args.split else []
+            train(run, [*study[name], *trial, *split, "--seed", seed, "--data", folder, "--keep", 1])
+            results.append({"variant": name, "seed": seed, **score(run)})
+            args.run.write("ablation.csv", to_csv(compare(results)).encode())
+    table = compare(results)
+    print(table.to_string(index=False, float_format=show_number))
+    print(f"written to {args.run}: ablation.csv")
+
+
+def train(run: RunFolder, options: list) -> None:
+    """Train a variant, or what is left of it."""
+    if run.newest_epoch() == 0:
+        call_script("train_model.py", "--run", run, *options)
+    elif run.complete_epochs() < run.read_config()["settings"]["epochs"]:
+        call_script("train_model.py", "--run", run, "--resume")
+
+
+def score(run: RunFolder) -> dict[str, Any]:
+    """Return metrics of the validation patients after the last epoch, their Dice, and the cost of training."""
+    epochs = checkpoints.read_epochs(run)
+    model, checkpoint = checkpoints.load_network(run.checkpoint(run.newest_epoch()))
+    about, config = checkpoint["input"], run.read_config()
+    hardware = hardware_like("auto", about["precision"])
+    slices = load_slices(Path(config["data"]), {"validation": run.read_split_table("validation")})["validation"]
+    probabilities = np.empty(slices.masks.shape, np.float32)
+    evaluate(
+        model.to(hardware.device, memory_format=hardware.memory_format),
+        prepare(slices, checkpoints.preparation(about)).to(hardware.device),
+        config["settings"]["batch_size"],
+        LOSSES[config["settings"]["loss"]],
+        hardware,
+        "validation",
+        probabilities,
+        about["flips"],
+    )
+    tables = make_tables(slices, postprocess(probabilities, Choice(about["threshold"], about["min_component"])))
+    calibrated = calibration.per_patient(calibration.count(slices, probabilities), slices.patients)
+    estimates = summary.estimate_metrics(replace(tables, patients=tables.patients.merge(calibrated)))
+    return {
+        **{name: estimates[name]["value"] for name in SHOWN},
+        "epochs": len(epochs),
+        "seconds": epochs["seconds"].sum(),
+        "dice": tables.patients.set_index("patient")["dice"],
+    }
+
+
+def compare(results: list[dict[str, Any]]) -> pd.DataFrame:
+    """Return one row per variant and seed, with the difference of its mean Dice to the first variant's of that seed."""
+    rows = []
+    for result in results:
+        base = next(each for each in results if each["seed"] == result["seed"])
+        difference = (result["dice"] - base["dice"]).rename_axis("patient").reset_index(name="dice")
+        estimate = intervals.estimate(difference["patient"], difference["dice"], scale=intervals.DIFFERENCE)
+        row = {name: value for name, value in result.items() if name != "dice"}
+        rows.append(row | {"difference": estimate["value"], "low": estimate["low"], "high": estimate["high"]})
+    return pd.DataFrame(rows)
+
+
+if __name__ == "__main__":
+    run_script(main)
