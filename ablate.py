@@ -18,7 +18,7 @@ import pandas as pd
 
 import constants
 from dataset.folder import find_folder
-from dataset.preprocess import prepare
+from dataset.preprocess import Preparation, prepare
 from dataset.slices import load_slices
 from evaluation import calibration, intervals, summary
 from evaluation.postprocess import Choice, postprocess
@@ -108,7 +108,7 @@ def score(run: RunFolder) -> dict[str, Any]:
     probabilities = np.empty(slices.masks.shape, np.float32)
     evaluate(
         model.to(hardware.device, memory_format=hardware.memory_format),
-        prepare(slices, checkpoints.preparation(about)).to(hardware.device),
+        prepare(slices, Preparation.of(about)).to(hardware.device),
         config["settings"]["batch_size"],
         LOSSES[config["settings"]["loss"]],
         hardware,

@@ -31,7 +31,7 @@ import pandas as pd
 import torch
 
 import constants
-from dataset.preprocess import prepare
+from dataset.preprocess import Preparation, prepare
 from dataset.slices import without_masks
 from evaluation.postprocess import Choice, postprocess
 from scans import overlays, pictures, volumes
@@ -39,7 +39,7 @@ from scans.display import brightness
 from scans.read import combine, read_scan
 from scans.resize import fit, unfit
 from scans.scan import PICTURES, Scan, Source, file_ending, find_sources
-from storage.checkpoints import load_network, preparation
+from storage.checkpoints import load_network
 from storage.owned_folder import MANIFEST, OwnedFolder
 from training.engine import predict
 from utils import (
@@ -191,7 +191,7 @@ def segment(
     below its smallest one, counted at the network's size, are removed.
     """
     images = np.stack([fit(plane, constants.IMAGE_SIZE) for plane in scan.slices])
-    prepared = prepare(without_masks(images, scan.name), preparation(about_input)).to(hardware.device)
+    prepared = prepare(without_masks(images, scan.name), Preparation.of(about_input)).to(hardware.device)
     logits = predict(model, prepared, batch_size, hardware, about_input["flips"]).numpy()
     masks = []
     for plane, logit in zip(scan.slices, logits, strict=True):

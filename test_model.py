@@ -15,7 +15,7 @@ import pandas as pd
 
 import constants
 from dataset.folder import find_folder
-from dataset.preprocess import prepare
+from dataset.preprocess import Preparation, prepare
 from dataset.slices import Slices, load_slices
 from dataset.synthetic import any_synthetic
 from evaluation import calibration, summary
@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> None:
     def score(split: str) -> tuple[float, np.ndarray]:
         """Return the loss and the probabilities (float32 [N, H, W]) of all slices of a split."""
         probabilities = np.empty(slices[split].masks.shape, np.float32)
-        prepared = prepare(slices[split], checkpoints.preparation(about_input)).to(hardware.device)
+        prepared = prepare(slices[split], Preparation.of(about_input)).to(hardware.device)
         metrics, _ = evaluate(
             model, prepared, batch_size, loss_function, hardware, split, probabilities, about_input["flips"]
         )

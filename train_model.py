@@ -18,7 +18,7 @@ import torch
 
 import constants
 from dataset.folder import find_folder, find_slices
-from dataset.preprocess import NORMALISATIONS, prepare
+from dataset.preprocess import NORMALISATIONS, Preparation, prepare
 from dataset.published import is_published
 from dataset.slices import Slices, load_slices
 from dataset.split import SPLITS, assign_fold, assign_patients, read_assignment, read_patient_list, split_tables
@@ -65,8 +65,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add("--run", type=RunFolder, default=constants.RUN_DIR, metavar="DIR",
         help="where models/, CSV files and plots/ go (%(default)s)")  # fmt: skip
-    add("--recipe", choices=RECIPES, default="reference",
-        help="values of the options of the recipe below, from training/recipes.py (%(default)s)")  # fmt: skip
+    add("--recipe", choices=RECIPES, help="values of the options below, from training/recipes.py (reference)")
     recipe = parser.add_argument_group("recipe", "each option overrides one value of --recipe").add_argument
     recipe("--epochs", type=positive(int))
     recipe("--batch-size", type=positive(int), help="slices per step")
@@ -136,6 +135,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     config = args.run.read_config()
     recorded = config["settings"]
     parser.set_defaults(**recorded, **config["options"], data=config["data"])
+    parser.set_defaults(**RECIPES.get(args.recipe, {}))  # named again: it has to be the one of the run
     args = parser.parse_args(argv)
     longer = () if recorded["cosine"] or recorded["growing"] else ("epochs",)  # else planned for as many as there are
     different = [
@@ -157,7 +157,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 def fill_in(args: argparse.Namespace) -> argparse.Namespace:
     """Give the options of the recipe that were not set the values of --recipe."""
-    for name, value in RECIPES[args.recipe].items():
+    for name, value in RECIPES[args.recipe or "reference"].items():
         if getattr(args, name) is None:
             setattr(args, name, value)
     return args
@@ -223,7 +223,7 @@ def train(
     args: argparse.Namespace, slices: dict[str, Slices], config: dict, hardware: Hardware, stop: StopRequest
 ) -> None:
     """Train, validate and save, epoch by epoch, in a folder that belongs to this process alone."""
-    how = checkpoints.preparation(vars(args))
+    how = Preparation.of(vars(args))
     network = UNet(channels=how.channels, width=args.width, bilinear=args.bilinear, stem=args.stem)
     network = network.to(hardware.device, memory_format=hardware.memory_format)
     training, validation = (prepare(slices[split], how).to(hardware.device) for split in ("train", "validation"))

@@ -4,9 +4,9 @@ Intensities are mapped by a table of 256 values per patient and sequence, so tha
 exactly the same, and any rule costs the same. A single slice is its own stack.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -33,6 +33,11 @@ class Preparation(NamedTuple):
     normalisation: str = "plain"
     neighbours: int = 0
     crop: bool = False
+
+    @classmethod
+    def of(cls, about: Mapping[str, Any]) -> "Preparation":
+        """Return the one that the settings of a run, or `input` of a checkpoint, describe."""
+        return cls(**{name: about[name] for name in cls._fields})
 
     @property
     def channels(self) -> int:

@@ -80,13 +80,13 @@ class Writer:
             "format": FORMAT,
             **record,
             "network": {
-                "channels": preparation(settings).channels,
+                "channels": Preparation.of(settings).channels,
                 "classes": CLASSES,
                 **{name: settings[name] for name in ("width", "bilinear", "stem")},
             },
             "input": {
                 "size": IMAGE_SIZE,
-                **preparation(settings)._asdict(),
+                **Preparation.of(settings)._asdict(),
                 "flips": settings["flips"],
                 "threshold": THRESHOLD,
                 "min_component": 0,
@@ -129,11 +129,6 @@ class Writer:
         """Return the epochs up to `newest`; the checkpoint of an unfinished epoch may lie behind it."""
         epochs = read_epochs(self.run)
         return epochs[epochs["epoch"] <= newest]
-
-
-def preparation(about: dict[str, Any]) -> Preparation:
-    """Return how slices are prepared, from the settings of a run or from `input` of a checkpoint."""
-    return Preparation(**{name: about[name] for name in Preparation._fields})
 
 
 def _on_host(content: Any) -> Any:
@@ -236,11 +231,7 @@ def _check_description(about: dict[str, Any], path: Path) -> None:
 
 def _same(value: Any, expected: Any) -> bool:
     """Return whether a value from a file has the type, too: True is not 1, 256.0 is not 256."""
-    if type(value) is not type(expected):
-        return False
-    if isinstance(expected, list):
-        return len(value) == len(expected) and all(map(_same, value, expected))
-    return value == expected
+    return type(value) is type(expected) and value == expected
 
 
 def _load_safetensors(path: Path) -> tuple[UNet, dict[str, Any]]:

@@ -224,7 +224,17 @@ def test_resuming_with_other_settings_is_refused(call, finished):
     before = digest(finished)
     code, _, err = call("train_model", "--run", finished, "--resume", "--lr", 0.5, "--width", 4, "--epochs", 2)
     assert code == 2 and "--lr 0.5 (the run has 0.001)" in err and "--width 4 (the run has 2)" in err
+    code, _, err = call("train_model", "--run", finished, "--resume", "--recipe", "tuned", "--epochs", 2, *QUICK)
+    assert code == 2 and "--stem 2 (the run has 1)" in err and "--loss bce+dice (the run has bce)" in err
     assert digest(finished) == before
+
+
+def test_a_planned_run_is_not_made_longer(call, folder, tmp_path):
+    run = ("--run", tmp_path / "run")
+    assert call("train_model", "--data", folder, *run, "--epochs", 1, "--cosine", *QUICK)[0] == 0
+    code, _, err = call("train_model", *run, "--resume", "--epochs", 2)
+    assert code == 2 and "--epochs 2 (the run has 1)" in err
+    assert call("train_model", *run, "--resume")[0] == 0
 
 
 @pytest.mark.parametrize(
