@@ -19,6 +19,7 @@ Research use only: not a medical device, not for diagnosis or treatment.
 """
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -35,10 +36,11 @@ from dataset.preprocess import Preparation, prepare
 from dataset.slices import without_masks
 from evaluation.postprocess import Choice, postprocess
 from scans import overlays, pictures, volumes
+from scans.cohort import find_sources
 from scans.display import brightness
-from scans.read import combine, read_scan
+from scans.read import read_patient
 from scans.resize import fit, unfit
-from scans.scan import PICTURES, Scan, Source, file_ending, find_sources
+from scans.scan import PICTURES, Scan, Source, file_ending, safe_name
 from storage.checkpoints import load_network
 from storage.owned_folder import MANIFEST, OwnedFolder
 from training.engine import predict
@@ -66,8 +68,10 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--checkpoint", type=Path, required=True, metavar="FILE",
         help="models/epoch_N.pt of a run, or weights/*.safetensors")  # fmt: skip
     add("--out", type=Path, required=True, metavar="DIR", help="where masks, overlays and tables go")
-    add("--pre", type=Path, metavar="FILE", help="pre-contrast sequence of the one INPUT, which then is FLAIR")
-    add("--post", type=Path, metavar="FILE", help="post-contrast sequence of the one INPUT, which then is FLAIR")
+    add("--pre", default="", metavar="FILE",
+        help="pre-contrast sequence of the one INPUT, or a pattern of its name ('*_t1.nii.gz')")  # fmt: skip
+    add("--post", default="", metavar="FILE", help="post-contrast sequence, in the same way")
+    add("--series", default="", metavar="NAME", help="number or description of the DICOM series that is FLAIR")
     add("--spacing", type=positive(float), nargs=3, metavar=("ROWS", "COLUMNS", "SLICES"),
         help="mm between rows, columns and slices, for files that do not say so")  # fmt: skip
     add("--batch-size", type=positive(int), default=constants.BATCH_SIZE, help="slices at a time (%(default)s)")
@@ -120,30 +124,15 @@ def refuse_used(out: OwnedFolder, overwrite: bool) -> None:
 
 def find(args: argparse.Namespace) -> tuple[list[Source], list[str]]:
     """Return the scans to read, and problems as text. Raises: UserError when there is nothing to read."""
-    sources, problems = find_sources(args.inputs)
+    sources, problems = find_sources(args.inputs, args.pre, args.post, args.series)
     if not sources:
         raise UserError("\n".join(problems))
-    if (args.pre or args.post) and len(sources) != 1:
-        raise UserError(f"--pre and --post belong to one INPUT, but {len(sources)} were named.")
     return sources, problems
 
 
 def read(source: Source, args: argparse.Namespace) -> tuple[Scan | None, list[str]]:
     """Return the scan with all its sequences, or None, and problems as text."""
-    scan, problems = read_scan(source)
-    if args.pre or args.post:
-        others = []
-        for path in (args.pre, args.post):
-            found, more = find_sources([path] if path else [])
-            other, wrong = read_scan(found[0]) if found else (None, [])
-            others.append(other)
-            problems += more + wrong
-        if problems:  # a sequence that was named must not be left out without a word
-            return None, problems
-        try:
-            scan = combine(scan, *others)
-        except ValueError as error:
-            return None, [str(error)]
+    scan, problems = read_patient(source)
     if scan is not None and args.spacing:
         scan.spacing = scan.spacing or tuple(args.spacing)
     return scan, problems
@@ -206,6 +195,7 @@ def measure(scan: Scan, masks: list[np.ndarray]) -> pd.DataFrame:
     """Return the per-slice table: area in pixels and mm², volume in mm³; NaN where the spacing is unknown."""
     rows, columns, slices = scan.spacing or (float("nan"),) * 3
     pixels = np.array([np.count_nonzero(mask) for mask in masks])
+    paths = scan.paths if len(scan.paths) == len(masks) else scan.paths * len(masks)
     return pd.DataFrame(
         {
             "patient": scan.name,
@@ -215,6 +205,7 @@ def measure(scan: Scan, masks: list[np.ndarray]) -> pd.DataFrame:
             "lesion_pixels": pixels,
             "lesion_mm2": pixels * rows * columns,
             "lesion_mm3": pixels * rows * columns * slices,
+            "source": [safe_name(str(path)) for path in paths],
         }
     )
 
@@ -228,6 +219,8 @@ def sum_up(slices: pd.DataFrame) -> pd.DataFrame:
     table["lesion_mm3"] = patients["lesion_mm3"].sum(min_count=1)  # NaN stays NaN
     largest = slices.loc[patients["lesion_pixels"].idxmax()].set_index("patient")
     table["largest_slice"] = largest["slice"].where(largest["lesion_pixels"] > 0, "")
+    first = patients["source"].first()
+    table["source"] = first.where(patients["source"].nunique() == 1, first.map(os.path.dirname))
     return table.reset_index()
 
 

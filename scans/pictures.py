@@ -1,26 +1,27 @@
 """Slices as pictures: PNG, TIFF, JPEG and BMP."""
 
+import contextlib
 import io
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import BITSPERSAMPLE
 
 from scans.scan import PICTURES, Scan, check_side, file_ending
 
 FORMATS = sorted(set(PICTURES.values()))
 GREYS = ("L", "I", "I;16", "I;16B", "I;16L", "F")  # Pillow's modes of one channel
+TIFF_BEGINNINGS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # of either byte order; + where offsets have 64 bits
 COLOURS = {"RGB": "RGB", "RGBA": "RGB", "P": "RGB", "LA": "L", "1": "L"}  # modes of 8 bits, and what they become
 
 
 def read_size(path: Path) -> tuple[int, int]:
     """Return height and width of a picture, from its header. Raises what `read_picture` raises."""
-    with warnings.catch_warnings(action="ignore"), Image.open(path, formats=FORMATS) as picture:
-        _check(picture)
+    with _opened(path) as picture:
         return picture.height, picture.width
 
 
@@ -29,10 +30,25 @@ def read_picture(path: Path) -> np.ndarray:
 
     Raises: ValueError for what is not one slice of at most MOST_SIDE rows and columns; any of Pillow's errors.
     """
-    with warnings.catch_warnings(action="ignore"), Image.open(path, formats=FORMATS) as picture:
-        _check(picture)
+    with _opened(path) as picture:
         mode = COLOURS.get(picture.mode, picture.mode)
         return np.asarray(picture if picture.mode == mode else picture.convert(mode))
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """Open a picture, checked but not decoded."""
+    try:
+        with warnings.catch_warnings(action="ignore"), Image.open(path, formats=FORMATS) as picture:
+            _check(picture)
+            yield picture
+    except UnidentifiedImageError:
+        with open(path, "rb") as file:
+            if file.read(4) not in TIFF_BEGINNINGS:
+                raise
+        raise ValueError(
+            "a TIFF of a kind that is not read, such as floating point or whole numbers of 64 bits. Save it as .npy."
+        ) from None
 
 
 def _check(picture: Image.Image) -> None:

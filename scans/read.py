@@ -1,13 +1,14 @@
 """Read a scan of any format as slices of three channels with 8 bits."""
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from constants import CHANNELS
-from scans import pictures, volumes
+from constants import CHANNELS, POST, PRE
+from scans import dicom, pictures, volumes
 from scans.scan import PICTURES, Scan, Source, check_total, file_ending, safe_name, stem
 
 PERCENTILES = (0.5, 99.5)  # become 0 and 255 where there are more than 8 bits
@@ -54,18 +55,26 @@ def _read_pictures(source: Source, problems: list[str]) -> Scan | None:
 
 
 def _read_volume(source: Source) -> Scan:
-    path, spacing, image = source.paths[0], None, None
-    if file_ending(path) == ".npy":
-        stack = volumes.read_array(path)
+    paths, spacing, grid = source.paths[:1], None, None
+    ending = file_ending(paths[0])
+    if ending == ".npy":
+        stack = volumes.read_array(paths[0])
+    elif ending:
+        stack, spacing, grid = volumes.read_nifti(paths[0])
     else:
-        stack, spacing, image = volumes.read_nifti(path)
+        stack, spacing, grid = dicom.read_series(source.paths, source.series)
+        paths = [paths[0].parent]
     digits = len(str(len(stack)))
     names = [f"{source.name}_{number:0{digits}d}" for number in range(1, len(stack) + 1)]
-    return Scan(source.name, [np.atleast_3d(plane) for plane in stack], names, source.paths, spacing, nifti=image)
+    return Scan(source.name, [np.atleast_3d(plane) for plane in stack], names, paths, spacing, grid=grid)
 
 
 def _to_eight_bits(scan: Scan) -> None:
-    """Scale the slices of more than 8 bits together, each channel by its percentiles, so that dark ones stay dark."""
+    """Scale the slices of more than 8 bits together, each channel by its percentiles, so that dark ones stay dark.
+
+    A value that is not finite is no value: it is black, and no percentile counts it. Some programs set NaN outside of
+    the brain.
+    """
     deep = {number: plane for number, plane in enumerate(scan.slices) if plane.dtype != np.uint8}
     if not deep:
         return
@@ -74,18 +83,14 @@ def _to_eight_bits(scan: Scan) -> None:
     if broken == sum(plane.size for plane in deep.values()):
         raise ValueError("holds no finite value. Restore it.")
     if broken:
-        scan.notes.append(f"{broken:,} values that are not finite count as 0")
-    limits = []
-    for channel in range(next(iter(deep.values())).shape[2]):
-        planes = [plane[..., channel] for plane in deep.values()]
-        low, high = np.percentile(np.concatenate([_finite(p).ravel()[::step] for p in planes]), PERCENTILES)
-        if high <= low:  # hardly anything but background
-            high = max(_finite(plane).max() for plane in planes)
-        limits.append((low, high))
+        scan.notes.append(f"{broken:,} values that are not finite are black")
+    channels = range(next(iter(deep.values())).shape[2])
+    limits = [_limits([plane[..., channel] for plane in deep.values()], step) for channel in channels]
     low, high = np.array(limits, dtype=np.float32).T  # of each channel
     for number, plane in deep.items():
-        plane = (_finite(plane) - low) / np.where(high > low, high - low, 1) * 255
-        scan.slices[number] = np.nan_to_num(plane).clip(0, 255).round().astype(np.uint8)
+        plane = plane.astype(np.float32)
+        scaled = (plane - low) / np.where(high > low, high - low, 1) * 255
+        scan.slices[number] = np.where(np.isfinite(plane), scaled, 0).clip(0, 255).round().astype(np.uint8)
     low, high = (", ".join(f"{value:.4g}" for value in values) for values in (low, high))
     scan.notes.append(
         f"intensities scaled to 8 bits: {low} becomes 0 and {high} becomes 255 "
@@ -93,9 +98,17 @@ def _to_eight_bits(scan: Scan) -> None:
     )
 
 
-def _finite(plane: np.ndarray) -> np.ndarray:
-    """Return a slice as float32, with 0 for values that are not finite."""
-    return np.nan_to_num(plane.astype(np.float32), posinf=0, neginf=0)
+def _limits(planes: list[np.ndarray], step: int) -> tuple[float, float]:
+    """Return PERCENTILES of every `step`th finite value of a channel; up to its highest value if they are equal."""
+    values = np.concatenate([plane.astype(np.float32).ravel()[::step] for plane in planes])
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return 0, 0
+    low, high = np.percentile(values, PERCENTILES)
+    if high <= low:  # hardly anything but background
+        every = (plane.astype(np.float32) for plane in planes)
+        high = max(np.max(plane, initial=low, where=np.isfinite(plane)) for plane in every)
+    return low, high
 
 
 def _to_three_channels(scan: Scan) -> None:
@@ -108,6 +121,22 @@ def _to_three_channels(scan: Scan) -> None:
     scan.slices = [np.broadcast_to(plane, (*plane.shape[:2], CHANNELS)) for plane in scan.slices]
 
 
+def read_patient(source: Source) -> tuple[Scan | None, list[str]]:
+    """Return the scan with all its sequences, or None, and problems as text."""
+    scan, problems = read_scan(source)
+    others = {}
+    for channel, paths in source.others.items():
+        others[channel], wrong = read_scan(replace(source, paths=paths))
+        problems += wrong
+    if scan is None or (problems and others):  # a sequence must not be left out without a word
+        return None, problems
+    scan.notes = [*source.notes, *scan.notes]
+    try:
+        return (combine(scan, others.get(PRE), others.get(POST)) if others else scan), problems
+    except ValueError as error:
+        return None, [str(error)]
+
+
 def combine(flair: Scan, pre: Scan | None, post: Scan | None) -> Scan:
     """Return FLAIR with the other sequences in its channels; FLAIR stands in for a missing one. Raises: ValueError."""
     others = [scan for scan in (pre, post) if scan is not None]
@@ -116,7 +145,7 @@ def combine(flair: Scan, pre: Scan | None, post: Scan | None) -> Scan:
             raise ValueError(f"{scan.paths[0]}: holds more than one sequence already. Leave out --pre and --post.")
         if [plane.shape for plane in scan.slices] != [plane.shape for plane in flair.slices]:
             raise ValueError(f"{_size(scan)}, but {_size(flair)}. Resample the sequences onto FLAIR first.")
-        if scan.nifti and flair.nifti and not np.allclose(scan.nifti.affine, flair.nifti.affine, atol=1e-2):
+        if scan.grid and flair.grid and not flair.grid.matches(scan.grid, _columns_rows_slices(flair)):
             raise ValueError(f"{scan.paths[0]}: lies elsewhere in space than FLAIR. Register it to FLAIR first.")
     flair.notes += [f"{scan.name}: {note}" for scan in others for note in scan.notes]
     channels = zip((pre or flair).slices, flair.slices, (post or flair).slices, strict=True)
@@ -126,5 +155,10 @@ def combine(flair: Scan, pre: Scan | None, post: Scan | None) -> Scan:
 
 
 def _size(scan: Scan) -> str:
+    width, height, slices = _columns_rows_slices(scan)
+    return f"{scan.paths[0]} has {slices} slices of {width}x{height}"
+
+
+def _columns_rows_slices(scan: Scan) -> tuple[int, int, int]:
     height, width = scan.slices[0].shape[:2]
-    return f"{scan.paths[0]} has {len(scan.slices)} slices of {width}x{height}"
+    return width, height, len(scan.slices)

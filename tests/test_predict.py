@@ -89,7 +89,9 @@ def test_a_picture_of_the_networks_size_is_mapped_back_to_the_pixel(predict, tmp
     assert pixels.shape[:2] == (512 + 2 * 17 + 4, 512) and not list(case.glob("*.gif"))  # two lines of text
     rows, columns = np.nonzero((pixels == overlays.COLOR).all(2))
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == (120, 199, 160, 279)  # twice the box, its rim
-    assert "scan,256,256,2400,,\n" in (folder / "slices.csv").read_text()  # no area in mm² without a spacing
+    assert (
+        f"scan,256,256,2400,,,{tmp_path / f'scan{ending}'}\n" in (folder / "slices.csv").read_text()
+    )  # no area in mm² without a spacing
 
 
 def test_a_patient_folder_gives_tables_with_volumes_and_an_animation(predict, tmp_path):
@@ -105,8 +107,8 @@ def test_a_patient_folder_gives_tables_with_volumes_and_an_animation(predict, tm
     assert table["slice"].tolist() == [f"SYNTH_P_1_{n}" for n in (2, 9, 10)]  # the masks are not taken for images
     assert table["lesion_pixels"].tolist() == [120, 540, 600] and table["lesion_mm2"].tolist() == [30, 135, 150]
     assert (folder / "patients.csv").read_text().splitlines() == [
-        "patient,slices,lesion_slices,lesion_pixels,lesion_mm3,largest_slice",
-        "SYNTH_P_1,3,3,1260,1260.000000,SYNTH_P_1_10",
+        "patient,slices,lesion_slices,lesion_pixels,lesion_mm3,largest_slice,source",
+        f"SYNTH_P_1,3,3,1260,1260.000000,SYNTH_P_1_10,{patient}",
     ]
     with Image.open(folder / "SYNTH_P_1" / "SYNTH_P_1.gif") as gif:
         assert gif.n_frames == 3 and gif.width == 512 and gif.info["loop"] == 0
@@ -125,13 +127,20 @@ def test_three_sequences_from_three_files(predict, tmp_path):
         nibabel.save(nibabel.Nifti1Image(voxels, np.diag([0.5, 0.5, 4, 1])), path)
     code, out, err, folder = predict(flair, "--pre", pre, "--post", post)
     assert (code, err) == (0, "") and "one sequence only" not in out
-    mask = np.asarray(nibabel.load(folder / "flair" / "flair_mask.nii.gz").dataobj)
+    name = tmp_path.name  # a name that says only the sequence is nobody's
+    mask = np.asarray(nibabel.load(folder / name / f"{name}_mask.nii.gz").dataobj)
     assert mask.sum() == mask[9:21, 11:23, 2].sum() == pytest.approx(100, abs=20)
     assert pd.read_csv(folder / "patients.csv")["lesion_mm3"].item() == mask.sum()
     code, _, err, _ = predict(flair, "--pre", tmp_path / "no.nii", "--overwrite")
     assert code == 2 and "no.nii: no such file" in err
-    code, _, err, _ = predict(flair, pre, "--post", post, "--overwrite")
-    assert code == 2 and "belong to one INPUT" in err
+    code, out, _, _ = predict(flair, pre, "--post", post, "--overwrite")
+    assert (
+        code == 0
+        and "pre-contrast t1.nii.gz (by its name), FLAIR flair.nii.gz, post-contrast t1c.nii.gz (--post)" in out
+    )
+    np.save(tmp_path / "another.npy", sequences[1])
+    code, _, err, _ = predict(flair, tmp_path / "another.npy", "--post", post, "--overwrite")
+    assert code == 2 and "there are 2" in err
 
 
 def test_one_bad_file_does_not_stop_the_others(predict, tmp_path):

@@ -14,9 +14,10 @@ import pytest
 from PIL import Image
 
 from scans import display, overlays, pictures, volumes
+from scans.cohort import find_sources
 from scans.read import combine, read_scan
 from scans.resize import fit, unfit
-from scans.scan import Scan, Source, find_sources, safe_name
+from scans.scan import Scan, Source, safe_name
 
 nibabel = pytest.importorskip("nibabel")
 
@@ -45,8 +46,9 @@ def test_files_are_grouped_into_scans(tmp_path):
     if hasattr(os, "mkfifo"):
         os.mkfifo(folder / "pipe.png")  # opening it would wait for ever
     sources, problems = find_sources([folder, folder / "1_10.png", folder / "notes.txt", folder / "no.png"])
-    assert [(name, [path.name for path in paths]) for name, paths in sources] == [
-        ("all", ["1_9.tif", "1_10.png"]), ("x", ["x.nii.gz"]), ("b", ["1.jpg"]), ("X_2", ["X.npy"])
+    assert [(source.name, [path.name for path in source.paths]) for source in sources] == [
+        ("all", ["1_9.tif", "1_10.png"]), ("a_x", ["x.nii.gz"]), ("a_deep", ["1.png"]),
+        ("b", ["1.jpg"]), ("b_X", ["X.npy"]),
     ]  # fmt: skip
     assert [problem.split(": ")[1][:12] for problem in problems] == ["nothing to r", "no such file"]
 
@@ -196,7 +198,7 @@ def test_values_that_are_not_finite_and_stacks_of_almost_nothing(tmp_path):
     stack[0, 0, :3] = np.nan, np.inf, -np.inf
     np.save(tmp_path / "x.npy", stack)
     scan = read(tmp_path / "x.npy")
-    assert "3 values that are not finite count as 0" in scan.notes
+    assert "3 values that are not finite are black" in scan.notes
     assert not scan.slices[0].any() and np.array_equal(scan.slices[1][..., 0] == 255, stack[1] > 0)
     np.save(tmp_path / "x.npy", np.full((2, 8, 8), np.nan))
     assert "holds no finite value" in refusal(tmp_path / "x.npy")

@@ -1,0 +1,68 @@
+"""What the names of files and folders say: whose images they hold, and of which sequence."""
+
+import re
+from pathlib import Path
+
+from constants import FLAIR, POST, PRE
+
+MASK, OTHER = "mask", "other"  # beside the channels: what a file can be
+KINDS = {  # how the names of files and folders end, after what says whose they are; BraTS, BIDS and common habits
+    FLAIR: r"(?:t2[_-]?)?flair|t2f",
+    POST: r"ce-[a-z0-9]+_t1w|t1w?[_-]?(?:ce|c|gd|post|contrast)|post",
+    PRE: r"t1(?:w|n|[_-]?pre)?|pre",
+    OTHER: r"t2w?|adc|dwi|swi|pd",
+    MASK: r"d?seg|masks?|labels?|roi",
+}
+ENDS = "|".join(f"(?P<kind_{kind}>{words})" for kind, words in KINDS.items())
+NAME = re.compile(rf"(?:(?P<whose>.*?)[_\-. ]+)?(?P<end>{ENDS})", re.IGNORECASE)
+ALONE = ("pre", "post")  # say a sequence only where nothing stands before them: else it may be of an operation
+NAMELESS = re.compile(r"anat|nifti|nii|dicom|dcm|mri?|images?|scans?|volumes?|stack|brain", re.IGNORECASE)
+
+
+def kind_of(name: str) -> tuple[str, int | str | None]:
+    """Return whose a file or folder is by its name, and its kind: a channel, OTHER or MASK.
+
+    The name itself and None where it says no kind.
+    """
+    match = NAME.fullmatch(name)
+    if not match or (match["whose"] and match["end"].lower() in ALONE):
+        return name, None
+    return match["whose"] or "", next(kind for kind in KINDS if match[f"kind_{kind}"])
+
+
+def is_mask(path: Path) -> bool:
+    """Return whether a picture, such as slice_1_mask.png, is a mask by its name."""
+    return kind_of(path.stem)[1] == MASK
+
+
+def starts_with(name: str, whose: str) -> bool:
+    """Return whether a name begins with another, which ends there: p1_t1 begins with p1, p10 does not."""
+    return re.match(re.escape(whose) + r"(?![a-z0-9])", name, re.IGNORECASE) is not None
+
+
+def read_place(parts: list[str], above: Path) -> tuple[list[str], int | str | None]:
+    """Return the parts of a path that say whose images it holds, at least one; and their kind.
+
+    Folders that are called like a sequence, say nothing, or are repeated by the name in them say whose no more.
+
+    Args:
+        parts: folders, and the name of the file or of the folder of slices last.
+        above: the folder that holds the first of them. It is asked where no part says whose the images are.
+    """
+    kind: int | str | None = None
+    left: list[str] = []
+    for part in reversed(parts):
+        whose, found = kind_of(part)
+        if found == MASK:  # of some sequence
+            kind, whose = MASK, kind_of(whose)[0]
+        elif left and whose:  # sub-01_flair/x.nii.gz: the folder is of no sequence alone
+            whose, found = part, None
+        kind = found if kind is None else kind
+        if whose and not NAMELESS.fullmatch(whose) and not (left and starts_with(left[0], whose)):
+            left.insert(0, whose)
+    if left:
+        return left, kind
+    if above.parent == above:  # the root of the file system
+        return ["images"], kind
+    more, found = read_place([above.name], above.parent)
+    return more, found if kind is None else kind
