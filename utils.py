@@ -333,9 +333,10 @@ def read_csv(path: Path, columns: list[str]) -> pd.DataFrame:
 
 
 def parse_csv(content: bytes, path: Path, columns: list[str]) -> pd.DataFrame:
-    """Return the content of a CSV file as `read_csv` does; `path` is for its messages."""
+    """Return the content of a CSV file as `read_csv` does, also of a spreadsheet; `path` is for its messages."""
+    comma = ";" if b";" in content.split(b"\n", 1)[0] else ","
     try:
-        table = pd.read_csv(io.BytesIO(content), dtype=str, keep_default_na=False, encoding="utf-8")
+        table = pd.read_csv(io.BytesIO(content), sep=comma, dtype=str, keep_default_na=False, encoding="utf-8-sig")
     except (ValueError, csv.Error) as error:  # pandas' parser errors are ValueErrors
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{path}: cannot be read as CSV ({reason}). Expected columns {', '.join(columns)}.") from None
@@ -374,9 +375,8 @@ def show_number(value: float | None, form: str = ".3f") -> str:
 
 def describe_problems(source: Path, problems: list[str]) -> str:
     """Return one problem as it is; several as a list with one line each."""
-    if len(problems) == 1:
-        return problems[0]
-    return f"{source}: {len(problems)} problems\n{list_problems(problems)}"
+    several = f"{source}: {len(problems)} problems\n{list_problems(problems)}"
+    return problems[0] if len(problems) == 1 else several
 
 
 def list_problems(problems: list[str]) -> str:

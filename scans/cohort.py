@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from constants import FLAIR, JUNK_FOLDERS, POST, PRE
 from scans.dicom import is_dicom
-from scans.names import MASK, OTHER, is_mask, kind_of, read_place, starts_with
+from scans.names import MASK, OTHER, is_mask, kind_of, read_place, repeats
 from scans.scan import ENDINGS, PICTURES, Source, file_ending, natural_order, safe_name, stem
 from utils import UserError, leaves_folder, read_csv
 
@@ -248,14 +248,14 @@ def _is_asked_for(stack: Stack, asked: dict[int, str]) -> bool:
 
 
 def _match(pattern: str, main: Path, option: str) -> Stack:
-    """Return the one stack beside another whose file or folder matches a pattern, and that begins with the same name.
+    """Return the one stack beside another whose name matches a pattern; of several, the one that repeats its name.
 
     Raises: ValueError if there is none, or several.
     """
     beside = [path for path in sorted(main.parent.iterdir()) if path != main and fnmatch.fnmatch(path.name, pattern)]
     beside = [path for path in beside if kind_of(stem(path))[1] != MASK and (path.is_dir() or _is_read(path))]
     if len(beside) > 1:
-        beside = [path for path in beside if starts_with(path.name, kind_of(stem(main))[0])]
+        beside = [path for path in beside if repeats(path.name, kind_of(stem(main))[0])]
     if len(beside) != 1:
         found = f"{len(beside)} files match" if beside else "no file matches"
         raise ValueError(

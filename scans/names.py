@@ -14,7 +14,7 @@ KINDS = {  # how the names of files and folders end, after what says whose they 
     MASK: r"d?seg|masks?|labels?|roi",
 }
 ENDS = "|".join(f"(?P<kind_{kind}>{words})" for kind, words in KINDS.items())
-NAME = re.compile(rf"(?:(?P<whose>.*?)[_\-. ]+)?(?P<end>{ENDS})", re.IGNORECASE)
+NAME = re.compile(rf"(?:(?P<whose>.*?)[_\-. ]+)??(?P<end>{ENDS})", re.IGNORECASE)
 ALONE = ("pre", "post")  # say a sequence only where nothing stands before them: else it may be of an operation
 NAMELESS = re.compile(r"anat|nifti|nii|dicom|dcm|mri?|images?|scans?|volumes?|stack|brain", re.IGNORECASE)
 
@@ -35,9 +35,9 @@ def is_mask(path: Path) -> bool:
     return kind_of(path.stem)[1] == MASK
 
 
-def starts_with(name: str, whose: str) -> bool:
-    """Return whether a name begins with another, which ends there: p1_t1 begins with p1, p10 does not."""
-    return re.match(re.escape(whose) + r"(?![a-z0-9])", name, re.IGNORECASE) is not None
+def repeats(name: str, whose: str) -> bool:
+    """Return whether a name holds another as whole words: ses-1_p1 holds p1, p10 does not."""
+    return re.search(rf"(?<![a-z0-9]){re.escape(whose)}(?![a-z0-9])", name, re.IGNORECASE) is not None
 
 
 def read_place(parts: list[str], above: Path) -> tuple[list[str], int | str | None]:
@@ -58,7 +58,7 @@ def read_place(parts: list[str], above: Path) -> tuple[list[str], int | str | No
         elif left and whose:  # sub-01_flair/x.nii.gz: the folder is of no sequence alone
             whose, found = part, None
         kind = found if kind is None else kind
-        if whose and not NAMELESS.fullmatch(whose) and not (left and starts_with(left[0], whose)):
+        if whose and not NAMELESS.fullmatch(whose) and not (left and repeats(left[0], whose)):
             left.insert(0, whose)
     if left:
         return left, kind

@@ -73,14 +73,15 @@ def read_nifti(path: Path) -> tuple[np.ndarray, tuple[float, ...] | None, Grid]:
     Without the spacing, which is None, where the header does not say how the volume lies in space.
     """
     need_nibabel()
-    with _unpacked(path) as (file, most_bytes):
-        image = _open_nifti(file)
+    with _unpacked(path) as (file, most_bytes), nibabel.imageglobals.LoggingOutputSuppressor():
+        image, written = _open_nifti(file)
         stored, scaled = image.dataobj, (image.dataobj.slope, image.dataobj.inter) != (1, 0)
         shape = _with_sequences_last(image.shape)
         affine, header = image.affine, image.header
         if not np.isfinite(affine).all():
             raise ValueError("its header does not say how it lies in space. Save it with an affine matrix.")
-        said = bool((header["sform_code"] or header["qform_code"]) and np.linalg.det(affine))
+        said = header["sform_code"] or (header["qform_code"] and written["pixdim"][1:4].all())
+        said = bool(said and np.linalg.det(affine))
         turn = turn_of(affine if said else UNSAID)
         x, y, z = turn[:, 0].argsort()  # the axes of the file that become columns, rows and slices
         expected = "[X, Y, Z], or [X, Y, Z, 3] with three sequences"
@@ -136,13 +137,17 @@ def _unpacked(path: Path) -> Iterator[tuple[BinaryIO, int]]:
         yield (stack.enter_context(gzip.GzipFile(fileobj=file)) if packed else file), most
 
 
-def _open_nifti(file: BinaryIO) -> Any:
-    """Return the nibabel image, voxels not read. Raises an error if its header ends after MOST_HEADER bytes."""
+def _open_nifti(file: BinaryIO) -> tuple[Any, Any]:
+    """Return the nibabel image, voxels not read, and its header as written, in which nibabel replaces a spacing of 0.
+
+    Raises an error if the header ends after MOST_HEADER bytes.
+    """
     head = file.read(MOST_HEADER)
     for kind in (nibabel.Nifti1Image, nibabel.Nifti2Image):
         if kind.header_class.may_contain_header(head):
-            kind.header_class.from_fileobj(io.BytesIO(head))  # with its extensions, which may say that they are huge
-            return kind.from_file_map(kind.make_file_map({"image": file}), mmap=False)  # the file may change
+            # With its extensions, which may say that they are huge
+            written = kind.header_class.from_fileobj(io.BytesIO(head), check=False)
+            return kind.from_file_map(kind.make_file_map({"image": file}), mmap=False), written  # the file may change
     raise ValueError("neither a NIfTI-1 nor a NIfTI-2 header")
 
 

@@ -134,6 +134,13 @@ def test_the_pictures_of_a_folder_are_counted_before_one_is_decoded(tmp_path, mo
     assert "1,026 slices; at most 1,024" in read_scan(find_sources([tmp_path])[0][0])[1][0]
 
 
+def float_tiff(bits: int) -> bytes:
+    """Return a TIFF of one floating point pixel."""
+    fields = {256: 1, 257: 1, 258: bits, 259: 1, 262: 1, 273: 200, 277: 1, 278: 1, 279: bits // 8, 339: 3}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in fields.items())
+    return (b"II*\0" + struct.pack("<IH", 8, len(fields)) + entries).ljust(200, b"\0") + bytes(bits // 8)
+
+
 def test_pictures_that_pillow_reads_but_not_as_one_slice(tmp_path):
     image = Image.new("RGB", (9, 9))
     image.save(tmp_path / "pages.tif", save_all=True, append_images=[image])
@@ -142,7 +149,11 @@ def test_pictures_that_pillow_reads_but_not_as_one_slice(tmp_path):
     cv2.imwrite(str(tmp_path / "deep.tif"), np.full((8, 8, 3), 4000, np.uint16), [cv2.IMWRITE_TIFF_COMPRESSION, 1])
     together, apart = (struct.pack("<HHIH", 284, 3, 1, planes) for planes in (1, 2))  # the channels of a pixel
     (tmp_path / "planes.tif").write_bytes((tmp_path / "deep.tif").read_bytes().replace(together, apart))
+    (tmp_path / "double.tif").write_bytes(float_tiff(64))
+    (tmp_path / "single.tif").write_bytes(float_tiff(32))
+    assert pictures.read_picture(tmp_path / "single.tif").dtype == np.float32
     for name, message in {
+        "double.tif": "a TIFF of a kind that is not read, such as floating point or whole numbers of 64 bits. Save",
         "pages.tif": "more than one page",
         "ink.tif": "pixel format CMYK",
         "gif.png": "cannot identify",
@@ -204,6 +215,28 @@ def test_values_that_are_not_finite_and_stacks_of_almost_nothing(tmp_path):
     assert "holds no finite value" in refusal(tmp_path / "x.npy")
 
 
+def test_nan_outside_of_the_brain_is_black_and_no_percentile_counts_it(tmp_path):
+    stack = np.full((2, 30, 40), np.nan, np.float32)
+    stack[:, 5:25, 5:35] = np.linspace(-500, 700, 1200).reshape(2, 20, 30)
+    low, high = np.percentile(np.linspace(-500, 700, 1200), (0.5, 99.5))  # of the brain alone
+    np.save(tmp_path / "x.npy", stack)
+    nibabel.save(nibabel.Nifti1Image(stack.swapaxes(0, 2), np.diag([-1, -1, 1, 1])), tmp_path / "x.nii")
+    for name in ("x.npy", "x.nii"):
+        shown = np.array(read(tmp_path / name).slices)[..., 1]
+        assert not shown[np.isnan(stack)].any()
+        expected = ((stack - low) / (high - low) * 255).clip(0, 255).round()
+        assert np.array_equal(shown[np.isfinite(stack)], expected[np.isfinite(stack)])
+    stack = np.where(np.isnan(stack), np.nan, -10)
+    stack[0, 10, 10] = -500
+    np.save(tmp_path / "x.npy", stack)
+    assert not np.any(read(tmp_path / "x.npy").slices)  # nothing differs but one dark voxel
+    sequences = np.repeat(np.where(np.isnan(stack), np.nan, 90.0)[..., None], 3, axis=3)
+    sequences[:, 6:9, 6:9, 1], sequences[..., 2] = 200, np.nan
+    np.save(tmp_path / "x.npy", sequences)
+    shown = np.array(read(tmp_path / "x.npy").slices)
+    assert not shown[..., 2].any() and np.array_equal(shown[..., 1] == 255, sequences[..., 1] == 200)
+
+
 def test_pictures_of_different_bits_channels_and_endings_in_one_folder(tmp_path):
     image = np.random.default_rng(0).integers(1, 256, (6, 6, 3), dtype=np.uint8)
     Image.fromarray(image).save(tmp_path / "1.png")
@@ -256,6 +289,66 @@ def test_nifti_values_are_scaled_as_its_header_says(tmp_path):
     assert "how it lies in space" in refusal(tmp_path / "scan.nii")
 
 
+def test_nifti_is_read_by_its_content_whatever_it_is_named(tmp_path):
+    volume = nibabel.Nifti1Image(np.arange(24, dtype=np.uint8).reshape(2, 3, 4), np.diag([-1, -1, 1, 1]))
+    plain, packed = volume.to_bytes(), gzip.compress(volume.to_bytes())
+    for name, content in (("a.nii", plain), ("b.nii", packed), ("c.nii.gz", plain), ("d.nii.gz", packed)):
+        (tmp_path / name).write_bytes(content)
+        assert np.array_equal(np.array(read(tmp_path / name).slices)[..., 0], np.arange(24).reshape(2, 3, 4).T)
+
+
+@pytest.mark.parametrize("lost", ["codes", "spacing", "both", "spacing of the quaternion"])
+def test_nifti_that_does_not_say_how_it_lies_has_no_spacing_and_its_mask_keeps_the_header(tmp_path, lost):
+    voxels = np.zeros((4, 6, 2), np.uint8)
+    voxels[3, 0, 1] = 255
+    volume = nibabel.Nifti1Image(voxels, np.diag([2.0, 2, 5, 1]))
+    if lost in ("codes", "both"):
+        volume.header["sform_code"] = volume.header["qform_code"] = 0
+    if lost != "codes":
+        volume.header["pixdim"][1:4] = volume.header["srow_z"][2] = 0
+    if lost == "spacing of the quaternion":
+        volume.header["sform_code"], volume.header["qform_code"] = 0, 1
+    volume.header["vox_offset"] = 352
+    (tmp_path / "x.nii").write_bytes(volume.header.binaryblock + bytes(4) + voxels.tobytes(order="F"))
+    scan = read(tmp_path / "x.nii")
+    assert scan.spacing is None and np.array(scan.slices).shape == (2, 6, 4, 3)
+    masks = [(plane[..., 1] == 255).astype(np.uint8) for plane in scan.slices]
+    (tmp_path / "mask.nii.gz").write_bytes(volumes.mask_files(scan, masks)["scan_mask.nii.gz"]())
+    mask = nibabel.load(tmp_path / "mask.nii.gz")
+    assert np.array_equal(np.asarray(mask.dataobj), voxels // 255)
+    assert all(
+        np.array_equal(mask.header[name], volume.header[name]) for name in ("srow_z", "sform_code", "qform_code")
+    )
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((8, 6), "has the shape (8, 6): one slice. Save it as a picture or .npy, or as a volume [X, Y, 1]."),
+        ((8, 6, 2, 4), "has the shape (8, 6, 2, 4): 4 volumes. Save FLAIR as a file of its own, and name the other"),
+        ((8, 6, 2, 1, 4), "4 volumes"),
+        ((8, 6, 2, 3, 2), "6 volumes"),
+    ],
+)
+def test_nifti_of_other_shapes_is_refused_with_what_to_do(tmp_path, shape, message):
+    nibabel.save(nibabel.Nifti1Image(np.zeros(shape, np.uint8), np.eye(4)), tmp_path / "x.nii")
+    assert message in refusal(tmp_path / "x.nii")
+
+
+def test_three_sequences_as_itk_stores_them(tmp_path):
+    voxels = np.random.default_rng(3).integers(0, 255, (8, 6, 2, 3), dtype=np.uint8)
+    plain = nibabel.Nifti1Image(voxels, np.diag([-1, -1, 1, 1]))
+    vector = nibabel.Nifti1Image(voxels[:, :, :, None], plain.affine)
+    vector.header.set_intent("vector")
+    for name, volume in (("plain.nii", plain), ("vector.nii", vector)):
+        nibabel.save(volume, tmp_path / name)
+        scan = read(tmp_path / name)
+        assert np.array_equal(scan.slices, voxels.swapaxes(0, 2)) and not scan.grey
+    mask = volumes.mask_files(scan, [np.ones((6, 8), np.uint8)] * 2)["scan_mask.nii.gz"]()
+    mask = nibabel.Nifti1Image.from_bytes(gzip.decompress(mask))
+    assert mask.shape == (8, 6, 2) and mask.header.get_intent()[0] == "none"
+
+
 def test_sequences_are_combined_only_on_one_grid(tmp_path):
     voxels = np.random.default_rng(3).integers(0, 90, (3, 8, 6, 4), dtype=np.uint8)
 
@@ -275,6 +368,25 @@ def test_sequences_are_combined_only_on_one_grid(tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             combine(scan(1), *others)
+
+
+def test_sequences_in_another_order_of_axes_are_one_grid(tmp_path):
+    voxels = np.random.default_rng(3).integers(0, 90, (8, 6, 4), dtype=np.uint8)
+    flair = nibabel.Nifti1Image(voxels, np.diag([0.5, 0.5, 5, 1]))
+
+    def other(axes: str, shift: float) -> Scan:
+        wanted = nibabel.orientations.axcodes2ornt(axes)
+        turned = flair.as_reoriented(nibabel.orientations.ornt_transform(nibabel.io_orientation(flair.affine), wanted))
+        affine = turned.affine.copy()
+        affine[0, 3] += shift
+        nibabel.save(nibabel.Nifti1Image(np.asarray(turned.dataobj), affine), tmp_path / "x.nii")
+        return read(tmp_path / "x.nii")
+
+    for axes in ("RAS", "LPS", "SPR"):
+        for shift in (0, 0.04, -0.049):  # mm; a tenth of a voxel is 0.05
+            assert np.array_equal(combine(other("RAS", 0), other(axes, shift), None).slices, other(axes, 0).slices)
+        with pytest.raises(ValueError, match="lies elsewhere in space"):
+            combine(other("RAS", 0), other(axes, 0.06), None)
 
 
 @pytest.mark.parametrize(("height", "width"), [(256, 256), (200, 256), (256, 131), (384, 512)])
