@@ -21,6 +21,7 @@ Research use only: not a medical device, not for diagnosis or treatment.
 import argparse
 import os
 import sys
+import textwrap
 import time
 from collections.abc import Callable
 from functools import partial
@@ -34,10 +35,13 @@ import torch
 import constants
 from dataset.preprocess import Preparation, prepare
 from dataset.slices import without_masks
+from evaluation import doubts
+from evaluation.metrics import Counts, dice
 from evaluation.postprocess import Choice, postprocess
 from scans import overlays, pictures, volumes
 from scans.cohort import find_sources
 from scans.display import brightness
+from scans.masks import read_reference
 from scans.read import read_patient
 from scans.resize import fit, unfit
 from scans.scan import PICTURES, Scan, Source, file_ending, safe_name
@@ -153,7 +157,7 @@ def process(
     if scan is None:
         return problems
     masks = segment(model, scan, about_input, args.batch_size, hardware)
-    table = measure(scan, masks)
+    table = measure(scan, masks, reference(source, scan))
     files = encoders(scan, masks, table, notice)
     folder = OwnedFolder(out.path / scan.name)  # a manifest of its own: one for all patients would grow too long
     try:
@@ -167,7 +171,7 @@ def process(
     folder.remove_temporaries()
     for name, encode in files.items():
         folder.write(name, encode())
-    print_scan(scan, table)
+    print_scan(scan, table, doubts.find(scan.slices, masks))
     return problems
 
 
@@ -191,12 +195,25 @@ def segment(
     return masks
 
 
-def measure(scan: Scan, masks: list[np.ndarray]) -> pd.DataFrame:
-    """Return the per-slice table: area in pixels and mm², volume in mm³; NaN where the spacing is unknown."""
+def reference(source: Source, scan: Scan) -> list[np.ndarray] | None:
+    """Return the reference mask of each slice, uint8 [H, W], 0 or 1; None where there is none that fits."""
+    if not source.masks:
+        return None
+    try:
+        return read_reference(source, scan)
+    except Exception as error:  # libraries raise many kinds for a damaged file
+        scan.notes.append(f"not scored against the reference mask {source.masks[0].name}: {error}")
+        return None
+
+
+def measure(scan: Scan, masks: list[np.ndarray], references: list[np.ndarray] | None = None) -> pd.DataFrame:
+    """Return the per-slice table: area in pixels and mm², volume in mm³; NaN where the spacing is unknown.
+
+    With reference masks also their pixels, those of them that are predicted, and the Dice.
+    """
     rows, columns, slices = scan.spacing or (float("nan"),) * 3
     pixels = np.array([np.count_nonzero(mask) for mask in masks])
-    paths = scan.paths if len(scan.paths) == len(masks) else scan.paths * len(masks)
-    return pd.DataFrame(
+    table = pd.DataFrame(
         {
             "patient": scan.name,
             "slice": scan.names,
@@ -205,9 +222,22 @@ def measure(scan: Scan, masks: list[np.ndarray]) -> pd.DataFrame:
             "lesion_pixels": pixels,
             "lesion_mm2": pixels * rows * columns,
             "lesion_mm3": pixels * rows * columns * slices,
-            "source": [safe_name(str(path)) for path in paths],
         }
     )
+    if references is not None:
+        pairs = list(zip(masks, references, strict=True))
+        table["reference_pixels"] = [np.count_nonzero(mask) for mask in references]
+        table["true_positive"] = [np.count_nonzero(mask & other) for mask, other in pairs]
+        table["dice"] = dice_of(table)
+    paths = scan.paths if len(scan.paths) == len(masks) else scan.paths * len(masks)
+    return table.assign(source=[safe_name(str(path)) for path in paths])
+
+
+def dice_of(table: pd.DataFrame) -> pd.Series:
+    """Return the Dice of each row of a table with pixels of masks and references; NaN where it has no reference."""
+    hits, predicted, target = (table[name] for name in ("true_positive", "lesion_pixels", "reference_pixels"))
+    found = dice(Counts(hits, predicted - hits, target - hits))
+    return pd.Series(found, table.index).where(target.notna())
 
 
 def sum_up(slices: pd.DataFrame) -> pd.DataFrame:
@@ -219,6 +249,9 @@ def sum_up(slices: pd.DataFrame) -> pd.DataFrame:
     table["lesion_mm3"] = patients["lesion_mm3"].sum(min_count=1)  # NaN stays NaN
     largest = slices.loc[patients["lesion_pixels"].idxmax()].set_index("patient")
     table["largest_slice"] = largest["slice"].where(largest["lesion_pixels"] > 0, "")
+    if "reference_pixels" in slices:
+        table[["reference_pixels", "true_positive"]] = patients[["reference_pixels", "true_positive"]].sum(min_count=1)
+        table["dice"] = dice_of(table)
     first = patients["source"].first()
     table["source"] = first.where(patients["source"].nunique() == 1, first.map(os.path.dirname))
     return table.reset_index()
@@ -253,15 +286,22 @@ def caption(row: Any) -> str:
     return f"{row.slice}   predicted {row.lesion_pixels:,} px{area}"
 
 
-def print_scan(scan: Scan, table: pd.DataFrame) -> None:
+def print_scan(scan: Scan, table: pd.DataFrame, warnings: list[str]) -> None:
     row = sum_up(table).iloc[0]
     volume = "" if scan.spacing is None else f" = {row.lesion_mm3 / 1000:,.1f} ml"
     print(f"{scan.name}: {row.lesion_slices} of {row.slices} slices with lesion, {row.lesion_pixels:,} px{volume}")
+    if "dice" in row:
+        print(f"  Dice {row.dice:.3f} with the reference mask of {row.reference_pixels:,} px beside it")
     for note in scan.notes:
         print(f"  note: {note}")
     if scan.grey:
-        print("  warning: one sequence only, used for all three channels. Unless it is FLAIR, the masks mean nothing;")
-        print("           and a network that was trained on three sequences may find nothing in one.")
+        warnings = [
+            "one sequence only, used for all three channels. Unless it is FLAIR, the masks mean nothing; and a network "
+            "that was trained on three sequences may find nothing in one.",
+            *warnings,
+        ]
+    for warning in warnings:
+        print(textwrap.fill(f"warning: {warning}", 118, initial_indent="  ", subsequent_indent=" " * 11))
     if scan.spacing is None:
         print("  note: no spacing known, so that areas are in pixels only; add it with --spacing")
 
