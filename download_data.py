@@ -80,7 +80,7 @@ def is_complete(out: Path, patients: dict[str, int]) -> bool:
         if not out.exists():
             raise UserError("It is a link to a folder that is gone.")
         folders = {entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")}
-        if others := folders - patients.keys() - NESTED_COPIES:
+        if others := folders - patients.keys() - NESTED_COPIES - {*constants.JUNK_FOLDERS}:
             raise UserError(f"It holds {min(others)}.")
         print(verify(out, patients))
         return True
@@ -215,7 +215,7 @@ def find_members(packed: zipfile.ZipFile, patients: dict[str, int], archive: Pat
 
     Raises: ValueError when a name leaves the folder or a file is too large, UserError when there are no patients.
     """
-    files = {PurePosixPath(info.filename): info for info in packed.infolist()}
+    files = {PurePosixPath(info.filename.replace("\\", "/")): info for info in packed.infolist()}  # made on Windows
     if unsafe := [name for name in packed.namelist() if leaves_folder(name)]:
         raise ValueError(f"{unsafe[0]!r} leads out of its folder")
     folder = find_copy({path.parent for path in files}, patients, archive)

@@ -89,9 +89,9 @@ def find_slices(folder: Path, only: Iterable[str] | None = None) -> pd.DataFrame
 
 
 def _patient_folders(folder: Path) -> list[str]:
-    """Return the names of the patient folders, sorted; neither hidden ones nor the second copy of the whole set."""
+    """Return the names of the patient folders, sorted; neither hidden ones, nor junk, nor the set's second copy."""
     names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    return [name for name in names if name not in NESTED_COPIES]
+    return [name for name in names if name not in NESTED_COPIES and name not in constants.JUNK_FOLDERS]
 
 
 def _printable(name: str) -> str:

@@ -82,9 +82,9 @@ def split_tables(table: pd.DataFrame, assignment: Assignment) -> dict[str, pd.Da
 
 
 def read_patient_list(path: Path) -> list[str]:
-    """Read patient ids, one per line; blank lines and lines that begin with # are ignored."""
+    """Read patient ids, one per line; blank lines, lines that begin with #, and the ; of spreadsheets are ignored."""
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").split("\n")]
+        lines = [line.strip().rstrip(";") for line in path.read_text(encoding="utf-8-sig").split("\n")]
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read ({error}). Name a text file with one patient per line.") from None
     patients = [line for line in lines if line and not line.startswith("#")]

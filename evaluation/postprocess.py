@@ -42,13 +42,16 @@ def remove_small_components(masks: np.ndarray, smallest: int) -> np.ndarray:
     return kept
 
 
-def tune(slices: Slices, probabilities: np.ndarray) -> tuple[Choice, dict]:
+def tune(slices: Slices, probabilities: np.ndarray) -> tuple[Choice, dict | None]:
     """Choose what gives the highest mean volumetric Dice over the patients of `slices`, the validation patients.
 
-    Of equals, the nearest to threshold 0.5, then the one that removes least.
+    Of equals, the nearest to threshold 0.5, then the one that removes least. Where none of them has tumour, the highest
+    Dice would be that of a network which predicts nothing: the default is kept.
 
-    Returns: the choice, and what metrics.json records about it.
+    Returns: the choice, and what metrics.json records about it; None where nothing could be chosen.
     """
+    if not slices.masks.any():
+        return Choice(), None
     dice = mean_dice(slices, probabilities)
     best = dice.max()
     choices = [Choice(t, size) for t in THRESHOLDS for size in SMALLEST]

@@ -42,9 +42,10 @@ def selection_warning(epochs: pd.DataFrame, chosen: int) -> str:
     """
     if epochs["validation_tumour_found"].isna().all():
         return (
-            "warning: no validation slice has tumour, so that validation does not say whether an epoch finds any, and "
-            "an empty prediction is the best. Train with validation patients who have tumour (--split, --fold), or "
-            "take the epoch with the lowest loss (test_model.py --select-by loss)."
+            "warning: no validation slice has tumour, so that nothing can be chosen there: an empty prediction is the "
+            "best, an epoch chosen by its IoU is the first of equals, and --tune changes nothing. Train with "
+            "validation patients who have tumour (--split, --fold), or take the epoch with the lowest loss "
+            "(test_model.py --select-by loss)."
         )
     row = epochs.loc[epochs["epoch"] == chosen].iloc[0]
     reasons = []

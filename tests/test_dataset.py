@@ -59,6 +59,27 @@ def test_other_files_are_ignored(folder):
     assert find_slices(folder).equals(plain)
 
 
+def test_what_other_systems_put_beside_patients_is_no_patient(folder):
+    before = find_slices(folder)
+    for junk in ("__MACOSX", "@eaDir", "SYNTH_T_0/@eaDir"):
+        (folder / junk).mkdir()
+        (folder / junk / "SYNTH_T_0_1.tif").write_bytes(b"thumbnail")
+    for name in ("Thumbs.db", "SYNTH_T_0/Thumbs.db", "SYNTH_T_0/._SYNTH_T_0_1.tif", "SYNTH_T_0/desktop.ini"):
+        (folder / name).write_bytes(b"junk")
+    assert find_slices(folder).equals(before)
+
+
+def test_lists_and_tables_as_spreadsheets_save_them(folder, tmp_path):
+    patients = find_slices(folder)["patient"].unique().tolist()
+    splits = dict(zip(patients, ("train", "train", "validation", "test", "test"), strict=True))
+    for comma, tail in ((",", ""), (";", ""), (";", ";")):
+        lines = [f"patient{comma}split{tail}", *(f"{each}{comma}{split}{tail}" for each, split in splits.items())]
+        (tmp_path / "split.csv").write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).encode())
+        assert read_assignment(tmp_path / "split.csv", patients, folder) == (splits, [])
+    (tmp_path / "list.txt").write_bytes(b"\xef\xbb\xbf" + ";\r\n".join(patients[:2]).encode() + b"\r\n")
+    assert read_patient_list(tmp_path / "list.txt") == patients[:2]
+
+
 def test_only_the_listed_patients(folder):
     names = ["SYNTH_T_3", "SYNTH_T_1", "SYNTH_T_0"]
     assert find_slices(folder, names)["patient"].unique().tolist() == sorted(names)
@@ -275,7 +296,7 @@ def test_a_saved_assignment(folder, tmp_path):
         ("patient,split\nSYNTH_T_0,train\nSYNTH_T_1,validation\n", "SYNTH_T_2: is not named in"),
         ("patient,split\nSYNTH_T_0,training\n", "line 2: 'training' is no split"),
         ("patient,split\nSYNTH_T_0,train\nSYNTH_T_0,test\n", "line 3: SYNTH_T_0 is named twice"),
-        ("patient;split\nSYNTH_T_0;train\n", "has no column patient, split"),
+        ("patient\tsplit\nSYNTH_T_0\ttrain\n", "has no column patient, split"),
         ("patient,split\nSYNTH_T_0,\n", "line 2: an empty cell"),
         ("", "cannot be read as CSV"),
         ("patient,split\n" + "".join(f"SYNTH_T_{n},train\n" for n in range(5)), "no patient .* for validation"),

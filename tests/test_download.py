@@ -167,6 +167,20 @@ def test_only_the_expected_patients_matter(get, source):
     assert code == 2 and "kaggle_3m: holds the 3 patients of the subset, not all. Add --subset.\n" in err
 
 
+def test_an_archive_of_another_system(get, source, tmp_path):
+    """Backslashes, as some programs of Windows write; a second tree of resource forks, as macOS does; thumbnails."""
+    with zipfile.ZipFile(tmp_path / "other.zip", "w") as packed:
+        for path in sorted((source / "kaggle_3m").rglob("*.tif")):
+            name = path.relative_to(source)
+            packed.writestr(str(name).replace("/", "\\"), path.read_bytes())
+            packed.writestr(f"__MACOSX/{name.parent}/._{name.name}", b"resource fork")
+            packed.writestr(f"{name.parent}/@eaDir/{name.name}", b"thumbnail")
+    code, _, err = get("--from", tmp_path / "other.zip")
+    assert (code, err) == (0, "") and len(find_slices(OUT)) == 15 and len(list(OUT.rglob("*.tif"))) == 30
+    (OUT / "@eaDir").mkdir()
+    assert "there already" in get("--from", tmp_path / "other.zip")[1]
+
+
 def test_damaged_archives(get, archive, tmp_path):
     content = archive.read_bytes()
     with zipfile.ZipFile(archive) as opened:

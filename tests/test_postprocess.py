@@ -44,6 +44,12 @@ def test_nothing_to_choose_between_keeps_the_default():
     assert postprocess.tune(slices, perfect)[0] == Choice(0.5, 0)
 
 
+def test_patients_without_tumour_tune_nothing():
+    slices = make_slices({"a": [box(size=16)] * 2})
+    false = np.full((2, 16, 16), 0.6, np.float32)  # which any threshold above would remove
+    assert postprocess.tune(slices, false) == (Choice(0.5, 0), None)
+
+
 def test_small_components_are_removed_in_each_slice():
     masks = np.stack([box((0, 0, 3, 3), (10, 10, 2, 5)), box((0, 0, 1, 1)), box()])
     assert postprocess.remove_small_components(masks, 10).sum((1, 2)).tolist() == [10, 0, 0]

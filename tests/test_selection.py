@@ -35,7 +35,8 @@ def test_warnings_name_the_better_epoch():
         selection_warning(epochs(tumour_found=[0.9] * 3, tumour_iou=[0.5, 0.55, 0.54]), 1) == ""
     )  # not clearly better
     said = selection_warning(epochs(tumour_found=[NAN] * 3, tumour_iou=[NAN] * 3), 1)
-    assert said.startswith("warning: no validation slice has tumour") and "--select-by loss" in said
+    assert said.startswith("warning: no validation slice has tumour, so that nothing can be chosen there")
+    assert "--select-by loss" in said and "--tune changes nothing" in said
 
 
 def test_select_by_and_tune(call, monkeypatch, folder, tmp_path):
