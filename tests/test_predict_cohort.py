@@ -1,0 +1,84 @@
+"""Prediction of whole cohorts, and its doubts, with the network of test_predict.py."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from test_predict import blob, save
+
+nibabel = pytest.importorskip("nibabel")
+
+
+@pytest.fixture
+def predict(call, tmp_path):
+    """Run predict_model.py into tmp_path/out -> (exit code, stdout, stderr, out folder)."""
+    model, out = save(tmp_path / "run"), tmp_path / "out"
+    options = ("--checkpoint", model, "--out", out, "--device", "cpu")
+    return lambda *arguments: (*call("predict_model", *arguments, *options), out)
+
+
+def write_cohort(folder: Path) -> Path:
+    """Write two patients with FLAIR, T1 and T1ce as NIfTI, of 0.5 x 0.5 x 4 mm; b has a reference mask beside it."""
+    image, mask = blob()
+    for patient in "ab":
+        (folder / patient).mkdir(parents=True)
+        volumes = dict(zip(("t1", "flair", "t1ce"), np.moveaxis(np.stack([image, image * 0]), -1, 0), strict=True))
+        if patient == "b":
+            volumes["seg"] = np.stack([mask * 4, mask * 0])  # BraTS: label 4
+            volumes["seg"][0, 60:70] = 0  # 600 of 2,400 px
+        for kind, stack in volumes.items():
+            volume = nibabel.Nifti1Image(stack.swapaxes(0, 2), np.diag([-0.5, -0.5, 4, 1]))
+            nibabel.save(volume, folder / patient / f"{kind}.nii.gz")
+    return folder
+
+
+def test_a_cohort_keeps_names_and_sources_and_is_scored_against_masks_beside_it(predict, tmp_path):
+    cohort = write_cohort(tmp_path / "coh")
+    code, out, err, folder = predict(cohort)
+    assert (code, err) == (0, "") and "one sequence only" not in out
+    assert "sequences: pre-contrast t1.nii.gz (by its name), FLAIR flair.nii.gz, post-contrast t1ce.nii.gz" in out
+    table = pd.read_csv(folder / "patients.csv").set_index("patient")
+    assert table["source"].to_dict() == {name: str(cohort / name / "flair.nii.gz") for name in "ab"}
+    assert table["lesion_pixels"].tolist() == [2400, 2400] and table["lesion_mm3"].tolist() == [2400, 2400]
+    assert np.isnan(table.loc["a", "dice"]) and table.loc["b", "reference_pixels"] == 1800
+    assert table.loc["b", "dice"] == pytest.approx(2 * 1800 / (2400 + 1800), abs=1e-6)
+    assert (folder / "b" / "b_mask.nii.gz").is_file() and pd.read_csv(folder / "slices.csv")["source"].nunique() == 2
+    (cohort / "b" / "seg.nii.gz").write_bytes(b"no volume")
+    code, out, _, folder = predict(cohort, "--overwrite")
+    assert code == 0 and "not scored against the reference mask seg.nii.gz" in out
+    assert "dice" not in (folder / "patients.csv").read_text()
+
+
+def test_spacing_counts_where_a_volume_does_not_say_its_own(predict, tmp_path):
+    volume = nibabel.Nifti1Image(np.stack([blob()[0][..., 1]] * 2).swapaxes(0, 2), np.diag([-1, -1, 1, 1]))
+    volume.header["sform_code"] = volume.header["qform_code"] = 0
+    (tmp_path / "x.nii").write_bytes(volume.header.binaryblock + bytes(4) + np.asarray(volume.dataobj).tobytes("F"))
+    content = bytearray((tmp_path / "x.nii").read_bytes())
+    content[108:112] = np.float32(352).tobytes()  # vox_offset
+    (tmp_path / "x.nii").write_bytes(content)
+    code, out, _, folder = predict(tmp_path / "x.nii")
+    assert code == 0 and "areas are in pixels only" in out
+    code, _, _, folder = predict(tmp_path / "x.nii", "--spacing", 0.5, 0.5, 4, "--overwrite")
+    assert code == 0 and pd.read_csv(folder / "patients.csv")["lesion_mm3"].item() == 4800
+
+
+def test_a_photograph_and_a_mask_of_half_the_head_are_doubted(predict, tmp_path):
+    ramp = np.linspace(0, 255, 256, dtype=np.uint8)
+    photograph = np.stack(
+        [ramp[None] + 0 * ramp[:, None], 0 * ramp[None] + ramp[:, None], ramp[::-1][None] + 0 * ramp[:, None]]
+    )
+    Image.fromarray(np.moveaxis(photograph, 0, 2)).save(tmp_path / "holiday.jpg", quality=95)
+    code, out, _, _ = predict(tmp_path / "holiday.jpg")
+    words = " ".join(out.split())
+    assert code == 0 and "warning: this does not look like MR of one head" in words
+    assert "covers more than a third of the head in 1 of 1 slices" in words
+    head = np.zeros((256, 256, 3), np.uint8)
+    head[40:220, 60:200] = 90
+    for rows, doubted in ((50, False), (70, True)):  # of 180: a third are 60
+        head[40:220, 60:200, 1] = 90
+        head[40 : 40 + rows, 60:200, 1] = 220
+        Image.fromarray(head).save(tmp_path / "head.png")
+        code, out, _, _ = predict(tmp_path / "head.png", "--overwrite")
+        assert code == 0 and "MR of one head" not in out and ("more than a third" in out) is doubted
