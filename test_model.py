@@ -7,7 +7,6 @@ test_lesions.csv, metrics.json, plots/*.png and report.html, which shows it all.
 """
 
 import argparse
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +18,10 @@ from dataset.preprocess import Preparation, prepare
 from dataset.slices import Slices, load_slices
 from dataset.synthetic import any_synthetic
 from evaluation import calibration, summary
+from evaluation.judge import judge
 from evaluation.postprocess import Choice, postprocess, tune
 from evaluation.selection import CRITERIA, best_epoch, selection_warning
-from evaluation.tables import make_tables
-from reporting import panels, plots
-from reporting.report import write_report
+from reporting.result import write_result
 from storage import checkpoints
 from storage.run_folder import RunFolder
 from training.engine import evaluate
@@ -70,23 +68,16 @@ def main(argv: list[str] | None = None) -> None:
     choice, tuned = tune(slices["validation"], score("validation")[1]) if args.tune else (Choice(), None)
     loss, probabilities = score("test")
     predicted = postprocess(probabilities, choice)
-    calibrated = calibration.count(test, probabilities)
-    tables = make_tables(test, predicted)
-    tables = replace(tables, patients=tables.patients.merge(calibration.per_patient(calibrated, test.patients)))
 
     synthetic = any_synthetic(test.table)
-    notice = constants.SYNTHETIC_NOTICE if synthetic else ""
     about = {"split": "test", "epoch": best, "selected_by": args.select_by, "synthetic": synthetic, "loss": loss}
     about |= {**choice._asdict(), "tuned": tuned}
     warnings = [warning] if (warning := selection_warning(epochs, best)) else []
-    metrics = summary.summarise(tables, calibration.summarise(calibrated), about, warnings)
-    args.run.write_test(tables.as_dict(), metrics, predicted)
-    panels.write_panels(args.run, test, predicted, tables.slices, notice)
-    plots.write_plots(args.run, plots.volume_plots(tables.patients, tables.slices), notice)
-    write_report(args.run, test.images.numpy(), test.masks.numpy(), predicted, epochs)
+    tables, metrics = judge(test, predicted, calibration.count(test, probabilities), about, warnings)
+    write_result(args.run, test, predicted, tables, metrics, epochs)
 
     if synthetic:
-        print(notice)
+        print(constants.SYNTHETIC_NOTICE)
     print(f"test        {test.describe()}")
     print(f"epoch {best} of {len(epochs)}, {CRITERIA[args.select_by]}; {describe_choice(choice, tuned)}")
     print(summary.describe(metrics, tables.patients))

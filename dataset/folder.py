@@ -44,7 +44,7 @@ def find_folder(path: str | None) -> Path:
     return inner if inner.is_dir() else folder
 
 
-def find_slices(folder: Path, only: Iterable[str] | None = None) -> pd.DataFrame:
+def find_slices(folder: Path, only: Iterable[str] | None = None, fewest: int = FEWEST_PATIENTS) -> pd.DataFrame:
     """Return every slice with its mask: patient, image_path, mask_path (relative to `folder`, POSIX).
 
     Patients are sorted by name, slices by number. Only the patient folders themselves are searched, nothing deeper.
@@ -52,6 +52,7 @@ def find_slices(folder: Path, only: Iterable[str] | None = None) -> pd.DataFrame
 
     Args:
         only: the patients to use; all if None.
+        fewest: patients that are needed.
 
     Raises: UserError that lists every problem of the folder, damaged files included.
     """
@@ -76,10 +77,10 @@ def find_slices(folder: Path, only: Iterable[str] | None = None) -> pd.DataFrame
         problems += wrong
     if not patients and not problems:
         problems.append(f"{folder}: holds no patient folders. {HOW_TO_GET}")
-    elif len(patients) < FEWEST_PATIENTS:
+    elif len(patients) < fewest:
         problems.append(
             f"{folder}: {len(patients)} patient(s), but training, validation and test need one each. "
-            f"Use at least {FEWEST_PATIENTS}."
+            f"Use at least {fewest}."
         )
     table = pd.DataFrame(rows, columns=COLUMNS)
     if problems:

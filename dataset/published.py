@@ -33,8 +33,10 @@ def institution(patient: str) -> str:
 def sequences(images: np.ndarray) -> str:
     """Return which sequences a patient has. Where one was not acquired, the data set repeats FLAIR in its channel.
 
-    images: uint8 [S, H, W, 3].
+    images: uint8 [S, H, W, 3]. Black ones, which stand for none, say nothing.
     """
+    if not images.any():
+        return "unknown"
     lacks_pre, lacks_post = (np.array_equal(images[..., c], images[..., FLAIR]) for c in (PRE, POST))
     if lacks_pre and lacks_post:
         return "FLAIR only"

@@ -45,6 +45,11 @@ def count(slices: Slices, probabilities: np.ndarray) -> np.ndarray:
     return np.stack(parallel_map(count_slice, range(len(slices))))
 
 
+def uncounted(slices: int) -> np.ndarray:
+    """Return the counts of masks without probabilities, in which no pixel is counted: all that follows is NaN."""
+    return np.zeros((slices, 4, BINS))
+
+
 def summarise(counts: np.ndarray) -> dict:
     """Return brier, ece and bins (the reliability curve) of the counts [N, 4, BINS] of any slices.
 

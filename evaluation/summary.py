@@ -6,6 +6,7 @@ Computed from tables alone, so that it is the same for one run and for a whole c
 import textwrap
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from evaluation import failures, intervals, lesions, subgroups
@@ -109,12 +110,15 @@ def describe(metrics: dict[str, Any], patients: pd.DataFrame) -> str:
     )  # fmt: skip
     lines = [f"{'':47} value   95% confidence interval over patients; below {intervals.FEWEST}, their values"]
     for name in shown:
+        if name == "brier" and np.isnan(metrics["brier"]):  # masks without probabilities
+            continue
         label, _, form, _ = METRICS[name]
         interval = intervals.show_interval(metrics["intervals"][name], form)
         value = show_number(metrics[name], form)
         lines.append(f"  {label:<46}{value:>7}   {interval:<16}  {remarks.get(name, '')}".rstrip())
-    loss = METRICS["loss"]
-    lines.append(f"  {loss.label:<46}{show_number(metrics['loss'], loss.form):>7}")
+    if not np.isnan(metrics["loss"]):
+        loss = METRICS["loss"]
+        lines.append(f"  {loss.label:<46}{show_number(metrics['loss'], loss.form):>7}")
     worst = patients.sort_values(["dice", "patient"]).head(SHOWN_PATIENTS)
     lines.append(f"  Volumetric Dice per patient, lowest first ({len(worst)} of {len(patients)}):")
     lines += [

@@ -31,12 +31,12 @@ SPELLING = {"iou": "IoU", "dice": "Dice", "hd95": "HD95"}
 def write_report(
     run: RunFolder, images: np.ndarray, masks: np.ndarray, predicted: np.ndarray, epochs: pd.DataFrame | None = None
 ) -> None:
-    """Write report.html into the folder of a run, or of a cross-validation, after its `write_test`.
+    """Write report.html into the folder of a run, a cross-validation or scored masks, after its `write_test`.
 
     Args:
         images: uint8 [N, H, H, 3], in the order of test_results.csv.
         masks, predicted: uint8 [N, H, H], 0 or 1.
-        epochs: the metrics of all epochs; None for a cross-validation, which has several networks.
+        epochs: the metrics of all epochs; None for a cross-validation, which has several networks, and for masks.
     """
     tables, metrics = run.read_test_tables(), run.read_metrics()
     slices, patients, lesions = (tables[part] for part in ("slices", "patients", "lesions"))
@@ -84,8 +84,10 @@ def facts(metrics: dict[str, Any], slices: pd.DataFrame, config: dict[str, Any] 
     tested = {
         "Patients": f"{slices['patient'].nunique():,}",
         "Slices": f"{len(slices):,}, {tumour:,} of them with tumour",
-        "Epoch": f"{metrics['epoch'] or 'per fold'}, {CRITERIA[metrics['selected_by']]}",
     }
+    if "masks" in metrics:
+        return tested | {"Masks": metrics["masks"], "Reference": metrics["reference"]}
+    tested["Epoch"] = f"{metrics['epoch'] or 'per fold'}, {CRITERIA[metrics['selected_by']]}"
     if config is None:
         per_fold = pd.DataFrame(metrics["folds"])
         return tested | {

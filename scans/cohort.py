@@ -101,7 +101,7 @@ def find_stacks(inputs: Iterable[Path]) -> tuple[list[Stack], list[str]]:
     roots: dict[Path, Path] = {}  # of each place, the folder that was named, or the one above it
     problems = []
     for given in inputs:
-        found = list(_files_below(given)) if given.is_dir() else [given] if given.is_file() and _is_read(given) else []
+        found = list(files_below(given)) if given.is_dir() else [given] if given.is_file() and _is_read(given) else []
         if not found:
             reason = (
                 f"nothing to read here ({', '.join(ENDINGS)}, DICOM)" if given.exists() else "no such file or folder"
@@ -130,13 +130,13 @@ def _stacks(place: Path, paths: set[Path], root: Path) -> Iterator[Stack]:
             yield Stack(place, stacked, top, safe_name("_".join(whose)).lstrip(".") or "images", of)
 
 
-def _files_below(folder: Path, levels: int = DEEPEST) -> Iterator[Path]:
+def files_below(folder: Path, levels: int = DEEPEST) -> Iterator[Path]:
     """Yield the files to read in a folder and its subfolders, which may be links; neither hidden ones nor overlays."""
     entries = sorted(folder.glob("[!.]*"))
     yield from (path for path in entries if path.is_file() and _is_read(path))
     for path in entries:
         if levels and path.is_dir() and path.name not in JUNK_FOLDERS and not _leads_back(path):
-            yield from _files_below(path, levels - 1)
+            yield from files_below(path, levels - 1)
 
 
 def _leads_back(folder: Path) -> bool:
