@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from scans.scan import check_side, check_total
-from scans.volumes import Grid, as_shown, need_nibabel, nibabel
+from scans.volumes import Grid, as_shown, need_nibabel, new_header, nibabel
 
 try:
     import pydicom
@@ -58,12 +58,9 @@ def read_series(paths: Sequence[Path], series: str = "") -> tuple[np.ndarray, tu
     between_rows, between_columns = map(float, first.PixelSpacing)
     affine = np.eye(4)
     affine[:3] = np.stack([across * between_columns, down * between_rows, step, _position(headers[ordered[0]])], axis=1)
-    header = nibabel.Nifti1Header()
-    header.set_data_shape(stack.shape[::-1])
-    header.set_sform(TO_RAS @ affine, "scanner")
-    header.set_qform(TO_RAS @ affine, "scanner")
-    header.set_xyzt_units("mm")
-    return as_shown(stack.swapaxes(0, 2), nibabel.Nifti1Image, header, TO_RAS @ affine)
+    affine = TO_RAS @ affine
+    header = new_header(stack.shape[::-1], affine)
+    return as_shown(stack.swapaxes(0, 2), nibabel.Nifti1Image, header, affine)
 
 
 def _read_header(path: Path) -> Any:

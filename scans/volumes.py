@@ -198,11 +198,30 @@ def _encode_array(masks: list[np.ndarray]) -> bytes:
         return file.getvalue()
 
 
-def encode_nifti(masks: np.ndarray, grid: Grid) -> bytes:
-    """Return masks (uint8 [S, H, W]) as the content of a .nii.gz file on a grid, which takes its header as it is."""
+def encode_nifti(slices: np.ndarray, grid: Grid, brightest: int = 1) -> bytes:
+    """Return masks (uint8 [S, H, W]) as the content of a .nii.gz file on a grid, which takes its header as it is.
+
+    brightest: the value that viewers show white; more than 1 for images.
+    """
     turn = nibabel.orientations.ornt_transform(SHOWN, grid.turns)
-    voxels = np.ascontiguousarray(nibabel.apply_orientation(masks.swapaxes(0, 2), turn))
-    mask = grid.kind(voxels, None, grid.header, dtype=np.uint8)
-    mask.header.set_intent("none")  # ITK marks several sequences as a vector
-    mask.header["cal_min"], mask.header["cal_max"] = 0, 1
-    return gzip.compress(mask.to_bytes(), mtime=0)
+    voxels = np.ascontiguousarray(nibabel.apply_orientation(slices.swapaxes(0, 2), turn))
+    image = grid.kind(voxels, None, grid.header, dtype=np.uint8)
+    image.header.set_intent("none")  # ITK marks several sequences as a vector
+    image.header["cal_min"], image.header["cal_max"] = 0, brightest
+    return gzip.compress(image.to_bytes(), compresslevel=6, mtime=0)
+
+
+def new_header(shape: Sequence[int], affine: np.ndarray) -> Any:
+    """Return a NIfTI header for voxels [X, Y, Z] that lie in space as the affine says, in mm."""
+    header = nibabel.Nifti1Header()
+    header.set_data_shape(shape)
+    header.set_sform(affine, "scanner")
+    header.set_qform(affine, "scanner")
+    header.set_xyzt_units("mm")
+    return header
+
+
+def new_grid(shape: Sequence[int]) -> Grid:
+    """Return a grid for slices [S, H, W] of nothing but pixels: SHOWN, 1 mm between them."""
+    affine = np.diag([-1.0, -1, 1, 1])
+    return Grid(nibabel.Nifti1Image, new_header(shape[::-1], affine), nibabel.io_orientation(affine), affine)
