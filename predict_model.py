@@ -5,13 +5,17 @@
     python predict_model.py flair.nii.gz --pre t1.nii.gz --post t1c.nii.gz --checkpoint models/epoch_80.pt --out masks
 
 INPUT is a picture (.png .tif .jpg .bmp: grey, or RGB holding pre-contrast, FLAIR, post-contrast), a folder of
-pictures, a folder of patient folders, a NumPy array (.npy: [S, H, W] or [S, H, W, 3]) or a NIfTI volume (.nii .nii.gz,
-FLAIR alone or with three sequences as its fourth axis; needs the package nibabel). Sequences in files of their own go
-together with --pre and --post. Slices of any size are padded to a square and resized to the network's size, and their
-masks are resized back. More than 8 bits are scaled by percentiles; a single sequence fills all three channels.
+pictures, a NumPy array (.npy: [S, H, W] or [S, H, W, 3]), a NIfTI volume (.nii .nii.gz, FLAIR alone or with three
+sequences as its fourth axis; needs the package nibabel), the folder of a DICOM series (needs nibabel and pydicom), a
+folder of patients, or a table of patients (.csv: patient,flair,pre,post,mask). Sequences in files of their own belong
+together by their names (x_flair, x_t1, x_t1ce), or by --pre and --post. Masks beside them are not segmented.
+
+Slices of any size are padded to a square and resized to the network's size, and their masks are resized back. More than
+8 bits are scaled by percentiles; a single sequence fills all three channels.
 
 Writes DIR/<patient>/: masks in the format of the input, one overlay per slice, an animated GIF of a stack; and
-DIR/slices.csv and DIR/patients.csv with areas and volumes, in mm where the spacing is known.
+DIR/slices.csv and DIR/patients.csv with areas and volumes, in mm where the spacing is known, and with the Dice where a
+reference mask lies beside the input.
 
 Exit code 0 if all inputs were read, 1 if some were not (the others are done), 2 if nothing was done.
 
