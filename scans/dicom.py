@@ -29,8 +29,11 @@ TO_RAS = np.diag([-1.0, -1, 1, 1])  # DICOM's axes run to the patient's left and
 
 def is_dicom(path: Path) -> bool:
     """Return whether a file says that it is DICOM; many have no ending."""
-    with open(path, "rb") as file:
-        return file.read(PREAMBLE + 4)[PREAMBLE:] == b"DICM"
+    try:
+        with open(path, "rb") as file:
+            return file.read(PREAMBLE + 4)[PREAMBLE:] == b"DICM"
+    except OSError:  # of another user, beside the images
+        return False
 
 
 def read_series(paths: Sequence[Path], series: str = "") -> tuple[np.ndarray, tuple[float, ...], Grid]:
@@ -82,6 +85,7 @@ def choose_series(headers: dict[Path, Any], series: str) -> dict[Path, Any]:
             by_series.setdefault(str(header.get(SERIES, "")), {})[path] = header
     names = {uid: _names(uid, next(iter(files.values()))) for uid, files in by_series.items()}
     meant = [uid for uid in by_series if not series or series.lower() in map(str.lower, names[uid])]
+    meant = list(by_series) if len(by_series) == 1 else meant
     if len(meant) == 1:
         return by_series[meant[0]]
     listed = "; ".join(f"{' '.join(names[uid][:2])} ({len(files)} slices)" for uid, files in by_series.items())

@@ -16,7 +16,8 @@ KINDS = {  # how the names of files and folders end, after what says whose they 
 ENDS = "|".join(f"(?P<kind_{kind}>{words})" for kind, words in KINDS.items())
 NAME = re.compile(rf"(?:(?P<whose>.*?)[_\-. ]+)??(?P<end>{ENDS})", re.IGNORECASE)
 ALONE = ("pre", "post")  # say a sequence only where nothing stands before them: else it may be of an operation
-NAMELESS = re.compile(r"anat|nifti|nii|dicom|dcm|mri?|images?|scans?|volumes?|stack|brain", re.IGNORECASE)
+FORMAT = re.compile(r"anat|nifti|nii|dicom|dcm|mri?", re.IGNORECASE)  # says of nobody whose images it holds
+GENERAL = re.compile(r"images?|scans?|volumes?|stack|brain", re.IGNORECASE)  # nor does this, beside another name
 
 
 def kind_of(name: str) -> tuple[str, int | str | None]:
@@ -43,7 +44,7 @@ def repeats(name: str, whose: str) -> bool:
 def read_place(parts: list[str], above: Path) -> tuple[list[str], int | str | None]:
     """Return the parts of a path that say whose images it holds, at least one; and their kind.
 
-    Folders that are called like a sequence, say nothing, or are repeated by the name in them say whose no more.
+    Not what is called like a sequence or says nothing, nor a folder whose name is repeated in it.
 
     Args:
         parts: folders, and the name of the file or of the folder of slices last.
@@ -51,6 +52,7 @@ def read_place(parts: list[str], above: Path) -> tuple[list[str], int | str | No
     """
     kind: int | str | None = None
     left: list[str] = []
+    general = ""
     for part in reversed(parts):
         whose, found = kind_of(part)
         if found == MASK:  # of some sequence
@@ -58,10 +60,12 @@ def read_place(parts: list[str], above: Path) -> tuple[list[str], int | str | No
         elif left and whose:  # sub-01_flair/x.nii.gz: the folder is of no sequence alone
             whose, found = part, None
         kind = found if kind is None else kind
-        if whose and not NAMELESS.fullmatch(whose) and not (left and repeats(left[0], whose)):
+        if GENERAL.fullmatch(whose):
+            general = general or whose
+        elif whose and not FORMAT.fullmatch(whose) and not (left and repeats(left[0], whose)):
             left.insert(0, whose)
-    if left:
-        return left, kind
+    if left or general:
+        return left or [general], kind
     if above.parent == above:  # the root of the file system
         return ["images"], kind
     more, found = read_place([above.name], above.parent)

@@ -57,6 +57,13 @@ def test_patients_are_named_by_their_place(tmp_path, files, names):
         assert list(found(alone)) == names[:1]  # whoever else is there
 
 
+def test_names_that_say_little_name_a_patient_only_where_nothing_else_does(tmp_path):
+    folder = touch(tmp_path / "coh", "a/scan.nii", "b/nifti/scan.nii", "c/images/1.png", "scan.nii", "anat/t1.nii")
+    assert list(found(folder)) == ["scan", "a", "coh", "b", "c"]
+    assert list(found(folder / "a" / "scan.nii", folder / "scan.nii")) == ["a_scan", "coh_scan"]
+    assert list(found(folder / "c" / "images" / "1.png")) == list(found(folder / "c" / "images")) == ["images"]
+
+
 def test_files_that_are_named_one_by_one_are_named_alike(tmp_path):
     folder = touch(tmp_path, "a/flair.nii.gz", "b/flair.nii.gz", "b/t1.nii.gz", "a/x.npy", "b/x.npy")
     assert list(found(folder / "b" / "flair.nii.gz")) == list(found(folder / "b" / "t1.nii.gz")) == ["b"]
