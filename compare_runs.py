@@ -2,8 +2,8 @@
 
     python compare_runs.py runs/first runs/second
 
-Reads test_patients.csv of both, written by test_model.py, cross_validate.py or score_masks.py. Each patient is compared with itself:
-p is that of a paired permutation test over patients.
+Reads test_patients.csv of both, written by test_model.py, cross_validate.py or score_masks.py. Each patient is compared
+with itself: p is that of a paired permutation test over patients.
 """
 
 import argparse

@@ -40,9 +40,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("predicted", type=Path, metavar="PREDICTED", help="folder of masks, or of a tested run")
-    add(
-        "--data", metavar="DIR", help="folder kaggle_3m or its parent: images and, without --reference, reference masks"
-    )
+    add("--data", metavar="DIR", help="folder kaggle_3m or its parent: images, and reference masks unless --reference")
     add("--reference", type=Path, metavar="DIR", help="folder of reference masks, in the same forms as PREDICTED")
     add("--patients", type=Path, metavar="FILE", help="score only the patients listed, one per line")
     add("--missing-as-empty", action="store_true", help="count patients and slices without a predicted mask as empty")
@@ -83,11 +81,13 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def refuse_used(out: RunFolder, overwrite: bool) -> None:
-    """Raise UserError if the folder holds files of the user, a run, or an earlier result that stays."""
+    """Raise UserError if the folder holds files of the user, anything but scored masks, or such that stay."""
     out.refuse_used(overwrite=True)
-    if out.checkpoints() or (out.path / "config.json").exists():
-        raise UserError(f"{out}: holds a run. Name another folder with --out.")
-    if out.is_tested() and not overwrite:
+    if not out.files():
+        return
+    if not (out.is_tested() and "masks" in out.read_metrics()):
+        raise UserError(f"{out}: holds a run, or another result. Name another folder with --out.")
+    if not overwrite:
         raise UserError(f"{out}: holds a result already. Name another folder with --out, or add --overwrite.")
 
 

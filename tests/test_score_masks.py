@@ -93,7 +93,8 @@ def write_run(path: Path, folder: Path) -> RunFolder:
 
 
 def test_a_runs_own_masks_score_the_same_both_ways(call, folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("reporting.result.panels.write_panels", lambda *_: None)  # takes most of the time
+    for name in ("panels.write_panels", "plots.write_plots"):  # take most of the time
+        monkeypatch.setattr(f"reporting.result.{name}", lambda *_: None)
     run, scored = write_run(tmp_path / "run", folder), RunFolder(tmp_path / "scores")
     assert call("test_model", "--run", run, "--device", "cpu")[0] == 0
     code, out, err = call("score_masks", run, "--data", folder, "--out", scored)
@@ -221,14 +222,24 @@ def test_a_run_is_never_overwritten(call, undrawn, folder, tmp_path):
     run = write_run(tmp_path / "run", folder)
     masks = write_volumes(tmp_path / "masks", stacks(folder), ".npy")
     code, _, err = call("score_masks", masks, "--data", folder, "--out", run, "--overwrite")
-    assert code == 2 and "holds a run" in err
+    assert code == 2 and "holds a run, or another result" in err and run.checkpoints()
+    pooled = RunFolder(tmp_path / "pooled")  # by cross_validate.py
+    pooled.write_test(dict.fromkeys(("slices", "patients", "lesions"), pd.DataFrame({"patient": ["p"]})), {}, None)
+    code, _, err = call("score_masks", masks, "--data", folder, "--out", pooled, "--overwrite")
+    assert code == 2 and "another result" in err and pooled.is_tested()
     assert call("score_masks", masks, "--data", folder, "--out", tmp_path / "s")[0] == 0
     code, _, err = call("score_masks", masks, "--data", folder, "--out", tmp_path / "s")
     assert code == 2 and "holds a result already" in err
 
 
 def test_values_of_masks():
-    for values, marked in (([0, 255], [0, 1]), ([0, 1, 2, 4], [0, 1, 1, 1]), ([0, 0], [0, 0]), ([0, 0.5], [0, 1])):
+    for values, marked in (
+        ([0, 255], [0, 1]),
+        ([0, 1, 2, 4], [0, 1, 1, 1]),
+        ([0, 0], [0, 0]),
+        ([0, 0.5], [0, 1]),
+        ([True, False], [1, 0]),
+    ):
         assert foreground(np.array(values)).tolist() == marked
     for values in ([0, 10, 255], [-1, 0], [0, 0.2, 0.7], [0, np.nan], [0, 3, 80]):
         with pytest.raises(ValueError, match="a mask with the values"):
