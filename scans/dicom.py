@@ -67,11 +67,18 @@ def read_series(paths: Sequence[Path], series: str = "") -> tuple[np.ndarray, tu
 
 
 def _read_header(path: Path) -> Any:
-    """Return what a file says about its slice; no pixels. Raises: ValueError for a file that expands without bound."""
+    """Return what a file says about its slice; no pixels.
+
+    Raises: ValueError for a file that expands without bound, or that is cut off: it would be a slice less.
+    """
     about = pydicom.filereader.read_file_meta_info(path)
-    if about.TransferSyntaxUID == pydicom.uid.DeflatedExplicitVRLittleEndian:
+    if about.get("TransferSyntaxUID") == pydicom.uid.DeflatedExplicitVRLittleEndian:
         raise ValueError(f"{path.name} is packed as a whole. Save the series uncompressed.")
-    return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(READ))
+    header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(READ))
+    kind = about.get("MediaStorageSOPClassUID")
+    if kind is None or ("Image Storage" in kind.name and "Rows" not in header):
+        raise ValueError(f"{path.name} is cut off. Restore it.")
+    return header
 
 
 def choose_series(headers: dict[Path, Any], series: str) -> dict[Path, Any]:
@@ -88,13 +95,14 @@ def choose_series(headers: dict[Path, Any], series: str) -> dict[Path, Any]:
     meant = list(by_series) if len(by_series) == 1 else meant
     if len(meant) == 1:
         return by_series[meant[0]]
-    listed = "; ".join(f"{' '.join(names[uid][:2])} ({len(files)} slices)" for uid, files in by_series.items())
     if not by_series:
         raise ValueError("holds no DICOM image.")
-    asked = f"none or several of them are {series!r}" if series else "which one is meant"
-    raise ValueError(
-        f"holds {len(by_series)} series: {listed}. Name FLAIR's number or description with --series: {asked}."
-    )
+    labels = [" ".join(names[uid][:-1]) for uid in by_series]
+    labels = labels if len(set(labels)) == len(labels) else [" ".join(names[uid]) for uid in by_series]
+    listed = "; ".join(f"{label}, {len(by_series[uid])} files" for label, uid in zip(labels, by_series, strict=True))
+    wrong = f"--series {series} names {len(meant) or 'none'} of them. " if series else ""
+    asked = "Say which one is FLAIR: --series with its number, description or UID."
+    raise ValueError(f"holds {len(by_series)} series. {wrong}{asked} They are {listed}.")
 
 
 def _names(uid: str, header: Any) -> list[str]:

@@ -114,9 +114,9 @@ def test_several_series_are_named_and_one_is_asked_for(tmp_path):
         folder / "X", stack()[0], (0, 0, 0), SeriesInstanceUID="1.2.4", SeriesNumber=8, SeriesDescription="AX T1"
     )
     problem = refusal(folder)
-    assert f"{folder}: cannot be read: holds 2 series: " in problem
-    assert "7 AX FLAIR (3 slices)" in problem and "8 AX T1 (1 slices)" in problem and "--series" in problem
-    assert "holds 2 series" in refusal(folder, series="T2")
+    assert f"{folder}: cannot be read: holds 2 series. Say which one is FLAIR: --series" in problem
+    assert "7 AX FLAIR, 3 files" in problem and "8 AX T1, 1 files" in problem
+    assert "--series T2 names none of them" in refusal(folder, series="T2")
     for series in ("7", "ax flair", "1.2.3"):
         assert len(read(folder, series=series).slices) == 3
 
@@ -154,6 +154,6 @@ def test_without_the_package(tmp_path, monkeypatch):
 def test_a_file_cut_short_is_one_error(tmp_path):
     folder = write_series(tmp_path / "P1")
     whole = (folder / "IMA0").read_bytes()
-    for size in (132, 200, len(whole) - 9):
+    for size in (132, 200, 420, 600, len(whole) - 9):
         (folder / "IMA0").write_bytes(whole[:size])
         assert refusal(folder).startswith(f"{folder}: cannot be read: ")
