@@ -12,7 +12,6 @@ from storage.run_folder import RunFolder
 from utils import show_number
 
 SHOWN = ("patient_dice", "patient_dice_median", "tumour_iou", "tumour_found", "iou", "empty_prediction")
-OF_AN_EPOCH = ("patient_dice", "tumour_iou", "tumour_found", "iou", "empty_prediction")
 SLICE_BY_SLICE = (
     "Slices are judged in two dimensions at 256x256, and areas are in pixels, since the data set carries no spacing."
 )
@@ -99,7 +98,7 @@ def model_card(run: RunFolder, checkpoint: dict[str, Any], digest: str) -> str:
         "## Network\n\n" + _network(checkpoint) + f"\n- {WEIGHTS} {digest}",
         "## Data\n\n" + _data(config, origin),
         "## Training\n\n" + _training(config),
-        "## Test\n\n" + (_test(run, checkpoint) if config["patients"]["test"] else _validation(checkpoint)),
+        f"## {'Test' if config['patients']['test'] else 'Validation'}\n\n" + _test(run, checkpoint),
         "## Limits\n\n" + "\n".join(f"- {limit}" for limit in origin.limits),
         "## Licence\n\n" + "The code is under the MIT licence." + origin.licence,
     ]
@@ -141,33 +140,15 @@ def _test(run: RunFolder, checkpoint: dict[str, Any]) -> str:
     metrics, dice = run.read_metrics(), run.read_test_tables()["patients"]["dice"]
     if metrics["epoch"] != checkpoint["epoch"]:
         return f"Epoch {metrics['epoch']} was tested, not epoch {checkpoint['epoch']}: {again}"
+    who = "that were in neither training nor validation" if metrics["split"] == "test" else "of the validation"
     lines = [
-        f"{len(dice)} patients, {metrics['slices']} slices that were in neither training nor validation.",
+        f"{len(dice)} patients, {metrics['slices']} slices {who}.",
         "",
         _table({name: metrics["intervals"][name] for name in SHOWN}),
         "",
         f"Dice of the single patients: {dice.min():.3f} to {dice.max():.3f}.",
     ]
-    threshold, used = checkpoint["input"]["threshold"], (metrics["threshold"], metrics["min_component"])
-    if used != (threshold, 0):
-        lines += [
-            "",
-            f"**Measured at threshold {used[0]}, components below {used[1]} px removed**, as chosen on the validation "
-            f"patients. The weights carry threshold {threshold}, and nothing is removed: expect other results.",
-        ]
     return "\n".join([*lines, *(f"\n{note}" for note in metrics["notes"])])
-
-
-def _validation(checkpoint: dict[str, Any]) -> str:
-    """Return the validation metrics of a network that was trained with no patients left to test on."""
-    values = {
-        name: {"value": checkpoint[f"validation_{name}"], "low": None, "high": None, "values": []}
-        for name in OF_AN_EPOCH
-    }
-    return (
-        "No patients were left to test on. These are metrics of the validation patients, on whom the epoch was\n"
-        "chosen: expect less on others.\n\n" + _table(values)
-    )
 
 
 def _table(estimates: dict[str, dict[str, Any]]) -> str:

@@ -108,13 +108,19 @@ def test_a_saved_split_and_a_list_of_patients(call, folder, tmp_path):
     assert tables == {"train": ["SYNTH_T_2"], "validation": ["SYNTH_T_0"], "test": ["SYNTH_T_3"]}
 
 
-def test_a_split_without_test_patients_trains_but_cannot_be_tested(call, folder, tmp_path):
+def test_a_split_without_test_patients_is_tested_on_validation_and_says_so(call, folder, tmp_path):
     split = tmp_path / "split.csv"
     split.write_text("patient,split\n" + "".join(f"SYNTH_T_{n},{'validation' if n else 'train'}\n" for n in range(5)))
     run = tmp_path / "run"
     assert call("train_model", "--data", folder, "--run", run, "--split", split, "--epochs", 1, *QUICK)[0] == 0
-    code, _, err = call("test_model", "--run", run)
-    assert code == 2 and "names no patients" in err
+    code, out, err = call("test_model", "--run", run, "--tune")
+    assert (
+        (code, err) == (0, "") and "validation  4 patients" in out and "Expect less on others." in " ".join(out.split())
+    )
+    metrics = RunFolder(run).read_metrics()
+    assert metrics["split"] == "validation" and metrics["patients"] == 4
+    assert metrics["tuned"]["tuned"] == metrics["patient_dice"]  # tuned on the very patients that are shown
+    assert "(validation)" in (run / "report.html").read_text()
 
 
 def test_a_used_folder_is_refused_unless_overwritten(call, folder, finished):
