@@ -30,7 +30,6 @@ TINY = {
 }
 # What stands in for a thing of the user's own, or of a run that was not made small
 INSTEAD = {
-    "epoch_4.pt": "epoch_1.pt",
     "runs/a runs/b": "demo demo",
     "--run runs/first": "--run demo",
 }

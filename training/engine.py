@@ -71,9 +71,10 @@ class Views:
         size = tuple(round(side * self.share) for side in extent)
         boxes = [prepared.boxes[patient] if self.crop else (0, IMAGE_SIZE) * 2 for patient in prepared.stack[rows]]
         centres = torch.tensor([((top + bottom) // 2, (left + right) // 2) for top, bottom, left, right in boxes])
-        if chances is not None:
+        images, masks = augment.place(images, masks, centres, extent, size, chances)
+        if chances is not None:  # on the window alone, which is what costs least
             images = augment.change_intensities(images, prepared.how.sequences, chances)
-        return augment.place(images, masks, centres, extent, size, chances)
+        return images, masks
 
 
 EVERYTHING = Views()
