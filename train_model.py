@@ -223,10 +223,8 @@ def train(
     args: argparse.Namespace, slices: dict[str, Slices], config: dict, hardware: Hardware, stop: StopRequest
 ) -> None:
     """Train, validate and save, epoch by epoch, in a folder that belongs to this process alone."""
-    how = Preparation.of(vars(args))
-    network = UNet(channels=how.channels, width=args.width, bilinear=args.bilinear, stem=args.stem)
+    network = UNet(**checkpoints.describe_network(vars(args)))
     network = network.to(hardware.device, memory_format=hardware.memory_format)
-    training, validation = (prepare(slices[split], how).to(hardware.device) for split in ("train", "validation"))
 
     def order(epoch: int) -> torch.Tensor:
         return epoch_order(args.seed, epoch, slices["train"], args.empty_share)
@@ -249,6 +247,8 @@ def train(
     else:
         run.begin(config, {split: part.table for split, part in slices.items()})
 
+    how = Preparation.of(vars(args))
+    training, validation = (prepare(slices[split], how).to(hardware.device) for split in ("train", "validation"))
     model = distributed.wrap(network, hardware.device)
     model = torch.compile(model, dynamic=False) if args.compile else model
     loss_function = LOSSES[args.loss]

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 
 from scans.display import BLUE, GREEN, ORANGE
 from storage.run_folder import RunFolder
@@ -142,6 +142,20 @@ def draw_pixels(bins: pd.DataFrame) -> Plot:
     axes.yaxis.set_major_formatter("{x:,.0f}")
     words = f"{pixels.max() / pixels.sum():.1%} of the {pixels.sum():,} pixels are in the largest class."
     return _plot(figure, "Pixels per class of predicted probability", words)
+
+
+def draw_recall(variants: pd.DataFrame) -> Plot:
+    """Draw the tumour slices that each variant of an ablation finds against its false positives."""
+    figure, axes = _axes("empty slices with a false positive", "tumour slices found")
+    false, found = variants["false_positive_share"], variants["tumour_found"]
+    axes.plot(false, found, "o", color=BLUE, label="variant, one seed")
+    for name, x, y in zip(variants["variant"], false, found, strict=True):
+        axes.annotate(name, (x, y), xytext=(4, 3), textcoords="offset points", fontsize=8)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.margins(x=0.25, y=0.1)  # room for the names
+    words = "; ".join(f"{v.variant}: {v.tumour_found:.1%} found" for v in variants.itertuples())
+    return _plot(figure, "Tumour slices found against false positives", words)
 
 
 def _axes(x: str, y: str) -> tuple[Figure, Axes]:

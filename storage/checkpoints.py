@@ -9,7 +9,7 @@ Both hold tensors and primitives only, so that they load on any device with `wei
 import json
 import pickle
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
@@ -36,6 +36,12 @@ class Optimiser(Protocol):
     def state_dict(self) -> dict[str, Any]: ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+def describe_network(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of the UNet that the settings of a run ask for."""
+    wanted = {name: settings[name] for name in ("width", "bilinear", "stem")}
+    return {"channels": Preparation.of(settings).channels, "classes": CLASSES, **wanted}
 
 
 # --- Write -----------------------------------------------------------------------------------------------------
@@ -79,11 +85,7 @@ class Writer:
         content = {
             "format": FORMAT,
             **record,
-            "network": {
-                "channels": Preparation.of(settings).channels,
-                "classes": CLASSES,
-                **{name: settings[name] for name in ("width", "bilinear", "stem")},
-            },
+            "network": describe_network(settings),
             "input": {
                 "size": IMAGE_SIZE,
                 **Preparation.of(settings)._asdict(),

@@ -23,6 +23,7 @@ TINY = {
     "make_phantoms.py": "--patients 3",
     "train_model.py": "--width 2 --batch-size 4 --epochs 1",
     "export_model.py": "--formats safetensors",
+    "ablate.py": "--only base --width 2 --epochs 1",
     "benchmarks.step": "--width 2 --batch-size 2",
     "benchmarks.compare": "--width 2 --repeats 1",
     "benchmarks.growth": "--width 1 --batch-size 1 --steps 1",

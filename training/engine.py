@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from constants import IMAGE_SIZE, THRESHOLD
@@ -17,12 +18,23 @@ from dataset.slices import Slices
 from evaluation.metrics import Counts, count_pixels, slice_mean_iou, summarise
 from training import augment, distributed, lean
 from training.losses import Loss
+from unet import UNet
 from utils import Hardware, UserError
 
 WINDOW = (224, 192)  # rows and columns around the head that training sees with `crop`
 GROWING = ((0.3, 0.5), (0.6, 0.75), (1.0, 1.0))  # until this share of the epochs, this share of the resolution
 OUTSIDE = -20.0  # the logit where nothing is computed
 CHECK_EVERY = 16  # steps after which an accelerator, or several processes, are asked for the loss and for signals
+
+
+def count_flop(network: dict[str, Any], height: int, width: int) -> int:
+    """Return the floating-point operations of the convolutions of one forward pass; backward takes twice as many.
+
+    network: the arguments of UNet. height, width: of the slice.
+    """
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        UNet(**network)(torch.empty(1, network["channels"], height, width))
+    return counter.get_total_flops()
 
 
 def predicted_mask(logits: torch.Tensor, threshold: float = THRESHOLD) -> torch.Tensor:
