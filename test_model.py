@@ -102,7 +102,8 @@ def main(argv: list[str] | None = None) -> None:
     print(f"{split:<12}{test.describe()}")
     print(f"epoch {best} of {len(epochs)}, {CRITERIA[args.select_by]}; {choice.describe(tuned)}")
     print(summary.describe(metrics, tables.patients))
-    print(f"written to {args.run}: test_*.csv, metrics.json, test_predictions.npz, plots/*.png, report.html")
+    print(f"written to {args.run}: test_*.csv, metrics.json, test_predictions.npz, plots/*.png")
+    print(f"all of it on one page: {args.run.path / 'report.html'}")
 
 
 def load(run: RunFolder, folder: str | None, splits: set[str]) -> dict[str, Slices]:

@@ -252,6 +252,7 @@ def train(
     model = distributed.wrap(network, hardware.device)
     model = torch.compile(model, dynamic=False) if args.compile else model
     loss_function = LOSSES[args.loss]
+    best = checkpoints.read_epochs(args.run)["validation_iou"].max() if finished else -1.0
     print_header()
     for epoch in range(finished + 1, args.epochs + 1):
         started = time.monotonic()
@@ -277,7 +278,8 @@ def train(
             "peak_memory_gib": peak_memory(hardware.device) / 2**30,
         }
         writer.save_epoch(record)
-        print_epoch(record, args.epochs)
+        print_epoch(record, args.epochs, best)
+        best = max(best, record["validation_iou"])
     writer.finish()
     say(f"checkpoints: {args.run.models}. Next: python process_models.py --run {args.run}")
 
@@ -306,23 +308,34 @@ def print_run(config: dict, slices: dict[str, Slices]) -> None:
 
 
 def print_header() -> None:
-    say("\nIoU is the mean over slices, empty against empty is 1; (empty) is that of an empty prediction.")
-    say("Tumour IoU is the mean over tumour slices only; Dice is volumetric, the mean over patients.")
-    columns = "   loss    IoU  (empty)  tumour IoU   Dice"
-    say(f"{'':9}  {'training':^{len(columns)}}  |  {'validation':^{len(columns)}}")
-    say(f"{'epoch':>9}  {columns}  |  {columns}  |  seconds")
+    say("\nIoU: mean over slices, empty against empty is 1; (empty): that of an empty prediction;")
+    say("tumour: mean IoU over tumour slices alone; Dice: volumetric, mean over patients;")
+    say("*: the highest validation IoU so far; left: at the pace of this epoch.\n")
+    say(f"{'':9} {'training':^13} | {'validation':^34} |")
+    validation = f"{'loss':>7} {'IoU':>5} (empty) {'tumour':>6} {'Dice':>5}"
+    say(f"{'epoch':>9} {'loss':>7} {'Dice':>5} | {validation} |  seconds    left")
 
 
-def print_epoch(record: dict[str, float], epochs: int) -> None:
-    """Print one plain line per epoch."""
-    columns = []
-    for split in ("training", "validation"):
-        iou, empty, tumour_iou, dice = (
-            show_number(record[f"{split}_{name}"]) for name in ("iou", "empty_prediction", "tumour_iou", "patient_dice")
-        )
-        loss = record[f"{split}_loss"]
-        columns.append(f"{loss:7.4f}  {iou:>5}  ({empty:>5})       {tumour_iou:>5}  {dice:>5}")
-    say(f"{record['epoch']:4d}/{epochs:<4d}  {columns[0]}  |  {columns[1]}  |  {record['seconds']:7.1f}")
+def print_epoch(record: dict[str, float], epochs: int, best: float) -> None:
+    """Print one plain line of at most 80 columns; best: the highest validation IoU of the epochs before."""
+    mark = "*" if record["validation_iou"] > best else " "
+    iou, empty, tumour, dice = (
+        show_number(record[f"validation_{name}"]) for name in ("iou", "empty_prediction", "tumour_iou", "patient_dice")
+    )
+    left = show_duration(record["seconds"] * (epochs - record["epoch"]))
+    say(
+        f"{mark}{record['epoch']:3d}/{epochs:<4d} {record['training_loss']:7.4f} "
+        f"{show_number(record['training_patient_dice']):>5} | {record['validation_loss']:7.4f} {iou:>5} ({empty:>5}) "
+        f"{tumour:>6} {dice:>5} | {record['seconds']:8.1f} {left:>7}"
+    )
+
+
+def show_duration(seconds: float) -> str:
+    """Return a duration as text: 40 s, 12 min, 3 h 05."""
+    minutes = round(seconds / 60)
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d}"
 
 
 if __name__ == "__main__":

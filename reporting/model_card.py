@@ -20,17 +20,29 @@ WEIGHTS = "SHA-256 of the weights as trained:"
 LICENCE = "CC BY-NC-SA 4.0"
 
 
+HEADER = """---
+license: {}
+library_name: pytorch
+pipeline_tag: image-segmentation
+tags: [unet, glioma, mri, medical]
+---
+
+"""  # which the Hugging Face hub reads
+
+
 class Origin(NamedTuple):
     """What a card says about the patients behind the weights, the limits that follow, and the licence."""
 
     data: str
     limits: tuple[str, ...]
+    identifier: str  # of the licence of weights, as the Hugging Face hub names it
     licence: str = ""
 
 
 SYNTHETIC = Origin(
     "Synthetic patients drawn by this project (make_phantoms.py), labelled SYNTH.",
     ("The network has never seen a real image. Its masks of real images mean nothing.",),
+    "mit",
 )
 PUBLISHED = Origin(
     "[LGG MRI segmentation](https://www.kaggle.com/datasets/mateuszbuda/lgg-mri-segmentation) (Buda, Saha, Mazurowski "
@@ -45,11 +57,13 @@ PUBLISHED = Origin(
         "Two thirds of the slices have no tumour, so that an empty prediction scores high in the IoU over all slices. "
         "Judge by the Dice of the patients and the IoU over tumour slices.",
     ),
+    "cc-by-nc-sa-4.0",
     f" The weights were learned from images under {LICENCE}: not for commercial use, share alike.",
 )
 OWN = Origin(
     "Patients some or all of whom are the user's own, not from the data set that this project was made for.",
     (UNSEEN, SLICE_BY_SLICE),
+    "other",
     " Whether the weights may be passed on depends on the images they were learned from; those of the Kaggle set, if "
     f"any were among them, are under {LICENCE}.",
 )
@@ -92,7 +106,7 @@ def model_card(run: RunFolder, checkpoint: dict[str, Any], digest: str) -> str:
     config = checkpoint["config"]
     origin = SYNTHETIC if config["synthetic"] else PUBLISHED if config["published"] else OWN
     sections = [
-        "# Model card: U-Net for lower-grade glioma in MR slices",
+        HEADER.format(origin.identifier) + "# Model card: U-Net for lower-grade glioma in MR slices",
         f"**{RESEARCH_USE}**",
         *([f"**{SYNTHETIC_NOTICE}. Never offer these weights as pretrained.**"] if config["synthetic"] else []),
         "## Network\n\n" + _network(checkpoint) + f"\n- {WEIGHTS} {digest}",

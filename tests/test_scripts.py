@@ -114,9 +114,8 @@ def test_a_split_without_test_patients_is_tested_on_validation_and_says_so(call,
     run = tmp_path / "run"
     assert call("train_model", "--data", folder, "--run", run, "--split", split, "--epochs", 1, *QUICK)[0] == 0
     code, out, err = call("test_model", "--run", run, "--tune")
-    assert (
-        (code, err) == (0, "") and "validation  4 patients" in out and "Expect less on others." in " ".join(out.split())
-    )
+    said = " ".join(out.split())
+    assert (code, err) == (0, "") and "validation 4 patients" in said and "Expect less on others." in said
     metrics = RunFolder(run).read_metrics()
     assert metrics["split"] == "validation" and metrics["patients"] == 4
     assert metrics["tuned"]["tuned"] == metrics["patient_dice"]  # tuned on the very patients that are shown
@@ -188,10 +187,14 @@ def test_what_is_undefined_is_a_dash_in_its_column(capsys):
     names = ("loss", "iou", "empty_prediction", "tumour_iou", "patient_dice")
     record = {f"{split}_{name}": 0.5 for split in ("training", "validation") for name in names}
     train_model.print_header()
-    train_model.print_epoch(record | {"epoch": 1, "seconds": 2, "validation_tumour_iou": float("nan")}, 3)
-    *_, header, line = capsys.readouterr().out.splitlines()
+    record |= {"epoch": 1, "seconds": 12000, "validation_tumour_iou": float("nan")}
+    train_model.print_epoch(record, 94, 0.6)
+    train_model.print_epoch(record | {"epoch": 94}, 94, 0.4)
+    *_, header, line, last = capsys.readouterr().out.splitlines()
     assert line.index("|") == header.index("|") and line.rindex("|") == header.rindex("|")
-    assert "nan" not in line and line.index(" - ") + 2 == header.rindex("tumour IoU") + len("tumour IoU")
+    assert "nan" not in line and line.index(" - ") + 2 == header.rindex("tumour") + len("tumour")
+    assert line.endswith("310 h 00") and last.endswith("0 s") and len(line) <= 80
+    assert line.startswith("   1/94") and last.startswith("* 94/94")  # IoU 0.5: better than 0.4 alone
 
 
 def test_a_run_killed_before_resume_pt_goes_on(call, folder, finished, tmp_path):
