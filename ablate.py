@@ -50,6 +50,8 @@ STUDIES: dict[str, dict[str, tuple[str, ...]]] = {
         "without stem": (*BASE, "--stem", "1", "--width", "8"),
         "without crop": (*BASE, "--no-crop", "--epochs", "4"),
         "focal-tversky": (*BASE, "--loss", "focal-tversky"),
+        "drawn by patient": (*BASE, "--by-patient"),
+        "begun at the prior": (*BASE, "--prior"),
     },
     "misses": {  # the weight of a missed pixel against that of a false one grows
         "bce+tversky-0.3": (*BASE, "--loss", "bce+tversky-0.3"),

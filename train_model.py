@@ -79,6 +79,10 @@ def make_parser() -> argparse.ArgumentParser:
     recipe("--crop", action=argparse.BooleanOptionalAction, help="compute the head's window only")
     recipe("--augment", action=argparse.BooleanOptionalAction, help="change the slices at random")
     recipe("--empty-share", type=share, help="share of the slices without tumour that an epoch draws")
+    recipe("--by-patient", action=argparse.BooleanOptionalAction,
+           help="draw patients alike, and their slices by the tumour in them")  # fmt: skip
+    recipe("--prior", action=argparse.BooleanOptionalAction,
+           help="begin with the share of tumour pixels as probability, not with 1/2")  # fmt: skip
     recipe("--loss", choices=sorted(LOSSES))
     recipe("--optimiser", choices=OPTIMISERS)
     recipe("--weight-decay", type=share)
@@ -133,7 +137,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     if args.overwrite:
         parser.error("--resume and --overwrite exclude each other")
     config = args.run.read_config()
-    recorded = config["settings"]
+    recorded = REFERENCE | config["settings"]  # of an earlier version, which had fewer
     parser.set_defaults(**recorded, **config["options"], data=config["data"])
     parser.set_defaults(**RECIPES.get(args.recipe, {}))  # named again: it has to be the one of the run
     args = parser.parse_args(argv)
@@ -224,10 +228,12 @@ def train(
 ) -> None:
     """Train, validate and save, epoch by epoch, in a folder that belongs to this process alone."""
     network = UNet(**checkpoints.describe_network(vars(args)))
+    if args.prior:
+        expect(network, slices["train"])
     network = network.to(hardware.device, memory_format=hardware.memory_format)
 
     def order(epoch: int) -> torch.Tensor:
-        return epoch_order(args.seed, epoch, slices["train"], args.empty_share)
+        return epoch_order(args.seed, epoch, slices["train"], args.empty_share, args.by_patient)
 
     steps = args.epochs * math.ceil(len(order(1)) / args.batch_size)
     optimiser = Optimisation(network, vars(args), steps)
@@ -282,6 +288,13 @@ def train(
         best = max(best, record["validation_iou"])
     writer.finish()
     say(f"checkpoints: {args.run.models}. Next: python process_models.py --run {args.run}")
+
+
+@torch.no_grad()
+def expect(network: UNet, slices: Slices) -> None:
+    """Let an untrained network begin with the share of tumour pixels of these slices as probability, on average."""
+    share = (slices.masks > 0).double().mean().clamp(1e-4, 0.5)
+    network.head.bias.fill_(share.logit())
 
 
 def refuse_not_finite(loss: float, epoch: int) -> None:

@@ -157,6 +157,17 @@ def test_each_epoch_draws_other_slices_without_tumour():
     assert drawn[0] != drawn[1] and set.union(*drawn) == set(range(2, 42))
 
 
+def test_patients_are_drawn_alike_and_their_slices_by_their_tumour():
+    """a: 16 pixels in one of two slices, so that they weigh 16.8 and 0.8; b: no tumour in three slices, all alike."""
+    masks = {"a": [np.ones((4, 4)), np.zeros((4, 4))], "b": [np.zeros((4, 4))] * 3}
+    slices = make_slices(masks)
+    orders = [epoch_order(1, epoch, slices, 0.5, by_patient=True) for epoch in range(1, 1001)]
+    assert {len(order) for order in orders} == {3} and torch.equal(orders[6], epoch_order(1, 7, slices, 0.5, True))
+    shares = torch.cat(orders).bincount(minlength=5) / 3000
+    expected = torch.tensor([16.8 / 17.6 / 2, 0.8 / 17.6 / 2, 1 / 6, 1 / 6, 1 / 6])
+    torch.testing.assert_close(shares, expected, atol=0.025, rtol=0)  # nearly three standard deviations
+
+
 def test_training_grows_to_the_full_resolution():
     assert [growth(epoch, 10) for epoch in range(1, 11)] == [0.5] * 3 + [0.75] * 3 + [1] * 4
     assert growth(1, 1) == 1

@@ -14,8 +14,11 @@ from conftest import QUICK, make_patients
 from PIL import Image
 
 import train_model
+from dataset.folder import find_slices
+from dataset.slices import load_slices
 from dataset.split import SPLITS
 from storage.run_folder import RunFolder
+from unet import UNet
 
 ROOT = Path(__file__).parents[1]
 LISTS = {"manifest.json", ".manifest.lock"}
@@ -181,6 +184,14 @@ def test_an_epoch_whose_last_step_breaks_the_weights_is_not_saved(call, folder, 
     assert [path.name for path in (run / "models").glob("epoch_*.pt")] == ["epoch_1.pt"]
     monkeypatch.undo()
     assert call("train_model", "--run", run, "--resume")[0] == 0
+
+
+def test_the_first_probability_is_the_share_of_tumour(folder):
+    """Rectangles of 50 x 60 in two of three slices."""
+    slices = load_slices(folder, {"all": find_slices(folder)})["all"]
+    network = UNet(width=2)
+    train_model.expect(network, slices)
+    assert network.head.bias.sigmoid().item() == pytest.approx(2 / 3 * 3000 / 65536, rel=1e-5)
 
 
 def test_what_is_undefined_is_a_dash_in_its_column(capsys):
