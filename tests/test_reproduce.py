@@ -60,7 +60,7 @@ def test_a_run_is_continued_kept_and_never_replaced(again, tmp_path, monkeypatch
     assert (run.path / "notes.txt").exists() and run.newest_epoch() == 2
 
     files = {path.name: path.read_bytes() for path in kept.glob("[!.]*")}
-    assert set(files) == KEPT | {"metrics.json", "bland_altman.png", "dice_area.png"}
+    assert set(files) == KEPT | {"metrics.json", "dice_area.png"}  # too few patients for volumes
     for name, content in files.items():
         assert str(tmp_path).encode() not in content and b"of a person" not in content, name
     config, record = json.loads(files["config.json"]), json.loads(files["run.json"])
