@@ -5,7 +5,7 @@
 
 Each variant is a run in DIR/VARIANT_SEED; the same command goes on where it stopped. DIR/ablation.csv: metrics of
 the validation patients after the last epoch, without any choice of epoch or threshold; slices seen, TFLOP and seconds
-of training; and the difference of each variant's mean Dice from the first variant's, with its 95% interval over
+of training, and the minutes until the validation Dice passed 0.70, 0.75 and 0.80; and the difference of each variant's mean Dice from the first variant's, with its 95% interval over
 patients. DIR/recall.png: tumour slices found against false positives. Test patients are never looked at.
 """
 
@@ -34,6 +34,7 @@ from utils import call_script, hardware_like, keep_freed_memory, positive, run_s
 
 SHOWN = ("patient_dice", "patient_dice_median", "patient_sensitivity", "patient_precision", "tumour_iou",
          "tumour_found", "false_positive_share", "iou", "empty_prediction")  # fmt: skip
+QUALITIES = (0.7, 0.75, 0.8)  # mean volumetric Dice, for the time until they are reached
 # Studies: a base, and what each variant changes in it. The first variant is what the others are compared with.
 BASE = ("--recipe", "tuned", "--width", "16", "--epochs", "6")  # narrow, and so few that many can be tried
 STUDIES: dict[str, dict[str, tuple[str, ...]]] = {
@@ -137,8 +138,15 @@ def score(run: RunFolder) -> dict[str, Any]:
         "epochs": len(epochs),
         **training_cost(config, epochs),
         "seconds": epochs["seconds"].sum(),
+        **{f"minutes_to_{dice}": minutes_to(dice, epochs) for dice in QUALITIES},
         "dice": tables.patients.set_index("patient")["dice"],
     }
+
+
+def minutes_to(dice: float, epochs: pd.DataFrame) -> float:
+    """Return the minutes of training and validation until an epoch has this validation Dice; NaN if none has."""
+    reached = epochs["validation_patient_dice"] >= dice
+    return epochs["seconds"].cumsum()[reached].min() / 60
 
 
 def training_cost(config: dict[str, Any], epochs: pd.DataFrame) -> dict[str, float]:

@@ -11,6 +11,7 @@ import math
 import re
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -274,7 +275,8 @@ def train(
             say(f"stopped within epoch {epoch}; {epoch - 1} epoch(s) are saved. Go on with: {resume}")
             return
         scored_model = model if optimiser.result is network else optimiser.result
-        scored, _ = evaluate(scored_model, validation, args.batch_size, loss_function, hardware, title)
+        seen = replace(validation, how=how._replace(resolution=resolution))
+        scored, _ = evaluate(scored_model, seen, args.batch_size, loss_function, hardware, title)
         refuse_not_finite(scored["loss"], epoch)
         record = {
             "epoch": epoch,
@@ -282,6 +284,7 @@ def train(
             **{f"validation_{name}": value for name, value in scored.items()},
             "seconds": time.monotonic() - started,
             "peak_memory_gib": peak_memory(hardware.device) / 2**30,
+            "resolution": resolution,
         }
         writer.save_epoch(record)
         print_epoch(record, args.epochs, best)

@@ -81,12 +81,14 @@ NORMALISED = {  # dataset/preprocess.py
 def describe_input(checkpoint: dict[str, Any]) -> dict[str, Any]:
     """Return what accompanies exported weights: how a slice is prepared, and how logits become a mask."""
     about, network = checkpoint["input"], checkpoint["network"]
+    share = f"; computed at {about['resolution']:.0%} of the resolution" if about["resolution"] < 1 else ""
     near = f", FLAIR of {about['neighbours']} slice(s) before and after" if about["neighbours"] else ""
     small = f"; components below {about['min_component']} px removed" if about["min_component"] else ""
     flips = "; averaged over the slice and its mirror image" if about["flips"] else ""
     return {
         "input": f"float32 [batch, {network['channels']}, H, W]: pre-contrast, FLAIR, post-contrast{near}; "
-        + NORMALISED[about["normalisation"]],
+        + NORMALISED[about["normalisation"]]
+        + share,
         "output": f"logits, float32 [batch, 1, H, W]{flips}; foreground where sigmoid(logit) >= threshold{small}",
         **about,
         "network": network,

@@ -52,6 +52,12 @@ def test_a_study_trains_scores_and_goes_on(call, folder, tmp_path, calls):
     assert found.loc["with a stem", "difference"] == pytest.approx(expected)
 
 
+def test_the_time_to_a_quality():
+    epochs = pd.DataFrame({"seconds": [60.0, 120, 60, 60], "validation_patient_dice": [0.2, 0.71, 0.69, 0.75]})
+    assert [ablate.minutes_to(dice, epochs) for dice in (0.7, 0.75)] == [3, 5]
+    assert pd.isna(ablate.minutes_to(0.8, epochs))
+
+
 def test_the_cost_of_training_by_hand():
     """Of 100 slices 40 have tumour, and half of the others are drawn: 70 are seen, ten times."""
     settings = REFERENCE | {"width": 4, "epochs": 10, "empty_share": 0.5}

@@ -2,6 +2,7 @@
 
 import io
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from training.engine import (
     growth,
     predict,
     predicted_mask,
+    resize,
     train_one_epoch,
 )
 from training.losses import bce
@@ -310,6 +312,30 @@ def test_outside_of_the_window_nothing_is_found(heads, flips):
     outside = torch.ones_like(logits, dtype=torch.bool)
     outside[..., 30:158, 57:153] = False
     assert logits[outside].eq(OUTSIDE).all()
+
+
+def test_a_network_is_asked_at_its_own_resolution(heads):
+    """One that answers with FLAIR: the slice made smaller and larger again, in the window alone."""
+    asked = []
+
+    class Flair(torch.nn.Module):
+        def forward(self, images):
+            asked.append(tuple(images.shape[-2:]))
+            return images[:, 1:2]
+
+    half = replace(heads, how=heads.how._replace(resolution=0.5))
+    rows, window = torch.tensor([0, 2]), (slice(30, 158), slice(57, 153))
+    logits, _ = compute_logits(Flair(), half, rows, window, CPU)
+    flair = heads.batch(rows, CPU.device)[0][:, 1:2, 30:158, 57:153]
+    pairs = flair.unflatten(2, (64, 2)).unflatten(4, (48, 2)).mean((3, 5))  # means of 2 x 2 pixels
+    assert asked == [(64, 48)]
+    inside = logits[..., 30:158, 57:153]
+    assert torch.allclose(inside[..., 0, 0], pairs[..., 0, 0])  # a corner has no other neighbour
+    between = 0.75**2 * pairs[..., 4, 4] + 0.75 * 0.25 * (pairs[..., 3, 4] + pairs[..., 4, 3]) + pairs[..., 3, 3] / 16
+    assert torch.allclose(inside[..., 8, 8], between, atol=1e-5)  # a quarter of a pixel off
+    seen, _ = Views(crop=False, share=0.5).batch(heads, rows, CPU.device)
+    whole, _ = heads.batch(rows, CPU.device)
+    torch.testing.assert_close(resize(whole, (128, 128)), seen, rtol=0, atol=1e-3)  # as in training
 
 
 def test_the_mean_over_mirror_images_is_symmetric(slices):

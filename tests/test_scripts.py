@@ -15,10 +15,15 @@ from PIL import Image
 
 import train_model
 from dataset.folder import find_slices
+from dataset.preprocess import Preparation, prepare
 from dataset.slices import load_slices
 from dataset.split import SPLITS
+from storage.checkpoints import load_network
 from storage.run_folder import RunFolder
+from training.engine import evaluate
+from training.losses import bce
 from unet import UNet
+from utils import choose_hardware
 
 ROOT = Path(__file__).parents[1]
 LISTS = {"manifest.json", ".manifest.lock"}
@@ -192,6 +197,20 @@ def test_the_first_probability_is_the_share_of_tumour(folder):
     network = UNet(width=2)
     train_model.expect(network, slices)
     assert network.head.bias.sigmoid().item() == pytest.approx(2 / 3 * 3000 / 65536, rel=1e-5)
+
+
+def test_each_epoch_of_a_growing_run_is_used_at_its_own_resolution(call, folder, tmp_path):
+    run = RunFolder(tmp_path / "run")
+    options = ("--data", folder, "--run", run, "--epochs", 4, "--growing", "--cosine", *QUICK)
+    assert call("train_model", *options)[0] == 0
+    epochs = pd.read_csv(run.path / "epochs.csv")
+    assert epochs["resolution"].tolist() == [0.5, 0.75, 1, 1]
+    slices = load_slices(folder, {"validation": run.read_split_table("validation")})["validation"]
+    for row in epochs.itertuples():
+        model, checkpoint = load_network(run.checkpoint(row.epoch))
+        assert checkpoint["input"]["resolution"] == row.resolution
+        found, _ = evaluate(model, prepare(slices, Preparation.of(checkpoint["input"])), 4, bce, choose_hardware("cpu"))
+        assert found["loss"] == pytest.approx(row.validation_loss, rel=1e-4)
 
 
 def test_what_is_undefined_is_a_dash_in_its_column(capsys):

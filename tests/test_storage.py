@@ -146,6 +146,16 @@ def test_a_damaged_checkpoint_is_one_error_and_runs_nothing(run, tmp_path, monke
     assert not mark.exists()
 
 
+def test_a_checkpoint_of_an_earlier_version_was_at_the_whole_resolution(run):
+    save(run, resolution=0.5)
+    assert checkpoints.load_network(run.checkpoint(1))[1]["input"]["resolution"] == 0.5
+    content = torch.load(run.checkpoint(1), weights_only=True)
+    del content["resolution"], content["input"]["resolution"]
+    torch.save(content, run.checkpoint(1))
+    assert checkpoints.load_network(run.checkpoint(1))[1]["input"]["resolution"] == 1.0
+    assert checkpoints.read_epochs(run)["resolution"].tolist() == [1.0]
+
+
 def test_weights_of_another_network_are_refused(run):
     save(run)
     content = checkpoints.read_checkpoint(run.checkpoint(1))

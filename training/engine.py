@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import nn
+from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
@@ -270,16 +271,27 @@ def compute_logits(
         flips: average the logits of the slice and of its mirror image.
     """
     images, masks = slices.batch(rows, hardware.device)
-    images = images[..., window[0], window[1]].contiguous(memory_format=hardware.memory_format)
+    images = images[..., window[0], window[1]]
+    whole = images.shape[-2:]
+    computed = [round(side * slices.how.resolution) for side in whole]
+    images = resize(images, computed).contiguous(memory_format=hardware.memory_format)
     with hardware.autocast():
         logits = model(images).float()
         if flips:
             logits = (logits + model(images.flip(3)).float().flip(3)) / 2
+    logits = resize(logits, whole)
     if logits.shape == masks.shape:
         return logits, masks
     frame = torch.full_like(masks, OUTSIDE)
     frame[..., window[0], window[1]] = logits
     return frame, masks
+
+
+def resize(planes: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+    """Interpolate bilinearly, as the windows of training are: float32 [N, C, H, W]."""
+    if list(planes.shape[-2:]) == list(size):
+        return planes
+    return F.interpolate(planes, list(size), mode="bilinear", align_corners=False)
 
 
 def _progress(batches: Sequence[Any], title: str, tally: Tally) -> Iterator[Any]:
