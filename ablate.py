@@ -5,8 +5,9 @@
 
 Each variant is a run in DIR/VARIANT_SEED; the same command goes on where it stopped. DIR/ablation.csv: metrics of
 the validation patients after the last epoch, without any choice of epoch or threshold; slices seen, TFLOP and seconds
-of training, and the minutes until the validation Dice passed 0.70, 0.75 and 0.80; and the difference of each variant's mean Dice from the first variant's, with its 95% interval over
-patients. DIR/recall.png: tumour slices found against false positives. Test patients are never looked at.
+of training; the minutes until the validation Dice passed 0.70, 0.75 and 0.80; and the difference of each variant's mean
+Dice from the first variant's, with its 95% interval over patients. DIR/recall.png: tumour slices found against false
+positives. Test patients are never looked at.
 """
 
 import argparse

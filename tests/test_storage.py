@@ -20,6 +20,7 @@ from unet import UNet
 from utils import UserError, atomic_write
 
 METRICS = {"training_loss": 0.5, "training_iou": 0.25, "validation_loss": 0.75, "validation_iou": 0.125}
+METRICS |= {"resolution": 1.0}
 SETTINGS = {**REFERENCE, "width": 2, "precision": "fp32"}
 CONFIG = {"settings": SETTINGS, "versions": {"torch": "x"}, "synthetic": True}
 

@@ -44,7 +44,7 @@ TUNED = REFERENCE | {
     "crop": True,
     "augment": True,
     "empty_share": 0.35,
-    "epochs": 40,
+    "epochs": 30,
     "batch_size": 16,
     "loss": "bce+dice",
     "optimiser": "adamw",
