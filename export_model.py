@@ -1,15 +1,16 @@
 """Export the network as ONNX, torch.export and safetensors, each with its preparation inside, and a model card.
 
-    python export_model.py --run runs/first                        # the best epoch, to runs/first/export
+    python export_model.py --out export                            # the weights that come with the project
+    python export_model.py --run runs/first                        # the chosen epoch, to runs/first/export
     python export_model.py --run runs/first --formats safetensors  # one of the formats
     python export_model.py --run runs/first --formats safetensors --half --out weights --name first
 
 The last writes weights/first.safetensors with the kernels in float16, half of the bytes, and the card as
 weights/first.md. ONNX needs the packages onnx, onnxruntime and onnxscript: pip install -r requirements-optional.txt.
 Each file is read back and its logits are compared with the network's before anything is written. Test first
-(test_model.py), so that the card can say how good the network is. The card describes all files of its name: those of an
-earlier export of other weights, in formats not asked for now, are removed. Files that this script did not write are
-never replaced or removed.
+(test_model.py): that chooses the epoch, the threshold and the smallest component, and tells the card how good they are.
+The card describes all files of its name: those of an earlier export of other weights, in formats not asked for now, are
+removed. Files that this script did not write are never replaced or removed.
 
 Research use only: not a medical device, not for diagnosis or treatment.
 """
@@ -30,7 +31,7 @@ import torch
 from torch import nn
 
 import constants
-from evaluation.selection import best_epoch
+from evaluation.selection import load_chosen
 from reporting.model_card import WEIGHTS, describe_input, model_card
 from storage import checkpoints
 from storage.owned_folder import OwnedFolder
@@ -46,11 +47,17 @@ BATCHES = (1, 3)  # sizes compared; the export is traced with another
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--run", type=RunFolder, default=constants.RUN_DIR, metavar="DIR", help="folder of the run (%(default)s)")
-    add("--epoch", type=int, metavar="N", help="(the one with the best validation IoU)")
+    add("--run", type=RunFolder, metavar="DIR",
+        help="folder of the run (this folder, if it is one; else the weights that come with the project)")  # fmt: skip
+    add("--epoch", type=int, metavar="N", help="(the one that test_model.py chose)")
     add("--formats", nargs="+", choices=sorted(FORMATS), default=sorted(FORMATS), help="(all: %(choices)s)")
     add("--half", action="store_true", help="safetensors with kernels in float16; logits then differ by up to 1%%")
-    add("--out", type=Path, metavar="DIR", help="(export in the folder of the run, where it is written anew)")
+    add(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="(export in the folder of the run, or here; written anew in that of the run)",
+    )
     add("--overwrite", action="store_true", help="replace files of the same names in --out, if exported before")
     add("--name", type=plain_name, help="of the files, without ending, and of the model card (unet, and MODEL_CARD.md)")
     args = parser.parse_args(argv)
@@ -70,14 +77,15 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(argv)
     for name in args.formats:
         require_packages(name)
-    epoch = best_epoch(checkpoints.read_epochs(args.run)) if args.epoch is None else args.epoch
-    model, checkpoint = checkpoints.load_network(args.run.checkpoint(epoch))
-    out = OwnedFolder(args.out or args.run.path / "export")
+    if args.run is None and RunFolder(constants.RUN_DIR).checkpoints():
+        args.run = RunFolder(constants.RUN_DIR)
+    model, checkpoint, chosen = load(args.run, args.epoch)
+    out = OwnedFolder(args.out or (args.run.path if args.run else Path()) / "export")
     every = {name: f"{args.name or 'unet'}.{form.ending}" for name, form in FORMATS.items()}
     files = {every[name]: FORMATS[name] for name in args.formats}
     card = f"{args.name}.md" if args.name else "MODEL_CARD.md"
     out.refuse_foreign(*files, card)
-    if args.out and not args.overwrite:
+    if (args.out or not args.run) and not args.overwrite:
         refuse_existing([out.path / name for name in (*every.values(), card)])
     metadata = describe_input(checkpoint)
     exported = halve(model) if args.half else model
@@ -85,7 +93,7 @@ def main(argv: list[str] | None = None) -> None:
 
     if metadata["synthetic"]:
         print(constants.SYNTHETIC_NOTICE)
-    print(f"epoch {epoch} of {args.run}")
+    print(chosen)
     contents = {}
     for name, form in files.items():
         content = contents[name] = form.write(exported, metadata)
@@ -94,7 +102,7 @@ def main(argv: list[str] | None = None) -> None:
             raise UserError(f"{name}: its logits differ by {difference:.1e} from the network's. Nothing was written.")
         print(f"{name}: {len(content) / 1e6:.1f} MB, logits differ by at most {difference:.1e} of the largest")
     digest = weights_digest(checkpoint["weights"], {})
-    described = model_card(args.run, checkpoint, digest).encode()
+    described = (model_card(args.run, checkpoint, digest) if args.run else read_card(digest)).encode()
 
     out.remove_temporaries()  # of an export that was killed
     others = [name for name in every.values() if name not in files]
@@ -107,6 +115,24 @@ def main(argv: list[str] | None = None) -> None:
     print(f"written to {out}: {', '.join(files)}; {card} (data, recipe, metrics, limits, licence)")
     if outdated:
         print(f"removed, since they held other weights: {', '.join(outdated)}")
+
+
+def load(run: RunFolder | None, epoch: int | None) -> tuple[UNet, dict[str, Any], str]:
+    """Return what is exported, as of load_chosen: of a run, or the weights that come with the project."""
+    if run is None:
+        path, text = constants.WEIGHTS, f"weights {constants.WEIGHTS} (they come with the project)"
+    elif epoch is None or (run.is_tested() and run.read_metrics()["epoch"] == epoch):
+        return load_chosen(run)
+    else:
+        path, text = run.checkpoint(epoch), f"epoch {epoch} of {run}"
+    return *checkpoints.load_network(path), text
+
+
+def read_card(digest: str) -> str:
+    """Return the card of the weights that come with the project, with the digest of the weights as they are read."""
+    text = constants.WEIGHTS.with_suffix(".md").read_text(encoding="utf-8")
+    before, _, after = text.partition(WEIGHTS)
+    return f"{before}{WEIGHTS} {digest}\n{after.partition(chr(10))[2]}"
 
 
 def refuse_existing(paths: list[Path]) -> None:

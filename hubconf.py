@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-INPUT = ("size", "normalisation", "neighbours", "crop", "flips", "threshold", "min_component")  # of pretrained weights
+INPUT = ("size", "normalisation", "neighbours", "crop", "resolution", "flips", "threshold", "min_component")
 dependencies = ["torch"]  # and safetensors, for pretrained weights
 HERE = Path(__file__).resolve().parent
 WEIGHTS = HERE / "weights" / "lgg_unet.safetensors"
@@ -51,6 +51,7 @@ def unet(pretrained: bool = False, width: int = 64, bilinear: bool = False, stem
         )
     try:
         model, metadata = module.load_weights(str(WEIGHTS))
+        metadata = {"resolution": "1.0"} | metadata  # which earlier files do not name
         about = {name: json.loads(metadata[name]) for name in ("network", "published", *INPUT)}
     except ImportError:
         raise RuntimeError("the weights need the package safetensors. Run: pip install safetensors") from None

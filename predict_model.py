@@ -1,8 +1,8 @@
 """Segment your own images with a trained network.
 
-    python predict_model.py patient_folder --checkpoint models/epoch_80.pt --out masks
-    python predict_model.py scans/*.png stack.npy --checkpoint models/epoch_80.pt --out masks
-    python predict_model.py flair.nii.gz --pre t1.nii.gz --post t1c.nii.gz --checkpoint models/epoch_80.pt --out masks
+    python predict_model.py patient_folder --out masks                          # with the weights that come along
+    python predict_model.py scans/*.png stack.npy --run runs/first --out masks  # with the network of a run
+    python predict_model.py flair.nii.gz --pre t1.nii.gz --post t1c.nii.gz --out masks
 
 INPUT is a picture (.png .tif .jpg .bmp: grey, or RGB holding pre-contrast, FLAIR, post-contrast), a folder of
 pictures, a NumPy array (.npy: [S, H, W] or [S, H, W, 3]), a NIfTI volume (.nii .nii.gz, FLAIR alone or with three
@@ -12,6 +12,8 @@ together by their names (x_flair, x_t1, x_t1ce), or by --pre and --post. Masks b
 
 Slices of any size are padded to a square and resized to the network's size, and their masks are resized back. More than
 8 bits are scaled by percentiles; a single sequence fills all three channels.
+
+With --run the epoch, the threshold and the smallest component are those that test_model.py chose.
 
 Writes DIR/<patient>/: masks in the format of the input, one overlay per slice, an animated GIF of a stack; and
 DIR/slices.csv and DIR/patients.csv with areas and volumes, in mm where the spacing is known, and with the Dice where a
@@ -42,6 +44,7 @@ from dataset.slices import without_masks
 from evaluation import doubts
 from evaluation.metrics import Counts, dice
 from evaluation.postprocess import Choice, postprocess
+from evaluation.selection import load_chosen
 from scans import overlays, pictures, volumes
 from scans.cohort import find_sources
 from scans.display import brightness
@@ -51,7 +54,9 @@ from scans.resize import fit, unfit
 from scans.scan import PICTURES, Scan, Source, file_ending, safe_name
 from storage.checkpoints import load_network
 from storage.owned_folder import MANIFEST, OwnedFolder
+from storage.run_folder import RunFolder
 from training.engine import predict
+from unet import UNet
 from utils import (
     USER_ERROR,
     Hardware,
@@ -73,8 +78,11 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("inputs", nargs="+", type=Path, metavar="INPUT", help="file or folder")
-    add("--checkpoint", type=Path, required=True, metavar="FILE",
-        help="models/epoch_N.pt of a run, or weights/*.safetensors")  # fmt: skip
+    network = parser.add_mutually_exclusive_group().add_argument
+    network("--run", type=RunFolder, metavar="DIR", help="folder of a run, whose chosen network is used "
+            "(default: the weights that come with the project)")  # fmt: skip
+    network("--checkpoint", type=Path, metavar="FILE", help="or models/epoch_N.pt of a run, or weights/*.safetensors")
+    add("--threshold", type=probability, metavar="P", help="from which a pixel is tumour (that of the network)")
     add("--out", type=Path, required=True, metavar="DIR", help="where masks, overlays and tables go")
     add("--pre", default="", metavar="FILE",
         help="pre-contrast sequence of the one INPUT, or a pattern of its name ('*_t1.nii.gz')")  # fmt: skip
@@ -95,10 +103,11 @@ def main(argv: list[str] | None = None) -> None:
     out = OwnedFolder(args.out)
     refuse_used(out, args.overwrite)
     sources, problems = find(args)
-    model, checkpoint = load_network(args.checkpoint)
+    model, checkpoint, chosen = load(args)
     hardware = hardware_like(args.device, checkpoint["input"]["precision"])
     model = model.to(hardware.device, memory_format=hardware.memory_format)
     notice = SYNTHETIC_MODEL if checkpoint["config"]["synthetic"] else ""
+    print(chosen)
     if notice:
         print(notice)
 
@@ -115,6 +124,29 @@ def main(argv: list[str] | None = None) -> None:
         print(f"error: {problem}", file=sys.stderr)
     if problems:
         sys.exit(SOME_FAILED if tables else USER_ERROR)
+
+
+def probability(text: str) -> float:
+    """An argparse type: a number between 0 and 1."""
+    if not 0 < (value := float(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+    return value
+
+
+def load(args: argparse.Namespace) -> tuple[UNet, dict[str, Any], str]:
+    """Return the network with its checkpoint, as of load_network, and what it is in words."""
+    if args.run:
+        model, checkpoint, chosen = load_chosen(args.run)
+    else:
+        path = args.checkpoint or constants.WEIGHTS
+        model, checkpoint = load_network(path)
+        rules = Choice(checkpoint["input"]["threshold"], checkpoint["input"]["min_component"])
+        come_along = "" if args.checkpoint else " (they come with the project)"
+        chosen = f"weights {path}{come_along}: epoch {checkpoint['epoch']}; {rules.describe()}"
+    if args.threshold:
+        checkpoint["input"]["threshold"] = args.threshold
+        chosen += f"\nthreshold {args.threshold:g} instead, as asked for"
+    return model, checkpoint, chosen
 
 
 def refuse_used(out: OwnedFolder, overwrite: bool) -> None:

@@ -1,15 +1,15 @@
-"""Repeat a published run: train, process and test it, and keep what may be published in results/.
+"""Repeat a run by its name: train, process and test it, and keep what may be published in results/.
 
     python reproduce.py full_bilinear
     python reproduce.py full_bilinear --split split.csv     # a set that lacks the test patients
     python reproduce.py full_bilinear --width 4 --epochs 2  # a quick trial
-    python reproduce.py table                               # the table of docs/reproduction.md from results/*/run.json
+    python reproduce.py table                               # the table of docs/results.md from results/*/run.json
 
 The same command goes on where it was cut off, and never replaces a run of other settings, other data, or files of the
-user. The run itself is in runs/RUN. Kept in results/RUN are results.csv,
-epochs.csv, metrics.json (if there were patients to test on), the plots that show no patient, config.json, and run.json
-with seconds, memory and metrics. A run on other data, or with --epochs or --width, is marked as a trial in run.json and
-never enters the table.
+user. The run itself is in runs/RUN. Kept in results/RUN are results.csv, epochs.csv, metrics.json, the tables of
+patients and lesions, the plots that show no patient, config.json, and run.json with metrics, seconds, memory and the
+network's size. A run on other data, or with --epochs or --width, is marked as a trial in run.json and never enters the
+table.
 """
 
 import argparse
@@ -17,43 +17,60 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
+
 import train_model
+from constants import IMAGE_SIZE
 from dataset.folder import find_folder, find_slices
 from dataset.published import is_published, published_patients
 from dataset.split import assign_patients, read_assignment, split_tables
 from dataset.synthetic import any_synthetic
+from evaluation.intervals import show_interval
 from evaluation.names import METRICS
-from evaluation.selection import best_epoch
-from storage.checkpoints import read_epochs
+from storage.checkpoints import describe_network, read_epochs
 from storage.owned_folder import OwnedFolder
 from storage.run_folder import RunFolder
+from training.engine import count_flop
+from training.recipes import REFERENCE
+from unet import UNet
 from utils import UserError, call_script, positive, run_script, show_number, to_json, write_text
 
-PAGE = Path(__file__).resolve().parent / "docs" / "reproduction.md"  # holds the table
+PAGE = Path(__file__).resolve().parent / "docs" / "results.md"  # holds the table
 FULL = {"train": 2769, "validation": 756, "test": 404}  # slices
 SUBSET = {"train": 178, "validation": 45, "test": 113}
 KEEP = ("--keep", 3)  # weights of the best epochs; 94 of them would fill 12 GB
-TEXTS = ("results.csv", "epochs.csv", "metrics.json")
+TEXTS = ("results.csv", "epochs.csv", "metrics.json", "test_patients.csv", "test_lesions.csv")
 PLOTS = ("loss.png", "iou.png", "bland_altman.png", "dice_area.png")  # those that show no patient
 KEPT = (*TEXTS, *PLOTS, "config.json", "run.json")
-SHOWN = ("iou", "empty_prediction", "tumour_iou", "patient_dice")  # metrics in the table
+SHOWN = ("patient_dice", "patient_dice_median", "tumour_iou", "iou", "empty_prediction")  # metrics in the table
 BEGIN, END = "<!-- written by: python reproduce.py table -->", "<!-- end of the table -->"
 
 
 class Published(NamedTuple):
-    """A run as it is published."""
+    """A run that can be repeated by its name."""
 
     title: str
     slices: dict[str, int]  # of each split; a set that lacks the test patients counts as the same
-    options: tuple[str, ...]  # that are not the defaults
+    options: tuple[str, ...]  # of train_model.py that are not the defaults
+    test_options: tuple[str, ...] = ()  # of test_model.py
 
 
+TUNED = ("--recipe", "tuned")
+CHOSEN = ("--select-by", "patient_dice", "--tune")  # on the validation patients
 RUNS = {
-    "full_bilinear": Published("full set, bilinear, fast", FULL, ("--bilinear", "--mode", "fast")),
-    "full_transposed_exact": Published("full set, transposed, exact", FULL, ("--mode", "exact")),
-    "full_transposed_fast": Published("full set, transposed, fast", FULL, ("--mode", "fast")),
+    "tuned": Published("tuned recipe, full set", FULL, TUNED, CHOSEN),
+    "reference_w16": Published("published recipe at width 16, full set", FULL, ("--width", "16")),
+    "full_bilinear": Published("published recipe, full set, bilinear, fast", FULL, ("--bilinear", "--mode", "fast")),
+    "full_transposed_exact": Published("published recipe, full set, exact", FULL, ("--mode", "exact")),
+    "full_transposed_fast": Published("published recipe, full set, fast", FULL, ("--mode", "fast")),
     **{
-        f"twelve_seed_{seed}": Published(f"12 patients, transposed, seed {seed}", SUBSET, ("--seed", str(seed)))
+        f"twelve_{recipe}seed_{seed}": Published(
+            f"{recipe.strip('_') or 'published'} recipe, 12 patients, seed {seed}",
+            SUBSET,
+            (*options, "--epochs", "94", "--seed", str(seed)),
+            test_options,
+        )
+        for recipe, options, test_options in (("", (), ()), ("tuned_", TUNED, CHOSEN))
         for seed in (1, 2, 3)
     },
 }
@@ -100,8 +117,7 @@ def main(argv: list[str] | None = None) -> None:
     if run.complete_epochs() < wanted["epochs"]:
         call_script("train_model.py", *where, *KEEP, *(["--resume"] if run.newest_epoch() else options))
     call_script("process_models.py", "--run", run)
-    if wanted["slices"]["test"]:
-        call_script("test_model.py", *where)
+    call_script("test_model.py", *where, *published.test_options)
 
     if not wanted["published"]:
         trial.append("synthetic patients" if wanted["synthetic"] else "patients of another set")
@@ -135,7 +151,7 @@ def refuse_other(place: OwnedFolder, wanted: dict) -> None:
     if not (place.path / "config.json").exists():
         return
     config = read_json(place, "config.json")
-    found = {**config, **config["settings"]}
+    found = config | REFERENCE | config["settings"]
     different = [f"{name} {found[name]}, not {wanted[name]}" for name in wanted if found[name] != wanted[name]]
     if different:
         raise UserError(
@@ -150,20 +166,22 @@ def read_json(place: OwnedFolder, name: str) -> dict:
 
 
 def describe(run: RunFolder) -> dict:
-    """Return what came out of a finished run: seconds, memory, and metrics of its best epoch."""
-    epochs = read_epochs(run)
-    best = best_epoch(epochs)
-    chosen = epochs.set_index("epoch").loc[best]
-    metrics = run.read_metrics() if run.read_config()["slices"]["test"] else None
+    """Return what came out of a finished run: metrics of its chosen epoch, seconds, memory and the network's size."""
+    epochs, metrics = read_epochs(run), run.read_metrics()
+    network = describe_network(REFERENCE | run.read_config()["settings"])
+    with torch.device("meta"):
+        parameters = sum(weights.numel() for weights in UNet(**network).parameters())
     return {
+        "judged_on": metrics["split"],
+        "epoch": metrics["epoch"],
+        "metrics": {name: metrics["intervals"][name] for name in SHOWN},
         "epochs": len(epochs),
         "seconds": epochs["seconds"].sum(),
         "seconds_counted": "training and validation, sum over epochs",
         "seconds_per_epoch": epochs["seconds"].median(),
         "peak_memory_gib": epochs["peak_memory_gib"].max(),
-        "best_epoch": best,
-        "validation": {name: chosen[f"validation_{name}"] for name in SHOWN},
-        "test": metrics and {name: metrics[name] for name in SHOWN},
+        "parameters": parameters,
+        "gflop": count_flop(network, IMAGE_SIZE, IMAGE_SIZE) / 1e9,
     }
 
 
@@ -180,26 +198,28 @@ def keep(run: RunFolder, kept: OwnedFolder, record: dict) -> None:
 
 
 def make_table(results: Path) -> str:
-    """Return the published runs of a folder as a table in Markdown, without trials.
-
-    Test metrics, or those of the validation where nobody was left to test on.
-    """
+    """Return the runs of a folder as a table in Markdown, without trials."""
     labels = (METRICS[name].label for name in SHOWN)
-    costs = ("training and validation", "per epoch", "peak memory", "hardware")
-    titles = ["run", "judged on (patients / slices)", *labels, *costs]
+    titles = ["run", "judged on (patients / slices)", *labels, "parameters", "GFLOP a slice", "minutes", "hardware"]
     rows = [titles, ["---"] * len(titles)]
     for folder in (OwnedFolder(results / name) for name in RUNS if (results / name / "run.json").is_file()):
         r = read_json(folder, "config.json") | read_json(folder, "run.json")
         if r["trial"]:
             continue
-        split = "test" if r["test"] else "validation"
-        judged = f"{split}, {r['patients'][split]} / {r['slices'][split]}, epoch {r['best_epoch']}"
-        metrics = [show_number(r[split][name]) for name in SHOWN]
-        cost = [f"{r['seconds']:.0f} s", f"{r['seconds_per_epoch']:.2f} s", f"{r['peak_memory_gib']:.1f} GiB"]
+        split = r["judged_on"]
+        judged = f"{split}, {r['patients'][split]} / {r['slices'][split]}, epoch {r['epoch']} of {r['epochs']}"
+        metrics = [show_estimate(r["metrics"][name]) for name in SHOWN]
+        cost = [f"{r['parameters'] / 1e6:.2f} M", f"{r['gflop']:.1f}", f"{r['seconds'] / 60:.0f}"]
         rows.append([r["title"], judged, *metrics, *cost, f"{r['hardware']}, torch {r['versions']['torch']}"])
     if len(rows) == 2:
-        return "No run has been reproduced on the published data with this version yet."
+        return "No run has been repeated on the published data with this version yet."
     return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
+
+
+def show_estimate(estimate: dict) -> str:
+    """Return a metric with its interval, or with the patients' values where they are too few for one."""
+    interval = show_interval(estimate, ".3f")
+    return show_number(estimate["value"]) + (f" ({interval})" if interval else "")
 
 
 def fill(page: str, content: str) -> str:

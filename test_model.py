@@ -3,7 +3,11 @@
     python test_model.py --run runs/first
 
 Prints the metrics with their confidence intervals; writes test_results.csv (per slice), test_patients.csv,
-test_lesions.csv, metrics.json, plots/*.png and report.html, which shows it all.
+test_lesions.csv, metrics.json, plots/*.png and report.html, which shows it all. Where a split leaves no patients to
+test on, it says so and takes the validation patients.
+
+This is where the network of a run is chosen: predict_model.py, export_model.py and the model card take the epoch, the
+threshold and the smallest component of metrics.json.
 """
 
 import argparse
@@ -27,6 +31,11 @@ from storage.run_folder import RunFolder
 from training.engine import evaluate
 from training.losses import LOSSES
 from utils import UserError, hardware_like, keep_freed_memory, positive, repeat_exactly, run_script
+
+ON_VALIDATION = (
+    "No patients were left to test on: these are the validation patients, on whom the network was chosen. Expect less "
+    "on others."
+)
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -63,30 +72,34 @@ def main(argv: list[str] | None = None) -> None:
         )
         return metrics["loss"], probabilities
 
-    slices = load(args.run, args.data, ("validation", "test") if args.tune else ("test",))
-    test = slices["test"]
-    choice, tuned = tune(slices["validation"], score("validation")[1]) if args.tune else (Choice(), None)
-    loss, probabilities = score("test")
+    split = "validation" if args.run.read_split_table("test").empty else "test"
+    slices = load(args.run, args.data, {split, "validation"} if args.tune else {split})
+    test = slices[split]
+    loss, probabilities = score(split)
+    choice, tuned = Choice(), None
+    if args.tune:
+        choice, tuned = tune(slices["validation"], probabilities if split == "validation" else score("validation")[1])
     predicted = postprocess(probabilities, choice)
 
     synthetic = any_synthetic(test.table)
-    about = {"split": "test", "epoch": best, "selected_by": args.select_by, "synthetic": synthetic, "loss": loss}
+    about = {"split": split, "epoch": best, "selected_by": args.select_by, "synthetic": synthetic, "loss": loss}
     about |= {**choice._asdict(), "tuned": tuned}
-    warnings = [warning] if (warning := selection_warning(epochs, best)) else []
-    tables, metrics = judge(test, predicted, calibration.count(test, probabilities), about, warnings)
+    notes = [*filter(None, [selection_warning(epochs, best)]), *([ON_VALIDATION] if split == "validation" else [])]
+    tables, metrics = judge(test, predicted, calibration.count(test, probabilities), about, notes)
     write_result(args.run, test, predicted, tables, metrics, epochs)
 
     if synthetic:
         print(constants.SYNTHETIC_NOTICE)
-    print(f"test        {test.describe()}")
-    print(f"epoch {best} of {len(epochs)}, {CRITERIA[args.select_by]}; {describe_choice(choice, tuned)}")
+    print(f"{split:<12}{test.describe()}")
+    print(f"epoch {best} of {len(epochs)}, {CRITERIA[args.select_by]}; {choice.describe(tuned)}")
     print(summary.describe(metrics, tables.patients))
-    print(f"written to {args.run}: test_*.csv, metrics.json, test_predictions.npz, plots/*.png, report.html")
+    print(f"written to {args.run}: test_*.csv, metrics.json, test_predictions.npz, plots/*.png")
+    print(f"all of it on one page: {args.run.path / 'report.html'}")
 
 
-def load(run: RunFolder, folder: str | None, splits: tuple[str, ...]) -> dict[str, Slices]:
+def load(run: RunFolder, folder: str | None, splits: set[str]) -> dict[str, Slices]:
     """Decode the slices of the splits of a run."""
-    tables = {split: run.read_split_table(split) for split in splits}
+    tables = {split: run.read_split_table(split) for split in sorted(splits)}
     for split, table in tables.items():
         if table.empty:
             raise UserError(f"{run.path / f'{split}.csv'}: names no patients, so that there is nothing to test on.")
@@ -109,12 +122,6 @@ def refuse_other_patients(run: RunFolder, folder: Path, tables: dict[str, pd.Dat
         f"{folder}: {lacks} of the {len(patients)} {' and '.join(tables)} patients of {run}. "
         f"Training used {trained}: leave out --data, or name that folder."
     )
-
-
-def describe_choice(choice: Choice, tuned: dict | None) -> str:
-    small = f", components below {choice.min_component} px removed" if choice.min_component else ""
-    how = f" (tuned on {tuned['patients']} validation patients)" if tuned else ""
-    return f"threshold {choice.threshold:g}{small}{how}"
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import math
 import re
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -79,6 +80,10 @@ def make_parser() -> argparse.ArgumentParser:
     recipe("--crop", action=argparse.BooleanOptionalAction, help="compute the head's window only")
     recipe("--augment", action=argparse.BooleanOptionalAction, help="change the slices at random")
     recipe("--empty-share", type=share, help="share of the slices without tumour that an epoch draws")
+    recipe("--by-patient", action=argparse.BooleanOptionalAction,
+           help="draw patients alike, and their slices by the tumour in them")  # fmt: skip
+    recipe("--prior", action=argparse.BooleanOptionalAction,
+           help="begin with the share of tumour pixels as probability, not with 1/2")  # fmt: skip
     recipe("--loss", choices=sorted(LOSSES))
     recipe("--optimiser", choices=OPTIMISERS)
     recipe("--weight-decay", type=share)
@@ -133,7 +138,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     if args.overwrite:
         parser.error("--resume and --overwrite exclude each other")
     config = args.run.read_config()
-    recorded = config["settings"]
+    recorded = REFERENCE | config["settings"]  # of an earlier version, which had fewer
     parser.set_defaults(**recorded, **config["options"], data=config["data"])
     parser.set_defaults(**RECIPES.get(args.recipe, {}))  # named again: it has to be the one of the run
     args = parser.parse_args(argv)
@@ -223,13 +228,13 @@ def train(
     args: argparse.Namespace, slices: dict[str, Slices], config: dict, hardware: Hardware, stop: StopRequest
 ) -> None:
     """Train, validate and save, epoch by epoch, in a folder that belongs to this process alone."""
-    how = Preparation.of(vars(args))
-    network = UNet(channels=how.channels, width=args.width, bilinear=args.bilinear, stem=args.stem)
+    network = UNet(**checkpoints.describe_network(vars(args)))
+    if args.prior:
+        expect(network, slices["train"])
     network = network.to(hardware.device, memory_format=hardware.memory_format)
-    training, validation = (prepare(slices[split], how).to(hardware.device) for split in ("train", "validation"))
 
     def order(epoch: int) -> torch.Tensor:
-        return epoch_order(args.seed, epoch, slices["train"], args.empty_share)
+        return epoch_order(args.seed, epoch, slices["train"], args.empty_share, args.by_patient)
 
     steps = args.epochs * math.ceil(len(order(1)) / args.batch_size)
     optimiser = Optimisation(network, vars(args), steps)
@@ -249,9 +254,12 @@ def train(
     else:
         run.begin(config, {split: part.table for split, part in slices.items()})
 
+    how = Preparation.of(vars(args))
+    training, validation = (prepare(slices[split], how).to(hardware.device) for split in ("train", "validation"))
     model = distributed.wrap(network, hardware.device)
     model = torch.compile(model, dynamic=False) if args.compile else model
     loss_function = LOSSES[args.loss]
+    best = checkpoints.read_epochs(args.run)["validation_iou"].max() if finished else -1.0
     print_header()
     for epoch in range(finished + 1, args.epochs + 1):
         started = time.monotonic()
@@ -267,7 +275,8 @@ def train(
             say(f"stopped within epoch {epoch}; {epoch - 1} epoch(s) are saved. Go on with: {resume}")
             return
         scored_model = model if optimiser.result is network else optimiser.result
-        scored, _ = evaluate(scored_model, validation, args.batch_size, loss_function, hardware, title)
+        seen = replace(validation, how=how._replace(resolution=resolution))
+        scored, _ = evaluate(scored_model, seen, args.batch_size, loss_function, hardware, title)
         refuse_not_finite(scored["loss"], epoch)
         record = {
             "epoch": epoch,
@@ -275,11 +284,20 @@ def train(
             **{f"validation_{name}": value for name, value in scored.items()},
             "seconds": time.monotonic() - started,
             "peak_memory_gib": peak_memory(hardware.device) / 2**30,
+            "resolution": resolution,
         }
         writer.save_epoch(record)
-        print_epoch(record, args.epochs)
+        print_epoch(record, args.epochs, best)
+        best = max(best, record["validation_iou"])
     writer.finish()
     say(f"checkpoints: {args.run.models}. Next: python process_models.py --run {args.run}")
+
+
+@torch.no_grad()
+def expect(network: UNet, slices: Slices) -> None:
+    """Let an untrained network begin with the share of tumour pixels of these slices as probability, on average."""
+    share = (slices.masks > 0).double().mean().clamp(1e-4, 0.5)
+    network.head.bias.fill_(share.logit())
 
 
 def refuse_not_finite(loss: float, epoch: int) -> None:
@@ -306,23 +324,34 @@ def print_run(config: dict, slices: dict[str, Slices]) -> None:
 
 
 def print_header() -> None:
-    say("\nIoU is the mean over slices, empty against empty is 1; (empty) is that of an empty prediction.")
-    say("Tumour IoU is the mean over tumour slices only; Dice is volumetric, the mean over patients.")
-    columns = "   loss    IoU  (empty)  tumour IoU   Dice"
-    say(f"{'':9}  {'training':^{len(columns)}}  |  {'validation':^{len(columns)}}")
-    say(f"{'epoch':>9}  {columns}  |  {columns}  |  seconds")
+    say("\nIoU: mean over slices, empty against empty is 1; (empty): that of an empty prediction;")
+    say("tumour: mean IoU over tumour slices alone; Dice: volumetric, mean over patients;")
+    say("*: the highest validation IoU so far; left: at the pace of this epoch.\n")
+    say(f"{'':9} {'training':^13} | {'validation':^34} |")
+    validation = f"{'loss':>7} {'IoU':>5} (empty) {'tumour':>6} {'Dice':>5}"
+    say(f"{'epoch':>9} {'loss':>7} {'Dice':>5} | {validation} |  seconds    left")
 
 
-def print_epoch(record: dict[str, float], epochs: int) -> None:
-    """Print one plain line per epoch."""
-    columns = []
-    for split in ("training", "validation"):
-        iou, empty, tumour_iou, dice = (
-            show_number(record[f"{split}_{name}"]) for name in ("iou", "empty_prediction", "tumour_iou", "patient_dice")
-        )
-        loss = record[f"{split}_loss"]
-        columns.append(f"{loss:7.4f}  {iou:>5}  ({empty:>5})       {tumour_iou:>5}  {dice:>5}")
-    say(f"{record['epoch']:4d}/{epochs:<4d}  {columns[0]}  |  {columns[1]}  |  {record['seconds']:7.1f}")
+def print_epoch(record: dict[str, float], epochs: int, best: float) -> None:
+    """Print one plain line of at most 80 columns; best: the highest validation IoU of the epochs before."""
+    mark = "*" if record["validation_iou"] > best else " "
+    iou, empty, tumour, dice = (
+        show_number(record[f"validation_{name}"]) for name in ("iou", "empty_prediction", "tumour_iou", "patient_dice")
+    )
+    left = show_duration(record["seconds"] * (epochs - record["epoch"]))
+    say(
+        f"{mark}{record['epoch']:3d}/{epochs:<4d} {record['training_loss']:7.4f} "
+        f"{show_number(record['training_patient_dice']):>5} | {record['validation_loss']:7.4f} {iou:>5} ({empty:>5}) "
+        f"{tumour:>6} {dice:>5} | {record['seconds']:8.1f} {left:>7}"
+    )
+
+
+def show_duration(seconds: float) -> str:
+    """Return a duration as text: 40 s, 12 min, 3 h 05."""
+    minutes = round(seconds / 60)
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d}"
 
 
 if __name__ == "__main__":

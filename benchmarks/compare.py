@@ -22,23 +22,17 @@ from pathlib import Path
 import pandas as pd
 import torch
 from torch.utils.benchmark import Timer
-from torch.utils.flop_counter import FlopCounterMode
 
 from constants import IMAGE_SIZE, WIDTH
+from storage.checkpoints import describe_network
 from storage.run_folder import RunFolder
-from unet import UNet
+from training.engine import count_flop
+from training.recipes import REFERENCE
 from utils import choose_hardware, positive, run_script
 
 ROOT = Path(__file__).parents[1]
 PROGRAMS = {"naive": "benchmarks/naive.py", "ours": "train_model.py"}
 TOLERANCE = 0.02  # of the training loss: what bf16 may differ from fp32 over one epoch
-
-
-def flops(width: int, bilinear: bool) -> float:
-    """Return the floating-point operations of one slice's forward pass; the backward pass takes twice as many."""
-    with torch.device("meta"), FlopCounterMode(display=False) as counter:
-        UNet(width=width, bilinear=bilinear)(torch.empty(1, 3, IMAGE_SIZE, IMAGE_SIZE))
-    return counter.get_total_flops()
 
 
 def matmul_rate() -> float:
@@ -92,7 +86,9 @@ def main(argv: list[str] | None = None) -> None:
                 runs[name].append(run(program, f"{folder}/{name}_{repeat}", *options))
                 print(f"repetition {repeat}, {name}: {runs[name][-1]['wall']:.1f} s", flush=True)
         slices = RunFolder(f"{folder}/ours_1").read_config()["slices"]
-    report(runs, ceilings, flops(args.width, args.bilinear), slices["train"], slices["validation"])
+    network = describe_network(REFERENCE | {"width": args.width, "bilinear": args.bilinear})
+    forward = count_flop(network, IMAGE_SIZE, IMAGE_SIZE)
+    report(runs, ceilings, forward, slices["train"], slices["validation"])
 
 
 def report(runs: dict[str, list[dict]], ceilings: list[float], forward: float, train: int, validation: int) -> None:

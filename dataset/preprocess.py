@@ -28,16 +28,21 @@ class Preparation(NamedTuple):
         neighbours: slices before and after whose FLAIR is added as channels, nearest first, the one before before the
             one after. At the ends of a stack the last slice is repeated.
         crop: whether only the window around the head is computed; nothing is found outside of it.
+        resolution: share of it at which the network computes; its logits are interpolated to the whole one.
     """
 
     normalisation: str = "plain"
     neighbours: int = 0
     crop: bool = False
+    resolution: float = 1.0
 
     @classmethod
     def of(cls, about: Mapping[str, Any]) -> "Preparation":
-        """Return the one that the settings of a run, or `input` of a checkpoint, describe."""
-        return cls(**{name: about[name] for name in cls._fields})
+        """Return the one that the settings of a run, or `input` of a checkpoint, describe.
+
+        Settings have no resolution: it may grow from epoch to epoch, and is whole in the end.
+        """
+        return cls(**{name: about[name] for name in cls._fields if name in about})
 
     @property
     def channels(self) -> int:

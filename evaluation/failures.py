@@ -58,8 +58,10 @@ FAILURES = (
     ),
     Failure(
         "size of a large tumour off",
-        f"a slice with more than {LARGE} tumour pixels whose predicted area differs by more than {SIZE_OFF:.0%}",
-        f"tumour_pixels > {LARGE}", f"abs(predicted_pixels - tumour_pixels) > {SIZE_OFF} * tumour_pixels",
+        f"a slice with more than {LARGE} tumour pixels that is found, but whose predicted area differs by more than "
+        f"{SIZE_OFF:.0%}",
+        f"tumour_pixels > {LARGE} and true_positive > 0",
+        f"abs(predicted_pixels - tumour_pixels) > {SIZE_OFF} * tumour_pixels",
         "(predicted_pixels - tumour_pixels) / tumour_pixels",
         "predicted area minus reference area, as a share of the reference area",
     ),

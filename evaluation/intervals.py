@@ -127,6 +127,6 @@ def caveat(patients: int, low: float, high: float) -> str:
         return ""
     reason = f"the 95% confidence interval of their mean Dice is {high - low:.3f} wide"
     return (
-        f"{patients} test patient{'s' * (patients != 1)} cannot show a difference of {SMALL_DIFFERENCE} in Dice: "
+        f"{patients} patient{'s' * (patients != 1)} cannot show a difference of {SMALL_DIFFERENCE} in Dice: "
         f"{'they are too few' if narrow else reason}."
     )

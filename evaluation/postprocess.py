@@ -23,6 +23,12 @@ class Choice(NamedTuple):
     threshold: float = THRESHOLD
     min_component: int = 0
 
+    def describe(self, tuned: dict | None = None) -> str:
+        """Return the rules in words; tuned: as of `tune`."""
+        small = f", components below {self.min_component} px removed" if self.min_component else ""
+        how = f" (tuned on {tuned['patients']} validation patients)" if tuned else ""
+        return f"threshold {self.threshold:g}{small}{how}"
+
 
 def postprocess(probabilities: np.ndarray, choice: Choice) -> np.ndarray:
     """Return the masks of probabilities (float32 [N, H, W]): uint8 0 or 1, [N, H, W]."""

@@ -1,7 +1,13 @@
-"""Which epoch is used: the criteria, the rule, and a warning when the chosen epoch is a poor choice."""
+"""Which network of a run is used: the criteria, the rule, the choice that all scripts take, and whether it is poor."""
+
+from typing import Any
 
 import pandas as pd
 
+from evaluation.postprocess import Choice
+from storage import checkpoints
+from storage.run_folder import RunFolder
+from unet import UNet
 from utils import UserError
 
 CRITERIA = {  # validation metric: how the choice is described
@@ -63,3 +69,24 @@ def selection_warning(epochs: pd.DataFrame, chosen: int) -> str:
             "(test_model.py --select-by tumour_iou)."
         )
     return f"warning: {' '.join(reasons)}" if reasons else ""
+
+
+def load_chosen(run: RunFolder) -> tuple[UNet, dict[str, Any], str]:
+    """Load the network that test_model.py chose, with its threshold and smallest component.
+
+    Of a run that was not tested: the epoch with the best validation IoU at the usual threshold.
+
+    Returns: network and checkpoint as of checkpoints.load_network, these rules in its `input`; and what was chosen and
+        why, in one line, with a second one that warns where the choice is poor.
+    """
+    epochs = checkpoints.read_epochs(run)
+    if run.is_tested():
+        metrics = run.read_metrics()
+        epoch, by, tuned = metrics["epoch"], metrics["selected_by"], metrics["tuned"]
+        choice, how = Choice(metrics["threshold"], metrics["min_component"]), "as tested"
+    else:
+        epoch, by, tuned, choice, how = best_epoch(epochs), "iou", None, Choice(), "not tested"
+    model, checkpoint = checkpoints.load_network(run.checkpoint(epoch))
+    checkpoint["input"] |= choice._asdict()
+    line = f"epoch {epoch} of {run} ({how}), {CRITERIA[by]}; {choice.describe(tuned)}"
+    return model, checkpoint, "\n".join(filter(None, [line, selection_warning(epochs, epoch)]))

@@ -12,7 +12,6 @@ from storage.run_folder import RunFolder
 from utils import show_number
 
 SHOWN = ("patient_dice", "patient_dice_median", "tumour_iou", "tumour_found", "iou", "empty_prediction")
-OF_AN_EPOCH = ("patient_dice", "tumour_iou", "tumour_found", "iou", "empty_prediction")
 SLICE_BY_SLICE = (
     "Slices are judged in two dimensions at 256x256, and areas are in pixels, since the data set carries no spacing."
 )
@@ -21,17 +20,29 @@ WEIGHTS = "SHA-256 of the weights as trained:"
 LICENCE = "CC BY-NC-SA 4.0"
 
 
+HEADER = """---
+license: {}
+library_name: pytorch
+pipeline_tag: image-segmentation
+tags: [unet, glioma, mri, medical]
+---
+
+"""  # which the Hugging Face hub reads
+
+
 class Origin(NamedTuple):
     """What a card says about the patients behind the weights, the limits that follow, and the licence."""
 
     data: str
     limits: tuple[str, ...]
+    identifier: str  # of the licence of weights, as the Hugging Face hub names it
     licence: str = ""
 
 
 SYNTHETIC = Origin(
     "Synthetic patients drawn by this project (make_phantoms.py), labelled SYNTH.",
     ("The network has never seen a real image. Its masks of real images mean nothing.",),
+    "mit",
 )
 PUBLISHED = Origin(
     "[LGG MRI segmentation](https://www.kaggle.com/datasets/mateuszbuda/lgg-mri-segmentation) (Buda, Saha, Mazurowski "
@@ -46,11 +57,13 @@ PUBLISHED = Origin(
         "Two thirds of the slices have no tumour, so that an empty prediction scores high in the IoU over all slices. "
         "Judge by the Dice of the patients and the IoU over tumour slices.",
     ),
+    "cc-by-nc-sa-4.0",
     f" The weights were learned from images under {LICENCE}: not for commercial use, share alike.",
 )
 OWN = Origin(
     "Patients some or all of whom are the user's own, not from the data set that this project was made for.",
     (UNSEEN, SLICE_BY_SLICE),
+    "other",
     " Whether the weights may be passed on depends on the images they were learned from; those of the Kaggle set, if "
     f"any were among them, are under {LICENCE}.",
 )
@@ -68,12 +81,14 @@ NORMALISED = {  # dataset/preprocess.py
 def describe_input(checkpoint: dict[str, Any]) -> dict[str, Any]:
     """Return what accompanies exported weights: how a slice is prepared, and how logits become a mask."""
     about, network = checkpoint["input"], checkpoint["network"]
+    share = f"; computed at {about['resolution']:.0%} of the resolution" if about["resolution"] < 1 else ""
     near = f", FLAIR of {about['neighbours']} slice(s) before and after" if about["neighbours"] else ""
     small = f"; components below {about['min_component']} px removed" if about["min_component"] else ""
     flips = "; averaged over the slice and its mirror image" if about["flips"] else ""
     return {
         "input": f"float32 [batch, {network['channels']}, H, W]: pre-contrast, FLAIR, post-contrast{near}; "
-        + NORMALISED[about["normalisation"]],
+        + NORMALISED[about["normalisation"]]
+        + share,
         "output": f"logits, float32 [batch, 1, H, W]{flips}; foreground where sigmoid(logit) >= threshold{small}",
         **about,
         "network": network,
@@ -93,13 +108,13 @@ def model_card(run: RunFolder, checkpoint: dict[str, Any], digest: str) -> str:
     config = checkpoint["config"]
     origin = SYNTHETIC if config["synthetic"] else PUBLISHED if config["published"] else OWN
     sections = [
-        "# Model card: U-Net for lower-grade glioma in MR slices",
+        HEADER.format(origin.identifier) + "# Model card: U-Net for lower-grade glioma in MR slices",
         f"**{RESEARCH_USE}**",
         *([f"**{SYNTHETIC_NOTICE}. Never offer these weights as pretrained.**"] if config["synthetic"] else []),
         "## Network\n\n" + _network(checkpoint) + f"\n- {WEIGHTS} {digest}",
         "## Data\n\n" + _data(config, origin),
         "## Training\n\n" + _training(config),
-        "## Test\n\n" + (_test(run, checkpoint) if config["patients"]["test"] else _validation(checkpoint)),
+        f"## {'Test' if config['patients']['test'] else 'Validation'}\n\n" + _test(run, checkpoint),
         "## Limits\n\n" + "\n".join(f"- {limit}" for limit in origin.limits),
         "## Licence\n\n" + "The code is under the MIT licence." + origin.licence,
     ]
@@ -141,33 +156,15 @@ def _test(run: RunFolder, checkpoint: dict[str, Any]) -> str:
     metrics, dice = run.read_metrics(), run.read_test_tables()["patients"]["dice"]
     if metrics["epoch"] != checkpoint["epoch"]:
         return f"Epoch {metrics['epoch']} was tested, not epoch {checkpoint['epoch']}: {again}"
+    who = "that were in neither training nor validation" if metrics["split"] == "test" else "of the validation"
     lines = [
-        f"{len(dice)} patients, {metrics['slices']} slices that were in neither training nor validation.",
+        f"{len(dice)} patients, {metrics['slices']} slices {who}.",
         "",
         _table({name: metrics["intervals"][name] for name in SHOWN}),
         "",
         f"Dice of the single patients: {dice.min():.3f} to {dice.max():.3f}.",
     ]
-    threshold, used = checkpoint["input"]["threshold"], (metrics["threshold"], metrics["min_component"])
-    if used != (threshold, 0):
-        lines += [
-            "",
-            f"**Measured at threshold {used[0]}, components below {used[1]} px removed**, as chosen on the validation "
-            f"patients. The weights carry threshold {threshold}, and nothing is removed: expect other results.",
-        ]
     return "\n".join([*lines, *(f"\n{note}" for note in metrics["notes"])])
-
-
-def _validation(checkpoint: dict[str, Any]) -> str:
-    """Return the validation metrics of a network that was trained with no patients left to test on."""
-    values = {
-        name: {"value": checkpoint[f"validation_{name}"], "low": None, "high": None, "values": []}
-        for name in OF_AN_EPOCH
-    }
-    return (
-        "No patients were left to test on. These are metrics of the validation patients, on whom the epoch was\n"
-        "chosen: expect less on others.\n\n" + _table(values)
-    )
 
 
 def _table(estimates: dict[str, dict[str, Any]]) -> str:

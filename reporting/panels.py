@@ -15,6 +15,7 @@ from constants import FLAIR
 from dataset.slices import Slices
 from evaluation import lesions
 from reporting.plots import to_png
+from reporting.viewer import head_view
 from scans.display import GREEN, MASK_COLOR, PREDICTION_COLOR, stretch
 from storage.run_folder import RunFolder
 
@@ -31,8 +32,8 @@ def write_panels(run: RunFolder, slices: Slices, predicted: np.ndarray, results:
     by_iou = results.sort_values(["iou", "false_positive", "image_path"], ascending=[False, True, True])
     tumour = by_iou.index[by_iou["tumour_pixels"] > 0].tolist()
     panels = {
-        "best": (f"The best of {len(tumour)} tumour slices", tumour[:EXAMPLES]),
-        "worst": (f"The worst of {len(tumour)} tumour slices", tumour[::-1][:EXAMPLES]),
+        "best": (f"The best of {len(tumour)} tumour slices, one per patient", one_per_patient(results, tumour)),
+        "worst": (f"The worst of {len(tumour)} tumour slices, one per patient", one_per_patient(results, tumour[::-1])),
     }
     for kind in lesions.SLICE_KINDS:
         rows = by_iou.index[by_iou["kind"] == kind].tolist()
@@ -46,16 +47,26 @@ def write_panels(run: RunFolder, slices: Slices, predicted: np.ndarray, results:
             run.write(f"plots/panel_{name}.png", to_png(figure, DPI))
 
 
-def draw_panel(slices: Slices, predicted: np.ndarray, results: pd.DataFrame, rows: Sequence[int]) -> Figure:
-    """Draw the slices with these row numbers below each other."""
-    figure = Figure(figsize=(10, 2.85 * len(rows) + 0.9), layout="constrained")
-    for row, line in zip(rows, figure.subfigures(len(rows), 1, squeeze=False)[:, 0], strict=True):
+def one_per_patient(results: pd.DataFrame, rows: Sequence[int]) -> list[int]:
+    """Return the first rows of EXAMPLES patients."""
+    first: dict[str, int] = {}
+    for row in rows:
+        first.setdefault(results.loc[row, "patient"], row)
+    return list(first.values())[:EXAMPLES]
+
+
+def draw_panel(slices: Slices, predicted: np.ndarray, results: pd.DataFrame, numbers: Sequence[int]) -> Figure:
+    """Draw the slices with these row numbers below each other, cropped to the head."""
+    figure = Figure(figsize=(10, 2.85 * len(numbers) + 0.9), layout="constrained")
+    for row, line in zip(numbers, figure.subfigures(len(numbers), 1, squeeze=False)[:, 0], strict=True):
         of = results.loc[row]
         pixels = f"tumour {of.tumour_pixels} px, predicted {of.predicted_pixels} px"
         title = f"{Path(of.image_path).stem}   IoU {of.iou:.3f}   {pixels}"
         line.suptitle(title, x=0.01, ha="left", fontsize=9, parse_math=False)  # a patient may be called $x$
-        flair = stretch(slices.images[row].numpy()[..., FLAIR]) / 255
-        _draw_slice(line.subplots(1, 4), flair, slices.masks[row].numpy(), predicted[row])
+        flair, mask = stretch(slices.images[row].numpy()[..., FLAIR]), slices.masks[row].numpy()
+        left, top, side = head_view(flair[None], (mask | predicted[row])[None] > 0)
+        rows, columns = slice(top, top + side), slice(left, left + side)
+        _draw_slice(line.subplots(1, 4), *(part[rows, columns] for part in (flair / 255, mask, predicted[row])))
     handles = [Patch(color=color, label=name) for name, color in OVERLAY.items()]
     handles.append(Line2D([], [], color=MASK_COLOR, label="reference mask"))
     handles.append(Line2D([], [], color=PREDICTION_COLOR, ls="--", label="prediction"))

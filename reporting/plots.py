@@ -9,15 +9,17 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 
 from scans.display import BLUE, GREEN, ORANGE
 from storage.run_folder import RunFolder
 
 GREY = "#737373"
+LOWEST = 3  # values that are named in a plot
 SIZE = (5.2, 4.0)  # inches; narrow, so that text stays legible where the report is read on a phone
 DPI = 200
 STEPS = (1, 2, 5, 10)  # between ticks, times a power of ten
+FEWEST_AGREE = 5  # patients for limits of agreement to mean something
 CURVE = {"marker": ".", "markersize": 3}  # so that a single epoch is seen too
 SVG_COLORS = {  # the report has light and dark colours for each of these
     "#000000": "currentColor", GREY: "var(--soft)", BLUE: "var(--model)", ORANGE: "var(--reference)",
@@ -42,7 +44,7 @@ def volume_plots(patients: pd.DataFrame, slices: pd.DataFrame) -> dict[str, Plot
     """Return the plots of volumes and areas by file name (columns of test_patients.csv and test_results.csv)."""
     tumour = slices[slices["tumour_pixels"] > 0]
     plots = {"dice_area": draw_dice_against_area(tumour)} if len(tumour) else {}
-    return plots | {"bland_altman": draw_bland_altman(patients)}
+    return plots | ({"bland_altman": draw_bland_altman(patients)} if len(patients) >= FEWEST_AGREE else {})
 
 
 def calibration_plots(calibration: dict[str, Any]) -> dict[str, Plot]:
@@ -74,7 +76,7 @@ def draw_iou(epochs: pd.DataFrame, chosen: int) -> Plot:
     for column, label, color, dashes in (
         ("training_iou", "training", GREY, "-"),
         ("validation_iou", "validation", BLUE, "-"),
-        ("validation_tumour_iou", "validation, tumour slices", ORANGE, ":"),
+        ("validation_tumour_iou", "validation, tumour slices", BLUE, ":"),
     ):
         axes.plot(epochs["epoch"], epochs[column], color=color, ls=dashes, **CURVE, label=label)
     empty = epochs["validation_empty_prediction"].iloc[-1]
@@ -87,27 +89,29 @@ def draw_iou(epochs: pd.DataFrame, chosen: int) -> Plot:
 
 def draw_bland_altman(patients: pd.DataFrame) -> Plot:
     """Draw the difference of predicted and reference volume against the mean of both, one dot per patient."""
-    reference, predicted = patients["tumour_pixels"], patients["predicted_pixels"]
+    reference, predicted = patients["tumour_pixels"] / 1000, patients["predicted_pixels"] / 1000
     bias, limits = agreement(predicted - reference)
-    figure, axes = _axes("mean of both volumes (pixels)", "difference (pixels)")
+    figure, axes = _axes("mean of both volumes (1,000 pixels)", "difference (1,000 pixels)")
     axes.axhline(0, color=GREY, lw=1)
-    axes.axhline(bias, color=BLUE, lw=1.5, label=f"mean difference, {bias:,.0f}")
+    axes.axhline(bias, color=BLUE, lw=1.5, label=f"mean difference, {bias:,.1f}")
     for n, limit in enumerate(limits):
         axes.axhline(limit, color=BLUE, ls="--", lw=1, label="" if n else "limits of agreement, ± 1.96 SD")
     label = f"patient ({len(patients)})"
     axes.plot((reference + predicted) / 2, predicted - reference, "o", color=BLUE, alpha=0.75, label=label)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MaxNLocator(6, steps=STEPS))
-        axis.set_major_formatter("{x:,.0f}")
-    within = f"; limits of agreement {limits[0]:,.0f} to {limits[1]:,.0f}" if limits else ""
-    words = f"Patients: {len(patients)}. Mean difference {bias:,.0f} pixels{within}."
+        axis.set_major_formatter("{x:,g}")
+    words = (
+        f"Patients: {len(patients)}. Mean difference {bias:,.1f} thousand pixels; limits of agreement "
+        f"{limits[0]:,.1f} to {limits[1]:,.1f}."
+    )
     return _plot(figure, "Volume, predicted − reference (Bland–Altman)", words)
 
 
-def agreement(difference: pd.Series) -> tuple[float, tuple[float, ...]]:
-    """Return the mean difference and the limits of agreement, ± 1.96 SD; no limits for fewer than three patients."""
+def agreement(difference: pd.Series) -> tuple[float, tuple[float, float]]:
+    """Return the mean difference and the limits of agreement, ± 1.96 SD."""
     bias, half = difference.mean(), 1.96 * difference.std()
-    return bias, (bias - half, bias + half) if len(difference) > 2 else ()
+    return bias, (bias - half, bias + half)
 
 
 def draw_dice_against_area(tumour: pd.DataFrame) -> Plot:
@@ -116,10 +120,13 @@ def draw_dice_against_area(tumour: pd.DataFrame) -> Plot:
     axes.set_xscale("log")
     axes.set_ylim(-0.03, 1.03)
     missed = tumour["true_positive"] == 0
-    for rows, style, color, name in ((~missed, "o", BLUE, "tumour slice"), (missed, "x", ORANGE, "missed slice")):
+    for rows, style, color, name in ((~missed, "o", BLUE, "tumour slice"), (missed, "x", "black", "missed slice")):
         dots, label = tumour[rows], f"{name} ({rows.sum()})"
         axes.plot(dots["tumour_pixels"], dots["dice"], style, color=color, ms=5, alpha=0.75, label=label)
     _plain_ticks(axes.xaxis)
+    for row in tumour[~missed].nsmallest(LOWEST, "dice").itertuples():
+        name = f"{row.patient.removeprefix('TCGA_')[:7]}, {row.slice}"  # without the date
+        axes.annotate(name, (row.tumour_pixels, row.dice), xytext=(4, 3), textcoords="offset points", fontsize=7)
     words = f"Tumour slices: {len(tumour)}, missed: {missed.sum()}. Median Dice: {tumour['dice'].median():.2f}."
     return _plot(figure, "Dice against tumour area", words)
 
@@ -128,7 +135,7 @@ def draw_reliability(bins: pd.DataFrame) -> Plot:
     """Draw the share of tumour among the pixels of each class of predicted probability."""
     figure, axes = _axes("predicted probability", "share of tumour pixels")
     axes.plot((0, 1), (0, 1), color=GREY, ls="--", lw=1, label="perfectly calibrated")
-    axes.plot(bins["mean_probability"], bins["tumour_share"], "o-", color=BLUE, label="this prediction")
+    axes.plot(bins["mean_probability"], bins["tumour_share"], "o--", color=BLUE, label="this prediction")
     points = ", ".join(f"{b.tumour_share:.2f} at {b.mean_probability:.2f}" for b in bins.itertuples())
     return _plot(figure, "Reliability", f"Share of tumour pixels per predicted probability: {points}.")
 
@@ -142,6 +149,20 @@ def draw_pixels(bins: pd.DataFrame) -> Plot:
     axes.yaxis.set_major_formatter("{x:,.0f}")
     words = f"{pixels.max() / pixels.sum():.1%} of the {pixels.sum():,} pixels are in the largest class."
     return _plot(figure, "Pixels per class of predicted probability", words)
+
+
+def draw_recall(variants: pd.DataFrame) -> Plot:
+    """Draw the tumour slices that each variant of an ablation finds against its false positives."""
+    figure, axes = _axes("empty slices with a false positive", "tumour slices found")
+    false, found = variants["false_positive_share"], variants["tumour_found"]
+    axes.plot(false, found, "o", color=BLUE, label="variant, one seed")
+    for name, x, y in zip(variants["variant"], false, found, strict=True):
+        axes.annotate(name, (x, y), xytext=(4, 3), textcoords="offset points", fontsize=8)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.margins(x=0.25, y=0.1)  # room for the names
+    words = "; ".join(f"{v.variant}: {v.tumour_found:.1%} found" for v in variants.itertuples())
+    return _plot(figure, "Tumour slices found against false positives", words)
 
 
 def _axes(x: str, y: str) -> tuple[Figure, Axes]:
@@ -182,12 +203,13 @@ def _mark(axes: Axes, epochs: pd.DataFrame, chosen: int, column: str) -> None:
 
 
 def write_plots(run: RunFolder, plots: dict[str, Plot], note: str = "") -> None:
-    """Write each plot as plots/<name>.png of the run, under its title and the note."""
+    """Write each plot as plots/<name>.png and .svg of the run, under its title and the note."""
     for name, plot in plots.items():
         plot.figure.axes[0].set_title(plot.title, fontsize=11)
         if note:
             plot.figure.suptitle(note, fontsize=7)  # small, and centred on the figure: it is nearly as wide
         run.write(f"plots/{name}.png", to_png(plot.figure, DPI))
+        run.write(f"plots/{name}.svg", plain_svg(plot.figure, name).encode())
 
 
 def to_png(figure: Figure, dpi: int) -> bytes:
@@ -197,17 +219,22 @@ def to_png(figure: Figure, dpi: int) -> bytes:
         return file.getvalue()
 
 
+def plain_svg(figure: Figure, name: str, transparent: bool = False) -> str:
+    """Return a figure as the content of an SVG file: the same text for the same figure and name."""
+    file = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+        metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(file, format="svg", transparent=transparent, metadata=metadata)
+    return file.getvalue()
+
+
 def to_svg(figure: Figure, name: str) -> str:
     """Return a figure as an <svg> element for a page: the same text for the same figure.
 
     Its ids begin with `name`, so that those of several figures on a page differ. Its colours are the page's own, see
     SVG_COLORS; it has no background.
     """
-    file = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
-        metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        figure.savefig(file, format="svg", transparent=True, metadata=metadata)
-    _, start, rest = file.getvalue().partition("<svg")
+    _, start, rest = plain_svg(figure, name, transparent=True).partition("<svg")
     text = re.sub(r"<style.*?</style>", "", start + rest)  # it would hold for the whole page
     text = re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{name}-", text)
     for color, variable in SVG_COLORS.items():

@@ -1,5 +1,5 @@
 "use strict";
-// patients: [{id, view: [left, top, side], slices: [{number, image, runs, tumour, predicted, hit, false, missed, dice, iou, kind}]}]
+// patients: [{id, view: [left, top, side], slices: [{number, images, runs, tumour, predicted, hit, false, missed, dice, iou, kind}]}]
 const {size, patients} = JSON.parse(document.getElementById("data").textContent);
 const byId = id => document.getElementById(id);
 const SVG = "http://www.w3.org/2000/svg";
@@ -61,11 +61,12 @@ const is = {
   both: label => label === (MASK | PREDICTION), missed: label => label === MASK, false: label => label === PREDICTION,
 };
 
-function drawSlice(patient, slice, show, brightness = 100) {
-  const [left, top, side] = patient.view;
+// show: {mask, prediction, regions, sequence, levels: whether the filter applies, view}; all may be missing
+function drawSlice(patient, slice, show) {
+  const [left, top, side] = show.view || patient.view;
   const picture = svg("svg", {viewBox: `${left} ${top} ${side} ${side}`, role: "img", "aria-label": describe(patient, slice)});
-  const image = svg("image", {href: "data:image/webp;base64," + slice.image, width: size, height: size}, picture);
-  image.style.filter = brightness === 100 ? "none" : `brightness(${brightness}%)`;
+  const image = svg("image", {href: "data:image/webp;base64," + slice.images[show.sequence || 0], width: size, height: size}, picture);
+  if (show.levels) image.setAttribute("filter", "url(#levels)");
   const labels = decodeLabels(slice.runs);
   const draw = (kind, css) => {
     const d = outline(labels, is[kind]);
@@ -88,13 +89,16 @@ function describe(patient, slice) {
 
 // --- Viewer ---------------------------------------------------------------------------------------------------
 
-const state = {patient: 0, slice: 0};
+const state = {patient: 0, slice: 0, zoom: 1, middle: null, hidden: false};  // middle: [x, y] of what is seen, in pixels
 const shown = () => patients[state.patient].slices[state.slice];
 
 function show() {
   const patient = patients[state.patient], slice = shown(), stack = patient.slices;
-  const layers = {mask: byId("show-mask").checked, prediction: byId("show-prediction").checked, regions: byId("show-regions").checked};
-  byId("stage").replaceChildren(drawSlice(patient, slice, layers, Number(byId("brightness").value)));
+  const on = id => byId(id).checked && !state.hidden;
+  const levels = setLevels(Number(byId("window").value) / 100, Number(byId("level").value) / 100);
+  const sequence = Number(document.querySelector("input[name=sequence]:checked").value);
+  byId("stage").replaceChildren(drawSlice(patient, slice, {mask: on("show-mask"), prediction: on("show-prediction"),
+    regions: on("show-regions"), sequence, levels, view: seen(patient)}));
   byId("slice").value = state.slice;
   byId("slice").setAttribute("aria-valuetext", `slice ${slice.number}, ${state.slice + 1} of ${stack.length}`);
   byId("shown-slice").textContent = `${slice.number} (${state.slice + 1} of ${stack.length})`;
@@ -107,14 +111,47 @@ function show() {
   drawProfile();
 }
 
+// Let the filter show values from level - window / 2 to level + window / 2 as black to white; false if that changes nothing
+function setLevels(window, level) {
+  for (const part of document.querySelectorAll("#levels feComponentTransfer > *")) {
+    part.setAttribute("slope", 1 / window);
+    part.setAttribute("intercept", 0.5 - level / window);
+  }
+  return window !== 1 || level !== 0.5;
+}
+
+// The square of the slice that is seen: [left, top, side]
+function seen(patient) {
+  const [left, top, whole] = patient.view, side = whole / state.zoom;
+  const [x, y] = state.middle || [left + whole / 2, top + whole / 2];
+  const within = (value, first) => Math.max(first, Math.min(first + whole - side, value - side / 2));
+  return [within(x, left), within(y, top), side];
+}
+
+function zoom(factor) {
+  if (state.zoom === 1) state.middle = middleOfMarks();
+  state.zoom = Math.max(1, Math.min(8, state.zoom * factor));
+  if (state.zoom === 1) state.middle = null;
+  byId("stage").classList.toggle("zoomed", state.zoom > 1);
+  show();
+}
+
+// The middle of all marked pixels of the slice, [x, y]; null without any
+function middleOfMarks() {
+  let count = 0, x = 0, y = 0;
+  decodeLabels(shown().runs).forEach((label, at) => { if (label) { count++; x += at % size; y += Math.floor(at / size); } });
+  return count ? [x / count, y / count] : null;
+}
+
 function verdict(slice) {
   if (!slice.tumour) return slice.predicted ? "No tumour here: every predicted pixel is a false positive." : "No tumour, and none predicted.";
   if (!slice.hit) return slice.predicted ? "Missed: the prediction does not touch the tumour." : "Missed: nothing predicted.";
-  return `${Math.round(100 * slice.hit / slice.tumour)}% of the tumour is covered` + (slice.kind ? ` (${slice.kind}).` : ".");
+  return `Dice ${score(slice.dice)}: ${pixels(slice.missed)} px missed, ${pixels(slice.false)} px false positive` + (slice.kind ? ` (${slice.kind}).` : ".");
 }
 
 function choosePatient(index, slice) {
-  state.patient = index;
+  Object.assign(state, {patient: index, zoom: 1, middle: null});
+  byId("stage").classList.remove("zoomed");
   byId("patient").value = index;
   const stack = patients[index].slices;
   byId("slice").max = stack.length - 1;
@@ -161,6 +198,16 @@ function drawProfile() {
   };
 }
 
+// The address names patient and slice once the user has moved: #patient/slice
+function remember() {
+  history.replaceState(null, "", `#${encodeURIComponent(patients[state.patient].id)}/${shown().number}`);
+}
+
+function openAddress() {
+  const [, id, number] = location.hash.match(/^#(.+)\/(\d+)$/) || [];
+  if (id) open(decodeURIComponent(id), Number(number));
+}
+
 function open(id, number) {
   const index = patients.findIndex(patient => patient.id === id);
   if (index < 0) return;
@@ -171,47 +218,89 @@ function open(id, number) {
 }
 
 function listen() {
-  byId("patient").addEventListener("change", event => choosePatient(Number(event.target.value)));
-  byId("slice").addEventListener("input", event => goTo(Number(event.target.value)));
-  byId("previous").addEventListener("click", () => goTo(state.slice - 1));
-  byId("next").addEventListener("click", () => goTo(state.slice + 1));
-  byId("largest").addEventListener("click", () => goTo(indexOfMost(patients[state.patient].slices, s => Math.max(s.tumour, s.predicted / 1e6))));
-  byId("worst").addEventListener("click", () => goTo(indexOfMost(patients[state.patient].slices, s => s.missed + s.false)));
-  for (const id of ["show-mask", "show-prediction", "show-regions", "brightness"]) byId(id).addEventListener("input", show);
+  const move = index => { goTo(index); remember(); };
   const last = () => patients[state.patient].slices.length - 1;
-  const keys = {ArrowRight: () => state.slice + 1, ArrowUp: () => state.slice + 1, ArrowLeft: () => state.slice - 1,
-    ArrowDown: () => state.slice - 1, Home: () => 0, End: last, PageUp: () => state.slice + 10, PageDown: () => state.slice - 10};
-  byId("stage").addEventListener("keydown", event => {
-    if (!keys[event.key] || event.ctrlKey || event.metaKey || event.altKey) return;
-    event.preventDefault();
-    goTo(keys[event.key]());
+  byId("patient").addEventListener("change", event => { choosePatient(Number(event.target.value)); remember(); });
+  byId("slice").addEventListener("input", event => move(Number(event.target.value)));
+  byId("previous").addEventListener("click", () => move(state.slice - 1));
+  byId("next").addEventListener("click", () => move(state.slice + 1));
+  byId("zoom-in").addEventListener("click", () => zoom(1.5));
+  byId("zoom-out").addEventListener("click", () => zoom(1 / 1.5));
+  byId("largest").addEventListener("click", () => move(indexOfMost(patients[state.patient].slices, s => Math.max(s.tumour, s.predicted / 1e6))));
+  byId("worst").addEventListener("click", () => move(indexOfMost(patients[state.patient].slices, s => s.missed + s.false)));
+  for (const input of document.querySelectorAll(".viewer fieldset input, .viewer .levels input")) input.addEventListener("input", show);
+  listenToKeys(move, last);
+  listenToStage(move, last);
+  const profile = byId("profile");
+  profile.addEventListener("pointerdown", event => move(profile.indexAt(event.clientX)));
+  profile.addEventListener("pointermove", event => { if (event.buttons & 1) move(profile.indexAt(event.clientX)); });
+  addEventListener("beforeprint", () => { for (const part of document.querySelectorAll("details")) part.open = true; });
+  addEventListener("hashchange", openAddress);
+  new ResizeObserver(drawProfile).observe(profile);
+  document.addEventListener("click", event => {
+    const link = event.target.closest("[data-patient]");
+    if (!link) return;
+    open(link.dataset.patient, link.dataset.slice === undefined ? undefined : Number(link.dataset.slice));
+    remember();
   });
+}
+
+// On the picture all keys; elsewhere on the page those that do nothing there
+function listenToKeys(move, last) {
+  const everywhere = {ArrowRight: () => move(state.slice + 1), ArrowLeft: () => move(state.slice - 1),
+    "+": () => zoom(1.5), "-": () => zoom(1 / 1.5), b: () => hide(true)};
+  const onStage = {...everywhere, ArrowUp: () => move(state.slice + 1), ArrowDown: () => move(state.slice - 1),
+    Home: () => move(0), End: () => move(last()), PageUp: () => move(state.slice + 10), PageDown: () => move(state.slice - 10)};
+  const hide = hidden => { if (state.hidden !== hidden) { state.hidden = hidden; show(); } };
+  document.addEventListener("keydown", event => {
+    const press = (event.target === byId("stage") ? onStage : everywhere)[event.key];
+    if (!press || event.ctrlKey || event.metaKey || event.altKey) return;
+    if (event.target.closest("input, select, .scroll")) return;  // which have keys of their own
+    event.preventDefault();
+    press();
+  });
+  document.addEventListener("keyup", event => { if (event.key === "b") hide(false); });
+  addEventListener("blur", () => hide(false));
+}
+
+// Wheel and swipe change the slice; a zoomed picture is dragged
+function listenToStage(move, last) {
+  const stage = byId("stage");
   let turned = 0;  // a wheel sends steps of about 100, a touchpad many small ones
-  byId("stage").addEventListener("wheel", event => {
+  stage.addEventListener("wheel", event => {
     const direction = Math.sign(event.deltaY), target = state.slice + direction;
     if (event.ctrlKey || !direction || target < 0 || target > last()) return;  // at the ends the page scrolls on
     event.preventDefault();
     turned = Math.sign(turned) === -direction ? event.deltaY : turned + event.deltaY;
-    if (Math.abs(turned) >= 40) { turned = 0; goTo(target); }
+    if (Math.abs(turned) >= 40) { turned = 0; move(target); }
   }, {passive: false});
-  const profile = byId("profile");
-  profile.addEventListener("pointerdown", event => goTo(profile.indexAt(event.clientX)));
-  profile.addEventListener("pointermove", event => { if (event.buttons & 1) goTo(profile.indexAt(event.clientX)); });
-  addEventListener("beforeprint", () => { for (const part of document.querySelectorAll("details")) part.open = true; });
-  new ResizeObserver(drawProfile).observe(profile);
-  document.addEventListener("click", event => {
-    const link = event.target.closest("[data-patient]");
-    if (link) open(link.dataset.patient, link.dataset.slice === undefined ? undefined : Number(link.dataset.slice));
+  let from = null;  // where a finger or a button went down, and what was seen then
+  stage.addEventListener("pointerdown", event => {
+    from = {x: event.clientX, y: event.clientY, view: seen(patients[state.patient])};
+    if (state.zoom > 1) stage.setPointerCapture(event.pointerId);
   });
+  stage.addEventListener("pointermove", event => {
+    if (!from || state.zoom === 1) return;
+    const [left, top, side] = from.view, perPixel = side / stage.clientWidth;
+    state.middle = [left + side / 2 - (event.clientX - from.x) * perPixel, top + side / 2 - (event.clientY - from.y) * perPixel];
+    show();
+  });
+  const end = event => {
+    const across = from && state.zoom === 1 ? event.clientX - from.x : 0;
+    if (Math.abs(across) > 40 && Math.abs(event.clientY - from.y) < Math.abs(across)) move(state.slice - Math.sign(across));
+    from = null;
+  };
+  stage.addEventListener("pointerup", end);
+  stage.addEventListener("pointercancel", () => { from = null; });
 }
 
 function fillGallery() {
   for (const place of document.querySelectorAll(".picture[data-of]")) {
     const patient = patients.find(p => p.id === place.dataset.of);
     const slice = patient && patient.slices.find(s => s.number === Number(place.dataset.number));
-    if (slice) place.append(drawSlice(patient, slice, {mask: true, prediction: true, regions: false}));
+    if (slice) place.append(drawSlice(patient, slice, {mask: true, prediction: true}));
   }
 }
 
 patients.forEach((patient, index) => byId("patient").add(new Option(patient.title, index)));
-if (patients.length) { listen(); fillGallery(); choosePatient(0); }
+if (patients.length) { listen(); fillGallery(); choosePatient(0); openAddress(); }

@@ -3,6 +3,7 @@
 Python prepares plain values here; report.html.jinja lays them out and escapes each of them.
 """
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,10 @@ def facts(metrics: dict[str, Any], slices: pd.DataFrame, config: dict[str, Any] 
         "Smallest component": f"{metrics['min_component']} px" if metrics["min_component"] else "any",
         "Network": f"U-Net, width {config['settings']['width']}",
         "Training patients": f"{config['patients']['train']:,}",
+        "Checkpoint": f"models/epoch_{metrics['epoch']}.pt",
+        "Seed": f"{config['settings']['seed']}",
+        "Trained with": f"PyTorch {config['versions']['torch']} on {config['hardware']}",
+        "Written": f"{datetime.now(UTC):%Y-%m-%d}",
     }
 
 
@@ -119,6 +124,8 @@ def verdict(metrics: dict[str, Any], slices: pd.DataFrame, patients: pd.DataFram
         *([] if predicted.any() else ["The prediction is empty in every slice."]),
         f"Tumour is found in {found.sum():,} of {tumour.sum():,} tumour slices.",
         f"There are false positives in {false.sum():,} of {empty.sum():,} slices without tumour.",
+        f"Lesions in 3D: {metrics['lesions_found']:,} of {metrics['lesions']:,} found, and "
+        f"{metrics['false_lesions']:,} predicted ones are false.",
         f"Volumetric Dice per patient: {patients['dice'].min():.3f} to {patients['dice'].max():.3f}. "
         f"Patients whose tumour is missed completely: {missed.sum()}.",
         f"IoU over all slices: {iou:.3f}, {gain} the {iou_empty:.3f} of an empty prediction.",
@@ -140,7 +147,11 @@ def metric_row(name: str, metrics: dict[str, Any]) -> dict[str, Any]:
 def failure(kind: dict[str, Any], slices: pd.DataFrame) -> dict[str, Any]:
     """Return a kind of failure with the per-slice values of the examples that are shown."""
     values = slices.set_index("image_path")[["dice", "tumour_pixels", "predicted_pixels"]].to_dict("index")
-    return kind | {"examples": [example | values[example["image_path"]] for example in kind["examples"][:EXAMPLES]]}
+    examples = [example | values[example["image_path"]] for example in kind["examples"][:EXAMPLES]]
+    for example in examples:
+        value = example["value"]
+        example["value_text"] = f"{value:.0%}" if "share" in kind["value_is"] else shown(value)
+    return kind | {"examples": examples}
 
 
 def charts(drawn: dict[str, plots.Plot]) -> list[dict[str, str]]:
@@ -160,8 +171,10 @@ def readable(name: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def shown(value: str | float | None) -> str:
-    """Return a value of a table as text."""
+def shown(value: str | float | None, name: str = "") -> str:
+    """Return a value of a table as text; name: of its column, which may be a metric's."""
     if isinstance(value, str):
         return value
+    if name == "hd95":
+        return show_number(value, METRICS[name].form)
     return f"{value:,}" if isinstance(value, int) else show_number(value, ",.1f" if (value or 0) >= 100 else ".3f")

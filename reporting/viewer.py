@@ -11,12 +11,15 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from constants import FLAIR
+from constants import FLAIR, POST, PRE
 from scans.display import stretch
 from utils import parallel_map
 
-PICTURE_BYTES = 6_000_000  # of all pictures together, before base64 adds a third; 404 real slices need 2.1 MB
+PICTURE_BYTES = 9_000_000  # of all pictures together, before base64 adds a third; FLAIR of 404 real slices needs 2.1 MB
 QUALITIES = (80, 60, 40, 20, 5)  # of WebP; the first one that stays within PICTURE_BYTES
+LOWEST_OF_ALL = 40  # quality below which the page rather shows FLAIR alone
+SEQUENCES = {"FLAIR": FLAIR, "pre-contrast": PRE, "post-contrast": POST}
+SAMPLE = 64  # slices from which the bytes of a quality are estimated
 REFERENCE, PREDICTION = 1, 2  # bits of a pixel's label in the page
 COLUMNS = {  # name of a slice's value in the page: column of test_results.csv
     "number": "slice", "tumour": "tumour_pixels", "predicted": "predicted_pixels", "hit": "true_positive",
@@ -32,20 +35,22 @@ def viewer_data(
     """Return what the script of the page reads, as plain values: patients sorted by id, their slices by number.
 
     Args:
-        images: uint8 [N, H, H, 3], of which FLAIR is shown.
+        images: uint8 [N, H, H, 3].
         masks, predicted: uint8 [N, H, H], 0 or 1.
         slices: N rows, as in test_results.csv.
         patients: as in test_patients.csv.
     """
     rows_of = {patient: rows.index.to_numpy() for patient, rows in slices.sort_values("slice").groupby("patient")}
-    flair = np.empty(images.shape[:3], np.uint8)
-    for rows in rows_of.values():
-        flair[rows] = stretch(images[rows, ..., FLAIR])
-    pictures = encode_pictures(flair)
+    shown = np.empty((len(SEQUENCES), *images.shape[:3]), np.uint8)
+    for number, sequence in enumerate(SEQUENCES.values()):
+        for rows in rows_of.values():
+            shown[number, rows] = stretch(images[rows, ..., sequence])
+    flair, pictures = shown[0], encode_pictures(shown)
     dice = patients.set_index("patient")["dice"]
     records = slices.to_dict("records")
     return {
         "size": images.shape[1],
+        "sequences": list(SEQUENCES)[: len(pictures[0])] if pictures else [],
         "patients": [
             {
                 "id": patient,
@@ -53,7 +58,7 @@ def viewer_data(
                 "view": head_view(flair[rows], (masks[rows] | predicted[rows]) > 0),
                 "slices": [
                     {name: records[row][column] for name, column in COLUMNS.items()}
-                    | {"runs": encode_labels(masks[row], predicted[row]), "image": pictures[row]}
+                    | {"runs": encode_labels(masks[row], predicted[row]), "images": pictures[row]}
                     for row in rows
                 ],
             }
@@ -80,19 +85,27 @@ def head_view(flair: np.ndarray, marked: np.ndarray) -> list[int]:
     return [left, top, side]
 
 
-def encode_pictures(flair: np.ndarray) -> list[str]:
-    """Return each slice (uint8 [N, H, W]) as WebP in base64, in the best of QUALITIES within PICTURE_BYTES."""
+def encode_pictures(shown: np.ndarray) -> list[list[str]]:
+    """Return the pictures of each slice as WebP in base64: of all sequences, or of the first if those need too much.
+
+    shown: uint8 [sequences, N, H, W]. In the best of QUALITIES that stays within PICTURE_BYTES, by a sample of slices.
+    """
 
     def encode(picture: np.ndarray, quality: int) -> bytes:
         file = io.BytesIO()
         Image.fromarray(picture).save(file, "WEBP", quality=quality, method=3)
         return file.getvalue()
 
-    for quality in QUALITIES:
-        pictures = parallel_map(partial(encode, quality=quality), flair)
-        if sum(map(len, pictures)) <= PICTURE_BYTES:
+    sequences, slices = shown.shape[:2]
+    every = max(slices // SAMPLE, 1)
+    choices = [(sequences, quality) for quality in QUALITIES if quality >= LOWEST_OF_ALL]
+    for count, quality in choices + [(1, quality) for quality in QUALITIES]:
+        sample = shown[:count, ::every].reshape(-1, *shown.shape[2:])
+        if sum(map(len, parallel_map(partial(encode, quality=quality), sample))) * every <= PICTURE_BYTES:
             break
-    return [base64.b64encode(picture).decode() for picture in pictures]
+    encoded = parallel_map(partial(encode, quality=quality), shown[:count].swapaxes(0, 1).reshape(-1, *shown.shape[2:]))
+    texts = [base64.b64encode(picture).decode() for picture in encoded]
+    return [texts[first : first + count] for first in range(0, len(texts), count)]
 
 
 def encode_labels(mask: np.ndarray, predicted: np.ndarray) -> list[int]:

@@ -9,7 +9,7 @@ Both hold tensors and primitives only, so that they load on any device with `wei
 import json
 import pickle
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,7 +26,8 @@ from utils import UserError, atomic_write
 FORMAT = "lgg-unet-3"
 REMEDY = "A network is in models/epoch_N.pt of a run. Restore this file, or move it away."
 # How slices are prepared, which probability is foreground, the smallest component, and how it was computed
-INPUT = ("size", "normalisation", "neighbours", "crop", "flips", "threshold", "min_component", "precision")
+INPUT = ("size", *Preparation._fields, "flips", "threshold", "min_component", "precision")
+ADDED = {"resolution": 1.0}  # what files of earlier versions of the format mean without saying
 MOST_NEIGHBOURS = 8
 
 
@@ -36,6 +37,12 @@ class Optimiser(Protocol):
     def state_dict(self) -> dict[str, Any]: ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+def describe_network(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of the UNet that the settings of a run ask for."""
+    wanted = {name: settings[name] for name in ("width", "bilinear", "stem")}
+    return {"channels": Preparation.of(settings).channels, "classes": CLASSES, **wanted}
 
 
 # --- Write -----------------------------------------------------------------------------------------------------
@@ -73,20 +80,18 @@ class Writer:
     def save_epoch(self, record: dict[str, float]) -> None:
         """Write models/epoch_N.pt, models/resume.pt and a line of epochs.csv.
 
-        record: epoch, training_loss, training_iou, validation_loss, validation_iou and further metrics.
+        record: epoch, training_loss, training_iou, validation_loss, validation_iou, further metrics, and the resolution
+            at which the epoch was trained and scored.
         """
         settings = self.config["settings"]
         content = {
             "format": FORMAT,
             **record,
-            "network": {
-                "channels": Preparation.of(settings).channels,
-                "classes": CLASSES,
-                **{name: settings[name] for name in ("width", "bilinear", "stem")},
-            },
+            "network": describe_network(settings),
             "input": {
                 "size": IMAGE_SIZE,
                 **Preparation.of(settings)._asdict(),
+                "resolution": record["resolution"],
                 "flips": settings["flips"],
                 "threshold": THRESHOLD,
                 "min_component": 0,
@@ -196,6 +201,7 @@ def load_network(path: Path) -> tuple[UNet, dict[str, Any]]:
     if path.suffix == ".safetensors":
         return _load_safetensors(path)
     checkpoint = read_checkpoint(path)
+    checkpoint["input"] = ADDED | checkpoint["input"]
     if not checkpoint["weights"]:
         raise UserError(f"{path}: keeps metrics only (--keep). Train again, with a larger --keep or without it.")
     _check_description(checkpoint, path)
@@ -215,6 +221,7 @@ def _check_description(about: dict[str, Any], path: Path) -> None:
         "normalisation": lambda name: type(name) is str and name in NORMALISATIONS,
         "neighbours": lambda number: type(number) is int and 0 <= number <= MOST_NEIGHBOURS,
         **dict.fromkeys(("bilinear", "crop", "flips", "synthetic"), lambda value: type(value) is bool),
+        "resolution": lambda share: type(share) is float and 0 < share <= 1,
         "threshold": lambda threshold: type(threshold) is float and 0 < threshold < 1,
         "min_component": lambda pixels: type(pixels) is int and 0 <= pixels <= IMAGE_SIZE**2,
         "precision": lambda precision: type(precision) is str and precision in ("fp32", "bf16"),
@@ -239,7 +246,8 @@ def _load_safetensors(path: Path) -> tuple[UNet, dict[str, Any]]:
         raise UserError(f"{path}: no such file. Write it with export_model.py --formats safetensors.")
     try:
         model, metadata = load_weights(str(path))
-        about = {name: json.loads(metadata[name]) for name in ("network", "epoch", "synthetic", "published", *INPUT)}
+        text = {name: json.dumps(value) for name, value in ADDED.items()} | metadata
+        about = {name: json.loads(text[name]) for name in ("network", "epoch", "synthetic", "published", *INPUT)}
     except Exception as error:  # safetensors has kinds of its own
         raise UserError(f"{path}: is damaged or no weights of this project ({str(error)[:200]}). Restore it.") from None
     checkpoint = {
@@ -263,7 +271,8 @@ def read_epochs(run: RunFolder) -> pd.DataFrame:
         content = read_checkpoint(path, metrics_only=True)
         if content["epoch"] != epoch:
             raise UserError(f"{path}: holds epoch {content['epoch']}. Give the file its own name back.")
-        rows.append({name: value for name, value in content.items() if isinstance(value, (int, float))})
+        row = {name: value for name, value in content.items() if isinstance(value, (int, float))}
+        rows.append(row | {name: value for name, value in ADDED.items() if name not in row})
     if not rows:
         raise UserError(f"{run.models}: holds no checkpoints (epoch_1.pt, ...). Run train_model.py first.")
     return pd.DataFrame(rows)

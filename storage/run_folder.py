@@ -40,6 +40,7 @@ RESERVED = (
     *TEST_TABLES.values(),
     "test_predictions.npz",
     "plots/*.png",
+    "plots/*.svg",
     "report.html",
     "models/resume.pt",
     "models/epoch_*.pt",

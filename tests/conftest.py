@@ -110,7 +110,9 @@ def box(*places: tuple[int, int, int, int], size: int = 256) -> np.ndarray:
 def save_checkpoint(run: RunFolder, model: UNet, record: dict, config: dict) -> Path:
     """Write a checkpoint as training does; `record` has the epoch and its metrics."""
     with run.locked():
-        checkpoints.Writer(run, model, torch.optim.Adam(model.parameters()), config).save_epoch(record)
+        checkpoints.Writer(run, model, torch.optim.Adam(model.parameters()), config).save_epoch(
+            {"resolution": 1.0, **record}
+        )
     return run.checkpoint(record["epoch"])
 
 

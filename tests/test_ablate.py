@@ -7,6 +7,8 @@ import pandas as pd
 import pytest
 
 import ablate
+from training.engine import count_flop
+from training.recipes import REFERENCE
 
 TWO = {
     "base": ("--epochs", "2", "--width", "2", "--batch-size", "4"),
@@ -43,8 +45,29 @@ def test_a_study_trains_scores_and_goes_on(call, folder, tmp_path, calls):
     assert code == 0 and "with a stem" in out and len(calls) == 2  # the base was not trained again
     pd.testing.assert_frame_equal(found.loc[["base"]], first)
     assert found.loc["base", "difference"] == 0
+    assert found["slices"].tolist() == [2 * 9, 2 * 9]  # three patients of five with three slices each
+    assert found.loc["base", "tflop"] > 3 * found.loc["with a stem", "tflop"] > 0
+    assert (tmp_path / "runs" / "recall.png").read_bytes().startswith(b"\x89PNG")
     expected = found.loc["with a stem", "patient_dice"] - found.loc["base", "patient_dice"]
     assert found.loc["with a stem", "difference"] == pytest.approx(expected)
+
+
+def test_the_time_to_a_quality():
+    epochs = pd.DataFrame({"seconds": [60.0, 120, 60, 60], "validation_patient_dice": [0.2, 0.71, 0.69, 0.75]})
+    assert [ablate.minutes_to(dice, epochs) for dice in (0.7, 0.75)] == [3, 5]
+    assert pd.isna(ablate.minutes_to(0.8, epochs))
+
+
+def test_the_cost_of_training_by_hand():
+    """Of 100 slices 40 have tumour, and half of the others are drawn: 70 are seen, ten times."""
+    settings = REFERENCE | {"width": 4, "epochs": 10, "empty_share": 0.5}
+    config = {"settings": settings, "slices": {"train": 100}}
+    epochs = pd.DataFrame({"epoch": range(1, 11), "training_empty_prediction": [30 / 70] * 10})
+    plain = ablate.training_cost(config, epochs)
+    network = {"channels": 3, "classes": 1, "width": 4, "bilinear": False, "stem": 1}
+    assert plain == {"slices": 700, "tflop": pytest.approx(3 * 700 * count_flop(network, 256, 256) / 1e12)}
+    growing = ablate.training_cost({**config, "settings": settings | {"growing": True}}, epochs)
+    assert growing["tflop"] / plain["tflop"] == pytest.approx((3 / 4 + 3 * 9 / 16 + 4) / 10)  # of the pixels
 
 
 def test_an_unknown_variant_is_one_error(call, calls):

@@ -2,9 +2,15 @@
 
 import re
 
+import numpy as np
 import pytest
 
-from benchmarks import compare, step
+from benchmarks import step
+from benchmarks.head import find_brain
+from constants import FLAIR
+from storage.checkpoints import describe_network
+from training.engine import count_flop
+from training.recipes import REFERENCE
 
 
 @pytest.mark.parametrize("bilinear", [False, True])
@@ -20,5 +26,20 @@ def test_the_parts_of_a_step_add_up(capsys, bilinear):
 def test_operations_are_those_of_the_convolutions():
     # of 256x256 pixels at the first level: 3x3 from 3 to 64 channels, then from 64 to 64; 2 for each multiply-add
     first = 2 * 256**2 * 9 * (3 * 64 + 64 * 64)
-    assert first < compare.flops(width=64, bilinear=True) < compare.flops(width=64, bilinear=False)
-    assert compare.flops(width=128, bilinear=False) / compare.flops(width=64, bilinear=False) == pytest.approx(4, 0.01)
+    plain, bilinear, wide = (
+        count_flop(describe_network(REFERENCE | changes), 256, 256)
+        for changes in ({}, {"bilinear": True}, {"width": 128})
+    )
+    assert first < bilinear < plain
+    assert wide / plain == pytest.approx(4, 0.01)
+
+
+def test_a_brain_by_morphology_is_what_is_left_without_the_ring_around_it():
+    """A bright disc, a lesion at its edge, a dark gap, and a bright ring: the ring goes, disc and lesion stay."""
+    rows, columns = np.mgrid[:256, :256] - 128
+    radius = np.hypot(rows, columns)
+    stack = np.zeros((1, 256, 256, 3), np.uint8)
+    stack[0, ..., FLAIR] = np.select([radius < 60, (radius > 70) & (radius < 80)], [100, 200])
+    stack[0, 118:138, 175:190, FLAIR] = 250  # reaches beyond the disc
+    brain = find_brain(stack, stack[..., FLAIR] > 0, 3)[0]
+    assert brain[radius < 58].all() and not brain[radius > 70].any() and brain[128, 188]

@@ -2,6 +2,7 @@
 
 import io
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from training.engine import (
     growth,
     predict,
     predicted_mask,
+    resize,
     train_one_epoch,
 )
 from training.losses import bce
@@ -155,6 +157,17 @@ def test_each_epoch_draws_other_slices_without_tumour():
     drawn = [set(epoch_order(1, epoch, slices, 0.35).tolist()) - {0, 1} for epoch in range(1, 21)]
     assert all(len(rows) == 14 for rows in drawn)
     assert drawn[0] != drawn[1] and set.union(*drawn) == set(range(2, 42))
+
+
+def test_patients_are_drawn_alike_and_their_slices_by_their_tumour():
+    """a: 16 pixels in one of two slices, so that they weigh 16.8 and 0.8; b: no tumour in three slices, all alike."""
+    masks = {"a": [np.ones((4, 4)), np.zeros((4, 4))], "b": [np.zeros((4, 4))] * 3}
+    slices = make_slices(masks)
+    orders = [epoch_order(1, epoch, slices, 0.5, by_patient=True) for epoch in range(1, 1001)]
+    assert {len(order) for order in orders} == {3} and torch.equal(orders[6], epoch_order(1, 7, slices, 0.5, True))
+    shares = torch.cat(orders).bincount(minlength=5) / 3000
+    expected = torch.tensor([16.8 / 17.6 / 2, 0.8 / 17.6 / 2, 1 / 6, 1 / 6, 1 / 6])
+    torch.testing.assert_close(shares, expected, atol=0.025, rtol=0)  # nearly three standard deviations
 
 
 def test_training_grows_to_the_full_resolution():
@@ -299,6 +312,30 @@ def test_outside_of_the_window_nothing_is_found(heads, flips):
     outside = torch.ones_like(logits, dtype=torch.bool)
     outside[..., 30:158, 57:153] = False
     assert logits[outside].eq(OUTSIDE).all()
+
+
+def test_a_network_is_asked_at_its_own_resolution(heads):
+    """One that answers with FLAIR: the slice made smaller and larger again, in the window alone."""
+    asked = []
+
+    class Flair(torch.nn.Module):
+        def forward(self, images):
+            asked.append(tuple(images.shape[-2:]))
+            return images[:, 1:2]
+
+    half = replace(heads, how=heads.how._replace(resolution=0.5))
+    rows, window = torch.tensor([0, 2]), (slice(30, 158), slice(57, 153))
+    logits, _ = compute_logits(Flair(), half, rows, window, CPU)
+    flair = heads.batch(rows, CPU.device)[0][:, 1:2, 30:158, 57:153]
+    pairs = flair.unflatten(2, (64, 2)).unflatten(4, (48, 2)).mean((3, 5))  # means of 2 x 2 pixels
+    assert asked == [(64, 48)]
+    inside = logits[..., 30:158, 57:153]
+    assert torch.allclose(inside[..., 0, 0], pairs[..., 0, 0])  # a corner has no other neighbour
+    between = 0.75**2 * pairs[..., 4, 4] + 0.75 * 0.25 * (pairs[..., 3, 4] + pairs[..., 4, 3]) + pairs[..., 3, 3] / 16
+    assert torch.allclose(inside[..., 8, 8], between, atol=1e-5)  # a quarter of a pixel off
+    seen, _ = Views(crop=False, share=0.5).batch(heads, rows, CPU.device)
+    whole, _ = heads.batch(rows, CPU.device)
+    torch.testing.assert_close(resize(whole, (128, 128)), seen, rtol=0, atol=1e-3)  # as in training
 
 
 def test_the_mean_over_mirror_images_is_symmetric(slices):

@@ -170,7 +170,7 @@ def test_files_say_what_the_tables_say(tables, tmp_path):
     assert stored["tumour_iou"] == stored["intervals"]["tumour_iou"]["value"] == pytest.approx((0.5 + 9 / 13 + 1) / 5)
     assert stored["brier"] is None and stored["calibration"]["ece"] is None  # NaN is null
     assert (stored["patients"], stored["slices"], stored["lesions"], stored["loss"]) == (3, 8, 4, 0.25)
-    assert stored["notes"][0] == "a note" and stored["notes"][-1].startswith("3 test patients cannot show a difference")
+    assert stored["notes"][0] == "a note" and stored["notes"][-1].startswith("3 patients cannot show a difference")
 
 
 def test_names_are_read_back_as_text_and_printed_on_any_terminal(tmp_path, monkeypatch):

@@ -19,7 +19,7 @@ from storage import checkpoints
 from storage.owned_folder import OwnedFolder
 from storage.run_folder import RunFolder
 from training.recipes import REFERENCE
-from unet import UNet
+from unet import UNet, weights_digest
 from utils import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -61,6 +61,29 @@ def export(call):
 def images() -> torch.Tensor:
     """Input of two slices; float32 [2, 3, 256, 256] in [-1, 1]."""
     return 2 * torch.rand(2, 3, 256, 256, generator=torch.Generator().manual_seed(7)) - 1
+
+
+def write_metrics(run: RunFolder, **changes) -> None:
+    """Write what test_model.py writes, as far as it is needed here."""
+    undefined = {"value": None, "low": None, "high": None, "values": []}
+    intervals = dict.fromkeys(("patient_dice_median", "tumour_iou", "tumour_found", "iou"), undefined)
+    intervals["patient_dice"] = {"value": 0.75, "low": 0.6, "high": 0.9, "values": []}
+    intervals["empty_prediction"] = {"value": 0.6195, "low": None, "high": None, "values": [0.6, 0.639]}
+    metrics = {
+        "epoch": 1,
+        "selected_by": "iou",
+        "split": "test",
+        "slices": 113,
+        "threshold": 0.5,
+        "min_component": 0,
+        "tuned": None,
+        "intervals": intervals,
+        "notes": ["Few."],
+    }
+    run.write("metrics.json", json.dumps(metrics | changes).encode())
+    run.write("test_results.csv", b"patient,dice\n")
+    run.write("test_lesions.csv", b"patient,dice\n")
+    run.write("test_patients.csv", b"patient,dice\na,0.6\nb,0.9\n")
 
 
 def original(run: RunFolder, epoch: int = 1) -> UNet:
@@ -237,6 +260,33 @@ def test_a_missing_package(export, tmp_path, monkeypatch):
     assert not (run.path / "export").exists()
 
 
+def test_a_tested_run_carries_what_was_chosen_and_the_projects_weights_are_exported_as_they_are(
+    export, tmp_path, monkeypatch
+):
+    run = make_run(tmp_path / "run")
+    assert export("--run", run, "--formats", "safetensors", "--half", "--out", tmp_path, "--name", "given")[0] == 0
+    write_metrics(run, epoch=2, threshold=0.35, min_component=20)
+    options = ("--formats", "safetensors", "--half", "--overwrite", "--out", tmp_path, "--name", "given")
+    code, out, _ = export("--run", run, *options)
+    assert code == 0 and f"epoch 2 of {run} (as tested)" in out
+    card = (tmp_path / "given.md").read_text()
+    assert "components below 20 px removed; threshold 0.35" in card and "113 slices that were in neither" in card
+
+    monkeypatch.setattr("constants.WEIGHTS", tmp_path / "given.safetensors")
+    monkeypatch.chdir(tmp_path)
+    code, out, err = export("--formats", "safetensors", "torch_export")
+    assert (code, err) == (0, "") and "given.safetensors (they come with the project)" in out
+    _, about = checkpoints.load_network(tmp_path / "export" / "unet.safetensors")
+    assert (about["epoch"], about["input"]["threshold"], about["input"]["min_component"]) == (2, 0.35, 20)
+    lines, given = (tmp_path / "export" / "MODEL_CARD.md").read_text().splitlines(), card.splitlines()
+    assert [a for a, b in zip(lines, given, strict=True) if a != b] == [
+        f"- SHA-256 of the weights as trained: {weights_digest(about['weights'], {})}"  # halved ones, read again
+    ]
+    assert export("--formats", "safetensors")[0] == 2  # there already
+    monkeypatch.chdir(run.path)  # a folder of a run: that run
+    assert "epoch 2 of . (as tested)" in export("--formats", "safetensors")[1]
+
+
 def test_mistakes(export, tmp_path):
     assert "holds no checkpoints" in export("--run", tmp_path, "--formats", "torch_export")[2]
     run = make_run(tmp_path / "run")
@@ -260,41 +310,19 @@ def test_the_card_of_a_tested_run(tmp_path):
     parameters = sum(weights.numel() for weights in UNet(width=2).parameters())
     assert f"2 to 32 channels, {parameters / 1e6:.2f} million parameters" in text
 
-    undefined = {"value": None, "low": None, "high": None, "values": []}
-    intervals = dict.fromkeys(("patient_dice_median", "tumour_iou", "tumour_found", "iou"), undefined)
-    intervals["patient_dice"] = {"value": 0.75, "low": 0.6, "high": 0.9, "values": []}
-    intervals["empty_prediction"] = {"value": 0.6195, "low": None, "high": None, "values": [0.6, 0.639]}
-    metrics = {
-        "epoch": 1,
-        "slices": 113,
-        "threshold": 0.5,
-        "min_component": 0,
-        "intervals": intervals,
-        "notes": ["Few."],
-    }
-    run.write("metrics.json", json.dumps(metrics).encode())
-    run.write("test_results.csv", b"patient,dice\n")
-    run.write("test_lesions.csv", b"patient,dice\n")
-    run.write("test_patients.csv", b"patient,dice\na,0.6\nb,0.9\n")
+    write_metrics(run)
     text = card(run)
     assert "2 patients, 113 slices that were in neither training nor validation" in text and "Few." in text
     assert "| Volumetric Dice, mean over patients | 0.750 | 0.600 to 0.900 |" in text
     assert "| IoU, mean over tumour slices | - |  |" in text and "| 0.620 | 0.600, 0.639 |" in text
-    assert "0.600 to 0.900." in text and "Measured at" not in text
+    assert "0.600 to 0.900." in text
     assert "Epoch 1 was tested, not epoch 2" in card(run, 2)
 
-    run.write("metrics.json", json.dumps(metrics | {"threshold": 0.3, "min_component": 100}).encode())
-    text = card(run)
-    assert "Measured at threshold 0.3, components below 100 px removed" in text and "carry threshold 0.5" in text
+    write_metrics(run, split="validation")
+    assert "2 patients, 113 slices of the validation." in card(run)
     (run.path / "metrics.json").write_text("{")
     with pytest.raises(UserError, match=r"metrics.json: is damaged"):
         card(run)
-
-
-def test_the_card_of_a_run_without_test_patients_shows_the_validation(tmp_path):
-    text = card(make_run(tmp_path / "run", patients={"train": 8, "validation": 2, "test": 0}))
-    assert "No patients were left to test on" in text and "Not tested yet" not in text
-    assert "| IoU, mean over all slices | 0.900 |" in text and "| IoU, mean over tumour slices | 0.250 |" in text
 
 
 def test_the_card_says_whose_patients_they_were(tmp_path):

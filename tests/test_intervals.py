@@ -141,5 +141,5 @@ def test_permutations_are_exact_up_to_16_patients_then_drawn():
 )
 def test_the_caveat(patients, low, high, reason):
     plural = "s" if patients > 1 else ""
-    said = f"{patients} test patient{plural} cannot show a difference of 0.02 in Dice: {reason}"
+    said = f"{patients} patient{plural} cannot show a difference of 0.02 in Dice: {reason}"
     assert intervals.caveat(patients, low, high) == said and intervals.caveat(110, 0.80, 0.83) == ""

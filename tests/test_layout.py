@@ -15,7 +15,7 @@ MAY_IMPORT = {  # of our own modules, besides the room itself
     "dataset": {"constants", "utils"},
     "scans": {"constants", "utils"},
     "storage": BASE | {"dataset"},
-    "evaluation": {"constants", "utils", "dataset"},
+    "evaluation": BASE | {"dataset", "storage"},
     "training": BASE | {"dataset", "evaluation.metrics"},
     "reporting": {"constants", "utils", "dataset", "evaluation", "storage", "scans"},
 }

@@ -65,6 +65,8 @@ def test_tversky_by_hand():
     assert math.isclose(tversky(logits, masks), expected, rel_tol=1e-6)
     assert math.isclose(bce_tversky(logits, masks), bce(logits, masks) + expected, rel_tol=1e-6)
     assert math.isclose(focal_tversky(logits, masks), expected**FOCUS, rel_tol=1e-6)
+    expected = 1 - 1.5 / (0.5 + 0.9 * 0.5 + 0.1 * 0.75 + 1)
+    assert math.isclose(LOSSES["bce+tversky-0.9"](logits, masks), bce(logits, masks) + expected, rel_tol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,8 @@ from training.recipes import REFERENCE
 from unet import UNet, weights_digest
 from utils import UserError, choose_hardware, read_csv
 
+OF_AN_EPOCH = ("loss", "iou", "tumour_iou", "tumour_found", "patient_dice", "empty_prediction")
+
 
 def bright_network() -> UNet:
     """Return a U-Net with weights set by hand: FLAIR passes the first level, the logit is FLAIR - 0.2 (of -1..1)."""
@@ -41,7 +43,7 @@ def bright_network() -> UNet:
 
 def save(folder: Path, synthetic: bool = False, precision: str = "fp32") -> Path:
     config = {"settings": {**REFERENCE, "width": 2, "precision": precision}, "synthetic": synthetic}
-    metrics = {"training_loss": 0.1, "training_iou": 0.5, "validation_loss": 0.1, "validation_iou": 0.5}
+    metrics = dict.fromkeys(("training_loss", "training_iou", *(f"validation_{name}" for name in OF_AN_EPOCH)), 0.5)
     return save_checkpoint(RunFolder(folder), bright_network(), {"epoch": 1, **metrics}, config)
 
 
@@ -63,6 +65,34 @@ def blob(bottom: int = 100) -> tuple[np.ndarray, np.ndarray]:
     mask[60:bottom, 80:140] = 1
     image[mask > 0, 1] = 220
     return image, mask
+
+
+def test_the_network_of_a_run_is_the_one_that_was_chosen(call, tmp_path, picture, monkeypatch):
+    """FLAIR is 220 in 2,400 pixels: the logit is 0.525, the probability 0.628; see bright_network."""
+    save(tmp_path / "run")
+    run, out = RunFolder(tmp_path / "run"), tmp_path / "out"
+
+    def pixels(*options) -> tuple[int, str]:
+        code, said, err = call("predict_model", picture, *options, "--out", out, "--overwrite", "--device", "cpu")
+        assert (code, err) == (0, "")
+        return int(pd.read_csv(out / "slices.csv")["lesion_pixels"].sum()), said
+
+    found, said = pixels("--run", run)
+    assert found == 2400 and f"epoch 1 of {run} (not tested)" in said
+    chosen = {"epoch": 1, "selected_by": "loss", "tuned": {"patients": 2}, "threshold": 0.6, "min_component": 2401}
+    run.write("metrics.json", json.dumps(chosen).encode())
+    found, said = pixels("--run", run)
+    assert found == 0 and "(as tested), the lowest validation loss; threshold 0.6, components below 2401 px" in said
+    run.write("metrics.json", json.dumps(chosen | {"min_component": 0}).encode())
+    assert pixels("--run", run)[0] == 2400
+    found, said = pixels("--run", run, "--threshold", 0.65)
+    assert found == 0 and "threshold 0.65 instead" in said
+
+    monkeypatch.setattr("constants.WEIGHTS", run.checkpoint(1))
+    found, said = pixels()
+    assert found == 2400 and "epoch_1.pt (they come with the project): epoch 1; threshold 0.5" in said
+    code, _, err = call("predict_model", picture, "--out", out, "--run", run, "--checkpoint", "x.pt")
+    assert code == 2 and "not allowed with argument --run" in err
 
 
 @pytest.fixture

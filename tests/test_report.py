@@ -10,6 +10,7 @@ import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import pandas as pd
@@ -62,7 +63,8 @@ def write_run(folder: Path, empty: bool = False, **about) -> RunFolder:
         epochs = {"epoch": [1, 2, 3], "training_loss": [0.7, 0.5, 0.4], "validation_loss": [0.8, 0.6, 0.65]}
         epochs |= {f"{split}_iou": [0.1, 0.6, 0.5] for split in ("training", "validation", "validation_tumour")}
         epochs = pd.DataFrame(epochs).assign(validation_empty_prediction=0.55)
-        run.write_config({"settings": {"width": 16}, "data": "", "patients": {"train": 8}})
+        about = {"settings": {"width": 16, "seed": 3}, "hardware": "cpu", "versions": {"torch": "2"}}
+        run.write_config({**about, "data": "", "patients": {"train": 8}})
     write_report(run, images, slices.masks.numpy(), predicted, epochs)
     return run
 
@@ -93,12 +95,22 @@ def test_the_view_is_a_square_around_head_and_marks():
 
 
 def test_pictures_give_up_quality_to_stay_within_their_bytes(monkeypatch):
-    flair = np.random.default_rng(0).integers(0, 256, (3, 64, 64), dtype=np.uint8)
-    rich = viewer.encode_pictures(flair)
-    monkeypatch.setattr(viewer, "PICTURE_BYTES", sum(map(len, rich)) * 3 // 4 - 10)
-    poorer = viewer.encode_pictures(flair)
-    assert all(base64.b64decode(picture)[8:12] == b"WEBP" for picture in rich + poorer)
-    assert sum(map(len, poorer)) < sum(map(len, rich))
+    shown = np.random.default_rng(0).integers(0, 256, (3, 2, 64, 64), dtype=np.uint8)
+
+    def encoded() -> tuple[list[int], int]:
+        """Return how many pictures each slice has, and the bytes of all."""
+        pictures = [[base64.b64decode(text) for text in texts] for texts in viewer.encode_pictures(shown)]
+        assert all(picture[8:12] == b"WEBP" for texts in pictures for picture in texts)
+        return [len(texts) for texts in pictures], sum(len(picture) for texts in pictures for picture in texts)
+
+    counts, rich = encoded()
+    assert counts == [3, 3]
+    monkeypatch.setattr(viewer, "PICTURE_BYTES", rich - 10)
+    counts, poorer = encoded()
+    assert counts == [3, 3] and poorer < rich
+    monkeypatch.setattr(viewer, "PICTURE_BYTES", rich // 3)  # not even at the lowest quality for all
+    counts, alone = encoded()
+    assert counts == [1, 1] and alone <= rich // 3
 
 
 def test_the_page_is_complete_and_loads_nothing(run):
@@ -234,6 +246,10 @@ def test_keys_wheel_slider_buttons_and_profile_change_the_slice(opened):
     for key, index in zip(keys, (0, 0, 1, 2, 1, 5, 0, 5), strict=True):
         page.keyboard.press(key)
         assert page.evaluate("state.slice") == index, key
+    page.evaluate("document.activeElement.blur()")  # anywhere on the page
+    page.keyboard.press("ArrowLeft")
+    assert page.evaluate("[state.slice, location.hash]") == [4, "#A_1/5"]
+    page.keyboard.press("ArrowRight")
     page.focus("#slice")
     page.keyboard.press("ArrowLeft")
     assert page.evaluate("state.slice") == 4
@@ -255,6 +271,48 @@ def test_keys_wheel_slider_buttons_and_profile_change_the_slice(opened):
     assert page.evaluate("state.slice") == SLICES - 1
     page.click("#worst")
     assert page.evaluate("state.slice") == 1
+
+
+def test_a_link_leads_to_a_patient_and_a_slice(opened, run):
+    page = opened()
+    page.evaluate("hash => { location.hash = hash; }", f"{quote(HOSTILE, safe='')}/3")
+    page.wait_for_function("state.slice === 2")
+    assert page.evaluate("patients[state.patient].id") == HOSTILE
+    page.click("#next")
+    assert page.evaluate("decodeURIComponent(location.hash)") == f"#{HOSTILE}/4"
+
+
+def test_masks_blink_the_picture_zooms_and_shows_each_sequence(opened):
+    page = opened()
+    page.select_option("#patient", label=A_TITLE)
+    page.focus("#stage")
+    page.keyboard.down("b")
+    assert page.locator("#stage .outline").count() == 0
+    page.keyboard.up("b")
+    assert page.locator("#stage .outline").count() == 2
+    pictures = set()
+    for number in range(3):
+        page.check(f"input[name=sequence][value='{number}']")
+        pictures.add(page.get_attribute("#stage image", "href"))
+    assert len(pictures) == 3
+    whole = page.evaluate("seen(patients[state.patient])")
+    page.click("#zoom-in")
+    left, top, side = page.evaluate("seen(patients[state.patient])")
+    assert side == pytest.approx(whole[2] / 1.5)
+    x, y = page.evaluate("middleOfMarks()")  # of reference and prediction together
+    assert (x, y) == pytest.approx((104.5, 122), abs=1) and (left + side / 2, top + side / 2) == pytest.approx((x, y))
+    page.locator("#stage").scroll_into_view_if_needed()
+    box = page.locator("#stage").bounding_box()
+    page.mouse.move(box["x"] + 200, box["y"] + 200)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 250, box["y"] + 200)
+    page.mouse.up()
+    moved = page.evaluate("seen(patients[state.patient])")
+    assert moved[0] == pytest.approx(left - 50 * side / box["width"], abs=0.5) and moved[1] == pytest.approx(top)
+    page.locator("#window").fill("50")
+    assert page.get_attribute("#stage image", "filter") == "url(#levels)"
+    levels = [page.get_attribute("#levels feFuncR", name) for name in ("slope", "intercept")]
+    assert levels == ["2", "-0.5"]  # 0.25 is black, 0.75 white
 
 
 def test_outlines_enclose_the_pixels_of_the_masks(opened):
@@ -319,11 +377,11 @@ def test_it_can_be_used_without_sight_or_mouse(opened):
     assert not page.evaluate(unlabelled)
     reached = set()
     page.focus("#stage")
-    for _ in range(9):
+    for _ in range(11):
         reached.add(page.evaluate("document.activeElement.id"))
         assert page.evaluate("parseFloat(getComputedStyle(document.activeElement).outlineWidth)") >= 2
         page.keyboard.press("Tab")
-    assert {"stage", "slice", "patient", "show-mask", "show-prediction", "show-regions", "brightness"} <= reached
+    assert {"stage", "slice", "zoom-in", "patient", "show-mask", "show-prediction", "show-regions"} <= reached
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (1280, "dark")])

@@ -16,7 +16,10 @@ from storage.run_folder import RunFolder
 from utils import to_json
 
 ROOT = Path(__file__).parents[1]
-KEPT = {"manifest.json", "results.csv", "epochs.csv", "config.json", "run.json", "loss.png", "iou.png"}
+KEPT = {
+    "manifest.json", "results.csv", "epochs.csv", "config.json", "run.json", "metrics.json", "test_patients.csv",
+    "test_lesions.csv", "loss.png", "iou.png", "dice_area.png",
+}  # fmt: skip
 QUICK = ("--width", 2, "--epochs", 2, "--device", "cpu")
 
 
@@ -60,7 +63,7 @@ def test_a_run_is_continued_kept_and_never_replaced(again, tmp_path, monkeypatch
     assert (run.path / "notes.txt").exists() and run.newest_epoch() == 2
 
     files = {path.name: path.read_bytes() for path in kept.glob("[!.]*")}
-    assert set(files) == KEPT | {"metrics.json", "bland_altman.png", "dice_area.png"}
+    assert set(files) == KEPT  # too few patients for a plot of volumes
     for name, content in files.items():
         assert str(tmp_path).encode() not in content and b"of a person" not in content, name
     config, record = json.loads(files["config.json"]), json.loads(files["run.json"])
@@ -102,8 +105,8 @@ def test_the_validation_is_reported_where_no_test_patients_are_left(again, folde
     assert (code, err) == (0, "")
     kept = tmp_path / "results" / "full_bilinear"
     record, config = (json.loads((kept / name).read_text()) for name in ("run.json", "config.json"))
-    assert {path.name for path in kept.glob("[!.]*")} == KEPT and record["test"] is None
-    assert record["validation"]["empty_prediction"] == pytest.approx(1 / 3, abs=1e-6)
+    assert {path.name for path in kept.glob("[!.]*")} == KEPT and record["judged_on"] == "validation"
+    assert record["metrics"]["empty_prediction"]["value"] == pytest.approx(1 / 3, abs=1e-6)
     assert config["slices"] == {"train": 12, "validation": 3, "test": 0} and config["settings"]["mode"] == "fast"
 
 
@@ -118,34 +121,42 @@ def test_the_subset_is_taken_from_a_folder_that_holds_more(again, folder, tmp_pa
     assert listed.read_text().split() == ["SYNTH_T_0", "SYNTH_T_1", "SYNTH_T_2"]
 
 
-METRICS = {"iou": 0.8765, "empty_prediction": 0.619, "tumour_iou": None, "patient_dice": 0.5}
 CONFIG = {
     "patients": {"train": 8, "validation": 2, "test": 2},
     "slices": {"train": 178, "validation": 45, "test": 113},
     "hardware": "cuda:0 (card), bf16 autocast",
     "versions": {"torch": "2.11"},
 }
-COST = {"seconds": 123.4, "seconds_per_epoch": 1.234, "peak_memory_gib": 6.25, "best_epoch": 7}
+RECORD = {
+    "title": "a title", "trial": [], "judged_on": "test", "epoch": 7, "epochs": 94, "seconds": 1234.5,
+    "parameters": 31_040_000, "gflop": 110.04,
+    "metrics": {
+        "patient_dice": {"value": 0.8765, "low": 0.8, "high": 0.91, "values": []},
+        "patient_dice_median": {"value": 0.9, "low": None, "high": None, "values": []},
+        "tumour_iou": {"value": None, "low": None, "high": None, "values": []},
+        "iou": {"value": 0.5, "low": None, "high": None, "values": [0.4, 0.6]},
+        "empty_prediction": {"value": 0.619, "low": None, "high": None, "values": []},
+    },
+}  # fmt: skip
 
 
 def keep(results: Path, name: str, **changes) -> None:
-    record = {"title": "a title", "trial": [], **COST, "validation": METRICS | {"iou": 0.9}, "test": METRICS, **changes}
     OwnedFolder(results / name).write("config.json", to_json(CONFIG).encode())
-    OwnedFolder(results / name).write("run.json", to_json(record).encode())
+    OwnedFolder(results / name).write("run.json", to_json(RECORD | changes).encode())
 
 
-def test_the_table_holds_published_runs_and_no_trials(tmp_path):
-    assert reproduce.make_table(tmp_path) == "No run has been reproduced on the published data with this version yet."
+def test_the_table_holds_repeated_runs_and_no_trials(tmp_path):
+    assert reproduce.make_table(tmp_path) == "No run has been repeated on the published data with this version yet."
     keep(tmp_path, "twelve_seed_1")
-    keep(tmp_path, "full_bilinear", test=None, title="first")
+    keep(tmp_path, "full_bilinear", judged_on="validation", title="first")
     keep(tmp_path, "twelve_seed_2", trial=["--epochs 2"])
     head, line, *rows = reproduce.make_table(tmp_path).splitlines()
     assert head.startswith("| run | judged on") and line.count("---") == head.count("|") - 1
-    cost = "123 s | 1.23 s | 6.2 GiB | cuda:0 (card), bf16 autocast, torch 2.11 |"
-    assert rows == [
-        f"| first | validation, 2 / 45, epoch 7 | 0.900 | 0.619 | - | 0.500 | {cost}",
-        f"| a title | test, 2 / 113, epoch 7 | 0.876 | 0.619 | - | 0.500 | {cost}",
-    ]
+    rest = (
+        "epoch 7 of 94 | 0.876 (0.800 to 0.910) | 0.900 | - | 0.500 (0.400, 0.600) | 0.619 | 31.04 M | 110.0 | 21 | "
+        "cuda:0 (card), bf16 autocast, torch 2.11 |"
+    )
+    assert rows == [f"| first | validation, 2 / 45, {rest}", f"| a title | test, 2 / 113, {rest}"]
     (tmp_path / "twelve_seed_1" / "run.json").write_text('{"trial": []}')
     with pytest.raises(reproduce.UserError, match=r"run.json: is damaged, or has been changed"):
         reproduce.make_table(tmp_path)

@@ -14,8 +14,16 @@ from conftest import QUICK, make_patients
 from PIL import Image
 
 import train_model
+from dataset.folder import find_slices
+from dataset.preprocess import Preparation, prepare
+from dataset.slices import load_slices
 from dataset.split import SPLITS
+from storage.checkpoints import load_network
 from storage.run_folder import RunFolder
+from training.engine import evaluate
+from training.losses import bce
+from unet import UNet
+from utils import choose_hardware
 
 ROOT = Path(__file__).parents[1]
 LISTS = {"manifest.json", ".manifest.lock"}
@@ -108,13 +116,18 @@ def test_a_saved_split_and_a_list_of_patients(call, folder, tmp_path):
     assert tables == {"train": ["SYNTH_T_2"], "validation": ["SYNTH_T_0"], "test": ["SYNTH_T_3"]}
 
 
-def test_a_split_without_test_patients_trains_but_cannot_be_tested(call, folder, tmp_path):
+def test_a_split_without_test_patients_is_tested_on_validation_and_says_so(call, folder, tmp_path):
     split = tmp_path / "split.csv"
     split.write_text("patient,split\n" + "".join(f"SYNTH_T_{n},{'validation' if n else 'train'}\n" for n in range(5)))
     run = tmp_path / "run"
     assert call("train_model", "--data", folder, "--run", run, "--split", split, "--epochs", 1, *QUICK)[0] == 0
-    code, _, err = call("test_model", "--run", run)
-    assert code == 2 and "names no patients" in err
+    code, out, err = call("test_model", "--run", run, "--tune")
+    said = " ".join(out.split())
+    assert (code, err) == (0, "") and "validation 4 patients" in said and "Expect less on others." in said
+    metrics = RunFolder(run).read_metrics()
+    assert metrics["split"] == "validation" and metrics["patients"] == 4
+    assert metrics["tuned"]["tuned"] == metrics["patient_dice"]  # tuned on the very patients that are shown
+    assert "(validation)" in (run / "report.html").read_text()
 
 
 def test_a_used_folder_is_refused_unless_overwritten(call, folder, finished):
@@ -178,14 +191,40 @@ def test_an_epoch_whose_last_step_breaks_the_weights_is_not_saved(call, folder, 
     assert call("train_model", "--run", run, "--resume")[0] == 0
 
 
+def test_the_first_probability_is_the_share_of_tumour(folder):
+    """Rectangles of 50 x 60 in two of three slices."""
+    slices = load_slices(folder, {"all": find_slices(folder)})["all"]
+    network = UNet(width=2)
+    train_model.expect(network, slices)
+    assert network.head.bias.sigmoid().item() == pytest.approx(2 / 3 * 3000 / 65536, rel=1e-5)
+
+
+def test_each_epoch_of_a_growing_run_is_used_at_its_own_resolution(call, folder, tmp_path):
+    run = RunFolder(tmp_path / "run")
+    options = ("--data", folder, "--run", run, "--epochs", 4, "--growing", "--cosine", *QUICK)
+    assert call("train_model", *options)[0] == 0
+    epochs = pd.read_csv(run.path / "epochs.csv")
+    assert epochs["resolution"].tolist() == [0.5, 0.75, 1, 1]
+    slices = load_slices(folder, {"validation": run.read_split_table("validation")})["validation"]
+    for row in epochs.itertuples():
+        model, checkpoint = load_network(run.checkpoint(row.epoch))
+        assert checkpoint["input"]["resolution"] == row.resolution
+        found, _ = evaluate(model, prepare(slices, Preparation.of(checkpoint["input"])), 4, bce, choose_hardware("cpu"))
+        assert found["loss"] == pytest.approx(row.validation_loss, rel=1e-4)
+
+
 def test_what_is_undefined_is_a_dash_in_its_column(capsys):
     names = ("loss", "iou", "empty_prediction", "tumour_iou", "patient_dice")
     record = {f"{split}_{name}": 0.5 for split in ("training", "validation") for name in names}
     train_model.print_header()
-    train_model.print_epoch(record | {"epoch": 1, "seconds": 2, "validation_tumour_iou": float("nan")}, 3)
-    *_, header, line = capsys.readouterr().out.splitlines()
+    record |= {"epoch": 1, "seconds": 12000, "validation_tumour_iou": float("nan")}
+    train_model.print_epoch(record, 94, 0.6)
+    train_model.print_epoch(record | {"epoch": 94}, 94, 0.4)
+    *_, header, line, last = capsys.readouterr().out.splitlines()
     assert line.index("|") == header.index("|") and line.rindex("|") == header.rindex("|")
-    assert "nan" not in line and line.index(" - ") + 2 == header.rindex("tumour IoU") + len("tumour IoU")
+    assert "nan" not in line and line.index(" - ") + 2 == header.rindex("tumour") + len("tumour")
+    assert line.endswith("310 h 00") and last.endswith("0 s") and len(line) <= 80
+    assert line.startswith("   1/94") and last.startswith("* 94/94")  # IoU 0.5: better than 0.4 alone
 
 
 def test_a_run_killed_before_resume_pt_goes_on(call, folder, finished, tmp_path):

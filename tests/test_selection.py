@@ -1,9 +1,12 @@
 """Which epoch is used: by each criterion, and the warnings about it."""
 
+import json
+
 import pandas as pd
 import pytest
 
-from evaluation.selection import CRITERIA, best_epoch, selection_warning
+from evaluation.postprocess import Choice
+from evaluation.selection import CRITERIA, best_epoch, load_chosen, selection_warning
 from storage.run_folder import RunFolder
 from utils import UserError
 
@@ -14,6 +17,10 @@ def epochs(**metrics: list[float]) -> pd.DataFrame:
     """Epochs 1, 2, 3 with validation metrics; their row labels are not their numbers."""
     columns = {f"validation_{name}": values for name, values in metrics.items()}
     return pd.DataFrame({"epoch": [1, 2, 3], **columns}, index=[7, 8, 9])
+
+
+def rules(checkpoint: dict) -> tuple[float, int]:
+    return checkpoint["input"]["threshold"], checkpoint["input"]["min_component"]
 
 
 def test_the_best_epoch_and_of_equals_the_first():
@@ -46,6 +53,10 @@ def test_select_by_and_tune(call, monkeypatch, folder, tmp_path):
     assert call("train_model", "--data", folder, "--run", run, *options)[0] == 0
     assert call("process_models", "--run", run)[0] == 0
     table = pd.read_csv(run.path / "epochs.csv")
+    _, checkpoint, said = load_chosen(run)
+    assert (
+        checkpoint["epoch"] == best_epoch(table) and f"of {run} (not tested), {CRITERIA['iou']}; threshold 0.5" in said
+    )
     expected = best_epoch(table, "loss")
     code, out, err = call("test_model", "--run", run, "--select-by", "loss", "--device", "cpu")
     found = run.read_metrics()
@@ -60,3 +71,9 @@ def test_select_by_and_tune(call, monkeypatch, folder, tmp_path):
     assert found["tuned"]["split"] == "validation" and found["tuned"]["tuned"] >= found["tuned"]["untuned"]
     assert found["tuned"]["untuned"] == pytest.approx(table["validation_patient_dice"].max(), abs=1e-6)
     assert found["iou"] == pytest.approx(run.read_test_tables()["slices"]["iou"].mean(), abs=1e-6)
+
+    run.write("metrics.json", json.dumps(found | {"threshold": 0.35, "min_component": 20}).encode())
+    _, checkpoint, said = load_chosen(run)
+    assert (checkpoint["epoch"], *Choice(0.35, 20)) == (found["epoch"], *rules(checkpoint))
+    assert said.startswith(f"epoch {found['epoch']} of {run} (as tested), {CRITERIA['patient_dice']}; threshold 0.35")
+    assert "components below 20 px removed (tuned on 1 validation patients)" in said

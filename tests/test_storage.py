@@ -20,6 +20,7 @@ from unet import UNet
 from utils import UserError, atomic_write
 
 METRICS = {"training_loss": 0.5, "training_iou": 0.25, "validation_loss": 0.75, "validation_iou": 0.125}
+METRICS |= {"resolution": 1.0}
 SETTINGS = {**REFERENCE, "width": 2, "precision": "fp32"}
 CONFIG = {"settings": SETTINGS, "versions": {"torch": "x"}, "synthetic": True}
 
@@ -144,6 +145,16 @@ def test_a_damaged_checkpoint_is_one_error_and_runs_nothing(run, tmp_path, monke
     with pytest.raises(UserError, match=message):
         checkpoints.read_epochs(run)
     assert not mark.exists()
+
+
+def test_a_checkpoint_of_an_earlier_version_was_at_the_whole_resolution(run):
+    save(run, resolution=0.5)
+    assert checkpoints.load_network(run.checkpoint(1))[1]["input"]["resolution"] == 0.5
+    content = torch.load(run.checkpoint(1), weights_only=True)
+    del content["resolution"], content["input"]["resolution"]
+    torch.save(content, run.checkpoint(1))
+    assert checkpoints.load_network(run.checkpoint(1))[1]["input"]["resolution"] == 1.0
+    assert checkpoints.read_epochs(run)["resolution"].tolist() == [1.0]
 
 
 def test_weights_of_another_network_are_refused(run):

@@ -23,6 +23,7 @@ TINY = {
     "make_phantoms.py": "--patients 3",
     "train_model.py": "--width 2 --batch-size 4 --epochs 1",
     "export_model.py": "--formats safetensors",
+    "ablate.py": "--only base --width 2 --epochs 1",
     "benchmarks.step": "--width 2 --batch-size 2",
     "benchmarks.compare": "--width 2 --repeats 1",
     "benchmarks.growth": "--width 1 --batch-size 1 --steps 1",
@@ -30,7 +31,6 @@ TINY = {
 }
 # What stands in for a thing of the user's own, or of a run that was not made small
 INSTEAD = {
-    "epoch_4.pt": "epoch_1.pt",
     "runs/a runs/b": "demo demo",
     "--run runs/first": "--run demo",
 }

@@ -22,7 +22,7 @@ MISSING = 0.15  # pre- or post-contrast is replaced by FLAIR, as the set itself 
 SCALE = (0.15, 0.75, 1.25)  # brightness, and contrast: probability, smallest, largest factor
 GAMMA = (0.3, 0.7, 1.5)  # exponent
 NOISE = (0.1, 0.0, 0.3)  # standard deviation, where 1 is that of the head
-BLUR = (0.2, 0.5, 1.0)  # sigma in pixels
+BLUR = (0.2, 0.5, 1.0)  # sigma in pixels of what the network sees
 LOW_RESOLUTION = (0.25, 0.5, 1.0)  # share of the resolution
 
 

@@ -9,6 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import nn
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from constants import IMAGE_SIZE, THRESHOLD
@@ -17,6 +19,7 @@ from dataset.slices import Slices
 from evaluation.metrics import Counts, count_pixels, slice_mean_iou, summarise
 from training import augment, distributed, lean
 from training.losses import Loss
+from unet import UNet
 from utils import Hardware, UserError
 
 WINDOW = (224, 192)  # rows and columns around the head that training sees with `crop`
@@ -25,21 +28,42 @@ OUTSIDE = -20.0  # the logit where nothing is computed
 CHECK_EVERY = 16  # steps after which an accelerator, or several processes, are asked for the loss and for signals
 
 
+def count_flop(network: dict[str, Any], height: int, width: int) -> int:
+    """Return the floating-point operations of the convolutions of one forward pass; backward takes twice as many.
+
+    network: the arguments of UNet. height, width: of the slice.
+    """
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        UNet(**network)(torch.empty(1, network["channels"], height, width))
+    return counter.get_total_flops()
+
+
 def predicted_mask(logits: torch.Tensor, threshold: float = THRESHOLD) -> torch.Tensor:
     """Logits -> bool of the same shape: where the probability reaches the threshold."""
     return logits.sigmoid() >= threshold
 
 
-def epoch_order(seed: int, epoch: int, slices: Slices, empty_share: float = 1.0) -> torch.Tensor:
+def epoch_order(
+    seed: int, epoch: int, slices: Slices, empty_share: float = 1.0, by_patient: bool = False
+) -> torch.Tensor:
     """Return the rows of epoch 1, 2, ... in their order: int64; it depends on (seed, epoch) and the slices alone.
 
-    All tumour slices, and a share of the others, drawn anew in each epoch.
+    All tumour slices, and a share of the others, drawn anew in each epoch. With `by_patient` as many rows, each drawn
+    with replacement: any patient alike, then a slice in proportion to its tumour pixels + a tenth of their mean.
     """
     mixed = int(np.random.SeedSequence((seed, epoch)).generate_state(1, np.uint64)[0] >> 1)
-    order = torch.randperm(len(slices), generator=torch.Generator().manual_seed(mixed))
-    if empty_share == 1:
+    generator = torch.Generator().manual_seed(mixed)
+    order = torch.randperm(len(slices), generator=generator)
+    if empty_share == 1 and not by_patient:
         return order
-    empty = (slices.masks == 0).flatten(1).all(1).cpu()[order]
+    tumour = slices.masks.flatten(1).sum(1).cpu().double()
+    if by_patient:
+        patient = torch.from_numpy(np.unique(slices.patients, return_inverse=True)[1])
+        mean = (patient.bincount(tumour) / patient.bincount())[patient]
+        weights = torch.where(mean > 0, tumour + mean / 10, 1)
+        rows = round(int((tumour > 0).sum()) + empty_share * int((tumour == 0).sum()))
+        return torch.multinomial(weights / patient.bincount(weights)[patient], rows, True, generator=generator)
+    empty = (tumour == 0)[order]
     drawn = empty.cumsum(0) <= round(empty_share * int(empty.sum()))
     return order[~empty | drawn]
 
@@ -71,9 +95,10 @@ class Views:
         size = tuple(round(side * self.share) for side in extent)
         boxes = [prepared.boxes[patient] if self.crop else (0, IMAGE_SIZE) * 2 for patient in prepared.stack[rows]]
         centres = torch.tensor([((top + bottom) // 2, (left + right) // 2) for top, bottom, left, right in boxes])
-        if chances is not None:
+        images, masks = augment.place(images, masks, centres, extent, size, chances)
+        if chances is not None:  # on the window alone, which is what costs least
             images = augment.change_intensities(images, prepared.how.sequences, chances)
-        return augment.place(images, masks, centres, extent, size, chances)
+        return images, masks
 
 
 EVERYTHING = Views()
@@ -246,16 +271,27 @@ def compute_logits(
         flips: average the logits of the slice and of its mirror image.
     """
     images, masks = slices.batch(rows, hardware.device)
-    images = images[..., window[0], window[1]].contiguous(memory_format=hardware.memory_format)
+    images = images[..., window[0], window[1]]
+    whole = images.shape[-2:]
+    computed = [round(side * slices.how.resolution) for side in whole]
+    images = resize(images, computed).contiguous(memory_format=hardware.memory_format)
     with hardware.autocast():
         logits = model(images).float()
         if flips:
             logits = (logits + model(images.flip(3)).float().flip(3)) / 2
+    logits = resize(logits, whole)
     if logits.shape == masks.shape:
         return logits, masks
     frame = torch.full_like(masks, OUTSIDE)
     frame[..., window[0], window[1]] = logits
     return frame, masks
+
+
+def resize(planes: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+    """Interpolate bilinearly, as the windows of training are: float32 [N, C, H, W]."""
+    if list(planes.shape[-2:]) == list(size):
+        return planes
+    return F.interpolate(planes, list(size), mode="bilinear", align_corners=False)
 
 
 def _progress(batches: Sequence[Any], title: str, tally: Tally) -> Iterator[Any]:

@@ -1,13 +1,15 @@
 """Training losses: float logits and masks [N, 1, H, W] -> one number. Masks are 0 or 1."""
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch.nn import functional as F
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 POSITIVE = 3.0  # weight of a tumour pixel in `weighted_bce`
-MISSED = 0.7  # weight of false negatives in `tversky`; false positives have 1 - MISSED. 0.5 would be Dice
+MISSED = 0.7  # weight of false negatives in `tversky`; false positives have the rest of 1. 0.5 would be Dice
+OTHERS = (0.3, 0.9)  # such weights that can be chosen too
 FOCUS = 0.75  # exponent of `focal_tversky`
 
 
@@ -31,15 +33,15 @@ def soft_dice(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
     return 1 - (2 * overlap + 1) / (probabilities.sum() + masks.sum() + 1)
 
 
-def tversky(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+def tversky(logits: torch.Tensor, masks: torch.Tensor, weight: float = MISSED) -> torch.Tensor:
     """1 - Tversky index of the probabilities over the whole batch (Salehi et al. 2017): Dice that punishes misses more.
 
-    TP / (TP + MISSED x FN + (1 - MISSED) x FP), with one pixel added to both: empty against empty is 0, not 0/0.
+    TP / (TP + weight x FN + (1 - weight) x FP), with one pixel added to both: empty against empty is 0, not 0/0.
     """
     probabilities = logits.sigmoid()
     overlap = (probabilities * masks).sum()
     missed, false = masks.sum() - overlap, probabilities.sum() - overlap
-    return 1 - (overlap + 1) / (overlap + MISSED * missed + (1 - MISSED) * false + 1)
+    return 1 - (overlap + 1) / (overlap + weight * missed + (1 - weight) * false + 1)
 
 
 def focal_tversky(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
@@ -52,9 +54,9 @@ def bce_dice(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
     return bce(logits, masks) + soft_dice(logits, masks)
 
 
-def bce_tversky(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+def bce_tversky(logits: torch.Tensor, masks: torch.Tensor, weight: float = MISSED) -> torch.Tensor:
     """Cross-entropy and Tversky: as `bce_dice`, with misses punished more."""
-    return bce(logits, masks) + tversky(logits, masks)
+    return bce(logits, masks) + tversky(logits, masks, weight)
 
 
 LOSSES: dict[str, Loss] = {
@@ -65,4 +67,5 @@ LOSSES: dict[str, Loss] = {
     "tversky": tversky,
     "bce+tversky": bce_tversky,
     "focal-tversky": focal_tversky,
+    **{f"bce+tversky-{weight}": partial(bce_tversky, weight=weight) for weight in OTHERS},
 }

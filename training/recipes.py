@@ -19,6 +19,8 @@ REFERENCE: dict[str, Any] = {
     "crop": False,  # compute the head's window only
     "augment": False,  # training/augment.py
     "empty_share": 1.0,  # of the slices without tumour, drawn anew each epoch
+    "by_patient": False,  # draw patients alike, and their slices by the tumour in them
+    "prior": False,  # begin with the logit of the share of tumour pixels, not with 0
     # optimisation
     "epochs": EPOCHS,
     "batch_size": BATCH_SIZE,  # slices
@@ -42,7 +44,7 @@ TUNED = REFERENCE | {
     "crop": True,
     "augment": True,
     "empty_share": 0.35,
-    "epochs": 40,
+    "epochs": 30,
     "batch_size": 16,
     "loss": "bce+dice",
     "optimiser": "adamw",
