@@ -332,10 +332,10 @@ def read_csv(path: Path, columns: list[str]) -> pd.DataFrame:
     return parse_csv(content, path, columns)
 
 
-def parse_csv(content: bytes, path: Path, columns: list[str]) -> pd.DataFrame:
+def parse_csv(content: bytes, path: Path, columns: list[str], sep: str = ",") -> pd.DataFrame:
     """Return the content of a CSV file as `read_csv` does; `path` is for its messages."""
     try:
-        table = pd.read_csv(io.BytesIO(content), dtype=str, keep_default_na=False, encoding="utf-8")
+        table = pd.read_csv(io.BytesIO(content), sep=sep, dtype=str, keep_default_na=False, encoding="utf-8")
     except (ValueError, csv.Error) as error:  # pandas' parser errors are ValueErrors
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{path}: cannot be read as CSV ({reason}). Expected columns {', '.join(columns)}.") from None

@@ -1,0 +1,65 @@
+"""The ellipsoid of least volume around a set of points.
+
+As in Khachiyan's algorithm, every point carries a weight, and the weighted covariance is the shape of the ellipsoid. He
+moves weight from all points to the one farthest outside; here it moves from the one farthest inside, with the step that
+is best for this pair (Boehning 1986), which needs a tenth of the steps on tumours.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+ACCURACY = 1e-6  # relative, of the squared distances; the volume is then too large by less than 3e-6 in 3D
+MOST_STEPS = 100_000  # 500 are usual
+
+
+class Ellipsoid(NamedTuple):
+    """All x with (x - centre) @ matrix @ (x - centre) <= 1."""
+
+    centre: np.ndarray  # float64 [D]
+    matrix: np.ndarray  # float64 [D, D]
+
+    @property
+    def volume(self) -> float:
+        size = len(self.centre)
+        unit_ball = math.pi ** (size / 2) / math.gamma(size / 2 + 1)
+        return unit_ball / math.sqrt(np.linalg.det(self.matrix))
+
+    def section(self, height: float) -> "Ellipsoid | None":
+        """Return the ellipse in which the plane at this first coordinate cuts it; None where they do not meet."""
+        inner, mixed = self.matrix[1:, 1:], self.matrix[1:, 0]
+        offset = height - self.centre[0]
+        lean = np.linalg.solve(inner, mixed)
+        left = 1 - offset**2 * (self.matrix[0, 0] - mixed @ lean)
+        return Ellipsoid(self.centre[1:] - offset * lean, inner / left) if left > 0 else None
+
+
+def enclosing_ellipsoid(points: np.ndarray) -> Ellipsoid:
+    """Return the smallest ellipsoid that holds all points (float [N, D]), which must not lie in one plane."""
+    number, size = points.shape
+    middle, scale = points.mean(0), np.linalg.cholesky(np.cov(points.T, bias=True))
+    white = np.linalg.solve(scale, (points - middle).T)  # well conditioned, however thin the points lie
+    lifted = np.vstack([white, np.ones(number)])  # [D + 1, N]: an ellipsoid around the origin is looked for
+    weights = np.zeros(number)
+    weights[np.unique([white.argmin(1), white.argmax(1)])] = 1  # the ends of each axis: a few of many points
+    weights /= weights.sum()
+    wanted = size + 1  # the squared distance of all points that carry weight, in the end
+    for _ in range(MOST_STEPS):
+        mapped = np.linalg.solve((lifted * weights) @ lifted.T, lifted)
+        distances = (lifted * mapped).sum(0)
+        far, near = distances.argmax(), np.where(weights > 0, distances, np.inf).argmin()
+        if max(distances[far] - wanted, wanted - distances[near]) <= ACCURACY * wanted:
+            break
+        curvature = distances[far] * distances[near] - (lifted[:, far] @ mapped[:, near]) ** 2
+        best = (distances[far] - distances[near]) / (2 * curvature) if curvature > 0 else np.inf
+        step = min(best, weights[near])
+        weights[far] += step
+        weights[near] -= step
+    centre = white @ weights
+    spread = (white * weights) @ white.T - np.outer(centre, centre)
+    away = white.T - centre
+    matrix = np.linalg.inv(spread)
+    matrix /= np.einsum("nd,de,ne->n", away, matrix, away).max()  # so that the farthest point lies on the surface
+    back = np.linalg.inv(scale)
+    return Ellipsoid(middle + scale @ centre, back.T @ matrix @ back)
