@@ -9,6 +9,7 @@ associations.csv, radiogenomics.json and plots/*.png, and a section of the run's
 
 import argparse
 import textwrap
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -72,9 +73,13 @@ def main(argv: list[str] | None = None) -> None:
     slices = load_slices(folder, {"all": table})["all"]
 
     stacks = by_patient(slices.masks.numpy(), table)
-    shapes = measure(stacks)
-    features = genomics.feature_table(labels, shapes, predicted is not None and measure(by_patient(predicted, table)))
-    study = genomics.study(features, other_choices(stacks))
+    shapes, of_predicted, choices = measure(stacks), None, {}
+    choices[genomics.MANUAL] = columns(lambda p: shape.variants(stacks[p], shapes[p].features), stacks)
+    if predicted is not None:
+        found = by_patient(predicted, table)
+        of_predicted = measure(found, largest_only=True)
+        choices[genomics.AUTOMATIC] = columns(lambda p: whole_mask(found[p]), found)
+    study = genomics.study(genomics.feature_table(labels, shapes, of_predicted), choices)
     synthetic = any_synthetic(table)
     notice = constants.SYNTHETIC_NOTICE if synthetic else ""
     study.result["synthetic"] = synthetic
@@ -107,13 +112,20 @@ def by_patient(masks: np.ndarray, table: pd.DataFrame) -> dict[str, np.ndarray]:
     return {patient: masks[rows] for patient, rows in table.groupby("patient", sort=False).indices.items()}
 
 
-def measure(stacks: dict[str, np.ndarray]) -> dict[str, shape.Shape]:
-    return dict(zip(stacks, parallel_map(shape.measure, stacks.values()), strict=True))
+def measure(stacks: dict[str, np.ndarray], largest_only: bool = False) -> dict[str, shape.Shape]:
+    shapes = parallel_map(lambda stack: shape.measure(stack, largest_only), stacks.values())
+    return dict(zip(stacks, shapes, strict=True))
 
 
-def other_choices(stacks: dict[str, np.ndarray]) -> dict[tuple[str, str], pd.Series]:
-    """Return the features under other choices, {(choice, feature): a value per patient}, NaN without tumour."""
-    table = pd.DataFrame(parallel_map(shape.variants, stacks.values()))
+def whole_mask(stack: np.ndarray) -> dict[tuple[str, str], float]:
+    """Return the published features of all components together, as `shape.variants` does those of other choices."""
+    features = shape.measure(stack).features
+    return {(shape.ALL_COMPONENTS, name): features[name] for name in shape.PUBLISHED}
+
+
+def columns(work: Callable[[str], dict], patients: Iterable[str]) -> dict[tuple[str, str], pd.Series]:
+    """Return the results of some work on each patient as columns, NaN where a patient has none."""
+    table = pd.DataFrame(parallel_map(work, patients))
     return {name: table[name] for name in table}
 
 

@@ -9,6 +9,7 @@ import pandas as pd
 from dataset.published import IDH_FILE, LABEL_FILE, is_published
 from utils import UserError, describe_problems, parse_csv
 
+SYNTHETIC_LABEL = "SyntheticSubtype"  # of patients that this project draws
 LABELS = {  # the columns that are tested, in this order: what they are called
     "RNASeqCluster": "RNASeq cluster",
     "MethylationCluster": "Methylation cluster",
@@ -19,7 +20,7 @@ LABELS = {  # the columns that are tested, in this order: what they are called
     "COCCluster": "Cluster of clusters",
     "IDH": "IDH status",
     "neoplasm_histologic_grade": "Grade (code)",
-    "SyntheticSubtype": "Synthetic subtype",
+    SYNTHETIC_LABEL: "Synthetic subtype",
 }
 BLANK = {"", "na", "nan"}
 DATE = re.compile(r"_\d{8}$")  # at the end of a patient's folder, but not of the published labels

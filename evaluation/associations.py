@@ -14,6 +14,7 @@ from scipy import special, stats
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import RepeatedStratifiedKFold
 
+from dataset.labels import SYNTHETIC_LABEL
 from evaluation.intervals import FEWEST, LEVEL, SEED
 from evaluation.shape import FEATURES, PUBLISHED
 
@@ -27,7 +28,7 @@ CONTRASTS = {  # the label that is told from the rest: the one published as irre
     "RNASeqCluster": "2",
     "COCCluster": "2",
     "IDH": "wildtype",
-    "SyntheticSubtype": "irregular",
+    SYNTHETIC_LABEL: "irregular",
 }
 CAVEAT = (
     "These are associations in the sample at hand, not a test of genomic status: the clusters were found in tumours of "
@@ -129,30 +130,28 @@ def survival(manual: pd.DataFrame, automatic: pd.DataFrame) -> pd.DataFrame:
     return pair.assign(survives=np.where(first, np.where(second, "yes", "no"), ""))
 
 
-def contrasts(features: pd.DataFrame, labels: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return how well 1/BEVR tells the patients of each of CONTRASTS from the rest; tables as of `associate`.
+def tell_apart(features: pd.DataFrame, labels: pd.DataFrame, label: str) -> dict[str, Any]:
+    """Return how well 1/BEVR tells the patients of one of CONTRASTS from the rest; tables as of `associate`.
 
-    Each has label, positive, n, positives, auc with low and high, and nested_auc (see there). NaN where there are fewer
-    than FEWEST patients on either side.
+    Keys: label, positive, n, positives, auc with low and high (percentile bootstrap over patients of each side), and
+    nested_auc (see there). NaN where there are fewer than FEWEST patients on either side.
     """
-    found = []
-    for label, positive in CONTRASTS.items():
-        if label in labels:
-            score, truth = contrast(features, labels, label)
-            row = {"label": label, "positive": positive, "n": len(truth), "positives": int(truth.sum())}
-            row |= dict.fromkeys(("auc", "low", "high", "nested_auc"), math.nan)
-            if FEWEST <= truth.sum() <= len(truth) - FEWEST:
-                parts = score[truth], score[~truth]
-                interval = stats.bootstrap(
-                    parts, auc, vectorized=True, n_resamples=RESAMPLES, batch=500, confidence_level=LEVEL,
-                    method="percentile", rng=np.random.default_rng(SEED),
-                ).confidence_interval  # fmt: skip
-                known = labels[label].notna() & features[PUBLISHED].notna().all(axis=1)
-                nested = nested_auc(features.loc[known, PUBLISHED], labels.loc[known, label] == positive)
-                row |= {"auc": float(auc(*parts)), "low": float(interval.low), "high": float(interval.high)}
-                row["nested_auc"] = nested
-            found.append(row)
-    return found
+    score, truth = contrast(features, labels, label)
+    row = {"label": label, "positive": CONTRASTS[label], "n": len(truth), "positives": int(truth.sum())}
+    if not FEWEST <= truth.sum() <= len(truth) - FEWEST:
+        return row | dict.fromkeys(("auc", "low", "high", "nested_auc"), math.nan)
+    parts = score[truth], score[~truth]
+    interval = stats.bootstrap(
+        parts, auc, vectorized=True, n_resamples=RESAMPLES, batch=500, confidence_level=LEVEL, method="percentile",
+        rng=np.random.default_rng(SEED),
+    ).confidence_interval  # fmt: skip
+    known = labels[label].notna() & features[PUBLISHED].notna().all(axis=1)
+    return row | {
+        "auc": float(auc(*parts)),
+        "low": float(interval.low),
+        "high": float(interval.high),
+        "nested_auc": nested_auc(features.loc[known, PUBLISHED], labels.loc[known, label] == CONTRASTS[label]),
+    }
 
 
 def contrast(features: pd.DataFrame, labels: pd.DataFrame, label: str) -> tuple[np.ndarray, np.ndarray]:

@@ -26,6 +26,17 @@ class Ellipsoid(NamedTuple):
         unit_ball = math.pi ** (size / 2) / math.gamma(size / 2 + 1)
         return unit_ball / math.sqrt(np.linalg.det(self.matrix))
 
+    @property
+    def radii(self) -> np.ndarray:
+        """The half axes, longest first: float64 [D]."""
+        return 1 / np.sqrt(np.linalg.eigvalsh(self.matrix))
+
+    @property
+    def angle(self) -> float:
+        """Of an ellipse (row, column): degrees from the columns' axis to the longest, towards higher rows."""
+        row, column = np.linalg.eigh(self.matrix)[1][:, 0]
+        return math.degrees(math.atan2(row, column))
+
     def section(self, height: float) -> "Ellipsoid | None":
         """Return the ellipse in which the plane at this first coordinate cuts it; None where they do not meet."""
         inner, mixed = self.matrix[1:, 1:], self.matrix[1:, 0]

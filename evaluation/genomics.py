@@ -38,10 +38,10 @@ def feature_table(labels: pd.DataFrame, shapes: dict[str, Shape], predicted: dic
     return pd.DataFrame(table).assign(**{name: labels[name].to_numpy() for name in labels})
 
 
-def study(features: pd.DataFrame, other_choices: dict[tuple[str, str], pd.Series]) -> Study:
+def study(features: pd.DataFrame, other_choices: dict[str, dict[tuple[str, str], pd.Series]]) -> Study:
     """Analyse a table of `feature_table`.
 
-    other_choices: the published features on manual masks under other choices, {(choice, feature): a value per patient}.
+    other_choices: published features under other choices, {masks: {(choice, feature): a value per patient}}.
     """
     labels = features[[name for name in LABELS if name in features]]
     by_masks = split_masks(features)
@@ -51,11 +51,16 @@ def study(features: pd.DataFrame, other_choices: dict[tuple[str, str], pd.Series
         "labels": {name: int(labels[name].notna().sum()) for name in labels},
         "masks": list(by_masks),
         "auc": [
+            {"masks": masks} | associations.tell_apart(values, labels, label)
+            for label in CONTRASTS
+            if label in labels
+            for masks, values in by_masks.items()
+        ],
+        "choices": [
             {"masks": masks} | row
             for masks, values in by_masks.items()
-            for row in associations.contrasts(values, labels)
+            for row in compare_choices(values, other_choices[masks], labels)
         ],
-        "choices": compare_choices(by_masks[MANUAL], other_choices, labels),
         "agreement": [],
         "survival": [],
         "undefined": [
@@ -125,6 +130,11 @@ def show_range(low: float | None, high: float | None, form: str) -> str:
     return shown if shown == "-" else f"{shown} to {show_number(high, form)}"
 
 
+def mean_form(name: str) -> str:
+    """Return the format of a mean of a feature: numbers of voxels have one decimal there."""
+    return FEATURES[name].form.replace(".0f", ".1f")
+
+
 def text_tables(study: Study) -> dict[str, pd.DataFrame]:
     """Return the tables that are printed and stand on the page, {title: table of text}, without empty ones.
 
@@ -139,7 +149,7 @@ def text_tables(study: Study) -> dict[str, pd.DataFrame]:
                 "patients": f"{row['positives']} of {row['n']}",
                 "AUC": show_number(row["auc"]),
                 "95% interval": show_range(row["low"], row["high"], ".3f"),
-                "out of fold, feature chosen": show_number(row["nested_auc"]),
+                "nested AUC": show_number(row["nested_auc"]),
             }
             for row in result["auc"]
         ],
@@ -147,7 +157,7 @@ def text_tables(study: Study) -> dict[str, pd.DataFrame]:
         "Does each association survive the automatic mask?": [
             {
                 "label": LABELS[row["label"]],
-                "feature": FEATURES[row["feature"]].label,
+                "feature": FEATURES[row["feature"]].short,
                 "n": str(row["n_manual"]),
                 **{f"p, {masks}": show_p(row[f"holm_p_{masks}"]) for masks in (MANUAL, AUTOMATIC)},
                 **{f"effect, {masks}": show_number(row[f"effect_{masks}"], ".2f") for masks in (MANUAL, AUTOMATIC)},
@@ -157,20 +167,19 @@ def text_tables(study: Study) -> dict[str, pd.DataFrame]:
         ],
         "Features on automatic against manual masks": [
             {
-                "feature": FEATURES[row["feature"]].label,
+                "feature": FEATURES[row["feature"]].short,
                 "n": str(row["n"]),
-                "intraclass correlation": show_number(row["icc"], ".2f"),
+                "ICC": show_number(row["icc"], ".2f"),
                 "95% interval": show_range(row["icc_low"], row["icc_high"], ".2f"),
-                "bias": show_number(row["bias"], FEATURES[row["feature"]].form),
-                "limits of agreement": show_range(
-                    row["lower_limit"], row["upper_limit"], FEATURES[row["feature"]].form
-                ),
+                "bias": show_number(row["bias"], mean_form(row["feature"])),
+                "limits of agreement": show_range(row["lower_limit"], row["upper_limit"], mean_form(row["feature"])),
             }
             for row in result["agreement"]
         ],
-        "Choices that the published definitions leave open, manual masks": [
+        "Choices that the published definitions leave open": [
             {
-                "feature": FEATURES[row["feature"]].label,
+                "masks": row["masks"],
+                "feature": FEATURES[row["feature"]].short,
                 "choice": row["choice"],
                 "rank correlation": show_number(row["correlation"]),
                 f"p, {LABELS[row['label']]}": show_p(row["fisher_p"]),
@@ -189,8 +198,8 @@ def family_rows(table: pd.DataFrame) -> list[dict[str, str]]:
     for label, tests in table[table["family"] == 1].groupby("label", sort=False):
         tests = tests.set_index("feature")
         row = {"label": LABELS[label], "n": str(tests["n"].iloc[0])}
-        row |= {f"p, {FEATURES[name].label}": show_p(tests.at[name, "holm_p"]) for name in PUBLISHED}
-        row |= {f"effect, {FEATURES[name].label}": show_number(tests.at[name, "effect"], ".2f") for name in PUBLISHED}
+        row |= {f"p, {FEATURES[name].short}": show_p(tests.at[name, "holm_p"]) for name in PUBLISHED}
+        row |= {f"effect, {FEATURES[name].short}": show_number(tests.at[name, "effect"], ".2f") for name in PUBLISHED}
         rows.append(row)
     return rows
 
@@ -198,17 +207,28 @@ def family_rows(table: pd.DataFrame) -> list[dict[str, str]]:
 def sentences(study: Study) -> list[str]:
     """Return what must be read with the tables."""
     result = study.result
-    features = ", ".join(FEATURES[name].label for name in PUBLISHED)
+    features = ", ".join(FEATURES[name].short for name in PUBLISHED)
     tests = len(PUBLISHED) * len(result["labels"])
     notes = [
         f"p: Fisher's exact test on the split at the median, adjusted for the {tests} tests of the family ({features}, "
         "each label; Holm). Effect: share of the variance of ranks that lies between the groups.",
+        "Nested AUC: in each of 20 x 5 folds, the feature and its direction are chosen on the other patients.",
         result["caveat"],
     ]
+    if result["agreement"]:
+        notes.append(
+            "Of an automatic mask, only the largest component in 3D is measured, as published; of a manual one, all. "
+            "ICC: intraclass correlation of absolute agreement. Bias: automatic minus manual mask."
+        )
     if result["survival"]:
         significant = [row for row in result["survival"] if row["survives"]]
         kept = sum(row["survives"] == "yes" for row in significant)
-        notes.insert(0, f"{kept} of {len(significant)} associations on manual masks survive the automatic ones.")
+        notes.insert(
+            0,
+            f"{kept} of {len(significant)} associations that are significant on manual masks are so on automatic ones."
+            if significant
+            else "No association is significant on manual masks, so that none can survive the automatic ones.",
+        )
     if undefined := result["undefined"]:
         few = "; ".join(f"{row['patient']}, {row['masks']} mask: {row['reason']}" for row in undefined[:3])
         more = f"; and {len(undefined) - 3} more" if len(undefined) > 3 else ""

@@ -17,27 +17,30 @@ from evaluation.surfaces import bounding_box
 
 SECTORS = 10  # of 36 degrees, of the angular standard deviation
 FEWEST_POINTS = 30  # of an outline: below, a tenth of it is too short to be averaged over
-CONNECTED = np.ones((3, 3, 3), int)  # corners included
+CONNECTED = np.ones((3, 3, 3), int)  # components are connected over corners, too
 ROUNDING = 1e-9  # degrees, by which an angle may be off
 
 
 class Feature(NamedTuple):
     """How a feature is shown."""
 
+    short: str  # in tables
     label: str
     meaning: str
     form: str
-    published: bool  # whether it belongs to the published analysis, and so to the family of tests
+    published: bool = False  # whether it belongs to the published analysis, and so to the family of tests
 
 
 FEATURES = {  # columns of shape_features.csv
     "bevr": Feature(
         "BEVR",
-        "Bounding ellipsoid volume ratio: volume over the volume of the smallest ellipsoid around the tumour.",
+        "Bounding ellipsoid volume ratio",
+        "Volume over the volume of the smallest ellipsoid around the tumour.",
         ".3f",
         True,
     ),
     "margin_fluctuation": Feature(
+        "MF",
         "Margin fluctuation",
         "Standard deviation of what smoothing over a tenth of the outline takes from its distance to the centre; in "
         "the largest slice.",
@@ -45,15 +48,16 @@ FEATURES = {  # columns of shape_features.csv
         True,
     ),
     "angular_sd": Feature(
+        "ASD",
         "Angular standard deviation",
         "Mean over ten sectors of the standard deviation of the outline's distance to the centre; largest slice.",
         ".4f",
         True,
     ),
-    "volume": Feature("Volume, voxels", "Voxels of the mask.", ",.0f", False),
-    "components": Feature("Components", "Connected components of the mask in 3D, corners included.", ".0f", False),
-    "largest_area": Feature("Largest slice, pixels", "Pixels of the slice with the most.", ",.0f", False),
-    "solidity": Feature("Solidity", "Volume over the volume of the convex hull.", ".3f", False),
+    "volume": Feature("volume", "Volume, voxels", "Voxels of the mask.", ",.0f"),
+    "components": Feature("components", "Components", "Connected components of the mask in 3D.", ",.0f"),
+    "largest_area": Feature("largest slice", "Largest slice, pixels", "Pixels of the slice with the most.", ",.0f"),
+    "solidity": Feature("solidity", "Solidity", "Volume over the volume of the convex hull.", ".3f"),
 }
 PUBLISHED = [name for name, feature in FEATURES.items() if feature.published]
 
@@ -68,7 +72,7 @@ class Choices(NamedTuple):
 
 
 DEFAULT = Choices()
-LARGEST_COMPONENT = "largest component in 3D only"
+LARGEST_ONLY, ALL_COMPONENTS = "largest component in 3D only", "all components"
 VARIANTS = {  # another choice: what it is, and the features that depend on it
     "centre of the outline": (Choices(centre_of_outline=True), ("margin_fluctuation", "angular_sd")),
     "outline points at equal distances": (Choices(even_steps=True), ("margin_fluctuation", "angular_sd")),
@@ -87,13 +91,19 @@ class Shape(NamedTuple):
     largest_slice: int  # -1 without tumour
 
 
-def measure(stack: np.ndarray) -> Shape:
-    """Measure the tumour of one patient (uint8 [S, H, W], 0 or 1, slices in their order), all components together."""
+def measure(stack: np.ndarray, largest_only: bool = False) -> Shape:
+    """Measure the tumour of one patient (uint8 [S, H, W], 0 or 1, slices in their order).
+
+    largest_only: measure the largest component in 3D, not all of them together; their number is that of the mask.
+    """
     box = bounding_box(stack)
     if box is None:
         none = dict.fromkeys(("volume", "components", "largest_area"), 0)
         return Shape(dict.fromkeys(FEATURES, math.nan) | none, "the mask is empty", None, -1)
     mask = stack[box]
+    labels, components = ndimage.label(mask, CONNECTED)
+    if largest_only and components > 1:
+        mask = np.uint8(labels == 1 + np.bincount(labels.ravel())[1:].argmax())
     hull = ConvexHull(corners(mask))
     ellipsoid = enclosing_ellipsoid(hull.points[hull.vertices])
     largest, outline = largest_outline(mask)
@@ -102,7 +112,7 @@ def measure(stack: np.ndarray) -> Shape:
         "bevr": volume / ellipsoid.volume,
         **outline_features(outline),
         "volume": volume,
-        "components": ndimage.label(mask, CONNECTED)[1],
+        "components": components,
         "largest_area": int(mask[largest].sum()),
         "solidity": volume / hull.volume,
     }
@@ -114,17 +124,18 @@ def measure(stack: np.ndarray) -> Shape:
     return Shape(features, reason, ellipsoid, int(corner[0]) + largest)
 
 
-def variants(stack: np.ndarray) -> dict[tuple[str, str], float]:
-    """Return the published features under other choices, {(choice, feature): value}, of a mask as of `measure`."""
+def variants(stack: np.ndarray, features: dict[str, float]) -> dict[tuple[str, str], float]:
+    """Return the published features under other choices, {(choice, feature): value}.
+
+    stack, features: argument and result of `measure`, all components together.
+    """
     box = bounding_box(stack)
     if box is None:
         return {}
-    mask = stack[box]
-    labels = ndimage.label(mask, CONNECTED)[0]
-    alone = measure(np.uint8(labels == 1 + np.bincount(labels.ravel())[1:].argmax())).features
-    found = {(LARGEST_COMPONENT, name): alone[name] for name in PUBLISHED}
+    alone = measure(stack, largest_only=True).features if features["components"] > 1 else features
+    found = {(LARGEST_ONLY, name): alone[name] for name in PUBLISHED}
     for variant, (choices, names) in VARIANTS.items():
-        values = outline_features(largest_outline(mask, choices)[1], choices)
+        values = outline_features(largest_outline(stack[box], choices)[1], choices)
         found |= {(variant, name): values[name] for name in names}
     return found
 

@@ -40,7 +40,7 @@ def draw_boxes(study: Study, name: str) -> Plot:
     place = 0.0
     for label in study.result["labels"]:
         known = study.features[label].notna() & values.notna()
-        headings.append((place, f"{LABELS[label]}, p {show_p(tests.at[(name, label), 'holm_p'])}"))
+        headings.append((place, f"{LABELS[label]}, adjusted p {show_p(tests.at[(name, label), 'holm_p'])}"))
         for group, part in values[known].groupby(study.features.loc[known, label]):
             place += 1
             places.append(place)
@@ -67,9 +67,8 @@ def draw_boxes(study: Study, name: str) -> Plot:
     for handle, label in ((ORANGE, "median"), (BLUE, "quartiles")):
         axes.plot([], [], color=handle, label=label)
     axes.plot([], [], "o", color=GREY, ms=3, label="patient")
-    medians = "; ".join(f"{heading.split(', p')[0]}" for _, heading in headings)
-    words = f"{FEATURES[name].meaning} By {medians}. p is adjusted for the family of tests."
-    return finished(figure, f"{FEATURES[name].label} by label, manual masks", words)
+    words = f"{FEATURES[name].meaning} {'; '.join(heading for _, heading in headings)}."
+    return finished(figure, f"{FEATURES[name].label}, manual masks", words)
 
 
 def draw_roc(study: Study) -> Plot:
@@ -86,11 +85,11 @@ def draw_roc(study: Study) -> Plot:
         x, y, _ = roc_curve(truth, score)
         dashes = "-" if row["masks"] == MANUAL else ":"
         masks = f", {row['masks']}" if len(by_masks) > 1 else ""
-        label = f"{LABELS[row['label']]} {row['positive']}{masks}: {row['auc']:.2f}"
+        label = f"{LABELS[row['label']]} {row['positive']} ({row['positives']} of {row['n']}){masks}: {row['auc']:.2f}"
         axes.plot(x, y, color=colors[row["label"]], ls=dashes, lw=1.8, label=label)
-        words.append(f"{label} ({row['positives']} of {row['n']})")
+        words.append(label)
     axes.set_aspect("equal")
-    return finished(figure, "1/BEVR: area under the ROC curve", f"Areas: {'; '.join(words)}.")
+    return finished(figure, "1/BEVR: ROC curves and their areas", f"Areas: {'; '.join(words)}.", columns=1)
 
 
 def draw_agreement(features: pd.DataFrame, row: dict) -> Plot:
@@ -123,20 +122,18 @@ class Example(NamedTuple):
 
 def draw_examples(examples: list[Example], note: str) -> Figure:
     """Draw the outline of the tumour and the section of its enclosing ellipsoid on FLAIR, one picture per patient."""
-    figure = Figure(figsize=(2.9 * len(examples), 3.7), layout="constrained")
+    figure = Figure(figsize=(2.9 * len(examples), 3.9), layout="constrained")
     if note:
         figure.suptitle(note, fontsize=9)
+    reach = max(example.ellipse.radii[0] for example in examples) + MARGIN  # of all: one scale
     for axes, example in zip(figure.subplots(1, len(examples), squeeze=False)[0], examples, strict=True):
         axes.imshow(example.flair, cmap="gray", vmin=0, vmax=255)
         axes.contour(example.mask, levels=[0.5], colors=MASK_COLOR, linewidths=1.2)
-        half_axes, directions = np.linalg.eigh(np.linalg.inv(example.ellipse.matrix))
-        rows, columns = directions[:, -1]  # of the longest axis
         row, column = example.ellipse.centre - 0.5  # voxel corners are whole numbers there, pixel centres here
-        width, height = 2 * np.sqrt(half_axes[::-1])
-        ellipse = Ellipse((column, row), width, height, angle=np.degrees(np.arctan2(rows, columns)))
+        width, height = 2 * example.ellipse.radii
+        ellipse = Ellipse((column, row), width, height, angle=example.ellipse.angle)
         ellipse.set(fill=False, edgecolor=PREDICTION_COLOR, lw=1.4, ls="--")
         axes.add_patch(ellipse)
-        reach = width / 2 + MARGIN
         axes.set(xlim=(column - reach, column + reach), ylim=(row + reach, row - reach), xticks=[], yticks=[])
         axes.set_title(example.title, fontsize=9, parse_math=False)
     figure.legend(

@@ -148,9 +148,9 @@ def new_axes(x: str, y: str, size: tuple[float, float] = SIZE) -> tuple[Figure, 
     return figure, axes
 
 
-def finished(figure: Figure, title: str, words: str) -> Plot:
+def finished(figure: Figure, title: str, words: str, columns: int = 2) -> Plot:
     """Return a drawing with its legend below."""
-    figure.legend(fontsize=9, frameon=False, loc="outside lower center", ncols=2)
+    figure.legend(fontsize=9, frameon=False, loc="outside lower center", ncols=columns)
     return Plot(figure, title, words)
 
 
