@@ -1,8 +1,8 @@
 """The ellipsoid of least volume around a set of points.
 
-As in Khachiyan's algorithm, every point carries a weight, and the weighted covariance is the shape of the ellipsoid. He
-moves weight from all points to the one farthest outside; here it moves from the one farthest inside, with the step that
-is best for this pair (Boehning 1986), which needs a tenth of the steps on tumours.
+As in Khachiyan's algorithm, every point carries a weight, the weighted covariance is the shape of the ellipsoid, and
+each step moves weight to the point that is farthest outside. He takes it from all points; here it comes from the one
+from which the exchange gains most, with the best step for this pair. On tumours, that needs a tenth of the steps.
 """
 
 import math
@@ -10,8 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-ACCURACY = 1e-6  # relative, of the squared distances; the volume is then too large by less than 3e-6 in 3D
-MOST_STEPS = 100_000  # 500 are usual
+ACCURACY = 1e-6  # of the largest squared distance; the volume is then too large by at most twice that, in 3D
+MOST_STEPS = 100_000  # 100 are usual; outlines of high symmetry take up to 15,000
+TINY = 1e-12  # curvature of a pair of points in one direction, but for rounding
 
 
 class Ellipsoid(NamedTuple):
@@ -59,14 +60,16 @@ def enclosing_ellipsoid(points: np.ndarray) -> Ellipsoid:
     for _ in range(MOST_STEPS):
         mapped = np.linalg.solve((lifted * weights) @ lifted.T, lifted)
         distances = (lifted * mapped).sum(0)
-        far, near = distances.argmax(), np.where(weights > 0, distances, np.inf).argmin()
-        if max(distances[far] - wanted, wanted - distances[near]) <= ACCURACY * wanted:
+        far = distances.argmax()
+        if distances[far] <= (1 + ACCURACY) * wanted:
             break
-        curvature = distances[far] * distances[near] - (lifted[:, far] @ mapped[:, near]) ** 2
-        best = (distances[far] - distances[near]) / (2 * curvature) if curvature > 0 else np.inf
-        step = min(best, weights[near])
-        weights[far] += step
-        weights[near] -= step
+        givers = np.flatnonzero(weights)
+        gap = np.maximum(distances[far] - distances[givers], 0)
+        curvature = np.maximum(distances[far] * distances[givers] - (lifted[:, far] @ mapped[:, givers]) ** 2, TINY)
+        steps = np.minimum(gap / (2 * curvature), weights[givers])
+        best = (steps * gap - steps**2 * curvature).argmax()  # the growth of the determinant
+        weights[far] += steps[best]
+        weights[givers[best]] -= steps[best]
     centre = white @ weights
     spread = (white * weights) @ white.T - np.outer(centre, centre)
     away = white.T - centre

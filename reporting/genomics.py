@@ -73,9 +73,9 @@ def draw_boxes(study: Study, name: str) -> Plot:
 
 def draw_roc(study: Study) -> Plot:
     """Draw the ROC curves of 1/BEVR, for each label that is told from the rest and each kind of masks."""
-    figure, axes = new_axes("1 − specificity", "sensitivity")
-    axes.plot((0, 1), (0, 1), color=GREY, ls="--", lw=1, label="chance")
     by_masks = split_masks(study.features)
+    figure, axes = new_axes("1 − specificity", "sensitivity", (WIDTH, 4.2 + 0.6 * len(by_masks)))
+    axes.plot((0, 1), (0, 1), color=GREY, ls="--", lw=1, label="chance")
     colors = dict(zip(dict.fromkeys(row["label"] for row in study.result["auc"]), (BLUE, ORANGE, GREEN), strict=False))
     words = []
     for row in study.result["auc"]:
@@ -101,11 +101,11 @@ def draw_agreement(features: pd.DataFrame, row: dict) -> Plot:
     axes.plot(ends, ends, color=GREY, ls="--", lw=1, label="equal")
     axes.plot(both[name], both[f"{PREDICTED}{name}"], "o", color=BLUE, alpha=0.7, ms=5, label=f"patient ({len(both)})")
     form = FEATURES[name].form
-    words = f"Intraclass correlation {show_number(row['icc'], '.2f')}, bias {show_number(row['bias'], form)}"
+    words = f"{FEATURES[name].short}: ICC {show_number(row['icc'], '.2f')}, bias {show_number(row['bias'], form)}"
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MaxNLocator(6, steps=STEPS))
     axes.set_aspect("equal", adjustable="datalim")
-    return finished(figure, f"{FEATURES[name].label}: {words.lower()}", f"{words}, {row['n']} patients.")
+    return finished(figure, words, f"{row['n']} patients; automatic against manual masks.")
 
 
 # --- Pictures of patients --------------------------------------------------------------------------------------
@@ -122,11 +122,12 @@ class Example(NamedTuple):
 
 def draw_examples(examples: list[Example], note: str) -> Figure:
     """Draw the outline of the tumour and the section of its enclosing ellipsoid on FLAIR, one picture per patient."""
-    figure = Figure(figsize=(2.9 * len(examples), 3.9), layout="constrained")
+    figure = Figure(figsize=(2.9 * len(examples), 3.8), layout="constrained")
     if note:
         figure.suptitle(note, fontsize=9)
     reach = max(example.ellipse.radii[0] for example in examples) + MARGIN  # of all: one scale
     for axes, example in zip(figure.subplots(1, len(examples), squeeze=False)[0], examples, strict=True):
+        axes.set_facecolor("black")  # beyond the image
         axes.imshow(example.flair, cmap="gray", vmin=0, vmax=255)
         axes.contour(example.mask, levels=[0.5], colors=MASK_COLOR, linewidths=1.2)
         row, column = example.ellipse.centre - 0.5  # voxel corners are whole numbers there, pixel centres here
