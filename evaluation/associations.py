@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from scipy import special, stats
-from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import RepeatedStratifiedKFold
 
 from dataset.labels import SYNTHETIC_LABEL
@@ -176,12 +175,13 @@ def nested_auc(features: pd.DataFrame, truth: pd.Series) -> float:
     """
     if min(truth.sum(), (~truth).sum()) < FOLDS:
         return math.nan
-    found = []
+    values, positive, found = features.to_numpy(float), truth.to_numpy(bool), []
     for rest, fold in RepeatedStratifiedKFold(n_splits=FOLDS, n_repeats=REPEATS, random_state=SEED).split(
-        features, truth
+        values, positive
     ):
-        of = {name: roc_auc_score(truth.iloc[rest], features[name].iloc[rest]) for name in features}
-        best = max(of, key=lambda name: abs(of[name] - 0.5))
-        there = roc_auc_score(truth.iloc[fold], features[best].iloc[fold])
-        found.append(there if of[best] > 0.5 else 1 - there)
+        of_rest, of_fold = (
+            auc(values[rows][positive[rows]], values[rows][~positive[rows]], 0) for rows in (rest, fold)
+        )
+        best = np.abs(of_rest - 0.5).argmax()
+        found.append(of_fold[best] if of_rest[best] > 0.5 else 1 - of_fold[best])
     return float(np.mean(found))
