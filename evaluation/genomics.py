@@ -212,13 +212,14 @@ def sentences(study: Study) -> list[str]:
     notes = [
         f"p: Fisher's exact test on the split at the median, adjusted for the {tests} tests of the family ({features}, "
         "each label; Holm). Effect: share of the variance of ranks that lies between the groups.",
-        "Nested AUC: in each of 20 x 5 folds, the feature and its direction are chosen on the other patients.",
+        "Nested AUC: mean over 20 x 5 folds, in each of which the feature and its direction are chosen on the other "
+        "patients.",
         result["caveat"],
     ]
     if result["agreement"]:
         notes.append(
-            "Of an automatic mask, only the largest component in 3D is measured, as published; of a manual one, all. "
-            "ICC: intraclass correlation of absolute agreement. Bias: automatic minus manual mask."
+            "Of an automatic mask, only the largest component in 3D is measured: a false one far away would stretch the "
+            "ellipsoid. Of a manual mask, all are. ICC: intraclass correlation of absolute agreement. Bias: automatic minus manual mask."
         )
     if result["survival"]:
         significant = [row for row in result["survival"] if row["survives"]]
