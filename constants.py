@@ -31,6 +31,7 @@ VALIDATION_SHARE = 0.2  # of the patients that remain
 DATA_DIR = Path(__file__).resolve().parent / "lgg-mri-segmentation" / "kaggle_3m"  # the real data set, once downloaded
 SYNTHETIC_DIR = DATA_DIR.with_name("synthetic")  # stands in while there is no real data
 RUN_DIR = "."  # models/, CSV files and plots/ go here
+GENOMICS_DIR = "genomics"  # those of radiogenomics.py, without a run
 WEIGHTS = Path(__file__).resolve().parent / "weights" / "lgg_unet.safetensors"  # come with the project
 JUNK_FOLDERS = ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information")  # of macOS, Synology and Windows
 

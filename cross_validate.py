@@ -10,7 +10,6 @@ where it stopped; a fold whose epochs are all there is not trained again, and no
 import argparse
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 import train_model
@@ -114,9 +113,9 @@ def pool(run: RunFolder, folds: dict[int, RunFolder], folder: Path) -> None:
     calibrated = calibration.merge([r["calibration"] for r in results.values()])
     metrics = summary.summarise(Tables(**tables), calibrated, about, notes)
     run.write_test(tables, metrics, None)
-    slices = load_slices(folder, {number: fold.read_split_table("test") for number, fold in folds.items()}).values()
-    images, masks = (np.concatenate([getattr(part, name).numpy() for part in slices]) for name in ("images", "masks"))
-    write_report(run, images, masks, np.concatenate([fold.read_predictions() for fold in folds.values()]))
+    table, predicted = run.read_tested()
+    slices = load_slices(folder, {"all": table})["all"]
+    write_report(run, slices.images.numpy(), slices.masks.numpy(), predicted)
     print(f"--- all {len(folds)} folds together")
     if metrics["synthetic"]:
         print(SYNTHETIC_NOTICE)

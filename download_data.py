@@ -28,14 +28,13 @@ from tqdm import tqdm
 import constants
 from dataset.folder import find_slices
 from dataset.new_folder import new_folder
-from dataset.published import NESTED_COPIES, published_patients, sequences
+from dataset.published import LABEL_FILE, NESTED_COPIES, published_patients, sequences
 from dataset.slices import load_slices
 from utils import SIGNALLED, UserError, leaves_folder, list_problems, run_script
 
 HANDLE = "mateuszbuda/lgg-mri-segmentation"  # on Kaggle
 PAGE = f"https://www.kaggle.com/datasets/{HANDLE}"
 LINKS = "links.json"  # beside the links that this script made: {name: target}
-CLINICAL = "data.csv"  # genomic clusters and clinical codes, beside the patient folders
 DEEPEST = 3  # levels of folders above the patient folders that are searched
 LARGEST_FILE = 4 * 2**20  # bytes; the largest file of the set has 0.2 million
 BY_HAND = f"Download {PAGE} in a browser and name the zip: download_data.py --from archive.zip."
@@ -64,6 +63,8 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(f"{source}: no such file or folder. {BY_HAND}")
     how = (link_folder if source.is_dir() else unpack_archive)(source, args.out, patients)
     print(f"{args.out}: {how}")
+    if not (args.out / LABEL_FILE).is_file():
+        print(f"note: {source} has no {LABEL_FILE}, the genomic labels that radiogenomics.py needs")
     print(f"Licence of the images: CC BY-NC-SA 4.0. What to cite: {constants.DATA_DIR.with_name('README.md')}")
     print("Next: python train_model.py" + ("" if args.out.absolute() == constants.DATA_DIR else f" --data {args.out}"))
 
@@ -166,7 +167,7 @@ def link_folder(source: Path, out: Path, patients: dict[str, int]) -> str:
     below = (path for depth in range(DEEPEST + 1) for path in source.glob("*/" * depth + "*"))
     folder = find_copy(below, patients, source).resolve()
     print(verify(folder, patients))
-    clinical = [CLINICAL] if (folder / CLINICAL).is_file() else []
+    clinical = [LABEL_FILE] if (folder / LABEL_FILE).is_file() else []
     with replaced(out) as built:
         try:
             for name in (*patients, *clinical):
@@ -219,7 +220,7 @@ def find_members(packed: zipfile.ZipFile, patients: dict[str, int], archive: Pat
     if unsafe := [name for name in packed.namelist() if leaves_folder(name)]:
         raise ValueError(f"{unsafe[0]!r} leads out of its folder")
     folder = find_copy({path.parent for path in files}, patients, archive)
-    wanted = re.compile(rf"({'|'.join(map(re.escape, patients))})/\1_\d+(_mask)?\.tif|{re.escape(CLINICAL)}")
+    wanted = re.compile(rf"({'|'.join(map(re.escape, patients))})/\1_\d+(_mask)?\.tif|{re.escape(LABEL_FILE)}")
     below = {str(path.relative_to(folder)): info for path, info in files.items() if folder in path.parents}
     members = {name: info for name, info in below.items() if wanted.fullmatch(name)}
     for name, info in members.items():

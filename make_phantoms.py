@@ -8,6 +8,7 @@ import argparse
 from pathlib import Path
 
 from constants import SYNTHETIC_DIR, SYNTHETIC_PATIENTS, SYNTHETIC_SEED
+from dataset.published import LABEL_FILE
 from dataset.synthetic import write_patients
 from utils import run_script
 
@@ -25,6 +26,7 @@ def main(argv: list[str] | None = None) -> None:
     written = write_patients(args.folder, args.patients, args.seed)
     slices = sum(1 for _ in args.folder.glob("*/*_mask.tif"))
     print(f"{args.folder}: {args.patients} patients, {slices} slices, {'written' if written else 'there already'}")
+    print(f"{args.folder / LABEL_FILE}: made-up subtypes, of which one has more irregular tumours")
     print("SYNTHETIC data, drawn from random numbers: good for trying out the pipeline, not for results")
 
 

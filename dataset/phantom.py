@@ -41,15 +41,18 @@ DEEP_GREY = (
 )
 ORBITS = ((0.36, -0.66, 0.24, 0.19, 0.155, 0.07),)
 
+ROUGHNESS = {"smooth": 0.5, "irregular": 1.5}  # of the tumour's outline, by the made-up subtype of a patient
+
 
 class Kind(NamedTuple):
-    """The properties of a synthetic patient: missing sequence, kind of tumour, number of its components."""
+    """The properties of a synthetic patient: missing sequence, kind of tumour, number of its components, subtype."""
 
     missing: int | None  # channel that FLAIR stands in for
     tiny: bool
     faint: bool
     components: int
     enhancing: bool
+    subtype: str  # a key of ROUGHNESS
 
 
 class Head(NamedTuple):
@@ -78,15 +81,21 @@ class Head(NamedTuple):
 
 
 def choose_kind(seed: int, number: int) -> Kind:
-    """Return the kind of a patient. Each kind occurs among patients 1..7, among 8..14, and so on."""
+    """Return the kind of a patient. Each kind occurs among patients 1..7, among 8..14, and so on.
+
+    Of patients 1 and 2, 3 and 4, and so on, one has either subtype: it says nothing about the rest of the kind.
+    """
     block, place = divmod(number - 1, 7)
     slot = int(np.random.default_rng((seed, block, 7)).permutation(7)[place])
+    pair, second = divmod(number - 1, 2)
+    subtypes = np.random.default_rng((seed, pair, 2)).permutation(list(ROUGHNESS))
     return Kind(
         missing=(PRE, POST)[block % 2] if slot == 0 else None,
         tiny=slot == 1,
         faint=slot in (2, 3),
         components=2 if slot in (3, 4) else 1,
         enhancing=slot in (4, 5),
+        subtype=str(subtypes[second]),
     )
 
 
@@ -248,15 +257,17 @@ def place_tumour(rng: np.random.Generator, kind: Kind, slices: int) -> list[tupl
     return [tuple(map(float, part)) for part in parts]  # NumPy's own scalars would turn float32 into float64
 
 
-def grow_tumour(rng: np.random.Generator, head: Head, parts: list[tuple]) -> np.ndarray:
+def grow_tumour(rng: np.random.Generator, head: Head, parts: list[tuple], roughness: float) -> np.ndarray:
     """Return values above 0 in the tumour, at most 1.5 deep inside: float32 [S, H, W].
 
-    Noise makes the outline irregular; it is bounded so that the centre stays inside. The other side is mostly spared.
+    Noise makes the outline irregular, the more the higher the roughness; it is bounded so that the centre stays inside.
+    The other side is mostly spared.
     """
     slices = len(head.z)
     lobes = 0.22 * smooth_noise(rng, slices, 22, 2.5) + 0.09 * smooth_noise(rng, slices, 9, 1.2)
     beyond_midline = np.maximum(-float(np.sign(parts[0][0])) * head.x, 0)
-    return ellipsoids(head.x, head.y, head.z * HEIGHT, parts) + np.clip(lobes, -0.5, 0.5) - 0.05 * beyond_midline
+    lobes = np.clip(roughness * lobes, -0.5, 0.5)
+    return ellipsoids(head.x, head.y, head.z * HEIGHT, parts) + lobes - 0.05 * beyond_midline
 
 
 # --- Scan ------------------------------------------------------------------------------------------------------
@@ -330,7 +341,7 @@ def make_patient(seed: int, number: int) -> tuple[np.ndarray, np.ndarray]:
     slices = int(rng.integers(*SYNTHETIC_SLICES, endpoint=True))
     parts = place_tumour(rng, kind, slices)
     head = push_aside(shape_head(rng, slices), parts[0], rng.uniform(0, 0.4))
-    tumour = grow_tumour(rng, head, parts)
+    tumour = grow_tumour(rng, head, parts, ROUGHNESS[kind.subtype])
     ventricles = np.minimum(draw_ventricles(rng, head), 0.4 - 2 * tumour)  # they give way to the tumour's core
     tissue, room = label_tissues(rng, head, ventricles)
     tumour[~room] = -9

@@ -10,12 +10,14 @@ import pandas as pd
 from PIL import Image
 
 from constants import SYNTHETIC_PATIENTS, SYNTHETIC_SEED
+from dataset.labels import SYNTHETIC_LABEL, key
 from dataset.new_folder import FolderInUse, new_folder
-from dataset.phantom import make_patient
+from dataset.phantom import choose_kind, make_patient
+from dataset.published import LABEL_FILE
 from utils import UserError
 
 PREFIX = "SYNTH"  # the real ids begin with TCGA
-FORMAT = 1  # raise it when a seed begins to give other images: older folders are then refused
+FORMAT = 2  # raise it when a seed begins to give other images: older folders are then refused
 STAMP = "phantom.json"  # what a folder of synthetic patients was made from; written last
 PAUSE = 0.2  # seconds, before a folder that another process is making is looked at again
 README = """SYNTHETIC DATA - NOT PATIENTS
@@ -23,6 +25,7 @@ README = """SYNTHETIC DATA - NOT PATIENTS
 This project drew these images from random numbers: {patients} made-up patients, seed {seed}, format {format}.
 No pixel comes from a real scan. They exist so that the pipeline can be run and tested; a score reached
 on them says nothing about real gliomas. The layout is that of the Kaggle LGG segmentation set.
+{labels} gives each of them a made-up subtype: the outline of an irregular tumour was drawn more irregular.
 """
 
 
@@ -59,6 +62,12 @@ def to_tiff(pixels: np.ndarray) -> bytes:
         return file.getvalue()
 
 
+def label_table(patients: int, seed: int) -> str:
+    """Return the subtype of each patient, laid out as the real table of labels."""
+    rows = [f"{key(patient_name(n))};{choose_kind(seed, n).subtype}" for n in range(1, patients + 1)]
+    return "\n".join([f"Patient;{SYNTHETIC_LABEL}", *rows, ""])
+
+
 def write_patients(folder: str | Path, patients: int = SYNTHETIC_PATIENTS, seed: int = SYNTHETIC_SEED) -> bool:
     """Write a set of patients as FOLDER/<patient>/<patient>_<n>.tif and _<n>_mask.tif, unless it is there already.
 
@@ -82,7 +91,8 @@ def write_patients(folder: str | Path, patients: int = SYNTHETIC_PATIENTS, seed:
                 if folder.exists() and any(folder.iterdir()):  # finished by another process since it was looked at
                     raise FolderInUse(str(folder))
                 slices = sum(write_patient(built, seed, number) for number in range(1, patients + 1))
-                (built / "README.txt").write_text(README.format(**made_from), encoding="utf-8")
+                (built / LABEL_FILE).write_text(label_table(patients, seed), encoding="utf-8")
+                (built / "README.txt").write_text(README.format(**made_from, labels=LABEL_FILE), encoding="utf-8")
                 (built / STAMP).write_text(json.dumps(made_from | {"slices": slices}) + "\n", encoding="utf-8")
             return True
         except FolderInUse:
@@ -96,7 +106,8 @@ def _holds(folder: Path, made_from: dict) -> bool:
         stamp = json.loads((folder / STAMP).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    names = {patient_name(number) for number in range(1, made_from["patients"] + 1)} | {STAMP, "README.txt"}
+    names = {patient_name(number) for number in range(1, made_from["patients"] + 1)}
+    names |= {STAMP, LABEL_FILE, "README.txt"}
     found = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
     files = sum(1 for _ in folder.glob("*/*.tif"))
     return stamp == made_from | {"slices": files // 2} and found == names and files % 2 == 0

@@ -11,6 +11,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 
+from evaluation.agreement import agreement
 from scans.display import BLUE, GREEN, ORANGE
 from storage.run_folder import RunFolder
 
@@ -59,7 +60,7 @@ def calibration_plots(calibration: dict[str, Any]) -> dict[str, Plot]:
 
 def draw_loss(epochs: pd.DataFrame, chosen: int) -> Plot:
     """Draw training and validation loss against the epoch."""
-    figure, axes = _axes("epoch", "loss (log scale)")
+    figure, axes = new_axes("epoch", "loss (log scale)")
     for split, color in (("training", GREY), ("validation", BLUE)):
         axes.plot(epochs["epoch"], epochs[f"{split}_loss"], color=color, **CURVE, label=split)
     axes.set_yscale("log")
@@ -67,12 +68,12 @@ def draw_loss(epochs: pd.DataFrame, chosen: int) -> Plot:
     _mark(axes, epochs, chosen, "validation_loss")
     training, validation = epochs.iloc[-1][["training_loss", "validation_loss"]]
     words = f"Epochs: {len(epochs)}. In the last one, training loss {training:.3g}, validation loss {validation:.3g}."
-    return _plot(figure, "Loss against epoch", words)
+    return finished(figure, "Loss against epoch", words)
 
 
 def draw_iou(epochs: pd.DataFrame, chosen: int) -> Plot:
     """Draw training and validation IoU against the epoch, beside that of an empty prediction."""
-    figure, axes = _axes("epoch", "IoU")
+    figure, axes = new_axes("epoch", "IoU")
     for column, label, color, dashes in (
         ("training_iou", "training", GREY, "-"),
         ("validation_iou", "validation", BLUE, "-"),
@@ -84,14 +85,14 @@ def draw_iou(epochs: pd.DataFrame, chosen: int) -> Plot:
     axes.set_ylim(0, 1)
     _mark(axes, epochs, chosen, "validation_iou")
     words = f"The highest validation IoU is {epochs['validation_iou'].max():.3f}; an empty prediction has {empty:.3f}."
-    return _plot(figure, "IoU against epoch", words)
+    return finished(figure, "IoU against epoch", words)
 
 
 def draw_bland_altman(patients: pd.DataFrame) -> Plot:
     """Draw the difference of predicted and reference volume against the mean of both, one dot per patient."""
     reference, predicted = patients["tumour_pixels"] / 1000, patients["predicted_pixels"] / 1000
     bias, limits = agreement(predicted - reference)
-    figure, axes = _axes("mean of both volumes (1,000 pixels)", "difference (1,000 pixels)")
+    figure, axes = new_axes("mean of both volumes (1,000 pixels)", "difference (1,000 pixels)")
     axes.axhline(0, color=GREY, lw=1)
     axes.axhline(bias, color=BLUE, lw=1.5, label=f"mean difference, {bias:,.1f}")
     for n, limit in enumerate(limits):
@@ -105,18 +106,12 @@ def draw_bland_altman(patients: pd.DataFrame) -> Plot:
         f"Patients: {len(patients)}. Mean difference {bias:,.1f} thousand pixels; limits of agreement "
         f"{limits[0]:,.1f} to {limits[1]:,.1f}."
     )
-    return _plot(figure, "Volume, predicted − reference (Bland–Altman)", words)
-
-
-def agreement(difference: pd.Series) -> tuple[float, tuple[float, float]]:
-    """Return the mean difference and the limits of agreement, ± 1.96 SD."""
-    bias, half = difference.mean(), 1.96 * difference.std()
-    return bias, (bias - half, bias + half)
+    return finished(figure, "Volume, predicted − reference (Bland–Altman)", words)
 
 
 def draw_dice_against_area(tumour: pd.DataFrame) -> Plot:
     """Draw the Dice of each tumour slice, at least one, against its tumour area."""
-    figure, axes = _axes("tumour in the slice (pixels, log scale)", "Dice")
+    figure, axes = new_axes("tumour in the slice (pixels, log scale)", "Dice")
     axes.set_xscale("log")
     axes.set_ylim(-0.03, 1.03)
     missed = tumour["true_positive"] == 0
@@ -128,32 +123,32 @@ def draw_dice_against_area(tumour: pd.DataFrame) -> Plot:
         name = f"{row.patient.removeprefix('TCGA_')[:7]}, {row.slice}"  # without the date
         axes.annotate(name, (row.tumour_pixels, row.dice), xytext=(4, 3), textcoords="offset points", fontsize=7)
     words = f"Tumour slices: {len(tumour)}, missed: {missed.sum()}. Median Dice: {tumour['dice'].median():.2f}."
-    return _plot(figure, "Dice against tumour area", words)
+    return finished(figure, "Dice against tumour area", words)
 
 
 def draw_reliability(bins: pd.DataFrame) -> Plot:
     """Draw the share of tumour among the pixels of each class of predicted probability."""
-    figure, axes = _axes("predicted probability", "share of tumour pixels")
+    figure, axes = new_axes("predicted probability", "share of tumour pixels")
     axes.plot((0, 1), (0, 1), color=GREY, ls="--", lw=1, label="perfectly calibrated")
     axes.plot(bins["mean_probability"], bins["tumour_share"], "o--", color=BLUE, label="this prediction")
     points = ", ".join(f"{b.tumour_share:.2f} at {b.mean_probability:.2f}" for b in bins.itertuples())
-    return _plot(figure, "Reliability", f"Share of tumour pixels per predicted probability: {points}.")
+    return finished(figure, "Reliability", f"Share of tumour pixels per predicted probability: {points}.")
 
 
 def draw_pixels(bins: pd.DataFrame) -> Plot:
     """Draw how many pixels each class of predicted probability has."""
-    figure, axes = _axes("predicted probability", "pixels (log scale)")
+    figure, axes = new_axes("predicted probability", "pixels (log scale)")
     pixels, width = bins["pixels"], 0.94 * (bins["high"] - bins["low"])
     axes.bar(bins["low"], pixels, width, align="edge", color=GREY, alpha=0.6, label="pixels per class")
     axes.set(xlim=(-0.02, 1.02), yscale="log")
     axes.yaxis.set_major_formatter("{x:,.0f}")
     words = f"{pixels.max() / pixels.sum():.1%} of the {pixels.sum():,} pixels are in the largest class."
-    return _plot(figure, "Pixels per class of predicted probability", words)
+    return finished(figure, "Pixels per class of predicted probability", words)
 
 
 def draw_recall(variants: pd.DataFrame) -> Plot:
     """Draw the tumour slices that each variant of an ablation finds against its false positives."""
-    figure, axes = _axes("empty slices with a false positive", "tumour slices found")
+    figure, axes = new_axes("empty slices with a false positive", "tumour slices found")
     false, found = variants["false_positive_share"], variants["tumour_found"]
     axes.plot(false, found, "o", color=BLUE, label="variant, one seed")
     for name, x, y in zip(variants["variant"], false, found, strict=True):
@@ -162,19 +157,21 @@ def draw_recall(variants: pd.DataFrame) -> Plot:
         axis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.margins(x=0.25, y=0.1)  # room for the names
     words = "; ".join(f"{v.variant}: {v.tumour_found:.1%} found" for v in variants.itertuples())
-    return _plot(figure, "Tumour slices found against false positives", words)
+    return finished(figure, "Tumour slices found against false positives", words)
 
 
-def _axes(x: str, y: str) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=SIZE, layout="constrained")
+def new_axes(x: str, y: str, size: tuple[float, float] = SIZE) -> tuple[Figure, Axes]:
+    """Return an empty figure and its axes, with labels and a grid."""
+    figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots()
     axes.set(xlabel=x, ylabel=y)
     axes.grid(alpha=0.3)
     return figure, axes
 
 
-def _plot(figure: Figure, title: str, words: str) -> Plot:
-    figure.legend(fontsize=9, frameon=False, loc="outside lower center", ncols=2)
+def finished(figure: Figure, title: str, words: str, columns: int = 2) -> Plot:
+    """Return a drawing with its legend below."""
+    figure.legend(fontsize=9, frameon=False, loc="outside lower center", ncols=columns)
     return Plot(figure, title, words)
 
 

@@ -12,10 +12,12 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from constants import RESEARCH_USE, SYNTHETIC_NOTICE
+from evaluation.genomics import Study, sentences, text_tables
 from evaluation.intervals import FEWEST, show_interval
 from evaluation.names import METRICS
 from evaluation.selection import CRITERIA
 from reporting import plots
+from reporting.genomics import study_plots
 from reporting.viewer import viewer_data
 from scans.display import BRIGHTEST
 from storage.run_folder import RunFolder
@@ -42,6 +44,7 @@ def write_report(
     tables, metrics = run.read_test_tables(), run.read_metrics()
     slices, patients, lesions = (tables[part] for part in ("slices", "patients", "lesions"))
     patients = patients.sort_values(["dice", "patient"], ascending=[False, True])
+    genomics = run.read_genomics(predicted)
     training = {} if epochs is None else plots.training_plots(epochs, metrics["epoch"])
     page = {
         "title": f"Report: {run.path.resolve().name} ({metrics['split']})",
@@ -59,6 +62,7 @@ def write_report(
         "lesion_table": as_table(lesions.sort_values("volume", ascending=False)),
         "calibration": [metric_row(name, metrics) for name in ("brier", "ece")],
         "calibration_charts": charts(plots.calibration_plots(metrics["calibration"])),
+        "genomics": genomics_section(Study(*genomics)) if genomics else None,
         "training": charts(training),
         "conventions": metrics["conventions"],
         "fewest": FEWEST,
@@ -152,6 +156,12 @@ def failure(kind: dict[str, Any], slices: pd.DataFrame) -> dict[str, Any]:
         value = example["value"]
         example["value_text"] = f"{value:.0%}" if "share" in kind["value_is"] else shown(value)
     return kind | {"examples": examples}
+
+
+def genomics_section(study: Study) -> dict[str, Any]:
+    """Return the result of radiogenomics.py for the page: sentences, tables of text, plots."""
+    tables = [{"title": title, **as_table(table)} for title, table in text_tables(study).items()]
+    return {"sentences": sentences(study), "tables": tables, "charts": charts(study_plots(study))}
 
 
 def charts(drawn: dict[str, plots.Plot]) -> list[dict[str, str]]:

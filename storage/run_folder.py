@@ -1,10 +1,11 @@
 """The folder of one run: the name of every file in it, its reader and its writer.
 
 config.json, train.csv, validation.csv, test.csv, models/, epochs.csv, results.csv, metrics.json, test_*.csv, plots/,
-report.html
+report.html; of radiogenomics.py: shape_features.csv, associations.csv, radiogenomics.json
 """
 
 import contextlib
+import hashlib
 import io
 import json
 import os
@@ -28,6 +29,7 @@ KEEP_IT = (
     "move this folder away.\n"
 )
 TEST_TABLES = {"slices": "test_results.csv", "patients": "test_patients.csv", "lesions": "test_lesions.csv"}
+GENOMICS = ("shape_features.csv", "associations.csv", "radiogenomics.json")
 EPOCH_FILE = re.compile(r"epoch_([1-9]\d*)\.pt")
 
 # Every file that a run may hold. A new run refuses a folder in which one of them is not ours.
@@ -39,6 +41,7 @@ RESERVED = (
     "metrics.json",
     *TEST_TABLES.values(),
     "test_predictions.npz",
+    *GENOMICS,
     "plots/*.png",
     "plots/*.svg",
     "report.html",
@@ -234,8 +237,51 @@ class RunFolder(OwnedFolder):
         with np.load(io.BytesIO(self.read("test_predictions.npz", self._remedy("test_model.py")))) as archive:
             return archive["predicted"]
 
+    def tested_runs(self) -> list["RunFolder"]:
+        """Return the folds of a cross-validation, and any other run itself."""
+        folds = self.read_metrics().get("folds")
+        return [RunFolder(self.path / f"fold_{each['fold']}") for each in folds] if folds else [self]
+
+    def read_tested(self) -> tuple[pd.DataFrame, np.ndarray]:
+        """Return the table of the tested slices, and their predicted masks in this order, uint8 [N, H, W], 0 or 1."""
+        runs = self.tested_runs()
+        tables = [run.read_split_table(run.read_metrics()["split"]) for run in runs]
+        masks = [run.read_predictions() for run in runs]
+        for run, table, predicted in zip(runs, tables, masks, strict=True):
+            if len(table) != len(predicted):
+                raise UserError(f"{run}: {len(table)} slices, but {len(predicted)} predicted masks. Test it again.")
+        return pd.concat(tables, ignore_index=True), np.concatenate(masks)
+
+    # --- Radiogenomics ---
+
+    def write_genomics(self, features: str, associations: str, result: dict[str, Any]) -> None:
+        """Write shape_features.csv, associations.csv (their text) and radiogenomics.json."""
+        for name, text in zip(GENOMICS, (features, associations, to_json(result)), strict=True):
+            self.write(name, text.encode())
+
+    def read_genomics(self, predicted: np.ndarray) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, Any]] | None:
+        """Return what `write_genomics` wrote about these predicted masks; None without, or if it was changed."""
+        if not set(GENOMICS) <= set(self.files()):
+            return None
+        features, associations, result = (self.read(name, self._remedy("radiogenomics.py")) for name in GENOMICS)
+        result = json.loads(result)
+        if result["predictions"] != masks_digest(predicted):
+            return None
+        text = {"keep_default_na": False, "na_values": [""]}
+        labels = {**dict.fromkeys(("patient", *result["labels"]), str)}
+        return (
+            pd.read_csv(io.BytesIO(features), dtype=labels, **text).fillna({"reason": "", "predicted_reason": ""}),
+            pd.read_csv(io.BytesIO(associations), **text),
+            result,
+        )
+
     def _read_json(self, name: str, script: str) -> dict[str, Any]:
         return json.loads(self.read(name, self._remedy(script)))
 
     def _remedy(self, script: str) -> str:
         return f"Run {script} --run {self} first; with config.json and manifest.json, a run is moved as a whole."
+
+
+def masks_digest(masks: np.ndarray) -> str:
+    """Return the SHA-256 of masks (uint8, 0 or 1)."""
+    return hashlib.sha256(np.packbits(masks)).hexdigest()

@@ -17,9 +17,12 @@ from scipy import ndimage
 
 from constants import CHANNELS, FLAIR, IMAGE_SIZE, PRE, SYNTHETIC_PATIENTS, SYNTHETIC_SEED, SYNTHETIC_SLICES
 from dataset import synthetic
+from dataset.labels import default_label_files, read_labels
 from dataset.new_folder import new_folder
 from dataset.phantom import choose_kind, make_patient
+from dataset.published import LABEL_FILE
 from dataset.synthetic import is_synthetic, patient_name, write_patients
+from evaluation import shape
 from utils import UserError
 
 
@@ -47,7 +50,7 @@ def contents(folder):
 
 def test_layout_and_names_are_those_of_the_real_set(folder):
     names = ["SYNTH_XX_0001_20000101", "SYNTH_XX_0002_20000101"]
-    assert sorted(path.name for path in folder.iterdir()) == ["README.txt", *names, synthetic.STAMP]
+    assert sorted(path.name for path in folder.iterdir()) == ["README.txt", *names, LABEL_FILE, synthetic.STAMP]
     for name in names:
         assert is_synthetic(name)
         files = {path.name for path in (folder / name).iterdir()}
@@ -268,6 +271,22 @@ def test_every_kind_occurs_in_any_seven_patients():
             assert sum(kind.tiny for kind in kinds) == 1
             assert sum(kind.components == 2 for kind in kinds) == sum(kind.faint for kind in kinds) == 2
             assert 0 < sum(kind.enhancing for kind in kinds) < 4
+
+
+def test_the_subtype_drives_the_outline(patients):
+    """Half of the patients have either; an irregular tumour fluctuates more at its margin, but for a few."""
+    subtypes = np.array([choose_kind(SYNTHETIC_SEED, number).subtype for number in range(1, SYNTHETIC_PATIENTS + 1)])
+    fluctuation = np.array([shape.measure(np.uint8(masks)).features["margin_fluctuation"] for _, masks in patients])
+    irregular, smooth = (fluctuation[subtypes == name] for name in ("irregular", "smooth"))
+    assert len(irregular) == len(smooth) == SYNTHETIC_PATIENTS / 2
+    assert (irregular[:, None] > smooth).mean() > 0.85
+
+
+def test_the_table_of_labels_names_the_subtype_of_each_patient(folder):
+    patients = [patient_name(1), patient_name(2)]
+    labels = read_labels(default_label_files(folder, patients), patients)
+    assert labels["SyntheticSubtype"].tolist() == [choose_kind(5, number).subtype for number in (1, 2)]
+    assert sorted(labels["SyntheticSubtype"]) == ["irregular", "smooth"]
 
 
 def test_flair_stands_in_for_a_missing_sequence(patients):

@@ -1,0 +1,217 @@
+"""Shape features of a tumour, from the mask of a patient's stack alone; none of them needs the voxel spacing.
+
+Three are published as associated with genomic subtypes (Mazurowski 2017; Buda 2019, arXiv 1906.03720). Their texts
+leave choices open. docs/radiogenomics.md says what is taken here, and `variants` measures what else could have been.
+"""
+
+import math
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from scipy import ndimage
+from scipy.spatial import ConvexHull
+
+from evaluation.ellipsoid import Ellipsoid, enclosing_ellipsoid
+from evaluation.surfaces import bounding_box
+
+SECTORS = 10  # of 36 degrees, of the angular standard deviation
+FEWEST_POINTS = 30  # of an outline: below, a tenth of it is too short to be averaged over
+CONNECTED = np.ones((3, 3, 3), int)  # components are connected over corners, too
+ROUNDING = 1e-9  # degrees, by which an angle may be off
+
+
+class Feature(NamedTuple):
+    """How a feature is shown."""
+
+    short: str  # in tables
+    label: str
+    meaning: str
+    form: str
+    published: bool = False  # whether it belongs to the published analysis, and so to the family of tests
+
+
+FEATURES = {  # columns of shape_features.csv
+    "bevr": Feature(
+        "BEVR",
+        "Bounding ellipsoid volume ratio",
+        "Volume over the volume of the smallest ellipsoid around the tumour.",
+        ".3f",
+        True,
+    ),
+    "margin_fluctuation": Feature(
+        "MF",
+        "Margin fluctuation",
+        "Standard deviation of what smoothing over a tenth of the outline takes from its distance to the centre; in "
+        "the largest slice.",
+        ".4f",
+        True,
+    ),
+    "angular_sd": Feature(
+        "ASD",
+        "Angular standard deviation",
+        "Mean over ten sectors of the standard deviation of the outline's distance to the centre; largest slice.",
+        ".4f",
+        True,
+    ),
+    "volume": Feature("volume", "Volume, voxels", "Voxels of the mask.", ",.0f"),
+    "components": Feature("components", "Components", "Connected components of the mask in 3D.", ",.0f"),
+    "largest_area": Feature("largest slice", "Largest slice, pixels", "Pixels of the slice with the most.", ",.0f"),
+    "solidity": Feature("solidity", "Solidity", "Volume over the volume of the convex hull.", ".3f"),
+}
+PUBLISHED = [name for name, feature in FEATURES.items() if feature.published]
+
+
+class Choices(NamedTuple):
+    """What the published definitions leave open about an outline. The defaults are used, VARIANTS only compared."""
+
+    centre_of_outline: bool = False  # distances from the mean of the outline's points, not from that of its area
+    even_steps: bool = False  # outline points at equal distances along it, not one per boundary pixel
+    window: float = 0.1  # share of the outline that is averaged over
+    starts: tuple[float, ...] = (0, 18)  # degrees at which the first sector begins; the results are averaged
+
+
+DEFAULT = Choices()
+LARGEST_ONLY, ALL_COMPONENTS = "largest component in 3D only", "all components"
+VARIANTS = {  # another choice: what it is, and the features that depend on it
+    "centre of the outline": (Choices(centre_of_outline=True), ("margin_fluctuation", "angular_sd")),
+    "outline points at equal distances": (Choices(even_steps=True), ("margin_fluctuation", "angular_sd")),
+    "window of a twentieth": (Choices(window=0.05), ("margin_fluctuation",)),
+    "window of a fifth": (Choices(window=0.2), ("margin_fluctuation",)),
+    "sectors from 0 degrees only": (Choices(starts=(0,)), ("angular_sd",)),
+}
+
+
+class Shape(NamedTuple):
+    """The features of a mask (NaN where undefined), why some are undefined, and what they were measured on."""
+
+    features: dict[str, float]
+    reason: str  # empty where all are defined
+    ellipsoid: Ellipsoid | None  # in voxel coordinates of the stack: slice, row, column
+    largest_slice: int  # -1 without tumour
+
+
+def measure(stack: np.ndarray, largest_only: bool = False) -> Shape:
+    """Measure the tumour of one patient (uint8 [S, H, W], 0 or 1, slices in their order).
+
+    largest_only: measure the largest component in 3D, not all of them together; their number is that of the mask.
+    """
+    box = bounding_box(stack)
+    if box is None:
+        none = dict.fromkeys(("volume", "components", "largest_area"), 0)
+        return Shape(dict.fromkeys(FEATURES, math.nan) | none, "the mask is empty", None, -1)
+    mask = stack[box]
+    labels, components = ndimage.label(mask, CONNECTED)
+    if largest_only and components > 1:
+        mask = np.uint8(labels == 1 + np.bincount(labels.ravel())[1:].argmax())
+    hull = ConvexHull(corners(mask))
+    ellipsoid = enclosing_ellipsoid(hull.points[hull.vertices])
+    largest, outline = largest_outline(mask)
+    volume = int(mask.sum())
+    features = {
+        "bevr": volume / ellipsoid.volume,
+        **outline_features(outline),
+        "volume": volume,
+        "components": components,
+        "largest_area": int(mask[largest].sum()),
+        "solidity": volume / hull.volume,
+    }
+    reason = ""
+    if len(outline.distances) < FEWEST_POINTS:
+        reason = f"the outline of the largest slice has {len(outline.distances)} points, fewer than {FEWEST_POINTS}"
+    corner = np.array([side.start for side in box])
+    ellipsoid = ellipsoid._replace(centre=ellipsoid.centre + corner)
+    return Shape(features, reason, ellipsoid, int(corner[0]) + largest)
+
+
+def variants(stack: np.ndarray, features: dict[str, float]) -> dict[tuple[str, str], float]:
+    """Return the published features under other choices, {(choice, feature): value}.
+
+    stack, features: argument and result of `measure`, all components together.
+    """
+    box = bounding_box(stack)
+    if box is None:
+        return {}
+    alone = measure(stack, largest_only=True).features if features["components"] > 1 else features
+    found = {(LARGEST_ONLY, name): alone[name] for name in PUBLISHED}
+    for variant, (choices, names) in VARIANTS.items():
+        values = outline_features(largest_outline(stack[box], choices)[1], choices)
+        found |= {(variant, name): values[name] for name in names}
+    return found
+
+
+def corners(mask: np.ndarray) -> np.ndarray:
+    """Return voxel corners of a mask (uint8 [S, H, W]) with the same convex hull as all of them: int [N, 3].
+
+    Corners, not centres: a tumour in one slice or row has a volume then. Only the ends of its rows can be on the hull.
+    """
+    planes, rows = np.nonzero(mask.any(2))
+    lines = mask[planes, rows]
+    first, beyond = lines.argmax(1), lines.shape[1] - lines[:, ::-1].argmax(1)
+    ends = [(planes + i, rows + j, column) for i in (0, 1) for j in (0, 1) for column in (first, beyond)]
+    return np.unique(np.concatenate([np.stack(end, axis=1) for end in ends]), axis=0)
+
+
+class Outline(NamedTuple):
+    """An outline seen from its centre, in order: arrays [N]."""
+
+    distances: np.ndarray  # divided by their mean
+    angles: np.ndarray  # degrees from 0 to 360
+
+
+def largest_outline(mask: np.ndarray, choices: Choices = DEFAULT) -> tuple[int, Outline]:
+    """Return the slice with the most tumour (the first of equals; uint8 [S, H, W], not empty), and its outline.
+
+    It is the outer outline of the largest component of the slice: holes do not count. It runs through the centres of
+    the boundary pixels, one point each, neighbours over corners included.
+    """
+    largest = int(mask.sum((1, 2)).argmax())
+    _, labels, stats, centres = cv2.connectedComponentsWithStats(mask[largest], connectivity=8)
+    component = 1 + int(stats[1:, cv2.CC_STAT_AREA].argmax())
+    alone = np.uint8(labels == component)
+    points = cv2.findContours(alone, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0][0][:, 0].astype(float)
+    if choices.even_steps:
+        points = resample(points)
+    x, y = (points - (points.mean(0) if choices.centre_of_outline else centres[component])).T
+    distances = np.hypot(x, y)
+    return largest, Outline(distances / max(distances.mean(), ROUNDING), np.degrees(np.arctan2(y, x)) % 360)
+
+
+def outline_features(outline: Outline, choices: Choices = DEFAULT) -> dict[str, float]:
+    """Return the features of an outline, NaN if it has fewer than FEWEST_POINTS points."""
+    defined = len(outline.distances) >= FEWEST_POINTS
+    return {
+        "margin_fluctuation": margin_fluctuation(outline, choices) if defined else math.nan,
+        "angular_sd": angular_sd(outline, choices) if defined else math.nan,
+    }
+
+
+def resample(points: np.ndarray) -> np.ndarray:
+    """Return as many points (float [N, 2]) at equal distances along a closed outline."""
+    closed = np.vstack([points, points[:1]])
+    along = np.concatenate([[0], np.hypot(*np.diff(closed, axis=0).T).cumsum()])
+    at = np.linspace(0, along[-1], len(points), endpoint=False)
+    return np.stack([np.interp(at, along, column) for column in closed.T], axis=1)
+
+
+def margin_fluctuation(outline: Outline, choices: Choices = DEFAULT) -> float:
+    """Return the standard deviation of the distances minus their circular moving average.
+
+    The window is the odd number of points nearest to its share of the outline, at least three.
+    """
+    window = max(3, 2 * round((choices.window * len(outline.distances) - 1) / 2) + 1)
+    smooth = ndimage.uniform_filter1d(outline.distances, window, mode="wrap")
+    return float((outline.distances - smooth).std())
+
+
+def angular_sd(outline: Outline, choices: Choices = DEFAULT) -> float:
+    """Return the mean over sectors of the standard deviation of the distances; a sector without points is left out.
+
+    The mean of two divisions into sectors, half a sector apart, is the same for a tumour that is turned by 90 degrees.
+    """
+    divisions = []
+    for start in choices.starts:
+        sector = ((outline.angles - start + ROUNDING) % 360 // (360 / SECTORS)).astype(int)
+        inside = [outline.distances[sector == each] for each in range(SECTORS)]
+        divisions.append(np.mean([distances.std() for distances in inside if len(distances)]))
+    return float(np.mean(divisions))

@@ -1,0 +1,86 @@
+"""Tables of labels: how they may be written, how several are joined, and what is refused."""
+
+from pathlib import Path
+
+import pytest
+
+from dataset.labels import LABELS, default_label_files, read_labels
+from dataset.published import IDH_FILE, published_patients
+from utils import UserError
+
+PATIENTS = ["TCGA_CS_4941_19960909", "TCGA_CS_4942_19970222", "TCGA_DU_0000_20000101"]
+
+
+@pytest.fixture
+def table(tmp_path):
+    """Write a table of labels: table(text) -> path."""
+
+    def write(text: str, name: str = "labels.csv") -> Path:
+        (tmp_path / name).write_bytes(text.encode())
+        return tmp_path / name
+
+    return write
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Patient;RNASeqCluster;other\nTCGA_CS_4941;2;x\nTCGA_CS_4942;;\nTCGA_XX_9999;1;\n",
+        "Patient,RNASeqCluster\nTCGA_CS_4941_19960909,2\nTCGA_CS_4942_19970222,NA\n",
+        "\ufeffpatient,RNASeqCluster\r\nTCGA-CS-4941,2.0\r\nTCGA-CS-4942, \r\n",
+        '"RNASeqCluster";"Patient"\n"2";"TCGA_CS_4941"\n"nan";"TCGA_CS_4942"\n',
+    ],
+    ids=["semicolons, a blank, an unknown patient", "commas, dates, NA", "BOM, hyphens, 2.0", "quotes, another order"],
+)
+def test_ways_to_write_a_table(table, text):
+    labels = read_labels([table(text)], PATIENTS)
+    assert list(labels) == ["RNASeqCluster"] and labels.index.tolist() == PATIENTS
+    assert labels["RNASeqCluster"].iloc[0] == "2" and labels["RNASeqCluster"].isna().tolist() == [False, True, True]
+
+
+def test_a_column_of_blanks_is_kept(table):
+    labels = read_labels([table("Patient;IDH;RPPACluster\nTCGA_CS_4941;mutant;\n")], PATIENTS)
+    assert list(labels) == ["RPPACluster", "IDH"] and labels["RPPACluster"].isna().all()  # in the order of LABELS
+
+
+def test_several_tables_are_joined_and_must_not_contradict(table):
+    first = table("Patient;RNASeqCluster\nTCGA_CS_4941;2\nTCGA_CS_4942;\n", "a.csv")
+    second = table("Patient,RNASeqCluster,IDH\nTCGA_CS_4942_19970222,3,mutant\nTCGA_CS_4941,2,\n", "b.csv")
+    labels = read_labels([first, second], PATIENTS)
+    assert labels["RNASeqCluster"].tolist()[:2] == ["2", "3"] and labels["IDH"].notna().tolist() == [False, True, False]
+    other = table("Patient,RNASeqCluster\nTCGA_CS_4941,4\n", "c.csv")
+    with pytest.raises(UserError, match=r"c\.csv: TCGA_CS_4941 has the RNASeqCluster '4', and '2' elsewhere"):
+        read_labels([first, other], PATIENTS)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("Patient,Age\nTCGA_CS_4941,3\n", "no column of labels"),
+        ("Id,IDH\nTCGA_CS_4941,mutant\n", "no column Patient"),
+        ("Patient,IDH\nTCGA_ZZ_0001,mutant\n", "names none of the 3 patients"),
+        ("Patient,IDH\n,mutant\n", "line 2: an empty cell"),
+        ('Patient,IDH\n"TCGA,mutant\n', "cannot be read as CSV"),
+        ("", "cannot be read as CSV"),
+    ],
+)
+def test_what_is_no_table_of_labels(table, text, message):
+    with pytest.raises(UserError, match=message):
+        read_labels([table(text)], PATIENTS)
+
+
+def test_missing_files_are_one_message(tmp_path):
+    with pytest.raises(UserError, match=r"none\.csv: cannot be read .*A table of labels has a column Patient"):
+        read_labels([tmp_path / "none.csv"], PATIENTS)
+    with pytest.raises(UserError, match=r"data\.csv: no such file\. download_data\.py .* --labels"):
+        default_label_files(tmp_path, PATIENTS)
+
+
+def test_idh_status_comes_with_the_published_patients_only(table):
+    folder = table("Patient;RNASeqCluster\n", "data.csv").parent
+    assert default_label_files(folder, PATIENTS) == [folder / "data.csv"]
+    published = list(published_patients())
+    assert default_label_files(folder, published) == [folder / "data.csv", IDH_FILE]
+    status = read_labels([IDH_FILE], published)["IDH"]
+    assert len(status) == 110 and status.value_counts().to_dict() == {"mutant": 83, "wildtype": 23}
+    assert "IDH" in LABELS
