@@ -151,7 +151,7 @@ def refuse_other(place: OwnedFolder, wanted: dict) -> None:
     if not (place.path / "config.json").exists():
         return
     config = read_json(place, "config.json")
-    found = config | REFERENCE | config["settings"]
+    found = REFERENCE | config | config["settings"]
     different = [f"{name} {found[name]}, not {wanted[name]}" for name in wanted if found[name] != wanted[name]]
     if different:
         raise UserError(

@@ -144,7 +144,8 @@ def _data(config: dict[str, Any], origin: Origin) -> str:
 
 def _training(config: dict[str, Any]) -> str:
     settings, versions = (
-        ", ".join(f"{name} {value}" for name, value in config[part].items()) for part in ("settings", "versions")
+        ", ".join(f"{name} {value}" for name, value in config[part].items() if name != "platform")
+        for part in ("settings", "versions")
     )
     return f"Settings: {settings}.\n\nOn {config['hardware']}; {versions}."
 

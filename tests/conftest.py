@@ -20,7 +20,8 @@ from utils import run_script
 
 ROOT = Path(__file__).parents[1]
 QUICK = ("--width", 2, "--batch-size", 4, "--device", "cpu")  # options of train_model.py
-PLAIN = {"normalisation": "plain", "neighbours": 0, "crop": False, "flips": False}  # `input` of the reference recipe
+PLAIN = {"normalisation": "plain", "neighbours": 0, "crop": False, "resolution": 1.0}
+PLAIN |= {"flips": False}  # both are `input` of the reference recipe
 torch.set_num_threads(1)  # one process per core runs the tests; and the same sums in the same order everywhere
 SLOWEST = (
     "test_walk",

@@ -82,8 +82,9 @@ def write_run(path: Path, folder: Path) -> RunFolder:
     """Write a run whose network marks what is bright in FLAIR, and whose test patients are three of the folder's."""
     rows = find_slices(folder)
     test = rows[rows["patient"] > "SYNTH_T_1"].reset_index(drop=True)
-    settings = {**REFERENCE, "width": 2, "precision": "fp32"}
-    config = {"settings": settings, "synthetic": True, "data": str(folder), "patients": {"train": 1}}
+    settings = {**REFERENCE, "width": 2, "precision": "fp32", "seed": 1}
+    about = {"synthetic": True, "data": str(folder), "hardware": "cpu", "versions": {"torch": "2"}}
+    config = {"settings": settings, "patients": {"train": 1}, **about}
     run = RunFolder(path)
     run.begin(config, {"train": rows[:3], "validation": rows[3:6], "test": test})
     names = ("loss", "iou", "empty_prediction", "tumour_iou", "tumour_found", "patient_dice")
