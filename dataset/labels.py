@@ -80,9 +80,8 @@ def read_table(path: Path) -> tuple[pd.DataFrame, str]:
         content = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}). {HOW_TO_LABEL}") from None
-    header = content.split(b"\n", 1)[0].decode("utf-8-sig", errors="replace")
-    names = [name.strip().strip('"') for name in re.split("[;,]", header)]
-    name = next((name for name in names if name.lower() == "patient"), "Patient")
+    header = re.findall(r"\w+", content.split(b"\n", 1)[0].decode(errors="replace"))
+    name = next((name for name in header if name.lower() == "patient"), "Patient")
     return parse_csv(content, path, [name]), name
 
 
