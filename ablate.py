@@ -11,26 +11,22 @@ positives. Test patients are never looked at.
 """
 
 import argparse
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 import constants
 from dataset.folder import find_folder
-from dataset.preprocess import Preparation, prepare
 from dataset.slices import load_slices
-from evaluation import calibration, intervals, summary
+from evaluation import calibration, intervals
+from evaluation.judge import judge
 from evaluation.postprocess import Choice, postprocess
-from evaluation.tables import make_tables
 from reporting import plots
 from storage import checkpoints
 from storage.owned_folder import OwnedFolder
 from storage.run_folder import RunFolder
-from training.engine import WINDOW, count_flop, evaluate, growth
-from training.losses import LOSSES
+from training.engine import WINDOW, count_flop, growth, score
 from utils import call_script, hardware_like, keep_freed_memory, positive, run_script, show_number, to_csv, whole_number
 
 SHOWN = ("patient_dice", "patient_dice_median", "patient_sensitivity", "patient_precision", "tumour_iou",
@@ -97,7 +93,7 @@ def main(argv: list[str] | None = None) -> None:
             run = RunFolder(args.run.path / f"{name.replace(' ', '_')}_{seed}")
             split = ["--split", args.split] if args.split else []
             train(run, [*study[name], *trial, *split, "--seed", seed, "--data", folder, "--keep", 1])
-            results.append({"variant": name, "seed": seed, **score(run)})
+            results.append({"variant": name, "seed": seed, **judge_run(run)})
             args.run.write("ablation.csv", to_csv(compare(results)).encode())
     table = compare(results)
     args.run.write("recall.png", plots.to_png(plots.draw_recall(table).figure, plots.DPI))
@@ -113,29 +109,17 @@ def train(run: RunFolder, options: list) -> None:
         call_script("train_model.py", "--run", run, "--resume")
 
 
-def score(run: RunFolder) -> dict[str, Any]:
+def judge_run(run: RunFolder) -> dict[str, Any]:
     """Return metrics of the validation patients after the last epoch, their Dice, and the cost of training."""
-    epochs = checkpoints.read_epochs(run)
+    epochs, config = checkpoints.read_epochs(run), run.read_config()
     model, checkpoint = checkpoints.load_network(run.checkpoint(run.newest_epoch()))
-    about, config = checkpoint["input"], run.read_config()
-    hardware = hardware_like("auto", about["precision"])
+    about = checkpoint["input"]
     slices = load_slices(Path(config["data"]), {"validation": run.read_split_table("validation")})["validation"]
-    probabilities = np.empty(slices.masks.shape, np.float32)
-    evaluate(
-        model.to(hardware.device, memory_format=hardware.memory_format),
-        prepare(slices, Preparation.of(about)).to(hardware.device),
-        config["settings"]["batch_size"],
-        LOSSES[config["settings"]["loss"]],
-        hardware,
-        "validation",
-        probabilities,
-        about["flips"],
-    )
-    tables = make_tables(slices, postprocess(probabilities, Choice(about["threshold"], about["min_component"])))
-    calibrated = calibration.per_patient(calibration.count(slices, probabilities), slices.patients)
-    estimates = summary.estimate_metrics(replace(tables, patients=tables.patients.merge(calibrated)))
+    _, probabilities = score(model, checkpoint, slices, hardware_like("auto", about["precision"]), "validation")
+    predicted = postprocess(probabilities, Choice(about["threshold"], about["min_component"]))
+    tables, metrics = judge(slices, predicted, calibration.count(slices, probabilities), {}, [])
     return {
-        **{name: estimates[name]["value"] for name in SHOWN},
+        **{name: metrics[name] for name in SHOWN},
         "epochs": len(epochs),
         **training_cost(config, epochs),
         "seconds": epochs["seconds"].sum(),

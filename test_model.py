@@ -18,7 +18,6 @@ import pandas as pd
 
 import constants
 from dataset.folder import find_folder
-from dataset.preprocess import Preparation, prepare
 from dataset.slices import Slices, load_slices
 from dataset.synthetic import any_synthetic
 from evaluation import calibration, summary
@@ -28,8 +27,7 @@ from evaluation.selection import CRITERIA, best_epoch, selection_warning
 from reporting.result import write_result
 from storage import checkpoints
 from storage.run_folder import RunFolder
-from training.engine import evaluate
-from training.losses import LOSSES
+from training.engine import score
 from utils import UserError, hardware_like, keep_freed_memory, positive, repeat_exactly, run_script
 
 ON_VALIDATION = (
@@ -57,28 +55,18 @@ def main(argv: list[str] | None = None) -> None:
     epochs = checkpoints.read_epochs(args.run)
     best = best_epoch(epochs, args.select_by)
     model, checkpoint = checkpoints.load_network(args.run.checkpoint(best))
-    about_input = checkpoint["input"]
-    hardware = hardware_like(args.device, about_input["precision"])
-    model = model.to(hardware.device, memory_format=hardware.memory_format)
-    settings = checkpoint["config"]["settings"]
-    loss_function, batch_size = LOSSES[settings["loss"]], args.batch_size or settings["batch_size"]
+    hardware = hardware_like(args.device, checkpoint["input"]["precision"])
 
-    def score(split: str) -> tuple[float, np.ndarray]:
-        """Return the loss and the probabilities (float32 [N, H, W]) of all slices of a split."""
-        probabilities = np.empty(slices[split].masks.shape, np.float32)
-        prepared = prepare(slices[split], Preparation.of(about_input)).to(hardware.device)
-        metrics, _ = evaluate(
-            model, prepared, batch_size, loss_function, hardware, split, probabilities, about_input["flips"]
-        )
-        return metrics["loss"], probabilities
+    def scored(split: str) -> tuple[float, np.ndarray]:
+        return score(model, checkpoint, slices[split], hardware, split, args.batch_size)
 
     split = "validation" if args.run.read_split_table("test").empty else "test"
     slices = load(args.run, args.data, {split, "validation"} if args.tune else {split})
     test = slices[split]
-    loss, probabilities = score(split)
+    loss, probabilities = scored(split)
     choice, tuned = Choice(), None
     if args.tune:
-        choice, tuned = tune(slices["validation"], probabilities if split == "validation" else score("validation")[1])
+        choice, tuned = tune(slices["validation"], probabilities if split == "validation" else scored("validation")[1])
     predicted = postprocess(probabilities, choice)
 
     synthetic = any_synthetic(test.table)

@@ -185,6 +185,6 @@ def shown(value: str | float | None, name: str = "") -> str:
     """Return a value of a table as text; name: of its column, which may be a metric's."""
     if isinstance(value, str):
         return value
-    if name == "hd95":
+    if name in METRICS:
         return show_number(value, METRICS[name].form)
     return f"{value:,}" if isinstance(value, int) else show_number(value, ",.1f" if (value or 0) >= 100 else ".3f")

@@ -13,8 +13,6 @@ from scans.names import MASK, is_mask, kind_of
 from scans.scan import PICTURES, Scan, Source, file_ending, stem
 
 MOST_LABELS = 9  # a mask of labels has whole numbers up to this; grey levels of resizing go on to 255
-
-
 SLICE = re.compile(r"(?P<patient>.+)_(?P<number>\d+)")  # name of a picture of a mask, without _mask
 
 

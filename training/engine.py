@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -14,11 +14,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from constants import IMAGE_SIZE, THRESHOLD
-from dataset.preprocess import Prepared
+from dataset.preprocess import Preparation, Prepared, prepare
 from dataset.slices import Slices
 from evaluation.metrics import Counts, count_pixels, slice_mean_iou, summarise
 from training import augment, distributed, lean
-from training.losses import Loss
+from training.losses import LOSSES, Loss
 from unet import UNet
 from utils import Hardware, UserError
 
@@ -244,6 +244,35 @@ def evaluate(
         if probabilities_out is not None:
             probabilities_out[rows.numpy()] = logits.sigmoid().squeeze(1).cpu().numpy()
     return tally.summarise(slices.patients)
+
+
+def score(
+    model: nn.Module,
+    checkpoint: Mapping[str, Any],
+    slices: Slices,
+    hardware: Hardware,
+    title: str,
+    batch_size: int | None = None,
+) -> tuple[float, np.ndarray]:
+    """Prepare slices as the network of a checkpoint needs them, and score them.
+
+    batch_size: slices at a time, on which a Dice loss depends; that of training if None.
+
+    Returns: the loss of training, and the probabilities, float32 [N, H, W].
+    """
+    about, settings = checkpoint["input"], checkpoint["config"]["settings"]
+    probabilities = np.empty(slices.masks.shape, np.float32)
+    metrics, _ = evaluate(
+        model.to(hardware.device, memory_format=hardware.memory_format),
+        prepare(slices, Preparation.of(about)).to(hardware.device),
+        batch_size or settings["batch_size"],
+        LOSSES[settings["loss"]],
+        hardware,
+        title,
+        probabilities,
+        about["flips"],
+    )
+    return metrics["loss"], probabilities
 
 
 @torch.inference_mode()
