@@ -52,8 +52,10 @@ def surface(mask: np.ndarray) -> np.ndarray:
 
 
 def distances(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Return the Euclidean distance of each pixel of `one` to the nearest of `other`: float32 [pixels of `one`].
+    """Return the Euclidean distance of each pixel of `one` to the nearest of `other`: float64 [pixels of `one`].
 
-    one, other: uint8 0 or 1, [H, W], not empty.
+    one, other: uint8 0 or 1, [H, W], not empty. The squares are whole numbers; OpenCV's float32 roots of them are not
+    always the same from call to call in their last bit.
     """
-    return cv2.distanceTransform(1 - other, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[one > 0]
+    found = cv2.distanceTransform(1 - other, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[one > 0].astype(np.float64)
+    return np.sqrt(np.rint(found**2))

@@ -26,6 +26,14 @@ def test_single_pixels_by_hand():
     assert found == (2.0, 2, (0.0, 1.0, 1.0))  # a tolerance includes its end
 
 
+def test_distances_are_roots_of_whole_numbers_to_the_last_bit(monkeypatch):
+    one, other = box((10, 10, 1, 1)), box((13, 12, 1, 1))
+    root = np.float32(np.sqrt(13))
+    for wrong in (root, np.nextafter(root, np.float32(4)), np.nextafter(root, np.float32(3))):
+        monkeypatch.setattr("cv2.distanceTransform", lambda mask, *_, wrong=wrong: np.full(mask.shape, wrong))
+        assert surfaces.distances(one, other).tolist() == [np.sqrt(13.0)]
+
+
 def test_a_shifted_square_by_hand():
     """5x5 against the same 2 px to the right: 16 surface pixels each, of which 10 are within 1 px of the other."""
     found = surfaces.compare(box((10, 10, 5, 5)), box((10, 12, 5, 5)))
