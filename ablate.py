@@ -26,7 +26,7 @@ from reporting import plots
 from storage import checkpoints
 from storage.owned_folder import OwnedFolder
 from storage.run_folder import RunFolder
-from training.engine import WINDOW, count_flop, growth, score
+from training.engine import count_flop, growth, score, training_window
 from utils import call_script, hardware_like, keep_freed_memory, positive, run_script, show_number, to_csv, whole_number
 
 SHOWN = ("patient_dice", "patient_dice_median", "patient_sensitivity", "patient_precision", "tumour_iou",
@@ -145,7 +145,7 @@ def training_cost(config: dict[str, Any], epochs: pd.DataFrame) -> dict[str, flo
     flop = 0.0
     for epoch in epochs["epoch"]:
         share = growth(epoch, settings["epochs"]) if settings["growing"] else 1.0
-        sides = [round(side * share) for side in (WINDOW if settings["crop"] else (constants.IMAGE_SIZE,) * 2)]
+        sides = training_window(settings["crop"], share)[1]
         flop += 3 * seen * count_flop(checkpoints.describe_network(settings), *sides)
     return {"slices": round(seen * len(epochs)), "tflop": flop / 1e12}
 

@@ -4,6 +4,7 @@ Intensities are mapped by a table of 256 values per patient and sequence, so tha
 exactly the same, and any rule costs the same. A single slice is its own stack.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ from dataset.slices import Slices
 from utils import parallel_map
 
 VALUES = np.arange(256)
-MULTIPLE = 32  # of height and width of a window: what the network with a stem halves without padding
+MULTIPLE = 32  # of height and width of what is computed: what the network with a stem halves without padding
 
 
 class Preparation(NamedTuple):
@@ -126,11 +127,20 @@ def head_box(head: np.ndarray) -> tuple[int, int, int, int]:
     return int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
 
 
-def window(box: tuple[int, int, int, int], size: int = IMAGE_SIZE) -> tuple[slice, slice]:
-    """Return the smallest window of the frame around a box whose sides are multiples of MULTIPLE: rows and columns."""
+def fitting(length: int, resolution: float = 1.0, size: int = IMAGE_SIZE) -> int:
+    """Return the smallest side >= length whose part that is computed is a multiple of MULTIPLE; at most the frame's.
+
+    A network that had to pad its windows would learn where the padding is.
+    """
+    multiples = math.ceil((length - 0.5) * resolution / MULTIPLE)  # the side is rounded
+    return min(round(multiples * MULTIPLE / resolution), size)
+
+
+def window(box: tuple[int, int, int, int], resolution: float = 1.0, size: int = IMAGE_SIZE) -> tuple[slice, slice]:
+    """Return the smallest window of the frame around a box whose sides fit a resolution: rows and columns."""
     sides = []
     for start, stop in (box[:2], box[2:]):
-        length = min(-(-(stop - start) // MULTIPLE) * MULTIPLE, size)
+        length = fitting(stop - start, resolution, size)
         first = min(max((start + stop - length) // 2, 0), size - length)
         sides.append(slice(first, first + length))
     return tuple(sides)
@@ -198,7 +208,7 @@ class Prepared:
             return
         for patient, box in enumerate(self.boxes):
             for rows in torch.nonzero(self.stack == patient).squeeze(1).split(size):
-                yield rows, window(box)
+                yield rows, window(box, self.how.resolution)
 
 
 def prepare(slices: Slices, how: Preparation) -> Prepared:

@@ -162,15 +162,21 @@ def test_windows_by_hand():
     assert window((100, 133, 10, 11)) == (slice(84, 148), slice(0, 32))  # at the left edge
     assert window((200, 256, 255, 256)) == (slice(192, 256), slice(224, 256))
     assert window((0, 256, 0, 256)) == window((0, 225, 31, 256)) == (slice(0, 256), slice(0, 256))
+    assert window((100, 132, 64, 128), 0.5) == (slice(84, 148), slice(64, 128))  # 64 pixels are the fewest that fit
+    # 32 computed pixels are 42.7 of the slice: 170 are four times that, 171 are as many, 172 need five
+    assert window((40, 210, 40, 211), 0.75) == (slice(39, 210), slice(40, 211))
+    assert window((40, 212, 40, 254), 0.75) == (slice(19, 232), slice(0, 256))
 
 
 def test_every_window_is_inside_the_frame_and_contains_the_box():
-    for start in range(0, 256, 3):
-        for stop in range(start + 1, 257):
-            side, same = window((start, stop, start, stop))
-            assert side == same and 0 <= side.start <= start and stop <= side.stop <= 256
-            length = side.stop - side.start
-            assert length % MULTIPLE == 0 and length - MULTIPLE < stop - start
+    for resolution in (0.5, 0.75, 1.0):
+        for start in range(0, 256, 3):
+            for stop in range(start + 1, 257):
+                side, same = window((start, stop, start, stop), resolution)
+                assert side == same and 0 <= side.start <= start and stop <= side.stop <= 256
+                length = side.stop - side.start
+                assert round(length * resolution) % MULTIPLE == 0  # so that the network never pads
+                assert length - MULTIPLE / resolution < stop - start + 0.5
 
 
 # --- Neighbours ------------------------------------------------------------------------------------------------

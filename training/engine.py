@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from constants import IMAGE_SIZE, THRESHOLD
-from dataset.preprocess import Preparation, Prepared, prepare
+from dataset.preprocess import Preparation, Prepared, fitting, prepare
 from dataset.slices import Slices
 from evaluation.metrics import Counts, count_pixels, slice_mean_iou, summarise
 from training import augment, distributed, lean
@@ -22,7 +22,7 @@ from training.losses import LOSSES, Loss
 from unet import UNet
 from utils import Hardware, UserError
 
-WINDOW = (224, 192)  # rows and columns around the head that training sees with `crop`
+WINDOW = (224, 192)  # rows and columns around the head that training sees with `crop`, at least
 GROWING = ((0.3, 0.5), (0.6, 0.75), (1.0, 1.0))  # until this share of the epochs, this share of the resolution
 OUTSIDE = -20.0  # the logit where nothing is computed
 CHECK_EVERY = 16  # steps after which an accelerator, or several processes, are asked for the loss and for signals
@@ -91,8 +91,7 @@ class Views:
         if not len(rows) or (self.crop, self.augmented, self.share) == (False, False, 1):
             return images, masks
         chances = augment.generators(self.seed, self.epoch, rows) if self.augmented else None
-        extent = WINDOW if self.crop else (IMAGE_SIZE, IMAGE_SIZE)
-        size = tuple(round(side * self.share) for side in extent)
+        extent, size = training_window(self.crop, self.share)
         boxes = [prepared.boxes[patient] if self.crop else (0, IMAGE_SIZE) * 2 for patient in prepared.stack[rows]]
         centres = torch.tensor([((top + bottom) // 2, (left + right) // 2) for top, bottom, left, right in boxes])
         images, masks = augment.place(images, masks, centres, extent, size, chances)
@@ -102,6 +101,12 @@ class Views:
 
 
 EVERYTHING = Views()
+
+
+def training_window(crop: bool, share: float) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Return height and width of what training sees: in pixels of the slice, and as computed at a share of them."""
+    extent = tuple(fitting(side, share) for side in WINDOW) if crop else (IMAGE_SIZE, IMAGE_SIZE)
+    return extent, tuple(round(side * share) for side in extent)
 
 
 def growth(epoch: int, epochs: int) -> float:
