@@ -3,20 +3,24 @@
     python reproduce.py full_bilinear
     python reproduce.py full_bilinear --split split.csv     # a set that lacks the test patients
     python reproduce.py full_bilinear --width 4 --epochs 2  # a quick trial
+    python reproduce.py cv_tuned                            # a cross-validation: every patient is tested
     python reproduce.py table                               # the table of docs/results.md from results/*/run.json
 
 The same command goes on where it was cut off, and never replaces a run of other settings, other data, or files of the
 user. The run itself is in runs/RUN. Kept in results/RUN are results.csv, epochs.csv, metrics.json, the tables of
 patients and lesions, the plots that show no patient, config.json, and run.json with metrics, seconds, memory and the
-network's size. A run on other data, or with --epochs or --width, is marked as a trial in run.json and never enters the
-table.
+network's size; of a cross-validation, masks.npz with the predicted mask of every slice too. A run on other data, or
+with --epochs or --width, is marked as a trial in run.json and never enters the table.
 """
 
 import argparse
+import io
 import json
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+import pandas as pd
 import torch
 
 import train_model
@@ -41,7 +45,7 @@ SUBSET = {"train": 178, "validation": 45, "test": 113}
 KEEP = ("--keep", 3)  # weights of the best epochs; 94 of them would fill 12 GB
 TEXTS = ("results.csv", "epochs.csv", "metrics.json", "test_patients.csv", "test_lesions.csv")
 PLOTS = ("loss.png", "iou.png", "bland_altman.png", "dice_area.png")  # those that show no patient
-KEPT = (*TEXTS, *PLOTS, "config.json", "run.json")
+KEPT = (*TEXTS, *PLOTS, "config.json", "run.json", "masks.npz")
 SHOWN = ("patient_dice", "patient_dice_median", "tumour_iou", "iou", "empty_prediction")  # metrics in the table
 BEGIN, END = "<!-- written by: python reproduce.py table -->", "<!-- end of the table -->"
 
@@ -50,15 +54,17 @@ class Published(NamedTuple):
     """A run that can be repeated by its name."""
 
     title: str
-    slices: dict[str, int]  # of each split; a set that lacks the test patients counts as the same
+    slices: dict[str, int]  # of each split of the published set
     options: tuple[str, ...]  # of train_model.py that are not the defaults
     test_options: tuple[str, ...] = ()  # of test_model.py
+    folds: int = 0  # of a cross-validation, whose patients are all test patients in turn
 
 
 TUNED = ("--recipe", "tuned")
 CHOSEN = ("--select-by", "patient_dice", "--tune")  # on the validation patients
 RUNS = {
     "tuned": Published("tuned recipe, full set", FULL, TUNED, CHOSEN),
+    "cv_tuned": Published("tuned recipe, cross-validation", FULL, TUNED, CHOSEN, 5),
     "reference_w16": Published("published recipe at width 16, full set", FULL, ("--width", "16")),
     "full_bilinear": Published("published recipe, full set, bilinear, fast", FULL, ("--bilinear", "--mode", "fast")),
     "full_transposed_exact": Published("published recipe, full set, exact", FULL, ("--mode", "exact")),
@@ -87,7 +93,10 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--device", default="auto", help="cpu, cuda, cuda:1, mps (auto: CUDA, else MPS, else the CPU)")
     add("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where the runs themselves go (%(default)s)")
     add("--results", type=Path, default=Path("results"), metavar="DIR", help="where what is kept goes (%(default)s)")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.split and args.run in RUNS and RUNS[args.run].folds:
+        parser.error(f"--split: {args.run} makes its folds itself")
+    return args
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -103,7 +112,7 @@ def main(argv: list[str] | None = None) -> None:
     folder = find_folder(args.data)
     subset = published_patients(subset=True) if published.slices == SUBSET else {}
     only = sorted(subset) if all((folder / patient).is_dir() for patient in subset) else []
-    wanted = describe_wanted(options, folder, only, args.split)
+    wanted = describe_wanted(options, folder, only, args.split, published.folds)
     run.refuse_used(overwrite=True)  # files of the user
     kept.refuse_foreign(*KEPT)
     for place in (run, kept):
@@ -114,14 +123,20 @@ def main(argv: list[str] | None = None) -> None:
         run.write("patients.txt", "\n".join([*only, ""]).encode())
         options += ["--patients", run.path / "patients.txt"]
     where = ["--run", run, "--data", folder, "--device", args.device]
-    if run.complete_epochs() < wanted["epochs"]:
-        call_script("train_model.py", *where, *KEEP, *(["--resume"] if run.newest_epoch() else options))
-    call_script("process_models.py", "--run", run)
-    call_script("test_model.py", *where, *published.test_options)
+    if published.folds:
+        call_script("cross_validate.py", *where, "--folds", published.folds, *KEEP, *options, *published.test_options)
+    else:
+        if run.complete_epochs() < wanted["epochs"]:
+            call_script("train_model.py", *where, *KEEP, *(["--resume"] if run.newest_epoch() else options))
+        call_script("process_models.py", "--run", run)
+        call_script("test_model.py", *where, *published.test_options)
 
     if not wanted["published"]:
         trial.append("synthetic patients" if wanted["synthetic"] else "patients of another set")
-    if wanted["slices"] not in (published.slices, published.slices | {"test": 0}):
+    whole = [published.slices, published.slices | {"test": 0}]  # a set that lacks the test patients counts as the same
+    if published.folds:
+        whole = [{pooled(published.folds): sum(slices.values())} for slices in whole]
+    if wanted["slices"] not in whole:
         trial.append(f"{' + '.join(map(str, wanted['slices'].values()))} slices")
     keep(run, kept, {"run": args.run, "title": published.title, "trial": trial, **describe(run)})
     print(f"written to {kept}: run.json and what may be published of the run")
@@ -129,7 +144,12 @@ def main(argv: list[str] | None = None) -> None:
         print(f"a trial and not the published run: {', '.join(trial)}")
 
 
-def describe_wanted(options: list[str], folder: Path, only: list[str], split: Path | None) -> dict:
+def pooled(folds: int) -> str:
+    """Return how metrics.json of a cross-validation names what was tested: the test patients of all folds."""
+    return f"cross-validation, {folds} folds"
+
+
+def describe_wanted(options: list[str], folder: Path, only: list[str], split: Path | None, folds: int = 0) -> dict:
     """Return the settings and the data that config.json of this run has to hold.
 
     Without the precision: it depends on the hardware, and no published run sets it.
@@ -137,12 +157,16 @@ def describe_wanted(options: list[str], folder: Path, only: list[str], split: Pa
     settings = train_model.parse_arguments(options)
     table = find_slices(folder, only or None)
     patients = table["patient"]
-    assignment = read_assignment(split, patients, folder)[0] if split else assign_patients(patients)
+    if folds:
+        slices = {pooled(folds): len(table)}
+    else:
+        assignment = read_assignment(split, patients, folder)[0] if split else assign_patients(patients)
+        slices = {split: len(part) for split, part in split_tables(table, assignment).items()}
     return {
         **{name: getattr(settings, name) for name in train_model.SETTINGS if name != "precision"},
         "synthetic": any_synthetic(table),
         "published": is_published(table),
-        "slices": {split: len(part) for split, part in split_tables(table, assignment).items()},
+        "slices": slices,
     }
 
 
@@ -167,17 +191,18 @@ def read_json(place: OwnedFolder, name: str) -> dict:
 
 def describe(run: RunFolder) -> dict:
     """Return what came out of a finished run: metrics of its chosen epoch, seconds, memory and the network's size."""
-    epochs, metrics = read_epochs(run), run.read_metrics()
-    network = describe_network(REFERENCE | run.read_config()["settings"])
+    runs, metrics = run.tested_runs(), run.read_metrics()
+    epochs = pd.concat([read_epochs(each) for each in runs])
+    network = describe_network(REFERENCE | runs[0].read_config()["settings"])
     with torch.device("meta"):
         parameters = sum(weights.numel() for weights in UNet(**network).parameters())
     return {
         "judged_on": metrics["split"],
         "epoch": metrics["epoch"],
         "metrics": {name: metrics["intervals"][name] for name in SHOWN},
-        "epochs": len(epochs),
+        "epochs": len(epochs) // len(runs),
         "seconds": epochs["seconds"].sum(),
-        "seconds_counted": "training and validation, sum over epochs",
+        "seconds_counted": "training and validation, sum over epochs and folds",
         "seconds_per_epoch": epochs["seconds"].median(),
         "peak_memory_gib": epochs["peak_memory_gib"].max(),
         "parameters": parameters,
@@ -188,13 +213,30 @@ def describe(run: RunFolder) -> dict:
 def keep(run: RunFolder, kept: OwnedFolder, record: dict) -> None:
     """Copy what shows no patient and names no folder of this machine."""
     kept.remove_temporaries()  # of a process that was killed
-    config = run.read_config()
+    runs, metrics = run.tested_runs(), run.read_metrics()
+    config = runs[0].read_config()
     del config["data"], config["versions"]["platform"]
+    if len(runs) > 1:
+        table, predicted = run.read_tested()
+        config |= {name: {metrics["split"]: metrics[name]} for name in ("patients", "slices")}
+        kept.write("masks.npz", pack(table, predicted))
     kept.write("config.json", to_json(config).encode())
     for name in (*TEXTS, *(f"plots/{name}" for name in PLOTS)):
         if (run.path / name).is_file():
             kept.write(Path(name).name, run.read(name, "Run reproduce.py again."))
     kept.write("run.json", to_json(record).encode())
+
+
+def pack(table: pd.DataFrame, predicted: np.ndarray) -> bytes:
+    """Return an archive of masks (uint8 0 or 1, [N, H, W]), eight pixels a byte, with the patient and slice of each."""
+    with io.BytesIO() as file:
+        np.savez_compressed(
+            file,
+            masks=np.packbits(predicted, axis=2),
+            patient=table["patient"].to_numpy(str),
+            slice=table["slice"].to_numpy(),
+        )
+        return file.getvalue()
 
 
 def make_table(results: Path) -> str:
@@ -207,7 +249,8 @@ def make_table(results: Path) -> str:
         if r["trial"]:
             continue
         split = r["judged_on"]
-        judged = f"{split}, {r['patients'][split]} / {r['slices'][split]}, epoch {r['epoch']} of {r['epochs']}"
+        epoch = f"epoch {r['epoch']} of {r['epochs']}" if r["epoch"] else f"{r['epochs']} epochs"
+        judged = f"{split}, {r['patients'][split]} / {r['slices'][split]}, {epoch}"
         metrics = [show_estimate(r["metrics"][name]) for name in SHOWN]
         cost = [f"{r['parameters'] / 1e6:.2f} M", f"{r['gflop']:.1f}", f"{r['seconds'] / 60:.0f}"]
         rows.append([r["title"], judged, *metrics, *cost, f"{r['hardware']}, torch {r['versions']['torch']}"])

@@ -28,11 +28,8 @@ class Chance:
         value = low + (high - low) * self.middle
         return value if count is None else np.full(count, value)
 
-    def choice(self, options):
-        return options[0]
-
     def integers(self, high):
-        return 5
+        return 0
 
 
 NEVER = Chance(1.0)  # nothing happens, as every probability is below 1; and no shift
@@ -193,6 +190,14 @@ def test_everything_at_once_by_hand(monkeypatch):
     torch.testing.assert_close(changed[0, FLAIR], expected)
     torch.testing.assert_close(changed[0, PRE], expected)  # replaced by FLAIR
     torch.testing.assert_close(changed[0, POST], torch.full((4, 4), 7 * 1.5))
+
+
+def test_a_sequence_or_both_are_missing_as_often(monkeypatch):
+    monkeypatch.setattr(augment, "MISSING", 1.0)
+    missing = [augment._draw(generator)["missing"] for generator in generators(1, 1, torch.arange(300))]
+    assert {each: 80 < missing.count(each) < 120 for each in set(missing)} == dict.fromkeys(
+        [(PRE,), (POST,), (PRE, POST)], True
+    )
 
 
 def test_the_same_numbers_change_a_slice_alike_in_any_batch(images):

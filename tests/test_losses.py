@@ -8,10 +8,12 @@ from training.losses import (
     LOSSES,
     MISSED,
     POSITIVE,
+    SMOOTH,
     bce,
     bce_dice,
     bce_tversky,
     focal_tversky,
+    slice_dice,
     soft_dice,
     tversky,
     weighted_bce,
@@ -46,8 +48,23 @@ def test_perfect_prediction_costs_next_to_nothing_and_extreme_logits_stay_finite
         assert value > 0.9 and value.isfinite() and wrong.grad.isfinite().all()
 
 
-def test_dice_of_empty_against_empty_is_zero():
-    assert soft_dice(torch.full((1, 1, 4, 4), -1000.0), torch.zeros(1, 1, 4, 4)) == 0
+def test_dice_of_each_slice_by_hand():
+    masks = torch.zeros(3, 1, 10, 10)
+    masks[0, 0, :5] = 1  # 50 pixels, half of them found
+    masks[1, 0, 0, :4] = 1  # 4 pixels, all missed; the third slice is empty, and 50 pixels of it are marked
+    marked = torch.zeros(3, 1, 10, 10)
+    marked[0, 0, 0, :] = marked[0, 0, 1, :] = marked[0, 0, 2, :5] = marked[2, 0, 5:] = 1
+    logits = (marked * 2 - 1) * 1000
+    each = [1 - (2 * 25 + 50) / (25 + 50 + 50), 1 - 50 / (4 + 50), 1 - 50 / (50 + 50)]
+    assert SMOOTH == 50 and each[2] == 0.5
+    assert math.isclose(slice_dice(logits, masks), sum(each) / 3, rel_tol=1e-6)
+    expected = bce(logits, masks) + (soft_dice(logits, masks) + slice_dice(logits, masks)) / 2
+    assert math.isclose(LOSSES["bce+slice-dice"](logits, masks), expected, rel_tol=1e-6)
+
+
+@pytest.mark.parametrize("loss", [soft_dice, slice_dice])
+def test_dice_of_empty_against_empty_is_zero(loss):
+    assert loss(torch.full((1, 1, 4, 4), -1000.0), torch.zeros(1, 1, 4, 4)) == 0
 
 
 def test_weighted_cross_entropy_by_hand():

@@ -5,9 +5,11 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import make_patients
 
+import cross_validate
 import reproduce
 from dataset import published
 from storage import checkpoints
@@ -30,7 +32,8 @@ def again(call, monkeypatch, tmp_path):
     def run_here(script: str, *arguments: object) -> None:
         importlib.import_module(script.removesuffix(".py")).main([str(argument) for argument in arguments])
 
-    monkeypatch.setattr(reproduce, "call_script", run_here)
+    for script in (reproduce, cross_validate):
+        monkeypatch.setattr(script, "call_script", run_here)
     places = ("--runs", tmp_path / "my runs", "--results", tmp_path / "results")
     return lambda name, *options: call("reproduce", name, *places, *options)
 
@@ -107,6 +110,25 @@ def test_the_validation_is_reported_where_no_test_patients_are_left(again, folde
     assert {path.name for path in kept.glob("[!.]*")} == KEPT and record["judged_on"] == "validation"
     assert record["metrics"]["empty_prediction"]["value"] == pytest.approx(1 / 3, abs=1e-6)
     assert config["slices"] == {"train": 12, "validation": 3, "test": 0} and config["settings"]["mode"] == "fast"
+
+
+def test_of_a_cross_validation_the_masks_are_kept(again, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda *_, **__: None)
+    assert again("cv_tuned", "--data", folder, "--split", tmp_path / "split.csv")[0] == 2
+    for _ in range(2):  # the second time nothing is trained
+        code, _, err = again("cv_tuned", "--data", folder, *QUICK, "--epochs", 1)
+        assert (code, err) == (0, "")
+    kept = tmp_path / "results" / "cv_tuned"
+    record, config = (json.loads((kept / name).read_text()) for name in ("run.json", "config.json"))
+    split = "cross-validation, 5 folds"
+    assert (record["judged_on"], record["epochs"], record["epoch"]) == (split, 1, None)
+    assert (config["patients"], config["slices"]) == ({split: 5}, {split: 15})
+    with np.load(kept / "masks.npz") as archive:
+        masks, patient, number = (archive[name] for name in ("masks", "patient", "slice"))
+    table, predicted = RunFolder(tmp_path / "my runs" / "cv_tuned").read_tested()
+    assert np.array_equal(np.unpackbits(masks, axis=2), predicted) and masks.shape == (15, 256, 32)
+    assert patient.tolist() == table["patient"].tolist() and number.tolist() == table["slice"].tolist()
+    assert set(patient) == {f"SYNTH_T_{n}" for n in range(5)}
 
 
 def test_the_subset_is_taken_from_a_folder_that_holds_more(again, folder, tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 POSITIVE = 3.0  # weight of a tumour pixel in `weighted_bce`
 MISSED = 0.7  # weight of false negatives in `tversky`; false positives have the rest of 1. 0.5 would be Dice
+SMOOTH = 50.0  # pixels added to both in `slice_dice`: an empty slice costs 1/2 where as many are marked falsely
 OTHERS = (0.3, 0.9)  # such weights that can be chosen too
 FOCUS = 0.75  # exponent of `focal_tversky`
 
@@ -33,6 +34,16 @@ def soft_dice(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
     return 1 - (2 * overlap + 1) / (probabilities.sum() + masks.sum() + 1)
 
 
+def slice_dice(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+    """1 - Dice of each slice, mean over slices: a small tumour counts as much as a large one.
+
+    Between 0 and 1. SMOOTH is added to numerator and denominator: empty against empty is 0, not 0/0.
+    """
+    probabilities = logits.sigmoid()
+    overlap, predicted, true = (part.sum((1, 2, 3)) for part in (probabilities * masks, probabilities, masks))
+    return (1 - (2 * overlap + SMOOTH) / (predicted + true + SMOOTH)).mean()
+
+
 def tversky(logits: torch.Tensor, masks: torch.Tensor, weight: float = MISSED) -> torch.Tensor:
     """1 - Tversky index of the probabilities over the whole batch (Salehi et al. 2017): Dice that punishes misses more.
 
@@ -54,6 +65,11 @@ def bce_dice(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
     return bce(logits, masks) + soft_dice(logits, masks)
 
 
+def bce_slice_dice(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy, and the mean of the Dice losses over the batch and over slices."""
+    return bce(logits, masks) + (soft_dice(logits, masks) + slice_dice(logits, masks)) / 2
+
+
 def bce_tversky(logits: torch.Tensor, masks: torch.Tensor, weight: float = MISSED) -> torch.Tensor:
     """Cross-entropy and Tversky: as `bce_dice`, with misses punished more."""
     return bce(logits, masks) + tversky(logits, masks, weight)
@@ -64,6 +80,7 @@ LOSSES: dict[str, Loss] = {
     "weighted-bce": weighted_bce,
     "dice": soft_dice,
     "bce+dice": bce_dice,
+    "bce+slice-dice": bce_slice_dice,
     "tversky": tversky,
     "bce+tversky": bce_tversky,
     "focal-tversky": focal_tversky,
