@@ -228,14 +228,9 @@ def keep(run: RunFolder, kept: OwnedFolder, record: dict) -> None:
 
 
 def pack(table: pd.DataFrame, predicted: np.ndarray) -> bytes:
-    """Return an archive of masks (uint8 0 or 1, [N, H, W]), eight pixels a byte, with the patient and slice of each."""
+    """Return an archive of masks (uint8 0 or 1, [N, H, W]), eight pixels a byte, and of the path of each slice."""
     with io.BytesIO() as file:
-        np.savez_compressed(
-            file,
-            masks=np.packbits(predicted, axis=2),
-            patient=table["patient"].to_numpy(str),
-            slice=table["slice"].to_numpy(),
-        )
+        np.savez_compressed(file, masks=np.packbits(predicted, axis=2), image_path=table["image_path"].to_numpy(str))
         return file.getvalue()
 
 
