@@ -208,6 +208,8 @@ def load_network(path: Path) -> tuple[UNet, dict[str, Any]]:
     with torch.device("meta"):  # no memory yet, whatever the file asks for
         model = UNet(**checkpoint["network"])
     _load_weights(model, checkpoint["weights"], path, assign=True)
+    for parameter in model.parameters():  # training may have saved them with channels last, which exports refuse
+        parameter.data = parameter.data.contiguous()
     return model.eval(), checkpoint
 
 
