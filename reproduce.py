@@ -33,7 +33,7 @@ from evaluation.intervals import show_interval
 from evaluation.names import METRICS
 from storage.checkpoints import describe_network, read_epochs
 from storage.owned_folder import OwnedFolder
-from storage.run_folder import RunFolder
+from storage.run_folder import PRIVATE, RunFolder
 from training.engine import count_flop
 from training.recipes import REFERENCE
 from unet import UNet
@@ -215,7 +215,8 @@ def keep(run: RunFolder, kept: OwnedFolder, record: dict) -> None:
     kept.remove_temporaries()  # of a process that was killed
     runs, metrics = run.tested_runs(), run.read_metrics()
     config = runs[0].read_config()
-    del config["data"], config["versions"]["platform"]
+    config = {name: value for name, value in config.items() if name not in PRIVATE}
+    del config["versions"]["platform"]
     if len(runs) > 1:
         table, predicted = run.read_tested()
         config |= {name: {metrics["split"]: metrics[name]} for name in ("patients", "slices")}

@@ -9,6 +9,9 @@ import contextlib
 import functools
 import math
 import re
+import shlex
+import shutil
+import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -24,7 +27,7 @@ from dataset.published import is_published
 from dataset.slices import Slices, load_slices
 from dataset.split import SPLITS, assign_fold, assign_patients, read_assignment, read_patient_list, split_tables
 from dataset.synthetic import any_synthetic
-from evaluation.selection import best_epochs
+from evaluation.selection import CRITERIA, best_epochs
 from storage import checkpoints
 from storage.run_folder import RunFolder
 from training import distributed
@@ -32,7 +35,7 @@ from training.distributed import say
 from training.engine import Interrupted, Views, epoch_order, evaluate, growth, train_one_epoch
 from training.losses import LOSSES
 from training.optimisation import OPTIMISERS, Optimisation
-from training.recipes import RECIPES, REFERENCE
+from training.recipes import RECIPES, REFERENCE, name_recipe
 from unet import UNet
 from utils import (
     SIGNALLED,
@@ -170,6 +173,7 @@ def fill_in(args: argparse.Namespace) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(argv)
+    args.given = sys.argv[1:] if argv is None else argv
     hardware = choose_hardware(distributed.local_device(args.device), args.precision)
     args.precision = "bf16" if hardware.bf16 else "fp32"
     distributed.start(hardware.device)
@@ -215,6 +219,9 @@ def describe_run(args: argparse.Namespace, folder: Path, slices: dict[str, Slice
         "settings": {name: getattr(args, name) for name in SETTINGS},
         "options": {name: getattr(args, name) for name in OPTIONS},
         "data": str(folder.resolve()),
+        "recipe": name_recipe(vars(args)),
+        "command": shlex.join(["python", "train_model.py", *map(str, args.given)]),
+        "commit": commit(),
         "synthetic": any(any_synthetic(part.table) for part in slices.values()),
         "published": all(is_published(part.table) for part in slices.values()),
         "patients": {split: part.table["patient"].nunique() for split, part in slices.items()},
@@ -222,6 +229,22 @@ def describe_run(args: argparse.Namespace, folder: Path, slices: dict[str, Slice
         "hardware": str(hardware),
         "versions": versions(),
     }
+
+
+def commit() -> str:
+    """Return the commit of this checkout, with "changed" behind it if its files were; "" if it is none, or without git.
+
+    A copy of the project inside of another checkout has no commit of its own.
+    """
+    here = Path(__file__).resolve().parent
+    if not (here / ".git").exists() or not shutil.which("git"):
+        return ""
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", "-C", here, *words], capture_output=True, text=True, check=False).stdout.strip()
+
+    changed = git("status", "--porcelain", "--untracked-files=no")
+    return git("rev-parse", "--short=12", "HEAD") + (" changed" if changed else "")
 
 
 def train(
@@ -248,6 +271,7 @@ def train(
         fewer = f", --epochs asks for {args.epochs}" if finished > args.epochs else ""
         say(f"nothing was left to do: all {finished} epochs are done{fewer}")
         return
+    say_disk(args, network)
     if args.resume:
         say(f"resumed after epoch {finished}")
         run.write_config(config)
@@ -271,7 +295,8 @@ def train(
                 model, training, order(epoch), optimiser, args.batch_size, loss_function, hardware, title, stop, views
             )
         except Interrupted:
-            resume = f"python train_model.py --run {args.run} --resume" if epoch > 1 else "the same command"
+            again = shlex.join(["python", "train_model.py", "--run", str(args.run), "--resume"])
+            resume = again if epoch > 1 else "the same command"
             say(f"stopped within epoch {epoch}; {epoch - 1} epoch(s) are saved. Go on with: {resume}")
             return
         scored_model = model if optimiser.result is network else optimiser.result
@@ -290,7 +315,7 @@ def train(
         print_epoch(record, args.epochs, best)
         best = max(best, record["validation_iou"])
     writer.finish()
-    say(f"checkpoints: {args.run.models}. Next: python process_models.py --run {args.run}")
+    say(f"checkpoints: {args.run.models}. Next: {shlex.join(['python', 'process_models.py', '--run', str(args.run)])}")
 
 
 @torch.no_grad()
@@ -298,6 +323,17 @@ def expect(network: UNet, slices: Slices) -> None:
     """Let an untrained network begin with the share of tumour pixels of these slices as probability, on average."""
     share = (slices.masks > 0).double().mean().clamp(1e-4, 0.5)
     network.head.bias.fill_(share.logit())
+
+
+def say_disk(args: argparse.Namespace, network: UNet) -> None:
+    """Print how much the checkpoints will take, and warn if there is less."""
+    size = sum(tensor.nbytes for tensor in network.state_dict().values())
+    kept = min(args.epochs, 1 + args.keep * len(CRITERIA)) if args.keep else args.epochs
+    needed = size * (kept + 4)  # resume.pt holds the optimiser and the average too
+    say(f"disk        up to {needed / 1e9:.1f} GB in {args.run.models}: {kept} epochs of {size / 1e6:.0f} MB each")
+    free = shutil.disk_usage(args.run.path).free
+    if free < needed:
+        say(f"warning: {free / 1e9:.1f} GB are free there. Free some, or keep the best epochs only with --keep 3")
 
 
 def refuse_not_finite(loss: float, epoch: int) -> None:

@@ -107,6 +107,7 @@ def facts(metrics: dict[str, Any], slices: pd.DataFrame, config: dict[str, Any] 
         "Checkpoint": f"models/epoch_{metrics['epoch']}.pt",
         "Seed": f"{config['settings']['seed']}",
         "Trained with": f"PyTorch {config['versions']['torch']} on {config['hardware']}",
+        **{key.capitalize(): config[key] for key in ("recipe", "command", "commit") if config.get(key)},
         "Written": f"{datetime.now(UTC):%Y-%m-%d}",
     }
 

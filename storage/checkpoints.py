@@ -19,7 +19,7 @@ import torch
 
 from constants import CLASSES, IMAGE_SIZE, THRESHOLD
 from dataset.preprocess import NORMALISATIONS, Preparation
-from storage.run_folder import RESULT_COLUMNS, RunFolder
+from storage.run_folder import PRIVATE, RESULT_COLUMNS, RunFolder
 from unet import WIDEST, UNet, load_weights
 from utils import UserError, atomic_write
 
@@ -97,7 +97,7 @@ class Writer:
                 "min_component": 0,
                 "precision": settings["precision"],
             },
-            "config": {name: value for name, value in self.config.items() if name != "data"},  # a path of this machine
+            "config": {name: value for name, value in self.config.items() if name not in PRIVATE},
             "weights": _on_host(self.model.state_dict()),
         }
         state = {"format": FORMAT, "epoch": record["epoch"], "optimiser": _on_host(self.optimiser.state_dict())}

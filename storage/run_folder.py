@@ -30,6 +30,7 @@ KEEP_IT = (
 )
 TEST_TABLES = {"slices": "test_results.csv", "patients": "test_patients.csv", "lesions": "test_lesions.csv"}
 GENOMICS = ("shape_features.csv", "associations.csv", "radiogenomics.json")
+PRIVATE = ("data", "command")  # of config.json: names of folders of this machine, which nothing published repeats
 EPOCH_FILE = re.compile(r"epoch_([1-9]\d*)\.pt")
 
 # Every file that a run may hold. A new run refuses a folder in which one of them is not ours.

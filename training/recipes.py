@@ -4,6 +4,7 @@
 train_model.py override single values.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from constants import BATCH_SIZE, EPOCHS, LEARNING_RATE, LOSS, WIDTH
@@ -57,3 +58,13 @@ TUNED = REFERENCE | {
     "flips": True,
 }
 RECIPES = {"reference": REFERENCE, "tuned": TUNED}
+
+
+def name_recipe(settings: Mapping[str, Any]) -> str:
+    """Return the recipe that settings are nearest to, and what differs from it: tuned, with width 16."""
+
+    def changes(name: str) -> list[str]:
+        return [f"{key} {settings[key]}" for key, value in RECIPES[name].items() if settings[key] != value]
+
+    name = min(RECIPES, key=lambda name: len(changes(name)))
+    return name + (f", with {', '.join(changes(name))}" if changes(name) else "")
