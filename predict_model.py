@@ -32,6 +32,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -83,6 +84,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
             "(default: the weights that come with the project)")  # fmt: skip
     network("--checkpoint", type=Path, metavar="FILE", help="or models/epoch_N.pt of a run, or weights/*.safetensors")
     add("--threshold", type=probability, metavar="P", help="from which a pixel is tumour (that of the network)")
+    add("--probabilities", action="store_true", help="write the probability of each pixel, too")
     add("--out", type=Path, required=True, metavar="DIR", help="where masks, overlays and tables go")
     add("--pre", default="", metavar="FILE",
         help="pre-contrast sequence of the one INPUT, or a pattern of its name ('*_t1.nii.gz')")  # fmt: skip
@@ -192,9 +194,12 @@ def process(
     scan, problems = read(source, args)
     if scan is None:
         return problems
-    masks = segment(model, scan, about_input, args.batch_size, hardware)
+    probabilities = find_probabilities(model, scan, about_input, args.batch_size, hardware)
+    masks = segment(probabilities, about_input)
     table = measure(scan, masks, reference(source, scan))
     files = encoders(scan, masks, table, notice)
+    if args.probabilities:
+        files |= kind_of_files(scan).probability_files(scan, probabilities)
     folder = OwnedFolder(out.path / scan.name)  # a manifest of its own: one for all patients would grow too long
     try:
         folder.refuse_foreign(*files)
@@ -211,23 +216,32 @@ def process(
     return problems
 
 
-def segment(
+def find_probabilities(
     model: torch.nn.Module, scan: Scan, about_input: dict[str, Any], batch_size: int, hardware: Hardware
 ) -> list[np.ndarray]:
-    """Return the mask of each slice at its own size: uint8 [H, W], 0 or 1.
+    """Return the probability of tumour of each pixel of each slice, at its own size: float32 [H, W].
 
-    about_input: `input` of the checkpoint. The scan is one stack, whose intensities are scaled together; components
-    below its smallest one, counted at the network's size, are removed.
+    about_input: `input` of the checkpoint. The scan is one stack, whose intensities are scaled together.
     """
     images = np.stack([fit(plane, constants.IMAGE_SIZE) for plane in scan.slices])
     prepared = prepare(without_masks(images, scan.name), Preparation.of(about_input)).to(hardware.device)
     logits = predict(model, prepared, batch_size, hardware, about_input["flips"]).numpy()
+    return [
+        torch.from_numpy(unfit(logit, *plane.shape[:2])).sigmoid().numpy()
+        for plane, logit in zip(scan.slices, logits, strict=True)
+    ]
+
+
+def segment(probabilities: list[np.ndarray], about_input: dict[str, Any]) -> list[np.ndarray]:
+    """Return the mask of each slice: uint8 [H, W], 0 or 1.
+
+    about_input: `input` of the checkpoint. Components below its smallest one, counted at the network's size, are
+    removed.
+    """
     masks = []
-    for plane, logit in zip(scan.slices, logits, strict=True):
-        height, width = plane.shape[:2]
-        probability = torch.from_numpy(unfit(logit, height, width)).sigmoid().numpy()
-        smallest = round(about_input["min_component"] * (max(height, width) / constants.IMAGE_SIZE) ** 2)
-        masks += list(postprocess(probability[None], Choice(about_input["threshold"], smallest)))
+    for plane in probabilities:
+        smallest = round(about_input["min_component"] * (max(plane.shape) / constants.IMAGE_SIZE) ** 2)
+        masks += list(postprocess(plane[None], Choice(about_input["threshold"], smallest)))
     return masks
 
 
@@ -298,8 +312,7 @@ def encoders(scan: Scan, masks: list[np.ndarray], table: pd.DataFrame, notice: s
 
     Masks, overlays and, for a stack of one size, its animation.
     """
-    kind = pictures if file_ending(scan.paths[0]) in PICTURES else volumes
-    files = kind.mask_files(scan, masks)
+    files = kind_of_files(scan).mask_files(scan, masks)
     captions = [[caption(row), *filter(None, [notice]), constants.RESEARCH_USE] for row in table.itertuples()]
     flair = [plane[..., constants.FLAIR] for plane in scan.slices]
     shown = brightness(flair)
@@ -308,6 +321,11 @@ def encoders(scan: Scan, masks: list[np.ndarray], table: pd.DataFrame, notice: s
     if len(masks) > 1 and len({mask.shape for mask in masks}) == 1:
         files[f"{scan.name}.gif"] = partial(overlays.gif, (shown[plane] for plane in flair), masks, captions)
     return files
+
+
+def kind_of_files(scan: Scan) -> ModuleType:
+    """Return the module that writes what belongs to the scan, in the format of its input."""
+    return pictures if file_ending(scan.paths[0]) in PICTURES else volumes
 
 
 def encode_overlay(flair: np.ndarray, shown: np.ndarray, mask: np.ndarray, lines: list[str]) -> bytes:

@@ -76,6 +76,18 @@ def mask_files(scan: Scan, masks: list[np.ndarray]) -> dict[str, Callable[[], by
     return files
 
 
+def probability_files(scan: Scan, probabilities: list[np.ndarray]) -> dict[str, Callable[[], bytes]]:
+    """Return a grey PNG for the probabilities of each slice (float32 [H, W]): 255 is 1. Keys and values as above."""
+    return {
+        f"{name}_probability.png": partial(_encode_probability, plane)
+        for name, plane in zip(scan.names, probabilities, strict=True)
+    }
+
+
+def _encode_probability(plane: np.ndarray) -> bytes:
+    return encode((plane * 255).round().astype(np.uint8))
+
+
 def _encode_mask(mask: np.ndarray, kind: str) -> bytes:
     return encode(mask * 255, kind)
 

@@ -192,20 +192,27 @@ def mask_files(scan: Scan, masks: list[np.ndarray]) -> dict[str, Callable[[], by
     return {f"{scan.name}_mask.nii.gz": partial(encode_nifti, np.stack(masks), scan.grid)}
 
 
-def _encode_array(masks: list[np.ndarray]) -> bytes:
+def probability_files(scan: Scan, probabilities: list[np.ndarray]) -> dict[str, Callable[[], bytes]]:
+    """Return one file with the probabilities of all slices (float32 [H, W]), as of `mask_files`."""
+    if scan.grid is None:
+        return {f"{scan.name}_probability.npy": partial(_encode_array, probabilities)}
+    return {f"{scan.name}_probability.nii.gz": partial(encode_nifti, np.stack(probabilities), scan.grid)}
+
+
+def _encode_array(planes: list[np.ndarray]) -> bytes:
     with io.BytesIO() as file:
-        np.save(file, np.stack(masks))
+        np.save(file, np.stack(planes))
         return file.getvalue()
 
 
 def encode_nifti(slices: np.ndarray, grid: Grid, brightest: int = 1) -> bytes:
-    """Return masks (uint8 [S, H, W]) as the content of a .nii.gz file on a grid, which takes its header as it is.
+    """Return slices ([S, H, W], uint8 or float32) as the content of a .nii.gz file on a grid with its header as it is.
 
     brightest: the value that viewers show white; more than 1 for images.
     """
     turn = nibabel.orientations.ornt_transform(SHOWN, grid.turns)
     voxels = np.ascontiguousarray(nibabel.apply_orientation(slices.swapaxes(0, 2), turn))
-    image = grid.kind(voxels, None, grid.header, dtype=np.uint8)
+    image = grid.kind(voxels, None, grid.header, dtype=slices.dtype)
     image.header.set_intent("none")  # ITK marks several sequences as a vector
     image.header["cal_min"], image.header["cal_max"] = 0, brightest
     return gzip.compress(image.to_bytes(), compresslevel=6, mtime=0)
