@@ -11,7 +11,6 @@ import math
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -29,6 +28,7 @@ from dataset.split import SPLITS, assign_fold, assign_patients, read_assignment,
 from dataset.synthetic import any_synthetic
 from evaluation.selection import CRITERIA, best_epochs
 from storage import checkpoints
+from storage.origin import describe_origin
 from storage.run_folder import RunFolder
 from training import distributed
 from training.distributed import say
@@ -220,8 +220,7 @@ def describe_run(args: argparse.Namespace, folder: Path, slices: dict[str, Slice
         "options": {name: getattr(args, name) for name in OPTIONS},
         "data": str(folder.resolve()),
         "recipe": name_recipe(vars(args)),
-        "command": shlex.join(["python", "train_model.py", *map(str, args.given)]),
-        "commit": commit(),
+        **describe_origin(args.run, args.given, args.resume),
         "synthetic": any(any_synthetic(part.table) for part in slices.values()),
         "published": all(is_published(part.table) for part in slices.values()),
         "patients": {split: part.table["patient"].nunique() for split, part in slices.items()},
@@ -229,22 +228,6 @@ def describe_run(args: argparse.Namespace, folder: Path, slices: dict[str, Slice
         "hardware": str(hardware),
         "versions": versions(),
     }
-
-
-def commit() -> str:
-    """Return the commit of this checkout, with "changed" behind it if its files were; "" if it is none, or without git.
-
-    A copy of the project inside of another checkout has no commit of its own.
-    """
-    here = Path(__file__).resolve().parent
-    if not (here / ".git").exists() or not shutil.which("git"):
-        return ""
-
-    def git(*words: str) -> str:
-        return subprocess.run(["git", "-C", here, *words], capture_output=True, text=True, check=False).stdout.strip()
-
-    changed = git("status", "--porcelain", "--untracked-files=no")
-    return git("rev-parse", "--short=12", "HEAD") + (" changed" if changed else "")
 
 
 def train(

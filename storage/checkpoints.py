@@ -209,7 +209,7 @@ def load_network(path: Path) -> tuple[UNet, dict[str, Any]]:
         model = UNet(**checkpoint["network"])
     _load_weights(model, checkpoint["weights"], path, assign=True)
     for parameter in model.parameters():  # training may have saved them with channels last, which exports refuse
-        parameter.data = parameter.data.contiguous()
+        parameter.data = parameter.data.clone(memory_format=torch.contiguous_format)
     return model.eval(), checkpoint
 
 

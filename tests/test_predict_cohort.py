@@ -1,4 +1,4 @@
-"""Prediction of whole cohorts, and its doubts, with the network of test_predict.py."""
+"""Prediction of whole cohorts, its doubts, and probabilities, with the network of test_predict.py."""
 
 from pathlib import Path
 
@@ -82,3 +82,34 @@ def test_a_photograph_and_a_mask_of_half_the_head_are_doubted(predict, tmp_path)
         Image.fromarray(head).save(tmp_path / "head.png")
         code, out, _, _ = predict(tmp_path / "head.png", "--overwrite")
         assert code == 0 and "MR of one head" not in out and ("more than a third" in out) is doubted
+
+
+@pytest.mark.parametrize("kind", ["png", "npy", "nii.gz"])
+def test_probabilities_are_written_in_the_format_of_the_input(predict, tmp_path, kind):
+    image, _ = blob()
+    path = tmp_path / f"a.{kind}"
+    if kind == "png":
+        Image.fromarray(image).save(path)
+    elif kind == "npy":
+        np.save(path, image[None])
+    else:
+        nibabel.save(nibabel.Nifti1Image(image[..., 1].T[..., None], np.diag([-1.0, -1, 1, 1])), path)
+    code, _, err, folder = predict(path, "--probabilities")
+    assert (code, err) == (0, "")
+    (written,) = folder.glob(f"*/*_probability.{kind}")
+    if kind == "png":
+        with Image.open(written) as picture:
+            found = np.asarray(picture) / 255
+    elif kind == "npy":
+        (found,) = np.load(written)
+    else:
+        found = np.asarray(nibabel.load(written).dataobj)[..., 0].T
+    assert found.shape == (256, 256) and (kind == "png" or found.dtype == np.float32)
+    inside, outside = found[60:100, 80:140], np.delete(found, np.s_[59:101], axis=0)
+    flair = image[..., 1].astype(float)
+    if kind == "nii.gz":
+        assert inside.min() > 0.5 > outside.max()  # a volume is scaled by its percentiles
+        return
+    # The logit of this network is FLAIR from -1 to 1, from 0 on, minus 0.2
+    logit = np.maximum(2 * flair / 255 - 1, 0) - 0.2
+    np.testing.assert_allclose(found, 1 / (1 + np.exp(-logit)), atol=3e-3)

@@ -6,7 +6,6 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -19,12 +18,10 @@ from dataset.folder import find_slices
 from dataset.preprocess import Preparation, prepare
 from dataset.slices import load_slices
 from dataset.split import SPLITS
-from storage import checkpoints
 from storage.checkpoints import load_network
 from storage.run_folder import RunFolder
 from training.engine import evaluate
 from training.losses import bce
-from training.recipes import TUNED, name_recipe
 from unet import UNet
 from utils import choose_hardware
 
@@ -194,42 +191,6 @@ def test_an_epoch_whose_last_step_breaks_the_weights_is_not_saved(call, folder, 
     assert call("train_model", "--run", run, "--resume")[0] == 0
 
 
-def test_what_will_not_fit_on_the_disk_is_said_at_the_start(call, folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(train_model.shutil, "disk_usage", lambda path: SimpleNamespace(free=10_000))
-    run = tmp_path / "my run"
-    code, out, err = call("train_model", "--data", folder, "--run", run, *QUICK, "--epochs", 1)
-    assert (code, err) == (0, "") and f"disk        up to 0.0 GB in {run}/models: 1 epochs of 0 MB each" in out
-    assert "warning: 0.0 GB are free there. Free some, or keep the best epochs only with --keep 3" in out
-    assert f"Next: python process_models.py --run '{run}'" in out  # can be pasted
-    config = RunFolder(run).read_config()
-    assert config["command"] == f"python train_model.py --data {folder} --run '{run}' " + " ".join(map(str, QUICK)) + (
-        " --epochs 1"
-    )
-    assert config["recipe"] == "reference, with width 2, epochs 1, batch_size 4"
-    saved = checkpoints.read_checkpoint(RunFolder(run).checkpoint(1))["config"]
-    assert "command" not in saved and saved["recipe"] == config["recipe"]
-
-
-def test_a_recipe_is_named_by_what_differs_from_it():
-    assert name_recipe(TUNED | {"seed": 3}) == "tuned"
-    assert name_recipe(TUNED | {"width": 16, "epochs": 6}) == "tuned, with width 16, epochs 6"
-
-
-@pytest.mark.parametrize("git", [True, False])
-def test_the_commit_is_that_of_this_project_alone(monkeypatch, tmp_path, git):
-    monkeypatch.setattr(train_model, "__file__", str(tmp_path / "train_model.py"))
-    if not git:  # a copy within somebody else's repository, which may be any folder above
-        assert train_model.commit() == ""
-        return
-    for words in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "first", "--allow-empty"]):
-        who = ["-c", "user.name=a", "-c", "user.email=a@b"]
-        (tmp_path / "file").write_text("one")
-        subprocess.run(["git", "-C", tmp_path, *who, *words], check=True)
-    assert re.fullmatch("[0-9a-f]{12}", train_model.commit())
-    (tmp_path / "file").write_text("two")
-    assert train_model.commit().endswith(" changed")
-
-
 def test_the_first_probability_is_the_share_of_tumour(folder):
     """Rectangles of 50 x 60 in two of three slices."""
     slices = load_slices(folder, {"all": find_slices(folder)})["all"]
@@ -303,7 +264,7 @@ def test_resuming_with_other_settings_is_refused(call, finished):
     code, _, err = call("train_model", "--run", finished, "--resume", "--lr", 0.5, "--width", 4, "--epochs", 2)
     assert code == 2 and "--lr 0.5 (the run has 0.001)" in err and "--width 4 (the run has 2)" in err
     code, _, err = call("train_model", "--run", finished, "--resume", "--recipe", "tuned", "--epochs", 2, *QUICK)
-    assert code == 2 and "--stem 2 (the run has 1)" in err and "--loss bce+dice (the run has bce)" in err
+    assert code == 2 and "--stem 2 (the run has 1)" in err and "--loss bce+slice-dice (the run has bce)" in err
     assert digest(finished) == before
 
 
