@@ -62,6 +62,7 @@ scored, counts = evaluate(model, slices, 5, bce, hardware)
 if distributed.rank() == 0:
     weights = [p.flatten().tolist() for p in network.state_dict().values() if p.is_floating_point()]
     print(json.dumps([trained, scored, counts.predicted.tolist(), weights]))
+del model
 distributed.stop()
 """
 

@@ -4,6 +4,7 @@ Gradients are averaged by DistributedDataParallel, batch-norm statistics on CUDA
 integer counts, so that they are those of one process.
 """
 
+import gc
 import os
 from datetime import timedelta
 from typing import Any
@@ -30,7 +31,14 @@ def start(device: torch.device) -> None:
 
 
 def stop() -> None:
+    """Leave the other processes, all at the same time.
+
+    Networks that were wrapped and are used no more keep the group's threads alive; where these end together with the
+    interpreter, it aborts now and then, with exit code 134 after a finished training.
+    """
     if dist.is_initialized():
+        dist.barrier()
+        gc.collect()
         dist.destroy_process_group()
 
 
