@@ -178,7 +178,7 @@ def main(argv: list[str] | None = None) -> None:
     args.precision = "bf16" if hardware.bf16 else "fp32"
     distributed.start(hardware.device)
     keep_freed_memory()
-    repeat_exactly(args.mode == "exact")
+    repeat_exactly(args.mode == "exact", args.crop)
     set_seeds(args.seed)
     if not args.resume:
         args.run.refuse_used(args.overwrite)

@@ -236,13 +236,13 @@ def set_seeds(seed: int) -> None:
     torch.manual_seed(seed)  # CPU, CUDA and MPS
 
 
-def repeat_exactly(exact: bool) -> None:
-    """Exact: the same seed on the same machine gives the same bits. Otherwise cuDNN may choose the fastest kernels."""
+def repeat_exactly(exact: bool, sizes_vary: bool = False) -> None:
+    """Exact: one seed gives the same bits on one machine. Else cuDNN tries kernels, for each new size of a batch."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # asked for by cuBLAS, before its first use
     torch.use_deterministic_algorithms(exact)
     torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads memory it has not written
     torch.backends.cudnn.deterministic = exact
-    torch.backends.cudnn.benchmark = not exact
+    torch.backends.cudnn.benchmark = not (exact or sizes_vary)
 
 
 def versions() -> dict[str, str]:

@@ -101,6 +101,8 @@ class Writer:
             "weights": _on_host(self.model.state_dict()),
         }
         state = {"format": FORMAT, "epoch": record["epoch"], "optimiser": _on_host(self.optimiser.state_dict())}
+        if self.background:
+            torch.cuda.synchronize()  # the copies are under way
         self.finish()
         if self.background:
             self.pending = self.background.submit(self._write_epoch, record, content, state)
@@ -137,9 +139,12 @@ class Writer:
 
 
 def _on_host(content: Any) -> Any:
-    """Return the same nested content with its tensors in host memory; those that are there already are not copied."""
+    """Return the same nested content with its tensors in host memory; those that are there already are not copied.
+
+    From a GPU the copies are complete after the next synchronisation.
+    """
     if isinstance(content, torch.Tensor):
-        return content.detach().cpu()
+        return content.detach().to("cpu", non_blocking=content.is_cuda)  # not by way of pageable memory
     if isinstance(content, dict):
         return {key: _on_host(value) for key, value in content.items()}
     return [_on_host(value) for value in content] if isinstance(content, (list, tuple)) else content

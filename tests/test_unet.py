@@ -3,7 +3,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from unet import UNet
+from unet import UNet, double_by_products
 
 
 def convolutions(model: nn.Module) -> list[nn.Module]:
@@ -121,3 +121,26 @@ def test_a_stem_changes_no_name_of_a_weight_but_the_first_and_last_shapes():
     assert other == ["encoders.0.0.weight", "head.weight", "head.bias"]
     with pytest.raises(RuntimeError, match="size mismatch"):
         twin.load_state_dict(UNet(width=2).state_dict())
+
+
+def test_doubling_by_products_is_bilinear_interpolation_and_so_is_its_gradient():
+    x = torch.randn(2, 3, 6, 5, dtype=torch.float64, requires_grad=True)
+    expected = F.interpolate(x, scale_factor=2, mode="bilinear")
+    doubled = double_by_products(x)
+    torch.testing.assert_close(doubled, expected)
+    assert doubled.is_contiguous(memory_format=torch.channels_last)
+    grad = torch.randn_like(expected)
+    torch.testing.assert_close(torch.autograd.grad(doubled, x, grad), torch.autograd.grad(expected, x, grad))
+
+
+def test_doubling_by_hand():
+    row = torch.tensor([[[[0.0, 4.0]]]])
+    assert double_by_products(row).tolist() == [[[[0, 1, 3, 4], [0, 1, 3, 4]]]]
+
+
+def test_a_doubling_first_seen_in_validation_can_be_trained():
+    sizes = torch.randn(1, 1, 7, 9)  # that no other test has seen
+    with torch.inference_mode():
+        double_by_products(sizes)
+    double_by_products(sizes.requires_grad_()).sum().backward()
+    assert sizes.grad.sum() == pytest.approx(4 * sizes.numel())

@@ -66,7 +66,8 @@ def place(
     theta = torch.empty(len(images), 2, 3, dtype=torch.float64)
     theta[:, :, :2] = torch.from_numpy(np.array(turns).reshape(-1, 2, 2) * out[None, None, :] * into[None, :, None])
     theta[:, :, 2] = shifts.flip(1) * torch.from_numpy(into) - 1
-    grid = F.affine_grid(theta.float().to(images.device), [len(images), 1, *size], align_corners=False)
+    theta = theta.float().to(images.device, non_blocking=True)
+    grid = F.affine_grid(theta, [len(images), 1, *size], align_corners=False)
     return (
         F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False),
         F.grid_sample(masks, grid, mode="nearest", padding_mode="zeros", align_corners=False),
@@ -101,7 +102,7 @@ def change_intensities(
     factors = {
         name: torch.tensor(np.array([draw[name][list(sequences)] for draw in drawn]), dtype=torch.float32)[
             ..., None, None
-        ].to(images.device)
+        ].to(images.device, non_blocking=True)
         for name in ("gamma", "contrast", "brightness")
     }
     low, high = images.amin((2, 3), keepdim=True), images.amax((2, 3), keepdim=True)

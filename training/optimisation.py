@@ -40,6 +40,10 @@ class Optimisation:
             network.parameters(), lr=settings["lr"], weight_decay=settings["weight_decay"], fused=fused
         )
         self.result = copy.deepcopy(network).requires_grad_(False) if settings["ema"] else network
+        # The tensors themselves, which later steps and loading change in place
+        pairs = list(zip(self.result.state_dict().values(), network.state_dict().values(), strict=True))
+        self.averaged = [pair for pair in pairs if pair[0].is_floating_point()]
+        self.counters = [pair for pair in pairs if not pair[0].is_floating_point()]
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         self.optimiser.zero_grad(set_to_none=set_to_none)
@@ -56,11 +60,8 @@ class Optimisation:
     def _average(self) -> None:
         """Move the average towards the weights and statistics, the faster the fewer steps there were."""
         decay = min(self.settings["ema"], (1 + self.done) / (10 + self.done))
-        for mine, theirs in zip(self.result.state_dict().values(), self.network.state_dict().values(), strict=True):
-            if mine.is_floating_point():
-                mine.lerp_(theirs, 1 - decay)
-            else:
-                mine.copy_(theirs)
+        torch._foreach_lerp_([mine for mine, _ in self.averaged], [theirs for _, theirs in self.averaged], 1 - decay)
+        torch._foreach_copy_([mine for mine, _ in self.counters], [theirs for _, theirs in self.counters])
 
     def state_dict(self) -> dict[str, Any]:
         """Return what resuming needs beside `result`."""
