@@ -117,7 +117,7 @@ def judge_run(run: RunFolder) -> dict[str, Any]:
     about = checkpoint["input"]
     slices = load_slices(Path(config["data"]), {"validation": run.read_split_table("validation")})["validation"]
     _, probabilities = score(model, checkpoint, slices, hardware_like("auto", about["precision"]), "validation")
-    predicted = postprocess(probabilities, Choice(about["threshold"], about["min_component"]))
+    predicted = postprocess(probabilities, Choice(about["threshold"], about["min_component"]), slices.patients)
     tables, metrics = judge(slices, predicted, calibration.count(slices, probabilities), {}, [])
     return {
         **{name: metrics[name] for name in SHOWN},

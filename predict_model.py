@@ -236,12 +236,14 @@ def segment(probabilities: list[np.ndarray], about_input: dict[str, Any]) -> lis
     """Return the mask of each slice: uint8 [H, W], 0 or 1.
 
     about_input: `input` of the checkpoint. Components below its smallest one, counted at the network's size, are
-    removed.
+    removed; they go through the slices, unless these differ in size.
     """
+    alike = len({plane.shape for plane in probabilities}) == 1
+    stacks = [np.stack(probabilities)] if alike else [plane[None] for plane in probabilities]
     masks = []
-    for plane in probabilities:
-        smallest = round(about_input["min_component"] * (max(plane.shape) / constants.IMAGE_SIZE) ** 2)
-        masks += list(postprocess(plane[None], Choice(about_input["threshold"], smallest)))
+    for stack in stacks:
+        smallest = round(about_input["min_component"] * (max(stack.shape[1:]) / constants.IMAGE_SIZE) ** 2)
+        masks += list(postprocess(stack, Choice(about_input["threshold"], smallest), ["this one"] * len(stack)))
     return masks
 
 

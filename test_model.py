@@ -67,7 +67,7 @@ def main(argv: list[str] | None = None) -> None:
     choice, tuned = Choice(), None
     if args.tune:
         choice, tuned = tune(slices["validation"], probabilities if split == "validation" else scored("validation")[1])
-    predicted = postprocess(probabilities, choice)
+    predicted = postprocess(probabilities, choice, test.patients)
 
     synthetic = any_synthetic(test.table)
     about = {"split": split, "epoch": best, "selected_by": args.select_by, "synthetic": synthetic, "loss": loss}

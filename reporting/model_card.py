@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from constants import RESEARCH_USE, SYNTHETIC_NOTICE
 from evaluation.intervals import FEWEST, show_interval
 from evaluation.names import METRICS
+from evaluation.postprocess import describe_small
 from storage.run_folder import RunFolder
 from utils import show_number
 
@@ -83,7 +84,7 @@ def describe_input(checkpoint: dict[str, Any]) -> dict[str, Any]:
     about, network = checkpoint["input"], checkpoint["network"]
     share = f"; computed at {about['resolution']:.0%} of the resolution" if about["resolution"] < 1 else ""
     near = f", FLAIR of {about['neighbours']} slice(s) before and after" if about["neighbours"] else ""
-    small = f"; components below {about['min_component']} px removed" if about["min_component"] else ""
+    small = f"; {describe_small(about['min_component'])}" if about["min_component"] else ""
     flips = "; averaged over the slice and its mirror image" if about["flips"] else ""
     return {
         "input": f"float32 [batch, {network['channels']}, H, W]: pre-contrast, FLAIR, post-contrast{near}; "

@@ -97,11 +97,11 @@ def facts(metrics: dict[str, Any], slices: pd.DataFrame, config: dict[str, Any] 
         per_fold = pd.DataFrame(metrics["folds"])
         return tested | {
             "Threshold": _range(per_fold["threshold"]),
-            "Smallest component": _range(per_fold["min_component"], " px"),
+            "Smallest component": _range(per_fold["min_component"], " px in a slice"),
         }
     return tested | {
         "Threshold": f"{metrics['threshold']:g}",
-        "Smallest component": f"{metrics['min_component']} px" if metrics["min_component"] else "any",
+        "Smallest component": f"{metrics['min_component']} px in a slice" if metrics["min_component"] else "any",
         "Network": f"U-Net, width {config['settings']['width']}",
         "Training patients": f"{config['patients']['train']:,}",
         "Checkpoint": f"models/epoch_{metrics['epoch']}.pt",

@@ -12,29 +12,29 @@ from evaluation.tables import make_tables
 @pytest.fixture
 def case():
     """Tumour at 0.3, the rest at 0.2, and a false component of 16 px at 0.9: best is from 0.25, without it."""
-    masks = {"a": [box((20, 20, 30, 30), size=64), box(size=64)], "b": [box((5, 5, 20, 20), size=64)]}
+    masks = {"a": [box((20, 20, 30, 30), size=64)] * 2 + [box(size=64)], "b": [box((5, 5, 20, 20), size=64)]}
     slices = make_slices(masks)
     probabilities = np.where(slices.masks.numpy(), 0.3, 0.2).astype(np.float32)
-    probabilities[1, 40:44, 40:44] = 0.9
+    probabilities[2, 0:4, 0:4] = 0.9
     return slices, probabilities
 
 
 def test_the_choice_is_the_best_one(case):
     slices, probabilities = case
     choice, record = postprocess.tune(slices, probabilities)
-    assert choice == Choice(0.3, 20)  # of 0.25 and 0.3 the nearer to 0.5; of 20 to 200 the one that removes least
+    assert choice == Choice(0.3, 10)  # of 0.25 and 0.3 the nearer to 0.5; of 10 to 100 the one that removes least
     assert record["tuned"] == 1 and record["untuned"] == 0 and record["split"] == "validation"
-    assert (postprocess.postprocess(probabilities, choice) == slices.masks.numpy()).all()
+    assert (postprocess.postprocess(probabilities, choice, slices.patients) == slices.masks.numpy()).all()
 
 
 def test_every_choice_scores_as_its_masks_do(case):
     slices, _ = case
-    smooth = np.random.default_rng(2).random((3, 16, 16)).repeat(4, 1).repeat(4, 2).astype(np.float32)
+    smooth = np.random.default_rng(2).random((4, 16, 16)).repeat(4, 1).repeat(4, 2).astype(np.float32)
     probabilities = np.clip(slices.masks.numpy() * 0.3 + smooth * 0.7, 0, 1).astype(np.float32)
     dice = postprocess.mean_dice(slices, probabilities)
     for t, s in ((0, 0), (5, 2), (9, 3), (12, 4), (18, 5)):
         choice = Choice(postprocess.THRESHOLDS[t], postprocess.SMALLEST[s])
-        tables = make_tables(slices, postprocess.postprocess(probabilities, choice))
+        tables = make_tables(slices, postprocess.postprocess(probabilities, choice, slices.patients))
         assert dice[t, s] == pytest.approx(tables.patients["dice"].mean()), choice
 
 
@@ -50,13 +50,33 @@ def test_patients_without_tumour_tune_nothing():
     assert postprocess.tune(slices, false) == (Choice(0.5, 0), None)
 
 
-def test_small_components_are_removed_in_each_slice():
-    masks = np.stack([box((0, 0, 3, 3), (10, 10, 2, 5)), box((0, 0, 1, 1)), box()])
-    assert postprocess.remove_small_components(masks, 10).sum((1, 2)).tolist() == [10, 0, 0]
-    assert postprocess.remove_small_components(masks, 9).sum((1, 2)).tolist() == [19, 0, 0]
+def test_small_components_of_a_single_slice_are_removed():
+    masks = box((0, 0, 3, 3), (10, 10, 2, 5))[None]
+    assert postprocess.remove_small_components(masks, 9).sum() == 19
+    assert postprocess.remove_small_components(masks, 10).sum() == 10
+    assert postprocess.remove_small_components(masks, 11).sum() == 0
     assert postprocess.remove_small_components(masks, 0) is masks
+
+
+def test_the_thin_ends_of_a_large_component_stay_and_what_one_slice_alone_shows_goes():
+    large = [box((5, 5, 1, 1)), box((5, 5, 10, 10)), box((15, 15, 3, 3)), box()]  # the third touches by a corner
+    alone = [box(), box((40, 40, 8, 8)), box(), box()]
+    small = [box(), box(), box((30, 2, 3, 3)), box((30, 2, 2, 2))]
+    masks = np.stack(large) | np.stack(alone) | np.stack(small)
+    assert (postprocess.remove_small_components(masks, 9) == np.stack(large) | np.stack(small)).all()
+    assert (postprocess.remove_small_components(masks, 10) == np.stack(large)).all()
+    assert postprocess.remove_small_components(masks, 101).sum() == 0
+
+
+def test_components_do_not_go_on_from_patient_to_patient():
+    probabilities = np.stack([box((5, 5, 8, 8))] * 4).astype(np.float32)
+    choice = Choice(0.5, 10)
+    assert postprocess.postprocess(probabilities, choice, ["a", "b", "b", "a"]).any((1, 2)).all()
+    assert postprocess.postprocess(probabilities, choice, ["a", "b", "c", "d"]).any((1, 2)).all()  # single slices
+    probabilities[3] = 0
+    assert postprocess.postprocess(probabilities, choice, ["a", "b", "b", "a"]).any((1, 2)).tolist() == [0, 1, 1, 0]
 
 
 def test_the_threshold_itself_is_tumour():
     probabilities = np.array([[[0.49999, 0.5, 0.50001]]], np.float32)
-    assert postprocess.postprocess(probabilities, Choice()).tolist() == [[[0, 1, 1]]]
+    assert postprocess.postprocess(probabilities, Choice(), ["a"]).tolist() == [[[0, 1, 1]]]

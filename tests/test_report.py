@@ -150,7 +150,7 @@ def test_an_empty_cross_validation_of_real_patients(tmp_path):
     about = {"split": "cross-validation, 3 folds", "epoch": None, "threshold": None, "min_component": None}
     run = write_run(tmp_path, empty=True, synthetic=False, folds=folds, **about)
     page = page_of(run)
-    assert "<dt>Threshold</dt><dd>0.45 to 0.6, tuned per fold</dd>" in page and "<dd>10 px</dd>" in page
+    assert "<dt>Threshold</dt><dd>0.45 to 0.6, tuned per fold</dd>" in page and "<dd>10 px in a slice</dd>" in page
     assert "Loss against epoch" not in page and "#training" not in page and "per fold" in page
     assert "(cross-validation, 3 folds)</h1>" in page and "not a medical device" in page
     assert 'class="banner"' not in page and "images of 3 patients" in page and "CC BY-NC-SA" in page
