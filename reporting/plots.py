@@ -19,6 +19,7 @@ GREY = "#737373"
 LOWEST = 3  # values that are named in a plot
 SIZE = (5.2, 4.0)  # inches; narrow, so that text stays legible where the report is read on a phone
 DPI = 200
+SHAPES = ("o", "^", "s", "D")  # of points, when ten colours are too few
 STEPS = (1, 2, 5, 10)  # between ticks, times a power of ten
 FEWEST_AGREE = 5  # patients for limits of agreement to mean something
 CURVE = {"marker": ".", "markersize": 3}  # so that a single epoch is seen too
@@ -147,15 +148,13 @@ def draw_pixels(bins: pd.DataFrame) -> Plot:
 
 
 def draw_recall(variants: pd.DataFrame) -> Plot:
-    """Draw the tumour slices that each variant of an ablation finds against its false positives."""
+    """Draw the tumour slices that each variant of an ablation finds against its false positives: a point per seed."""
     figure, axes = new_axes("empty slices with a false positive", "tumour slices found")
-    false, found = variants["false_positive_share"], variants["tumour_found"]
-    axes.plot(false, found, "o", color=BLUE, label="variant, one seed")
-    for name, x, y in zip(variants["variant"], false, found, strict=True):
-        axes.annotate(name, (x, y), xytext=(4, 3), textcoords="offset points", fontsize=8)
+    for number, (name, seeds) in enumerate(variants.groupby("variant", sort=False)):
+        look = {"color": f"C{number % 10}", "marker": SHAPES[number // 10 % len(SHAPES)], "ls": "", "label": name}
+        axes.plot(seeds["false_positive_share"], seeds["tumour_found"], **look)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(PercentFormatter(1, decimals=0))
-    axes.margins(x=0.25, y=0.1)  # room for the names
     words = "; ".join(f"{v.variant}: {v.tumour_found:.1%} found" for v in variants.itertuples())
     return finished(figure, "Tumour slices found against false positives", words)
 
