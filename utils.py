@@ -114,6 +114,9 @@ class StopRequest:
     def _remember(self, number: int, frame: object) -> None:
         self.signal = number
         self._restore()
+        print(
+            "\nstopping after this step, with the finished epochs saved; once more aborts", file=sys.stderr, flush=True
+        )
 
     def _restore(self) -> None:
         for number, handler in self.handlers.items():
@@ -204,8 +207,7 @@ def computes_bf16(device: torch.device) -> bool:
 def keep_freed_memory() -> None:
     """Ask glibc to keep freed memory instead of returning it to the kernel at every layer.
 
-    Activations are large: each would come from a fresh mapping, whose pages the kernel has to clear again in every
-    step. Does nothing where the C library is another one.
+    Activations are large: each would come from a fresh mapping, whose pages the kernel has to clear again in each step.
     """
     M_MXFAST, M_TRIM_THRESHOLD, M_MMAP_MAX = 1, -1, -4  # malloc.h
     if GLIBC:
