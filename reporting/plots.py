@@ -120,9 +120,11 @@ def draw_dice_against_area(tumour: pd.DataFrame) -> Plot:
         dots, label = tumour[rows], f"{name} ({rows.sum()})"
         axes.plot(dots["tumour_pixels"], dots["dice"], style, color=color, ms=5, alpha=0.75, label=label)
     _plain_ticks(axes.xaxis)
-    for row in tumour[~missed].nsmallest(LOWEST, "dice").itertuples():
+    lowest = tumour[~missed].sort_values("dice").drop_duplicates("patient")  # of each patient; slices lie together
+    for row in lowest.head(LOWEST).itertuples():
         name = f"{row.patient.removeprefix('TCGA_')[:7]}, {row.slice}"  # without the date
-        axes.annotate(name, (row.tumour_pixels, row.dice), xytext=(4, 3), textcoords="offset points", fontsize=7)
+        below = {"xytext": (0, -11), "textcoords": "offset points", "ha": "center"}
+        axes.annotate(name, (row.tumour_pixels, row.dice), fontsize=7, **below)
     words = f"Tumour slices: {len(tumour)}, missed: {missed.sum()}. Median Dice: {tumour['dice'].median():.2f}."
     return finished(figure, "Dice against tumour area", words)
 
