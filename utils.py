@@ -114,9 +114,7 @@ class StopRequest:
     def _remember(self, number: int, frame: object) -> None:
         self.signal = number
         self._restore()
-        print(
-            "\nstopping after this step, with the finished epochs saved; once more aborts", file=sys.stderr, flush=True
-        )
+        print("\nstopping after this step; finished epochs are kept; once more aborts", file=sys.stderr, flush=True)
 
     def _restore(self) -> None:
         for number, handler in self.handlers.items():

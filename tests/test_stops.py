@@ -45,7 +45,7 @@ def test_a_signal_stops_after_the_step_and_the_resumed_run_ends_the_same(call, f
     process.send_signal(number)
     out, err = process.communicate()
     assert process.returncode == 128 + number and "Go on with: python train_model.py" in out
-    assert err == "\nstopping after this step, with the finished epochs saved; once more aborts\n"
+    assert err == "\nstopping after this step; finished epochs are kept; once more aborts\n"
     last = int(re.search(r"(\d+) epoch\(s\) are saved", out)[1])
     assert pd.read_csv(stopped / "epochs.csv")["epoch"].tolist() == list(range(1, last + 1))
 
