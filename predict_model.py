@@ -44,7 +44,7 @@ from dataset.preprocess import Preparation, prepare
 from dataset.slices import without_masks
 from evaluation import doubts
 from evaluation.metrics import Counts, dice
-from evaluation.postprocess import Choice, postprocess
+from evaluation.postprocess import Choice, postprocess_stack
 from evaluation.selection import load_chosen
 from scans import overlays, pictures, volumes
 from scans.cohort import find_sources
@@ -243,7 +243,7 @@ def segment(probabilities: list[np.ndarray], about_input: dict[str, Any]) -> lis
     masks = []
     for stack in stacks:
         smallest = round(about_input["min_component"] * (max(stack.shape[1:]) / constants.IMAGE_SIZE) ** 2)
-        masks += list(postprocess(stack, Choice(about_input["threshold"], smallest), ["this one"] * len(stack)))
+        masks += list(postprocess_stack(stack, Choice(about_input["threshold"], smallest)))
     return masks
 
 

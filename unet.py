@@ -42,8 +42,6 @@ class Doubling(nn.Module):
 def double_by_products(x: torch.Tensor) -> torch.Tensor:
     """Interpolate to twice the height and width by two matrix products: float [N, C, H, W] -> [N, C, 2H, 2W]."""
     n, channels, height, width = x.shape
-    if x.is_cuda and torch.is_autocast_enabled("cuda"):
-        x = x.to(torch.get_autocast_dtype("cuda"))
     rows, columns = (doubling_matrix(side, x.dtype, x.device) for side in (height, width))
     lines = x.permute(0, 2, 3, 1).reshape(n, height, width * channels)
     lines = torch.bmm(rows.expand(n, -1, -1), lines).view(n * 2 * height, width, channels)

@@ -237,7 +237,7 @@ def set_seeds(seed: int) -> None:
 
 
 def repeat_exactly(exact: bool, sizes_vary: bool = False) -> None:
-    """Exact: one seed gives the same bits on one machine. Else cuDNN tries kernels, for each new size of a batch."""
+    """Exact: one seed gives the same bits on one machine. Else cuDNN tries kernels for each size, unless they vary."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # asked for by cuBLAS, before its first use
     torch.use_deterministic_algorithms(exact)
     torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads memory it has not written

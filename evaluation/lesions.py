@@ -19,6 +19,7 @@ from evaluation.surfaces import bounding_box
 SMALL = 500  # pixels; a slice with less tumour is "small"
 SPECK = 10  # pixels; a smaller component of a slice is not counted
 SPECK_3D = 50  # pixels; the same in a stack of slices
+CONNECTED = np.ones((3, 3, 3), int)  # which voxels of a stack are neighbours
 COVERED = 0.1  # share of its pixels from which a component counts as matched
 COMPLEX = 2.0  # boundary complexity of a complex outline: the median of tumours >= SMALL with one component
 
@@ -86,7 +87,7 @@ def match(mask: np.ndarray, predicted: np.ndarray, smallest: int) -> Matching:
     if box is None:
         nothing = np.zeros(0, int)
         return Matching(*[nothing] * 4, nothing.astype(bool), nothing.astype(float), 0, 0)
-    neighbours = np.ones((3,) * mask.ndim, int)
+    neighbours = CONNECTED if mask.ndim == 3 else CONNECTED[0]
     lesion_of, lesions = ndimage.label(mask[box], neighbours)
     component_of, components = ndimage.label(predicted[box], neighbours)
     pairs = (lesion_of.astype(np.int64) * (components + 1) + component_of).ravel()

@@ -9,18 +9,19 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 from scipy import ndimage
 
 from constants import THRESHOLD
 from dataset.slices import Slices
 from evaluation import metrics
+from evaluation.lesions import CONNECTED
 from evaluation.surfaces import bounding_box
 from utils import parallel_map
 
 THRESHOLDS = tuple(round(0.05 * step, 2) for step in range(1, 20))  # 0.05 to 0.95
 SMALLEST = (0, 10, 50, 100, 200, 300)  # pixels of the largest section; 0 keeps everything
 FEWEST_SLICES = 2  # that a component is seen in
-CONNECTED = np.ones((3, 3, 3), int)  # corners included
 
 
 class Choice(NamedTuple):
@@ -46,16 +47,20 @@ def postprocess(probabilities: np.ndarray, choice: Choice, patients: Sequence[st
 
     patients: of each slice; those of a patient stand in their order.
     """
-    masks = (probabilities >= choice.threshold).view(np.uint8)
+    masks = np.empty(probabilities.shape, np.uint8)
     for rows in stacks(patients):
-        masks[rows] = remove_small_components(masks[rows], choice.min_component)
+        masks[rows] = postprocess_stack(probabilities[rows], choice)
     return masks
+
+
+def postprocess_stack(probabilities: np.ndarray, choice: Choice) -> np.ndarray:
+    """Return the masks of one patient's slices, in their order, as `postprocess` does."""
+    return remove_small_components((probabilities >= choice.threshold).view(np.uint8), choice.min_component)
 
 
 def stacks(patients: Sequence[str]) -> list[np.ndarray]:
     """Return the rows of each patient."""
-    names, patient_of = np.unique(np.array(patients, dtype=object), return_inverse=True)
-    return [np.flatnonzero(patient_of == number) for number in range(len(names))]
+    return list(pd.DataFrame({"patient": patients}).groupby("patient").indices.values())
 
 
 def remove_small_components(masks: np.ndarray, smallest: int) -> np.ndarray:

@@ -13,11 +13,11 @@ from scipy import ndimage
 from scipy.spatial import ConvexHull
 
 from evaluation.ellipsoid import Ellipsoid, enclosing_ellipsoid
+from evaluation.lesions import CONNECTED
 from evaluation.surfaces import bounding_box
 
 SECTORS = 10  # of 36 degrees, of the angular standard deviation
 FEWEST_POINTS = 30  # of an outline: below, a tenth of it is too short to be averaged over
-CONNECTED = np.ones((3, 3, 3), int)  # components are connected over corners, too
 ROUNDING = 1e-9  # degrees, by which an angle may be off
 
 
