@@ -12,26 +12,11 @@ positives. Test patients are never looked at.
 
 import argparse
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
 
 import constants
-from dataset.folder import find_folder
-from dataset.slices import load_slices
-from evaluation import calibration, intervals
-from evaluation.judge import judge
-from evaluation.postprocess import Choice, postprocess
-from reporting import plots
-from storage import checkpoints
 from storage.owned_folder import OwnedFolder
-from storage.run_folder import RunFolder
-from training.engine import count_flop, growth, score, training_window
-from utils import call_script, hardware_like, keep_freed_memory, positive, run_script, show_number, to_csv, whole_number
+from utils import parse_first, positive, whole_number
 
-SHOWN = ("patient_dice", "patient_dice_median", "patient_sensitivity", "patient_precision", "tumour_iou",
-         "tumour_found", "false_positive_share", "iou", "empty_prediction")  # fmt: skip
-QUALITIES = (0.7, 0.75, 0.8)  # mean volumetric Dice, for the time until they are reached
 # Studies: a base, and what each variant changes in it. The first variant is what the others are compared with.
 BASE = ("--recipe", "tuned", "--width", "16", "--epochs", "6")  # narrow, and so few that many can be tried
 STUDIES: dict[str, dict[str, tuple[str, ...]]] = {
@@ -63,7 +48,7 @@ STUDIES: dict[str, dict[str, tuple[str, ...]]] = {
 }
 
 
-def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("study", choices=STUDIES)
@@ -78,6 +63,31 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     if unknown := sorted(set(args.only or ()) - STUDIES[args.study].keys()):
         parser.error(f"--only: {args.study} has no {', '.join(unknown)} ({', '.join(STUDIES[args.study])})")
     return args
+
+
+if __name__ == "__main__":
+    parse_first(parse_arguments)
+
+
+from typing import Any
+
+import pandas as pd
+
+from dataset.folder import find_folder
+from dataset.slices import load_slices
+from evaluation import calibration, intervals
+from evaluation.judge import judge
+from evaluation.postprocess import Choice, postprocess
+from reporting import plots
+from storage import checkpoints
+from storage.run_folder import RunFolder
+from training.engine import count_flop, growth, score, training_window
+from training.hardware import hardware_like, keep_freed_memory
+from utils import call_script, run_script, show_number, to_csv
+
+SHOWN = ("patient_dice", "patient_dice_median", "patient_sensitivity", "patient_precision", "tumour_iou",
+         "tumour_found", "false_positive_share", "iou", "empty_prediction")  # fmt: skip
+QUALITIES = (0.7, 0.75, 0.8)  # mean volumetric Dice, for the time until they are reached
 
 
 def main(argv: list[str] | None = None) -> None:

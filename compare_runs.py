@@ -7,6 +7,21 @@ with itself: p is that of a paired permutation test over patients.
 """
 
 import argparse
+from pathlib import Path
+
+from utils import parse_first
+
+
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path, nargs=2, metavar="RUN", help="folder of a tested run")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    parse_first(parse_arguments)
+
+
 import textwrap
 
 import pandas as pd
@@ -22,14 +37,8 @@ from utils import UserError, run_script, show_number
 COMPARED = (*PATIENT_METRICS, *SURFACE_DICE, "hd95")  # columns of test_patients.csv
 
 
-def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", type=RunFolder, nargs=2, metavar="RUN", help="folder of a tested run")
-    return parser.parse_args(argv)
-
-
 def main(argv: list[str] | None = None) -> None:
-    first, second = parse_arguments(argv).runs
+    first, second = map(RunFolder, parse_arguments(argv).runs)
     pairs = pair(first, second)
     if any_synthetic(pairs):
         print(SYNTHETIC_NOTICE)

@@ -10,57 +10,66 @@ where it stopped; a fold whose epochs are all there is not trained again, and no
 import argparse
 from pathlib import Path
 
-import pandas as pd
+from evaluation.names import CRITERIA
+from training.options import SETTINGS, fill_in, make_parser
+from utils import parse_first, positive
 
-import train_model
-from constants import SYNTHETIC_NOTICE
-from dataset.folder import find_folder, find_slices
-from dataset.slices import load_slices
-from dataset.split import SPLITS, assign_fold, read_patient_list
-from evaluation import calibration, summary
-from evaluation.selection import CRITERIA
-from evaluation.tables import Tables
-from reporting.report import write_report
-from storage.run_folder import TEST_TABLES, RunFolder
-from utils import UserError, call_script, positive, run_script, show_number
-
-POOLED = (*TEST_TABLES.values(), "metrics.json", "report.html")  # written to --run itself
 PER_FOLD = ("run", "fold", "split", "resume", "overwrite", "data", "device", "patients")  # options set from here
 
 
-def parse_arguments(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
+def parse_arguments(argv: list[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
     """Return the options of this script (in `training` those of train_model.py), and the latter as they were given."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     add = parser.add_argument
     add("--folds", type=positive(int), default=5, metavar="N", help="(%(default)s)")
-    add("--run", type=RunFolder, required=True, metavar="DIR", help="where fold_1, fold_2, ... and the pooled files go")
+    add("--run", type=Path, required=True, metavar="DIR", help="where fold_1, fold_2, ... and the pooled files go")
     add("--data", metavar="DIR", help="folder kaggle_3m or its parent")
     add("--patients", type=Path, metavar="FILE", help="use only the patients listed, one per line")
     add("--device", default="auto", help="cpu, cuda, cuda:1, mps (auto: CUDA, else MPS, else the CPU)")
     add("--select-by", choices=CRITERIA, default="iou", help="validation metric that selects the epoch (%(default)s)")
     add("--tune", action="store_true", help="choose threshold and smallest component on the validation patients")
     args, given = parser.parse_known_args(argv)
-    training_parser = train_model.make_parser()
+    training_parser = make_parser()
     training_parser.error = parser.error  # a mistake in its options ends here, before any training, with this usage
     args.training, defaults = training_parser.parse_args(given), training_parser.parse_args([])
     if refused := [f"--{n}" for n in PER_FOLD if str(getattr(args.training, n)) != str(getattr(defaults, n))]:
         parser.error(f"{', '.join(refused)}: set for each fold by this script")
-    train_model.fill_in(args.training)
+    fill_in(args.training)
     if args.folds < 2:
         parser.error("--folds: at least 2 are needed")
     return args, given
 
 
+if __name__ == "__main__":
+    parse_first(parse_arguments)
+
+
+import pandas as pd
+
+from constants import SYNTHETIC_NOTICE
+from dataset.folder import find_folder, find_slices
+from dataset.slices import load_slices
+from dataset.split import SPLITS, assign_fold, read_patient_list
+from evaluation import calibration, summary
+from evaluation.tables import Tables
+from reporting.report import write_report
+from storage.run_folder import TEST_TABLES, RunFolder
+from utils import UserError, call_script, run_script, show_number
+
+POOLED = (*TEST_TABLES.values(), "metrics.json", "report.html")  # written to --run itself
+
+
 def main(argv: list[str] | None = None) -> None:
     args, given = parse_arguments(argv)
+    run = RunFolder(args.run)
     folder = find_folder(args.data)
     patients = find_slices(folder, read_patient_list(args.patients) if args.patients else None)["patient"]
-    folds = {number: RunFolder(args.run.path / f"fold_{number}") for number in range(1, args.folds + 1)}
-    if args.run.checkpoints():
-        raise UserError(f"{args.run}: holds a run of its own. Name another folder with --run.")
-    args.run.refuse_foreign(*POOLED)
+    folds = {number: RunFolder(run.path / f"fold_{number}") for number in range(1, args.folds + 1)}
+    if run.checkpoints():
+        raise UserError(f"{run}: holds a run of its own. Name another folder with --run.")
+    run.refuse_foreign(*POOLED)
     for number, fold in folds.items():
         assignment = assign_fold(patients, number, args.folds)
         fold.refuse_used(overwrite=True)  # files of the user
@@ -76,13 +85,13 @@ def main(argv: list[str] | None = None) -> None:
             call_script("train_model.py", *where, *given, "--resume", "--epochs", args.training.epochs)
         call_script("process_models.py", "--run", fold)
         call_script("test_model.py", *where, "--select-by", args.select_by, *["--tune"] * args.tune)
-    pool(args.run, folds, folder)
+    pool(run, folds, folder)
 
 
 def refuse_other_run(fold: RunFolder, assignment: dict[str, str], training: argparse.Namespace) -> None:
     """Raise UserError if the folder of a fold holds a run on other patients or with other settings."""
     recorded, asked = fold.read_config()["settings"], vars(training)
-    names = [n for n in train_model.SETTINGS if n != "epochs" and asked[n] not in ("auto", recorded[n])]
+    names = [n for n in SETTINGS if n != "epochs" and asked[n] not in ("auto", recorded[n])]
     different = [f"{name} {recorded[name]}, not {asked[name]}" for name in names]
     for split in SPLITS:
         if set(fold.read_split_table(split)["patient"]) != {p for p, s in assignment.items() if s == split}:

@@ -9,6 +9,25 @@ fails or is stopped leaves nothing behind. Nothing is replaced but links that th
 """
 
 import argparse
+from pathlib import Path
+
+import constants
+from utils import parse_first
+
+
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--subset", action="store_true", help="only the 12 patients of the 100 MB run (336 slices)")
+    add("--from", dest="source", type=Path, metavar="PATH", help="a zip or folder on the disk; no network is used")
+    add("--out", type=Path, default=constants.DATA_DIR, metavar="DIR", help="where to put it (%(default)s)")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    parse_first(parse_arguments)
+
+
 import errno
 import json
 import os
@@ -21,11 +40,10 @@ import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path, PurePath, PurePosixPath
+from pathlib import PurePath, PurePosixPath
 
 from tqdm import tqdm
 
-import constants
 from dataset.folder import find_slices
 from dataset.new_folder import new_folder
 from dataset.published import LABEL_FILE, NESTED_COPIES, published_patients, sequences
@@ -38,15 +56,6 @@ LINKS = "links.json"  # beside the links that this script made: {name: target}
 DEEPEST = 3  # levels of folders above the patient folders that are searched
 LARGEST_FILE = 4 * 2**20  # bytes; the largest file of the set has 0.2 million
 BY_HAND = f"Download {PAGE} in a browser and name the zip: download_data.py --from archive.zip."
-
-
-def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
-    add("--subset", action="store_true", help="only the 12 patients of the 100 MB run (336 slices)")
-    add("--from", dest="source", type=Path, metavar="PATH", help="a zip or folder on the disk; no network is used")
-    add("--out", type=Path, default=constants.DATA_DIR, metavar="DIR", help="where to put it (%(default)s)")
-    return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> None:

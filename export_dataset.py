@@ -12,8 +12,27 @@ score_masks.py scores what nnU-Net predicts.
 """
 
 import argparse
-from collections.abc import Iterator
 from pathlib import Path
+
+from utils import parse_first, positive
+
+
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("format", choices=["nnunet"], metavar="FORMAT", help="nnunet")
+    add("out", type=Path, metavar="OUT", help="a new folder")
+    add("--data", metavar="DIR", help="folder kaggle_3m or its parent")
+    add("--slices", action="store_true", help="write single slices as PNG instead of stacks as NIfTI")
+    add("--folds", type=positive(int), metavar="N", help="the N folds of cross_validate.py, without test patients")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    parse_first(parse_arguments)
+
+
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -23,24 +42,13 @@ from dataset.new_folder import new_folder
 from dataset.slices import Slices, load_slices, slice_number
 from dataset.split import SPLITS, Assignment, assign_fold, assign_patients
 from scans import pictures, volumes
-from utils import UserError, positive, run_script, to_json
+from utils import UserError, run_script, to_json
 
 NAME = "Dataset501_LGG"  # nnU-Net asks for a number; those from 500 on are left to users
 SEQUENCES = ("pre-contrast", "FLAIR", "post-contrast")
 LABELS = {"background": 0, "FLAIR abnormality": 1}
 TEST_PATIENTS = "test_patients.txt"
 LICENCE = "CC BY-NC-SA 4.0"
-
-
-def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
-    add("format", choices=["nnunet"], metavar="FORMAT", help="nnunet")
-    add("out", type=Path, metavar="OUT", help="a new folder")
-    add("--data", metavar="DIR", help="folder kaggle_3m or its parent")
-    add("--slices", action="store_true", help="write single slices as PNG instead of stacks as NIfTI")
-    add("--folds", type=positive(int), metavar="N", help="the N folds of cross_validate.py, without test patients")
-    return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> None:

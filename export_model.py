@@ -16,41 +16,20 @@ Research use only: not a medical device, not for diagnosis or treatment.
 """
 
 import argparse
-import copy
-import importlib
-import io
-import json
-import logging
-import warnings
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
 
-import safetensors.torch
-import torch
-from torch import nn
+from utils import parse_first
 
-import constants
-from evaluation.selection import load_chosen
-from reporting.model_card import WEIGHTS, describe_input, model_card
-from storage import checkpoints
-from storage.owned_folder import OwnedFolder
-from storage.run_folder import RunFolder
-from unet import UNet, weights_digest
-from utils import UserError, run_script, set_seeds
-
-LARGEST_DIFFERENCE = 1e-3  # of two logits, relative to the largest one; a mask changes only where the logit is 0
-LARGEST_HALVED = 1e-2  # the same with --half: kernels are rounded by up to 1/2048 of their values
-BATCHES = (1, 3)  # sizes compared; the export is traced with another
+NAMES = ("onnx", "safetensors", "torch_export")  # of FORMATS
 
 
-def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--run", type=RunFolder, metavar="DIR",
+    add("--run", type=Path, metavar="DIR",
         help="folder of the run (this folder, if it is one; else the weights that come with the project)")  # fmt: skip
     add("--epoch", type=int, metavar="N", help="(the one that test_model.py chose)")
-    add("--formats", nargs="+", choices=sorted(FORMATS), default=sorted(FORMATS), help="(all: %(choices)s)")
+    add("--formats", nargs="+", choices=NAMES, default=NAMES, help="(all: %(choices)s)")
     add("--half", action="store_true", help="safetensors with kernels in float16; logits then differ by up to 1%%")
     add(
         "--out",
@@ -73,19 +52,52 @@ def plain_name(text: str) -> str:
     return text
 
 
+if __name__ == "__main__":
+    parse_first(parse_arguments)
+
+
+import copy
+import importlib
+import io
+import json
+import logging
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import safetensors.torch
+import torch
+from torch import nn
+
+import constants
+from evaluation.selection import load_chosen
+from reporting.model_card import WEIGHTS, describe_input, model_card
+from storage import checkpoints
+from storage.owned_folder import OwnedFolder
+from storage.run_folder import RunFolder
+from training.hardware import set_seeds
+from unet import UNet, weights_digest
+from utils import UserError, run_script
+
+LARGEST_DIFFERENCE = 1e-3  # of two logits, relative to the largest one; a mask changes only where the logit is 0
+LARGEST_HALVED = 1e-2  # the same with --half: kernels are rounded by up to 1/2048 of their values
+BATCHES = (1, 3)  # sizes compared; the export is traced with another
+
+
 def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(argv)
     for name in args.formats:
         require_packages(name)
-    if args.run is None and RunFolder(constants.RUN_DIR).checkpoints():
-        args.run = RunFolder(constants.RUN_DIR)
-    model, checkpoint, chosen = load(args.run, args.epoch)
-    out = OwnedFolder(args.out or (args.run.path if args.run else Path()) / "export")
+    run = RunFolder(args.run or constants.RUN_DIR)
+    if not args.run and not run.checkpoints():
+        run = None
+    model, checkpoint, chosen = load(run, args.epoch)
+    out = OwnedFolder(args.out or (run.path if run else Path()) / "export")
     every = {name: f"{args.name or 'unet'}.{form.ending}" for name, form in FORMATS.items()}
     files = {every[name]: FORMATS[name] for name in args.formats}
     card = f"{args.name}.md" if args.name else "MODEL_CARD.md"
     out.refuse_foreign(*files, card)
-    if (args.out or not args.run) and not args.overwrite:
+    if (args.out or not run) and not args.overwrite:
         refuse_existing([out.path / name for name in (*every.values(), card)])
     metadata = describe_input(checkpoint)
     exported = halve(model) if args.half else model
@@ -102,7 +114,7 @@ def main(argv: list[str] | None = None) -> None:
             raise UserError(f"{name}: its logits differ by {difference:.1e} from the network's. Nothing was written.")
         print(f"{name}: {len(content) / 1e6:.1f} MB, logits differ by at most {difference:.1e} of the largest")
     digest = weights_digest(checkpoint["weights"], {})
-    described = (model_card(args.run, checkpoint, digest) if args.run else read_card(digest)).encode()
+    described = (model_card(run, checkpoint, digest) if run else read_card(digest)).encode()
 
     out.remove_temporaries()  # of an export that was killed
     others = [name for name in every.values() if name not in files]
@@ -262,8 +274,8 @@ class Format(NamedTuple):
 
 FORMATS = {
     "onnx": Format("onnx", write_onnx, load_onnx, ("onnx", "onnxscript", "onnxruntime")),
-    "torch_export": Format("pt2", write_torch_export, load_torch_export),
     "safetensors": Format("safetensors", write_safetensors, load_safetensors),
+    "torch_export": Format("pt2", write_torch_export, load_torch_export),
 }
 
 

@@ -8,17 +8,24 @@ import argparse
 from pathlib import Path
 
 from constants import SYNTHETIC_DIR, SYNTHETIC_PATIENTS, SYNTHETIC_SEED
-from dataset.published import LABEL_FILE
-from dataset.synthetic import write_patients
-from utils import run_script
+from utils import parse_first
 
 
-def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", nargs="?", type=Path, default=SYNTHETIC_DIR, help="(default: %(default)s)")
     parser.add_argument("--patients", type=int, default=SYNTHETIC_PATIENTS, help="how many (%(default)s)")
     parser.add_argument("--seed", type=int, default=SYNTHETIC_SEED, help="of the random numbers (%(default)s)")
     return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    parse_first(parse_arguments)
+
+
+from dataset.published import LABEL_FILE
+from dataset.synthetic import write_patients
+from utils import run_script
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -25,13 +25,52 @@ Research use only: not a medical device, not for diagnosis or treatment.
 """
 
 import argparse
+from pathlib import Path
+
+import constants
+from utils import parse_first, positive
+
+
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("inputs", nargs="+", type=Path, metavar="INPUT", help="file or folder")
+    network = parser.add_mutually_exclusive_group().add_argument
+    network("--run", type=Path, metavar="DIR", help="folder of a run, whose chosen network is used "
+            "(default: the weights that come with the project)")  # fmt: skip
+    network("--checkpoint", type=Path, metavar="FILE", help="or models/epoch_N.pt of a run, or weights/*.safetensors")
+    add("--threshold", type=probability, metavar="P", help="from which a pixel is tumour (that of the network)")
+    add("--probabilities", action="store_true", help="write the probability of each pixel, too")
+    add("--out", type=Path, required=True, metavar="DIR", help="where masks, overlays and tables go")
+    add("--pre", default="", metavar="FILE",
+        help="pre-contrast sequence of the one INPUT, or a pattern of its name ('*_t1.nii.gz')")  # fmt: skip
+    add("--post", default="", metavar="FILE", help="post-contrast sequence, in the same way")
+    add("--series", default="", metavar="NAME", help="number or description of the DICOM series that is FLAIR")
+    add("--spacing", type=positive(float), nargs=3, metavar=("ROWS", "COLUMNS", "SLICES"),
+        help="mm between rows, columns and slices, for files that do not say so")  # fmt: skip
+    add("--batch-size", type=positive(int), default=constants.BATCH_SIZE, help="slices at a time (%(default)s)")
+    add("--device", default="auto", help="cpu, cuda, cuda:1, mps (auto: CUDA, else MPS, else the CPU)")
+    add("--overwrite", action="store_true", help="replace what an earlier prediction wrote into --out")
+    return parser.parse_args(argv)
+
+
+def probability(text: str) -> float:
+    """An argparse type: a number between 0 and 1."""
+    if not 0 < (value := float(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+    return value
+
+
+if __name__ == "__main__":
+    parse_first(parse_arguments)
+
+
 import os
 import sys
 import textwrap
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -39,7 +78,6 @@ import numpy as np
 import pandas as pd
 import torch
 
-import constants
 from dataset.preprocess import Preparation, prepare
 from dataset.slices import without_masks
 from evaluation import doubts
@@ -57,45 +95,13 @@ from storage.checkpoints import load_network
 from storage.owned_folder import MANIFEST, OwnedFolder
 from storage.run_folder import RunFolder
 from training.engine import predict
+from training.hardware import Hardware, hardware_like, keep_freed_memory, repeat_exactly
 from unet import UNet
-from utils import (
-    USER_ERROR,
-    Hardware,
-    UserError,
-    hardware_like,
-    keep_freed_memory,
-    positive,
-    repeat_exactly,
-    run_script,
-    to_csv,
-)
+from utils import USER_ERROR, UserError, run_script, to_csv
 
 TABLES = ("slices.csv", "patients.csv")
 SOME_FAILED = 1  # exit code
 SYNTHETIC_MODEL = "network trained on SYNTHETIC patients: its masks mean nothing on real images"
-
-
-def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
-    add("inputs", nargs="+", type=Path, metavar="INPUT", help="file or folder")
-    network = parser.add_mutually_exclusive_group().add_argument
-    network("--run", type=RunFolder, metavar="DIR", help="folder of a run, whose chosen network is used "
-            "(default: the weights that come with the project)")  # fmt: skip
-    network("--checkpoint", type=Path, metavar="FILE", help="or models/epoch_N.pt of a run, or weights/*.safetensors")
-    add("--threshold", type=probability, metavar="P", help="from which a pixel is tumour (that of the network)")
-    add("--probabilities", action="store_true", help="write the probability of each pixel, too")
-    add("--out", type=Path, required=True, metavar="DIR", help="where masks, overlays and tables go")
-    add("--pre", default="", metavar="FILE",
-        help="pre-contrast sequence of the one INPUT, or a pattern of its name ('*_t1.nii.gz')")  # fmt: skip
-    add("--post", default="", metavar="FILE", help="post-contrast sequence, in the same way")
-    add("--series", default="", metavar="NAME", help="number or description of the DICOM series that is FLAIR")
-    add("--spacing", type=positive(float), nargs=3, metavar=("ROWS", "COLUMNS", "SLICES"),
-        help="mm between rows, columns and slices, for files that do not say so")  # fmt: skip
-    add("--batch-size", type=positive(int), default=constants.BATCH_SIZE, help="slices at a time (%(default)s)")
-    add("--device", default="auto", help="cpu, cuda, cuda:1, mps (auto: CUDA, else MPS, else the CPU)")
-    add("--overwrite", action="store_true", help="replace what an earlier prediction wrote into --out")
-    return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -128,17 +134,10 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(SOME_FAILED if tables else USER_ERROR)
 
 
-def probability(text: str) -> float:
-    """An argparse type: a number between 0 and 1."""
-    if not 0 < (value := float(text)) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
-    return value
-
-
 def load(args: argparse.Namespace) -> tuple[UNet, dict[str, Any], str]:
     """Return the network with its checkpoint, as of load_network, and what it is in words."""
     if args.run:
-        model, checkpoint, chosen = load_chosen(args.run)
+        model, checkpoint, chosen = load_chosen(RunFolder(args.run))
     else:
         path = args.checkpoint or constants.WEIGHTS
         model, checkpoint = load_network(path)

@@ -6,8 +6,24 @@ Works while training is still running.
 """
 
 import argparse
+from pathlib import Path
 
 import constants
+from utils import parse_first
+
+
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--run", type=Path, default=constants.RUN_DIR, metavar="DIR", help="folder of the run (%(default)s)"
+    )
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    parse_first(parse_arguments)
+
+
 from evaluation.selection import CRITERIA, best_epoch, selection_warning
 from evaluation.summary import describe_epoch
 from reporting import plots
@@ -16,16 +32,8 @@ from storage.run_folder import RunFolder
 from utils import run_script
 
 
-def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--run", type=RunFolder, default=constants.RUN_DIR, metavar="DIR", help="folder of the run (%(default)s)"
-    )
-    return parser.parse_args(argv)
-
-
 def main(argv: list[str] | None = None) -> None:
-    run = parse_arguments(argv).run
+    run = RunFolder(parse_arguments(argv).run)
     epochs = checkpoints.read_epochs(run)
     best = best_epoch(epochs)
     note = constants.SYNTHETIC_NOTICE if run.is_synthetic() else ""

@@ -8,14 +8,45 @@ associations.csv, radiogenomics.json and plots/*.png, and a section of the run's
 """
 
 import argparse
+from pathlib import Path
+
+import constants
+from utils import parse_first
+
+
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--data", metavar="DIR", help="folder kaggle_3m or its parent (default: as for training)")
+    add(
+        "--labels",
+        type=Path,
+        nargs="+",
+        metavar="FILE",
+        help="tables of labels (default: data.csv there)",
+    )
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--run", type=Path, metavar="DIR", help="a tested run, or a cross-validation")
+    where.add_argument(
+        "--out",
+        type=Path,
+        default=constants.GENOMICS_DIR,
+        metavar="DIR",
+        help="where results without a run go (%(default)s)",
+    )
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    parse_first(parse_arguments)
+
+
 import textwrap
 from collections.abc import Callable, Iterable
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-import constants
 from dataset.folder import find_folder, find_slices
 from dataset.labels import LABELS, default_label_files, read_labels
 from dataset.slices import Slices, load_slices
@@ -34,32 +65,10 @@ DPI = 150
 P_COLUMNS = ("fisher_p", "holm_p", "kruskal_p")
 
 
-def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
-    add("--data", metavar="DIR", help="folder kaggle_3m or its parent (default: as for training)")
-    add(
-        "--labels",
-        type=Path,
-        nargs="+",
-        metavar="FILE",
-        help="tables of labels (default: data.csv there)",
-    )
-    where = parser.add_mutually_exclusive_group()
-    where.add_argument("--run", type=RunFolder, metavar="DIR", help="a tested run, or a cross-validation")
-    where.add_argument(
-        "--out",
-        type=RunFolder,
-        default=constants.GENOMICS_DIR,
-        metavar="DIR",
-        help="where results without a run go (%(default)s)",
-    )
-    return parser.parse_args(argv)
-
-
 def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(argv)
-    run, out = args.run, args.run or args.out
+    run = RunFolder(args.run) if args.run else None
+    out = run or RunFolder(args.out)
     out.refuse_foreign(*GENOMICS)
     if run:
         table, predicted = run.read_tested()

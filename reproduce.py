@@ -14,40 +14,13 @@ with --epochs or --width, is marked as a trial in run.json and never enters the 
 """
 
 import argparse
-import io
-import json
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-import pandas as pd
-import torch
+from utils import parse_first, positive
 
-import train_model
-from constants import IMAGE_SIZE
-from dataset.folder import find_folder, find_slices
-from dataset.published import is_published, published_patients
-from dataset.split import assign_patients, read_assignment, split_tables
-from dataset.synthetic import any_synthetic
-from evaluation.intervals import show_interval
-from evaluation.names import METRICS
-from storage.checkpoints import describe_network, read_epochs
-from storage.owned_folder import OwnedFolder
-from storage.run_folder import PRIVATE, RunFolder
-from training.engine import count_flop
-from training.recipes import REFERENCE
-from unet import UNet
-from utils import UserError, call_script, positive, run_script, show_number, to_json, write_text
-
-PAGE = Path(__file__).resolve().parent / "docs" / "results.md"  # holds the table
 FULL = {"train": 2769, "validation": 756, "test": 404}  # slices
 SUBSET = {"train": 178, "validation": 45, "test": 113}
-KEEP = ("--keep", 3)  # weights of the best epochs; 94 of them would fill 12 GB
-TEXTS = ("results.csv", "epochs.csv", "metrics.json", "test_patients.csv", "test_lesions.csv")
-PLOTS = ("loss.png", "iou.png", "bland_altman.png", "dice_area.png")  # those that show no patient
-KEPT = (*TEXTS, *PLOTS, "config.json", "run.json", "masks.npz")
-SHOWN = ("patient_dice", "patient_dice_median", "tumour_iou", "iou", "empty_prediction")  # metrics in the table
-BEGIN, END = "<!-- written by: python reproduce.py table -->", "<!-- end of the table -->"
 
 
 class Published(NamedTuple):
@@ -82,7 +55,7 @@ RUNS = {
 }
 
 
-def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("run", choices=(*RUNS, "table"), metavar="RUN", help=f"{', '.join(RUNS)}; or table")
@@ -97,6 +70,42 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     if args.split and args.run in RUNS and RUNS[args.run].folds:
         parser.error(f"--split: {args.run} makes its folds itself")
     return args
+
+
+if __name__ == "__main__":
+    parse_first(parse_arguments)
+
+
+import io
+import json
+
+import numpy as np
+import pandas as pd
+import torch
+
+from constants import IMAGE_SIZE
+from dataset.folder import find_folder, find_slices
+from dataset.published import is_published, published_patients
+from dataset.split import assign_patients, read_assignment, split_tables
+from dataset.synthetic import any_synthetic
+from evaluation.intervals import show_interval
+from evaluation.names import METRICS
+from storage.checkpoints import describe_network, read_epochs
+from storage.owned_folder import OwnedFolder
+from storage.run_folder import PRIVATE, RunFolder
+from training.engine import count_flop
+from training.options import SETTINGS, fill_in, make_parser
+from training.recipes import REFERENCE
+from unet import UNet
+from utils import UserError, call_script, run_script, show_number, to_json, write_text
+
+PAGE = Path(__file__).resolve().parent / "docs" / "results.md"  # holds the table
+KEEP = ("--keep", 3)  # weights of the best epochs; 94 of them would fill 12 GB
+TEXTS = ("results.csv", "epochs.csv", "metrics.json", "test_patients.csv", "test_lesions.csv")
+PLOTS = ("loss.png", "iou.png", "bland_altman.png", "dice_area.png")  # those that show no patient
+KEPT = (*TEXTS, *PLOTS, "config.json", "run.json", "masks.npz")
+SHOWN = ("patient_dice", "patient_dice_median", "tumour_iou", "iou", "empty_prediction")  # metrics in the table
+BEGIN, END = "<!-- written by: python reproduce.py table -->", "<!-- end of the table -->"
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -154,7 +163,7 @@ def describe_wanted(options: list[str], folder: Path, only: list[str], split: Pa
 
     Without the precision: it depends on the hardware, and no published run sets it.
     """
-    settings = train_model.parse_arguments(options)
+    settings = fill_in(make_parser().parse_args(list(map(str, options))))
     table = find_slices(folder, only or None)
     patients = table["patient"]
     if folds:
@@ -163,7 +172,7 @@ def describe_wanted(options: list[str], folder: Path, only: list[str], split: Pa
         assignment = read_assignment(split, patients, folder)[0] if split else assign_patients(patients)
         slices = {split: len(part) for split, part in split_tables(table, assignment).items()}
     return {
-        **{name: getattr(settings, name) for name in train_model.SETTINGS if name != "precision"},
+        **{name: getattr(settings, name) for name in SETTINGS if name != "precision"},
         "synthetic": any_synthetic(table),
         "published": is_published(table),
         "slices": slices,

@@ -14,6 +14,30 @@ test_lesions.csv, metrics.json, test_predictions.npz, plots/*.png and report.htm
 
 import argparse
 from pathlib import Path
+
+from utils import parse_first
+
+
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("predicted", type=Path, metavar="PREDICTED", help="folder of masks, or of a tested run")
+    add("--data", metavar="DIR", help="folder kaggle_3m or its parent: images, and reference masks unless --reference")
+    add("--reference", type=Path, metavar="DIR", help="folder of reference masks, in the same forms as PREDICTED")
+    add("--patients", type=Path, metavar="FILE", help="score only the patients listed, one per line")
+    add("--missing-as-empty", action="store_true", help="count patients and slices without a predicted mask as empty")
+    add("--out", type=Path, default="scores", metavar="DIR", help="where the result goes (%(default)s)")
+    add("--overwrite", action="store_true", help="replace an earlier result in --out")
+    args = parser.parse_args(argv)
+    if not (args.data or args.reference):
+        parser.error("name the reference: --data, or --reference")
+    return args
+
+
+if __name__ == "__main__":
+    parse_first(parse_arguments)
+
+
 from typing import Any
 
 import numpy as np
@@ -36,25 +60,10 @@ Masks = dict[str, MaskStack]  # by patient
 SHOWN = 10  # patients that a message names
 
 
-def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
-    add("predicted", type=Path, metavar="PREDICTED", help="folder of masks, or of a tested run")
-    add("--data", metavar="DIR", help="folder kaggle_3m or its parent: images, and reference masks unless --reference")
-    add("--reference", type=Path, metavar="DIR", help="folder of reference masks, in the same forms as PREDICTED")
-    add("--patients", type=Path, metavar="FILE", help="score only the patients listed, one per line")
-    add("--missing-as-empty", action="store_true", help="count patients and slices without a predicted mask as empty")
-    add("--out", type=RunFolder, default="scores", metavar="DIR", help="where the result goes (%(default)s)")
-    add("--overwrite", action="store_true", help="replace an earlier result in --out")
-    args = parser.parse_args(argv)
-    if not (args.data or args.reference):
-        parser.error("name the reference: --data, or --reference")
-    return args
-
-
 def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(argv)
-    refuse_used(args.out, args.overwrite)
+    out = RunFolder(args.out)
+    refuse_used(out, args.overwrite)
     predicted = read_folder(args.predicted)
     listed = read_patient_list(args.patients) if args.patients else None
     if listed is None and is_run(args.predicted):
@@ -70,14 +79,14 @@ def main(argv: list[str] | None = None) -> None:
     about |= {"masks": str(args.predicted), "reference": str(args.reference or args.data)}
     notes = [f"Counted as empty, since no mask was predicted: {'; '.join(empty)}."] if empty else []
     tables, metrics = judge(slices, masks, calibration.uncounted(len(slices)), about, notes)
-    args.out.remove()
-    write_result(args.out, slices, masks, tables, metrics)
+    out.remove()
+    write_result(out, slices, masks, tables, metrics)
 
     if synthetic:
         print(SYNTHETIC_NOTICE)
     print(f"scored      {slices.describe()}")
     print(summary.describe(metrics, tables.patients))
-    print(f"written to {args.out}: test_*.csv, metrics.json, test_predictions.npz, plots/*.png, report.html")
+    print(f"written to {out}: test_*.csv, metrics.json, test_predictions.npz, plots/*.png, report.html")
 
 
 def refuse_used(out: RunFolder, overwrite: bool) -> None:

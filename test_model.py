@@ -13,33 +13,15 @@ threshold and the smallest component of metrics.json.
 import argparse
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
-
 import constants
-from dataset.folder import find_folder
-from dataset.slices import Slices, load_slices
-from dataset.synthetic import any_synthetic
-from evaluation import calibration, summary
-from evaluation.judge import judge
-from evaluation.postprocess import Choice, postprocess, tune
-from evaluation.selection import CRITERIA, best_epoch, selection_warning
-from reporting.result import write_result
-from storage import checkpoints
-from storage.run_folder import RunFolder
-from training.engine import score
-from utils import UserError, hardware_like, keep_freed_memory, positive, repeat_exactly, run_script
-
-ON_VALIDATION = (
-    "No patients were left to test on: these are the validation patients, on whom the network was chosen. Expect less "
-    "on others."
-)
+from evaluation.names import CRITERIA
+from utils import parse_first, positive
 
 
-def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--run", type=RunFolder, default=constants.RUN_DIR, metavar="DIR", help="folder of the run (%(default)s)")
+    add("--run", type=Path, default=constants.RUN_DIR, metavar="DIR", help="folder of the run (%(default)s)")
     add("--data", metavar="DIR", help="folder kaggle_3m or its parent (default: the one used for training)")
     add("--select-by", choices=CRITERIA, default="iou", help="validation metric that selects the epoch (%(default)s)")
     add("--tune", action="store_true", help="choose threshold and smallest component on the validation patients")
@@ -48,20 +30,48 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+if __name__ == "__main__":
+    parse_first(parse_arguments)
+
+
+import numpy as np
+import pandas as pd
+
+from dataset.folder import find_folder
+from dataset.slices import Slices, load_slices
+from dataset.synthetic import any_synthetic
+from evaluation import calibration, summary
+from evaluation.judge import judge
+from evaluation.postprocess import Choice, postprocess, tune
+from evaluation.selection import best_epoch, selection_warning
+from reporting.result import write_result
+from storage import checkpoints
+from storage.run_folder import RunFolder
+from training.engine import score
+from training.hardware import hardware_like, keep_freed_memory, repeat_exactly
+from utils import UserError, run_script
+
+ON_VALIDATION = (
+    "No patients were left to test on: these are the validation patients, on whom the network was chosen. Expect less "
+    "on others."
+)
+
+
 def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(argv)
+    run = RunFolder(args.run)
     keep_freed_memory()
     repeat_exactly(True)
-    epochs = checkpoints.read_epochs(args.run)
+    epochs = checkpoints.read_epochs(run)
     best = best_epoch(epochs, args.select_by)
-    model, checkpoint = checkpoints.load_network(args.run.checkpoint(best))
+    model, checkpoint = checkpoints.load_network(run.checkpoint(best))
     hardware = hardware_like(args.device, checkpoint["input"]["precision"])
 
     def scored(split: str) -> tuple[float, np.ndarray]:
         return score(model, checkpoint, slices[split], hardware, split, args.batch_size)
 
-    split = "validation" if args.run.read_split_table("test").empty else "test"
-    slices = load(args.run, args.data, {split, "validation"} if args.tune else {split})
+    split = "validation" if run.read_split_table("test").empty else "test"
+    slices = load(run, args.data, {split, "validation"} if args.tune else {split})
     test = slices[split]
     loss, probabilities = scored(split)
     choice, tuned = Choice(), None
@@ -74,15 +84,15 @@ def main(argv: list[str] | None = None) -> None:
     about |= {**choice._asdict(), "tuned": tuned}
     notes = [*filter(None, [selection_warning(epochs, best)]), *([ON_VALIDATION] if split == "validation" else [])]
     tables, metrics = judge(test, predicted, calibration.count(test, probabilities), about, notes)
-    write_result(args.run, test, predicted, tables, metrics, epochs)
+    write_result(run, test, predicted, tables, metrics, epochs)
 
     if synthetic:
         print(constants.SYNTHETIC_NOTICE)
     print(f"{split:<12}{test.describe()}")
     print(f"epoch {best} of {len(epochs)}, {CRITERIA[args.select_by]}; {choice.describe(tuned)}")
     print(summary.describe(metrics, tables.patients))
-    print(f"written to {args.run}: test_*.csv, metrics.json, test_predictions.npz, plots/*.png")
-    print(f"all of it on one page: {args.run.path / 'report.html'}")
+    print(f"written to {run}: test_*.csv, metrics.json, test_predictions.npz, plots/*.png")
+    print(f"all of it on one page: {run.path / 'report.html'}")
 
 
 def load(run: RunFolder, folder: str | None, splits: set[str]) -> dict[str, Slices]:

@@ -5,10 +5,28 @@ python train_model.py --width 16 --epochs 20          # without any data: on syn
 """
 
 import argparse
+
+from training.options import OPTIONS, SETTINGS, fill_in, make_parser
+from utils import parse_first
+
+
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = make_parser(__doc__)
+    args = parser.parse_args(argv)
+    if args.split and args.fold:
+        parser.error("--split and --fold exclude each other")
+    if args.resume and args.overwrite:
+        parser.error("--resume and --overwrite exclude each other")
+    return fill_in(args)
+
+
+if __name__ == "__main__":
+    parse_first(parse_arguments)
+
+
 import contextlib
 import functools
 import math
-import re
 import shlex
 import shutil
 import sys
@@ -21,159 +39,41 @@ import torch
 
 import constants
 from dataset.folder import find_folder, find_slices
-from dataset.preprocess import NORMALISATIONS, Preparation, prepare
+from dataset.preprocess import Preparation, prepare
 from dataset.published import is_published
 from dataset.slices import Slices, load_slices
 from dataset.split import SPLITS, assign_fold, assign_patients, read_assignment, read_patient_list, split_tables
 from dataset.synthetic import any_synthetic
-from evaluation.selection import CRITERIA, best_epochs
+from evaluation.names import CRITERIA
+from evaluation.selection import best_epochs
 from storage import checkpoints
 from storage.origin import describe_origin
 from storage.run_folder import RunFolder
 from training import distributed
 from training.distributed import say
 from training.engine import Interrupted, Views, epoch_order, evaluate, growth, train_one_epoch
-from training.losses import LOSSES
-from training.optimisation import OPTIMISERS, Optimisation
-from training.recipes import RECIPES, REFERENCE, name_recipe
-from unet import UNet
-from utils import (
-    SIGNALLED,
+from training.hardware import (
     Hardware,
-    StopRequest,
-    UserError,
     choose_hardware,
     keep_freed_memory,
     peak_memory,
-    positive,
     repeat_exactly,
-    run_script,
     set_seeds,
-    show_number,
     versions,
-    whole_number,
 )
-
-# The options that decide the result of a run. A resumed run must have the same, except that it may have more epochs.
-SETTINGS = (*REFERENCE, "seed", "mode", "precision")
-OPTIONS = ("device", "compile", "keep")  # recorded too, but a resumed run may have others
-
-
-def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
-    add(
-        "--data",
-        metavar="DIR",
-        help="folder kaggle_3m or its parent (that of download_data.py, else synthetic patients)",
-    )
-    add("--run", type=RunFolder, default=constants.RUN_DIR, metavar="DIR",
-        help="where models/, CSV files and plots/ go (%(default)s)")  # fmt: skip
-    add("--recipe", choices=RECIPES, help="values of the options below, from training/recipes.py (reference)")
-    recipe = parser.add_argument_group("recipe", "each option overrides one value of --recipe").add_argument
-    recipe("--epochs", type=positive(int))
-    recipe("--batch-size", type=positive(int), help="slices per step")
-    recipe("--lr", type=positive(float), help="learning rate, the largest if it changes")
-    recipe("--width", type=positive(int), help="channels of the first level")
-    recipe("--bilinear", action=argparse.BooleanOptionalAction,
-           help="interpolate on the way up, 17.26 M instead of 31.04 M parameters")  # fmt: skip
-    recipe("--stem", type=int, choices=(1, 2), help="2: compute at half of the resolution (pixel unshuffle)")
-    recipe("--normalisation", choices=NORMALISATIONS, help="of intensities")
-    recipe("--neighbours", type=whole_number, metavar="N", help="slices before and after, whose FLAIR is seen too")
-    recipe("--crop", action=argparse.BooleanOptionalAction, help="compute the head's window only")
-    recipe("--augment", action=argparse.BooleanOptionalAction, help="change the slices at random")
-    recipe("--empty-share", type=share, help="share of the slices without tumour that an epoch draws")
-    recipe("--by-patient", action=argparse.BooleanOptionalAction,
-           help="draw patients alike, and their slices by the tumour in them")  # fmt: skip
-    recipe("--prior", action=argparse.BooleanOptionalAction,
-           help="begin with the share of tumour pixels as probability, not with 1/2")  # fmt: skip
-    recipe("--loss", choices=sorted(LOSSES))
-    recipe("--optimiser", choices=OPTIMISERS)
-    recipe("--weight-decay", type=share)
-    recipe("--warm-up", type=share, help="share of all steps in which the learning rate rises")
-    recipe("--cosine", action=argparse.BooleanOptionalAction, help="let the learning rate fall to 0 as a cosine")
-    recipe("--ema", type=share, metavar="DECAY", help="score and save an average of the weights; 0: the weights")
-    recipe("--growing", action=argparse.BooleanOptionalAction, help="resolution: half, three quarters, full")
-    recipe("--flips", action=argparse.BooleanOptionalAction,
-           help="tests and predictions average over the mirror image")  # fmt: skip
-    add("--seed", type=whole_number, default=constants.SEED,
-        help="seed of the initial weights and batch order; does not affect the split (%(default)s)")  # fmt: skip
-    add("--device", default="auto", help="cpu, cuda, cuda:1, mps (auto: CUDA, else MPS, else the CPU)")
-    add("--precision", choices=("auto", "fp32", "bf16"), default="auto",
-        help="(auto: bf16 where the hardware computes in it)")  # fmt: skip
-    add("--mode", choices=("exact", "fast"), default="exact",
-        help="exact repeats bit for bit on the same machine; fast may not (%(default)s)")  # fmt: skip
-    add("--split", type=Path, metavar="FILE", help="CSV with the columns patient and split, instead of the own split")
-    add("--fold", type=fold, metavar="K/N", help="test on the K-th of N folds of the patients; see cross_validate.py")
-    add("--patients", type=Path, metavar="FILE", help="use only the patients listed, one per line")
-    add("--compile", action="store_true", help="let torch.compile build the network: slow to start, needs a compiler")
-    add("--keep", type=positive(int), default=0, metavar="K",
-        help="weights of the newest epoch and of the K best by each criterion of test_model.py only (all)")  # fmt: skip
-    add("--resume", action="store_true", help="go on after the last finished epoch of --run, with its options")
-    add("--overwrite", action="store_true", help="replace the run that is in --run")
-    return parser
-
-
-def share(text: str) -> float:
-    """An argparse type: a number from 0 to 1."""
-    with contextlib.suppress(ValueError):
-        if 0 <= (value := float(text)) <= 1:
-            return value
-    raise argparse.ArgumentTypeError(f"{text} is not a number from 0 to 1")
-
-
-def fold(text: str) -> tuple[int, int]:
-    """An argparse type: the text "2/5", the second of five folds, as numbers."""
-    match = re.fullmatch(r"([1-9]\d*)/([1-9]\d*)", text)
-    if not match or not int(match[1]) <= int(match[2]) or int(match[2]) < 2:
-        raise argparse.ArgumentTypeError(f"{text} is not K/N with 1 <= K <= N and N >= 2, such as 2/5")
-    return int(match[1]), int(match[2])
-
-
-def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    """Parse the options; with --resume, those that the run was started with become the defaults."""
-    parser = make_parser()
-    args = parser.parse_args(argv)
-    if args.split and args.fold:
-        parser.error("--split and --fold exclude each other")
-    if not args.resume:
-        return fill_in(args)
-    if args.overwrite:
-        parser.error("--resume and --overwrite exclude each other")
-    config = args.run.read_config()
-    recorded = REFERENCE | config["settings"]  # of an earlier version, which had fewer
-    parser.set_defaults(**recorded, **config["options"], data=config["data"])
-    parser.set_defaults(**RECIPES.get(args.recipe, {}))  # named again: it has to be the one of the run
-    args = parser.parse_args(argv)
-    longer = () if recorded["cosine"] or recorded["growing"] else ("epochs",)  # else planned for as many as there are
-    different = [
-        f"--{name.replace('_', '-')} {getattr(args, name)} (the run has {recorded[name]})"
-        for name in SETTINGS
-        if name not in longer and getattr(args, name) != recorded[name]
-    ]
-    different += [
-        f"--{name} (the split is the one it began with)"
-        for name in ("split", "fold", "patients")
-        if getattr(args, name)
-    ]
-    if different:
-        raise UserError(
-            f"{args.run}: cannot be resumed with {', '.join(different)}. Leave that out, or start another run."
-        )
-    return args
-
-
-def fill_in(args: argparse.Namespace) -> argparse.Namespace:
-    """Give the options of the recipe that were not set the values of --recipe."""
-    for name, value in RECIPES[args.recipe or "reference"].items():
-        if getattr(args, name) is None:
-            setattr(args, name, value)
-    return args
+from training.losses import LOSSES
+from training.optimisation import Optimisation
+from training.recipes import RECIPES, REFERENCE, name_recipe
+from unet import UNet
+from utils import SIGNALLED, StopRequest, UserError, run_script, show_number
 
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(argv)
-    args.given = sys.argv[1:] if argv is None else argv
+    run = RunFolder(args.run)
+    if args.resume:
+        args = parse_again(argv, run)
+    args.run, args.given = run, sys.argv[1:] if argv is None else argv
     hardware = choose_hardware(distributed.local_device(args.device), args.precision)
     args.precision = "bf16" if hardware.bf16 else "fp32"
     distributed.start(hardware.device)
@@ -197,6 +97,30 @@ def main(argv: list[str] | None = None) -> None:
     distributed.stop()
     if stop():
         sys.exit(SIGNALLED + stop.signal)
+
+
+def parse_again(argv: list[str] | None, run: RunFolder) -> argparse.Namespace:
+    """Parse the options of --resume: those that the run was started with become the defaults."""
+    parser = make_parser(__doc__)
+    config = run.read_config()
+    recorded = REFERENCE | config["settings"]  # of an earlier version, which had fewer
+    parser.set_defaults(**recorded, **config["options"], data=config["data"])
+    parser.set_defaults(**RECIPES.get(parser.parse_args(argv).recipe, {}))  # named again: that of the run is asked for
+    args = parser.parse_args(argv)
+    longer = () if recorded["cosine"] or recorded["growing"] else ("epochs",)  # else planned for as many as there are
+    different = [
+        f"--{name.replace('_', '-')} {getattr(args, name)} (the run has {recorded[name]})"
+        for name in SETTINGS
+        if name not in longer and getattr(args, name) != recorded[name]
+    ]
+    different += [
+        f"--{name} (the split is the one it began with)"
+        for name in ("split", "fold", "patients")
+        if getattr(args, name)
+    ]
+    if different:
+        raise UserError(f"{run}: cannot be resumed with {', '.join(different)}. Leave that out, or start another run.")
+    return args
 
 
 def make_tables(args: argparse.Namespace, folder: Path) -> dict[str, pd.DataFrame]:

@@ -1,35 +1,36 @@
-"""What several rooms share and none owns: errors the user can fix, hardware, seeds, atomic writing, text of tables."""
+"""What several rooms share and none owns: errors the user can fix, atomic writing, text of tables.
+
+It imports no package, so that --help and a mistake in the options answer at once.
+"""
 
 import argparse
 import contextlib
 import csv
-import ctypes
 import errno
+import importlib.util
 import io
 import json
 import math
 import os
-import platform
-import random
+import re
+import shlex
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import IO, Any, BinaryIO
+from typing import IO, TYPE_CHECKING, Any, BinaryIO
 
-import numpy as np
-import pandas as pd
-import torch
+if TYPE_CHECKING:
+    import pandas as pd
 
 USER_ERROR = 2  # exit codes: an error the user can fix, as argparse has it;
 SYSTEM_ERROR = 1  # a disk that is full, a file that may not be written;
 SIGNALLED = 128  # plus the number of the signal: stopped by Ctrl-C (130) or by SIGTERM (143), after saving
 PASSED_ON = (signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
-GLIBC = ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
 TEMPORARY = ".tmp"  # ends the name of a file that is being written
+IMPORTED_AS = {"opencv-python": "cv2", "Pillow": "PIL", "scikit-learn": "sklearn"}  # other packages by their own names
 SHOWN_PROBLEMS = 10  # of one folder or file
 
 
@@ -60,6 +61,21 @@ def run_script(main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         sys.exit(SIGNALLED + signal.SIGINT)
+
+
+def parse_first(parse: Callable[[], Any]) -> None:
+    """Parse the options of a script: before it imports PyTorch, so that --help and mistakes answer at once.
+
+    Packages that are missing end it here too, with one message.
+    """
+    run_script(parse)
+    listed = Path(__file__).with_name("requirements.txt")
+    packages = re.findall(r"^[\w-]+", listed.read_text(encoding="utf-8"), re.MULTILINE)
+    if missing := [name for name in packages if not importlib.util.find_spec(IMPORTED_AS.get(name, name.lower()))]:
+        install = shlex.join([sys.executable, "-m", "pip", "install", "-r", str(listed)])
+        lacks = f"error: {sys.executable}: has no {', '.join(missing)}. Activate the environment, or: {install}"
+        print(lacks, file=sys.stderr)
+        sys.exit(USER_ERROR)
 
 
 def call_script(script: str, *arguments: object) -> None:
@@ -142,119 +158,6 @@ def positive(number_type: type) -> Callable[[str], int | float]:
     return parse
 
 
-@dataclass(frozen=True)
-class Hardware:
-    """The device and the precision in which the network computes."""
-
-    device: torch.device
-    bf16: bool  # bfloat16 autocast: half the bytes, the exponent range of float32
-
-    @property
-    def memory_format(self) -> torch.memory_format:
-        """Channels last, which convolutions prefer, except in fp32 on the CPU.
-
-        There PyTorch's batch norm sums channels-last activations one by one in fp32, which is off by 5e-4 at the
-        size of a batch; a step would no longer equal the plain one.
-        """
-        plain = self.device.type == "cpu" and not self.bf16
-        return torch.contiguous_format if plain else torch.channels_last
-
-    def autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
-
-    def __str__(self) -> str:
-        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else platform.machine()
-        return f"{self.device} ({name}), {'bf16 autocast' if self.bf16 else 'fp32'}"
-
-
-def choose_hardware(device: str = "auto", precision: str = "auto") -> Hardware:
-    """Return CUDA, else MPS, else the CPU, unless `device` names one.
-
-    precision: fp32 or bf16; auto takes bf16 where the hardware computes in it.
-    """
-    if device == "auto":
-        mps = torch.backends.mps.is_available()
-        device = "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
-    try:
-        chosen = torch.empty(1, device=torch.device(device)).device  # with its index: cuda -> cuda:0
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"--device {device}: cannot be used here ({reason}). Leave the option out.") from None
-    return Hardware(chosen, bf16=precision == "bf16" or (precision == "auto" and computes_bf16(chosen)))
-
-
-def hardware_like(device: str, precision: str) -> Hardware:
-    """Return the hardware for a network trained in this precision; fp32 where bf16 is only simulated, which is slow."""
-    hardware = choose_hardware(device, precision)
-    if hardware.bf16 and not computes_bf16(hardware.device):
-        hardware = replace(hardware, bf16=False)
-        print(f"note: trained in bf16, which this hardware has not, so that it computes in {hardware}")
-    return hardware
-
-
-def computes_bf16(device: torch.device) -> bool:
-    """Return whether the device has bfloat16 arithmetic of its own; where it is simulated, it is slow."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    if device.type == "cpu":
-        has = torch.cpu.get_capabilities()
-        return bool(has.get("avx512_bf16") or has.get("amx_bf16"))
-    return False
-
-
-def keep_freed_memory() -> None:
-    """Ask glibc to keep freed memory instead of returning it to the kernel at every layer.
-
-    Activations are large: each would come from a fresh mapping, whose pages the kernel has to clear again in each step.
-    """
-    M_MXFAST, M_TRIM_THRESHOLD, M_MMAP_MAX = 1, -1, -4  # malloc.h
-    if GLIBC:
-        GLIBC.mallopt(M_MMAP_MAX, 0)
-        GLIBC.mallopt(M_TRIM_THRESHOLD, -1)
-        GLIBC.mallopt(M_MXFAST, 0)
-
-
-def peak_memory(device: torch.device) -> int:
-    """Return the peak memory in bytes: of tensors on a CUDA device, elsewhere of the whole process.
-
-    0 where the system does not say.
-    """
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    try:
-        import resource
-    except ImportError:  # Windows
-        return 0
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else most * 1024  # bytes there, KiB elsewhere
-
-
-def set_seeds(seed: int) -> None:
-    """Seed Python, NumPy and PyTorch on every device."""
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)  # CPU, CUDA and MPS
-
-
-def repeat_exactly(exact: bool, sizes_vary: bool = False) -> None:
-    """Exact: one seed gives the same bits on one machine. Else cuDNN tries kernels for each size, unless they vary."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # asked for by cuBLAS, before its first use
-    torch.use_deterministic_algorithms(exact)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads memory it has not written
-    torch.backends.cudnn.deterministic = exact
-    torch.backends.cudnn.benchmark = not (exact or sizes_vary)
-
-
-def versions() -> dict[str, str]:
-    """Return the versions that a result depends on."""
-    return {
-        "python": platform.python_version(),
-        "torch": str(torch.__version__),
-        "numpy": np.__version__,
-        "platform": platform.platform(),
-    }
-
-
 def temporary_path(path: Path) -> Path:
     """Return the name that a file of this process has while it is written."""
     return path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
@@ -320,7 +223,7 @@ def file_lock(path: Path, wait: bool = True) -> Iterator[IO]:
 # --- Text of tables --------------------------------------------------------------------------------------------
 
 
-def read_csv(path: Path, columns: list[str]) -> pd.DataFrame:
+def read_csv(path: Path, columns: list[str]) -> "pd.DataFrame":
     """Read a CSV file as text, nothing guessed.
 
     Raises: UserError if it cannot be read, or one of `columns` is missing or has an empty cell.
@@ -332,8 +235,10 @@ def read_csv(path: Path, columns: list[str]) -> pd.DataFrame:
     return parse_csv(content, path, columns)
 
 
-def parse_csv(content: bytes, path: Path, columns: list[str]) -> pd.DataFrame:
+def parse_csv(content: bytes, path: Path, columns: list[str]) -> "pd.DataFrame":
     """Return the content of a CSV file as `read_csv` does, also of a spreadsheet; `path` is for its messages."""
+    import pandas as pd
+
     comma = ";" if b";" in content.split(b"\n", 1)[0] else ","
     try:
         table = pd.read_csv(io.BytesIO(content), sep=comma, dtype=str, keep_default_na=False, encoding="utf-8-sig")
@@ -345,11 +250,11 @@ def parse_csv(content: bytes, path: Path, columns: list[str]) -> pd.DataFrame:
         raise UserError(f"{path}: has no column {', '.join(missing)}. Expected columns {', '.join(columns)}.")
     empty = table[columns].eq("").any(axis=1)
     if empty.any():
-        raise UserError(f"{path}, line {int(np.argmax(empty)) + 2}: an empty cell. Fill in {', '.join(columns)}.")
+        raise UserError(f"{path}, line {empty.argmax() + 2}: an empty cell. Fill in {', '.join(columns)}.")
     return table
 
 
-def to_csv(table: pd.DataFrame) -> str:
+def to_csv(table: "pd.DataFrame") -> str:
     """Return a table as CSV; six decimals are more than any metric here carries."""
     return table.to_csv(index=False, float_format="%.6f", lineterminator="\n")
 

@@ -27,8 +27,9 @@ from constants import IMAGE_SIZE, WIDTH
 from storage.checkpoints import describe_network
 from storage.run_folder import RunFolder
 from training.engine import count_flop
+from training.hardware import choose_hardware
 from training.recipes import REFERENCE
-from utils import choose_hardware, positive, run_script
+from utils import positive, run_script
 
 ROOT = Path(__file__).parents[1]
 PROGRAMS = {"naive": "benchmarks/naive.py", "ours": "train_model.py"}

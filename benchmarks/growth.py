@@ -17,9 +17,10 @@ from constants import IMAGE_SIZE, LEARNING_RATE
 from dataset.preprocess import Preparation, Prepared, prepare
 from dataset.slices import Slices
 from training.engine import train_one_epoch
+from training.hardware import choose_hardware, keep_freed_memory
 from training.losses import bce
 from unet import UNet
-from utils import choose_hardware, keep_freed_memory, positive, run_script
+from utils import positive, run_script
 
 DOUBLINGS = (1, 2, 4, 8)
 

@@ -21,8 +21,9 @@ from dataset.folder import find_folder, find_slices
 from dataset.split import assign_patients, split_tables
 from storage.run_folder import RunFolder
 from training.engine import epoch_order
+from training.hardware import choose_hardware, peak_memory
 from unet import UNet
-from utils import choose_hardware, peak_memory, positive, run_script
+from utils import positive, run_script
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:

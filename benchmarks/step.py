@@ -14,9 +14,10 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.growth import random_slices
 from constants import BATCH_SIZE, LEARNING_RATE, WIDTH
 from training.engine import train_one_epoch
+from training.hardware import choose_hardware, keep_freed_memory
 from training.losses import bce
 from unet import UNet
-from utils import choose_hardware, keep_freed_memory, positive, run_script
+from utils import positive, run_script
 
 BACKWARD = "autograd::engine::evaluate_function"  # begins the name of each node of the backward pass
 OPTIMISER = "Optimizer.step"

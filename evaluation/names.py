@@ -2,6 +2,13 @@
 
 from typing import NamedTuple
 
+CRITERIA = {  # validation metric: how the choice is described
+    "iou": "the best validation IoU",
+    "tumour_iou": "the best validation IoU over tumour slices",
+    "patient_dice": "the best volumetric Dice of the validation patients",
+    "loss": "the lowest validation loss",
+}
+
 
 class Metric(NamedTuple):
     """How a metric is shown."""

@@ -4,18 +4,13 @@ from typing import Any
 
 import pandas as pd
 
+from evaluation.names import CRITERIA
 from evaluation.postprocess import Choice
 from storage import checkpoints
 from storage.run_folder import RunFolder
 from unet import UNet
 from utils import UserError
 
-CRITERIA = {  # validation metric: how the choice is described
-    "iou": "the best validation IoU",
-    "tumour_iou": "the best validation IoU over tumour slices",
-    "patient_dice": "the best volumetric Dice of the validation patients",
-    "loss": "the lowest validation loss",
-}
 CLEARLY = 0.05  # tumour-slice IoU by which another epoch has to be better to be named in a warning
 
 

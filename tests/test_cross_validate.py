@@ -10,11 +10,11 @@ import pytest
 from conftest import make_patients
 
 import cross_validate
-import train_model
 import utils
 from dataset.split import SPLITS, assign_fold
 from storage import checkpoints
 from storage.run_folder import RunFolder
+from training import options
 from utils import UserError
 
 QUICK = ("--width", 2, "--batch-size", 8, "--device", "cpu")
@@ -35,8 +35,8 @@ def test_folds_cover_each_patient_once():
 @pytest.mark.parametrize("text", ["0/5", "6/5", "1/1", "1", "a/b", "-1/5", "1/5/2", "1.0/5"])
 def test_what_is_no_fold(text):
     with pytest.raises(argparse.ArgumentTypeError, match=f"{text} is not K/N"):
-        train_model.fold(text)
-    assert train_model.fold("5/5") == (5, 5)
+        options.fold(text)
+    assert options.fold("5/5") == (5, 5)
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ from training import distributed
 from training.engine import evaluate, train_one_epoch
 from training.losses import bce
 from unet import UNet
-from utils import Hardware
+from training.hardware import Hardware
 
 class GlobalBatchNorm(nn.BatchNorm2d):
     def forward(self, x):

@@ -27,9 +27,10 @@ from training.engine import (
     resize,
     train_one_epoch,
 )
+from training.hardware import Hardware
 from training.losses import bce
 from unet import UNet
-from utils import Hardware, UserError
+from utils import UserError
 
 CPU = Hardware(torch.device("cpu"), bf16=False)
 

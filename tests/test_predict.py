@@ -19,9 +19,10 @@ from scans import overlays
 from scans.pictures import read_picture
 from storage.checkpoints import load_network
 from storage.run_folder import RunFolder
+from training.hardware import choose_hardware
 from training.recipes import REFERENCE
 from unet import UNet, weights_digest
-from utils import UserError, choose_hardware, read_csv
+from utils import UserError, read_csv
 
 OF_AN_EPOCH = ("loss", "iou", "tumour_iou", "tumour_found", "patient_dice", "empty_prediction")
 
@@ -278,7 +279,7 @@ def test_tables_are_written_whatever_the_terminal_can_show(predict, tmp_path, pi
 def test_precision_is_that_of_training_where_the_hardware_has_it(predict, tmp_path, picture, monkeypatch):
     model = save(tmp_path / "run", precision="bf16")
     for has, shown in ((False, "fp32"), (True, "bf16 autocast")):
-        monkeypatch.setattr("utils.computes_bf16", lambda device, has=has: has)
+        monkeypatch.setattr("training.hardware.computes_bf16", lambda device, has=has: has)
         code, out, _, _ = predict(picture, "--overwrite", model=model)
         assert code == 0 and f"slices/s on cpu ({platform.machine()}), {shown}" in out
         assert ("note: trained in bf16" in out) is not has

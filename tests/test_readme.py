@@ -45,7 +45,10 @@ def test_readme_leads_to_every_page():
 
 
 def test_options_exist():
-    sources = [path.read_text(encoding="utf-8") for path in (*ROOT.glob("*.py"), *ROOT.glob("benchmarks/*.py"))]
+    sources = [
+        path.read_text(encoding="utf-8")
+        for path in (*ROOT.glob("*.py"), ROOT / "training" / "options.py", *ROOT.glob("benchmarks/*.py"))
+    ]
     known = NOT_OURS | {option for source in sources for option in re.findall(r'"(--[a-z][a-z-]+)"', source)}
     for page in PAGES:
         named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", page.read_text(encoding="utf-8")))

@@ -21,9 +21,9 @@ from dataset.split import SPLITS
 from storage.checkpoints import load_network
 from storage.run_folder import RunFolder
 from training.engine import evaluate
+from training.hardware import choose_hardware
 from training.losses import bce
 from unet import UNet
-from utils import choose_hardware
 
 ROOT = Path(__file__).parents[1]
 LISTS = {"manifest.json", ".manifest.lock"}

@@ -18,9 +18,10 @@ from dataset.preprocess import Preparation, Prepared, fitting, prepare
 from dataset.slices import Slices
 from evaluation.metrics import Counts, count_pixels, slice_mean_iou, summarise
 from training import augment, distributed, lean
+from training.hardware import Hardware
 from training.losses import LOSSES, Loss
 from unet import UNet
-from utils import Hardware, UserError
+from utils import UserError
 
 WINDOW = (224, 192)  # rows and columns around the head that training sees with `crop`, at least
 GROWING = ((0.3, 0.5), (0.6, 0.75), (1.0, 1.0))  # until this share of the epochs, this share of the resolution

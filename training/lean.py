@@ -14,8 +14,8 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from training.hardware import Hardware
 from unet import UNet
-from utils import Hardware
 
 FROM_WIDTH = 32  # channels of the first level: narrower networks need little memory and lose time here
 aten = torch.ops.aten

@@ -58,6 +58,13 @@ TUNED = REFERENCE | {
     "flips": True,
 }
 RECIPES = {"reference": REFERENCE, "tuned": TUNED}
+CHOICES: dict[str, tuple] = {  # what can be chosen for a value; a test compares them with the tables of functions
+    "stem": (1, 2),
+    "normalisation": ("plain", "head", "published"),
+    "loss": ("bce", "weighted-bce", "dice", "bce+dice", "bce+slice-dice", "tversky", "focal-tversky",
+             "bce+tversky-0.3", "bce+tversky", "bce+tversky-0.9"),
+    "optimiser": ("adam", "adamw"),
+}  # fmt: skip
 
 
 def name_recipe(settings: Mapping[str, Any]) -> str:
