@@ -74,14 +74,14 @@ from typing import Any
 import pandas as pd
 
 from dataset.folder import find_folder
-from dataset.slices import load_slices
+from dataset.slices import Slices, load_slices
 from evaluation import calibration, intervals
 from evaluation.judge import judge
 from evaluation.postprocess import Choice, postprocess
 from reporting import plots
 from storage import checkpoints
 from storage.run_folder import RunFolder
-from training.engine import count_flop, growth, score, training_window
+from training.engine import count_flop, epoch_order, growth, score, training_window
 from training.hardware import hardware_like, keep_freed_memory
 from utils import call_script, run_script, show_number, to_csv
 
@@ -125,14 +125,15 @@ def judge_run(run: RunFolder) -> dict[str, Any]:
     epochs, config = checkpoints.read_epochs(run), run.read_config()
     model, checkpoint = checkpoints.load_network(run.checkpoint(run.newest_epoch()))
     about = checkpoint["input"]
-    slices = load_slices(Path(config["data"]), {"validation": run.read_split_table("validation")})["validation"]
+    tables = {split: run.read_split_table(split) for split in ("train", "validation")}
+    train, slices = load_slices(Path(config["data"]), tables).values()
     _, probabilities = score(model, checkpoint, slices, hardware_like("auto", about["precision"]), "validation")
     predicted = postprocess(probabilities, Choice(about["threshold"], about["min_component"]), slices.patients)
     tables, metrics = judge(slices, predicted, calibration.count(slices, probabilities), {}, [])
     return {
         **{name: metrics[name] for name in SHOWN},
         "epochs": len(epochs),
-        **training_cost(config, epochs),
+        **training_cost(config["settings"], epochs, train),
         "seconds": epochs["seconds"].sum(),
         **{f"minutes_to_{dice}": minutes_to(dice, epochs) for dice in QUALITIES},
         "dice": tables.patients.set_index("patient")["dice"],
@@ -145,20 +146,18 @@ def minutes_to(dice: float, epochs: pd.DataFrame) -> float:
     return epochs["seconds"].cumsum()[reached].min() / 60
 
 
-def training_cost(config: dict[str, Any], epochs: pd.DataFrame) -> dict[str, float]:
+def training_cost(settings: dict[str, Any], epochs: pd.DataFrame, slices: Slices) -> dict[str, float]:
     """Return the slices that training saw, and the TFLOP of its convolutions, backward counted as two forward passes.
 
-    Slices without tumour are a share e of what an epoch sees, and `empty_share` of those that there are.
+    slices: those of the training patients, of which an epoch draws as many as any other.
     """
-    settings, slices = config["settings"], config["slices"]["train"]
-    e, drawn = epochs["training_empty_prediction"].iloc[0], settings["empty_share"]
-    seen = slices / (e / drawn + 1 - e) if drawn else slices * (1 - e)
+    seen = len(epoch_order(settings["seed"], 1, slices, settings["empty_share"], settings["by_patient"]))
     flop = 0.0
     for epoch in epochs["epoch"]:
         share = growth(epoch, settings["epochs"]) if settings["growing"] else 1.0
         sides = training_window(settings["crop"], share)[1]
         flop += 3 * seen * count_flop(checkpoints.describe_network(settings), *sides)
-    return {"slices": round(seen * len(epochs)), "tflop": flop / 1e12}
+    return {"slices": seen * len(epochs), "tflop": flop / 1e12}
 
 
 def compare(results: list[dict[str, Any]]) -> pd.DataFrame:

@@ -46,6 +46,7 @@ from dataset.split import SPLITS, assign_fold, assign_patients, read_assignment,
 from dataset.synthetic import any_synthetic
 from evaluation.names import CRITERIA
 from evaluation.selection import best_epochs
+from reporting.curves import Curves, need_tensorboard
 from storage import checkpoints
 from storage.origin import describe_origin
 from storage.run_folder import RunFolder
@@ -73,6 +74,8 @@ def main(argv: list[str] | None = None) -> None:
     run = RunFolder(args.run)
     if args.resume:
         args = parse_again(argv, run)
+    if args.tensorboard:
+        need_tensorboard()
     args.run, args.given = run, sys.argv[1:] if argv is None else argv
     hardware = choose_hardware(distributed.local_device(args.device), args.precision)
     args.precision = "bf16" if hardware.bf16 else "fp32"
@@ -190,7 +193,10 @@ def train(
     model = distributed.wrap(network, hardware.device)
     model = torch.compile(model, dynamic=False) if args.compile else model
     loss_function = LOSSES[args.loss]
-    best = checkpoints.read_epochs(args.run)["validation_iou"].max() if finished else -1.0
+    done = checkpoints.read_epochs(args.run) if finished else pd.DataFrame()
+    note = constants.SYNTHETIC_NOTICE if config["synthetic"] else ""
+    curves = distributed.first_only(Curves(args.run, done, note, args.tensorboard and distributed.rank() == 0))
+    best = done["validation_iou"].max() if finished else -1.0
     print_header()
     for epoch in range(finished + 1, args.epochs + 1):
         started = time.monotonic()
@@ -219,9 +225,11 @@ def train(
             "resolution": resolution,
         }
         writer.save_epoch(record)
+        curves.add(record)
         print_epoch(record, args.epochs, best)
         best = max(best, record["validation_iou"])
     writer.finish()
+    curves.finish()
     say(f"checkpoints: {args.run.models}. Next: {shlex.join(['python', 'process_models.py', '--run', str(args.run)])}")
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from conftest import box, make_slices
 
 import ablate
 from training.engine import count_flop
@@ -59,14 +60,15 @@ def test_the_time_to_a_quality():
 
 
 def test_the_cost_of_training_by_hand():
-    """Of 100 slices 40 have tumour, and half of the others are drawn: 70 are seen, ten times."""
-    settings = REFERENCE | {"width": 4, "epochs": 10, "empty_share": 0.5}
-    config = {"settings": settings, "slices": {"train": 100}}
-    epochs = pd.DataFrame({"epoch": range(1, 11), "training_empty_prediction": [30 / 70] * 10})
-    plain = ablate.training_cost(config, epochs)
+    """Of 10 slices 4 have tumour, and half of the others are drawn: 7 are seen, ten times."""
+    settings = REFERENCE | {"width": 4, "epochs": 10, "empty_share": 0.5, "seed": 1}
+    slices = make_slices({"A": [box((0, 0, 9, 9))] * 4 + [box()] * 6})
+    epochs = pd.DataFrame({"epoch": range(1, 11)})
+    plain = ablate.training_cost(settings, epochs, slices)
     network = {"channels": 3, "classes": 1, "width": 4, "bilinear": False, "stem": 1}
-    assert plain == {"slices": 700, "tflop": pytest.approx(3 * 700 * count_flop(network, 256, 256) / 1e12)}
-    growing = ablate.training_cost({**config, "settings": settings | {"growing": True}}, epochs)
+    assert plain == {"slices": 70, "tflop": pytest.approx(3 * 70 * count_flop(network, 256, 256) / 1e12)}
+    assert ablate.training_cost(settings | {"by_patient": True}, epochs, slices) == plain
+    growing = ablate.training_cost(settings | {"growing": True}, epochs, slices)
     assert growing["tflop"] / plain["tflop"] == pytest.approx((3 / 4 + 3 * 9 / 16 + 4) / 10)  # of the pixels
 
 

@@ -64,6 +64,7 @@ def make_parser(description: str | None = None) -> argparse.ArgumentParser:
     add("--compile", action="store_true", help="let torch.compile build the network: slow to start, needs a compiler")
     add("--keep", type=positive(int), default=0, metavar="K",
         help="weights of the newest epoch and of the K best by each criterion of test_model.py only (all)")  # fmt: skip
+    add("--tensorboard", action="store_true", help="log each epoch to DIR/tensorboard too; needs its package")
     add("--resume", action="store_true", help="go on after the last finished epoch of --run, with its options")
     add("--overwrite", action="store_true", help="replace the run that is in --run")
     return parser
