@@ -18,7 +18,8 @@ from storage.owned_folder import OwnedFolder
 from utils import parse_first, positive, whole_number
 
 # Studies: a base, and what each variant changes in it. The first variant is what the others are compared with.
-BASE = ("--recipe", "tuned", "--width", "16", "--epochs", "6")  # narrow, and so few that many can be tried
+# Narrow, and so few epochs that many can be tried. Patients drawn alike are a variant: found with this base.
+BASE = ("--recipe", "tuned", "--by-patient", "0", "--width", "16", "--epochs", "6")
 STUDIES: dict[str, dict[str, tuple[str, ...]]] = {
     "screen": {
         "base": BASE,
@@ -34,7 +35,9 @@ STUDIES: dict[str, dict[str, tuple[str, ...]]] = {
         "without crop": (*BASE, "--no-crop", "--epochs", "4"),
         "without Dice of each slice": (*BASE, "--loss", "bce+dice"),
         "focal-tversky": (*BASE, "--loss", "focal-tversky"),
-        "drawn by patient": (*BASE, "--by-patient"),
+        "drawn by patient, 0.1": (*BASE, "--by-patient", "0.1"),
+        "drawn by patient, 0.5": (*BASE, "--by-patient", "0.5"),
+        "drawn by patient, 1": (*BASE, "--by-patient", "1"),
         "begun at the prior": (*BASE, "--prior"),
     },
     "misses": {  # the weight of a missed pixel against that of a false one grows

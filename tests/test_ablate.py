@@ -67,7 +67,7 @@ def test_the_cost_of_training_by_hand():
     plain = ablate.training_cost(settings, epochs, slices)
     network = {"channels": 3, "classes": 1, "width": 4, "bilinear": False, "stem": 1}
     assert plain == {"slices": 70, "tflop": pytest.approx(3 * 70 * count_flop(network, 256, 256) / 1e12)}
-    assert ablate.training_cost(settings | {"by_patient": True}, epochs, slices) == plain
+    assert ablate.training_cost(settings | {"by_patient": 0.1}, epochs, slices) == plain
     growing = ablate.training_cost(settings | {"growing": True}, epochs, slices)
     assert growing["tflop"] / plain["tflop"] == pytest.approx((3 / 4 + 3 * 9 / 16 + 4) / 10)  # of the pixels
 

@@ -45,12 +45,12 @@ def predicted_mask(logits: torch.Tensor, threshold: float = THRESHOLD) -> torch.
 
 
 def epoch_order(
-    seed: int, epoch: int, slices: Slices, empty_share: float = 1.0, by_patient: bool = False
+    seed: int, epoch: int, slices: Slices, empty_share: float = 1.0, by_patient: float = 0.0
 ) -> torch.Tensor:
     """Return the rows of epoch 1, 2, ... in their order: int64; it depends on (seed, epoch) and the slices alone.
 
     All tumour slices, and a share of the others, drawn anew in each epoch. With `by_patient` as many rows, each drawn
-    with replacement: any patient alike, then a slice in proportion to its tumour pixels + a tenth of their mean.
+    with replacement: any patient alike, then a slice in proportion to its tumour pixels plus this times their mean.
     """
     mixed = int(np.random.SeedSequence((seed, epoch)).generate_state(1, np.uint64)[0] >> 1)
     generator = torch.Generator().manual_seed(mixed)
@@ -61,7 +61,7 @@ def epoch_order(
     if by_patient:
         patient = torch.from_numpy(np.unique(slices.patients, return_inverse=True)[1])
         mean = (patient.bincount(tumour) / patient.bincount())[patient]
-        weights = torch.where(mean > 0, tumour + mean / 10, 1)
+        weights = torch.where(mean > 0, tumour + by_patient * mean, 1)
         rows = round(int((tumour > 0).sum()) + empty_share * int((tumour == 0).sum()))
         return torch.multinomial(weights / patient.bincount(weights)[patient], rows, True, generator=generator)
     empty = (tumour == 0)[order]

@@ -20,7 +20,7 @@ REFERENCE: dict[str, Any] = {
     "crop": False,  # compute the head's window only
     "augment": False,  # training/augment.py
     "empty_share": 1.0,  # of the slices without tumour, drawn anew each epoch
-    "by_patient": False,  # draw patients alike, and their slices by the tumour in them
+    "by_patient": 0.0,  # draw patients alike, then slices by tumour pixels + this times their mean; 0: all slices alike
     "prior": False,  # begin with the logit of the share of tumour pixels, not with 0
     # optimisation
     "epochs": EPOCHS,
@@ -45,6 +45,7 @@ TUNED = REFERENCE | {
     "crop": True,
     "augment": True,
     "empty_share": 0.35,
+    "by_patient": 0.5,
     "epochs": 40,
     "batch_size": 16,
     "loss": "bce+slice-dice",
