@@ -73,7 +73,7 @@ def main(argv: list[str] | None = None) -> None:
     how = (link_folder if source.is_dir() else unpack_archive)(source, args.out, patients)
     print(f"{args.out}: {how}")
     if not (args.out / LABEL_FILE).is_file():
-        print(f"note: {source} has no {LABEL_FILE}, the genomic labels that radiogenomics.py needs")
+        print(f"note: {source} has no {LABEL_FILE}, the genomic labels: name them to radiogenomics.py with --labels")
     print(f"Licence of the images: CC BY-NC-SA 4.0. What to cite: {constants.DATA_DIR.with_name('README.md')}")
     print("Next: python train_model.py" + ("" if args.out.absolute() == constants.DATA_DIR else f" --data {args.out}"))
 

@@ -352,7 +352,7 @@ def print_scan(scan: Scan, table: pd.DataFrame, warnings: list[str]) -> None:
     if scan.grey:
         warnings = [
             "one sequence only, used for all three channels. Unless it is FLAIR, the masks mean nothing; and a network "
-            "that was trained on three sequences may find nothing in one.",
+            "that was trained on three sequences may find nothing in one. Name the others with --pre and --post.",
             *warnings,
         ]
     for warning in warnings:

@@ -136,7 +136,10 @@ def make_tables(args: argparse.Namespace, folder: Path) -> dict[str, pd.DataFram
         return split_tables(table, assign_patients(table["patient"]))
     assignment, missing = read_assignment(args.split, table["patient"], folder)
     if missing:
-        say(f"warning: {args.split} names {len(missing)} patient(s) that are not used here: {', '.join(missing)}")
+        say(
+            f"warning: {args.split} names {len(missing)} patient(s) who are not in {folder}, and goes on without them; "
+            f"name another --data if they should be there: {', '.join(missing)}"
+        )
     return split_tables(table, assignment)
 
 

@@ -7,9 +7,7 @@ import numpy as np
 from evaluation.calibration import head_mask
 
 CORNER = 8  # a corner is this part of a slice's height and width
-UNEVEN = (
-    0.4  # of the spread of a whole slice, that of its corners; at most 0.19 in 99 patients, 0.6 and up in photographs
-)
+UNEVEN = 0.4  # spread of the corners, as a share of a whole slice's: at most 0.19 in 99 patients, 0.6 in photographs
 TOO_MUCH = 1 / 3  # of the head in a slice; at most 0.28 in the reference masks of 99 patients
 
 

@@ -198,8 +198,12 @@ function drawProfile() {
   };
 }
 
+// Within a notebook the page is the text of a frame, without an address of its own
+const framed = location.protocol === "about:";
+
 // The address names patient and slice once the user has moved: #patient/slice
 function remember() {
+  if (framed) return;
   history.replaceState(null, "", `#${encodeURIComponent(patients[state.patient].id)}/${shown().number}`);
 }
 
@@ -238,6 +242,11 @@ function listen() {
   addEventListener("hashchange", openAddress);
   new ResizeObserver(drawProfile).observe(profile);
   document.addEventListener("click", event => {
+    const anchor = framed && event.target.closest("a[href^='#']");
+    if (anchor) {
+      event.preventDefault();
+      byId(anchor.hash.slice(1)).scrollIntoView();
+    }
     const link = event.target.closest("[data-patient]");
     if (!link) return;
     open(link.dataset.patient, link.dataset.slice === undefined ? undefined : Number(link.dataset.slice));

@@ -18,6 +18,7 @@ from storage.run_folder import RunFolder
 from unet import UNet
 from utils import run_script
 
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 ROOT = Path(__file__).parents[1]
 QUICK = ("--width", 2, "--batch-size", 4, "--device", "cpu")  # options of train_model.py
 PLAIN = {"normalisation": "plain", "neighbours": 0, "crop": False, "resolution": 1.0}
@@ -158,3 +159,15 @@ def real() -> Path:
     if not os.environ.get("LGG_DATA"):
         pytest.skip("LGG_DATA does not name a folder of real patients")
     return Path(os.environ["LGG_DATA"])
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if not path:
+        pytest.skip("no Chromium is installed (Debian: apt-get install chromium)")
+    with playwright.sync_playwright() as started:
+        program = started.chromium.launch(executable_path=path, args=FLAGS)  # with a fresh profile
+        yield program
+        program.close()

@@ -165,7 +165,7 @@ def test_patients_are_drawn_alike_and_their_slices_by_their_tumour():
     masks = {"a": [np.ones((4, 4)), np.zeros((4, 4))], "b": [np.zeros((4, 4))] * 3}
     slices = make_slices(masks)
     orders = [epoch_order(1, epoch, slices, 0.5, by_patient=0.1) for epoch in range(1, 1001)]
-    assert {len(order) for order in orders} == {3} and torch.equal(orders[6], epoch_order(1, 7, slices, 0.5, True))
+    assert {len(order) for order in orders} == {3} and torch.equal(orders[6], epoch_order(1, 7, slices, 0.5, 0.1))
     shares = torch.cat(orders).bincount(minlength=5) / 3000
     expected = torch.tensor([16.8 / 17.6 / 2, 0.8 / 17.6 / 2, 1 / 6, 1 / 6, 1 / 6])
     torch.testing.assert_close(shares, expected, atol=0.025, rtol=0)  # nearly three standard deviations

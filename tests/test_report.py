@@ -5,8 +5,8 @@ no tumour and two false positives. The tests with a browser need playwright and 
 """
 
 import base64
+import html
 import re
-import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +29,6 @@ NOTE = "3 patients show little </script><img src=x onerror=alert(2)>"
 PATIENTS = ("A_1", HOSTILE, "C_3")
 SLICES = 6
 A_TITLE = "A_1, Dice 0.840"  # 2 * 1050 / (1201 + 1300)
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 
 
 def write_run(folder: Path, empty: bool = False, **about) -> RunFolder:
@@ -164,18 +163,6 @@ def test_an_empty_cross_validation_of_real_patients(tmp_path):
 # --- In a browser ------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if not path:
-        pytest.skip("no Chromium is installed (Debian: apt-get install chromium)")
-    with playwright.sync_playwright() as started:
-        program = started.chromium.launch(executable_path=path, args=FLAGS)  # with a fresh profile
-        yield program
-        program.close()
-
-
 @pytest.fixture
 def opened(browser, run):
     """Open the report: opened(width, color_scheme) -> page; in the end nothing may have gone wrong in it."""
@@ -204,6 +191,20 @@ def opened(browser, run):
 
 def text(page, selector: str) -> str:
     return page.locator(selector).inner_text()
+
+
+def test_the_page_works_within_a_notebook(browser, run):
+    """There it is the srcdoc of a frame, which has no address of its own."""
+    page, wrong = browser.new_page(), []
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.set_content(f'<iframe srcdoc="{html.escape(page_of(run))}" width="1200" height="900"></iframe>')
+    inside, shown = page.frame_locator("iframe"), []
+    for pressed in ("#next", "nav a >> nth=1", "button.link[data-slice] >> nth=0"):
+        inside.locator(pressed).click()
+        shown.append(inside.locator("#shown-slice").inner_text())
+    assert (len({*shown}), wrong) == (2, [])  # the second only scrolls
+    assert page.url == "about:blank"
+    page.close()
 
 
 def test_the_numbers_of_the_page_are_those_of_the_files(opened, run):

@@ -39,7 +39,7 @@ def make_parser(description: str | None = None) -> argparse.ArgumentParser:
     recipe("--augment", action=argparse.BooleanOptionalAction, help="change the slices at random")
     recipe("--empty-share", type=share, help="share of the slices without tumour that an epoch draws")
     recipe("--by-patient", type=share, metavar="M",
-           help="draw patients alike, then slices by tumour pixels + M times their mean; 0: all slices alike")  # fmt: skip
+           help="draw patients alike, then slices by tumour pixels + M times the mean; 0: all alike")  # fmt: skip
     recipe("--prior", action=argparse.BooleanOptionalAction,
            help="begin with the share of tumour pixels as probability, not with 1/2")  # fmt: skip
     recipe("--loss", choices=CHOICES["loss"])
