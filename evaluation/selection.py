@@ -53,8 +53,8 @@ def selection_warning(epochs: pd.DataFrame, chosen: int) -> str:
     if row["validation_tumour_found"] < 0.5:
         reasons.append(
             f"epoch {chosen} finds only {row['validation_tumour_found']:.0%} of the validation tumour slices: "
-            "the mean over all slices rewards an empty prediction. Train for longer, with --recipe tuned, or choose the "
-            "epoch by another metric (test_model.py --select-by patient_dice)."
+            "the mean over all slices rewards an empty prediction. Train for longer, or with --recipe tuned, or choose "
+            "by another metric (test_model.py --select-by patient_dice)."
         )
     tumour_iou = epochs["validation_tumour_iou"]
     if (tumour_iou > row["validation_tumour_iou"] + CLEARLY).any():
