@@ -9,6 +9,8 @@ medians over the steps after one that warms up.
 import argparse
 import statistics
 import time
+from collections.abc import Mapping
+from typing import Any
 
 import pandas as pd
 import torch
@@ -19,19 +21,20 @@ from dataset.slices import Slices
 from training.engine import train_one_epoch
 from training.hardware import choose_hardware, keep_freed_memory
 from training.losses import bce
+from training.recipes import REFERENCE
 from unet import UNet
 from utils import positive, run_script
 
 DOUBLINGS = (1, 2, 4, 8)
 
 
-def random_slices(count: int) -> Prepared:
-    """Return slices of random pixels with random masks, prepared as in the reference recipe, on the CPU."""
+def random_slices(count: int, settings: Mapping[str, Any] = REFERENCE) -> Prepared:
+    """Return slices of random pixels with random masks, prepared as in a recipe, on the CPU."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (count, IMAGE_SIZE, IMAGE_SIZE, 3), dtype=torch.uint8, generator=generator)
     masks = torch.randint(0, 2, (count, IMAGE_SIZE, IMAGE_SIZE), dtype=torch.uint8, generator=generator)
     slices = Slices(images, masks, pd.DataFrame({"patient": ["noise"] * count}))
-    return prepare(slices, Preparation())
+    return prepare(slices, Preparation.of(settings))
 
 
 def seconds(slices: int, batch: int, width: int, steps: int) -> float:
