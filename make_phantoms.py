@@ -13,7 +13,7 @@ from utils import parse_first
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", nargs="?", type=Path, default=SYNTHETIC_DIR, help="(default: %(default)s)")
+    parser.add_argument("folder", nargs="?", type=Path, default=SYNTHETIC_DIR, help="(%(default)s)")
     parser.add_argument("--patients", type=int, default=SYNTHETIC_PATIENTS, help="how many (%(default)s)")
     parser.add_argument("--seed", type=int, default=SYNTHETIC_SEED, help="of the random numbers (%(default)s)")
     return parser.parse_args(argv)

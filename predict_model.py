@@ -33,24 +33,33 @@ from utils import parse_first, positive
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
+
+    add = parser.add_argument_group("images").add_argument
     add("inputs", nargs="+", type=Path, metavar="INPUT", help="file or folder")
-    network = parser.add_mutually_exclusive_group().add_argument
-    network("--run", type=Path, metavar="DIR", help="folder of a run, whose chosen network is used "
-            "(default: the weights that come with the project)")  # fmt: skip
-    network("--checkpoint", type=Path, metavar="FILE", help="or models/epoch_N.pt of a run, or weights/*.safetensors")
-    add("--threshold", type=probability, metavar="P", help="from which a pixel is tumour (that of the network)")
-    add("--probabilities", action="store_true", help="write the probability of each pixel, too")
-    add("--out", type=Path, required=True, metavar="DIR", help="where masks, overlays and tables go")
     add("--pre", default="", metavar="FILE",
         help="pre-contrast sequence of the one INPUT, or a pattern of its name ('*_t1.nii.gz')")  # fmt: skip
     add("--post", default="", metavar="FILE", help="post-contrast sequence, in the same way")
     add("--series", default="", metavar="NAME", help="number or description of the DICOM series that is FLAIR")
     add("--spacing", type=positive(float), nargs=3, metavar=("ROWS", "COLUMNS", "SLICES"),
         help="mm between rows, columns and slices, for files that do not say so")  # fmt: skip
-    add("--batch-size", type=positive(int), default=constants.BATCH_SIZE, help="slices at a time (%(default)s)")
-    add("--device", default="auto", help="cpu, cuda, cuda:1, mps (auto: CUDA, else MPS, else the CPU)")
+
+    network = parser.add_argument_group("network")
+    one = network.add_mutually_exclusive_group().add_argument
+    one("--run", type=Path, metavar="DIR",
+        help="folder of a run, whose chosen network is used (the weights that come with the project)")  # fmt: skip
+    one("--checkpoint", type=Path, metavar="FILE", help="or models/epoch_N.pt of a run, or weights/*.safetensors")
+    network.add_argument("--threshold", type=probability, metavar="P",
+                         help="from which a pixel is tumour (that of the network)")  # fmt: skip
+
+    add = parser.add_argument_group("output").add_argument
+    add("--out", type=Path, required=True, metavar="DIR", help="where masks, overlays and tables go")
+    add("--probabilities", action="store_true", help="write the probability of each pixel, too")
     add("--overwrite", action="store_true", help="replace what an earlier prediction wrote into --out")
+
+    add = parser.add_argument_group("computing").add_argument
+    add("--batch-size", type=positive(int), default=constants.BATCH_SIZE, metavar="N",
+        help="slices at a time (%(default)s)")  # fmt: skip
+    add("--device", default="auto", help="cpu, cuda, cuda:1, mps (auto: CUDA, else MPS, else the CPU)")
     return parser.parse_args(argv)
 
 

@@ -17,13 +17,13 @@ from utils import parse_first
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--data", metavar="DIR", help="folder kaggle_3m or its parent (default: as for training)")
+    add("--data", metavar="DIR", help="folder kaggle_3m or its parent (as for training)")
     add(
         "--labels",
         type=Path,
         nargs="+",
         metavar="FILE",
-        help="tables of labels (default: data.csv there)",
+        help="tables of labels (data.csv there)",
     )
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--run", type=Path, metavar="DIR", help="a tested run, or a cross-validation")

@@ -22,7 +22,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--run", type=Path, default=constants.RUN_DIR, metavar="DIR", help="folder of the run (%(default)s)")
-    add("--data", metavar="DIR", help="folder kaggle_3m or its parent (default: the one used for training)")
+    add("--data", metavar="DIR", help="folder kaggle_3m or its parent (the one used for training)")
     add("--select-by", choices=CRITERIA, default="iou", help="validation metric that selects the epoch (%(default)s)")
     add("--tune", action="store_true", help="choose threshold and smallest component on the validation patients")
     add("--batch-size", type=positive(int), help="slices at a time, on which a Dice loss depends (that of training)")
