@@ -10,7 +10,7 @@ from conftest import ROOT
 
 README = ROOT / "README.md"
 PAGES = [README, ROOT / "lgg-mri-segmentation" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-NOT_OURS = {"--help", "--extra-index-url", "--nproc-per-node"}  # options of argparse, pip and torchrun
+NOT_OURS = {"--logdir", "--help", "--extra-index-url", "--nproc-per-node"}  # options of argparse, pip and torchrun
 PROGRAMS = r"(?:\w+=\S+ )?((?:python3?|torchrun|make|pip|apt-get|source) \S.*)"
 
 
