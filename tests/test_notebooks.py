@@ -4,8 +4,10 @@ import json
 import os
 import sys
 
+import numpy as np
 import pytest
 from conftest import ROOT, clone_project
+from PIL import Image
 
 nbformat = pytest.importorskip("nbformat")
 nbclient = pytest.importorskip("nbclient")
@@ -32,6 +34,8 @@ def test_every_cell_runs(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", f"{clone / 'stand_in'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
     monkeypatch.setenv("PIP_NO_INDEX", "1")  # nothing may be installed
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    (clone / "uploads").mkdir()
+    Image.fromarray(np.full((64, 64), 9, np.uint8)).save(clone / "uploads" / "head.png")
     notebook = read("train_test_100mb")
     notebook.cells[PARAMETERS].source = notebook.cells[PARAMETERS].source.replace("QUICK = False", "QUICK = True")
     notebook.cells.insert(TRAIN + 1, nbformat.v4.new_code_cell(notebook.cells[TRAIN].source))  # run again
@@ -44,7 +48,10 @@ def test_every_cell_runs(tmp_path, monkeypatch):
         assert text in printed
     assert "checked: 6 patients" in printed and "SYNTHETIC PATIENTS" in printed
     kinds = [kind for output in outputs for kind in output.get("data", {})]
-    assert kinds.count("image/png") >= 4 and kinds.count("image/gif") == 1 and kinds.count("text/html") == 3
+    assert kinds.count("image/png") == 2 and kinds.count("text/html") == 6
+    pages = "".join(output["data"]["text/html"] for output in outputs if "text/html" in output.get("data", {}))
+    assert pages.count("<iframe srcdoc=") == 1 and pages.count('<img src="data:image/gif;base64,') == 1
+    assert "not on Colab" in printed and (clone / "masks_uploads" / "uploads" / "head_mask.png").is_file()
 
 
 def test_the_notebooks_differ_in_their_data_alone():
