@@ -2,6 +2,8 @@
 
     python process_models.py --run runs/first
 
+The curves mark the epoch that was tested, or before any test the one with the best validation IoU.
+
 Works while training is still running.
 """
 
@@ -38,7 +40,8 @@ def main(argv: list[str] | None = None) -> None:
     best = best_epoch(epochs)
     note = constants.SYNTHETIC_NOTICE if run.is_synthetic() else ""
     run.write_results(epochs)
-    plots.write_plots(run, plots.training_plots(epochs, best), note)
+    marked = run.read_metrics()["epoch"] if run.is_tested() else best
+    plots.write_plots(run, plots.training_plots(epochs, marked), note)
 
     if note:
         print(note)

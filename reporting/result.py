@@ -32,4 +32,6 @@ def write_result(
     run.write_test(tables.as_dict(), metrics, predicted)
     panels.write_panels(run, slices, predicted, tables.slices, notice)
     plots.write_plots(run, plots.volume_plots(tables.patients, tables.slices), notice)
+    if epochs is not None:  # the epoch that was tested is marked, which need not have the best IoU
+        plots.write_plots(run, plots.training_plots(epochs, metrics["epoch"]), notice)
     write_report(run, slices.images.numpy(), slices.masks.numpy(), predicted, epochs)

@@ -7,6 +7,7 @@ import pytest
 
 from evaluation.postprocess import Choice
 from evaluation.selection import CRITERIA, best_epoch, load_chosen, selection_warning
+from reporting import plots
 from storage.run_folder import RunFolder
 from utils import UserError
 
@@ -48,9 +49,10 @@ def test_warnings_name_the_better_epoch():
 
 def test_select_by_and_tune(call, monkeypatch, folder, tmp_path):
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda *_, **__: None)  # drawing takes most of the time
-    run = RunFolder(tmp_path / "run")
+    run, marked, draw = RunFolder(tmp_path / "run"), [], plots.training_plots
     options = ("--width", 2, "--batch-size", 8, "--device", "cpu", "--epochs", 2)
     assert call("train_model", "--data", folder, "--run", run, *options)[0] == 0
+    monkeypatch.setattr(plots, "training_plots", lambda epochs, chosen: marked.append(chosen) or draw(epochs, chosen))
     assert call("process_models", "--run", run)[0] == 0
     table = pd.read_csv(run.path / "epochs.csv")
     _, checkpoint, said = load_chosen(run)
@@ -62,6 +64,8 @@ def test_select_by_and_tune(call, monkeypatch, folder, tmp_path):
     found = run.read_metrics()
     assert (code, err, found["selected_by"], found["epoch"]) == (0, "", "loss", expected)
     assert f"epoch {expected} of 2, {CRITERIA['loss']}" in out
+    assert call("process_models", "--run", run)[0] == 0
+    assert marked == [best_epoch(table), expected, expected, expected]  # process; test, its report; process
     assert (found["threshold"], found["min_component"], found["tuned"]) == (0.5, 0, None)
 
     code, out, err = call("test_model", "--run", run, "--select-by", "patient_dice", "--tune", "--device", "cpu")
