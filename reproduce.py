@@ -43,13 +43,17 @@ RUNS = {
     "full_transposed_exact": Published("published recipe, full set, exact", FULL, ("--mode", "exact")),
     "full_transposed_fast": Published("published recipe, full set, fast", FULL, ("--mode", "fast")),
     **{
-        f"twelve_{recipe}seed_{seed}": Published(
-            f"{recipe.strip('_') or 'published'} recipe, 12 patients, seed {seed}",
+        f"twelve_{name}seed_{seed}": Published(
+            f"{title}, 12 patients, seed {seed}",
             SUBSET,
             (*options, "--epochs", "94", "--seed", str(seed)),
             test_options,
         )
-        for recipe, options, test_options in (("", (), ()), ("tuned_", TUNED, CHOSEN))
+        for name, title, options, test_options in (
+            ("", "published recipe", (), ()),
+            ("w16_", "published recipe at width 16", ("--width", "16"), ()),
+            ("tuned_", "tuned recipe", TUNED, CHOSEN),
+        )
         for seed in (1, 2, 3)
     },
 }
