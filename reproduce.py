@@ -37,6 +37,12 @@ TUNED = ("--recipe", "tuned")
 CHOSEN = ("--select-by", "patient_dice", "--tune")  # on the validation patients
 RUNS = {
     "tuned": Published("tuned recipe, full set", FULL, TUNED, CHOSEN),
+    **{
+        f"tuned_seed_{seed}": Published(
+            f"tuned recipe, full set, seed {seed}", FULL, (*TUNED, "--seed", str(seed)), CHOSEN
+        )
+        for seed in (1, 2)
+    },
     "cv_tuned": Published("tuned recipe, cross-validation", FULL, TUNED, CHOSEN, 5),
     "reference_w16": Published("published recipe at width 16, full set", FULL, ("--width", "16")),
     "full_bilinear": Published("published recipe, full set, bilinear, fast", FULL, ("--bilinear", "--mode", "fast")),
