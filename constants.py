@@ -33,7 +33,7 @@ SYNTHETIC_DIR = DATA_DIR.with_name("synthetic")  # stands in while there is no r
 RUN_DIR = "."  # models/, CSV files and plots/ go here
 GENOMICS_DIR = "genomics"  # those of radiogenomics.py, without a run
 WEIGHTS = Path(__file__).resolve().parent / "weights" / "lgg_unet.safetensors"  # come with the project
-JUNK_FOLDERS = ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information")  # of macOS, Synology and Windows
+JUNK_FOLDERS = {"__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found"}
 
 # Synthetic patients (make_phantoms.py)
 SYNTHETIC_PATIENTS = 14

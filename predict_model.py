@@ -184,6 +184,8 @@ def read(source: Source, args: argparse.Namespace) -> tuple[Scan | None, list[st
     """Return the scan with all its sequences, or None, and problems as text."""
     scan, problems = read_patient(source)
     if scan is not None and args.spacing:
+        if scan.spacing:
+            scan.notes.append("--spacing is not used: the file says it")
         scan.spacing = scan.spacing or tuple(args.spacing)
     return scan, problems
 

@@ -13,11 +13,12 @@ from typing import NamedTuple
 
 from constants import FLAIR, JUNK_FOLDERS, POST, PRE
 from scans.dicom import is_dicom
-from scans.names import MASK, OTHER, is_mask, kind_of, read_place, repeats
+from scans.names import MASK, OTHER, in_nnunet_set, is_mask, kind_of, read_place, repeats
 from scans.scan import ENDINGS, PICTURES, Source, file_ending, natural_order, safe_name, stem
+from storage.owned_folder import MANIFEST, OwnedFolder
 from utils import UserError, leaves_folder, read_csv
 
-DEEPEST = 4  # levels of folders below a folder that is named: patient, session, kind, series
+DEEPEST = 8  # levels of folders below a folder that is named; patient, session, kind and series are 4
 OVERLAY = re.compile(r".*_overlay", re.IGNORECASE)  # of predict_model.py
 TABLE = ".csv"
 CHANNELS = {PRE: "pre-contrast", POST: "post-contrast"}
@@ -43,11 +44,12 @@ class Stack(NamedTuple):
 
 
 class Patient(NamedTuple):
-    """The stack to segment, the other stacks of the same patient, and whether a table lists them."""
+    """The stack to segment, the other stacks of the same patient, and, of a table's row, what else it holds."""
 
     main: Stack
     beside: list[Stack]
     listed: bool = False
+    unused: Iterable[str] = ()
 
 
 def find_sources(
@@ -122,7 +124,10 @@ def _stacks(place: Path, paths: set[Path], root: Path) -> Iterator[Stack]:
     parts = list(full.relative_to(top).parts)
     if place.is_file():
         parts[-1] = stem(full)
-    whose, kind = read_place(parts, top)
+    if place.is_file() and (said := in_nnunet_set(full)):
+        whose, kind = read_place([*parts[:-1], said[0]], top)[0], said[1]
+    else:
+        whose, kind = read_place(parts, top)
     ordered = sorted(sorted(paths), key=natural_order)
     masks = [path for path in ordered if is_mask(path)] if place.is_dir() and kind != MASK else []
     for stacked, of in (([path for path in ordered if path not in masks], kind), (masks, MASK)):
@@ -131,9 +136,13 @@ def _stacks(place: Path, paths: set[Path], root: Path) -> Iterator[Stack]:
 
 
 def files_below(folder: Path, levels: int = DEEPEST) -> Iterator[Path]:
-    """Yield the files to read in a folder and its subfolders, which may be links; neither hidden ones nor overlays."""
+    """Yield the files to read in a folder and its subfolders, which may be links.
+
+    Neither hidden ones nor overlays, nor what this project wrote: its own masks are no reference.
+    """
     entries = sorted(folder.glob("[!.]*"))
-    yield from (path for path in entries if path.is_file() and _is_read(path))
+    ours = set(OwnedFolder(folder).files()) if (folder / MANIFEST).is_file() else set()
+    yield from (path for path in entries if path.is_file() and path.name not in ours and _is_read(path))
     for path in entries:
         if levels and path.is_dir() and path.name not in JUNK_FOLDERS and not _leads_back(path):
             yield from files_below(path, levels - 1)
@@ -230,7 +239,7 @@ def to_source(name: str, patient: Patient, asked: dict[int, str], series: str) -
             taken[channel] = f"{CHANNELS[channel]} {found[0].place.name} ({how})"
     masks = [stack for stack in patient.beside if stack.kind == MASK]
     notes = [f"sequences: {', '.join(taken[channel] for channel in sorted(taken))}"] if others else []
-    unused = [stack.place.name for stack in patient.beside if stack.kind == OTHER]
+    unused = [*patient.unused, *(stack.place.name for stack in patient.beside if stack.kind == OTHER)]
     unused += [stack.place.name for stack in masks] if len(masks) > 1 else []
     if unused:
         notes.append(f"not used: {', '.join(unused)}")
@@ -254,15 +263,16 @@ def _match(pattern: str, main: Path, option: str) -> Stack:
     """
     beside = [path for path in sorted(main.parent.iterdir()) if path != main and fnmatch.fnmatch(path.name, pattern)]
     beside = [path for path in beside if kind_of(stem(path))[1] != MASK and (path.is_dir() or _is_read(path))]
-    if len(beside) > 1:
-        beside = [path for path in beside if repeats(path.name, kind_of(stem(main))[0])]
-    if len(beside) != 1:
+    whose = kind_of(stem(main))[0]
+    named = [path for path in beside if repeats(path.name, whose)] if len(beside) > 1 else beside
+    if len(named) != 1:
         found = f"{len(beside)} files match" if beside else "no file matches"
+        which = f", {len(named) or 'none'} of them named {whose}" if beside else ""
         raise ValueError(
-            f"{main}: {found} {option} {pattern} beside it. Name a pattern that fits one for each patient, or list the "
-            "files of each patient in a table (patient,flair,pre,post)."
+            f"{main}: {found} {option} {pattern} beside it{which}. Name a pattern that fits one for each patient, or "
+            "list the files of each patient in a table (patient,flair,pre,post)."
         )
-    return one_stack(beside[0])
+    return one_stack(named[0])
 
 
 def one_stack(path: Path) -> Stack:
@@ -289,6 +299,7 @@ def from_table(table: Path) -> tuple[list[tuple[str, Patient]], list[str]]:
         rows = read_csv(table, ["patient", "flair"])
     except UserError as error:
         return [], [str(error)]
+    unknown = [column for column in rows if column not in ("patient", "flair", "mask", *COLUMNS)]
     named: dict[str, Patient] = {}
     problems = []
     for line, row in enumerate(rows.to_dict("records"), start=2):
@@ -306,5 +317,5 @@ def from_table(table: Path) -> tuple[list[tuple[str, Patient]], list[str]]:
         except ValueError as error:
             problems.append(f"{table}, line {line}: {error}")
             continue
-        named[name] = Patient(main, beside, listed=True)
+        named[name] = Patient(main, beside, listed=True, unused=[f"column {column}" for column in unknown])
     return list(named.items()), problems

@@ -92,7 +92,6 @@ def choose_series(headers: dict[Path, Any], series: str) -> dict[Path, Any]:
             by_series.setdefault(str(header.get(SERIES, "")), {})[path] = header
     names = {uid: _names(uid, next(iter(files.values()))) for uid, files in by_series.items()}
     meant = [uid for uid in by_series if not series or series.lower() in map(str.lower, names[uid])]
-    meant = list(by_series) if len(by_series) == 1 else meant
     if len(meant) == 1:
         return by_series[meant[0]]
     if not by_series:
@@ -101,7 +100,10 @@ def choose_series(headers: dict[Path, Any], series: str) -> dict[Path, Any]:
     labels = labels if len(set(labels)) == len(labels) else [" ".join(names[uid]) for uid in by_series]
     listed = "; ".join(f"{label}, {len(by_series[uid])} files" for label, uid in zip(labels, by_series, strict=True))
     wrong = f"--series {series} names {len(meant) or 'none'} of them. " if series else ""
-    asked = "Say which one is FLAIR: --series with its number, description or UID."
+    asked = (
+        "Say which one is FLAIR: --series with its number, description or UID. The series of --pre or --post needs a "
+        "folder of its own."
+    )
     raise ValueError(f"holds {len(by_series)} series. {wrong}{asked} They are {listed}.")
 
 

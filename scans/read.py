@@ -12,6 +12,7 @@ from scans import dicom, pictures, volumes
 from scans.scan import PICTURES, Scan, Source, check_total, file_ending, safe_name, stem
 
 PERCENTILES = (0.5, 99.5)  # become 0 and 255 where there are more than 8 bits
+MASK_VALUES = {*range(11), 255}  # labels, or 0 and 255
 MOST_SORTED = 2**24  # pixels that the percentiles are taken of; of a larger stack, every second, third, ...
 
 
@@ -23,6 +24,7 @@ def read_scan(source: Source) -> tuple[Scan | None, list[str]]:
         with np.errstate(over="ignore", invalid="ignore"):  # of values beyond float32
             scan = _read_pictures(source, problems) if file_ending(first) in PICTURES else _read_volume(source)
             if scan is not None:
+                _refuse_mask(scan)
                 _to_eight_bits(scan)
                 _to_three_channels(scan)
         return scan, problems
@@ -31,7 +33,9 @@ def read_scan(source: Source) -> tuple[Scan | None, list[str]]:
 
 
 def _describe(error: Exception, path: Path) -> str:
-    return f"{path}: cannot be read: {' '.join(str(error).split())[:300] or type(error).__name__}"
+    reason = " ".join(str(error).split())[:300] or type(error).__name__
+    remedy = "" if reason.endswith(".") else ". Restore it, or save it anew."  # errors of libraries have none
+    return f"{path}: cannot be read: {reason}{remedy}"
 
 
 def _read_pictures(source: Source, problems: list[str]) -> Scan | None:
@@ -67,6 +71,18 @@ def _read_volume(source: Source) -> Scan:
     digits = len(str(len(stack)))
     names = [f"{source.name}_{number:0{digits}d}" for number in range(1, len(stack) + 1)]
     return Scan(source.name, [np.atleast_3d(plane) for plane in stack], names, paths, spacing, grid=grid)
+
+
+def _refuse_mask(scan: Scan) -> None:
+    """Raise ValueError if a scan holds the values of a mask alone, whatever it is called."""
+    values: set[float] = set()
+    for plane in scan.slices:
+        values.update(np.unique(plane).tolist())
+        if not values <= MASK_VALUES:
+            return
+    if len(values) > 1 and (values == {0, 255} or 255 not in values):
+        shown = ", ".join(f"{value:g}" for value in sorted(values))
+        raise ValueError(f"holds only {shown}: a mask, and no image. Name it like one (x_mask), or leave it out.")
 
 
 def _to_eight_bits(scan: Scan) -> None:
@@ -126,7 +142,7 @@ def read_patient(source: Source) -> tuple[Scan | None, list[str]]:
     scan, problems = read_scan(source)
     others = {}
     for channel, paths in source.others.items():
-        others[channel], wrong = read_scan(replace(source, paths=paths))
+        others[channel], wrong = read_scan(replace(source, paths=paths, series=""))
         problems += wrong
     if scan is None or (problems and others):  # a sequence must not be left out without a word
         return None, problems
@@ -147,7 +163,12 @@ def combine(flair: Scan, pre: Scan | None, post: Scan | None) -> Scan:
             raise ValueError(f"{_size(scan)}, but {_size(flair)}. Resample the sequences onto FLAIR first.")
         if scan.grid and flair.grid and not flair.grid.matches(scan.grid, _columns_rows_slices(flair)):
             raise ValueError(f"{scan.paths[0]}: lies elsewhere in space than FLAIR. Register it to FLAIR first.")
-    flair.notes += [f"{scan.name}: {note}" for scan in others for note in scan.notes]
+    flair.notes += [
+        f"{name}: {note}"
+        for name, scan in (("pre-contrast", pre), ("post-contrast", post))
+        if scan
+        for note in scan.notes
+    ]
     channels = zip((pre or flair).slices, flair.slices, (post or flair).slices, strict=True)
     flair.slices = [np.stack([plane[..., 0] for plane in planes], axis=2) for planes in channels]
     flair.grey = False

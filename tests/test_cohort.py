@@ -1,5 +1,6 @@
 """Whole cohorts: which files are one patient's, how patients are named, and what is taken for which sequence."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,9 @@ def test_files_that_are_named_one_by_one_are_named_alike(tmp_path):
         ("x_FLAIR.nii", "x_T1w.nii", "x_ce-GAD_T1w.nii", "x_dseg.nii", "x_T2w.nii"),  # BIDS
         ("FLAIR.npy", "T1.npy", "T1_post.npy", "FLAIR_mask.npy", "T2.npy"),
         ("flair.npy", "pre.npy", "post.npy", "mask.npy", "dwi.npy"),
+        ("T2_FLAIR_x.npy", "T1_x.npy", "T1_post_x.npy", "seg-x_flair.npy", "T2_x.npy"),
+        ("x_flair.npy", "x_t1.npy", "x_t1ce.npy", "x_segmentation.npy", "x_dwi.npy"),
+        ("x_flair.npy", "x_pre-contrast.npy", "x_post-contrast.npy", "x_GT.npy", "x_pd.npy"),
     ],
 )
 def test_the_sequences_of_a_patient_belong_together_and_no_mask_is_segmented(tmp_path, flair, pre, post, seg, unused):
@@ -96,13 +100,36 @@ def test_the_sequences_of_a_patient_belong_together_and_no_mask_is_segmented(tmp
 
 
 def test_names_that_say_no_sequence():
-    for name in ("scan", "p_post", "P1_pre", "TCGA_CS_4941_19960909", "x_1", "flair2", "reflair", "T1b"):
+    for name in (
+        "scan",
+        "p_post",
+        "P1_pre",
+        "TCGA_CS_4941_19960909",
+        "x_1",
+        "flair2",
+        "reflair",
+        "T1b",
+        "pre_x",
+        "GT_1",
+    ):
         assert kind_of(name) == (name, None)
+
+
+def test_a_set_of_nnunet_says_in_its_dataset_json_which_channel_is_which(tmp_path):
+    files = [f"imagesTr/p{n}_000{channel}.nii.gz" for n in (1, 2) for channel in range(4)]
+    folder = touch(tmp_path / "Dataset1_x", *files, "labelsTr/p1.nii.gz", "labelsTr/p2.nii.gz")
+    assert len(found(folder / "imagesTr")) == 8  # numbers alone may be those of patients
+    names = {"0": "T1", "1": "T1ce", "2": "T2", "3": "Flair"}
+    other = touch(tmp_path / "Dataset2_x", *files, "labelsTr/p1.nii.gz")
+    (other / "dataset.json").write_text(json.dumps({"channel_names": names}))
+    sources = found(other)
+    files = ["p1_0003.nii.gz"], {PRE: ["p1_0000.nii.gz"], POST: ["p1_0001.nii.gz"]}, ["p1.nii.gz"]
+    assert list(sources) == ["p1", "p2"] and of(sources["p1"]) == files and of(sources["p2"])[2] == []
 
 
 def test_masks_and_what_other_programs_leave_are_passed_over(tmp_path):
     folder = touch(tmp_path / "P1", "P1_1.tif", "P1_1_mask.tif", "P1_2.tif", "P1_2_overlay.png", "@eaDir/P1_1.tif",
-                   "__MACOSX/P1_1.tif", "Thumbs.db")  # fmt: skip
+                   "lost+found/P1_1.tif", "__MACOSX/P1_1.tif", "Thumbs.db")  # fmt: skip
     (source,) = found(folder).values()
     assert of(source) == (["P1_1.tif", "P1_2.tif"], {}, ["P1_1_mask.tif"])
     touch(tmp_path / "only", "a/x_seg.nii", "masks/1.png")
@@ -149,6 +176,9 @@ def test_a_pattern_names_a_sequence_of_each_patient(tmp_path):
         f"{apart / 'b' / 'main.nii'}: no file matches --pre early*.nii beside it. Name a pattern that fits one for "
         "each patient, or list the files of each patient in a table (patient,flair,pre,post)."
     ]
+    none = touch(tmp_path / "none", "s1_fl.nii", "s1_a.nii", "s2_fl.nii", "s2_a.nii")
+    _, problems = find_sources([none], pre="*_a.nii")
+    assert "s1_fl.nii: 2 files match --pre *_a.nii beside it, none of them named s1_fl. Name a pattern" in problems[0]
 
 
 @pytest.mark.parametrize(("mark", "comma", "end"), [("", ",", "\n"), ("\ufeff", ";", "\r\n"), ("", ";", "\n")])
@@ -164,6 +194,8 @@ def test_a_table_lists_the_files_of_each_patient(tmp_path, mark, comma, end):
         "$x": (["1.png", "2.png"], {}, []),
     }
     assert sources["one"].notes == ["sequences: pre-contrast 2.nii (in the table), FLAIR 1.nii"]
+    table.write_text("patient,flair,t1\none,in/1.nii,in/2.nii\n")
+    assert found(table)["one"].notes == ["not used: column t1"]
 
 
 def test_a_pattern_fills_the_empty_cells_of_a_table(tmp_path):

@@ -210,6 +210,18 @@ def test_values_that_are_not_finite_and_stacks_of_almost_nothing(tmp_path):
     assert "holds no finite value" in refusal(tmp_path / "x.npy")
 
 
+@pytest.mark.parametrize("values", [(0, 1), (0, 255), (0, 1, 2, 4), (0.0, 1.0)])
+def test_what_holds_the_values_of_a_mask_alone_is_not_segmented_whatever_it_is_called(tmp_path, values):
+    stack = np.zeros((3, 8, 8), type(values[1]))
+    stack[1, 2 : 2 + len(values) - 1, 3] = values[1:]
+    np.save(tmp_path / "tumour.npy", stack)
+    shown = ", ".join(f"{value:g}" for value in values)
+    assert f"holds only {shown}: a mask, and no image. Name it like one" in refusal(tmp_path / "tumour.npy")
+    stack[2, 0, 0] = 100
+    np.save(tmp_path / "tumour.npy", stack)
+    assert read(tmp_path / "tumour.npy").slices
+
+
 def test_nan_outside_of_the_brain_is_black_and_no_percentile_counts_it(tmp_path):
     stack = np.full((2, 30, 40), np.nan, np.float32)
     stack[:, 5:25, 5:35] = np.linspace(-500, 700, 1200).reshape(2, 20, 30)
