@@ -65,7 +65,7 @@ def pair(first: RunFolder, second: RunFolder) -> pd.DataFrame:
         shown = ", ".join(only_one[:5]) + (", ..." if len(only_one) > 5 else "")
         raise UserError(
             f"{first} and {second}: tested on different patients; {len(only_one)} are in only one of them ({shown}). "
-            "Train both with the same --split, or compare two cross-validations."
+            "Test or score both on the same patients: --split of train_model.py, --patients of score_masks.py."
         )
     return a.merge(b, on="patient", suffixes=("_a", "_b"), validate="one_to_one")
 

@@ -70,6 +70,7 @@ import torch
 from torch import nn
 
 import constants
+from evaluation.postprocess import Choice
 from evaluation.selection import load_chosen
 from reporting.model_card import WEIGHTS, describe_input, model_card
 from storage import checkpoints
@@ -136,8 +137,10 @@ def load(run: RunFolder | None, epoch: int | None) -> tuple[UNet, dict[str, Any]
     elif epoch is None or (run.is_tested() and run.read_metrics()["epoch"] == epoch):
         return load_chosen(run)
     else:
-        path, text = run.checkpoint(epoch), f"epoch {epoch} of {run}"
-    return *checkpoints.load_network(path), text
+        path, text = run.checkpoint(epoch), str(run)
+    model, checkpoint = checkpoints.load_network(path)
+    rules = Choice(checkpoint["input"]["threshold"], checkpoint["input"]["min_component"])
+    return model, checkpoint, f"epoch {checkpoint['epoch']} of {text}; {rules.describe()}"
 
 
 def read_card(digest: str) -> str:

@@ -110,6 +110,7 @@ from utils import USER_ERROR, UserError, run_script, to_csv
 
 TABLES = ("slices.csv", "patients.csv")
 SOME_FAILED = 1  # exit code
+OBLONG = 1.5  # pixels whose sides differ by more than this factor are of another plane than axial
 SYNTHETIC_MODEL = "network trained on SYNTHETIC patients: its masks mean nothing on real images"
 
 
@@ -187,6 +188,12 @@ def read(source: Source, args: argparse.Namespace) -> tuple[Scan | None, list[st
         if scan.spacing:
             scan.notes.append("--spacing is not used: the file says it")
         scan.spacing = scan.spacing or tuple(args.spacing)
+    if scan is not None and scan.spacing and max(scan.spacing[:2]) > OBLONG * min(scan.spacing[:2]):
+        rows, columns, _ = scan.spacing
+        scan.notes.append(
+            f"pixels of {rows:.3g} x {columns:.3g} mm, as of slices that were taken in another plane: the network "
+            "knows axial ones with square pixels alone"
+        )
     return scan, problems
 
 
@@ -218,7 +225,8 @@ def process(
     tables.append(table)
     slices = pd.concat(tables, ignore_index=True)
     for name, content in zip(TABLES, (slices, sum_up(slices)), strict=True):
-        out.write(name, to_csv(content).encode())
+        counts = [column for column in ("reference_pixels", "true_positive") if column in content]
+        out.write(name, to_csv(content.astype(dict.fromkeys(counts, "Int64"))).encode())  # empty cells, not 1.0
     folder.remove_temporaries()
     for name, encode in files.items():
         folder.write(name, encode())

@@ -38,6 +38,8 @@ if __name__ == "__main__":
     parse_first(parse_arguments)
 
 
+import shlex
+import sys
 from typing import Any
 
 import numpy as np
@@ -53,6 +55,7 @@ from evaluation import calibration, summary
 from evaluation.judge import judge
 from reporting.result import write_result
 from scans.masks import MaskStack, find_masks, read_masks
+from storage.origin import commit
 from storage.run_folder import RunFolder
 from utils import UserError, describe_problems, run_script
 
@@ -64,6 +67,9 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(argv)
     out = RunFolder(args.out)
     refuse_used(out, args.overwrite)
+    for source in filter(None, (args.predicted, args.reference)):
+        if out.path.resolve().is_relative_to(source.resolve()):
+            raise UserError(f"{out}: is in {source}, whose masks are scored. Name another folder with --out.")
     predicted = read_folder(args.predicted)
     listed = read_patient_list(args.patients) if args.patients else None
     if listed is None and is_run(args.predicted):
@@ -77,6 +83,8 @@ def main(argv: list[str] | None = None) -> None:
     about: dict[str, Any] = {"split": "scored masks", "synthetic": synthetic, "loss": np.nan}
     about |= dict.fromkeys(("epoch", "selected_by", "threshold", "min_component", "tuned"))  # of a network
     about |= {"masks": str(args.predicted), "reference": str(args.reference or args.data)}
+    given = sys.argv[1:] if argv is None else map(str, argv)
+    about |= {"command": shlex.join(["python", "score_masks.py", *given]), "commit": commit()}
     notes = [f"Counted as empty, since no mask was predicted: {'; '.join(empty)}."] if empty else []
     tables, metrics = judge(slices, masks, calibration.uncounted(len(slices)), about, notes)
     out.remove()
@@ -200,6 +208,12 @@ def arrange(
             problems.append(f"{source}: {patient} {wrong}")
             continue
         place = {number: n for n, number in enumerate(stack.numbers or of_rows)}
+        beyond = sorted(place.keys() - set(of_rows))
+        if beyond and not references:  # another reader may have left slices out
+            problems.append(
+                f"{source}: {patient}, slices {few(list(map(str, beyond)))}: no such slices in the data, which has "
+                f"{of_rows.min()} to {of_rows.max()}. Renumber or remove the files."
+            )
         found = of_rows.isin(place)
         if not found.all():
             missing.append(f"{patient}, slices {', '.join(map(str, of_rows[~found]))}")

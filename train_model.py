@@ -45,7 +45,7 @@ from dataset.slices import Slices, load_slices
 from dataset.split import SPLITS, assign_fold, assign_patients, read_assignment, read_patient_list, split_tables
 from dataset.synthetic import any_synthetic
 from evaluation.names import CRITERIA
-from evaluation.selection import best_epochs
+from evaluation.selection import NO_TUMOUR, best_epochs
 from reporting.curves import Curves, need_tensorboard
 from storage import checkpoints
 from storage.origin import describe_origin
@@ -275,6 +275,8 @@ def print_run(config: dict, slices: dict[str, Slices]) -> None:
     for name in ("settings", "versions"):
         say(f"{name:<11} " + ", ".join(f"{key} {value}" for key, value in config[name].items()))
     say(f"hardware    {config['hardware']}")
+    if not slices["validation"].masks.any():
+        say(NO_TUMOUR)
 
 
 def print_header() -> None:

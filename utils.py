@@ -43,6 +43,8 @@ def run_script(main: Callable[[], None]) -> None:
 
     Characters that the terminal cannot show are printed as escapes, such as \\xfc: a name must not end the program.
     """
+    if signal.getsignal(signal.SIGINT) is _interrupted:  # of parse_first
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if isinstance(sys.stdout, io.TextIOWrapper):  # it is another class in a notebook, None without a terminal
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
@@ -59,8 +61,12 @@ def run_script(main: Callable[[], None]) -> None:
         print(f"error: {error.filename or 'input/output'}: {error.strerror}", file=sys.stderr)
         sys.exit(USER_ERROR if error.errno == errno.ENAMETOOLONG else SYSTEM_ERROR)
     except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
-        sys.exit(SIGNALLED + signal.SIGINT)
+        _interrupted()
+
+
+def _interrupted(number: int = signal.SIGINT, frame: object = None) -> None:
+    print("\ninterrupted", file=sys.stderr)
+    sys.exit(SIGNALLED + number)
 
 
 def parse_first(parse: Callable[[], Any]) -> None:
@@ -76,6 +82,8 @@ def parse_first(parse: Callable[[], Any]) -> None:
         lacks = f"error: {sys.executable}: has no {', '.join(missing)}. Activate the environment, or: {install}"
         print(lacks, file=sys.stderr)
         sys.exit(USER_ERROR)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # Ctrl-C while the packages are imported
+        signal.signal(signal.SIGINT, _interrupted)
 
 
 def call_script(script: str, *arguments: object) -> None:
@@ -236,21 +244,34 @@ def read_csv(path: Path, columns: list[str]) -> "pd.DataFrame":
 
 
 def parse_csv(content: bytes, path: Path, columns: list[str]) -> "pd.DataFrame":
-    """Return the content of a CSV file as `read_csv` does, also of a spreadsheet; `path` is for its messages."""
+    """Return the content of a CSV file as `read_csv` does, also of a spreadsheet; `path` is for its messages.
+
+    A row of index i stands in line i + 2.
+    """
     import pandas as pd
 
     comma = ";" if b";" in content.split(b"\n", 1)[0] else ","
     try:
-        table = pd.read_csv(io.BytesIO(content), sep=comma, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+        table = pd.read_csv(
+            io.BytesIO(content),
+            sep=comma,
+            dtype=str,
+            keep_default_na=False,
+            encoding="utf-8-sig",
+            skip_blank_lines=False,
+        ).fillna("")  # of lines that are too short
+        table = table[table.ne("").any(axis=1)]  # its index counts blank lines
     except (ValueError, csv.Error) as error:  # pandas' parser errors are ValueErrors
         reason = str(error).strip().splitlines()[0]
-        raise UserError(f"{path}: cannot be read as CSV ({reason}). Expected columns {', '.join(columns)}.") from None
+        raise UserError(
+            f"{path}: cannot be read as CSV ({reason}). Save it as CSV in UTF-8, with the columns {', '.join(columns)}."
+        ) from None
     missing = [column for column in columns if column not in table]
     if missing:
         raise UserError(f"{path}: has no column {', '.join(missing)}. Expected columns {', '.join(columns)}.")
     empty = table[columns].eq("").any(axis=1)
     if empty.any():
-        raise UserError(f"{path}, line {empty.argmax() + 2}: an empty cell. Fill in {', '.join(columns)}.")
+        raise UserError(f"{path}, line {empty.idxmax() + 2}: an empty cell. Fill in {', '.join(columns)}.")
     return table
 
 

@@ -35,6 +35,13 @@ def best_epochs(epochs: pd.DataFrame, count: int) -> set[int]:
     return best
 
 
+NO_TUMOUR = (
+    "warning: no validation slice has tumour, so that nothing can be chosen there: an empty prediction is the best, an "
+    "epoch chosen by its IoU is the first of equals, and --tune changes nothing. Train with validation patients who "
+    "have tumour (--split, --fold), or take the epoch with the lowest loss (test_model.py --select-by loss)."
+)
+
+
 def selection_warning(epochs: pd.DataFrame, chosen: int) -> str:
     """Return a warning if the chosen epoch is a poor choice, else an empty text.
 
@@ -42,20 +49,20 @@ def selection_warning(epochs: pd.DataFrame, chosen: int) -> str:
     is higher by more than CLEARLY; and nothing says how good it is if there are no such slices.
     """
     if epochs["validation_tumour_found"].isna().all():
-        return (
-            "warning: no validation slice has tumour, so that nothing can be chosen there: an empty prediction is the "
-            "best, an epoch chosen by its IoU is the first of equals, and --tune changes nothing. Train with "
-            "validation patients who have tumour (--split, --fold), or take the epoch with the lowest loss "
-            "(test_model.py --select-by loss)."
-        )
+        return NO_TUMOUR
     row = epochs.loc[epochs["epoch"] == chosen].iloc[0]
     reasons = []
     if row["validation_tumour_found"] < 0.5:
+        found, most = row["validation_tumour_found"], epochs["validation_tumour_found"].max()
         reasons.append(
-            f"epoch {chosen} finds only {row['validation_tumour_found']:.0%} of the validation tumour slices: "
-            "the mean over all slices rewards an empty prediction. Train for longer, or with --recipe tuned, or choose "
-            "by another metric (test_model.py --select-by patient_dice)."
+            f"epoch {chosen} finds only {found:.0%} of the validation tumour slices, the best epoch {most:.0%}. "
+            "Train for longer, or with --recipe tuned."
         )
+        if most > found:
+            reasons.append(
+                "The mean over all slices rewards an empty prediction: choose by another metric (test_model.py "
+                "--select-by patient_dice)."
+            )
     tumour_iou = epochs["validation_tumour_iou"]
     if (tumour_iou > row["validation_tumour_iou"] + CLEARLY).any():
         other = epochs.loc[tumour_iou.idxmax()]

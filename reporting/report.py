@@ -46,6 +46,8 @@ def write_report(
     patients = patients.sort_values(["dice", "patient"], ascending=[False, True])
     genomics = run.read_genomics(predicted)
     training = {} if epochs is None else plots.training_plots(epochs, metrics["epoch"])
+    network = "masks" not in metrics  # which has a loss and probabilities
+    further = [name for name in METRICS if name not in SUMMARY and (network or name not in ("brier", "ece"))]
     page = {
         "title": f"Report: {run.path.resolve().name} ({metrics['split']})",
         "synthetic_notice": SYNTHETIC_NOTICE if metrics["synthetic"] else "",
@@ -53,14 +55,14 @@ def write_report(
         "facts": facts(metrics, slices, None if epochs is None else run.read_config()),
         "verdict": verdict(metrics, slices, patients),
         "notes": metrics["notes"],
-        "summary": [metric_row(name, metrics) for name in SUMMARY],
-        "further": [metric_row(name, metrics) for name in METRICS if name not in SUMMARY],
-        "patient_table": as_table(patients.drop(columns=["surface_pixels", "head_pixels"])),
+        "summary": [metric_row(name, metrics) for name in SUMMARY if name != "loss" or network],
+        "further": [metric_row(name, metrics) for name in further],
+        "patient_table": as_table(patients.drop(columns=["surface_pixels", "head_pixels", *["brier"] * (not network)])),
         "failures": [failure(kind, slices) for kind in metrics["failures"]],
         "subgroups": metrics["subgroups"],
         "volumes": charts(plots.volume_plots(patients, slices)),
         "lesion_table": as_table(lesions.sort_values("volume", ascending=False)),
-        "calibration": [metric_row(name, metrics) for name in ("brier", "ece")],
+        "calibration": [metric_row(name, metrics) for name in ("brier", "ece")] if network else [],
         "calibration_charts": charts(plots.calibration_plots(metrics["calibration"])),
         "genomics": genomics_section(Study(*genomics)) if genomics else None,
         "training": charts(training),
@@ -90,8 +92,10 @@ def facts(metrics: dict[str, Any], slices: pd.DataFrame, config: dict[str, Any] 
         "Patients": f"{slices['patient'].nunique():,}",
         "Slices": f"{len(slices):,}, {tumour:,} of them with tumour",
     }
+    written = {"Written": f"{datetime.now(UTC):%Y-%m-%d}"}
     if "masks" in metrics:
-        return tested | {"Masks": metrics["masks"], "Reference": metrics["reference"]}
+        shown = ("masks", "reference", "command", "commit")
+        return tested | {name.capitalize(): metrics[name] for name in shown if metrics.get(name)} | written
     tested["Epoch"] = f"{metrics['epoch'] or 'per fold'}, {CRITERIA[metrics['selected_by']]}"
     if config is None:
         per_fold = pd.DataFrame(metrics["folds"])
@@ -108,7 +112,7 @@ def facts(metrics: dict[str, Any], slices: pd.DataFrame, config: dict[str, Any] 
         "Seed": f"{config['settings']['seed']}",
         "Trained with": f"PyTorch {config['versions']['torch']} on {config['hardware']}",
         **{key.capitalize(): config[key] for key in ("recipe", "command", "commit") if config.get(key)},
-        "Written": f"{datetime.now(UTC):%Y-%m-%d}",
+        **written,
     }
 
 

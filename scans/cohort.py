@@ -4,6 +4,7 @@ A name follows from the place of a patient's files alone, so that it stays when 
 """
 
 import fnmatch
+import itertools
 import os
 import re
 from collections import defaultdict
@@ -103,7 +104,7 @@ def find_stacks(inputs: Iterable[Path]) -> tuple[list[Stack], list[str]]:
     roots: dict[Path, Path] = {}  # of each place, the folder that was named, or the one above it
     problems = []
     for given in inputs:
-        found = list(files_below(given)) if given.is_dir() else [given] if given.is_file() and _is_read(given) else []
+        found = _inputs_below(given) if given.is_dir() else [given] if given.is_file() and _is_read(given) else []
         if not found:
             reason = (
                 f"nothing to read here ({', '.join(ENDINGS)}, DICOM)" if given.exists() else "no such file or folder"
@@ -135,14 +136,22 @@ def _stacks(place: Path, paths: set[Path], root: Path) -> Iterator[Stack]:
             yield Stack(place, stacked, top, safe_name("_".join(whose)).lstrip(".") or "images", of)
 
 
-def files_below(folder: Path, levels: int = DEEPEST) -> Iterator[Path]:
-    """Yield the files to read in a folder and its subfolders, which may be links.
+def _inputs_below(folder: Path) -> list[Path]:
+    """Return the files below a folder without those that this project wrote: its own masks are no reference."""
+    found = list(files_below(folder))
+    ours = {
+        place / name
+        for place in {path.parent for path in found}
+        if (place / MANIFEST).is_file()
+        for name in OwnedFolder(place).files()
+    }
+    return [path for path in found if path not in ours]
 
-    Neither hidden ones nor overlays, nor what this project wrote: its own masks are no reference.
-    """
+
+def files_below(folder: Path, levels: int = DEEPEST) -> Iterator[Path]:
+    """Yield the files to read in a folder and its subfolders, which may be links; neither hidden ones nor overlays."""
     entries = sorted(folder.glob("[!.]*"))
-    ours = set(OwnedFolder(folder).files()) if (folder / MANIFEST).is_file() else set()
-    yield from (path for path in entries if path.is_file() and path.name not in ours and _is_read(path))
+    yield from (path for path in entries if path.is_file() and _is_read(path))
     for path in entries:
         if levels and path.is_dir() and path.name not in JUNK_FOLDERS and not _leads_back(path):
             yield from files_below(path, levels - 1)
@@ -238,7 +247,11 @@ def to_source(name: str, patient: Patient, asked: dict[int, str], series: str) -
             others[channel] = found[0]
             taken[channel] = f"{CHANNELS[channel]} {found[0].place.name} ({how})"
     masks = [stack for stack in patient.beside if stack.kind == MASK]
-    notes = [f"sequences: {', '.join(taken[channel] for channel in sorted(taken))}"] if others else []
+    missing = [CHANNELS[channel] for channel in CHANNELS if channel not in taken]
+    stands_in = f"; FLAIR stands in for {missing[0]}" if missing else ""
+    notes = [f"sequences: {', '.join(taken[channel] for channel in sorted(taken))}{stands_in}"] if others else []
+    if main.kind not in (FLAIR, None):
+        notes.append(f"{main.place.name} is segmented as FLAIR, though its name says another sequence")
     unused = [*patient.unused, *(stack.place.name for stack in patient.beside if stack.kind == OTHER)]
     unused += [stack.place.name for stack in masks] if len(masks) > 1 else []
     if unused:
@@ -265,6 +278,9 @@ def _match(pattern: str, main: Path, option: str) -> Stack:
     beside = [path for path in beside if kind_of(stem(path))[1] != MASK and (path.is_dir() or _is_read(path))]
     whose = kind_of(stem(main))[0]
     named = [path for path in beside if repeats(path.name, whose)] if len(beside) > 1 else beside
+    if len(beside) > 1 and not named:  # s1_a beside s1_b: by as many words at their beginning as they share
+        shared = [_shared_words(path.name, main.name) for path in beside]
+        named = [path for path, words in zip(beside, shared, strict=True) if words and words == max(shared)]
     if len(named) != 1:
         found = f"{len(beside)} files match" if beside else "no file matches"
         which = f", {len(named) or 'none'} of them named {whose}" if beside else ""
@@ -273,6 +289,12 @@ def _match(pattern: str, main: Path, option: str) -> Stack:
             "list the files of each patient in a table (patient,flair,pre,post)."
         )
     return one_stack(named[0])
+
+
+def _shared_words(name: str, other: str) -> int:
+    """Return with how many words two names begin alike."""
+    pairs = zip(*(re.split(r"[_\-. ]+", each.lower()) for each in (name, other)), strict=False)
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def one_stack(path: Path) -> Stack:
@@ -302,7 +324,7 @@ def from_table(table: Path) -> tuple[list[tuple[str, Patient]], list[str]]:
     unknown = [column for column in rows if column not in ("patient", "flair", "mask", *COLUMNS)]
     named: dict[str, Patient] = {}
     problems = []
-    for line, row in enumerate(rows.to_dict("records"), start=2):
+    for line, row in zip(rows.index + 2, rows.to_dict("records"), strict=True):
         name = safe_name(row["patient"])
         if leaves_folder(name) or "/" in name or "\\" in name or name.startswith("."):
             problems.append(f"{table}, line {line}: {name!r} cannot be the name of a folder. Write another.")

@@ -11,6 +11,7 @@ from scans.names import kind_of
 from scans.scan import Source
 
 nibabel = pytest.importorskip("nibabel")
+STANDS_IN = "; FLAIR stands in for post-contrast"
 
 
 def touch(folder: Path, *names: str) -> Path:
@@ -162,7 +163,7 @@ def test_a_pattern_names_a_sequence_of_each_patient(tmp_path):
     assert {name: of(source)[1] for name, source in sources.items()} == {
         "a_main": {PRE: ["early.nii"]}, "b_main": {PRE: ["early.nii"]}
     }  # fmt: skip
-    assert sources["a_main"].notes == ["sequences: pre-contrast early.nii (--pre), FLAIR main.nii"]
+    assert sources["a_main"].notes == [f"sequences: pre-contrast early.nii (--pre), FLAIR main.nii{STANDS_IN}"]
     flat = touch(tmp_path / "flat", *(f"p{n}_{kind}.nii" for n in (1, 10) for kind in ("flair", "early", "late", "t1")))
     assert {name: of(source)[1] for name, source in found(flat, pre="*_early*", post="*late.nii").items()} == {
         "p1": {PRE: ["p1_early.nii"], POST: ["p1_late.nii"]}, "p10": {PRE: ["p10_early.nii"], POST: ["p10_late.nii"]}
@@ -177,8 +178,12 @@ def test_a_pattern_names_a_sequence_of_each_patient(tmp_path):
         "each patient, or list the files of each patient in a table (patient,flair,pre,post)."
     ]
     none = touch(tmp_path / "none", "s1_fl.nii", "s1_a.nii", "s2_fl.nii", "s2_a.nii")
+    assert {n: of(source)[1] for n, source in found(none, pre="*_a.nii").items()} == {
+        "s1_fl": {PRE: ["s1_a.nii"]}, "s2_fl": {PRE: ["s2_a.nii"]}
+    }  # fmt: skip
+    none = touch(tmp_path / "none more", "one.nii", "x_a.nii", "y_a.nii")
     _, problems = find_sources([none], pre="*_a.nii")
-    assert "s1_fl.nii: 2 files match --pre *_a.nii beside it, none of them named s1_fl. Name a pattern" in problems[0]
+    assert "one.nii: 2 files match --pre *_a.nii beside it, none of them named one. Name a pattern" in problems[0]
 
 
 @pytest.mark.parametrize(("mark", "comma", "end"), [("", ",", "\n"), ("\ufeff", ";", "\r\n"), ("", ";", "\n")])
@@ -193,7 +198,7 @@ def test_a_table_lists_the_files_of_each_patient(tmp_path, mark, comma, end):
         "two": (["3.nii"], {}, []),
         "$x": (["1.png", "2.png"], {}, []),
     }
-    assert sources["one"].notes == ["sequences: pre-contrast 2.nii (in the table), FLAIR 1.nii"]
+    assert sources["one"].notes == [f"sequences: pre-contrast 2.nii (in the table), FLAIR 1.nii{STANDS_IN}"]
     table.write_text("patient,flair,t1\none,in/1.nii,in/2.nii\n")
     assert found(table)["one"].notes == ["not used: column t1"]
 
@@ -203,8 +208,8 @@ def test_a_pattern_fills_the_empty_cells_of_a_table(tmp_path):
     (tmp_path / "cohort.csv").write_text("patient,flair,pre\na,1_flair.nii,2_early.nii\nb,2_flair.nii,\n")
     sources = found(tmp_path / "cohort.csv", pre="*_early.nii")
     assert [source.notes for source in sources.values()] == [
-        ["sequences: pre-contrast 2_early.nii (in the table), FLAIR 1_flair.nii"],
-        ["sequences: pre-contrast 2_early.nii (--pre), FLAIR 2_flair.nii"],
+        ["sequences: pre-contrast 2_early.nii (in the table), FLAIR 1_flair.nii" + STANDS_IN],
+        ["sequences: pre-contrast 2_early.nii (--pre), FLAIR 2_flair.nii" + STANDS_IN],
     ]
 
 
@@ -218,5 +223,9 @@ def test_mistakes_in_a_table_are_named_with_their_line(tmp_path):
     assert [start[:2] for start in starts] == ["2:", "4:", "5:", "6:"] and all(
         "no.nii: no such" in s for s in starts[2:]
     )
+    table.write_text("patient,flair\n\n\nb,no.nii\n")
+    assert find_sources([table])[1][0].startswith(f"{table}, line 4: ")
+    table.write_text("patient,flair\nb,1.nii\n", encoding="utf-16")
+    assert "Save it as CSV in UTF-8, with the columns patient, flair." in find_sources([table])[1][0]
     table.write_text("patient,image\na,1.nii\n")
     assert "has no column flair" in find_sources([table])[1][0]

@@ -51,6 +51,30 @@ def test_a_cohort_keeps_names_and_sources_and_is_scored_against_masks_beside_it(
     assert "dice" not in (folder / "patients.csv").read_text()
 
 
+def test_what_this_project_wrote_is_neither_input_nor_reference_until_it_is_edited(call, tmp_path):
+    cohort, model = write_cohort(tmp_path / "coh"), save(tmp_path / "run")
+    options = (cohort, "--checkpoint", model, "--device", "cpu", "--out")
+    assert call("predict_model", *options, cohort / "masks")[0] == 0
+    assert call("predict_model", *options, tmp_path / "again")[0] == 0
+    table = pd.read_csv(tmp_path / "again" / "patients.csv").set_index("patient")
+    assert list(table.index) == ["a", "b"] and np.isnan(table.loc["a", "dice"])
+    assert (tmp_path / "again" / "patients.csv").read_text().splitlines()[2].split(",")[-4:-2] == ["1800", "1800"]
+    mask = nibabel.load(cohort / "masks" / "a" / "a_mask.nii.gz")
+    nibabel.save(nibabel.Nifti1Image(np.asarray(mask.dataobj) * 0, mask.affine), tmp_path / "edited.nii.gz")
+    (tmp_path / "edited.nii.gz").replace(cohort / "masks" / "a" / "a_mask.nii.gz")
+    assert call("predict_model", *options, tmp_path / "last")[0] == 0
+    assert pd.read_csv(tmp_path / "last" / "patients.csv").set_index("patient").loc["a", "dice"] == 0
+
+
+def test_pixels_of_another_plane_and_a_spacing_that_is_not_used_are_noted(predict, tmp_path):
+    volume = nibabel.Nifti1Image(np.stack([blob()[0][..., 1]] * 2).swapaxes(0, 2), np.diag([-1, -5, 1, 1]))
+    nibabel.save(volume, tmp_path / "x.nii")
+    code, out, _, _ = predict(tmp_path / "x.nii", "--spacing", 1, 1, 1)
+    words = " ".join(out.split())
+    assert code == 0 and "pixels of 5 x 1 mm, as of slices that were taken in another plane" in words
+    assert "--spacing is not used: the file says it" in words
+
+
 def test_spacing_counts_where_a_volume_does_not_say_its_own(predict, tmp_path):
     volume = nibabel.Nifti1Image(np.stack([blob()[0][..., 1]] * 2).swapaxes(0, 2), np.diag([-1, -1, 1, 1]))
     volume.header["sform_code"] = volume.header["qform_code"] = 0
@@ -74,6 +98,12 @@ def test_a_photograph_and_a_mask_of_half_the_head_are_doubted(predict, tmp_path)
     words = " ".join(out.split())
     assert code == 0 and "warning: this does not look like MR of one head" in words
     assert "covers more than a third of the head in 1 of 1 slices" in words
+    page = np.full((256, 256, 3), 250, np.uint8)
+    page[60:200, 60:200] = np.arange(140, dtype=np.uint8)[:, None]
+    Image.fromarray(page).save(tmp_path / "page.png")
+    assert "the corners, where MR shows air, are as bright as the rest" in " ".join(
+        predict(tmp_path / "page.png", "--overwrite")[1].split()
+    )
     head = np.zeros((256, 256, 3), np.uint8)
     head[40:220, 60:200] = 90
     for rows, doubted in ((50, False), (70, True)):  # of 180: a third are 60

@@ -22,6 +22,8 @@ UNMEASURED = (
     "epoch",
     "selected_by",
     "loss",
+    "command",
+    "commit",
     "threshold",
     "min_component",
     "tuned",
@@ -110,7 +112,9 @@ def test_a_runs_own_masks_score_the_same_both_ways(call, folder, tmp_path, monke
         measured = [column for column in table if column not in ("head_pixels", "brier")]
         pd.testing.assert_frame_equal(scored.read_test_tables()[name][measured], table[measured], check_exact=True)
     assert np.array_equal(scored.read_predictions(), run.read_predictions())
-    assert "<dt>Masks</dt>" in (scored.path / "report.html").read_text()
+    page = (scored.path / "report.html").read_text()
+    assert "<dt>Masks</dt>" in page and "<dt>Command</dt>" in page and f"score_masks.py {run}" in page
+    assert 'id="calibration"' not in page and "Loss, mean" not in page and "Brier" not in page
 
 
 @pytest.mark.parametrize("write", [
@@ -133,6 +137,16 @@ def test_masks_in_every_form_are_compared_pixel_by_pixel(score, folder, tmp_path
     )  # fmt: skip
     slices = scored.read_test_tables()["slices"].set_index(["patient", "slice"])
     assert slices.loc[("SYNTH_T_1", 1), "offset_y"] == 12.5 and slices.loc[("SYNTH_T_2", 2), "false_positive"] == 40
+
+
+def test_slices_that_the_data_lacks_and_a_result_among_the_masks_are_refused(call, score, folder, tmp_path):
+    masks = write_pictures(tmp_path / "masks", stacks(folder))
+    Image.fromarray(np.zeros((256, 256), np.uint8)).save(masks / "SYNTH_T_1_7_mask.png")
+    code, _, err, _ = score(masks, "--data", folder)
+    assert code == 2 and "SYNTH_T_1, slices 7: no such slices in the data, which has 1 to 3. Renumber or" in err
+    (masks / "SYNTH_T_1_7_mask.png").unlink()
+    code, _, err = call("score_masks", masks, "--data", folder, "--out", masks / "scores")
+    assert code == 2 and f"{masks / 'scores'}: is in {masks}, whose masks are scored. Name another folder" in err
 
 
 def test_what_predict_model_writes_is_taken_as_it_is(score, folder, tmp_path):

@@ -1,5 +1,7 @@
 """How a script begins: --help, mistakes in the options and missing packages, all before PyTorch is imported."""
 
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -44,6 +46,23 @@ def test_help_and_mistakes_need_no_package_and_a_missing_one_is_one_message(scri
     assert line.startswith(f"error: {sys.executable}: has no torch, ")
     assert line.endswith(f"-m pip install -r {ROOT / 'requirements.txt'}")
     assert not list(tmp_path.iterdir())
+
+
+def test_an_interrupt_while_packages_are_imported_is_one_line(tmp_path):
+    """SIGINT reaches the process in the import of torch, which stands in here as a package that waits."""
+    names = "torch numpy cv2 pandas PIL sklearn matplotlib tqdm scipy jinja2 safetensors"
+    for name in names.split():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("import time\nprint('imported', flush=True)\ntime.sleep(60)\n")
+    command = [sys.executable, "-S", str(ROOT / "process_models.py")]
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "imported\n"
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate()
+    assert (process.returncode, err.strip()) == (130, "interrupted")
 
 
 def test_what_can_be_chosen_is_what_there_is():
