@@ -52,7 +52,7 @@ def write_report(
         "title": f"Report: {run.path.resolve().name} ({metrics['split']})",
         "synthetic_notice": SYNTHETIC_NOTICE if metrics["synthetic"] else "",
         "research_use": RESEARCH_USE,
-        "facts": facts(metrics, slices, None if epochs is None else run.read_config()),
+        "facts": facts(metrics, slices, run.tested_runs()[0].read_config() if network else None),
         "verdict": verdict(metrics, slices, patients),
         "notes": metrics["notes"],
         "summary": [metric_row(name, metrics) for name in SUMMARY if name != "loss" or network],
@@ -86,7 +86,7 @@ def render(page: dict[str, Any]) -> str:
 
 
 def facts(metrics: dict[str, Any], slices: pd.DataFrame, config: dict[str, Any] | None) -> dict[str, str]:
-    """Return what was tested, and with what; config is the content of config.json, None for a cross-validation."""
+    """Return what was tested, and with what; config: the content of config.json, of the first of several folds."""
     tumour = (slices["tumour_pixels"] > 0).sum()
     tested = {
         "Patients": f"{slices['patient'].nunique():,}",
@@ -97,22 +97,27 @@ def facts(metrics: dict[str, Any], slices: pd.DataFrame, config: dict[str, Any] 
         shown = ("masks", "reference", "command", "commit")
         return tested | {name.capitalize(): metrics[name] for name in shown if metrics.get(name)} | written
     tested["Epoch"] = f"{metrics['epoch'] or 'per fold'}, {CRITERIA[metrics['selected_by']]}"
-    if config is None:
-        per_fold = pd.DataFrame(metrics["folds"])
-        return tested | {
-            "Threshold": _range(per_fold["threshold"]),
-            "Smallest component": _range(per_fold["min_component"], " px in a slice"),
-        }
-    return tested | {
-        "Threshold": f"{metrics['threshold']:g}",
-        "Smallest component": f"{metrics['min_component']} px in a slice" if metrics["min_component"] else "any",
+    trained = {
         "Network": f"U-Net, width {config['settings']['width']}",
-        "Training patients": f"{config['patients']['train']:,}",
-        "Checkpoint": f"models/epoch_{metrics['epoch']}.pt",
         "Seed": f"{config['settings']['seed']}",
         "Trained with": f"PyTorch {config['versions']['torch']} on {config['hardware']}",
         **{key.capitalize(): config[key] for key in ("recipe", "command", "commit") if config.get(key)},
         **written,
+    }
+    if metrics["epoch"] is None:
+        trained.pop("Command", None)  # of the first fold alone
+        per_fold = pd.DataFrame(metrics["folds"])
+        return tested | {
+            "Threshold": _range(per_fold["threshold"]),
+            "Smallest component": _range(per_fold["min_component"], " px in a slice"),
+            **trained,
+        }
+    return tested | {
+        "Threshold": f"{metrics['threshold']:g}",
+        "Smallest component": f"{metrics['min_component']} px in a slice" if metrics["min_component"] else "any",
+        "Training patients": f"{config['patients']['train']:,}",
+        "Checkpoint": f"models/epoch_{metrics['epoch']}.pt",
+        **trained,
     }
 
 

@@ -64,7 +64,8 @@ def write_tested(folder: Path, data: Path, predicted: np.ndarray) -> RunFolder:
     half = len(table) // 2
     for number, rows in enumerate((slice(0, half), slice(half, None)), start=1):
         fold = RunFolder(folder / f"fold_{number}")
-        none, config = table[:0], {"data": str(data), "synthetic": True, "settings": {}}
+        about = {"settings": {"width": 2, "seed": 1}, "hardware": "cpu", "versions": {"torch": "2"}}
+        none, config = table[:0], {"data": str(data), "synthetic": True, **about}
         fold.begin(config, {"train": none, "validation": none, "test": table[rows]})
         fold.write_test(tables.as_dict(), metrics, predicted[rows])
     run = RunFolder(folder)

@@ -62,8 +62,10 @@ def write_run(folder: Path, empty: bool = False, **about) -> RunFolder:
         epochs = {"epoch": [1, 2, 3], "training_loss": [0.7, 0.5, 0.4], "validation_loss": [0.8, 0.6, 0.65]}
         epochs |= {f"{split}_iou": [0.1, 0.6, 0.5] for split in ("training", "validation", "validation_tumour")}
         epochs = pd.DataFrame(epochs).assign(validation_empty_prediction=0.55)
-        about = {"settings": {"width": 16, "seed": 3}, "hardware": "cpu", "versions": {"torch": "2"}}
-        run.write_config({**about, "data": "", "patients": {"train": 8}})
+    about = {"settings": {"width": 16, "seed": 3}, "hardware": "cpu", "versions": {"torch": "2"}}
+    run.tested_runs()[0].write_config(
+        {**about, "data": "", "patients": {"train": 8}, "recipe": "tuned", "command": "x"}
+    )
     write_report(run, images, slices.masks.numpy(), predicted, epochs)
     return run
 
@@ -145,11 +147,13 @@ def test_the_summary_follows_from_the_counts(run):
 
 def test_an_empty_cross_validation_of_real_patients(tmp_path):
     (tmp_path / "epochs.csv").write_text("epoch,training_loss\n1,0.5\n")  # of another run: not looked at
-    folds = [{"threshold": threshold, "min_component": 10} for threshold in (0.6, 0.45, 0.5)]
+    thresholds = enumerate((0.6, 0.45, 0.5), start=1)
+    folds = [{"fold": fold, "threshold": threshold, "min_component": 10} for fold, threshold in thresholds]
     about = {"split": "cross-validation, 3 folds", "epoch": None, "threshold": None, "min_component": None}
     run = write_run(tmp_path, empty=True, synthetic=False, folds=folds, **about)
     page = page_of(run)
     assert "<dt>Threshold</dt><dd>0.45 to 0.6, tuned per fold</dd>" in page and "<dd>10 px in a slice</dd>" in page
+    assert "<dt>Recipe</dt><dd>tuned</dd>" in page and "<dt>Written</dt>" in page and "<dt>Command</dt>" not in page
     assert "Loss against epoch" not in page and "#training" not in page and "per fold" in page
     assert "(cross-validation, 3 folds)</h1>" in page and "not a medical device" in page
     assert 'class="banner"' not in page and "images of 3 patients" in page and "CC BY-NC-SA" in page
