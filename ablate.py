@@ -131,7 +131,7 @@ def judge_run(run: RunFolder) -> dict[str, Any]:
     tables = {split: run.read_split_table(split) for split in ("train", "validation")}
     train, slices = load_slices(Path(config["data"]), tables).values()
     _, probabilities = score(model, checkpoint, slices, hardware_like("auto", about["precision"]), "validation")
-    predicted = postprocess(probabilities, Choice(about["threshold"], about["min_component"]), slices.patients)
+    predicted = postprocess(probabilities, Choice.of(about), slices.patients)
     tables, metrics = judge(slices, predicted, calibration.count(slices, probabilities), {}, [])
     return {
         **{name: metrics[name] for name in SHOWN},

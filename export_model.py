@@ -139,8 +139,7 @@ def load(run: RunFolder | None, epoch: int | None) -> tuple[UNet, dict[str, Any]
     else:
         path, text = run.checkpoint(epoch), str(run)
     model, checkpoint = checkpoints.load_network(path)
-    rules = Choice(checkpoint["input"]["threshold"], checkpoint["input"]["min_component"])
-    return model, checkpoint, f"epoch {checkpoint['epoch']} of {text}; {rules.describe()}"
+    return model, checkpoint, f"epoch {checkpoint['epoch']} of {text}; {Choice.of(checkpoint['input']).describe()}"
 
 
 def read_card(digest: str) -> str:

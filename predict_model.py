@@ -151,7 +151,7 @@ def load(args: argparse.Namespace) -> tuple[UNet, dict[str, Any], str]:
     else:
         path = args.checkpoint or constants.WEIGHTS
         model, checkpoint = load_network(path)
-        rules = Choice(checkpoint["input"]["threshold"], checkpoint["input"]["min_component"])
+        rules = Choice.of(checkpoint["input"])
         come_along = "" if args.checkpoint else " (they come with the project)"
         chosen = f"weights {path}{come_along}: epoch {checkpoint['epoch']}; {rules.describe()}"
     if args.threshold:

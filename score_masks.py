@@ -66,10 +66,7 @@ SHOWN = 10  # patients that a message names
 def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(argv)
     out = RunFolder(args.out)
-    refuse_used(out, args.overwrite)
-    for source in filter(None, (args.predicted, args.reference)):
-        if out.path.resolve().is_relative_to(source.resolve()):
-            raise UserError(f"{out}: is in {source}, whose masks are scored. Name another folder with --out.")
+    refuse_used(out, args.overwrite, [args.predicted, *filter(None, [args.reference])])
     predicted = read_folder(args.predicted)
     listed = read_patient_list(args.patients) if args.patients else None
     if listed is None and is_run(args.predicted):
@@ -97,8 +94,11 @@ def main(argv: list[str] | None = None) -> None:
     print(f"written to {out}: test_*.csv, metrics.json, test_predictions.npz, plots/*.png, report.html")
 
 
-def refuse_used(out: RunFolder, overwrite: bool) -> None:
-    """Raise UserError if the folder holds files of the user, anything but scored masks, or such that stay."""
+def refuse_used(out: RunFolder, overwrite: bool, sources: list[Path]) -> None:
+    """Raise UserError if the folder is among the masks, or holds files of the user, a run, or a result that stays."""
+    for source in sources:
+        if out.path.resolve().is_relative_to(source.resolve()):
+            raise UserError(f"{out}: is in {source}, whose masks are scored. Name another folder with --out.")
     out.refuse_used(overwrite=True)
     if not out.files():
         return

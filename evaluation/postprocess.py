@@ -5,8 +5,8 @@ few pixels, or, where there are several slices, if it is seen in one alone: a tu
 ends of a large component stay. They are tuned on validation patients, never on test patients.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -29,6 +29,11 @@ class Choice(NamedTuple):
 
     threshold: float = THRESHOLD
     min_component: int = 0
+
+    @classmethod
+    def of(cls, about: Mapping[str, Any]) -> "Choice":
+        """Return the rules that a checkpoint's input, or metrics.json, records."""
+        return cls(about["threshold"], about["min_component"])
 
     def describe(self, tuned: dict | None = None) -> str:
         """Return the rules in words; tuned: as of `tune`."""

@@ -86,7 +86,7 @@ def load_chosen(run: RunFolder) -> tuple[UNet, dict[str, Any], str]:
     if run.is_tested():
         metrics = run.read_metrics()
         epoch, by, tuned = metrics["epoch"], metrics["selected_by"], metrics["tuned"]
-        choice, how = Choice(metrics["threshold"], metrics["min_component"]), "as tested"
+        choice, how = Choice.of(metrics), "as tested"
     else:
         epoch, by, tuned, choice, how = best_epoch(epochs), "iou", None, Choice(), "not tested"
     model, checkpoint = checkpoints.load_network(run.checkpoint(epoch))

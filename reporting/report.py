@@ -27,6 +27,7 @@ SUMMARY = (  # the other METRICS are folded away below them
     "patient_dice", "patient_dice_median", "tumour_iou", "tumour_found", "false_positive_share", "lesion_recall",
     "surface_dice_2", "hd95", "iou", "empty_prediction", "loss",
 )  # fmt: skip
+OF_NETWORKS = ("loss", "brier", "ece")  # not of masks, which have no probabilities
 EXAMPLES = 4  # slices shown per kind of failure: one row of pictures
 SPELLING = {"iou": "IoU", "dice": "Dice", "hd95": "HD95"}
 
@@ -46,8 +47,8 @@ def write_report(
     patients = patients.sort_values(["dice", "patient"], ascending=[False, True])
     genomics = run.read_genomics(predicted)
     training = {} if epochs is None else plots.training_plots(epochs, metrics["epoch"])
-    network = "masks" not in metrics  # which has a loss and probabilities
-    further = [name for name in METRICS if name not in SUMMARY and (network or name not in ("brier", "ece"))]
+    network = "masks" not in metrics
+    measured = [name for name in METRICS if network or name not in OF_NETWORKS]
     page = {
         "title": f"Report: {run.path.resolve().name} ({metrics['split']})",
         "synthetic_notice": SYNTHETIC_NOTICE if metrics["synthetic"] else "",
@@ -55,14 +56,14 @@ def write_report(
         "facts": facts(metrics, slices, run.tested_runs()[0].read_config() if network else None),
         "verdict": verdict(metrics, slices, patients),
         "notes": metrics["notes"],
-        "summary": [metric_row(name, metrics) for name in SUMMARY if name != "loss" or network],
-        "further": [metric_row(name, metrics) for name in further],
+        "summary": [metric_row(name, metrics) for name in SUMMARY if name in measured],
+        "further": [metric_row(name, metrics) for name in measured if name not in SUMMARY],
         "patient_table": as_table(patients.drop(columns=["surface_pixels", "head_pixels", *["brier"] * (not network)])),
         "failures": [failure(kind, slices) for kind in metrics["failures"]],
         "subgroups": metrics["subgroups"],
         "volumes": charts(plots.volume_plots(patients, slices)),
         "lesion_table": as_table(lesions.sort_values("volume", ascending=False)),
-        "calibration": [metric_row(name, metrics) for name in ("brier", "ece")] if network else [],
+        "calibration": [metric_row(name, metrics) for name in ("brier", "ece") if name in measured],
         "calibration_charts": charts(plots.calibration_plots(metrics["calibration"])),
         "genomics": genomics_section(Study(*genomics)) if genomics else None,
         "training": charts(training),

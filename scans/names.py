@@ -21,9 +21,8 @@ BEGINNING = re.compile(rf"(?P<end>{ENDS})[_\-. ]+(?P<whose>.+)", re.IGNORECASE)
 LAST = ("pre", "post", "pd", "roi", "gt")  # say nothing where they begin a name: it may be a patient's
 ALONE = ("pre", "post")  # say a sequence only where nothing stands before them: else it may be of an operation
 FORMAT = re.compile(r"anat|nifti|nii|dicom|dcm|mri?", re.IGNORECASE)  # says of nobody whose images it holds
-GENERAL = re.compile(
-    r"images?(?:tr|ts)?|scans?|volumes?|stack|brain", re.IGNORECASE
-)  # nor does this, beside another name
+# Nor does this, beside another name
+GENERAL = re.compile(r"images?(?:tr|ts)?|scans?|volumes?|stack|brain", re.IGNORECASE)
 
 
 def kind_of(name: str) -> tuple[str, int | str | None]:

@@ -75,9 +75,7 @@ def read_nifti(path: Path) -> tuple[np.ndarray, tuple[float, ...] | None, Grid]:
     """
     need_nibabel()
     with _unpacked(path) as (file, most_bytes), nibabel.imageglobals.LoggingOutputSuppressor():
-        nibabel.imageglobals.logger.addHandler(
-            logging.NullHandler()
-        )  # until the suppressor ends; without any it prints
+        nibabel.imageglobals.logger.addHandler(logging.NullHandler())  # without any handler Python prints
         image, written = _open_nifti(file)
         stored, scaled = image.dataobj, (image.dataobj.slope, image.dataobj.inter) != (1, 0)
         shape = _with_sequences_last(image.shape)
