@@ -184,6 +184,8 @@ def find(args: argparse.Namespace) -> tuple[list[Source], list[str]]:
 def read(source: Source, args: argparse.Namespace) -> tuple[Scan | None, list[str]]:
     """Return the scan with all its sequences, or None, and problems as text."""
     scan, problems = read_patient(source)
+    if scan is not None and args.series and file_ending(source.paths[0]):
+        scan.notes.append("--series is not used: no DICOM")
     if scan is not None and args.spacing:
         if scan.spacing:
             scan.notes.append("--spacing is not used: the file says it")

@@ -77,7 +77,7 @@ def find_slices(folder: Path, only: Iterable[str] | None = None, fewest: int = F
         problems += wrong
     if not patients and not problems:
         problems.append(f"{folder}: holds no patient folders. {HOW_TO_GET}")
-    elif len(patients) < fewest:
+    elif len(patients if only is None else only) < fewest:  # names that are wrong are told already
         problems.append(
             f"{folder}: {len(patients)} patient(s), but training, validation and test need one each. "
             f"Use at least {fewest}."

@@ -17,6 +17,7 @@ from storage.run_folder import RunFolder
 
 GREY = "#737373"
 LOWEST = 3  # values that are named in a plot
+NEAR_AXIS = 0.08  # Dice below which a name does not fit between its point and the axis
 SIZE = (5.2, 4.0)  # inches; narrow, so that text stays legible where the report is read on a phone
 DPI = 200
 SHAPES = ("o", "^", "s", "D")  # of points, when ten colours are too few
@@ -123,8 +124,8 @@ def draw_dice_against_area(tumour: pd.DataFrame) -> Plot:
     lowest = tumour[~missed].sort_values("dice").drop_duplicates("patient")  # of each patient; slices lie together
     for row in lowest.head(LOWEST).itertuples():
         name = f"{row.patient.removeprefix('TCGA_')[:7]}, {row.slice}"  # without the date
-        below = {"xytext": (0, -11), "textcoords": "offset points", "ha": "center"}
-        axes.annotate(name, (row.tumour_pixels, row.dice), fontsize=7, **below)
+        place = {"xytext": (0, 5 if row.dice < NEAR_AXIS else -11), "textcoords": "offset points", "ha": "center"}
+        axes.annotate(name, (row.tumour_pixels, row.dice), fontsize=7, **place)
     words = f"Tumour slices: {len(tumour)}, missed: {missed.sum()}. Median Dice: {tumour['dice'].median():.2f}."
     return finished(figure, "Dice against tumour area", words)
 

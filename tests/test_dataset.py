@@ -85,6 +85,11 @@ def test_only_the_listed_patients(folder):
     assert find_slices(folder, names)["patient"].unique().tolist() == sorted(names)
     with pytest.raises(UserError, match="SYNTH_T_9: no such folder"):
         find_slices(folder, [*names, "SYNTH_T_9"])
+    with pytest.raises(UserError) as nobody_known:
+        find_slices(folder, ["SYNTH_T_9"], fewest=1)
+    assert "SYNTH_T_9: no such folder" in str(nobody_known.value) and "need one each" not in str(nobody_known.value)
+    with pytest.raises(UserError, match=r"2 patient\(s\), but training, validation and test need one each"):
+        find_slices(folder, names[:2])
 
 
 def test_without_a_path_the_data_are_those_beside_the_code(folder, tmp_path, monkeypatch):

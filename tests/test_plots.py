@@ -55,6 +55,14 @@ def test_each_plot_is_a_png_and_its_note_is_whole(tmp_path):
             assert picture.size == (1040, 800) and len(picture.convert("L").getcolors()) > 20
 
 
+def test_the_name_of_a_point_never_lies_on_the_axis():
+    for dice in (0.01, 0.07, 0.09, 0.9):
+        figure = plots.draw_dice_against_area(SLICES[:1].assign(dice=dice)).figure
+        figure.draw_without_rendering()
+        (name,) = figure.axes[0].texts
+        assert name.get_window_extent().y0 > figure.axes[0].get_window_extent().y0
+
+
 def test_svg_is_repeatable_and_fits_into_a_page():
     drawn = {name: plots.to_svg(plot.figure, name) for name, plot in all_plots().items()}
     assert plots.to_svg(plots.draw_dice_against_area(SLICES[:3]).figure, "dice_area") == drawn["dice_area"]

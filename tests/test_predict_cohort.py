@@ -66,13 +66,13 @@ def test_what_this_project_wrote_is_neither_input_nor_reference_until_it_is_edit
     assert pd.read_csv(tmp_path / "last" / "patients.csv").set_index("patient").loc["a", "dice"] == 0
 
 
-def test_pixels_of_another_plane_and_a_spacing_that_is_not_used_are_noted(predict, tmp_path):
+def test_pixels_of_another_plane_and_options_that_are_not_used_are_noted(predict, tmp_path):
     volume = nibabel.Nifti1Image(np.stack([blob()[0][..., 1]] * 2).swapaxes(0, 2), np.diag([-1, -5, 1, 1]))
     nibabel.save(volume, tmp_path / "x.nii")
-    code, out, _, _ = predict(tmp_path / "x.nii", "--spacing", 1, 1, 1)
+    code, out, _, _ = predict(tmp_path / "x.nii", "--spacing", 1, 1, 1, "--series", "FLAIR")
     words = " ".join(out.split())
     assert code == 0 and "pixels of 5 x 1 mm, as of slices that were taken in another plane" in words
-    assert "--spacing is not used: the file says it" in words
+    assert "--spacing is not used: the file says it" in words and "--series is not used: no DICOM" in words
 
 
 def test_spacing_counts_where_a_volume_does_not_say_its_own(predict, tmp_path):
