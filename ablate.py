@@ -18,7 +18,7 @@ from storage.owned_folder import OwnedFolder
 from utils import parse_first, positive, whole_number
 
 # Studies: a base, and what each variant changes in it. The first variant is what the others are compared with.
-# Narrow, and so few epochs that many can be tried. Patients drawn alike are a variant: found with this base.
+# Narrow, and so few epochs that many can be tried. Patients drawn evenly are a variant: found with this base.
 BASE = ("--recipe", "tuned", "--by-patient", "0", "--width", "16", "--epochs", "6")
 STUDIES: dict[str, dict[str, tuple[str, ...]]] = {
     "screen": {

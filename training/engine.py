@@ -50,7 +50,8 @@ def epoch_order(
     """Return the rows of epoch 1, 2, ... in their order: int64; it depends on (seed, epoch) and the slices alone.
 
     All tumour slices, and a share of the others, drawn anew in each epoch. With `by_patient` as many rows, each drawn
-    with replacement: any patient alike, then a slice in proportion to its tumour pixels plus this times their mean.
+    with replacement: any patient with the same probability, then a slice in proportion to its tumour pixels plus this
+    times their mean.
     """
     mixed = int(np.random.SeedSequence((seed, epoch)).generate_state(1, np.uint64)[0] >> 1)
     generator = torch.Generator().manual_seed(mixed)

@@ -61,7 +61,7 @@ def make_parser(description: str | None = None) -> argparse.ArgumentParser:
     add("--crop", "compute the head's window only", **on_off)
     add("--augment", "change the slices at random", **on_off)
     add("--empty-share", "of the slices without tumour, how many an epoch draws", type=share, metavar="SHARE")
-    add("--by-patient", "draw patients alike, then slices by tumour pixels + M times the mean; 0: all slices alike",
+    add("--by-patient", "draw patients evenly, then slices by tumour pixels + M times the mean; 0: all slices evenly",
         type=share, metavar="M")  # fmt: skip
     add("--prior", "begin with the share of tumour pixels as probability, not with 1/2", **on_off)
     add("--loss", choices=CHOICES["loss"], metavar="LOSS", help=", ".join(CHOICES["loss"]))

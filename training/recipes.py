@@ -20,7 +20,7 @@ REFERENCE: dict[str, Any] = {
     "crop": False,  # compute the head's window only
     "augment": False,  # training/augment.py
     "empty_share": 1.0,  # of the slices without tumour, drawn anew each epoch
-    "by_patient": 0.0,  # draw patients alike, then slices by tumour pixels + this times their mean; 0: all slices alike
+    "by_patient": 0.0,  # draw patients evenly, then slices by tumour pixels + this times their mean; 0: slices evenly
     "prior": False,  # begin with the logit of the share of tumour pixels, not with 0
     # optimisation
     "epochs": EPOCHS,
