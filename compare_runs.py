@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> None:
 def pair(first: RunFolder, second: RunFolder) -> pd.DataFrame:
     """Return one row per patient with the columns of both runs, ending in _a and _b.
 
-    Raises: UserError unless both runs were tested on the same patients.
+    Raises: UserError unless both runs were tested on the same patients, with the same reference masks.
     """
     a, b = (run.read_test_tables()["patients"] for run in (first, second))
     only_one = sorted(set(a["patient"]) ^ set(b["patient"]))
@@ -67,7 +67,14 @@ def pair(first: RunFolder, second: RunFolder) -> pd.DataFrame:
             f"{first} and {second}: tested on different patients; {len(only_one)} are in only one of them ({shown}). "
             "Test or score both on the same patients: --split of train_model.py, --patients of score_masks.py."
         )
-    return a.merge(b, on="patient", suffixes=("_a", "_b"), validate="one_to_one")
+    pairs = a.merge(b, on="patient", suffixes=("_a", "_b"), validate="one_to_one")
+    same = (pairs["slices_a"] == pairs["slices_b"]) & (pairs["tumour_pixels_a"] == pairs["tumour_pixels_b"])
+    if not same.all():
+        raise UserError(
+            f"{first} and {second}: judged by different reference masks of {(~same).sum()} patients, such as "
+            f"{pairs['patient'][~same].iloc[0]}. Score both against the same ones, at the same size of the slices."
+        )
+    return pairs
 
 
 def compare(pairs: pd.DataFrame) -> dict[str, dict[str, float]]:

@@ -36,11 +36,13 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from constants import CHANNELS
+from constants import CHANNELS, SYNTHETIC_NOTICE
 from dataset.folder import find_folder, find_slices
 from dataset.new_folder import new_folder
+from dataset.published import is_published
 from dataset.slices import Slices, load_slices, slice_number
 from dataset.split import SPLITS, Assignment, assign_fold, assign_patients
+from dataset.synthetic import any_synthetic
 from scans import pictures, volumes
 from utils import UserError, run_script, to_json
 
@@ -62,6 +64,8 @@ def main(argv: list[str] | None = None) -> None:
             raise UserError(f"{error} Or write single slices with --slices.") from None
     folder = find_folder(args.data)
     table = find_slices(folder)
+    if any_synthetic(table):
+        print(SYNTHETIC_NOTICE)
     splits = assign(table["patient"], args.folds)
     test = sorted(patient for patient, split in splits[0].items() if split == "test" and not args.folds)
     cases: dict[str, list[str]] = {}
@@ -77,8 +81,9 @@ def main(argv: list[str] | None = None) -> None:
             "labels": LABELS,
             "numTraining": sum(map(len, training.values())),
             "file_ending": ending(args.slices),
-            "licence": LICENCE,
         }
+        if is_published(table):
+            about["licence"] = LICENCE
         (built / NAME / "dataset.json").write_text(to_json(about), encoding="utf-8")
         folds = [as_fold(split, cases, bool(args.folds)) for split in splits]
         (built / NAME / "splits_final.json").write_text(to_json(folds), encoding="utf-8")

@@ -91,6 +91,8 @@ def main(argv: list[str] | None = None) -> None:
         require_packages(name)
     run = RunFolder(args.run or constants.RUN_DIR)
     if not args.run and not run.checkpoints():
+        if args.epoch is not None:
+            raise UserError("--epoch: this folder holds no run. Name one with --run.")
         run = None
     model, checkpoint, chosen = load(run, args.epoch)
     out = OwnedFolder(args.out or (run.path if run else Path()) / "export")

@@ -3,7 +3,9 @@
     model = torch.hub.load(".", "unet", source="local")
 
 It takes float32 [N, 3, 256, 256], scaled to [-1, 1] as (value / 255 - 0.5) / 0.5, in the order pre-contrast, FLAIR,
-post-contrast, and returns logits [N, 1, 256, 256]. Research use only: not a medical device.
+post-contrast, and returns logits [N, 1, 256, 256]. With pretrained=True it takes what its attribute `input` says: FLAIR
+of the neighbouring slices as further channels, and intensities that are scaled per patient. Research use only: not a
+medical device.
 """
 
 import importlib.util
@@ -35,8 +37,9 @@ def unet(pretrained: bool = False, width: int = 64, bilinear: bool = False, stem
     """Return a U-Net of this project in evaluation mode; see unet.py.
 
     Args:
-        pretrained: with the weights that come with the repository, whose network is then built. Its attribute
-            `input` says how slices are prepared for it, in the terms of dataset/preprocess.py.
+        pretrained: with the weights that come with the repository, whose network is then built. It has 3 channels and
+            2 for each of `neighbours`; its attribute `input` says how they are prepared, in the terms of
+            dataset/preprocess.py.
         width, bilinear, stem: as of UNet, for a network that is still to be trained.
 
     Raises: RuntimeError when there are no pretrained weights, or they cannot be read.

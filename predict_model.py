@@ -106,7 +106,7 @@ from storage.run_folder import RunFolder
 from training.engine import predict
 from training.hardware import Hardware, hardware_like, keep_freed_memory, repeat_exactly
 from unet import UNet
-from utils import USER_ERROR, UserError, run_script, to_csv
+from utils import USER_ERROR, UserError, leaves_folder, read_csv, run_script, to_csv
 
 TABLES = ("slices.csv", "patients.csv")
 SOME_FAILED = 1  # exit code
@@ -173,6 +173,17 @@ def refuse_used(out: OwnedFolder, overwrite: bool) -> None:
     out.refuse_foreign(*TABLES)
 
 
+def remove_earlier(out: OwnedFolder) -> None:
+    """Remove the patients' folders of the prediction that --overwrite replaces: no masks of two networks side by side.
+
+    Files that were added or edited since stay.
+    """
+    if TABLES[1] in out.files():
+        for patient in read_csv(out.path / TABLES[1], ["patient"])["patient"]:
+            if not leaves_folder(patient):
+                OwnedFolder(out.path / patient).remove()
+
+
 def find(args: argparse.Namespace) -> tuple[list[Source], list[str]]:
     """Return the scans to read, and problems as text. Raises: UserError when there is nothing to read."""
     sources, problems = find_sources(args.inputs, args.pre, args.post, args.series)
@@ -219,6 +230,8 @@ def process(
     files = encoders(scan, masks, table, notice)
     if args.probabilities:
         files |= kind_of_files(scan).probability_files(scan, probabilities)
+    if not tables:
+        remove_earlier(out)
     folder = OwnedFolder(out.path / scan.name)  # a manifest of its own: one for all patients would grow too long
     try:
         folder.refuse_foreign(*files)

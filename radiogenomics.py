@@ -75,7 +75,7 @@ def main(argv: list[str] | None = None) -> None:
         folder = find_folder(args.data or run.tested_runs()[0].read_config()["data"])
     else:
         folder, predicted = find_folder(args.data), None
-        table = find_slices(folder)
+        table = find_slices(folder, fewest=1)
     patients = list(dict.fromkeys(table["patient"]))
     files = args.labels or default_label_files(folder, patients)
     labels = read_labels(files, patients)

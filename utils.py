@@ -260,6 +260,8 @@ def parse_csv(content: bytes, path: Path, columns: list[str]) -> "pd.DataFrame":
             encoding="utf-8-sig",
             skip_blank_lines=False,
         ).fillna("")  # of lines that are too short
+        if not isinstance(table.index, pd.RangeIndex):  # pandas takes what is too much in front for an index
+            raise ValueError("its lines hold more values than its first one names columns")
         table = table[table.ne("").any(axis=1)]  # its index counts blank lines
     except (ValueError, csv.Error) as error:  # pandas' parser errors are ValueErrors
         reason = str(error).strip().splitlines()[0]

@@ -50,7 +50,7 @@ def read_assignment(path: Path, patients: Iterable[str], folder: Path) -> tuple[
     rows = read_csv(path, ["patient", "split"])
     problems = []
     named: Assignment = {}
-    for line, (patient, split) in enumerate(rows[["patient", "split"]].itertuples(index=False), start=2):
+    for line, patient, split in zip(rows.index + 2, rows["patient"], rows["split"], strict=True):
         if split not in SPLITS:
             problems.append(f"{path}, line {line}: {split!r} is no split. Use one of {', '.join(SPLITS)}.")
         elif patient in named:

@@ -60,7 +60,7 @@ def draw_boxes(study: Study, name: str) -> Plot:
         axes.plot(group, at + jitter.uniform(-0.18, 0.18, len(group)), "o", color=GREY, ms=2.5, alpha=0.6)
     for at, heading in headings:
         axes.text(0.01, at, heading, transform=axes.get_yaxis_transform(), fontsize=8, va="center", color="black")
-    axes.set_yticks(places, names, fontsize=8)
+    axes.set_yticks(places, names, fontsize=8, parse_math=False)
     axes.set_ylim(place - 0.8, -0.7)
     axes.grid(axis="y", visible=False)
     axes.xaxis.set_major_locator(MaxNLocator(6, steps=STEPS))

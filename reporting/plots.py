@@ -125,7 +125,7 @@ def draw_dice_against_area(tumour: pd.DataFrame) -> Plot:
     for row in lowest.head(LOWEST).itertuples():
         name = f"{row.patient.removeprefix('TCGA_')[:7]}, {row.slice}"  # without the date
         place = {"xytext": (0, 5 if row.dice < NEAR_AXIS else -11), "textcoords": "offset points", "ha": "center"}
-        axes.annotate(name, (row.tumour_pixels, row.dice), fontsize=7, **place)
+        axes.annotate(name, (row.tumour_pixels, row.dice), fontsize=7, parse_math=False, **place)
     words = f"Tumour slices: {len(tumour)}, missed: {missed.sum()}. Median Dice: {tumour['dice'].median():.2f}."
     return finished(figure, "Dice against tumour area", words)
 
@@ -173,7 +173,8 @@ def new_axes(x: str, y: str, size: tuple[float, float] = SIZE) -> tuple[Figure, 
 
 def finished(figure: Figure, title: str, words: str, columns: int = 2) -> Plot:
     """Return a drawing with its legend below."""
-    figure.legend(fontsize=9, frameon=False, loc="outside lower center", ncols=columns)
+    for text in figure.legend(fontsize=9, frameon=False, loc="outside lower center", ncols=columns).get_texts():
+        text.set_parse_math(False)  # a group may be called $x$
     return Plot(figure, title, words)
 
 

@@ -113,8 +113,8 @@ def find_stacks(inputs: Iterable[Path]) -> tuple[list[Stack], list[str]]:
         for path in found:
             format = "pictures" if file_ending(path) in PICTURES else file_ending(path) or "DICOM"
             place = path.parent if format in ("pictures", "DICOM") else path
-            root = given if given.is_dir() and place != given else place.absolute().parent
-            roots[place] = min(roots.get(place, root), root, key=lambda path: len(path.absolute().parts))
+            root = given if given.is_dir() and place != given else Path(os.path.abspath(place)).parent
+            roots[place] = min(roots.get(place, root), root, key=lambda path: len(Path(os.path.abspath(path)).parts))
             files[place, format].add(path)
     return [stack for (place, _), paths in files.items() for stack in _stacks(place, paths, roots[place])], problems
 

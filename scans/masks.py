@@ -9,7 +9,7 @@ import numpy as np
 
 from scans import pictures, volumes
 from scans.cohort import files_below
-from scans.names import MASK, is_mask, kind_of
+from scans.names import MASK, kind_of
 from scans.scan import PICTURES, Scan, Source, file_ending, stem
 
 MOST_LABELS = 9  # a mask of labels has whole numbers up to this; grey levels of resizing go on to 255
@@ -34,24 +34,27 @@ def find_masks(folder: Path) -> tuple[dict[str, list[Path]], list[str]]:
     """Return the files of each patient in a folder and its subfolders, sorted by patient; and problems as text.
 
     One volume, PATIENT.nii.gz or PATIENT.npy, or pictures, PATIENT_SLICE.png or .tif; any may end in _mask. Where some
-    pictures do, the others are taken for images.
+    pictures do, the others are taken for images; so are volumes.
     """
     files = [path for path in files_below(folder, levels=1) if file_ending(path)]
-    of_slices = [path for path in files if file_ending(path) in PICTURES]
-    of_slices = [path for path in of_slices if is_mask(path)] or of_slices
+    pictured = [path for path in files if file_ending(path) in PICTURES]
     found: dict[str, list[Path]] = defaultdict(list)
     problems = []
-    for path in files:
-        if file_ending(path) not in PICTURES:
-            found[whose(path)].append(path)
-        elif path in of_slices:
-            if match := SLICE.fullmatch(whose(path)):
-                found[match["patient"]].append(path)
-            else:
-                problems.append(f"{path}: not named like a mask. Rename it to PATIENT_NUMBER_mask{path.suffix}.")
+    for path in named_masks([path for path in files if path not in pictured]):
+        found[whose(path)].append(path)
+    for path in named_masks(pictured):
+        if match := SLICE.fullmatch(whose(path)):
+            found[match["patient"]].append(path)
+        else:
+            problems.append(f"{path}: not named like a mask. Rename it to PATIENT_NUMBER_mask{path.suffix}.")
     if not found and not problems:
         problems.append(f"{folder}: holds no masks (PATIENT_NUMBER_mask.png or .tif, PATIENT.nii.gz, PATIENT.npy).")
     return dict(sorted(found.items())), problems
+
+
+def named_masks(paths: list[Path]) -> list[Path]:
+    """Return the files that are masks by their names; all where none is."""
+    return [path for path in paths if kind_of(stem(path))[1] == MASK] or paths
 
 
 def whose(path: Path) -> str:

@@ -244,7 +244,12 @@ class RunFolder(OwnedFolder):
         return [RunFolder(self.path / f"fold_{each['fold']}") for each in folds] if folds else [self]
 
     def read_tested(self) -> tuple[pd.DataFrame, np.ndarray]:
-        """Return the table of the tested slices, and their predicted masks in this order, uint8 [N, H, W], 0 or 1."""
+        """Return the table of the tested slices, and their predicted masks in this order, uint8 [N, H, W], 0 or 1.
+
+        Raises: UserError for masks that score_masks.py has scored: whose images they are is not kept.
+        """
+        if "masks" in self.read_metrics():
+            raise UserError(f"{self}: holds scored masks, not a run. Name a run that test_model.py has tested.")
         runs = self.tested_runs()
         tables = [run.read_split_table(run.read_metrics()["split"]) for run in runs]
         masks = [run.read_predictions() for run in runs]

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from constants import POST, PRE
 from scans.cohort import find_sources
@@ -27,6 +28,13 @@ def found(*inputs: Path, **options: str) -> dict[str, Source]:
     sources, problems = find_sources(inputs, **options)
     assert problems == []
     return {source.name: source for source in sources}
+
+
+def test_the_folder_above_by_two_dots(tmp_path, monkeypatch):
+    (tmp_path / "p1" / "sub").mkdir(parents=True)
+    Image.new("L", (8, 8)).save(tmp_path / "p1" / "1.png")
+    monkeypatch.chdir(tmp_path / "p1" / "sub")
+    assert list(found(Path(".."))) == ["p1"]
 
 
 def of(source: Source) -> tuple[list[str], dict[int, list[str]], list[str]]:

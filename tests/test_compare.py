@@ -7,9 +7,10 @@ import pytest
 from storage.run_folder import RunFolder
 
 
-def write_run(folder, dice: dict[str, float]) -> None:
+def write_run(folder, dice: dict[str, float], tumour_pixels: int = 9) -> None:
     """Write a tested run, with the given Dice and made-up other metrics of each patient."""
     patients = pd.DataFrame({"patient": list(dice), "dice": list(dice.values())})
+    patients = patients.assign(slices=3, tumour_pixels=tumour_pixels)
     for name in ("iou", "sensitivity", "precision", "surface_dice_1", "surface_dice_2", "surface_dice_3", "hd95"):
         patients[name] = patients["dice"] / 2
     patients.loc[0, "hd95"] = np.nan
@@ -46,6 +47,9 @@ def test_runs_that_cannot_be_compared(call, tmp_path):
     write_run(tmp_path / "b", {"p": 0.1, "r": 0.2})
     code, _, err = call("compare_runs", tmp_path / "a", tmp_path / "b")
     assert code == 2 and "tested on different patients; 2 are in only one of them (q, r)" in err
+    write_run(tmp_path / "larger", {"p": 0.1, "q": 0.2}, tumour_pixels=36)
+    code, _, err = call("compare_runs", tmp_path / "a", tmp_path / "larger")
+    assert code == 2 and "judged by different reference masks of 2 patients, such as p. Score both against" in err
     code, _, err = call("compare_runs", tmp_path / "a", tmp_path / "c")
     assert code == 2 and "test_results.csv: no such file. Run test_model.py" in err
     (tmp_path / "b" / "test_patients.csv").write_text("patient,dice\np,0.1\nq,0.9\n")

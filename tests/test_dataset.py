@@ -80,6 +80,20 @@ def test_lists_and_tables_as_spreadsheets_save_them(folder, tmp_path):
     assert read_patient_list(tmp_path / "list.txt") == patients[:2]
 
 
+@pytest.mark.parametrize("line", ["{},train,", "{},train,seen", "{},train,seen,twice"])
+def test_lines_longer_than_the_first_are_one_error(folder, tmp_path, line):
+    patients = find_slices(folder)["patient"].unique()
+    (tmp_path / "split.csv").write_text("patient,split\n" + "\n".join(map(line.format, patients)))
+    with pytest.raises(UserError, match=r"split.csv: cannot be read as CSV \(its lines hold more values than"):
+        read_assignment(tmp_path / "split.csv", patients, folder)
+
+
+def test_a_line_is_told_by_its_number_in_the_file(folder, tmp_path):
+    (tmp_path / "split.csv").write_text("patient,split\n\n\nSYNTH_T_1,trian\n")
+    with pytest.raises(UserError, match=r"split.csv, line 4: 'trian' is no split"):
+        read_assignment(tmp_path / "split.csv", ["SYNTH_T_1"], folder)
+
+
 def test_only_the_listed_patients(folder):
     names = ["SYNTH_T_3", "SYNTH_T_1", "SYNTH_T_0"]
     assert find_slices(folder, names)["patient"].unique().tolist() == sorted(names)

@@ -290,8 +290,10 @@ def test_a_tested_run_carries_what_was_chosen_and_the_projects_weights_are_expor
     assert "epoch 2 of . (as tested)" in export("--formats", "safetensors")[1]
 
 
-def test_mistakes(export, tmp_path):
+def test_mistakes(export, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     assert "holds no checkpoints" in export("--run", tmp_path, "--formats", "torch_export")[2]
+    assert "--epoch: this folder holds no run. Name one" in export("--formats", "safetensors", "--epoch", 9)[2]
     run = make_run(tmp_path / "run")
     code, _, err = export("--run", run, "--formats", "torch_export", "--epoch", 9)
     assert code == 2 and "epoch_9.pt: no such file" in err

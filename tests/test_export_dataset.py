@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from test_score_masks import stacks
 
-from constants import FLAIR
+from constants import FLAIR, SYNTHETIC_NOTICE
 from dataset.folder import find_slices
 from dataset.slices import read_image
 from dataset.split import assign_fold, assign_patients
@@ -35,6 +35,7 @@ def test_stacks_hold_the_pixels_of_the_slices_and_test_patients_train_nothing(ca
             (folder / "SYNTH_T_0" / f"{name}{part}").rename(folder / "SYNTH_T_0" / f"SYNTH_T_0_{number * 5}{part}")
     code, out, err = call("export_dataset", "nnunet", tmp_path / "raw", "--data", folder)
     assert (code, err) == (0, "") and "4 patients for training and validation, 1 for the test" in out
+    assert SYNTHETIC_NOTICE in out
     raw, split = tmp_path / "raw" / DATASET, assign_patients(find_slices(folder)["patient"])
     of = {name: sorted(p for p, each in split.items() if each == name) for name in ("train", "validation", "test")}
     assert read_json(raw / "splits_final.json") == [{"train": of["train"], "val": of["validation"]}]
@@ -44,6 +45,7 @@ def test_stacks_hold_the_pixels_of_the_slices_and_test_patients_train_nothing(ca
     assert names(raw / "imagesTr") == [f"{patient}_000{c}.nii.gz" for patient in fitted for c in range(3)]
     assert names(raw / "imagesTs") == [f"{patient}_000{c}.nii.gz" for patient in of["test"] for c in range(3)]
     about = read_json(raw / "dataset.json")
+    assert "licence" not in about  # these are not the published patients
     assert about["numTraining"] == 4 and about["file_ending"] == ".nii.gz" and about["labels"]["background"] == 0
     assert list(about["channel_names"]) == ["0", "1", "2"] and about["channel_names"]["1"] == "FLAIR"
     flair, _, _ = read_nifti(raw / ("imagesTr" if "SYNTH_T_0" in fitted else "imagesTs") / "SYNTH_T_0_0001.nii.gz")

@@ -63,6 +63,13 @@ def test_the_name_of_a_point_never_lies_on_the_axis():
         assert name.get_window_extent().y0 > figure.axes[0].get_window_extent().y0
 
 
+def test_names_with_dollars_are_no_formulas(tmp_path):
+    plots.to_png(plots.draw_dice_against_area(SLICES[:1].assign(patient="A$b_$")).figure, 50)
+    figure = plots.new_axes("x", "y")[0]
+    figure.axes[0].plot([], [], label="A$b_$")
+    plots.to_png(plots.finished(figure, "", "").figure, 50)
+
+
 def test_svg_is_repeatable_and_fits_into_a_page():
     drawn = {name: plots.to_svg(plot.figure, name) for name, plot in all_plots().items()}
     assert plots.to_svg(plots.draw_dice_against_area(SLICES[:3]).figure, "dice_area") == drawn["dice_area"]

@@ -220,6 +220,17 @@ def test_files_are_not_overwritten_unless_asked(predict, tmp_path, picture):
     assert overlay.read_bytes() == content and overlay.stat().st_mtime_ns > before
 
 
+def test_masks_of_an_earlier_prediction_never_lie_beside_new_ones(predict, tmp_path):
+    for name in "ab":
+        np.save(tmp_path / f"{name}.npy", np.stack([blob()[0], blob()[0]]))
+    assert predict(tmp_path / "a.npy", tmp_path / "b.npy", "--probabilities")[0] == 0
+    folder = tmp_path / "out"
+    (folder / "b" / "b_1_overlay.png").write_text("mine now")
+    assert predict(tmp_path / "a.npy", "--overwrite")[0] == 0
+    assert [path.name for path in (folder / "b").iterdir()] == ["b_1_overlay.png"]
+    assert not (folder / "a" / "a_probability.npy").exists() and (folder / "a" / "a_mask.npy").exists()
+
+
 def test_a_folder_of_the_user_is_never_written_to(predict, tmp_path, picture):
     folder = tmp_path / "out" / "case"
     folder.mkdir(parents=True)

@@ -159,6 +159,9 @@ def test_mistakes_end_with_one_message(call, folder, tmp_path):
     assert code == 2 and "metrics.json: no such file. Run test_model.py" in err
     code, _, err = call("radiogenomics", "--run", tmp_path / "none", "--out", tmp_path / "out")
     assert code == 2 and "not allowed with" in err
+    RunFolder(tmp_path / "scored").write("metrics.json", b'{"masks": "theirs"}')
+    code, _, err = call("radiogenomics", "--run", tmp_path / "scored")
+    assert code == 2 and "holds scored masks, not a run. Name a run that test_model.py has tested" in err
 
 
 @pytest.mark.real

@@ -157,6 +157,11 @@ def test_what_predict_model_writes_is_taken_as_it_is(score, folder, tmp_path):
     (tmp_path / "out" / "slices.csv").touch()
     code, _, err, scored = score(tmp_path / "out", "--data", folder)
     assert (code, err) == (0, "") and scored.read_metrics()["patient_dice"] == 1
+    for patient, stack in masks.items():
+        write_volumes(tmp_path / "volumes", {patient: stack}, "_mask.npy")
+        np.save(tmp_path / "volumes" / f"{patient}_probability.npy", stack * np.float32(0.9))
+    code, _, err, scored = score(tmp_path / "volumes", "--data", folder)
+    assert (code, err) == (0, "") and scored.read_metrics()["patient_dice"] == 1
 
 
 def test_two_readers_are_measured_against_each_other(score, call, tmp_path):
