@@ -72,12 +72,14 @@ if __name__ == "__main__":
     parse_first(parse_arguments)
 
 
+from collections.abc import Iterable
 from typing import Any
 
 import pandas as pd
 
-from dataset.folder import find_folder
+from dataset.folder import find_folder, find_slices
 from dataset.slices import Slices, load_slices
+from dataset.split import assign_patients, read_assignment
 from evaluation import calibration, intervals
 from evaluation.judge import judge
 from evaluation.postprocess import Choice, postprocess
@@ -86,6 +88,8 @@ from storage import checkpoints
 from storage.run_folder import RunFolder
 from training.engine import count_flop, epoch_order, growth, score, training_window
 from training.hardware import hardware_like, keep_freed_memory
+from training.options import SETTINGS, fill_in, make_parser
+from training.recipes import REFERENCE
 from utils import call_script, run_script, show_number, to_csv
 
 SHOWN = ("patient_dice", "patient_dice_median", "patient_sensitivity", "patient_precision", "tumour_iou",
@@ -96,23 +100,37 @@ QUALITIES = (0.7, 0.75, 0.8)  # mean volumetric Dice, for the time until they ar
 def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(argv)
     keep_freed_memory()
-    args.run.refuse_foreign("ablation.csv")
+    args.run.refuse_foreign("ablation.csv", "recall.png")
     folder = find_folder(args.data)
     study = STUDIES[args.study]
     wanted = [name for name in study if not args.only or name in args.only]
     trial = [word for name in ("epochs", "width") if getattr(args, name) for word in (f"--{name}", getattr(args, name))]
-    results: list[dict[str, Any]] = []
+    runs = {}  # with their options
     for seed in args.seeds:
         for name in wanted:
             run = RunFolder(args.run.path / f"{name.replace(' ', '_')}_{seed}")
-            split = ["--split", args.split] if args.split else []
-            train(run, [*study[name], *trial, *split, "--seed", seed, "--data", folder, "--keep", 1])
-            results.append({"variant": name, "seed": seed, **judge_run(run)})
-            args.run.write("ablation.csv", to_csv(compare(results)).encode())
+            runs[name, seed] = run, [*study[name], *trial, "--seed", seed]
+    refuse_others(runs.values(), folder, args.split)
+    split = ["--split", args.split] if args.split else []
+    results: list[dict[str, Any]] = []
+    for (name, seed), (run, options) in runs.items():
+        train(run, [*options, *split, "--data", folder, "--keep", 1])
+        results.append({"variant": name, "seed": seed, **judge_run(run)})
+        args.run.write("ablation.csv", to_csv(compare(results)).encode())
     table = compare(results)
     args.run.write("recall.png", plots.to_png(plots.draw_recall(table).figure, plots.DPI))
     print(table.to_string(index=False, float_format=show_number))
     print(f"written to {args.run}: ablation.csv, recall.png")
+
+
+def refuse_others(runs: Iterable[tuple[RunFolder, list]], folder: Path, split: Path | None) -> None:
+    """Raise UserError if the folder of a variant holds a run of other settings, or on other patients."""
+    patients = find_slices(folder)["patient"]
+    assignment = read_assignment(split, patients, folder)[0] if split else assign_patients(patients)
+    for run, options in runs:
+        if run.checkpoints():
+            asked = vars(fill_in(make_parser().parse_args(list(map(str, options)))))
+            run.refuse_other({name: asked[name] for name in SETTINGS}, assignment, REFERENCE)
 
 
 def train(run: RunFolder, options: list) -> None:
@@ -136,7 +154,7 @@ def judge_run(run: RunFolder) -> dict[str, Any]:
     return {
         **{name: metrics[name] for name in SHOWN},
         "epochs": len(epochs),
-        **training_cost(config["settings"], epochs, train),
+        **training_cost(REFERENCE | config["settings"], epochs, train),
         "seconds": epochs["seconds"].sum(),
         **{f"minutes_to_{dice}": minutes_to(dice, epochs) for dice in QUALITIES},
         "dice": tables.patients.set_index("patient")["dice"],

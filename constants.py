@@ -6,6 +6,7 @@ from pathlib import Path
 IMAGE_SIZE = 256  # pixels, height and width of a slice
 CHANNELS = 3  # pre-contrast, FLAIR, post-contrast, in this order
 PRE, FLAIR, POST = range(CHANNELS)  # their indices
+MOST_NEIGHBOURS = 8  # slices on each side of one, whose FLAIR a network may see too
 CLASSES = 1  # FLAIR abnormality against everything else
 WIDTH = 64  # channels of the first level; they double down to 16 x WIDTH
 MEAN = (0.5, 0.5, 0.5)  # per channel, after scaling 0..255 to 0..1 ...

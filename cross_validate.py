@@ -46,16 +46,19 @@ if __name__ == "__main__":
     parse_first(parse_arguments)
 
 
+from typing import Any
+
 import pandas as pd
 
 from constants import SYNTHETIC_NOTICE
 from dataset.folder import find_folder, find_slices
 from dataset.slices import load_slices
-from dataset.split import SPLITS, assign_fold, read_patient_list
+from dataset.split import assign_fold, read_patient_list
 from evaluation import calibration, summary
 from evaluation.tables import Tables
 from reporting.report import write_report
 from storage.run_folder import TEST_TABLES, RunFolder
+from training.recipes import REFERENCE, is_planned
 from utils import UserError, call_script, run_script, show_number
 
 POOLED = (*TEST_TABLES.values(), "metrics.json", "report.html")  # written to --run itself
@@ -74,7 +77,7 @@ def main(argv: list[str] | None = None) -> None:
         assignment = assign_fold(patients, number, args.folds)
         fold.refuse_used(overwrite=True)  # files of the user
         if fold.checkpoints():
-            refuse_other_run(fold, assignment, args.training)
+            fold.refuse_other(settings_to_find(fold, args.training), assignment, REFERENCE)
     for number, fold in folds.items():
         print(f"--- fold {number} of {args.folds}: {fold}", flush=True)
         where = ["--run", fold, "--data", folder, "--device", args.device]
@@ -88,16 +91,11 @@ def main(argv: list[str] | None = None) -> None:
     pool(run, folds, folder)
 
 
-def refuse_other_run(fold: RunFolder, assignment: dict[str, str], training: argparse.Namespace) -> None:
-    """Raise UserError if the folder of a fold holds a run on other patients or with other settings."""
-    recorded, asked = fold.read_config()["settings"], vars(training)
-    names = [n for n in SETTINGS if n != "epochs" and asked[n] not in ("auto", recorded[n])]
-    different = [f"{name} {recorded[name]}, not {asked[name]}" for name in names]
-    for split in SPLITS:
-        if set(fold.read_split_table(split)["patient"]) != {p for p, s in assignment.items() if s == split}:
-            different.append(f"other {split} patients")
-    if different:
-        raise UserError(f"{fold}: holds a run with {'; '.join(different)}. Name another folder with --run.")
+def settings_to_find(fold: RunFolder, training: argparse.Namespace) -> dict[str, Any]:
+    """Return the settings that a fold's run has to have; fewer epochs than asked for are gone on with."""
+    recorded, asked = REFERENCE | fold.read_config()["settings"], vars(training)
+    goes_on = recorded["epochs"] < asked["epochs"] and not is_planned(recorded)
+    return {name: asked[name] for name in SETTINGS} | ({"epochs": "auto"} if goes_on else {})
 
 
 def pool(run: RunFolder, folds: dict[int, RunFolder], folder: Path) -> None:

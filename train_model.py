@@ -64,7 +64,7 @@ from training.hardware import (
 )
 from training.losses import LOSSES
 from training.optimisation import Optimisation
-from training.recipes import RECIPES, REFERENCE, name_recipe
+from training.recipes import RECIPES, REFERENCE, is_planned, name_recipe
 from unet import UNet
 from utils import SIGNALLED, StopRequest, UserError, run_script, show_number
 
@@ -89,6 +89,8 @@ def main(argv: list[str] | None = None) -> None:
     folder = find_folder(args.data)
     tables = {split: args.run.read_split_table(split) for split in SPLITS} if args.resume else make_tables(args, folder)
     slices = load_slices(folder, tables)
+    if not slices["train"].masks.any():
+        raise UserError(f"{folder}: all masks of the training patients are empty: nothing can be learned from them.")
     config = describe_run(args, folder, slices, hardware)
     print_run(config, slices)
 
@@ -110,7 +112,8 @@ def parse_again(argv: list[str] | None, run: RunFolder) -> argparse.Namespace:
     parser.set_defaults(**recorded, **config["options"], data=config["data"])
     parser.set_defaults(**RECIPES.get(parser.parse_args(argv).recipe, {}))  # named again: that of the run is asked for
     args = parser.parse_args(argv)
-    longer = () if recorded["cosine"] or recorded["growing"] else ("epochs",)  # else planned for as many as there are
+    args.precision = recorded["precision"] if args.precision == "auto" else args.precision
+    longer = () if is_planned(recorded) else ("epochs",)
     different = [
         f"--{name.replace('_', '-')} {getattr(args, name)} (the run has {recorded[name]})"
         for name in SETTINGS
@@ -201,37 +204,38 @@ def train(
     curves = distributed.first_only(Curves(args.run, done, note, args.tensorboard and distributed.rank() == 0))
     best = done["validation_iou"].max() if finished else -1.0
     print_header()
-    for epoch in range(finished + 1, args.epochs + 1):
-        started = time.monotonic()
-        title = f"epoch {epoch}/{args.epochs}"
-        resolution = growth(epoch, args.epochs) if args.growing else 1.0
-        views = Views(args.crop, args.augment, resolution, args.seed, epoch)
-        try:
-            learned = train_one_epoch(
-                model, training, order(epoch), optimiser, args.batch_size, loss_function, hardware, title, stop, views
-            )
-        except Interrupted:
-            again = shlex.join(["python", "train_model.py", "--run", str(args.run), "--resume"])
-            resume = again if epoch > 1 else "the same command"
-            say(f"stopped within epoch {epoch}; {epoch - 1} epoch(s) are saved. Go on with: {resume}")
-            return
-        scored_model = model if optimiser.result is network else optimiser.result
-        seen = replace(validation, how=how._replace(resolution=resolution))
-        scored, _ = evaluate(scored_model, seen, args.batch_size, loss_function, hardware, title)
-        refuse_not_finite(scored["loss"], epoch)
-        record = {
-            "epoch": epoch,
-            **{f"training_{name}": value for name, value in learned.items()},
-            **{f"validation_{name}": value for name, value in scored.items()},
-            "seconds": time.monotonic() - started,
-            "peak_memory_gib": peak_memory(hardware.device) / 2**30,
-            "resolution": resolution,
-        }
-        writer.save_epoch(record)
-        curves.add(record)
-        print_epoch(record, args.epochs, best)
-        best = max(best, record["validation_iou"])
-    writer.finish()
+    with contextlib.ExitStack() as at_the_end:
+        at_the_end.callback(writer.finish)  # after an error too: an epoch may still be on its way to the disk
+        for epoch in range(finished + 1, args.epochs + 1):
+            started = time.monotonic()
+            title = f"epoch {epoch}/{args.epochs}"
+            resolution = growth(epoch, args.epochs) if args.growing else 1.0
+            views = Views(args.crop, args.augment, resolution, args.seed, epoch)
+            alike = args.batch_size, loss_function, hardware, title  # in training and validation
+            try:
+                learned = train_one_epoch(model, training, order(epoch), optimiser, *alike, stop, views)
+            except Interrupted:
+                writer.finish()
+                again = shlex.join(["python", "train_model.py", "--run", str(args.run), "--resume"])
+                resume = again if epoch > 1 else "the same command"
+                say(f"stopped within epoch {epoch}; {epoch - 1} epoch(s) are saved. Go on with: {resume}")
+                return
+            scored_model = model if optimiser.result is network else optimiser.result
+            seen = replace(validation, how=how._replace(resolution=resolution))
+            scored, _ = evaluate(scored_model, seen, *alike)
+            refuse_not_finite(scored["loss"], epoch)
+            record = {
+                "epoch": epoch,
+                **{f"training_{name}": value for name, value in learned.items()},
+                **{f"validation_{name}": value for name, value in scored.items()},
+                "seconds": time.monotonic() - started,
+                "peak_memory_gib": peak_memory(hardware.device) / 2**30,
+                "resolution": resolution,
+            }
+            writer.save_epoch(record)
+            curves.add(record)
+            print_epoch(record, args.epochs, best)
+            best = max(best, record["validation_iou"])
     curves.finish()
     say(f"checkpoints: {args.run.models}. Next: {shlex.join(['python', 'process_models.py', '--run', str(args.run)])}")
 

@@ -31,6 +31,7 @@ SIGNALLED = 128  # plus the number of the signal: stopped by Ctrl-C (130) or by 
 PASSED_ON = (signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
 TEMPORARY = ".tmp"  # ends the name of a file that is being written
 IMPORTED_AS = {"opencv-python": "cv2", "Pillow": "PIL", "scikit-learn": "sklearn"}  # other packages by their own names
+OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory", re.IGNORECASE)
 SHOWN_PROBLEMS = 10  # of one folder or file
 
 
@@ -60,6 +61,11 @@ def run_script(main: Callable[[], None]) -> None:
             raise
         print(f"error: {error.filename or 'input/output'}: {error.strerror}", file=sys.stderr)
         sys.exit(USER_ERROR if error.errno == errno.ENAMETOOLONG else SYSTEM_ERROR)
+    except (MemoryError, RuntimeError) as error:  # of NumPy; of PyTorch on each kind of hardware
+        if not isinstance(error, MemoryError) and not OUT_OF_MEMORY.search(str(error)):
+            raise
+        print("error: out of memory. Take a smaller --batch-size or --width, or other hardware.", file=sys.stderr)
+        sys.exit(SYSTEM_ERROR)
     except KeyboardInterrupt:
         _interrupted()
 
@@ -146,10 +152,10 @@ class StopRequest:
 
 
 def whole_number(text: str) -> int:
-    """An argparse type: an integer from 0 up."""
+    """An argparse type: an integer from 0 up to what PyTorch takes as a seed."""
     number = int(text)
-    if number < 0:
-        raise argparse.ArgumentTypeError(f"{text} is less than 0")
+    if not 0 <= number < 2**63:
+        raise argparse.ArgumentTypeError(f"{text} is not from 0 to 2^63 - 1")
     return number
 
 
@@ -223,8 +229,13 @@ def file_lock(path: Path, wait: bool = True) -> Iterator[IO]:
                 import fcntl
 
                 fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:  # Windows has another kind
-            raise BlockingIOError(*error.args) from None
+        except OSError as error:
+            if os.name != "nt" and error.errno not in (errno.EAGAIN, errno.EACCES):
+                raise UserError(
+                    f"{path.parent}: its file system cannot lock files ({error.strerror}), so that two processes could "
+                    "write there at once. Name a folder on another disk."
+                ) from None
+            raise BlockingIOError(*error.args) from None  # Windows has another kind
         yield file
 
 

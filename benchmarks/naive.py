@@ -23,7 +23,7 @@ from storage.run_folder import RunFolder
 from training.engine import epoch_order
 from training.hardware import choose_hardware, peak_memory
 from unet import UNet
-from utils import positive, run_script
+from utils import UserError, positive, run_script
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -64,8 +64,9 @@ def main(argv: list[str] | None = None) -> None:
     folder = find_folder(args.data)
     table = find_slices(folder)
     tables = split_tables(table, assign_patients(table["patient"]))
-    args.run.path.mkdir(parents=True, exist_ok=True)
-    args.run.remove()  # an earlier one
+    if args.run.path.exists():
+        raise UserError(f"{args.run}: is there already. Name a new folder with --run.")
+    args.run.path.mkdir(parents=True)
 
     torch.manual_seed(constants.SEED)
     model = UNet(width=args.width, bilinear=args.bilinear).to(device)

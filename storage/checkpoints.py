@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import pandas as pd
 import torch
 
-from constants import CLASSES, IMAGE_SIZE, THRESHOLD
+from constants import CLASSES, IMAGE_SIZE, MOST_NEIGHBOURS, THRESHOLD
 from dataset.preprocess import NORMALISATIONS, Preparation
 from storage.run_folder import PRIVATE, RESULT_COLUMNS, RunFolder
 from unet import WIDEST, UNet, load_weights
@@ -28,7 +28,6 @@ REMEDY = "A network is in models/epoch_N.pt of a run. Restore this file, or move
 # How slices are prepared, which probability is foreground, the smallest component, and how it was computed
 INPUT = ("size", *Preparation._fields, "flips", "threshold", "min_component", "precision")
 ADDED = {"resolution": 1.0}  # what files of earlier versions of the format mean without saying
-MOST_NEIGHBOURS = 8
 
 
 class Optimiser(Protocol):

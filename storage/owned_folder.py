@@ -157,8 +157,9 @@ class OwnedFolder:
         self.refuse_foreign(name)
         manifest = self._read_manifest()
         known = manifest.get(name, [])
+        there = [] if digest == UNVERIFIED or not self._exists(name) else [self._digest(name)]
         if known[-1:] != [digest]:
-            self._write_manifest(manifest | {name: [*known[-1:], digest]})
+            self._write_manifest(manifest | {name: [*there, digest]})
 
     def _exists(self, name: str) -> bool:
         path = self.path / name
@@ -170,7 +171,10 @@ class OwnedFolder:
         digests = self._read_manifest().get(name)
         if not digests or path.is_symlink() or not path.is_file():
             return False
-        return UNVERIFIED in digests or hashlib.sha256(path.read_bytes()).hexdigest() in digests
+        return UNVERIFIED in digests or self._digest(name) in digests
+
+    def _digest(self, name: str) -> str:
+        return hashlib.sha256((self.path / name).read_bytes()).hexdigest()
 
     def _read_manifest(self) -> dict[str, list[str]]:
         path = self.path / MANIFEST

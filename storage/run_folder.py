@@ -33,6 +33,8 @@ GENOMICS = ("shape_features.csv", "associations.csv", "radiogenomics.json")
 PRIVATE = ("data", "command")  # of config.json: names of folders of this machine, which nothing published repeats
 EPOCH_FILE = re.compile(r"epoch_([1-9]\d*)\.pt")
 
+BEGUN = ("config.json", *(f"{split}.csv" for split in SPLITS), "patients.txt")  # of a run without a finished epoch
+
 # Every file that a run may hold. A new run refuses a folder in which one of them is not ours.
 RESERVED = (
     "config.json",
@@ -67,7 +69,7 @@ class RunFolder(OwnedFolder):
     # --- Begin ---
 
     def refuse_used(self, overwrite: bool = False) -> None:
-        """Raise UserError if the folder is a file, holds files of the user under our names, or holds checkpoints."""
+        """Raise UserError if the folder is a file, holds files of the user under our names, or a run or results."""
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"{self}: is a file. Name a folder with --run.")
         found = [path for pattern in RESERVED for path in sorted(self.path.glob(pattern))]
@@ -77,6 +79,30 @@ class RunFolder(OwnedFolder):
                 f"{self.models}: already holds a run of {len(epochs)} epoch(s). Name another folder with --run, "
                 "go on with --resume, or replace that run with --overwrite."
             )
+        results = [name for name in self.files() if name not in BEGUN and not name.startswith("models/")]
+        if results and not overwrite:
+            raise UserError(
+                f"{self}: holds results, such as {results[0]}. Name another folder with --run, or replace them with "
+                "--overwrite."
+            )
+
+    def refuse_other(self, asked: dict[str, Any], assignment: dict[str, str], earlier: dict[str, Any]) -> None:
+        """Raise UserError if the folder holds a run with other settings, or on other patients.
+
+        Args:
+            asked: settings by name; "auto" is any.
+            assignment: the split of each patient.
+            earlier: the values of settings that runs of earlier versions did not record.
+        """
+        recorded = earlier | self.read_config()["settings"]
+        different = [
+            f"{n} {recorded[n]}, not {value}" for n, value in asked.items() if value not in ("auto", recorded[n])
+        ]
+        for split in SPLITS:
+            if set(self.read_split_table(split)["patient"]) != {p for p, s in assignment.items() if s == split}:
+                different.append(f"other {split} patients")
+        if different:
+            raise UserError(f"{self}: holds a run with {'; '.join(different)}. Name another folder with --run.")
 
     def begin(self, config: dict[str, Any], tables: dict[str, pd.DataFrame]) -> None:
         """Write config.json and the split tables of a new run.

@@ -8,6 +8,7 @@ import pytest
 from conftest import box, make_slices
 
 import ablate
+from constants import SEED
 from training.engine import count_flop
 from training.recipes import REFERENCE
 
@@ -51,6 +52,18 @@ def test_a_study_trains_scores_and_goes_on(call, folder, tmp_path, calls):
     assert (tmp_path / "runs" / "recall.png").read_bytes().startswith(b"\x89PNG")
     expected = found.loc["with a stem", "patient_dice"] - found.loc["base", "patient_dice"]
     assert found.loc["with a stem", "difference"] == pytest.approx(expected)
+
+
+def test_runs_of_other_settings_or_patients_are_no_part_of_a_study(call, folder, tmp_path, calls):
+    options = ("screen", "--data", folder, "--run", tmp_path / "runs", "--only", "base")
+    assert call("ablate", *options, "--epochs", 1)[0] == 0  # a quick trial
+    code, _, err = call("ablate", *options)
+    assert code == 2 and f"base_{SEED}: holds a run with epochs 1, not 2. Name another folder" in err
+    split = tmp_path / "split.csv"
+    parts = ("train", "test", "validation", "train", "train")
+    split.write_text("patient,split\n" + "".join(f"SYNTH_T_{n},{part}\n" for n, part in enumerate(parts)))
+    code, _, err = call("ablate", *options, "--epochs", 1, "--split", split)
+    assert code == 2 and "other train patients" in err and len(calls) == 1
 
 
 def test_the_time_to_a_quality():

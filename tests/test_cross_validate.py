@@ -104,6 +104,8 @@ def test_two_folds_from_end_to_end(call, request, monkeypatch, tmp_path):
     calls.clear()
     code, _, err = call("cross_validate", *options, "--lr", 0.5)
     assert code == 2 and "fold_2: holds a run with lr 0.001, not 0.5. Name another folder with --run." in err
+    code, _, err = call("cross_validate", *options, "--epochs", 1)
+    assert code == 2 and "fold_2: holds a run with epochs 2, not 1" in err  # folds are trained for as long
     code, _, err = call("cross_validate", "--folds", 2, "--run", folds[1], "--data", folder)
     assert code == 2 and "holds a run of its own" in err
     for own in (run.path / "metrics.json", folds[0].path / "plots" / "loss.png"):
@@ -127,7 +129,8 @@ def test_files_of_the_user_are_refused_before_any_fold_is_trained(call, calls, f
 
 
 def test_what_the_scripts_are_called_with(call, calls, monkeypatch, folder, tmp_path):
-    monkeypatch.setattr(cross_validate, "refuse_other_run", lambda *_: None)
+    monkeypatch.setattr(cross_validate, "settings_to_find", lambda *_: {})
+    monkeypatch.setattr(RunFolder, "refuse_other", lambda *_: None)
     fold = RunFolder(tmp_path / "fold_1")
     fold.models.mkdir(parents=True)
     fold.claim("models/epoch_3.pt").touch()

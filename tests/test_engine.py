@@ -13,10 +13,13 @@ from PIL import Image
 from dataset.folder import find_slices
 from dataset.preprocess import Preparation, Prepared, prepare
 from dataset.slices import load_slices, without_masks
+from evaluation.metrics import Counts
+from training import distributed
 from training.engine import (
     OUTSIDE,
     WINDOW,
     Interrupted,
+    Tally,
     Views,
     compute_logits,
     epoch_order,
@@ -130,6 +133,14 @@ def test_the_threshold_belongs_to_the_lesion():
 def tumour_in(rows: set[int], count: int):
     """Slices of 4 x 4 pixels, with tumour in those rows."""
     return make_slices({"a": [np.full((4, 4), int(row in rows)) for row in range(count)]})
+
+
+def test_a_slice_that_two_processes_drew_counts_once(monkeypatch):
+    tally = Tally()
+    tally.add(torch.tensor(0.0), torch.tensor([0, 2]), Counts(*torch.tensor([[5, 6], [1, 2], [3, 4]])))
+    others = torch.tensor([[0, 0, 0, 0], [7, 8, 9, 1], [9, 3, 4, 1], [0, 0, 0, 0]])  # rows 1 and 2
+    monkeypatch.setattr(distributed, "add_up", lambda every: every + others)
+    assert [each.tolist() for each in tally.gather(4)] == [[5, 7, 7, 0], [1, 8, 2, 0], [3, 9, 4, 0]]
 
 
 def test_order_depends_on_seed_and_epoch_alone():

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -18,6 +19,7 @@ from dataset.folder import find_slices
 from dataset.preprocess import Preparation, prepare
 from dataset.slices import load_slices
 from dataset.split import SPLITS
+from dataset.synthetic import to_tiff
 from storage.checkpoints import load_network
 from storage.run_folder import RunFolder
 from training.engine import evaluate
@@ -268,12 +270,20 @@ def test_resuming_with_other_settings_is_refused(call, finished):
     assert digest(finished) == before
 
 
-def test_a_planned_run_is_not_made_longer(call, folder, tmp_path):
+@pytest.mark.parametrize("plan", [["--cosine"], ["--warm-up", 0.1]])
+def test_a_planned_run_is_not_made_longer(call, folder, tmp_path, plan):
     run = ("--run", tmp_path / "run")
-    assert call("train_model", "--data", folder, *run, "--epochs", 1, "--cosine", *QUICK)[0] == 0
+    assert call("train_model", "--data", folder, *run, "--epochs", 1, *plan, *QUICK)[0] == 0
     code, _, err = call("train_model", *run, "--resume", "--epochs", 2)
     assert code == 2 and "--epochs 2 (the run has 1)" in err
-    assert call("train_model", *run, "--resume")[0] == 0
+    assert call("train_model", *run, "--resume", "--precision", "auto")[0] == 0
+
+
+def test_masks_that_are_all_empty_are_one_error(call, folder, tmp_path):
+    for path in folder.glob("*/*_mask.tif"):
+        path.write_bytes(to_tiff(np.zeros((256, 256), np.uint8)))
+    code, _, err = call("train_model", "--data", folder, "--run", tmp_path / "run", "--empty-share", 0, *QUICK)
+    assert code == 2 and f"{folder}: all masks of the training patients are empty" in err
 
 
 @pytest.mark.parametrize(
@@ -283,6 +293,8 @@ def test_a_planned_run_is_not_made_longer(call, folder, tmp_path):
         ("train_model", ["--epochs", "0"], "0 is not greater than 0"),
         ("train_model", ["--epochs", "many"], "invalid positive int value: 'many'"),
         ("train_model", ["--lr", "nan"], "nan is not greater than 0"),
+        ("train_model", ["--neighbours", "9"], "invalid choice: 9"),  # more than a file of weights may have
+        ("train_model", ["--seed", str(2**64)], "is not from 0 to 2^63 - 1"),
         ("train_model", ["--batch-size", "-4"], "-4 is not greater than 0"),
         ("train_model", ["--loss", "l2"], "invalid choice: 'l2'"),
         ("train_model", ["--device", "abacus"], "--device abacus: cannot be used here"),

@@ -13,6 +13,7 @@ from dataset.preprocess import NORMALISATIONS
 from training.losses import LOSSES
 from training.optimisation import OPTIMISERS
 from training.recipes import CHOICES, RECIPES
+from utils import run_script
 
 ROOT = Path(__file__).parents[1]
 REQUIRED = {  # arguments that a script needs
@@ -63,6 +64,25 @@ def test_an_interrupt_while_packages_are_imported_is_one_line(tmp_path):
     process.send_signal(signal.SIGINT)
     _, err = process.communicate()
     assert (process.returncode, err.strip()) == (130, "interrupted")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("CUDA out of memory. Tried"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_too_little_memory_is_one_line(capsys, error):
+    def main():
+        raise error
+
+    with pytest.raises(SystemExit, match="1"):
+        run_script(main)
+    assert capsys.readouterr().err.startswith("error: out of memory. Take a smaller --batch-size or --width")
+    with pytest.raises(RuntimeError, match="a fault of ours"):
+        run_script(lambda: (_ for _ in ()).throw(RuntimeError("a fault of ours")))
 
 
 def test_what_can_be_chosen_is_what_there_is():

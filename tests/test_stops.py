@@ -1,5 +1,6 @@
 """A run that is stopped, killed, or disturbed."""
 
+import errno
 import os
 import re
 import resource
@@ -7,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
@@ -14,6 +16,10 @@ import pytest
 import torch
 from conftest import QUICK
 from test_scripts import ROOT, digest, same_weights
+
+import train_model
+from storage import checkpoints
+from utils import UserError
 
 
 def start(folder: Path, run: Path, *options) -> subprocess.Popen:
@@ -89,6 +95,32 @@ def test_a_full_disk_is_one_message_and_keeps_the_earlier_epochs(call, finished)
     assert all(after[name] == before[name] for name in before if name.startswith("models/"))
     assert not list(finished.rglob("*.tmp"))
     assert call("train_model", "--run", finished, "--resume", "--epochs", 2)[0] == 0
+
+
+def test_an_error_waits_for_the_epoch_that_is_written_in_the_background(call, folder, tmp_path, monkeypatch):
+    """As on a GPU: the disk is full for epoch 1 while epoch 2 ends with another error, which must not hide it."""
+    begin, train, epochs = checkpoints.Writer.__init__, train_model.train_one_epoch, []
+
+    def in_background(writer, *arguments):
+        begin(writer, *arguments)
+        writer.background = ThreadPoolExecutor(1)
+
+    def full(*_):
+        time.sleep(0.2)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "epoch_1.pt")
+
+    def diverge(*arguments):
+        epochs.append(len(epochs) + 1)
+        if len(epochs) == 2:
+            raise UserError("the loss is not finite; the epochs before it are kept")
+        return train(*arguments)
+
+    monkeypatch.setattr(checkpoints.Writer, "__init__", in_background)
+    monkeypatch.setattr(checkpoints.Writer, "_write_epoch", full)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(train_model, "train_one_epoch", diverge)
+    code, _, err = call("train_model", "--data", folder, "--run", tmp_path / "run", "--epochs", 3, *QUICK)
+    assert (code, epochs) == (1, [1, 2]) and err.endswith("error: epoch_1.pt: No space left on device\n")
 
 
 def test_keep_leaves_weights_to_the_best_by_each_criterion_and_the_newest(call, folder, tmp_path):

@@ -1,5 +1,7 @@
 """The folder of a run and its checkpoints."""
 
+import contextlib
+import errno
 import json
 import os
 import shutil
@@ -232,6 +234,47 @@ def test_a_folder_with_files_of_the_user_under_our_names_is_refused(run, name):
     with pytest.raises(UserError, match="is there already"):
         run.write(name, b"ours")
     assert (run.path / name).read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["metrics.json", "ablation.csv", "shape_features.csv"])
+def test_results_of_other_commands_are_replaced_only_when_asked(run, name):
+    run.write("config.json", b"{}")
+    run.write("patients.txt", b"p")
+    run.refuse_used()  # a run that did not finish an epoch
+    run.write(name, b"of a cross-validation, or of others' masks")
+    with pytest.raises(UserError, match=f"holds results, such as {name}. Name another folder"):
+        run.refuse_used()
+    run.refuse_used(overwrite=True)
+
+
+def test_a_file_stays_ours_however_often_writing_the_next_fails(run, monkeypatch):
+    @contextlib.contextmanager
+    def full(path):
+        raise OSError(errno.ENOSPC, "full")
+        yield
+
+    run.write("report.html", b"first")
+    with monkeypatch.context() as disk:
+        disk.setattr(owned_folder, "atomic_write", full)
+        for content in (b"second", b"third", b"fourth"):
+            with pytest.raises(OSError, match="full"):
+                run.write("report.html", content)
+    assert run.read("report.html", "") == b"first"
+    run.write("report.html", b"fifth")
+    assert run.files() == ["report.html"] and run.read("report.html", "") == b"fifth"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="locks in another way")
+def test_a_file_system_without_locks_is_not_taken_for_another_process(run, monkeypatch):
+    def missing(*_):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr("fcntl.flock", missing)
+    with (
+        pytest.raises(UserError, match=r"cannot lock files \(Function not implemented\), .* on another disk"),
+        run.locked(),
+    ):
+        pass
 
 
 def test_a_file_of_ours_that_the_user_has_changed_is_the_users(run):

@@ -130,16 +130,21 @@ class Tally:
         self.counts.append(counts)
 
     def gather(self, slices: int) -> Counts:
-        """Return the counts of every slice by row number, from all processes, as NumPy arrays."""
+        """Return the counts of every slice by row number, from all processes, as NumPy arrays.
+
+        Of a slice that several processes drew: their mean, rounded down.
+        """
         device = self.counts[0].true_positive.device
-        every = torch.zeros(slices, 3, dtype=torch.int64, device=device)
-        every[torch.cat(self.rows).to(device)] = torch.cat([torch.stack(c, dim=1) for c in self.counts])
-        return Counts(*distributed.add_up(every).cpu().numpy().T)
+        every = torch.zeros(slices, 4, dtype=torch.int64, device=device)
+        counts = torch.cat([torch.stack(c, dim=1) for c in self.counts])
+        every[torch.cat(self.rows).to(device)] = torch.nn.functional.pad(counts, (0, 1), value=1)
+        *counts, processes = distributed.add_up(every).cpu().numpy().T
+        return Counts(*(each // processes.clip(min=1) for each in counts))
 
     def summarise(self, patients: Sequence[str], seen: torch.Tensor | None = None) -> tuple[dict[str, float], Counts]:
         """Return the metrics as of `train_one_epoch`, and the counts behind them; of the rows `seen` only, if given."""
         sizes = torch.tensor([len(rows) for rows in self.rows], dtype=torch.float64)
-        total = (torch.stack(self.losses).double().cpu() * sizes).sum()
+        total = (torch.stack(self.losses).cpu().double() * sizes).sum()  # Apple's GPUs have no float64
         if distributed.world() > 1:
             total = distributed.add_up(total.to(self.losses[0].device))
         counts = self.gather(len(patients))

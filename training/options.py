@@ -57,7 +57,8 @@ def make_parser(description: str | None = None) -> argparse.ArgumentParser:
     add("--bilinear", "interpolate on the way up, which needs 44%% fewer parameters", **on_off)
     add("--stem", "2: compute at half of the resolution (pixel unshuffle)", type=int, choices=CHOICES["stem"])
     add("--normalisation", "of intensities", choices=CHOICES["normalisation"])
-    add("--neighbours", "slices before and after, whose FLAIR is seen too", type=whole_number, metavar="N")
+    add("--neighbours", "slices before and after, whose FLAIR is seen too", type=whole_number, metavar="N",
+        choices=range(constants.MOST_NEIGHBOURS + 1))  # fmt: skip
     add("--crop", "compute the head's window only", **on_off)
     add("--augment", "change the slices at random", **on_off)
     add("--empty-share", "of the slices without tumour, how many an epoch draws", type=share, metavar="SHARE")

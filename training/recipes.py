@@ -68,6 +68,11 @@ CHOICES: dict[str, tuple] = {  # what can be chosen for a value; a test compares
 }  # fmt: skip
 
 
+def is_planned(settings: Mapping[str, Any]) -> bool:
+    """Return whether a training is planned over its epochs, so that more of them would be another training."""
+    return bool(settings["cosine"] or settings["growing"] or settings["warm_up"])
+
+
 def name_recipe(settings: Mapping[str, Any]) -> str:
     """Return the recipe that settings are nearest to, and what differs from it: tuned, with width 16."""
 
