@@ -207,7 +207,10 @@ def load_network(path: Path) -> tuple[UNet, dict[str, Any]]:
     checkpoint = read_checkpoint(path)
     checkpoint["input"] = ADDED | checkpoint["input"]
     if not checkpoint["weights"]:
-        raise UserError(f"{path}: keeps metrics only (--keep). Train again, with a larger --keep or without it.")
+        raise UserError(
+            f"{path}: keeps metrics only (--keep). Test again, which chooses among the "
+            "epochs that are kept; or train again, with a larger --keep or without it."
+        )
     _check_description(checkpoint, path)
     with torch.device("meta"):  # no memory yet, whatever the file asks for
         model = UNet(**checkpoint["network"])
