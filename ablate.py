@@ -79,7 +79,7 @@ import pandas as pd
 
 from dataset.folder import find_folder, find_slices
 from dataset.slices import Slices, load_slices
-from dataset.split import assign_patients, read_assignment
+from dataset.split import assign
 from evaluation import calibration, intervals
 from evaluation.judge import judge
 from evaluation.postprocess import Choice, postprocess
@@ -125,8 +125,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def refuse_others(runs: Iterable[tuple[RunFolder, list]], folder: Path, split: Path | None) -> None:
     """Raise UserError if the folder of a variant holds a run of other settings, or on other patients."""
-    patients = find_slices(folder)["patient"]
-    assignment = read_assignment(split, patients, folder)[0] if split else assign_patients(patients)
+    assignment = assign(find_slices(folder)["patient"], split, folder)
     for run, options in runs:
         if run.checkpoints():
             asked = vars(fill_in(make_parser().parse_args(list(map(str, options)))))

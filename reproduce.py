@@ -96,7 +96,7 @@ import torch
 from constants import IMAGE_SIZE
 from dataset.folder import find_folder, find_slices
 from dataset.published import is_published, published_patients
-from dataset.split import assign_patients, read_assignment, split_tables
+from dataset.split import assign, split_tables
 from dataset.synthetic import any_synthetic
 from evaluation.intervals import show_interval
 from evaluation.names import METRICS
@@ -179,7 +179,7 @@ def describe_wanted(options: list[str], folder: Path, only: list[str], split: Pa
     if folds:
         slices = {pooled(folds): len(table)}
     else:
-        assignment = read_assignment(split, patients, folder)[0] if split else assign_patients(patients)
+        assignment = assign(patients, split, folder)
         slices = {split: len(part) for split, part in split_tables(table, assignment).items()}
     return {
         **{name: getattr(settings, name) for name in SETTINGS if name != "precision"},
