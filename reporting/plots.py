@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFormatter
+from matplotlib.transforms import Bbox
 
 from evaluation.agreement import agreement
 from scans.display import BLUE, GREEN, ORANGE
@@ -17,7 +18,7 @@ from storage.run_folder import RunFolder
 
 GREY = "#737373"
 LOWEST = 3  # values that are named in a plot
-NEAR_AXIS = 0.08  # Dice below which a name does not fit between its point and the axis
+NAME_PLACES = (-11, 5, 14, 23)  # points above its own in which a name is tried
 SIZE = (5.2, 4.0)  # inches; narrow, so that text stays legible where the report is read on a phone
 DPI = 200
 SHAPES = ("o", "^", "s", "D")  # of points, when ten colours are too few
@@ -122,12 +123,14 @@ def draw_dice_against_area(tumour: pd.DataFrame) -> Plot:
         axes.plot(dots["tumour_pixels"], dots["dice"], style, color=color, ms=5, alpha=0.75, label=label)
     _plain_ticks(axes.xaxis)
     lowest = tumour[~missed].sort_values("dice").drop_duplicates("patient")  # of each patient; slices lie together
-    for row in lowest.head(LOWEST).itertuples():
-        name = f"{row.patient.removeprefix('TCGA_')[:7]}, {row.slice}"  # without the date
-        place = {"xytext": (0, 5 if row.dice < NEAR_AXIS else -11), "textcoords": "offset points", "ha": "center"}
-        axes.annotate(name, (row.tumour_pixels, row.dice), fontsize=7, parse_math=False, **place)
+    names = {
+        f"{row.patient.removeprefix('TCGA_')[:7]}, {row.slice}": (row.tumour_pixels, row.dice)  # without the date
+        for row in lowest.head(LOWEST).itertuples()
+    }
     words = f"Tumour slices: {len(tumour)}, missed: {missed.sum()}. Median Dice: {tumour['dice'].median():.2f}."
-    return finished(figure, "Dice against tumour area", words)
+    plot = finished(figure, "Dice against tumour area", words)
+    _name_points(axes, names)
+    return plot
 
 
 def draw_reliability(bins: pd.DataFrame) -> Plot:
@@ -176,6 +179,24 @@ def finished(figure: Figure, title: str, words: str, columns: int = 2) -> Plot:
     for text in figure.legend(fontsize=9, frameon=False, loc="outside lower center", ncols=columns).get_texts():
         text.set_parse_math(False)  # a group may be called $x$
     return Plot(figure, title, words)
+
+
+def _name_points(axes: Axes, names: dict[str, tuple[float, float]]) -> None:
+    """Write names at points of a finished drawing, where they lie neither on each other nor on an axis."""
+    axes.figure.draw_without_rendering()  # from here on it is known where everything lies
+    zero = axes.transData.transform((1, 0))[1]
+    taken: list[Bbox] = []
+    for name, point in names.items():
+        look = {"textcoords": "offset points", "ha": "center", "fontsize": 7, "parse_math": False}
+        text = axes.annotate(name, point, (0, 0), **look)
+        box = text.get_window_extent()
+        text.set_ha("left" if box.x0 < axes.bbox.x0 else "right" if box.x1 > axes.bbox.x1 else "center")
+        for above in NAME_PLACES:
+            text.set_position((0, above))
+            box = text.get_window_extent().padded(2)
+            if box.y0 > zero and not any(map(box.overlaps, taken)):
+                break
+        taken.append(box)
 
 
 def _plain_ticks(axis: Axis) -> None:

@@ -1,5 +1,6 @@
 """Plots and panels: the numbers behind them, and that they come out for ordinary and for extreme input."""
 
+import itertools
 import re
 
 import numpy as np
@@ -55,12 +56,17 @@ def test_each_plot_is_a_png_and_its_note_is_whole(tmp_path):
             assert picture.size == (1040, 800) and len(picture.convert("L").getcolors()) > 20
 
 
-def test_the_name_of_a_point_never_lies_on_the_axis():
-    for dice in (0.01, 0.07, 0.09, 0.9):
-        figure = plots.draw_dice_against_area(SLICES[:1].assign(dice=dice)).figure
-        figure.draw_without_rendering()
-        (name,) = figure.axes[0].texts
-        assert name.get_window_extent().y0 > figure.axes[0].get_window_extent().y0
+@pytest.mark.parametrize("dice", [(0.01, 0.02, 0.03), (0.06, 0.05, 0.0), (0.5, 0.5, 0.5), (0.07, 0.9, 0.09)])
+def test_names_of_points_lie_neither_on_each_other_nor_on_an_axis(dice):
+    alike = SLICES.assign(dice=[*dice, 1], true_positive=1, tumour_pixels=[1300, 1400, 1500, 90_000])
+    alike = alike.assign(patient=["TCGA_A", "TCGA_BB_4567", "C", "TCGA_A"])
+    figure = plots.draw_dice_against_area(alike).figure
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    boxes = [name.get_window_extent() for name in axes.texts]
+    assert len(boxes) == 3 and all(box.y0 > axes.transData.transform((1, 0))[1] for box in boxes)
+    assert all(axes.bbox.x0 < box.x0 and box.x1 < axes.bbox.x1 for box in boxes)
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
 
 
 def test_names_with_dollars_are_no_formulas(tmp_path):
