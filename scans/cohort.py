@@ -20,6 +20,8 @@ from storage.owned_folder import MANIFEST, OwnedFolder
 from utils import UserError, leaves_folder, read_csv
 
 DEEPEST = 8  # levels of folders below a folder that is named; patient, session, kind and series are 4
+BIDS = "dataset_description.json"  # in a folder of that standard, where these hold no scans as they were taken
+BIDS_OTHERS = {"code", "derivatives", "sourcedata", "stimuli"}
 OVERLAY = re.compile(r".*_overlay", re.IGNORECASE)  # of predict_model.py
 TABLE = ".csv"
 CHANNELS = {PRE: "pre-contrast", POST: "post-contrast"}
@@ -151,9 +153,10 @@ def _inputs_below(folder: Path) -> list[Path]:
 def files_below(folder: Path, levels: int = DEEPEST) -> Iterator[Path]:
     """Yield the files to read in a folder and its subfolders, which may be links; neither hidden ones nor overlays."""
     entries = sorted(folder.glob("[!.]*"))
+    left_out = JUNK_FOLDERS | (BIDS_OTHERS if (folder / BIDS).is_file() else set())
     yield from (path for path in entries if path.is_file() and _is_read(path))
     for path in entries:
-        if levels and path.is_dir() and path.name not in JUNK_FOLDERS and not _leads_back(path):
+        if levels and path.is_dir() and path.name not in left_out and not _leads_back(path):
             yield from files_below(path, levels - 1)
 
 

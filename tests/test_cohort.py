@@ -108,6 +108,15 @@ def test_the_sequences_of_a_patient_belong_together_and_no_mask_is_segmented(tmp
     ]
 
 
+def test_of_a_bids_data_set_the_scans_as_taken_are_read(tmp_path):
+    scans = ["sub-1/anat/sub-1_FLAIR.nii.gz", "sub-1/anat/sub-1_T1w.nii.gz"]
+    others = ["derivatives/prep/sub-1/anat/sub-1_desc-x_FLAIR.nii.gz", "sourcedata/sub-1/flair.nii.gz", "code/logo.png"]
+    folder = touch(tmp_path / "set", *scans, *others)
+    assert len(found(folder)) == 4  # no such data set: they may be names of anything
+    (folder / "dataset_description.json").write_text("{}")
+    assert list(found(folder)) == ["sub-1"] and list(found(folder / "derivatives")) == ["prep_sub-1_desc-x"]
+
+
 def test_names_that_say_no_sequence():
     for name in (
         "scan",
