@@ -18,6 +18,7 @@ except ImportError:
     pydicom = None
 
 PREAMBLE = 128  # bytes before the letters DICM
+ENDINGS = (".dcm", ".dicom", ".ima")
 EVEN = 0.1  # of the distance of two slices, by which others may differ from it
 SAME = 1e-3  # of direction cosines and of mm between pixels, which files round
 SERIES = "SeriesInstanceUID"
@@ -28,7 +29,9 @@ TO_RAS = np.diag([-1.0, -1, 1, 1])  # DICOM's axes run to the patient's left and
 
 
 def is_dicom(path: Path) -> bool:
-    """Return whether a file says that it is DICOM; many have no ending."""
+    """Return whether a file says that it is DICOM, by its ending or, since many have none, its first bytes."""
+    if path.suffix.lower() in ENDINGS:  # a damaged one must not be left out of its series without a word
+        return True
     try:
         with open(path, "rb") as file:
             return file.read(PREAMBLE + 4)[PREAMBLE:] == b"DICM"
@@ -69,9 +72,14 @@ def read_series(paths: Sequence[Path], series: str = "") -> tuple[np.ndarray, tu
 def _read_header(path: Path) -> Any:
     """Return what a file says about its slice; no pixels.
 
-    Raises: ValueError for a file that expands without bound, or that is cut off: it would be a slice less.
+    Raises: ValueError for a file that expands without bound, or that is damaged: it would be a slice less.
     """
-    about = pydicom.filereader.read_file_meta_info(path)
+    try:
+        about = pydicom.filereader.read_file_meta_info(path)
+    except pydicom.errors.InvalidDicomError:
+        raise ValueError(
+            f"{path.name} does not begin as DICOM does. Restore it, or save the series as NIfTI (dcm2niix)."
+        ) from None
     if about.get("TransferSyntaxUID") == pydicom.uid.DeflatedExplicitVRLittleEndian:
         raise ValueError(f"{path.name} is packed as a whole. Save the series uncompressed.")
     header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(READ))

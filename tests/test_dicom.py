@@ -157,3 +157,11 @@ def test_a_file_cut_short_is_one_error(tmp_path):
     for size in (132, 200, 420, 600, len(whole) - 9):
         (folder / "IMA0").write_bytes(whole[:size])
         assert refusal(folder).startswith(f"{folder}: cannot be read: ")
+
+
+def test_a_file_called_dcm_that_does_not_begin_as_one_is_not_left_out_of_its_series(tmp_path):
+    folder = write_series(tmp_path / "P1")
+    whole = (folder / "IMA0").read_bytes()
+    for content in (b"", whole[132:]):  # cut off, and as before DICOM had a preamble
+        (folder / "Z.DCM").write_bytes(content)
+        assert "Z.DCM does not begin as DICOM does. Restore it, or save the series as NIfTI" in refusal(folder)
