@@ -5,6 +5,7 @@ import re
 from typing import Any, NamedTuple
 
 import matplotlib
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
@@ -18,7 +19,8 @@ from storage.run_folder import RunFolder
 
 GREY = "#737373"
 LOWEST = 3  # values that are named in a plot
-NAME_PLACES = (-11, 5, 14, 23)  # points above its own in which a name is tried
+NAME_PLACES = (-11, 5, 14, 23, 32, 41)  # points above its own in which a name is tried; beyond 5 with a line
+NAME_MARGIN = 3  # pixels around it, half of a point's size
 SIZE = (5.2, 4.0)  # inches; narrow, so that text stays legible where the report is read on a phone
 DPI = 200
 SHAPES = ("o", "^", "s", "D")  # of points, when ten colours are too few
@@ -129,7 +131,7 @@ def draw_dice_against_area(tumour: pd.DataFrame) -> Plot:
     }
     words = f"Tumour slices: {len(tumour)}, missed: {missed.sum()}. Median Dice: {tumour['dice'].median():.2f}."
     plot = finished(figure, "Dice against tumour area", words)
-    _name_points(axes, names)
+    _name_points(axes, names, tumour[["tumour_pixels", "dice"]].to_numpy(float))
     return plot
 
 
@@ -181,10 +183,14 @@ def finished(figure: Figure, title: str, words: str, columns: int = 2) -> Plot:
     return Plot(figure, title, words)
 
 
-def _name_points(axes: Axes, names: dict[str, tuple[float, float]]) -> None:
-    """Write names at points of a finished drawing, where they lie neither on each other nor on an axis."""
+def _name_points(axes: Axes, names: dict[str, tuple[float, float]], points: np.ndarray) -> None:
+    """Write names at some points of a finished drawing, if possible neither on each other, a point, nor an axis.
+
+    points: all that are drawn, float [P, 2].
+    """
     axes.figure.draw_without_rendering()  # from here on it is known where everything lies
-    zero = axes.transData.transform((1, 0))[1]
+    zero, drawn = axes.transData.transform((1, 0))[1], axes.transData.transform(points)
+    line = {"arrowstyle": "-", "color": GREY, "lw": 0.6, "shrinkA": 0, "shrinkB": 2}
     taken: list[Bbox] = []
     for name, point in names.items():
         look = {"textcoords": "offset points", "ha": "center", "fontsize": 7, "parse_math": False}
@@ -193,10 +199,12 @@ def _name_points(axes: Axes, names: dict[str, tuple[float, float]]) -> None:
         text.set_ha("left" if box.x0 < axes.bbox.x0 else "right" if box.x1 > axes.bbox.x1 else "center")
         for above in NAME_PLACES:
             text.set_position((0, above))
-            box = text.get_window_extent().padded(2)
-            if box.y0 > zero and not any(map(box.overlaps, taken)):
+            box = text.get_window_extent().padded(NAME_MARGIN)
+            if box.y0 > zero and not box.count_contains(drawn) and not any(map(box.overlaps, taken)):
                 break
         taken.append(box)
+        if above > 5:
+            axes.annotate("", point, (0, above), textcoords="offset points", arrowprops=line)
 
 
 def _plain_ticks(axis: Axis) -> None:
