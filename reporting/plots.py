@@ -18,6 +18,7 @@ from scans.display import BLUE, GREEN, ORANGE
 from storage.run_folder import RunFolder
 
 GREY = "#737373"
+DATE = re.compile(r"_\d{8}$")  # at the end of a patient's id
 LOWEST = 3  # values that are named in a plot
 NAME_PLACES = (-11, 5, 14, 23, 32, 41)  # points above its own in which a name is tried; beyond 5 with a line
 NAME_MARGIN = 3  # pixels around it, half of a point's size
@@ -125,10 +126,10 @@ def draw_dice_against_area(tumour: pd.DataFrame) -> Plot:
         axes.plot(dots["tumour_pixels"], dots["dice"], style, color=color, ms=5, alpha=0.75, label=label)
     _plain_ticks(axes.xaxis)
     lowest = tumour[~missed].sort_values("dice").drop_duplicates("patient")  # of each patient; slices lie together
-    names = {
-        f"{row.patient.removeprefix('TCGA_')[:7]}, {row.slice}": (row.tumour_pixels, row.dice)  # without the date
+    names = [
+        (f"{DATE.sub('', row.patient.removeprefix('TCGA_'))}, {row.slice}", (row.tumour_pixels, row.dice))
         for row in lowest.head(LOWEST).itertuples()
-    }
+    ]
     words = f"Tumour slices: {len(tumour)}, missed: {missed.sum()}. Median Dice: {tumour['dice'].median():.2f}."
     plot = finished(figure, "Dice against tumour area", words)
     _name_points(axes, names, tumour[["tumour_pixels", "dice"]].to_numpy(float))
@@ -183,7 +184,7 @@ def finished(figure: Figure, title: str, words: str, columns: int = 2) -> Plot:
     return Plot(figure, title, words)
 
 
-def _name_points(axes: Axes, names: dict[str, tuple[float, float]], points: np.ndarray) -> None:
+def _name_points(axes: Axes, names: list[tuple[str, tuple[float, float]]], points: np.ndarray) -> None:
     """Write names at some points of a finished drawing, if possible neither on each other, a point, nor an axis.
 
     points: all that are drawn, float [P, 2].
@@ -192,7 +193,7 @@ def _name_points(axes: Axes, names: dict[str, tuple[float, float]], points: np.n
     zero, drawn = axes.transData.transform((1, 0))[1], axes.transData.transform(points)
     line = {"arrowstyle": "-", "color": GREY, "lw": 0.6, "shrinkA": 0, "shrinkB": 2}
     taken: list[Bbox] = []
-    for name, point in names.items():
+    for name, point in names:
         look = {"textcoords": "offset points", "ha": "center", "fontsize": 7, "parse_math": False}
         text = axes.annotate(name, point, (0, 0), **look)
         box = text.get_window_extent()
