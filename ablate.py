@@ -80,7 +80,7 @@ import pandas as pd
 from dataset.folder import find_folder, find_slices
 from dataset.slices import Slices, load_slices
 from dataset.split import assign
-from evaluation import calibration, intervals
+from evaluation import intervals
 from evaluation.selection import Postprocessing, postprocess
 from evaluation.summary import evaluate_masks
 from reporting import plots
@@ -149,7 +149,7 @@ def judge_run(run: RunFolder) -> dict[str, Any]:
     train, slices = load_slices(Path(config["data"]), tables).values()
     _, probabilities = score(model, checkpoint, slices, hardware_like("auto", about["precision"]), "validation")
     predicted = postprocess(probabilities, Postprocessing.of(about), slices.patients)
-    tables, metrics = evaluate_masks(slices, predicted, calibration.count(slices, probabilities), {}, [])
+    tables, metrics = evaluate_masks(slices, predicted, probabilities, {}, [])
     return {
         **{name: metrics[name] for name in SHOWN},
         "epochs": len(epochs),

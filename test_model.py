@@ -44,7 +44,7 @@ import pandas as pd
 from dataset.folder import find_folder
 from dataset.slices import Slices, load_slices
 from dataset.synthetic import any_synthetic
-from evaluation import calibration, summary
+from evaluation import summary
 from evaluation.selection import Postprocessing, best_epoch, postprocess, selection_warning, tune
 from reporting.report import write_result
 from storage import checkpoints
@@ -85,7 +85,7 @@ def main(argv: list[str] | None = None) -> None:
     about = {"split": split, "epoch": best, "selected_by": args.select_by, "synthetic": synthetic, "loss": loss}
     about |= {**choice._asdict(), "tuned": tuned}
     notes = [*filter(None, [selection_warning(epochs, best)]), *([ON_VALIDATION] if split == "validation" else [])]
-    tables, metrics = summary.evaluate_masks(test, predicted, calibration.count(test, probabilities), about, notes)
+    tables, metrics = summary.evaluate_masks(test, predicted, probabilities, about, notes)
     write_result(run, test, predicted, tables, metrics, epochs)
 
     if synthetic:

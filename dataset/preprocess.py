@@ -102,11 +102,12 @@ NORMALISATIONS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
 # --- The head --------------------------------------------------------------------------------------------------
 
 
-def find_head(stack: np.ndarray) -> np.ndarray:
+def find_head(stack: np.ndarray, filled: bool = False) -> np.ndarray:
     """Return where the head is: uint8 [S, H, W, 3] -> bool [S, H, W].
 
     In each slice the largest connected region in which FLAIR, the sequence that every patient has, reaches a tenth of
-    the stack's percentile 99.5. Dark regions inside of it are not filled.
+    the stack's percentile 99.5. Dark regions inside of it belong to it only if
+    `filled` is set.
     """
     flair = stack[..., FLAIR]
     bright = (flair > 0.1 * np.percentile(flair, 99.5)).view(np.uint8)
@@ -115,7 +116,11 @@ def find_head(stack: np.ndarray) -> np.ndarray:
         opened = cv2.morphologyEx(plane, cv2.MORPH_OPEN, np.ones((5, 5), np.uint8))
         count, labels, stats, _ = cv2.connectedComponentsWithStats(opened, connectivity=8)
         if count > 1:
-            head[number] = labels == 1 + stats[1:, cv2.CC_STAT_AREA].argmax()
+            region = np.uint8(labels == 1 + stats[1:, cv2.CC_STAT_AREA].argmax())
+            if filled:
+                outlines = cv2.findContours(region, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0]
+                cv2.drawContours(region, outlines, -1, 1, cv2.FILLED)
+            head[number] = region
     return head
 
 
