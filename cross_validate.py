@@ -10,7 +10,7 @@ where it stopped; a fold whose epochs are all there is not trained again, and no
 import argparse
 from pathlib import Path
 
-from evaluation.names import CRITERIA
+from constants import CRITERIA, SYNTHETIC_NOTICE
 from training.options import SETTINGS, fill_in, make_parser
 from utils import parse_first, positive
 
@@ -50,7 +50,6 @@ from typing import Any
 
 import pandas as pd
 
-from constants import SYNTHETIC_NOTICE
 from dataset.folder import find_folder, find_slices
 from dataset.slices import load_slices
 from dataset.split import assign_fold, read_patient_list

@@ -26,7 +26,7 @@ if __name__ == "__main__":
     parse_first(parse_arguments)
 
 
-from evaluation.selection import CRITERIA, best_epoch, selection_warning
+from evaluation.selection import best_epoch, selection_warning
 from evaluation.summary import describe_epoch
 from reporting import plots
 from storage import checkpoints
@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> None:
     if note:
         print(note)
     chosen = epochs.loc[epochs["epoch"] == best].iloc[0]
-    print(f"{len(epochs)} epochs; {CRITERIA['iou']} is that of epoch {best}:")
+    print(f"{len(epochs)} epochs; {constants.CRITERIA['iou']} is that of epoch {best}:")
     print(f"  validation loss {chosen['validation_loss']:.4f}")
     print(describe_epoch({name.removeprefix("validation_"): value for name, value in chosen.items()}))
     if warning := selection_warning(epochs, best):

@@ -14,7 +14,6 @@ import argparse
 from pathlib import Path
 
 import constants
-from evaluation.names import CRITERIA
 from utils import parse_first, positive
 
 
@@ -23,7 +22,12 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("--run", type=Path, default=constants.RUN_DIR, metavar="DIR", help="folder of the run (%(default)s)")
     add("--data", metavar="DIR", help="folder kaggle_3m or its parent (the one used for training)")
-    add("--select-by", choices=CRITERIA, default="iou", help="validation metric that selects the epoch (%(default)s)")
+    add(
+        "--select-by",
+        choices=constants.CRITERIA,
+        default="iou",
+        help="validation metric that selects the epoch (%(default)s)",
+    )
     add("--tune", action="store_true", help="choose threshold and smallest component on the validation patients")
     add("--batch-size", type=positive(int), help="slices at a time, on which a Dice loss depends (that of training)")
     add("--device", default="auto", help="cpu, cuda, cuda:1, mps (auto: CUDA, else MPS, else the CPU)")
@@ -41,10 +45,8 @@ from dataset.folder import find_folder
 from dataset.slices import Slices, load_slices
 from dataset.synthetic import any_synthetic
 from evaluation import calibration, summary
-from evaluation.judge import judge
-from evaluation.postprocess import Choice, postprocess, tune
-from evaluation.selection import best_epoch, selection_warning
-from reporting.result import write_result
+from evaluation.selection import Postprocessing, best_epoch, postprocess, selection_warning, tune
+from reporting.report import write_result
 from storage import checkpoints
 from storage.run_folder import RunFolder
 from training.engine import score
@@ -74,7 +76,7 @@ def main(argv: list[str] | None = None) -> None:
     slices = load(run, args.data, {split, "validation"} if args.tune else {split})
     test = slices[split]
     loss, probabilities = scored(split)
-    choice, tuned = Choice(), None
+    choice, tuned = Postprocessing(), None
     if args.tune:
         choice, tuned = tune(slices["validation"], probabilities if split == "validation" else scored("validation")[1])
     predicted = postprocess(probabilities, choice, test.patients)
@@ -83,13 +85,13 @@ def main(argv: list[str] | None = None) -> None:
     about = {"split": split, "epoch": best, "selected_by": args.select_by, "synthetic": synthetic, "loss": loss}
     about |= {**choice._asdict(), "tuned": tuned}
     notes = [*filter(None, [selection_warning(epochs, best)]), *([ON_VALIDATION] if split == "validation" else [])]
-    tables, metrics = judge(test, predicted, calibration.count(test, probabilities), about, notes)
+    tables, metrics = summary.evaluate_masks(test, predicted, calibration.count(test, probabilities), about, notes)
     write_result(run, test, predicted, tables, metrics, epochs)
 
     if synthetic:
         print(constants.SYNTHETIC_NOTICE)
     print(f"{split:<12}{test.describe()}")
-    print(f"epoch {best} of {len(epochs)}, {CRITERIA[args.select_by]}; {choice.describe(tuned)}")
+    print(f"epoch {best} of {len(epochs)}, {constants.CRITERIA[args.select_by]}; {choice.describe(tuned)}")
     print(summary.describe(metrics, tables.patients))
     print(f"written to {run}: test_*.csv, metrics.json, test_predictions.npz, plots/*.png")
     print(f"all of it on one page: {run.path / 'report.html'}")

@@ -44,7 +44,6 @@ from dataset.published import is_published
 from dataset.slices import Slices, load_slices
 from dataset.split import SPLITS, assign_fold, assign_patients, read_assignment, read_patient_list, split_tables
 from dataset.synthetic import any_synthetic
-from evaluation.names import CRITERIA
 from evaluation.selection import NO_TUMOUR, best_epochs
 from reporting.curves import Curves, need_tensorboard
 from storage import checkpoints
@@ -250,7 +249,7 @@ def expect(network: UNet, slices: Slices) -> None:
 def say_disk(args: argparse.Namespace, network: UNet) -> None:
     """Print how much the checkpoints will take, and warn if there is less."""
     size = sum(tensor.nbytes for tensor in network.state_dict().values())
-    kept = min(args.epochs, 1 + args.keep * len(CRITERIA)) if args.keep else args.epochs
+    kept = min(args.epochs, 1 + args.keep * len(constants.CRITERIA)) if args.keep else args.epochs
     needed = size * (kept + 4)  # resume.pt holds the optimiser and the average too
     say(f"disk        up to {needed / 1e9:.1f} GB in {args.run.models}: {kept} epochs of {size / 1e6:.0f} MB each")
     free = shutil.disk_usage(args.run.path).free
