@@ -42,10 +42,10 @@ def run_script(main: Callable[[], None]) -> None:
     except UserError as error:
         _end(str(error), USER_ERROR)
     except ModuleNotFoundError as error:
-        requirements = Path(__file__).with_name("requirements.txt")
+        install = f"pip install -r {Path(__file__).with_name('requirements.txt')}"
         _end(
-            f"{sys.executable} has no package {error.name}. Activate the environment, or run: "
-            f"pip install -r {requirements}",
+            f"{sys.executable} has no package {error.name}. Activate the environment ({install}); an optional package: "
+            f"pip install {error.name}",
             USER_ERROR,
         )
     except (FileExistsError, IsADirectoryError, NotADirectoryError) as error:
@@ -72,7 +72,7 @@ def _end(message: str, code: int) -> None:
 def run_python(*arguments: object) -> None:
     """Run a script, or a module after "-m", in a process of its own. A failure ends this one with its exit code."""
     command = [sys.executable, *map(str, arguments)]
-    code = subprocess.call(command, cwd=None, env=os.environ)
+    code = subprocess.call(command)
     if code:
         print(f"{arguments[0]} stopped with exit code {code}, see above.", file=sys.stderr)
         sys.exit(code)
