@@ -14,6 +14,7 @@ import math
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -210,6 +211,26 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file atomically, in UTF-8."""
     with atomic_write(path) as file:
         file.write(text.encode())
+
+
+@contextlib.contextmanager
+def new_folder(path: Path, remedy: str = "Name another folder.") -> Iterator[Path]:
+    """Yield an empty folder that becomes `path` at the end of the block; a failure leaves nothing at `path`.
+
+    Raises: UserError if `path` is a file, a link or a folder that is not empty.
+    """
+    path = Path(os.path.abspath(path))  # has a name, as "." has not
+    if path.is_symlink() or path.is_file() or (path.is_dir() and any(path.iterdir())):
+        raise UserError(f"{path}: is there already, with other content. {remedy}")
+    work = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
+    work.mkdir(parents=True)
+    try:
+        yield work
+        if path.exists():
+            path.rmdir()  # not every system renames onto an empty folder
+        work.rename(path)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
 
 
 @contextlib.contextmanager
