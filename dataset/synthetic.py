@@ -17,7 +17,7 @@ from scipy import ndimage
 
 import constants
 from constants import CHANNELS, FLAIR, IMAGE_SIZE, POST, PRE, SYNTHETIC_PATIENTS, SYNTHETIC_SEED, SYNTHETIC_SLICES
-from dataset.labels import SYNTHETIC_LABEL, key
+from dataset.labels import SYNTHETIC_LABEL, normalise_id
 from dataset.published import LABEL_FILE
 from utils import new_folder, parallel_map, positive, run_script, whole_number
 
@@ -35,7 +35,7 @@ ROUGHNESS = {"smooth": 0.5, "irregular": 1.5}  # of the tumour's outline, by the
 AIR, SCALP, BONE, FLUID, FAT, GREY, WHITE = range(7)
 BRIGHTNESS = {  # of each tissue, 0 to 255, before the patient's own scaling
     PRE: (0, 190, 10, 26, 140, 60, 82),
-    FLAIR: (0, 150, 9, 14, 100, 74, 62),
+    FLAIR: (0, 150, 9, 14, 100, 71, 62),
     POST: (0, 175, 12, 28, 120, 65, 82),
 }
 # Ellipsoids: centre and radii along |x|, y (to the back) and z, in radii of the head and its height
@@ -156,7 +156,7 @@ def make_patient(seed: int, number: int, slices: int | None = None) -> tuple[np.
     bright[tissue < GREY] = 0
 
     # The scanner: contrast, coil, blur and noise
-    contrast = rng.uniform(0.6, 0.75) if "faint" in kind else rng.uniform(0.9, 1.3)
+    contrast = rng.uniform(0.7, 0.85) if "faint" in kind else rng.uniform(0.9, 1.3)
     share = np.clip(0.5 + tumour / rng.uniform(0.15, 0.4), 0, 1)  # its border is more or less sharp
     texture, coil, level = noise(10, 1.5), 1 + 0.07 * noise(128, 20), rng.uniform(1.5, 4)
     images = np.empty((*tissue.shape, CHANNELS), np.uint8)
@@ -168,7 +168,7 @@ def make_patient(seed: int, number: int, slices: int | None = None) -> tuple[np.
             lesion += 0.7 * levels[WHITE] * np.clip(texture - 0.2, 0, 1) * np.clip(3 * tumour, 0, 1)
         signal += share * (lesion - signal)
         signal = np.stack([cv2.GaussianBlur(plane, (0, 0), 0.8) for plane in signal])
-        signal *= coil * rng.uniform(0.85, 1.15) * (1 + 0.04 * noise(4, 0.5))
+        signal *= coil * rng.uniform(0.9, 1.1) * (1 + 0.04 * noise(4, 0.5))
         real, imaginary = level * rng.standard_normal((2, *signal.shape), dtype=np.float32)
         images[..., channel] = np.minimum(np.hypot(signal + real, imaginary), 255)
     if kind == "one sequence missing":
@@ -204,7 +204,7 @@ def write_patients(folder: str | Path, patients: int = SYNTHETIC_PATIENTS, seed:
 
     with new_folder(folder, f"Remove it, or name another folder for {patients} patients of seed {seed}.") as work:
         parallel_map(write_patient, numbers)
-        labels = [f"{key(patient_name(number))};{describe_patient(number)[1]}" for number in numbers]
+        labels = [f"{normalise_id(patient_name(number))};{describe_patient(number)[1]}" for number in numbers]
         (work / LABEL_FILE).write_text("\n".join([f"Patient;{SYNTHETIC_LABEL}", *labels, ""]), encoding="utf-8")
         (work / README_FILE).write_text(readme, encoding="utf-8")
     return True
