@@ -12,6 +12,7 @@ import json
 import math
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -119,6 +120,26 @@ def refuse_used(folder: Path, overwrite: bool = False, option: str = "--out") ->
         raise UserError(f"{folder}: is a file. Name a folder with {option}.")
     if not overwrite and folder.is_dir() and any(folder.iterdir()):
         raise UserError(f"{folder}: is not empty. Name another folder with {option}, or add --overwrite.")
+
+
+@contextlib.contextmanager
+def new_folder(path: Path, remedy: str = "Name another folder.") -> Iterator[Path]:
+    """Yield an empty folder that becomes `path` at the end of the block; a failure leaves nothing at `path`.
+
+    Raises: UserError if `path` is a file, a link or a folder that is not empty.
+    """
+    path = Path(os.path.abspath(path))  # has a name, as "." has not
+    if path.is_symlink() or path.is_file() or (path.is_dir() and any(path.iterdir())):
+        raise UserError(f"{path}: is there already, with other content. {remedy}")
+    work = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    work.mkdir(parents=True)
+    try:
+        yield work
+        if path.exists():
+            path.rmdir()  # not every system renames onto an empty folder
+        work.rename(path)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
 
 
 @contextlib.contextmanager
