@@ -45,7 +45,6 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-
 def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(argv)
     from dataset.synthetic import any_synthetic

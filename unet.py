@@ -106,7 +106,9 @@ class UNet(nn.Module):
         halved = 2 if bilinear else 1  # bilinear steps hand up the channels of the next skip connection
         self.encoders = nn.ModuleList(
             [
-                double_conv(channels * pixel_unshuffle**2, width),  # 256 x 256, for a slice of that size without folding
+                double_conv(
+                    channels * pixel_unshuffle**2, width
+                ),  # 256 x 256, for a slice of that size without folding
                 double_conv(width, 2 * width),  # 128 x 128
                 double_conv(2 * width, 4 * width),  # 64 x 64
                 double_conv(4 * width, 8 * width),  # 32 x 32

@@ -218,5 +218,9 @@ def preprocess(slices: Slices, preprocessing: Preprocessing) -> PreprocessedSlic
     statistics = parallel_map(patient_statistics, range(len(patients)))
     levels = np.stack([table for table, _ in statistics]) if statistics else np.zeros((0, CHANNELS, 256), np.float32)
     return PreprocessedSlices(
-        slices, preprocessing, torch.from_numpy(stack), torch.from_numpy(levels).flatten(), [box for _, box in statistics]
+        slices,
+        preprocessing,
+        torch.from_numpy(stack),
+        torch.from_numpy(levels).flatten(),
+        [box for _, box in statistics],
     )

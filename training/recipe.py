@@ -34,7 +34,9 @@ class Recipe:
     # Network
     width: int = _setting(64, 24, "channels of the first level, doubled at each of four levels", positive(int))
     bilinear: bool = _setting(False, True, "bilinear upsampling instead of up-convolutions: 44%% fewer parameters")
-    pixel_unshuffle: int = _setting(1, 2, "2: compute at half of the resolution, pixels folded into channels", int, (1, 2))
+    pixel_unshuffle: int = _setting(
+        1, 2, "2: compute at half of the resolution, pixels folded into channels", int, (1, 2)
+    )
     # Input
     normalisation: str = _setting("plain", "head", "of intensities, see dataset/preprocess.py", str, ("plain", "head"))
     neighbours: int = _setting(
@@ -45,7 +47,10 @@ class Recipe:
     augment: bool = _setting(False, True, "random augmentation, see training/augment.py")
     negative_fraction: float = _setting(1.0, 0.35, "fraction of the slices without tumour drawn in an epoch", fraction)
     patient_balanced: float = _setting(
-        0.0, 0.5, "M > 0: draw patients evenly, then slices by tumour pixels + M x their mean; 0: slices evenly", fraction
+        0.0,
+        0.5,
+        "M > 0: draw patients evenly, then slices by tumour pixels + M x their mean; 0: slices evenly",
+        fraction,
     )
     # Optimisation
     epochs: int = _setting(94, 40, "", positive(int))
@@ -62,7 +67,9 @@ class Recipe:
     weight_decay: float = _setting(0.0, 0.01, "", fraction)
     warm_up: float = _setting(0.0, 0.03, "fraction of all steps with a rising learning rate", fraction)
     cosine: bool = _setting(False, True, "cosine decay of the learning rate to 0")
-    ema: float = _setting(0.0, 0.99, "decay per step of the moving average of the weights, which is saved; 0: none", fraction)
+    ema: float = _setting(
+        0.0, 0.99, "decay per step of the moving average of the weights, which is saved; 0: none", fraction
+    )
     progressive_resolution: bool = _setting(False, True, "train at half, then three quarters, then full resolution")
     # Prediction
     tta_flip: bool = _setting(False, True, "average predictions of the slice and of its mirror image")
@@ -136,7 +143,12 @@ def make_parser(description: str | None = None) -> argparse.ArgumentParser:
         else:
             metavar = None if about["type"] in (int, str) else "N" if field.type is int else "X"
             group.add_argument(
-                option, type=about["type"], choices=about["choices"], metavar=metavar, default=argparse.SUPPRESS, help=help
+                option,
+                type=about["type"],
+                choices=about["choices"],
+                metavar=metavar,
+                default=argparse.SUPPRESS,
+                help=help,
             )
     return parser
 
