@@ -39,10 +39,11 @@ NO_TUMOUR = (
 def best_epoch(epochs: pd.DataFrame, by: str = "iou") -> int:
     """Return the epoch with the best validation metric, the earliest of equals. The published rule uses the IoU.
 
-    epochs: one row per epoch, as in epochs.csv.
+    epochs: one row per epoch, as in epochs.csv; without `saved`, where there is such a column, it is not chosen.
     Raises: UserError when no epoch has the metric.
     """
     values = epochs[f"validation_{by}"]
+    values = values.where(epochs["saved"]) if "saved" in epochs else values
     if values.isna().all():
         raise UserError(f"--select-by {by}: undefined for every epoch on these validation slices. Choose another.")
     return int(epochs.loc[values.idxmin() if by == "loss" else values.idxmax(), "epoch"])
@@ -67,6 +68,9 @@ def selection_warning(epochs: pd.DataFrame, chosen: int) -> str:
         return NO_TUMOUR
     row = epochs.loc[epochs["epoch"] == chosen].iloc[0]
     reasons = []
+    best = epochs.loc[epochs["validation_iou"].idxmax()]
+    if not best.get("saved", True):
+        reasons.append(f"epoch {best['epoch']:.0f} has the best validation IoU, but its checkpoint is gone.")
     if row["validation_tumour_found"] < 0.5:
         share, most = row["validation_tumour_found"], epochs["validation_tumour_found"].max()
         reasons.append(
