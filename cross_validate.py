@@ -99,7 +99,7 @@ def pool(run: RunFolder, folds: dict[int, RunFolder], folder: Path) -> None:
     run.write_test(tables, metrics, None)
     table, predicted = run.read_tested()
     slices = load_slices(folder, {"all": table})["all"]
-    write_report(run, slices.images.numpy(), slices.masks.numpy(), predicted)
+    write_report(run, slices, predicted)
     print(f"--- all {len(folds)} folds together")
     if metrics["synthetic"]:
         print(SYNTHETIC_NOTICE)

@@ -165,6 +165,12 @@ def variants(stack: np.ndarray, features: dict[str, float]) -> dict[tuple[str, s
     return values
 
 
+def all_components(stack: np.ndarray) -> dict[tuple[str, str], float]:
+    """Return the published features of all components, a choice to compare where only the largest is measured."""
+    features = measure(stack).features
+    return {(ALL_COMPONENTS, name): features[name] for name in PUBLISHED}
+
+
 def corners(mask: np.ndarray) -> np.ndarray:
     """Return voxel corners of a mask (uint8 [S, H, W]) with the same convex hull as all of them: int [N, 3].
 
