@@ -133,20 +133,21 @@ def smallest_p(patients: int) -> float:
 def auc_interval(area: float, positives: int, negatives: int) -> tuple[float, float]:
     """Return the ends of the interval of an area under the ROC curve; NaN with fewer than FEWEST on either side.
 
-    It holds every area that the observed one is no more than 1.96 standard errors away from, with the standard error
-    of that area, not of the observed one, which has none if it is 1.
+    It holds every true area from which the observed one is no more than 1.96 standard errors away. The standard error
+    is that of the true area: an observed area of 1 would have none.
     """
     if min(positives, negatives) < FEWEST:
         return np.nan, np.nan
 
-    def distance(true: float, sign: int) -> float:
-        more = (positives + negatives) / 2 - 1
-        variance = true * (1 - true) * (1 + more * ((1 - true) / (2 - true) + true / (1 + true)))
-        return sign * (area - true) - stats.norm.ppf((1 + LEVEL) / 2) * np.sqrt(variance / (positives * negatives))
+    def excess(true: float, area: float) -> float:
+        pairs = 1 + ((positives + negatives) / 2 - 1) * ((1 - true) / (2 - true) + true / (1 + true))
+        error = np.sqrt(true * (1 - true) * pairs / (positives * negatives))
+        return area - true - stats.norm.ppf((1 + LEVEL) / 2) * error
 
-    low = optimize.brentq(distance, 0, area, args=(1,)) if area > 0 else 0.0
-    high = optimize.brentq(distance, area, 1, args=(-1,)) if area < 1 else 1.0
-    return float(low), float(high)
+    def low(area: float) -> float:
+        return optimize.brentq(excess, 0, min(area, 1 - ALIKE), args=(area,)) if area > 0 else 0.0
+
+    return low(area), 1 - low(1 - area)
 
 
 # --- Agreement of two measurements of the same patients --------------------------------------------------------
