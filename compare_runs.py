@@ -58,7 +58,13 @@ def pair(first: RunFolder, second: RunFolder) -> pd.DataFrame:
 
     Raises: UserError unless both runs were tested on the same patients, with the same reference masks.
     """
+    from evaluation.tables import PATIENT_METRICS, SURFACE_DICE
+
     a, b = (run.read_test_tables()["patients"] for run in (first, second))
+    needed = ("patient", "slices", "tumour_pixels", *PATIENT_METRICS, *SURFACE_DICE, "hd95")
+    for run, table in ((first, a), (second, b)):
+        if missing := [name for name in needed if name not in table]:
+            raise UserError(f"{run.path / 'test_patients.csv'}: has no column {', '.join(missing)}. Test it again.")
     if only_one := sorted(set(a["patient"]) ^ set(b["patient"])):
         shown = ", ".join(only_one[:5]) + (", ..." if len(only_one) > 5 else "")
         raise UserError(

@@ -33,7 +33,8 @@ For axial slices of the brain in three MR sequences, the network marks the abnor
 - U-Net, {network[width]} to {widest} channels, {parameters:.2f} million parameters, {upsampling}
 - input: {input}; {size} pixels square
 - output: {output}; threshold {threshold}
-- weights of epoch {epoch}. {weights} {digest}
+- weights of epoch {epoch}
+- {weights} {digest}
 
 ## Data
 

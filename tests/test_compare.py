@@ -28,7 +28,7 @@ def test_a_difference_is_found_and_p_is_exact(call, tmp_path):
     reach = 2.364624 * 0.002 * 6**0.5 / 8**0.5  # t of 7; the variance of 0, 1, ..., 7 is 6
     assert dice[10:] == [f"{0.107 - reach:+.3f}", "to", f"{0.107 + reach:+.3f}"] == ["+0.103", "to", "+0.111"]
     assert next(line.split() for line in out.splitlines() if line.startswith("HD95"))[2] == "7"  # one has none
-    assert "B has the higher volumetric Dice (p 0.0078)" in out
+    assert f"B has the higher volumetric Dice (p 0.0078). The paired comparison is precise to ± {reach:.3f}" in out
     code, out, _ = call("compare_runs", tmp_path / "a", tmp_path / "a")
     assert code == 0 and "No difference in volumetric Dice is shown (p 1)" in out and "nan" not in out
 
@@ -49,9 +49,9 @@ def test_runs_that_cannot_be_compared(call, tmp_path):
     assert code == 2 and "tested on different patients; 2 are in only one of them (q, r)" in err
     write_run(tmp_path / "larger", {"p": 0.1, "q": 0.2}, tumour_pixels=36)
     code, _, err = call("compare_runs", tmp_path / "a", tmp_path / "larger")
-    assert code == 2 and "judged by different reference masks of 2 patients, such as p. Score both against" in err
+    assert code == 2 and "different reference masks of 2 patients, such as p" in err
     code, _, err = call("compare_runs", tmp_path / "a", tmp_path / "c")
     assert code == 2 and "test_results.csv: no such file. Run test_model.py" in err
     (tmp_path / "b" / "test_patients.csv").write_text("patient,dice\np,0.1\nq,0.9\n")
     code, _, err = call("compare_runs", tmp_path / "a", tmp_path / "b")
-    assert code == 2 and err.startswith("error: ") and "test_patients.csv: is damaged, or has been changed" in err
+    assert code == 2 and "test_patients.csv: has no column slices, tumour_pixels, iou" in err

@@ -21,7 +21,7 @@ PATIENTS = pd.DataFrame(
 SLICES = pd.DataFrame({"tumour_pixels": [20, 300, 4000, 0], "true_positive": [5, 0, 9, 0], "dice": [0.5, 0, 0.9, 1]})
 SLICES = SLICES.assign(patient="TCGA_AA_1234_20000101", slice=[1, 2, 3, 4])
 BINS = pd.DataFrame({"low": [0, 0.5, 0.9], "high": [0.5, 0.9, 1], "pixels": [900_000, 10, 0]})
-BINS["mean_probability"] = BINS["tumour_share"] = [0.1, 0.8, None]
+BINS["probability"] = BINS["tumour_pixels"] = [90_000, 8, 0]
 
 
 def epochs_with(losses: tuple[float, ...]) -> pd.DataFrame:
@@ -32,7 +32,7 @@ def epochs_with(losses: tuple[float, ...]) -> pd.DataFrame:
 
 def all_plots() -> dict[str, plots.Plot]:
     curves = plots.training_plots(epochs_with((0.7, 0.1, 0.05)), 1)
-    return curves | plots.volume_plots(PATIENTS, SLICES) | plots.calibration_plots({"bins": BINS.to_dict("records")})
+    return curves | plots.volume_plots(PATIENTS, SLICES) | plots.calibration_plots(BINS.to_dict("records"))
 
 
 def test_each_plot_is_a_png_and_its_note_is_whole(tmp_path):

@@ -11,11 +11,9 @@ from conftest import make_slices
 from PIL import Image
 
 from dataset.folder import find_slices
-from dataset.synthetic import to_tiff
+from dataset.synthetic import write_slice
 from evaluation import summary
-from evaluation.calibration import count, per_patient, summarise
 from evaluation.shape import PUBLISHED
-from evaluation.tables import Tables, make_tables
 from storage.run_folder import GENOMICS, RunFolder
 
 PATIENTS = 16
@@ -39,8 +37,7 @@ def data(tmp_path_factory) -> Path:
         patient = folder / f"SYNTH_T_{number}"
         patient.mkdir()
         for n, mask in enumerate(draw_tumour(number) * (number < PATIENTS - 1), start=1):
-            (patient / f"{patient.name}_{n}.tif").write_bytes(to_tiff(flair))
-            (patient / f"{patient.name}_{n}_mask.tif").write_bytes(to_tiff(mask * 255))
+            write_slice(folder, patient.name, n, flair, mask)
     rows = [f"SYNTH_T_{n};{('smooth', 'irregular')[n % 2]};" for n in range(PATIENTS)]
     (folder / "data.csv").write_text("\n".join(["Patient;SyntheticSubtype;IDH", *rows, "SYNTH_T_99;smooth;"]))
     return folder
@@ -57,20 +54,17 @@ def write_tested(folder: Path, data: Path, predicted: np.ndarray) -> RunFolder:
     slices = make_slices({p: draw_tumour(n) * (n < PATIENTS - 1) for n, p in enumerate(table["patient"].unique())})
     slices.table = table
     known = {"split": "test", "epoch": 2, "selected_by": "iou", "synthetic": True, "loss": 0.25, "threshold": 0.5}
-    counts = count(slices, (0.1 + 0.8 * predicted).astype(np.float32))
-    tables = make_tables(slices, predicted)
-    tables = Tables(tables.slices, tables.patients.merge(per_patient(counts, slices.patients)), tables.lesions)
-    metrics = summary.summarise(tables, summarise(counts), known | {"min_component": 0}, [])
+    tables, metrics = summary.evaluate_masks(slices, predicted, None, known | {"min_component": 0}, [])
     half = len(table) // 2
     for number, rows in enumerate((slice(0, half), slice(half, None)), start=1):
         fold = RunFolder(folder / f"fold_{number}")
         about = {"settings": {"width": 2, "seed": 1}, "hardware": "cpu", "versions": {"torch": "2"}}
         none, config = table[:0], {"data": str(data), "synthetic": True, **about}
         fold.begin(config, {"train": none, "validation": none, "test": table[rows]})
-        fold.write_test(tables.as_dict(), metrics, predicted[rows])
+        fold.write_test(tables._asdict(), metrics, predicted[rows])
     run = RunFolder(folder)
     folds = [{"fold": number, "threshold": 0.5, "min_component": 0} for number in (1, 2)]
-    run.write_test(tables.as_dict(), metrics | {"epoch": None, "folds": folds}, None)
+    run.write_test(tables._asdict(), metrics | {"epoch": None, "folds": folds}, None)
     return run
 
 
@@ -109,24 +103,23 @@ def test_manual_masks_from_the_command_line(call, data, tmp_path, monkeypatch):
         with Image.open(out / "plots" / f"{name}.png") as picture:
             assert picture.width > 1000 and len(picture.convert("L").getcolors()) > 20
 
-    monkeypatch.setattr("radiogenomics.write_plots", lambda run, plots, note: None)
+    monkeypatch.setattr("reporting.plots.write_plots", lambda run, plots, note: None)
     other = tmp_path / "other.csv"  # fills in IDH status; the files of the first call are replaced
     status = [f"SYNTH-T-{n},{('mutant', 'wildtype')[n < 7]}" for n in range(PATIENTS)]
     other.write_text("\n".join(["Patient,IDH", *status]))
-    code, text, _ = call("radiogenomics", "--data", data, "--labels", data / "data.csv", other, "--out", out)
+    options = ("--data", data, "--labels", data / "data.csv", other, "--out", out)
+    code, _, err = call("radiogenomics", *options)
+    assert code == 2 and f"{out}: is not empty" in err
+    code, text, _ = call("radiogenomics", *options, "--overwrite")
     assert code == 0 and "IDH status 16, Synthetic subtype 16" in text
-    (out / "associations.csv").write_text("mine")
-    code, _, err = call("radiogenomics", "--data", data, "--out", out)
-    assert code == 2 and "associations.csv: is there already" in err
-    assert (out / "associations.csv").read_text() == "mine"
 
 
 def test_predicted_masks_of_a_cross_validation(call, data, predicted, tmp_path, monkeypatch):
     drawn = []  # the page has them too: once is enough here
-    monkeypatch.setattr("radiogenomics.write_plots", lambda run, plots, note: drawn.extend(plots))
+    monkeypatch.setattr("reporting.plots.write_plots", lambda run, plots, note: drawn.extend(plots))
     run = write_tested(tmp_path / "cv", data, predicted)
     code, text, err = call("radiogenomics", "--run", run.path)
-    assert (code, err) == (0, "") and "Does each association survive the automatic mask?" in text
+    assert (code, err) == (0, "") and "Associations, manual and automatic masks" in text
     features, associations, result = read(run.path)
     assert result["masks"] == ["manual", "automatic"] and set(associations["masks"]) == {"manual", "automatic"}
     table = features.set_index("patient")
@@ -138,13 +131,16 @@ def test_predicted_masks_of_a_cross_validation(call, data, predicted, tmp_path, 
     agreement = {row["feature"]: row for row in result["agreement"]}
     assert agreement["bevr"]["n"] == 14 and agreement["bevr"]["icc"] > 0.95
     assert agreement["volume"]["bias"] < 0
-    survives = {(row["feature"], row["label"]): row["survives"] for row in result["survival"]}
-    assert survives["angular_sd", "SyntheticSubtype"] == "yes" and survives["bevr", "IDH"] == ""
+    family = {(row["feature"], row["label"]): row for row in result["effect_difference"]}
+    row = family["angular_sd", "SyntheticSubtype"]
+    assert row["holm_p_manual"] < 0.05 and row["holm_p_automatic"] < 0.05
+    assert row["difference"] == pytest.approx(row["effect_automatic"] - row["effect_manual"])
+    assert row["difference_low"] is None and family["bevr", "IDH"]["holm_p_manual"] is None  # 14 patients; none
+    assert [row["n"] for row in result["auc_difference"] if row["label"] == "SyntheticSubtype"] == [14]
+    assert "is shown to be weaker on automatic masks" in " ".join(text.split())
     assert [name for name in drawn if "agreement" in name] == [f"agreement_{name}" for name in PUBLISHED]
     page = (run.path / "report.html").read_text(encoding="utf-8")
-    assert (
-        "Shape and genomics" in page and "survive the automatic mask" in page and "<td>Synthetic subtype</td>" in page
-    )
+    assert "Shape and genomics" in page and "<td>Synthetic subtype</td>" in page
     assert page.count('role="img"') >= 8
     assert run.read_genomics(predicted) is not None
     assert run.read_genomics(predicted * 0) is None  # of another test: the page of that one does not show it

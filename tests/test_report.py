@@ -8,7 +8,6 @@ import base64
 import html
 import re
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote
 
@@ -17,12 +16,10 @@ import pandas as pd
 import pytest
 from conftest import box, make_slices
 
-from evaluation import calibration, summary
-from evaluation.tables import make_tables
+from evaluation import summary
 from reporting import viewer
 from reporting.report import write_report
 from storage.run_folder import RunFolder
-from utils import UserError
 
 HOSTILE = 'B"><script>alert(1)</script>{{ 7 * 7 }}'
 NOTE = "3 patients show little </script><img src=x onerror=alert(2)>"
@@ -50,14 +47,13 @@ def write_run(folder: Path, empty: bool = False, **about) -> RunFolder:
     images[:, 60:200, 70:190] += 90
     slices = make_slices(masks, images)
 
-    tables = make_tables(slices, predicted)
-    counts = calibration.count(slices, (0.1 + 0.8 * predicted).astype(np.float32))
-    tables = replace(tables, patients=tables.patients.merge(calibration.per_patient(counts, slices.patients)))
     known = {"split": "test", "epoch": 2, "selected_by": "iou", "synthetic": True, "loss": 0.25, "threshold": 0.5}
     known |= {"min_component": 0, **about}
     epochs = None
     run = RunFolder(folder)
-    run.write_test(tables.as_dict(), summary.summarise(tables, calibration.summarise(counts), known, [NOTE]), None)
+    probabilities = (0.1 + 0.8 * predicted).astype(np.float32)
+    tables, metrics = summary.evaluate_masks(slices, predicted, probabilities, known, [NOTE])
+    run.write_test(tables._asdict(), metrics, None)
     if known["epoch"]:
         epochs = {"epoch": [1, 2, 3], "training_loss": [0.7, 0.5, 0.4], "validation_loss": [0.8, 0.6, 0.65]}
         epochs |= {f"{split}_iou": [0.1, 0.6, 0.5] for split in ("training", "validation", "validation_tumour")}
@@ -66,7 +62,7 @@ def write_run(folder: Path, empty: bool = False, **about) -> RunFolder:
     run.tested_runs()[0].write_config(
         {**about, "data": "", "patients": {"train": 8}, "recipe": "tuned", "command": "x"}
     )
-    write_report(run, images, slices.masks.numpy(), predicted, epochs)
+    write_report(run, slices, predicted, epochs)
     return run
 
 
@@ -87,12 +83,12 @@ def test_labels_are_written_as_runs():
 
 
 def test_the_view_is_a_square_around_head_and_marks():
-    flair, marked = np.zeros((10, 256, 256), np.uint8), np.zeros((10, 256, 256), bool)
-    assert viewer.head_view(flair, marked) == [0, 0, 256]
-    flair[:, 50:100, 60:90] = flair[:, 10, 240] = 200  # a speck is not the head
-    assert viewer.head_view(flair, marked) == [46, 46, 58]  # 50 rows and 4 pixels of margin on both sides
+    images, marked = np.zeros((10, 256, 256, 3), np.uint8), np.zeros((10, 256, 256), bool)
+    assert viewer.head_view(images, marked) == [0, 0, 256]
+    images[:, 50:100, 60:90] = images[:, 10, 240] = 200  # a speck is not the head
+    assert viewer.head_view(images, marked) == [46, 46, 58]  # 50 rows and 4 pixels of margin on both sides
     marked[3, 55, 119] = True  # columns 60 to 119
-    assert viewer.head_view(flair, marked) == [56, 41, 68]
+    assert viewer.head_view(images, marked) == [56, 41, 68]
 
 
 def test_pictures_give_up_quality_to_stay_within_their_bytes(monkeypatch):
@@ -158,10 +154,6 @@ def test_an_empty_cross_validation_of_real_patients(tmp_path):
     assert "(cross-validation, 3 folds)</h1>" in page and "not a medical device" in page
     assert 'class="banner"' not in page and "images of 3 patients" in page and "CC BY-NC-SA" in page
     assert "The prediction is empty in every slice." in page and "found in 0 of 4 tumour slices." in page
-    (tmp_path / "metrics.json").write_text("{}")
-    with pytest.raises(UserError, match=r"metrics\.json: is damaged, or has been changed"):
-        write_report(run, *np.zeros((3, 18, 256, 256), np.uint8))
-    assert page_of(run) == page
 
 
 # --- In a browser ------------------------------------------------------------------------------------------------
