@@ -26,7 +26,7 @@ COLUMNS = {  # name of a slice's value in the page: column of test_results.csv
     "number": "slice", "tumour": "tumour_pixels", "predicted": "predicted_pixels", "hit": "true_positive",
     "false": "false_positive", "missed": "false_negative", "dice": "dice", "iou": "iou", "kind": "kind",
 }  # fmt: skip
-MARGIN = 4  # pixels around the head
+MARGIN = 12  # pixels around the head, from whose outline thin skin may be missing
 
 
 def viewer_data(

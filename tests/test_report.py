@@ -86,9 +86,9 @@ def test_the_view_is_a_square_around_head_and_marks():
     images, marked = np.zeros((10, 256, 256, 3), np.uint8), np.zeros((10, 256, 256), bool)
     assert viewer.head_view(images, marked) == [0, 0, 256]
     images[:, 50:100, 60:90] = images[:, 10, 240] = 200  # a speck is not the head
-    assert viewer.head_view(images, marked) == [46, 46, 58]  # 50 rows and 4 pixels of margin on both sides
+    assert viewer.head_view(images, marked) == [38, 38, 74]  # 50 rows and 12 pixels of margin on both sides
     marked[3, 55, 119] = True  # columns 60 to 119
-    assert viewer.head_view(images, marked) == [56, 41, 68]
+    assert viewer.head_view(images, marked) == [48, 33, 84]
 
 
 def test_pictures_give_up_quality_to_stay_within_their_bytes(monkeypatch):
