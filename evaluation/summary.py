@@ -15,6 +15,7 @@ from evaluation.tables import PATIENT_METRICS, SURFACE_DICE, Tables, make_tables
 from utils import show_number
 
 SHOWN_PATIENTS = 12  # worst, that are printed
+OF_NETWORKS = ("loss", "brier", "ece")  # NaN for masks, which have no probabilities
 CONVENTIONS = (  # what the meanings in METRICS leave open
     "Empty against empty counts as 1 in IoU and Dice. Sensitivity without tumour, precision without prediction, and "
     "HD95 unless both masks exist, are undefined and left out of means; surface Dice is 0 if only one mask exists.",
@@ -39,22 +40,14 @@ class Metric(NamedTuple):
 METRICS = {  # every metric of metrics.json; in epochs.csv, training_ or validation_ precedes the name
     "patient_dice": Metric(
         "Volumetric Dice, mean over patients",
-        "All pixels of a patient's stack counted together, 2 TP / (2 TP + FP + FN), then the mean over patients.",
+        "2 TP / (2 TP + FP + FN) over all pixels of a patient's stack, then the mean over patients.",
     ),
-    "patient_iou": Metric(
-        "Volumetric IoU, mean over patients", "TP / (TP + FP + FN) of a patient's stack, then the mean over patients."
-    ),
-    "patient_sensitivity": Metric(
-        "Sensitivity, mean over patients", "Share of a patient's tumour pixels that are predicted, TP / (TP + FN)."
-    ),
-    "patient_precision": Metric(
-        "Precision, mean over patients", "Share of a patient's predicted pixels that are tumour, TP / (TP + FP)."
-    ),
-    "tumour_iou": Metric("IoU, mean over tumour slices", "TP / (TP + FP + FN), without the slices without tumour."),
+    "patient_iou": Metric("Volumetric IoU, mean over patients", "TP / (TP + FP + FN) of a stack, then the mean."),
+    "patient_sensitivity": Metric("Sensitivity, mean over patients", "Predicted share of a patient's tumour pixels."),
+    "patient_precision": Metric("Precision, mean over patients", "Tumour's share of a patient's predicted pixels."),
+    "tumour_iou": Metric("IoU, mean over tumour slices", "TP / (TP + FP + FN) of each slice with tumour."),
     "tumour_dice": Metric("Dice, mean over tumour slices", "2 TP / (2 TP + FP + FN) of each slice with tumour."),
-    "tumour_found": Metric(
-        "Tumour slices found", "Share of the slices with tumour in which both masks share at least one pixel.", ".1%"
-    ),
+    "tumour_found": Metric("Tumour slices found", "Share of the slices with tumour with a true positive pixel.", ".1%"),
     "tumour_missed": Metric("Tumour slices missed", "Share of the slices with tumour that are not found.", ".1%"),
     "false_positive_share": Metric(
         "Empty slices with a false positive", "Share of the slices without tumour with any predicted pixel.", ".1%"
@@ -62,90 +55,83 @@ METRICS = {  # every metric of metrics.json; in epochs.csv, training_ or validat
     "false_positive_area": Metric(
         "False positive area, pixels", "Mean predicted pixels of the empty slices with a false positive.", ".0f", False
     ),
-    "lesion_recall": Metric(
-        "Lesions found, in 3D", "Share of the connected components of the reference masks in 3D that are found.", ".1%"
-    ),
+    "lesion_recall": Metric("Lesions found, in 3D", "Share of the reference lesions in 3D that are found.", ".1%"),
     "lesion_precision": Metric(
         "Predicted lesions that match, in 3D", "Share of the predicted components in 3D that match tumour.", ".1%"
     ),
     "lesion_dice": Metric("Dice, mean over lesions in 3D", "Of a lesion and all predicted components that touch it."),
-    "slice_lesion_recall": Metric(
-        "Lesions found, in slices", "Share of the connected components of each slice that are found.", ".1%"
-    ),
+    "slice_lesion_recall": Metric("Lesions found, in slices", "As in 3D, of the components of each slice.", ".1%"),
     "slice_lesion_precision": Metric(
-        "Predicted lesions that match, in slices", "Share of the predicted components that match tumour.", ".1%"
+        "Predicted lesions that match, in slices", "As in 3D, of the components of each slice.", ".1%"
     ),
     "slice_lesion_dice": Metric("Dice, mean over lesions in slices", "As in 3D, of the components of each slice."),
     "hd95": Metric(
         "HD95, pixels",
         "95th percentile of the distances between both outlines, in slices where both masks exist: missed slices do "
-        "not show in it.",
-        ".1f",
-        is_share=False,
+        "not show in it.", ".1f", False,
     ),
-    "surface_dice_1": Metric("Surface Dice at 1 px", "Share of both outlines within 1 pixel of the other."),
-    "surface_dice_2": Metric("Surface Dice at 2 px", "Share of both outlines within 2 pixels of the other."),
-    "surface_dice_3": Metric("Surface Dice at 3 px", "Share of both outlines within 3 pixels of the other."),
+    **{
+        f"surface_dice_{n}": Metric(f"Surface Dice at {n} px", f"Share of both outlines within {n} px of the other.")
+        for n in lesions.TOLERANCES
+    },
     "iou": Metric(
         "IoU, mean over all slices",
         "The published metric: empty against empty counts as 1. Read it beside the IoU of an empty prediction.",
     ),
     "empty_prediction": Metric(
         "IoU of an empty prediction",
-        "What the IoU over all slices is if nothing is predicted anywhere: the share of slices without tumour.",
+        "The IoU over all slices if nothing is predicted anywhere: the share of slices without tumour.",
     ),
     "brier": Metric(
         "Brier score on head pixels", "Mean squared difference of probability and reference mask.", ".4f", False
     ),
     "ece": Metric(
         "Expected calibration error",
-        "Mean over head pixels of |mean probability - share of tumour| in their bin of probability.",
-        ".4f",
-        is_share=False,
+        "Mean over head pixels of |mean probability - share of tumour| in their bin of probability.", ".4f", False,
     ),
     "loss": Metric(
         "Loss, mean over batches",
         "What training minimised. A Dice loss is that of a whole batch: compare it between equal batch sizes only.",
-        ".4f",
-        is_share=False,
+        ".4f", False,
     ),
-}
+}  # fmt: skip
 METRICS |= {
-    f"{name}_median": METRICS[name]._replace(
-        label=METRICS[name].label.replace("mean", "median"), meaning="Half of the patients have more, half less."
+    f"patient_{name}_median": METRICS[f"patient_{name}"]._replace(
+        label=METRICS[f"patient_{name}"].label.replace("mean", "median"),
+        meaning="Half of the patients have more, half less.",
     )
-    for name in ("patient_dice", "patient_iou", "patient_sensitivity", "patient_precision")
+    for name in PATIENT_METRICS
 }
 
 
 def evaluate_masks(
-    slices: Slices, predicted: np.ndarray, probabilities: np.ndarray | None, about: dict, notes: list[str]
+    slices: Slices, predicted: np.ndarray, probabilities: np.ndarray | None, details: dict, notes: list[str]
 ) -> tuple[Tables, dict]:
     """Compare predicted masks with the reference masks of the slices; return the tables and metrics.json's content.
 
     Args:
         predicted: uint8 0 or 1, [N, H, W].
         probabilities: float32 [N, H, W]; None for masks without probabilities.
-        about, notes: see summarise.
+        details, notes: see summarise.
     """
     tables = make_tables(slices, predicted)
     counts = calibration.count(slices, probabilities)
     brier = calibration.per_patient(counts, slices.patients)
     tables = tables._replace(patients=tables.patients.merge(brier, on="patient", validate="one_to_one"))
-    return tables, summarise(tables, calibration.reliability(counts), about, notes)
+    return tables, summarise(tables, calibration.reliability(counts), details, notes)
 
 
-def summarise(tables: Tables, bins: list[dict], about: dict, notes: list[str]) -> dict[str, Any]:
+def summarise(tables: Tables, bins: list[dict], details: dict, notes: list[str]) -> dict[str, Any]:
     """Return the content of metrics.json.
 
     Args:
         bins: the reliability curve, see calibration.reliability.
-        about: split, epoch, selected_by, synthetic, threshold, min_component, loss and other facts about the run.
+        details: split, epoch, selected_by, synthetic, threshold, min_component, loss and other facts about the run.
         notes: sentences that must be read with the metrics.
     """
     estimates = estimate_metrics(tables)
     return {
-        **about,
+        **details,
         "slices": len(tables.slices),
         "patients": len(tables.patients),
         **{name: estimate["value"] for name, estimate in estimates.items()},
@@ -212,19 +198,14 @@ def describe(metrics: dict[str, Any], patients: pd.DataFrame) -> str:
     }
     shown = (
         "patient_dice", "patient_sensitivity", "patient_precision", "tumour_iou", "tumour_missed",
-        "false_positive_share", "lesion_recall", "hd95", *SURFACE_DICE, "iou", "empty_prediction", "brier",
+        "false_positive_share", "lesion_recall", "hd95", *SURFACE_DICE, "iou", "empty_prediction", "brier", "loss",
     )  # fmt: skip
     lines = [f"{'':47} value   95% confidence interval over patients; below {intervals.FEWEST}, their values"]
-    for name in shown:
-        if name == "brier" and np.isnan(metrics["brier"]):  # masks without probabilities
-            continue
+    for name in (name for name in shown if name not in OF_NETWORKS or not np.isnan(metrics[name])):
         label, _, form, _ = METRICS[name]
-        interval = intervals.show_interval(metrics["intervals"][name], form)
+        interval = intervals.show_interval(metrics["intervals"][name], form) if name in metrics["intervals"] else ""
         value = show_number(metrics[name], form)
         lines.append(f"  {label:<46}{value:>7}   {interval:<16}  {remarks.get(name, '')}".rstrip())
-    if not np.isnan(metrics["loss"]):
-        loss = METRICS["loss"]
-        lines.append(f"  {loss.label:<46}{show_number(metrics['loss'], loss.form):>7}")
     worst = patients.sort_values(["dice", "patient"]).head(SHOWN_PATIENTS)
     lines.append(f"  Volumetric Dice per patient, lowest first ({len(worst)} of {len(patients)}):")
     lines += [

@@ -15,7 +15,7 @@ from constants import CRITERIA, RESEARCH_USE, SYNTHETIC_NOTICE
 from dataset.slices import Slices
 from evaluation.genomics import Study
 from evaluation.intervals import FEWEST, show_interval
-from evaluation.summary import METRICS
+from evaluation.summary import METRICS, OF_NETWORKS
 from evaluation.tables import Tables
 from reporting import panels, plots
 from reporting.genomics import sentences, study_plots, text_tables
@@ -28,7 +28,6 @@ SUMMARY = (  # the other METRICS are folded away below them
     "patient_dice", "patient_dice_median", "tumour_iou", "tumour_found", "false_positive_share", "lesion_recall",
     "surface_dice_2", "hd95", "iou", "empty_prediction", "loss",
 )  # fmt: skip
-OF_NETWORKS = ("loss", "brier", "ece")  # not of masks, which have no probabilities
 EXAMPLES = 4  # slices shown per kind of failure: one row of pictures
 SPELLING = {"iou": "IoU", "dice": "Dice", "hd95": "HD95"}
 
