@@ -37,12 +37,6 @@ def bounding_box(mask: np.ndarray) -> tuple[slice, ...] | None:
     return ndimage.find_objects(mask.view(np.uint8), max_label=1)[0]
 
 
-def component_areas(mask: np.ndarray) -> list[int]:
-    """Return the pixels of each connected component of a mask (uint8 or bool [H, W]), largest first."""
-    stats = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)[2]
-    return sorted((int(area) for area in stats[1:, cv2.CC_STAT_AREA]), reverse=True)
-
-
 def boundary_complexity(mask: np.ndarray) -> float:
     """Return perimeter² / (4 pi area) of the largest component, holes filled; 0 if the mask is empty.
 
@@ -64,12 +58,12 @@ def kind_of_slice(mask: np.ndarray) -> str:
     no tumour: empty. small: fewer than 500 px. several components: at least two of 10 px or more. Otherwise complex
     boundary or smooth, by the complexity of the outline of the largest component.
     """
-    areas = component_areas(mask)
-    if not areas:
+    areas = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)[2][1:, cv2.CC_STAT_AREA]
+    if not len(areas):
         return "no tumour"
-    if sum(areas) < SMALL:
+    if areas.sum() < SMALL:
         return "small"
-    if sum(area >= SPECK for area in areas) >= 2:
+    if (areas >= SPECK).sum() >= 2:
         return "several components"
     return "complex boundary" if boundary_complexity(mask) >= COMPLEX else "smooth"
 

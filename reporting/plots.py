@@ -262,7 +262,7 @@ def plain_svg(figure: Figure, name: str, transparent: bool = False) -> str:
 def to_svg(figure: Figure, name: str) -> str:
     """Return a figure as an <svg> element for a page: the same text for the same figure.
 
-    Its ids begin with `name`, so that those of several figures on a page differ. Its colours are the page's own, see
+    Its ids begin with `name`: those of several figures on a page differ. Its colours are the page's own, see
     SVG_COLORS; it has no background.
     """
     _, start, rest = plain_svg(figure, name, transparent=True).partition("<svg")

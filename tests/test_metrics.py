@@ -53,12 +53,6 @@ def test_reductions_by_hand():
     }
 
 
-def test_an_empty_prediction_scores_what_is_said_of_it():
-    empty = Counts(np.zeros(4, int), np.zeros(4, int), COUNTS.target)
-    found = metrics.summarise(empty, PATIENTS)
-    assert found["iou"] == found["empty_prediction"] == 0.5 and found["tumour_iou"] == 0
-
-
 def test_without_tumour_slices_their_metrics_are_nan_rather_than_perfect():
     found = metrics.summarise(Counts(np.array([0]), np.array([0]), np.array([0])), ["a"])
     assert math.isnan(found["tumour_iou"]) and math.isnan(found["tumour_found"]) and found["iou"] == 1

@@ -12,7 +12,7 @@ from PIL import Image
 
 from constants import SYNTHETIC_NOTICE
 from reporting import panels, plots
-from scans.display import GREEN, MASK_COLOR, PREDICTION_COLOR, stretch
+from scans.display import GREEN, MASK_COLOR, PREDICTION_COLOR
 from storage.run_folder import RunFolder
 
 PATIENTS = pd.DataFrame(
@@ -103,10 +103,3 @@ def test_panels_take_empty_and_full_masks_and_any_name(tmp_path):
 def test_the_overlay_tints_true_positives_and_both_kinds_of_error():
     tinted = panels.overlay(np.zeros((1, 4)), *np.array([[[1, 1, 0, 0]], [[1, 0, 1, 0]]], np.uint8))[0]
     assert tinted == pytest.approx(0.4 * np.array([to_rgb(c) for c in (GREEN, MASK_COLOR, PREDICTION_COLOR, "black")]))
-
-
-def test_stretch_makes_dark_slices_bright_and_keeps_the_order():
-    flair = np.arange(10_000, dtype=np.int64).reshape(1, 100, 100).astype(np.uint8) % 41  # 0 to 40, as in dark stacks
-    shown = stretch(flair)
-    assert shown.max() == 255 and shown.shape == flair.shape and (np.diff(shown[0, 0, :41].astype(int)) > 0).all()
-    assert not stretch(np.zeros((4, 4), np.uint8)).any()
