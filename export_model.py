@@ -17,6 +17,7 @@ Research use only: not a medical device, not for diagnosis or treatment.
 from __future__ import annotations
 
 import argparse
+import copy
 import io
 import json
 from collections.abc import Callable
@@ -37,7 +38,8 @@ if TYPE_CHECKING:
 
 LARGEST_DIFFERENCE = 1e-3  # of two logits, relative to the largest one; a mask changes only where the logit is 0
 LARGEST_HALVED = 1e-2  # the same with --half: kernels are rounded by up to 1/2048 of their values
-BATCHES = (1, 3)  # sizes compared; the export is traced with another
+BATCHES = (1, 3)  # sizes compared
+TRACED = 2  # slices with which the network is traced: 1 would be taken for a constant
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -133,8 +135,6 @@ def shipped_card(digest: str) -> str:
 
 def halve(model: nn.Module) -> nn.Module:
     """Return a copy of the network with its kernels in float16; norms and biases, which are few, stay float32."""
-    import copy
-
     halved = copy.deepcopy(model)
     for weights in halved.parameters():
         if weights.ndim == 4:
@@ -149,7 +149,7 @@ def compare(model: nn.Module, exported: Network, metadata: dict[str, Any]) -> fl
     random = torch.Generator().manual_seed(0)
     worst = 0.0
     for batch in BATCHES:
-        images = 2 * torch.rand(batch, *example(metadata).shape[1:], generator=random) - 1
+        images = 2 * torch.rand(batch, *input_shape(metadata), generator=random) - 1
         with torch.inference_mode():
             expected, logits = model(images), exported(images)
         if logits.shape != expected.shape:
@@ -161,11 +161,8 @@ def compare(model: nn.Module, exported: Network, metadata: dict[str, Any]) -> fl
 # --- Formats ---------------------------------------------------------------------------------------------------
 
 
-def example(metadata: dict[str, Any]) -> torch.Tensor:
-    """Return the input with which the network is traced: two slices, because 1 would be taken for a constant."""
-    import torch
-
-    return torch.zeros(2, metadata["network"]["channels"], metadata["size"], metadata["size"])
+def input_shape(metadata: dict[str, Any]) -> tuple[int, int, int]:
+    return metadata["network"]["channels"], metadata["size"], metadata["size"]
 
 
 def as_text(metadata: dict[str, Any]) -> dict[str, str]:
@@ -186,14 +183,9 @@ def write_onnx(model: nn.Module, metadata: dict[str, Any]) -> bytes:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter about itself
         program = torch.onnx.export(
-            model,
-            (example(metadata),),
-            input_names=["slices"],
-            output_names=["logits"],
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
-            dynamo=True,
-            verbose=False,
-        )
+            model, (torch.zeros(TRACED, *input_shape(metadata)),), input_names=["slices"], output_names=["logits"],
+            dynamic_shapes=({0: torch.export.Dim("batch")},), dynamo=True, verbose=False,
+        )  # fmt: skip
     proto = program.model_proto
     onnx.helper.set_model_props(proto, as_text(metadata))
     onnx.checker.check_model(proto)
@@ -211,9 +203,8 @@ def load_onnx(content: bytes, metadata: dict[str, Any]) -> Network:
 def write_torch_export(model: nn.Module, metadata: dict[str, Any]) -> bytes:
     import torch
 
-    program = torch.export.export(
-        model, (example(metadata),), dynamic_shapes=({0: torch.export.Dim("batch")},), strict=False
-    )
+    slices = torch.zeros(TRACED, *input_shape(metadata))
+    program = torch.export.export(model, (slices,), dynamic_shapes=({0: torch.export.Dim("batch")},), strict=False)
     with io.BytesIO() as file:
         torch.export.save(program, file, extra_files={"metadata.json": json.dumps(metadata, indent=2)})
         return file.getvalue()

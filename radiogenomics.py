@@ -74,11 +74,16 @@ def main(argv: list[str] | None = None) -> None:
 
     rows = rows_of_patients(slices.patients)
     masks = slices.masks.numpy()
-    shapes = measure([masks[rows[p]] for p in patients], patients)
+
+    def measure(masks: np.ndarray, largest_only: bool = False) -> dict[str, shape.Shape]:
+        measured = parallel_map(lambda patient: shape.measure(masks[rows[patient]], largest_only), patients)
+        return dict(zip(patients, measured, strict=True))
+
+    shapes = measure(masks)
     choices = {genomics.MANUAL: columns(lambda p: shape.variants(masks[rows[p]], shapes[p].features), patients)}
     automatic = None
     if predicted is not None:
-        automatic = measure([predicted[rows[p]] for p in patients], patients, largest_only=True)
+        automatic = measure(predicted, largest_only=True)
         choices[genomics.AUTOMATIC] = columns(lambda p: shape.all_components(predicted[rows[p]]), patients)
     study = genomics.study(genomics.feature_table(labels, shapes, automatic), choices)
     synthetic = any_synthetic(table)
@@ -104,13 +109,6 @@ def main(argv: list[str] | None = None) -> None:
     for sentence in sentences(study):
         print(textwrap.fill(sentence, 118, initial_indent="  ! ", subsequent_indent="    "))
     print(f"written to {out}: {', '.join(GENOMICS)}, plots/*.png{', report.html' if run else ''}")
-
-
-def measure(stacks: list[np.ndarray], patients: list[str], largest_only: bool = False) -> dict[str, Shape]:
-    """Return the shape of each patient's mask (uint8 [S, H, W], 0 or 1)."""
-    from evaluation import shape
-
-    return dict(zip(patients, parallel_map(lambda stack: shape.measure(stack, largest_only), stacks), strict=True))
 
 
 def columns(work: Callable[[str], dict], patients: Iterable[str]) -> dict[tuple[str, str], pd.Series]:
