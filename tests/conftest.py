@@ -1,5 +1,6 @@
-"""Small patients made of noise and rectangles, a way to run the scripts, and real data where there is."""
+"""Patients of a few synthetic slices, a way to run the scripts, and real data where there is."""
 
+import functools
 import importlib
 import os
 import shutil
@@ -10,8 +11,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from PIL import Image
 
+from constants import SYNTHETIC_SEED
+from dataset import synthetic
 from dataset.slices import COLUMNS, Slices
 from storage import checkpoints
 from storage.run_folder import RunFolder
@@ -39,23 +41,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=rank)
 
 
+@functools.cache
+def draw_patient(number: int) -> tuple[np.ndarray, np.ndarray]:
+    """Two slices with tumour and two without: uint8 [4, 256, 256, 3] and [4, 256, 256]."""
+    images, masks = synthetic.make_patient(SYNTHETIC_SEED, number + 2, slices=7)
+    largest = masks.sum((1, 2)).argsort()[::-1]
+    rows = largest[[0, -1, 1, -2]]
+    return images[rows], masks[rows]
+
+
 def write_slice(folder: Path, patient: str, number: int, tumour: bool, seed: int = 0) -> None:
-    """One pair of files: noise, and a bright rectangle in FLAIR where the mask is."""
-    rng = np.random.default_rng((seed, number))
-    image = rng.integers(0, 60, (256, 256, 3), dtype=np.uint8)
-    mask = np.zeros((256, 256), np.uint8)
-    if tumour:
-        top, left = rng.integers(40, 150, 2)
-        mask[top : top + 50, left : left + 60] = 255
-        image[mask > 0, 1] += 150
-    target = folder / patient
-    target.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(image).save(target / f"{patient}_{number}.tif")
-    Image.fromarray(mask).save(target / f"{patient}_{number}_mask.tif")
+    """Write a synthetic slice and its mask, with or without tumour, of one of five heads."""
+    images, masks = draw_patient(seed % 5)
+    row = 2 * (number // 2 % 2) + (not tumour)
+    synthetic.write_slice(folder, patient, number, images[row], masks[row])
 
 
 def make_patients(folder: Path, patients: int = 5, slices: int = 3) -> Path:
-    """Patients SYNTH_T_0 ... with slices 1 ...; the odd ones have tumour."""
+    """Write patients SYNTH_T_0 ... with slices 1 ..., of which the odd ones have tumour."""
     for patient in range(patients):
         for number in range(1, slices + 1):
             write_slice(folder, f"SYNTH_T_{patient}", number, tumour=number % 2 == 1, seed=patient)
