@@ -55,7 +55,7 @@ from evaluation import genomics, shape
 from reporting.genomics import Example, draw_examples, sentences, study_plots, text_tables
 from reporting.plots import to_png, write_plots
 from reporting.report import write_report
-from scans.display import stretch
+from scans.show import stretch
 from storage import checkpoints
 from storage.run_folder import GENOMICS, RunFolder, masks_digest
 from utils import parallel_map, run_script, to_csv

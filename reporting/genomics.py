@@ -14,7 +14,7 @@ from dataset.labels import LABELS
 from evaluation.genomics import AUTOMATIC, MANUAL, PREDICTED, Study, contrast, split_masks
 from evaluation.shape import FEATURES, PUBLISHED, Ellipsoid
 from reporting.plots import GREY, STEPS, Plot, finished, new_axes
-from scans.display import BLUE, GREEN, MASK_COLOR, ORANGE, PREDICTION_COLOR
+from scans.show import BLUE, GREEN, MASK_COLOR, ORANGE, PREDICTION_COLOR
 from utils import show_number
 
 WIDTH = 5.2  # inches, as the other plots

@@ -12,7 +12,7 @@ import pandas as pd
 from PIL import Image
 
 from constants import FLAIR, POST, PRE
-from scans.display import stretch
+from scans.show import stretch
 from utils import parallel_map
 
 PICTURE_BYTES = 9_000_000  # of all pictures together, before base64 adds a third; FLAIR of 404 real slices needs 2.1 MB

@@ -17,8 +17,7 @@ from typing import NamedTuple
 from constants import FLAIR, JUNK_FOLDERS, POST, PRE
 from scans.medical import is_dicom
 from scans.scan import ENDINGS, PICTURES, file_ending, natural_order, safe_name, stem
-from utils import UserError, read_csv
-from utils import leaves_folder as is_unsafe_path
+from utils import UserError, is_unsafe_path, read_csv
 
 Kind = int | str | None  # a channel; one of the next two; None where the names do not say
 MASK, OTHER = "mask", "other"

@@ -172,7 +172,9 @@ def probability_files(scan: Scan, probabilities: list[np.ndarray]) -> Files:
     if file_ending(scan.paths[0]) not in PICTURES:
         return _stack_file(scan, probabilities, "probability")
     grey = ((plane * 255).round().astype(np.uint8) for plane in probabilities)
-    return {f"{name}_probability.png": partial(encode_picture, plane) for name, plane in zip(scan.names, grey, strict=True)}
+    return {
+        f"{name}_probability.png": partial(encode_picture, plane) for name, plane in zip(scan.names, grey, strict=True)
+    }
 
 
 def _stack_file(scan: Scan, planes: list[np.ndarray], what: str) -> Files:

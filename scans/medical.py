@@ -122,7 +122,18 @@ def _check(shape: Sequence[int]) -> None:
 # --- NIfTI -----------------------------------------------------------------------------------------------------
 
 GEOMETRY = ("pixdim", "xyzt_units", "qform_code", "sform_code", "quatern", "qoffset", "srow")
-NAMES = (*GEOMETRY, "sizeof_hdr", "magic", "dim", "datatype", "bitpix", "vox_offset", "scl_slope", "scl_inter", "cal_max")
+NAMES = (
+    *GEOMETRY,
+    "sizeof_hdr",
+    "magic",
+    "dim",
+    "datatype",
+    "bitpix",
+    "vox_offset",
+    "scl_slope",
+    "scl_inter",
+    "cal_max",
+)
 HEADERS = {  # by their size in bytes: NIfTI-1 and NIfTI-2
     size: np.dtype({"names": NAMES, "offsets": offsets, "formats": formats.split(), "itemsize": size})
     for size, offsets, formats in (

@@ -73,7 +73,9 @@ def contact_sheet(
     for number, (n, plane) in enumerate(zip(chosen, planes, strict=True)):
         left, upper = number % columns * side, top + number // columns * (side + LINE)
         picture = tile(plane[box], [(of[n][box], color) for of, color in outlined], side - 4, tall)
-        page.paste(Image.fromarray(picture), (left + (side - picture.shape[1]) // 2, upper + (side - picture.shape[0]) // 2))
+        page.paste(
+            Image.fromarray(picture), (left + (side - picture.shape[1]) // 2, upper + (side - picture.shape[0]) // 2)
+        )
         draw.text((left + 6, upper + side), captions[n], font=font, fill=TEXT if masks[n].any() else DIM)
         if scan.grid and scan.grid.affine is not None:  # shown as radiologists do
             for letter, across in (("R", left + 4), ("L", left + side - 14)):

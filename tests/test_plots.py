@@ -13,7 +13,7 @@ from PIL import Image
 from constants import SYNTHETIC_NOTICE
 from evaluation.intervals import limits_of_agreement
 from reporting import panels, plots
-from scans.display import GREEN, MASK_COLOR, PREDICTION_COLOR, stretch
+from scans.show import GREEN, MASK_COLOR, PREDICTION_COLOR, stretch
 from storage.run_folder import RunFolder
 
 PATIENTS = pd.DataFrame(
