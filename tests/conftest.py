@@ -4,7 +4,6 @@ import functools
 import importlib
 import os
 import shutil
-import signal
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +23,7 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--
 ROOT = Path(__file__).parents[1]
 QUICK = ("--width", 2, "--batch-size", 4, "--device", "cpu")  # options of train_model.py
 PLAIN = {"normalisation": "plain", "neighbours": 0, "crop": False, "resolution": 1.0}
-PLAIN |= {"flips": False}  # both are `input` of the reference recipe
+PLAIN |= {"tta_flip": False}  # part of `input` of the reference recipe
 torch.set_num_threads(1)  # one process per core runs the tests; and the same sums in the same order everywhere
 SLOWEST = (
     "test_walk",
@@ -114,10 +113,10 @@ def box(*places: tuple[int, int, int, int], size: int = 256) -> np.ndarray:
 
 def save_checkpoint(run: RunFolder, model: UNet, record: dict, config: dict) -> Path:
     """Write a checkpoint as training does; `record` has the epoch and its metrics."""
-    with run.locked():
-        checkpoints.Writer(run, model, torch.optim.Adam(model.parameters()), config).save_epoch(
-            {"resolution": 1.0, **record}
-        )
+    writer = checkpoints.Writer(run, model, torch.optim.Adam(model.parameters()), config)
+    if run.checkpoints():
+        writer.resume_after(max(run.checkpoints()))
+    writer.save_epoch({"resolution": 1.0, **record})
     return run.checkpoint(record["epoch"])
 
 
@@ -142,10 +141,7 @@ def call(capsys):
         out, err = capsys.readouterr()
         return code, out, err
 
-    yield run
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    torch.use_deterministic_algorithms(False)
+    return run
 
 
 @pytest.fixture
