@@ -27,9 +27,7 @@ Research use only: not a medical device, not for diagnosis or treatment.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import csv
-import io
+import errno
 import sys
 import textwrap
 import time
@@ -37,41 +35,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import constants
-from utils import (
-    USER_ERROR,
-    UserError,
-    atomic_write,
-    fraction,
-    is_unsafe_path,
-    positive,
-    read_csv,
-    refuse_used,
-    run_script,
-    write_text,
-)
+from utils import USER_ERROR, UserError, atomic_write, fraction, positive, refuse_used, run_script
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from scans.cohort import Patient
     from evaluation.selection import Postprocessing
+    from scans.cohort import Patient
     from scans.scan import Scan
     from training.hardware import Hardware
     from unet import UNet
 
-SLICES, PATIENTS = "slices.csv", "patients.csv"
-COLUMNS = {
-    SLICES: ("patient", "slice", "height", "width", "lesion_pixels", "lesion_mm2", "lesion_mm3", "reference_pixels",
-             "true_positive", "dice", "source"),
-    PATIENTS: ("patient", "slices", "lesion_slices", "lesion_pixels", "lesion_mm3", "largest_slice", "reference_pixels",
-               "true_positive", "dice", "source"),
-}  # fmt: skip
-WRITTEN = ("mask", "probability", "overlay")  # end the names of the files of a patient
 SOME_FAILED = 1  # exit code
 SYNTHETIC_MODEL = "network trained on SYNTHETIC patients: its masks mean nothing on real images"
 ONE_SEQUENCE = (
-    "one sequence only, used for all three channels. Unless it is FLAIR, the masks mean nothing; and a network that was "
-    "trained on three sequences may find nothing in one. Name the others with --pre and --post."
+    "one sequence only, used for all three channels. Unless it is FLAIR, the masks mean nothing; and a network that "
+    "was trained on three sequences may find nothing in one. Name the others with --pre and --post."
 )
 
 
@@ -113,6 +92,7 @@ def main(argv: list[str] | None = None) -> None:
     refuse_used(args.out, args.overwrite)
     patients, problems = find(args)
     from evaluation.selection import Postprocessing
+    from scans import measure
     from scans.read import read_patient
     from training.hardware import choose_hardware, keep_freed_memory, repeat_exactly
 
@@ -132,15 +112,19 @@ def main(argv: list[str] | None = None) -> None:
         if scan is None:
             continue
         probabilities = predict(model, scan, checkpoint["input"], args.batch_size, hardware)
-        masks = segment(probabilities, postprocessing)
         if not slices:
-            start(args.out)
-        write(args, patient, scan, masks, probabilities, notice)
-        slices += len(masks)
+            measure.begin_tables(args.out)
+        try:
+            write(patient, scan, probabilities, segment(probabilities, postprocessing), args, notice)
+            slices += len(probabilities)
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:
+                raise
+            problems.append(f"{error.filename}: a name too long for this file system. Use a shorter one.")
     if slices:
         seconds = time.perf_counter() - started
         print(f"{slices} slices in {seconds:.1f} s, {slices / seconds:.1f} slices/s on {hardware}")
-        print(f"written to {args.out}: masks and overlays by patient; {SLICES}, {PATIENTS}")
+        print(f"written to {args.out}: masks and overlays by patient; slices.csv, patients.csv")
         print(constants.RESEARCH_USE)
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)
@@ -149,14 +133,18 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def find(args: argparse.Namespace) -> tuple[list[Patient], list[str]]:
-    """Return the patients, and problems as text. Raises: UserError where there is nothing to read, or to be spared."""
+    """Return the patients, and problems as text.
+
+    Raises: UserError if there are none, or if --out holds their images, or else no earlier prediction.
+    """
+    from scans import measure
     from scans.cohort import MASK, find_patients
 
     patterns = {constants.PRE: args.pre, constants.POST: args.post, MASK: args.mask}
     patients, problems = find_patients(args.inputs, patterns, args.series)
     if not patients:
         raise UserError("\n".join(problems))
-    if args.out.is_dir() and any(args.out.iterdir()) and not (args.out / PATIENTS).is_file():
+    if args.out.is_dir() and any(args.out.iterdir()) and not (args.out / measure.PATIENTS).is_file():
         raise UserError(f"{args.out}: holds no earlier prediction to overwrite. Name another folder with --out.")
     for patient in patients:
         folders = {path.parent.resolve() for paths in patient.files.values() for path in paths}
@@ -232,126 +220,36 @@ def segment(probabilities: list[np.ndarray], postprocessing: Postprocessing) -> 
 # --- Output ----------------------------------------------------------------------------------------------------
 
 
-def start(out: Path) -> None:
-    """Begin both tables. Of an earlier prediction, remove what its tables name: no masks of two networks side by side."""
-    from scans.scan import stem
-
-    with contextlib.suppress(UserError):  # no table, or not one of ours
-        rows = read_csv(out / SLICES, ["patient", "slice"])
-        names = {f"{name}_{ending}" for name in (*rows["patient"], *rows["slice"]) for ending in WRITTEN}
-        for patient in rows["patient"].unique():
-            if not is_unsafe_path(patient) and (out / patient).is_dir():
-                for path in (out / patient).iterdir():
-                    if stem(path) in names:
-                        path.unlink()
-    for name, columns in COLUMNS.items():
-        write_text(out / name, ",".join(columns) + "\n")
-
-
 def write(
-    args: argparse.Namespace,
-    patient: Patient,
-    scan: Scan,
-    masks: list[np.ndarray],
-    probabilities: list[np.ndarray],
+    patient: Patient, scan: Scan, probabilities: list[np.ndarray], masks: list[np.ndarray], args: argparse.Namespace,
     notice: str,
-) -> None:
+) -> None:  # fmt: skip
     """Write the files of a patient, then the rows of both tables, and print what was found."""
     from evaluation.quality import input_warnings
+    from scans import measure
     from scans.masks import encode_picture, mask_files, probability_files, read_reference
     from scans.show import contact_sheet
 
     references = read_reference(patient, scan)
-    rows = measure(scan, masks, references)
-    total = sum_up(rows)
-    found = describe(total)
-    captions = [caption(row, scan.name) for row in rows]
+    rows = measure.measure(scan, masks, references)
+    total = measure.sum_up(rows)
+    heading, captions = measure.describe(total), [measure.caption(row) for row in rows]
     footer = [*filter(None, [notice]), constants.RESEARCH_USE]
-    sheet = contact_sheet(scan, masks, references, captions, [scan.name, *found], footer)
+    sheet = contact_sheet(scan, masks, references, captions, [scan.name, *heading], footer)
     files = mask_files(scan, masks) | {f"{scan.name}_overlay.png": lambda: encode_picture(sheet)}
-    if args.probabilities:
-        files |= probability_files(scan, probabilities)
+    files |= probability_files(scan, probabilities) if args.probabilities else {}
     for name, encode in files.items():
         with atomic_write(args.out / scan.name / name) as file:
             file.write(encode())
-    append(args.out / SLICES, rows)
-    append(args.out / PATIENTS, [total])
+    measure.append(args.out, rows, total)
 
-    print(f"{scan.name}: {'; '.join(found)}")
+    print(f"{scan.name}: {'; '.join(heading)}")
     for note in scan.notes:
         print(f"  note: {note}")
-    for warning in [*([ONE_SEQUENCE] if scan.grey else []), *input_warnings(scan.slices, masks)]:
-        print(textwrap.fill(f"warning: {warning}", 118, initial_indent="  ", subsequent_indent=" " * 11))
     if scan.spacing is None:
         print("  note: no spacing known, so that areas are in pixels only; add it with --spacing")
-
-
-def append(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Append rows to a table in one go, numbers with six decimals, what is not known as an empty cell."""
-    text = io.StringIO()
-    table = csv.DictWriter(text, COLUMNS[path.name], lineterminator="\n")
-    for row in rows:
-        table.writerow({key: f"{value:.6f}" if isinstance(value, float) else value for key, value in row.items()})
-    with open(path, "a", encoding="utf-8", newline="") as file:
-        file.write(text.getvalue())
-
-
-def measure(scan: Scan, masks: list[np.ndarray], references: list[np.ndarray] | None) -> list[dict[str, Any]]:
-    """Return a row for each slice: area in pixels and mm², volume in mm³, where the spacing is known.
-
-    With reference masks also their pixels, those of them that are predicted, and the Dice.
-    """
-    from scans.scan import safe_name
-
-    rows = []
-    for n, mask in enumerate(masks):
-        row = {"patient": scan.name, "slice": scan.names[n], "height": mask.shape[0], "width": mask.shape[1]}
-        row["lesion_pixels"] = pixels = int(mask.sum())
-        if scan.spacing:
-            height, width, between = scan.spacing
-            row |= {"lesion_mm2": pixels * height * width, "lesion_mm3": pixels * height * width * between}
-        if references is not None:
-            row |= {"reference_pixels": int(references[n].sum()), "true_positive": int((mask & references[n]).sum())}
-            row["dice"] = dice(row)
-        rows.append(row | {"source": safe_name(str(scan.paths[n if len(scan.paths) == len(masks) else 0]))})
-    return rows
-
-
-def sum_up(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the row of a patient: slices, slices with lesion, sums, and the slice with the largest area."""
-    largest = max(rows, key=lambda row: row["lesion_pixels"])
-    total = {"patient": rows[0]["patient"], "slices": len(rows)}
-    total["lesion_slices"] = sum(row["lesion_pixels"] > 0 for row in rows)
-    for name in ("lesion_pixels", "lesion_mm3", "reference_pixels", "true_positive"):
-        if name in rows[0]:
-            total[name] = sum(row[name] for row in rows)
-    total["largest_slice"] = largest["slice"] if largest["lesion_pixels"] else ""
-    if "reference_pixels" in total:
-        total["dice"] = dice(total)
-    sources = {row["source"] for row in rows}
-    return total | {"source": rows[0]["source"] if len(sources) == 1 else str(Path(rows[0]["source"]).parent)}
-
-
-def dice(row: dict[str, Any]) -> float:
-    """Return the Dice of a row with pixels of masks and references. Empty against empty is 1."""
-    both = row["lesion_pixels"] + row["reference_pixels"]
-    return 2 * row["true_positive"] / both if both else 1.0
-
-
-def describe(total: dict[str, Any]) -> list[str]:
-    """Return a patient's row in words."""
-    volume = f" = {total['lesion_mm3'] / 1000:,.1f} ml" if "lesion_mm3" in total else ""
-    lesion = f"{total['lesion_slices']} of {total['slices']} slices with lesion, {total['lesion_pixels']:,} px{volume}"
-    if "dice" not in total:
-        return [lesion]
-    return [lesion, f"Dice {total['dice']:.3f} with the reference mask of {total['reference_pixels']:,} px"]
-
-
-def caption(row: dict[str, Any], patient: str) -> str:
-    """Return the line below a slice: its name without that of the patient, and the predicted area."""
-    area = f" = {row['lesion_mm2']:,.0f} mm²" if "lesion_mm2" in row else ""
-    predicted = f"   {row['lesion_pixels']:,} px{area}" if row["lesion_pixels"] else ""
-    return f"{row['slice'].removeprefix(patient).lstrip('_') or row['slice']}{predicted}"
+    for warning in [*([ONE_SEQUENCE] if scan.grey else []), *input_warnings(scan.slices, masks)]:
+        print(textwrap.fill(f"warning: {warning}", 118, initial_indent="  ", subsequent_indent=" " * 11))
 
 
 if __name__ == "__main__":

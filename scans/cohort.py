@@ -47,7 +47,7 @@ class Patient:
 
     Attributes:
         name: unique among the patients of a command.
-        files: by channel, or MASK: the pictures of a folder, the files of a DICOM folder, or one volume. FLAIR is there.
+        files: by channel, FLAIR always, and MASK: pictures of a folder, files of a DICOM folder, or one volume.
         series: which DICOM series of the folder is FLAIR, where it holds several.
         notes: how the files were chosen, for the user.
     """
@@ -91,8 +91,8 @@ def find_patients(
     named += [(own[0].name, own) for own in group(items)]
     if len(named) > 1 and (single := [text for text in patterns.values() if not is_pattern(text)]):
         problems.append(
-            f"{single[0]} is the file of one patient, but there are {len(named)}. Name a pattern of file names, such as "
-            f"'*_t1.nii.gz', or {REMEDY}"
+            f"{single[0]} is the file of one patient, but there are {len(named)}. Name a pattern of file names, such "
+            f"as '*_t1.nii.gz', or {REMEDY}"
         )
         return [], problems
     patients: list[Patient] = []
@@ -134,8 +134,8 @@ def to_patient(name: str, main: Item, others: list[Item], series: str) -> Patien
     images = [item.place.name for item in others if item.kind != MASK]
     if main.kind not in (FLAIR, None) and images:
         raise ValueError(
-            f"{main.place.parent}: no FLAIR, which is what is segmented, beside {main.place.name}, {', '.join(images)}. "
-            f"Name its file like one (flair, x_flair), or {REMEDY}"
+            f"{main.place.parent}: no FLAIR, which is what is segmented, beside {main.place.name}, "
+            f"{', '.join(images)}. Name its file like one (flair, x_flair), or {REMEDY}"
         )
     chosen = {FLAIR: main}
     for column, kind in list(COLUMNS.items())[1:]:
@@ -201,7 +201,7 @@ def read_place(parts: list[str], root: Path) -> tuple[str, Kind]:
 
 
 def identify(place: Path, root: Path, patterns: dict[Kind, str]) -> tuple[str, Kind]:
-    """Return whose a place below the root is, and its kind: by a pattern, by nnU-Net's dataset.json, or by its names."""
+    """Return whose a place below the root is, and its kind: by a pattern, nnU-Net's dataset.json, or its names."""
     *folders, last = Path(os.path.abspath(place)).relative_to(root).parts
     if place.is_dir():
         return read_place([*folders, last], root)
@@ -251,8 +251,9 @@ def find_items(inputs: Iterable[Path], patterns: dict[Kind, str], problems: list
     for (place, _), paths in found.items():
         name, kind = identify(place, roots[place], patterns)
         paths = sorted(sorted(paths), key=natural_order)
-        masks = [path for path in paths if place.is_dir() and kind != MASK
-                 and (kind_of(stem(path))[1] == MASK or fnmatch.fnmatch(path.name, patterns.get(MASK, "")))]  # fmt: skip
+        pattern = patterns.get(MASK, "")
+        masks = [path for path in paths if kind_of(stem(path))[1] == MASK or fnmatch.fnmatch(path.name, pattern)]
+        masks = masks if place.is_dir() and kind != MASK else []
         for own, of in (([path for path in paths if path not in masks], kind), (masks, MASK)):
             items += [Item(place, own, roots[place], name, of)] if own else []
     return items

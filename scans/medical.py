@@ -83,18 +83,15 @@ def as_shown(
     return slices, (rows, columns, float(between)), Grid(shown, axes, flips, header)
 
 
-def encode(slices: np.ndarray, grid: Grid, brightest: int = 1) -> bytes:
-    """Return slices ([S, H, W], uint8 or float32) as the content of a .nii.gz file that lies exactly as the grid.
-
-    brightest: the value that viewers show white; more than 1 for images.
-    """
+def encode(slices: np.ndarray, grid: Grid) -> bytes:
+    """Return slices ([S, H, W], uint8 or float32, up to 1) as the content of a .nii.gz file that lies on the grid."""
     turned = np.flip(slices, [2 - n for n in range(3) if grid.flips[n]]).transpose(2, 1, 0)
     voxels = turned.transpose(np.argsort(grid.axes))
     header = np.zeros((), HEADERS[348])
     for name in GEOMETRY:
         header[name] = grid.header[name]
     header["sizeof_hdr"], header["magic"], header["vox_offset"], header["scl_slope"] = 348, b"n+1", 352, 1
-    header["dim"], header["cal_max"] = (3, *voxels.shape, 1, 1, 1, 1), brightest
+    header["dim"], header["cal_max"] = (3, *voxels.shape, 1, 1, 1, 1), 1
     header["datatype"], header["bitpix"] = {"u1": (2, 8), "f4": (16, 32)}[voxels.dtype.str[1:]]
     return gzip.compress(header.tobytes() + bytes(4) + voxels.tobytes("F"), compresslevel=6, mtime=0)
 
@@ -122,20 +119,9 @@ def _check(shape: Sequence[int]) -> None:
 # --- NIfTI -----------------------------------------------------------------------------------------------------
 
 GEOMETRY = ("pixdim", "xyzt_units", "qform_code", "sform_code", "quatern", "qoffset", "srow")
-NAMES = (
-    *GEOMETRY,
-    "sizeof_hdr",
-    "magic",
-    "dim",
-    "datatype",
-    "bitpix",
-    "vox_offset",
-    "scl_slope",
-    "scl_inter",
-    "cal_max",
-)
+OTHERS = ("sizeof_hdr", "magic", "dim", "datatype", "bitpix", "vox_offset", "scl_slope", "scl_inter", "cal_max")
 HEADERS = {  # by their size in bytes: NIfTI-1 and NIfTI-2
-    size: np.dtype({"names": NAMES, "offsets": offsets, "formats": formats.split(), "itemsize": size})
+    size: np.dtype({"names": GEOMETRY + OTHERS, "offsets": offsets, "formats": formats.split(), "itemsize": size})
     for size, offsets, formats in (
         (348, (76, 123, 252, 254, 256, 268, 280, 0, 344, 40, 70, 72, 108, 112, 116, 124),
          "<8f4 u1 <i2 <i2 <3f4 <3f4 (3,4)<f4 <i4 S4 <8i2 <i2 <i2 <f4 <f4 <f4 <f4"),
@@ -266,8 +252,8 @@ def _read_itk(path: Path) -> Volume:
 
 EVEN = 0.1  # of the distance of two slices, by which others may differ from it
 ROUNDED = 1e-3  # of direction cosines and of mm between pixels
-PLACE = {"Rows": "0028|0010", "Columns": "0028|0011", "PixelSpacing": "0028|0030", "ImageOrientationPatient": "0020|0037",
-         "ImagePositionPatient": "0020|0032"}  # fmt: skip
+PLACE = {"Rows": "0028|0010", "Columns": "0028|0011", "PixelSpacing": "0028|0030",
+         "ImageOrientationPatient": "0020|0037", "ImagePositionPatient": "0020|0032"}  # fmt: skip
 TAGS = PLACE | {"SeriesInstanceUID": "0020|000e", "SeriesNumber": "0020|0011", "SeriesDescription": "0008|103e",
                 "SliceThickness": "0018|0050", "NumberOfFrames": "0028|0008", "BitsAllocated": "0028|0100",
                 "PhotometricInterpretation": "0028|0004"}  # fmt: skip

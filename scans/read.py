@@ -165,8 +165,8 @@ def read_array(path: Path) -> np.ndarray:
     shape = array.shape
     if len(shape) < 3 or shape[3:] not in ((), (1,), (CHANNELS,)) or 0 in shape:
         raise ValueError(
-            f"has the shape {shape}. Expected [S, H, W] or [S, H, W, 3] (slices, rows, columns, sequences), or one such "
-            "slice."
+            f"has the shape {shape}. Expected [S, H, W] or [S, H, W, 3] (slices, rows, columns, sequences), or one "
+            "slice of these."
         )
     if array.dtype.kind not in "buif":
         raise ValueError(f"holds values of the type {array.dtype}. Save it with whole or floating point numbers.")

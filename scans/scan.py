@@ -57,8 +57,8 @@ def check_voxels(voxels: int) -> None:
     """Raise ValueError if a scan would not fit into memory; to be called before it is decoded. See count_voxels."""
     if voxels > MOST_VOXELS:
         raise ValueError(
-            f"{voxels:,} voxels, slices padded to squares; at most {MOST_VOXELS:,} are read. Use one folder or file per "
-            "patient."
+            f"{voxels:,} voxels, slices padded to squares; at most {MOST_VOXELS:,} are read. Use one folder or file "
+            "per patient."
         )
 
 

@@ -91,7 +91,7 @@ def contact_sheet(
 
 
 def choose_slices(marked: Sequence[bool], heads: Sequence[bool], most: int = MOST_TILES) -> list[int]:
-    """Return at most so many of the slices that are marked and of those next to them, evenly; else of those of a head."""
+    """Return at most so many slices, evenly, of those that are marked and next to them; else of those with a head."""
     near = np.convolve(marked, [1, 1, 1], "same") if len(marked) > 2 else np.array(marked)
     numbers = np.flatnonzero(near if any(marked) else heads if any(heads) else [True] * len(heads))
     return numbers[np.unique(np.linspace(0, len(numbers) - 1, min(most, len(numbers))).round().astype(int))].tolist()
