@@ -88,7 +88,8 @@ def find_patients(
     named = [row for path in inputs if is_table(path) for row in from_table(path, problems)]
     rows = len(named)
     items = find_items([path for path in inputs if not is_table(path)], patterns, problems)
-    named += [(own[0].name, own) for own in group(items)]
+    asked = [kind for kind, text in patterns.items() if is_pattern(text)]
+    named += [(own[0].name, own) for own in group(item for item in items if item.kind not in asked)]
     if len(named) > 1 and (single := [text for text in patterns.values() if not is_pattern(text)]):
         problems.append(
             f"{single[0]} is the file of one patient, but there are {len(named)}. Name a pattern of file names, such "
@@ -103,9 +104,11 @@ def find_patients(
                 if number < rows and any(item.kind == kind for item in others):  # a row goes before a pattern
                     continue
                 alone = folders.count(main.place.parent) == 1
-                others = [item for item in others if item.kind != kind] + [matching(main, kind, text, items, alone)]
-            taken = {patient.name.lower() for patient in patients}  # by lower case, as on some file systems
-            name = next(n for n in (name, *(f"{name}_{k}" for k in range(2, len(named) + 2))) if n.lower() not in taken)
+                others = [*others, matching(main, kind, text, items, alone)]
+            taken = {patient.name.lower() for patient in patients}  # in lower case, as on some file systems
+            above = Path(os.path.abspath(main.place)).parent.name
+            tried = (name, safe_name(f"{above}_{name}"), *(f"{name}_{n}" for n in range(2, len(named) + 2)))
+            name = next(name for name in tried if name.lower() not in taken)
             patients.append(to_patient(name, main, others, series))
         except ValueError as error:
             problems.append(str(error))
@@ -189,8 +192,9 @@ def read_place(parts: list[str], root: Path) -> tuple[str, Kind]:
         if number >= len(parts) and left:
             break
         whose, found = kind_of(part)
-        if found == MASK:  # of some sequence
-            kind, whose = MASK, kind_of(whose)[0]
+        kind = MASK if found == MASK else kind
+        if found in (MASK, OTHER):  # of some sequence
+            whose = kind_of(whose)[0]
         elif left and whose:  # sub-01_flair/x.nii.gz: the folder is of no sequence alone
             whose, found = part, None
         kind = found if kind is None else kind
@@ -203,19 +207,18 @@ def read_place(parts: list[str], root: Path) -> tuple[str, Kind]:
 def identify(place: Path, root: Path, patterns: dict[Kind, str]) -> tuple[str, Kind]:
     """Return whose a place below the root is, and its kind: by a pattern, nnU-Net's dataset.json, or its names."""
     *folders, last = Path(os.path.abspath(place)).relative_to(root).parts
-    if place.is_dir():
-        return read_place([*folders, last], root)
-    last = stem(place)
+    last = stem(place) if place.is_file() else last
     for kind, pattern in patterns.items():
         if fnmatch.fnmatch(place.name, pattern):
             for piece in filter(None, map(stem, map(Path, re.split(r"[*?]+", pattern)))):
                 last = last.replace(piece, "").strip("_-. ")
             return read_place([*folders, last], root)[0], kind
-    numbered = re.fullmatch(r"(.+)_(\d{4})", last)
+    numbered = re.fullmatch(r"(.+)_(\d{4})", last) if place.is_file() else None
     if numbered and (channel := nnunet_channels(place.parent.parent).get(numbered[2])):
         kind = kind_of(channel)[1]
         return read_place([*folders, numbered[1]], root)[0], OTHER if kind is None else kind
-    return read_place([*folders, last], root)
+    name, kind = read_place([*folders, last], root)
+    return name, OTHER if kind in patterns else kind  # the option names another
 
 
 @functools.cache
@@ -251,11 +254,15 @@ def find_items(inputs: Iterable[Path], patterns: dict[Kind, str], problems: list
     for (place, _), paths in found.items():
         name, kind = identify(place, roots[place], patterns)
         paths = sorted(sorted(paths), key=natural_order)
-        pattern = patterns.get(MASK, "")
-        masks = [path for path in paths if kind_of(stem(path))[1] == MASK or fnmatch.fnmatch(path.name, pattern)]
-        masks = masks if place.is_dir() and kind != MASK else []
-        for own, of in (([path for path in paths if path not in masks], kind), (masks, MASK)):
-            items += [Item(place, own, roots[place], name, of)] if own else []
+        by_kind: dict[Kind, list[Path]] = {kind: [], MASK: [], OTHER: []}  # masks lie among the pictures of a folder
+        for path in paths:
+            of = kind
+            if fnmatch.fnmatch(path.name, patterns.get(MASK, "")):
+                of = MASK
+            elif place.is_dir() and kind != MASK and KINDS[MASK].search(stem(path)):
+                of = OTHER if MASK in patterns else kind_of(stem(path))[1]
+            by_kind[of].append(path)
+        items += [Item(place, own, roots[place], name, of) for of, own in by_kind.items() if own]
     return items
 
 
@@ -270,9 +277,9 @@ def files_below(folder: Path, levels: int = DEEPEST, ours: bool = False) -> Iter
     left_out = JUNK_FOLDERS | (BIDS_OTHERS if (folder / BIDS).is_file() else set())
     yield from (path for path in entries if path.is_file() and is_read(path))
     for path in entries:
-        leads_back = path.is_symlink() and path.parent.resolve().is_relative_to(path.resolve())
-        if levels and path.is_dir() and path.name not in left_out and not leads_back:
-            yield from files_below(path, levels - 1, ours)
+        if levels and path.is_dir() and path.name not in left_out:
+            if not (path.is_symlink() and path.parent.resolve().is_relative_to(path.resolve())):  # leads back
+                yield from files_below(path, levels - 1, ours)
 
 
 def is_read(path: Path) -> bool:
