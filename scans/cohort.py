@@ -162,36 +162,36 @@ def to_patient(name: str, main: Item, others: list[Item], series: str) -> Patien
 # --- Names and files -------------------------------------------------------------------------------------------
 
 
-def kind_of(name: str) -> tuple[str, Kind]:
+def kind_of(name: str, within: bool = True) -> tuple[str, Kind]:
     """Return whose a file or folder is by its name, and its kind; the name itself and None where it says no kind.
 
-    x_flair, flair_x and x_flair_y are FLAIR of x, x and x_y; x_flair_mask_y is a mask of x_flair.
+    x_flair, flair_x and, within, x_flair_y are FLAIR of x, x and x_y; x_flair_mask_y is a mask of x_flair.
     """
     text = ONTO.sub("", name)
-    if mask := KINDS[MASK].search(text):
-        whose = text[: mask.start()].rstrip("_-. ") or text[mask.end() :].lstrip("_-. ")
-        return whose, OTHER if OF_BRAIN.search(name) else MASK
-    found = {kind: words.search(text) for kind, words in KINDS.items()}
-    found = {kind: match for kind, match in found.items() if match}
+    found = {kind: match for kind, words in KINDS.items() for match in words.finditer(text)
+             if within or match.start() == 0 or match.end() == len(text)}  # fmt: skip
     if not found:
         return name, None
-    kind = max(found, key=lambda kind: (found[kind].end(), -found[kind].start()))  # the last word; t2_flair, and not t2
+    kind = max(found, key=lambda kind: (kind == MASK, found[kind].end(), -found[kind].start()))  # t2_flair is no t2
     before, after = text[: found[kind].start()].rstrip("_-. "), text[found[kind].end() :].lstrip("_-. ")
+    if kind == MASK:
+        return before or after, OTHER if OF_BRAIN.search(name) else MASK
     return "_".join(filter(None, (before, after))), kind
 
 
-def read_place(parts: list[str], root: Path) -> tuple[str, Kind]:
+def read_place(parts: list[str], root: Path, file: bool) -> tuple[str, Kind]:
     """Return the name of the patient whose images lie at a place below the root, and their kind.
 
     Not what is called like a sequence or says nothing, nor a folder whose name is repeated in what it holds.
     parts: folders, and the name of the file or of the folder of slices last.
+    file: whether that is a file, whose kind may stand anywhere in its name.
     """
     kind: Kind = None
     left: list[str] = []
     for number, part in enumerate(reversed([*root.parts[1:], *parts])):
         if number >= len(parts) and left:
             break
-        whose, found = kind_of(part)
+        whose, found = kind_of(part, within=file and number == 0)
         kind = MASK if found == MASK else kind
         if found in (MASK, OTHER):  # of some sequence
             whose = kind_of(whose)[0]
@@ -207,17 +207,18 @@ def read_place(parts: list[str], root: Path) -> tuple[str, Kind]:
 def identify(place: Path, root: Path, patterns: dict[Kind, str]) -> tuple[str, Kind]:
     """Return whose a place below the root is, and its kind: by a pattern, nnU-Net's dataset.json, or its names."""
     *folders, last = Path(os.path.abspath(place)).relative_to(root).parts
-    last = stem(place) if place.is_file() else last
+    file = place.is_file()
+    last = stem(place) if file else last
     for kind, pattern in patterns.items():
         if fnmatch.fnmatch(place.name, pattern):
             for piece in filter(None, map(stem, map(Path, re.split(r"[*?]+", pattern)))):
                 last = last.replace(piece, "").strip("_-. ")
-            return read_place([*folders, last], root)[0], kind
-    numbered = re.fullmatch(r"(.+)_(\d{4})", last) if place.is_file() else None
+            return read_place([*folders, last], root, file)[0], kind
+    numbered = re.fullmatch(r"(.+)_(\d{4})", last) if file else None
     if numbered and (channel := nnunet_channels(place.parent.parent).get(numbered[2])):
         kind = kind_of(channel)[1]
-        return read_place([*folders, numbered[1]], root)[0], OTHER if kind is None else kind
-    name, kind = read_place([*folders, last], root)
+        return read_place([*folders, numbered[1]], root, file)[0], OTHER if kind is None else kind
+    name, kind = read_place([*folders, last], root, file)
     return name, OTHER if kind in patterns else kind  # the option names another
 
 
@@ -277,9 +278,10 @@ def files_below(folder: Path, levels: int = DEEPEST, ours: bool = False) -> Iter
     left_out = JUNK_FOLDERS | (BIDS_OTHERS if (folder / BIDS).is_file() else set())
     yield from (path for path in entries if path.is_file() and is_read(path))
     for path in entries:
-        if levels and path.is_dir() and path.name not in left_out:
-            if not (path.is_symlink() and path.parent.resolve().is_relative_to(path.resolve())):  # leads back
-                yield from files_below(path, levels - 1, ours)
+        if not levels or not path.is_dir() or path.name in left_out:
+            continue
+        if not path.is_symlink() or not path.parent.resolve().is_relative_to(path.resolve()):  # which leads back
+            yield from files_below(path, levels - 1, ours)
 
 
 def is_read(path: Path) -> bool:

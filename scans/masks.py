@@ -104,11 +104,13 @@ def read_mask(path: Path) -> np.ndarray:
 
 
 def read_mask_stack(path: Path) -> MaskStack:
-    """Return the masks in an array or a file of medical images, slices as they are shown. Raises: as `read_mask`."""
-    stack, _, grid = (read_array(path), None, None) if file_ending(path) == ".npy" else medical.read_volume(path)
-    if stack.ndim == 4 and stack.shape[3] > 1:
-        raise ValueError("a mask of several sequences. Save it as one volume.")
-    return MaskStack(foreground(stack.reshape(stack.shape[:3])), grid=grid)
+    """Return the masks in an array or a file of medical images, slices as they are shown. Raises: as `read_mask`.
+
+    Several layers, as 3D Slicer writes them, count as one.
+    """
+    array = file_ending(path) == ".npy"
+    stack, _, grid = (read_array(path), None, None) if array else medical.read_volume(path, layers=True)
+    return MaskStack(foreground(stack.reshape(*stack.shape[:3], -1)).max(3), grid=grid)
 
 
 def foreground(values: np.ndarray) -> np.ndarray:

@@ -78,8 +78,9 @@ def as_shown(
     shown[:, :3] = affine[:, axes] * np.where(flips, -1, 1)
     shown[:, 3] = affine @ [*np.where(flips, np.array(voxels.shape)[list(axes)] - 1, 0)[np.argsort(axes)], 1]
     shown[:3] *= unit
-    columns, rows, _ = np.linalg.norm(shown[:3, :3], axis=0).tolist()
-    between = abs(np.linalg.det(shown)) / (rows * columns)
+    normal = np.cross(shown[:3, 0], shown[:3, 1])
+    between = abs(shown[:3, 2] @ normal) / np.linalg.norm(normal)
+    columns, rows = np.linalg.norm(shown[:3, :2], axis=0).tolist()
     return slices, (rows, columns, float(between)), Grid(shown, axes, flips, header)
 
 
@@ -96,19 +97,23 @@ def encode(slices: np.ndarray, grid: Grid) -> bytes:
     return gzip.compress(header.tobytes() + bytes(4) + voxels.tobytes("F"), compresslevel=6, mtime=0)
 
 
-def read_volume(path: Path) -> Volume:
+def read_volume(path: Path, layers: bool = False) -> Volume:
     """Return the axial slices of a NIfTI, NRRD or MetaImage file, their spacing and their grid, as `as_shown` does.
 
+    layers: whether it may hold any number of volumes, as segmentations of 3D Slicer do.
     Raises: ValueError for what is not one volume of one or three sequences; any error of a damaged file.
     """
-    return read_nifti(path) if file_ending(path) in NIFTI else _read_itk(path)
+    return (_read_nifti if file_ending(path) in NIFTI else _read_itk)(path, layers)
 
 
-def _check(shape: Sequence[int]) -> None:
+def _check(shape: Sequence[int], layers: bool) -> None:
     """Raise ValueError if the shape [X, Y, Z, ...] is not of one volume of one or three sequences, or too large."""
     if len(shape) < 3 or 0 in shape:
         raise ValueError(f"has the shape {shape}: no volume. Save a slice as a picture or .npy, or as [X, Y, 1].")
-    if (volumes := math.prod(shape[3:])) not in (1, CHANNELS) or sorted(shape[3:])[:-1] not in ([], [1]):
+    if ((volumes := math.prod(shape[3:])) not in (1, CHANNELS) and not layers) or sorted(shape[3:])[:-1] not in (
+        [],
+        [1],
+    ):
         raise ValueError(
             f"has the shape {shape}: {volumes} volumes. Save FLAIR as a file of its own, and name the other sequences "
             "with --pre and --post; or save pre-contrast, FLAIR and post-contrast as [X, Y, Z, 3]."
@@ -134,7 +139,7 @@ NOTHING = 3 * np.finfo(np.float32).eps  # what rounding leaves of the squares of
 MILLIMETRES = {1: 1000.0, 3: 0.001}  # by the unit of a header: metres and micrometres; any other counts as mm
 
 
-def read_nifti(path: Path) -> Volume:
+def _read_nifti(path: Path, layers: bool) -> Volume:
     """Return the volume of a NIfTI-1 or NIfTI-2 file, packed by gzip or not, as `read_volume` does."""
     with open(path, "rb") as stored:
         packed = stored.read(2) == b"\x1f\x8b"
@@ -142,7 +147,7 @@ def read_nifti(path: Path) -> Volume:
         with gzip.GzipFile(fileobj=stored) if packed else stored as file:
             header, order = _parse(file.read(max(HEADERS)))
             shape = tuple(header["dim"][1 : header["dim"][0] + 1].tolist())
-            _check(shape)
+            _check(shape, layers)
             if (kind := VALUES.get(int(header["datatype"]))) is None:
                 raise ValueError("holds neither whole nor floating point numbers. Save it with such values.")
             size = math.prod(shape) * np.dtype(kind).itemsize
@@ -225,13 +230,13 @@ def _damaged(name: str, error: RuntimeError) -> str:
     return f"{name} is damaged, cut off or of another kind ({str(error).strip().splitlines()[-1][-200:]}). Restore it."
 
 
-def _read_itk(path: Path) -> Volume:
+def _read_itk(path: Path, layers: bool) -> Volume:
     """Return the volume of an NRRD or MetaImage file, as `read_volume` does."""
     import SimpleITK as sitk
 
     reader = _open(path)
     components, dimensions = reader.GetNumberOfComponents(), reader.GetDimension()
-    _check((*reader.GetSize(), *([components] if components > 1 else [])))
+    _check((*reader.GetSize(), *([components] if components > 1 else [])), layers)
     try:
         voxels = sitk.GetArrayFromImage(reader.Execute())
     except RuntimeError as error:
