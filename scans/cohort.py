@@ -84,30 +84,32 @@ def find_patients(
         series: which DICOM series is FLAIR where a folder holds several.
     """
     inputs, patterns = list(inputs), {kind: text for kind, text in (patterns or {}).items() if text}
+    tables = [path for path in inputs if path.suffix.lower() == ".csv"]
     problems: list[str] = []
-    named = [row for path in inputs if is_table(path) for row in from_table(path, problems)]
-    rows = len(named)
-    items = find_items([path for path in inputs if not is_table(path)], patterns, problems)
+    items = find_items([path for path in inputs if path not in tables], patterns, problems)
     asked = [kind for kind, text in patterns.items() if is_pattern(text)]
-    named += [(own[0].name, own) for own in group(item for item in items if item.kind not in asked)]
-    if len(named) > 1 and (single := [text for text in patterns.values() if not is_pattern(text)]):
+    rows = [row for table in tables for row in from_table(table, problems)]
+    groups = [*rows, *group(item for item in items if item.kind not in asked)]
+    if len(groups) > 1 and len(asked) < len(patterns):
+        single = next(text for kind, text in patterns.items() if kind not in asked)
         problems.append(
-            f"{single[0]} is the file of one patient, but there are {len(named)}. Name a pattern of file names, such "
-            f"as '*_t1.nii.gz', or {REMEDY}"
+            f"{single} is the file of one patient, but there are {len(groups)}. Name a pattern of file names, such as "
+            f"'*_t1.nii.gz', or {REMEDY}"
         )
         return [], problems
     patients: list[Patient] = []
-    folders = [own[0].place.parent for _, own in named]
-    for number, (name, (main, *others)) in enumerate(named):
+    folders = [main.place.parent for main, *_ in groups]
+    for main, *others in groups:
         try:
-            for kind, text in patterns.items():
-                if number < rows and any(item.kind == kind for item in others):  # a row goes before a pattern
-                    continue
-                alone = folders.count(main.place.parent) == 1
-                others = [*others, matching(main, kind, text, items, alone)]
-            taken = {patient.name.lower() for patient in patients}  # in lower case, as on some file systems
+            own = {item.kind for item in others}  # those of a row go before patterns
+            others += [matching(main, kind, text, items, folders) for kind, text in patterns.items() if kind not in own]
             above = Path(os.path.abspath(main.place)).parent.name
-            tried = (name, safe_name(f"{above}_{name}"), *(f"{name}_{n}" for n in range(2, len(named) + 2)))
+            tried = (
+                main.name,
+                safe_name(f"{above}_{main.name}"),
+                *(f"{main.name}_{n}" for n in range(2, len(groups) + 2)),
+            )
+            taken = {patient.name.lower() for patient in patients}  # in lower case, as on some file systems
             name = next(name for name in tried if name.lower() not in taken)
             patients.append(to_patient(name, main, others, series))
         except ValueError as error:
@@ -297,16 +299,17 @@ def is_pattern(text: str) -> bool:
     return bool(re.search(r"[*?[]", text)) and not Path(text).exists()
 
 
-def matching(main: Item, kind: Kind, text: str, items: list[Item], alone: bool) -> Item:
+def matching(main: Item, kind: Kind, text: str, items: list[Item], folders: list[Path]) -> Item:
     """Return what an option names for a patient: the file, or of the items of its kind the one of the same name.
 
-    alone: there is no other patient in the folder, whose names do not matter then. Raises: ValueError if there is none,
-    or several.
+    Names do not matter where there is no other patient in the folder, by the folders of all.
+    Raises: ValueError if there is none, or several.
     """
     if not is_pattern(text):
         return one_item(Path(text))._replace(kind=kind)
     own = [item for item in items if item.kind == kind and item.name == main.name]
-    own = own or [item for item in items if item.kind == kind and alone and item.place.parent == main.place.parent]
+    if not own and folders.count(folder := main.place.parent) == 1:
+        own = [item for item in items if item.kind == kind and item.place.parent == folder]
     if len(own) != 1:
         raise ValueError(
             f"{main.place}: {len(own) or 'no'} files match {text} beside it. Name a pattern that fits one for each "
@@ -324,31 +327,27 @@ def one_item(path: Path) -> Item:
     return items[0]
 
 
-def is_table(path: Path) -> bool:
-    return path.suffix.lower() == ".csv"
-
-
-def from_table(table: Path, problems: list[str]) -> list[tuple[str, list[Item]]]:
-    """Return names and items of the patients in a CSV file; adds to the problems.
+def from_table(table: Path, problems: list[str]) -> list[list[Item]]:
+    """Return the items of the patients in a CSV file, that of FLAIR first, which bears the name; adds to the problems.
 
     One row per patient: patient, flair and, if wanted, pre, post and mask, whose cells may be empty. Paths are relative
     to the folder of the table.
     """
-    named: dict[str, list[Item]] = {}
     try:
         rows = read_csv(table, ["patient", "flair"])
     except UserError as error:
         problems.append(str(error))
         return []
+    patients: list[list[Item]] = []
     for line, row in zip(rows.index + 2, rows.to_dict("records"), strict=True):
         name = safe_name(row["patient"])
         try:
             if is_unsafe_path(name) or "/" in name or "\\" in name or name.startswith("."):
                 raise ValueError(f"{name!r} cannot be the name of a folder. Write another.")
-            if name.lower() in map(str.lower, named):
+            if name.lower() in [main.name.lower() for main, *_ in patients]:
                 raise ValueError(f"{name} is named twice. Remove one of the lines.")
             filled = {kind: row[column] for column, kind in COLUMNS.items() if row.get(column)}
-            named[name] = [one_item(table.parent / path)._replace(kind=kind) for kind, path in filled.items()]
+            patients.append([one_item(table.parent / path)._replace(kind=k, name=name) for k, path in filled.items()])
         except ValueError as error:
             problems.append(f"{table}, line {line}: {error}")
-    return list(named.items())
+    return patients

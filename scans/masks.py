@@ -43,25 +43,20 @@ def find_masks(folder: Path) -> tuple[dict[str, list[Path]], list[str]]:
     One volume, such as PATIENT.nii.gz or PATIENT.npy, or pictures, PATIENT_SLICE.png or .tif; any may end in _mask.
     Where some pictures do, the others are taken for images; so are volumes.
     """
-    files = [path for path in files_below(folder, levels=1, ours=True) if file_ending(path)]
-    pictured = [path for path in files if file_ending(path) in PICTURES]
     found: dict[str, list[Path]] = defaultdict(list)
     problems = []
-    for path in named_masks([path for path in files if path not in pictured]):
-        found[whose(path)].append(path)
-    for path in named_masks(pictured):
-        if match := SLICE.fullmatch(whose(path)):
-            found[match["patient"]].append(path)
-        else:
-            problems.append(f"{path}: not named like a mask. Rename it to PATIENT_NUMBER_mask{path.suffix}.")
+    files = [path for path in files_below(folder, levels=1, ours=True) if file_ending(path)]
+    for pictured in (False, True):
+        own = [path for path in files if (file_ending(path) in PICTURES) == pictured]
+        for path in [path for path in own if kind_of(stem(path))[1] == MASK] or own:
+            match = SLICE.fullmatch(whose(path)) if pictured else None
+            if pictured and not match:
+                problems.append(f"{path}: not named like a mask. Rename it to PATIENT_NUMBER_mask{path.suffix}.")
+            else:
+                found[match["patient"] if match else whose(path)].append(path)
     if not found and not problems:
         problems.append(f"{folder}: holds no masks (PATIENT_NUMBER_mask.png or .tif, PATIENT.nii.gz, PATIENT.npy).")
     return dict(sorted(found.items())), problems
-
-
-def named_masks(paths: list[Path]) -> list[Path]:
-    """Return the files that are masks by their names; all where none is."""
-    return [path for path in paths if kind_of(stem(path))[1] == MASK] or paths
 
 
 def whose(path: Path) -> str:
@@ -72,27 +67,25 @@ def whose(path: Path) -> str:
 
 def read_masks(paths: list[Path]) -> MaskStack:
     """Return the masks of one patient, as of `find_masks`. Raises: ValueError that names the file."""
-    volume = [path for path in paths if file_ending(path) not in PICTURES]
-    if volume and len(paths) > 1:
+    volumes = [path for path in paths if file_ending(path) not in PICTURES]
+    if volumes and len(paths) > 1:
         raise ValueError(f"{paths[0]} and {paths[1].name} hold masks of one patient. Remove one of them.")
-    read = {}
+    masks: dict[int, np.ndarray] = {}
     for path in paths:
         try:
-            read[path] = read_mask_stack(path) if volume else read_mask(path)
+            if volumes:
+                return read_mask_stack(path)
+            mask = read_mask(path)
         except Exception as error:  # libraries raise many kinds for a damaged file
             raise ValueError(f"{path}: cannot be read: {error}") from None
-    if volume:
-        return read[volume[0]]
-    by_number: dict[int, Path] = {}
-    for path in paths:
         number = int(SLICE.fullmatch(whose(path))["number"])
-        if number in by_number:
-            raise ValueError(f"{path}: the same slice as {by_number[number].name}, number {number}. Remove one.")
-        by_number[number] = path
-    masks = [read[by_number[number]] for number in sorted(by_number)]
-    if len({mask.shape for mask in masks}) > 1:
+        if number in masks:
+            raise ValueError(f"{path}: another file holds slice {number} too. Remove one.")
+        masks[number] = mask
+    numbers = sorted(masks)
+    if len({mask.shape for mask in masks.values()}) > 1:
         raise ValueError(f"{paths[0].parent}: the masks of {paths[0].name} and others differ in size. Save them alike.")
-    return MaskStack(np.stack(masks), sorted(by_number))
+    return MaskStack(np.stack([masks[number] for number in numbers]), numbers)
 
 
 def read_mask(path: Path) -> np.ndarray:
@@ -163,32 +156,27 @@ def mask_files(scan: Scan, masks: list[np.ndarray]) -> Files:
     if file_ending(scan.paths[0]) not in PICTURES:
         return _stack_file(scan, masks, "mask")
     endings = [".tif" if PICTURES[file_ending(path)] == "TIFF" else ".png" for path in scan.paths]  # JPEG would blur
-    return {
-        f"{name}_mask{ending}": partial(encode_picture, mask * 255, ending)
-        for name, mask, ending in zip(scan.names, masks, endings, strict=True)
-    }
+    named = zip(scan.names, endings, masks, strict=True)
+    return {f"{name}_mask{ending}": partial(encode_picture, mask * 255, ending) for name, ending, mask in named}
 
 
 def probability_files(scan: Scan, probabilities: list[np.ndarray]) -> Files:
     """Return the probabilities of a scan (float32 [H, W]) in the form of its files; as pictures, grey PNG: 255 is 1."""
     if file_ending(scan.paths[0]) not in PICTURES:
         return _stack_file(scan, probabilities, "probability")
-    grey = ((plane * 255).round().astype(np.uint8) for plane in probabilities)
-    return {
-        f"{name}_probability.png": partial(encode_picture, plane) for name, plane in zip(scan.names, grey, strict=True)
-    }
+    grey = [(plane * 255).round().astype(np.uint8) for plane in probabilities]
+    named = zip(scan.names, grey, strict=True)
+    return {f"{name}_probability.png": partial(encode_picture, plane) for name, plane in named}
 
 
 def _stack_file(scan: Scan, planes: list[np.ndarray], what: str) -> Files:
-    if scan.grid is None:
-        return {f"{scan.name}_{what}.npy": partial(_encode_array, planes)}
-    return {f"{scan.name}_{what}.nii.gz": lambda: medical.encode(np.stack(planes), scan.grid)}
-
-
-def _encode_array(planes: list[np.ndarray]) -> bytes:
-    with io.BytesIO() as file:
-        np.save(file, np.stack(planes))
+    def array() -> bytes:
+        np.save(file := io.BytesIO(), np.stack(planes))
         return file.getvalue()
+
+    if scan.grid is None:
+        return {f"{scan.name}_{what}.npy": array}
+    return {f"{scan.name}_{what}.nii.gz": lambda: medical.encode(np.stack(planes), scan.grid)}
 
 
 def encode_picture(pixels: np.ndarray, ending: str = ".png") -> bytes:

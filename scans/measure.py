@@ -73,10 +73,10 @@ def describe(total: Row) -> list[str]:
 
 
 def caption(row: Row) -> str:
-    """Return the line below a slice: its name without that of the patient, and the predicted area."""
-    area = f" = {row['lesion_mm2']:,.0f} mm²" if "lesion_mm2" in row else ""
-    predicted = f"   {row['lesion_pixels']:,} px{area}" if row["lesion_pixels"] else ""
-    return f"{row['slice'].removeprefix(row['patient']).lstrip('_') or row['slice']}{predicted}"
+    """Return the line below a slice: its name without that of the patient, and the predicted area, if any."""
+    area = f"{row['lesion_mm2']:,.0f} mm²" if "lesion_mm2" in row else f"{row['lesion_pixels']:,} px"
+    name = row["slice"].removeprefix(row["patient"]).lstrip("_") or row["slice"]
+    return f"{name}   {area}" if row["lesion_pixels"] else name
 
 
 # --- Tables: appended to after each patient --------------------------------------------------------------------

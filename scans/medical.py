@@ -78,9 +78,8 @@ def as_shown(
     shown[:, :3] = affine[:, axes] * np.where(flips, -1, 1)
     shown[:, 3] = affine @ [*np.where(flips, np.array(voxels.shape)[list(axes)] - 1, 0)[np.argsort(axes)], 1]
     shown[:3] *= unit
-    normal = np.cross(shown[:3, 0], shown[:3, 1])
-    between = abs(shown[:3, 2] @ normal) / np.linalg.norm(normal)
     columns, rows = np.linalg.norm(shown[:3, :2], axis=0).tolist()
+    between = abs(shown[:3, 2] @ np.cross(shown[:3, 0], shown[:3, 1])) / (rows * columns)
     return slices, (rows, columns, float(between)), Grid(shown, axes, flips, header)
 
 
@@ -181,13 +180,11 @@ def _affine(header: np.void) -> np.ndarray | None:
     if header["sform_code"] > 0:
         affine[:3] = header["srow"]
     elif header["qform_code"] > 0:
-        b, c, d = header["quatern"].astype(float)
-        rest = 1 - b * b - c * c - d * d
-        quaternion = np.array([math.sqrt(rest) if rest > NOTHING else 0, b, c, d])
-        a, b, c, d = quaternion / np.linalg.norm(quaternion)
-        turn = [[a * a + b * b - c * c - d * d, 2 * (b * c - a * d), 2 * (b * d + a * c)],
-                [2 * (b * c + a * d), a * a + c * c - b * b - d * d, 2 * (c * d - a * b)],
-                [2 * (b * d - a * c), 2 * (c * d + a * b), a * a + d * d - b * b - c * c]]  # fmt: skip
+        from scipy.spatial.transform import Rotation
+
+        quatern = header["quatern"].astype(float)
+        rest = 1 - quatern @ quatern
+        turn = Rotation.from_quat([*quatern, math.sqrt(rest) if rest > NOTHING else 0]).as_matrix()
         affine[:3, :3] = turn * header["pixdim"][1:4] * (1, 1, -1 if header["pixdim"][0] < 0 else 1)
         affine[:3, 3] = header["qoffset"]
     else:

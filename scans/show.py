@@ -61,21 +61,21 @@ def contact_sheet(
         [np.count_nonzero(plane > HEAD) > LEAST_HEAD * plane.size for plane in flair],
     )
     planes = [flair[n] for n in chosen]
-    box = head_box(planes) if len({plane.shape for plane in planes}) == 1 else np.s_[:, :]
+    alike = len({plane.shape for plane in planes}) == 1
+    box = head_box([*planes, *(of[n] * 255 for of, _ in outlined for n in chosen)]) if alike else np.s_[:, :]
     tall = scan.spacing[0] / scan.spacing[1] if scan.spacing else 1
     columns = min(range(math.ceil(math.sqrt(len(chosen))), 6), key=lambda n: -len(chosen) % n)  # fewest empty tiles
     side = min(SHEET_WIDTH // columns, LARGEST_TILE)
     rows = math.ceil(len(chosen) / columns)
     top = LINE * (len(heading) + 1) + 8
-    width = max(columns * side, LARGEST_TILE)
-    page = Image.new("RGB", (width, top + rows * (side + LINE) + LINE * len(footer) + 8))
+    size = (max(columns * side, LARGEST_TILE), top + rows * (side + LINE) + LINE * len(footer) + 8)
+    page = Image.new("RGB", size)
     draw, font = ImageDraw.Draw(page), text_font(13)
     for number, (n, plane) in enumerate(zip(chosen, planes, strict=True)):
         left, upper = number % columns * side, top + number // columns * (side + LINE)
-        picture = tile(plane[box], [(of[n][box], color) for of, color in outlined], side - 4, tall)
-        page.paste(
-            Image.fromarray(picture), (left + (side - picture.shape[1]) // 2, upper + (side - picture.shape[0]) // 2)
-        )
+        picture = tile(plane[box], [(of[n][box], color) for of, color in reversed(outlined)], side - 4, tall)
+        height, width = picture.shape[:2]
+        page.paste(Image.fromarray(picture), (left + (side - width) // 2, upper + (side - height) // 2))
         draw.text((left + 6, upper + side), captions[n], font=font, fill=TEXT if masks[n].any() else DIM)
         if scan.grid and scan.grid.affine is not None:  # shown as radiologists do
             for letter, across in (("R", left + 4), ("L", left + side - 14)):
@@ -83,8 +83,7 @@ def contact_sheet(
     for number, line in enumerate(heading):
         draw.text((6, 4 + LINE * number), line, font=text_font(15) if number == 0 else font, fill=TEXT)
     for number, (word, (_, color)) in enumerate(zip(("predicted", "reference"), outlined, strict=False)):
-        draw.line([(6 + 110 * number, top - 12), (26 + 110 * number, top - 12)], fill=color, width=2)
-        draw.text((32 + 110 * number, top - LINE - 2), word, font=font, fill=TEXT)
+        draw.text((6 + 90 * number, top - LINE - 2), word, font=font, fill=color)
     for number, line in enumerate(footer):
         draw.text((6, page.height - LINE * (len(footer) - number) - 2), line, font=font, fill=DIM)
     return np.asarray(page)
@@ -98,7 +97,7 @@ def choose_slices(marked: Sequence[bool], heads: Sequence[bool], most: int = MOS
 
 
 def head_box(planes: Sequence[np.ndarray]) -> tuple[slice, slice]:
-    """Return the rows and columns that hold the head in any of the slices, uint8 [H, W], with a little air."""
+    """Return the rows and columns that hold the head, or a mask, in any of the planes, uint8 [H, W], with some air."""
     bright = np.max(planes, axis=0) > HEAD
     sides = []
     for axis in (1, 0):
