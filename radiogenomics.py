@@ -131,7 +131,7 @@ def choose_examples(
     import numpy as np
 
     from reporting.genomics import Example
-    from scans.display import stretch
+    from scans.show import stretch
 
     ordered = features.dropna(subset="bevr").sort_values("bevr")["patient"].tolist()
     steps = np.unique(np.linspace(0, len(ordered) - 1, min(EXAMPLES, len(ordered))).round().astype(int))

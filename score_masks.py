@@ -4,18 +4,34 @@
     python score_masks.py reader_b --reference reader_a --data lgg-mri-segmentation/kaggle_3m --out scores/readers
     python score_masks.py runs/first --data lgg-mri-segmentation/kaggle_3m --out scores/first
 
-PREDICTED is a folder of PATIENT_SLICE_mask.png (or .tif), of PATIENT.nii.gz (or .npy: one mask per slice, in their
-order), each with 0 and one positive value; or a tested run. The reference masks are those of the data, or another such
-folder. NIfTI is turned as predict_model.py and export_dataset.py turn it: any other file keeps its rows and columns.
+PREDICTED is a folder of PATIENT_SLICE_mask.png (or .tif), or of PATIENT.nii.gz (.nrrd, .mha, or .npy: one mask per
+slice, in their order), each with 0 and one positive value; or a tested run. The reference masks are those of the data,
+or another such folder. Volumes are turned as predict_model.py turns them: any other file keeps its rows and columns.
 
 Prints the metrics with their confidence intervals; writes test_results.csv (per slice), test_patients.csv,
 test_lesions.csv, metrics.json, test_predictions.npz, plots/*.png and report.html. compare_runs.py takes such folders.
 """
 
-import argparse
-from pathlib import Path
+from __future__ import annotations
 
-from utils import parse_first
+import argparse
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import constants
+from utils import UserError, describe_problems, refuse_used, run_script
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from dataset.slices import Slices
+    from scans.masks import MaskStack
+
+    Masks = dict[str, MaskStack]  # by patient
+
+SHOWN = 10  # patients that a message names
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -34,41 +50,24 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
-if __name__ == "__main__":
-    parse_first(parse_arguments)
-
-
-import shlex
-import sys
-from typing import Any
-
-import numpy as np
-import pandas as pd
-import torch
-
-from constants import CHANNELS, SYNTHETIC_NOTICE
-from dataset.folder import find_folder, find_slices
-from dataset.slices import COLUMNS, Slices, load_slices, slice_number
-from dataset.split import read_patient_list
-from dataset.synthetic import any_synthetic
-from evaluation import summary
-from reporting.report import write_result
-from scans.masks import MaskStack, find_masks, read_masks
-from storage.origin import commit
-from storage.run_folder import RunFolder
-from utils import UserError, describe_problems, run_script
-
-Masks = dict[str, MaskStack]  # by patient
-SHOWN = 10  # patients that a message names
-
-
 def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(argv)
+    refuse_used(args.out, args.overwrite)
+    for source in filter(None, (args.predicted, args.reference)):
+        if args.out.resolve().is_relative_to(source.resolve()):
+            raise UserError(f"{args.out}: is in {source}, whose masks are scored. Name another folder with --out.")
+    from dataset.split import read_patient_list
+    from dataset.synthetic import any_synthetic
+    from evaluation import summary
+    from reporting.report import write_result
+    from storage.run_folder import RunFolder, commit
+
     out = RunFolder(args.out)
-    refuse_used(out, args.overwrite, [args.predicted, *filter(None, [args.reference])])
+    if out.exists():
+        raise UserError(f"{out}: holds a run. Name another folder with --out.")
     predicted = read_folder(args.predicted)
     listed = read_patient_list(args.patients) if args.patients else None
-    if listed is None and is_run(args.predicted):
+    if listed is None and RunFolder(args.predicted).is_tested():
         listed = list(predicted)
     slices, references = read_reference(args.data, args.reference, listed)
     if listed is not None:
@@ -76,48 +75,32 @@ def main(argv: list[str] | None = None) -> None:
     masks, empty = arrange(predicted, slices, references, args.predicted, args.missing_as_empty)
 
     synthetic = any_synthetic(slices.table)
-    about: dict[str, Any] = {"split": "scored masks", "synthetic": synthetic, "loss": np.nan}
-    about |= dict.fromkeys(("epoch", "selected_by", "threshold", "min_component", "tuned"))  # of a network
-    about |= {"masks": str(args.predicted), "reference": str(args.reference or args.data)}
     given = sys.argv[1:] if argv is None else map(str, argv)
-    about |= {"command": shlex.join(["python", "score_masks.py", *given]), "commit": commit()}
+    details = dict.fromkeys(("epoch", "selected_by", "threshold", "min_component", "tuned"))  # of a network
+    details |= {"split": "scored masks", "synthetic": synthetic, "loss": float("nan"), "masks": str(args.predicted),
+                "reference": str(args.reference or args.data), "commit": commit(),
+                "command": shlex.join(["python", "score_masks.py", *given])}  # fmt: skip
     notes = [f"Counted as empty, since no mask was predicted: {'; '.join(empty)}."] if empty else []
-    tables, metrics = summary.evaluate_masks(slices, masks, None, about, notes)
-    out.remove()
+    tables, metrics = summary.evaluate_masks(slices, masks, None, details, notes)
     write_result(out, slices, masks, tables, metrics)
 
     if synthetic:
-        print(SYNTHETIC_NOTICE)
+        print(constants.SYNTHETIC_NOTICE)
     print(f"scored      {slices.describe()}")
     print(summary.describe(metrics, tables.patients))
     print(f"written to {out}: test_*.csv, metrics.json, test_predictions.npz, plots/*.png, report.html")
 
 
-def refuse_used(out: RunFolder, overwrite: bool, sources: list[Path]) -> None:
-    """Raise UserError if the folder is among the masks, or holds files of the user, a run, or a result that stays."""
-    for source in sources:
-        if out.path.resolve().is_relative_to(source.resolve()):
-            raise UserError(f"{out}: is in {source}, whose masks are scored. Name another folder with --out.")
-    out.refuse_used(overwrite=True)
-    if not out.files():
-        return
-    if not (out.is_tested() and "masks" in out.read_metrics()):
-        raise UserError(f"{out}: holds a run, or another result. Name another folder with --out.")
-    if not overwrite:
-        raise UserError(f"{out}: holds a result already. Name another folder with --out, or add --overwrite.")
-
-
 # --- Masks -----------------------------------------------------------------------------------------------------
-
-
-def is_run(folder: Path) -> bool:
-    return (folder / "test_predictions.npz").is_file()
 
 
 def read_folder(folder: Path) -> Masks:
     """Return the masks in a folder, or of a tested run. Raises: UserError that lists what cannot be read."""
-    if is_run(folder):
-        run = RunFolder(folder)
+    from scans.masks import MaskStack, find_masks, read_masks
+    from storage.run_folder import RunFolder
+
+    run = RunFolder(folder)
+    if run.is_tested():
         rows, masks = run.read_test_tables()["slices"], run.read_predictions()
         return {
             patient: MaskStack(masks[own.index], own["slice"].tolist())
@@ -142,51 +125,54 @@ def read_reference(data: str | None, reference: Path | None, listed: list[str] |
 
     Without `data` the images are black. listed: the patients to score; all if None.
     """
+    import torch
+
+    from dataset.folder import find_folder, find_slices
+    from dataset.slices import load_slices, slice_number
+
     if reference is None:
-        return load(data, find_slices(find_folder(data), listed, fewest=1)), {}
+        folder = find_folder(data)
+        return load_slices(folder, {"scored": find_slices(folder, listed, fewest=1)})["scored"], {}
     masks = read_folder(reference)
     if listed is not None:
         if lacking := sorted(set(listed) - masks.keys()):
             raise UserError(f"{reference}: holds no mask of {few(lacking)}. Take them out of the list of patients.")
         masks = {patient: masks[patient] for patient in sorted(listed)}
-    if not data:
-        return without_images(masks), masks
-    table = find_slices(find_folder(data), masks, fewest=1)
-    marked = [
-        (stack := masks[row.patient]).numbers is None or slice_number(row.image_path) in stack.numbers
-        for row in table.itertuples()
-    ]
-    slices = load(data, table[marked].reset_index(drop=True))  # pictures may be of some slices only
-    slices.masks = torch.from_numpy(arrange(masks, slices, {}, reference)[0])
+    if data:
+        folder = find_folder(data)
+        table = find_slices(folder, masks, fewest=1)
+        numbers = [(masks[patient].numbers, slice_number(path)) for patient, path, _ in table.itertuples(index=False)]
+        marked = [of is None or number in of for of, number in numbers]  # pictures may be of some slices only
+        slices = load_slices(folder, {"scored": table[marked].reset_index(drop=True)})["scored"]
+    else:
+        slices = without_images(masks)
+    slices.masks = torch.from_numpy(arrange(masks, slices, {} if data else masks, reference)[0])
     return slices, masks
 
 
-def load(data: str, table: pd.DataFrame) -> Slices:
-    return load_slices(find_folder(data), {"scored": table})["scored"]
-
-
 def without_images(masks: Masks) -> Slices:
-    """Return slices with these masks, padded to one square size, and black images."""
-    side = max(max(stack.masks.shape[1:]) for stack in masks.values())
+    """Return black slices of a square size into which each of the masks fits."""
+    import pandas as pd
+    import torch
+
+    from dataset.slices import COLUMNS, Slices
+
     rows = [
         (patient, f"{patient}/{patient}_{number}.tif", f"{patient}/{patient}_{number}_mask.tif")
         for patient, stack in masks.items()
         for number in stack.numbers or range(1, len(stack.masks) + 1)
     ]
-    padded = np.concatenate([pad(stack.masks, side) for stack in masks.values()])
-    images = torch.zeros(1, dtype=torch.uint8).expand(*padded.shape, CHANNELS)
-    return Slices(images, torch.from_numpy(padded), pd.DataFrame(rows, columns=COLUMNS))
-
-
-def pad(masks: np.ndarray, side: int) -> np.ndarray:
-    """Return masks [S, H, W] with empty rows and columns at their ends: [S, side, side]."""
-    return np.pad(masks, ((0, 0), *((0, side - length) for length in masks.shape[1:])))
+    side = max(max(stack.masks.shape[1:]) for stack in masks.values())
+    black = torch.zeros(1, dtype=torch.uint8).expand(len(rows), side, side, constants.CHANNELS)
+    return Slices(black, black[..., 0], pd.DataFrame(rows, columns=COLUMNS))
 
 
 def arrange(
     stacks: Masks, slices: Slices, references: Masks, source: Path, missing_as_empty: bool = False
 ) -> tuple[np.ndarray, list[str]]:
-    """Return the masks in the order of the slices, uint8 [N, H, W], and the patients and slices that have none.
+    """Return the masks in the order of the slices, uint8 [N, H, H], and the patients and slices that have none.
+
+    Smaller masks get empty rows and columns at their ends.
 
     Args:
         references: the masks of each patient that these must match in size and place; {} for those of the data.
@@ -194,6 +180,10 @@ def arrange(
 
     Raises: UserError that names what does not fit, and what is missing unless it counts as empty.
     """
+    import numpy as np
+
+    from dataset.slices import slice_number
+
     arranged = np.zeros(slices.masks.shape, np.uint8)
     numbers = slices.table["image_path"].map(slice_number)
     missing, problems = [], []
@@ -217,7 +207,8 @@ def arrange(
         if not found.all():
             missing.append(f"{patient}, slices {', '.join(map(str, of_rows[~found]))}")
         rows = of_rows[found]
-        arranged[rows.index] = pad(stack.masks, arranged.shape[1])[rows.map(place)]
+        height, width = stack.masks.shape[1:]
+        arranged[rows.index, :height, :width] = stack.masks[rows.map(place)]
     if unknown := sorted(stacks.keys() - set(slices.patients)):
         problems.append(f"{source}: {few(unknown)}: no such patient in the reference. Rename or remove the files.")
     if missing and not missing_as_empty:
@@ -238,7 +229,7 @@ def misfit(stack: MaskStack, reference: MaskStack | None, shape: tuple[int, int,
         return f"has masks of {width}x{height} pixels, but {columns}x{rows} are needed. Resample to nearest neighbours."
     if stack.numbers is None and len(stack.masks) != slices:
         return f"has {len(stack.masks)} masks, but {slices} slices. Save one mask for each slice."
-    if reference and reference.grid and stack.grid and not reference.grid.matches(stack.grid, (*size[::-1], slices)):
+    if reference and reference.grid and stack.grid and not reference.grid.matches(stack.grid, (slices, *size)):
         return "lies elsewhere in space than its reference. Resample it onto the reference."
     return ""
 

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from sklearn.model_selection import train_test_split
 
 from constants import SPLIT_SEED, TEST_SHARE, VALIDATION_SHARE
 from utils import UserError, describe_problems, read_csv
@@ -16,6 +15,8 @@ Assignment = dict[str, str]  # {patient: one of SPLITS}
 
 def assign_patients(patients: Iterable[str]) -> Assignment:
     """Return the published split; it depends on the set of ids alone. Needs at least three patients."""
+    from sklearn.model_selection import train_test_split  # its import takes a second, which predictions do without
+
     rest, test = train_test_split(sorted(set(patients)), test_size=TEST_SHARE, random_state=SPLIT_SEED)
     return _assignment(rest, test)
 
@@ -35,6 +36,8 @@ def assign_fold(patients: Iterable[str], number: int, folds: int) -> Assignment:
 
 
 def _assignment(rest: list[str], test: list[str]) -> Assignment:
+    from sklearn.model_selection import train_test_split
+
     train, validation = train_test_split(rest, test_size=VALIDATION_SHARE, random_state=SPLIT_SEED)
     groups = zip(SPLITS, (train, validation, test), strict=True)
     return {patient: split for split, group in groups for patient in group}

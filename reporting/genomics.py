@@ -15,7 +15,7 @@ from evaluation.genomics import FEWEST_PAIRED, MANUAL, PREDICTED, SIGNIFICANT, S
 from evaluation.intervals import FEWEST_ICC
 from evaluation.shape import FEATURES, PUBLISHED, Ellipsoid
 from reporting.plots import GREY, STEPS, Plot, finished, new_axes
-from scans.display import BLUE, GREEN, MASK_COLOR, ORANGE, PREDICTION_COLOR
+from scans.show import BLUE, GREEN, MASK_COLOR, ORANGE, PREDICTION_COLOR
 from utils import show_number
 
 WIDTH = 5.2  # inches, as the other plots

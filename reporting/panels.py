@@ -16,7 +16,7 @@ from dataset.slices import Slices
 from evaluation import lesions
 from reporting.plots import to_png
 from reporting.viewer import head_view
-from scans.display import GREEN, MASK_COLOR, PREDICTION_COLOR, stretch
+from scans.show import GREEN, MASK_COLOR, PREDICTION_COLOR, stretch
 from storage.run_folder import RunFolder
 
 OVERLAY = {"true positive": GREEN, "false positive": PREDICTION_COLOR, "false negative": MASK_COLOR}

@@ -14,7 +14,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFor
 from matplotlib.transforms import Bbox
 
 from evaluation.intervals import limits_of_agreement
-from scans.display import BLUE, GREEN, ORANGE
+from scans.show import BLUE, GREEN, ORANGE
 from storage.run_folder import RunFolder
 
 GREY = "#737373"

@@ -20,7 +20,7 @@ from evaluation.tables import Tables
 from reporting import panels, plots
 from reporting.genomics import sentences, study_plots, text_tables
 from reporting.viewer import viewer_data
-from scans.display import BRIGHTEST
+from scans.show import BRIGHTEST
 from storage.run_folder import RunFolder
 from utils import show_number
 

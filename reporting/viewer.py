@@ -13,7 +13,7 @@ from PIL import Image
 from constants import FLAIR, POST, PRE
 from dataset.preprocess import find_head, head_box
 from evaluation.metrics import rows_of_patients
-from scans.display import stretch
+from scans.show import stretch
 from utils import parallel_map
 
 PICTURE_BYTES = 9_000_000  # of all pictures together, before base64 adds a third; FLAIR of 404 real slices needs 2.1 MB

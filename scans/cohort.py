@@ -1,321 +1,334 @@
-"""Which files make up a patient: in folders, where names and places tell patients and sequences, or in a table.
+"""Which files belong to whom: by the names of files and folders, by patterns, or by a table. No image is read here.
 
-A name follows from the place of a patient's files alone, so that it stays when other patients come or go.
+A patient is named by the place of the files alone, so that the name stays when other patients come or go.
 """
 
 import fnmatch
-import itertools
+import functools
+import json
 import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 from constants import FLAIR, JUNK_FOLDERS, POST, PRE
-from scans.dicom import is_dicom
-from scans.names import MASK, OTHER, in_nnunet_set, is_mask, kind_of, read_place, repeats
-from scans.scan import ENDINGS, PICTURES, Source, file_ending, natural_order, safe_name, stem
-from storage.owned_folder import MANIFEST, OwnedFolder
-from utils import UserError, leaves_folder, read_csv
+from scans.medical import is_dicom
+from scans.scan import ENDINGS, PICTURES, file_ending, natural_order, safe_name, stem
+from utils import UserError, is_unsafe_path, read_csv
 
+Kind = int | str | None  # a channel; one of the next two; None where the names do not say
+MASK, OTHER = "mask", "other"
+COLUMNS = {"flair": FLAIR, "pre": PRE, "post": POST, "mask": MASK}  # of a table; options but for flair
+SHOWN = {PRE: "pre-contrast", FLAIR: "FLAIR", POST: "post-contrast", MASK: "reference mask"}
+WORDS = {  # of BraTS, BIDS and common habits; short ones say nothing where they may be of a patient's name
+    MASK: r"d?seg|segmentations?|masks?|labels?(?:tr|ts)?|lesions?|(?:ground|gold)[_-]?(?:truth|standard)|(?:roi|gt)$",
+    FLAIR: r"(?:t2[_-]?)?flair|t2f|fla",
+    POST: r"ce-[a-z0-9]+_t1w|t1w?[_-]?(?:ce|c|gd|post|contrast)|(?<!.)post(?:[_-]?contrast)?$|post[_-]?contrast",
+    PRE: r"t1(?:w|n|[_-]?pre)?|(?<!.)pre$|pre[_-]?contrast",
+    OTHER: r"t2w?|adc|dwi|swi|pd$|brain[_-]?masks?",
+}
+KINDS = {kind: re.compile(rf"(?<![a-z0-9])(?:{words})(?![a-z0-9])", re.IGNORECASE) for kind, words in WORDS.items()}
+ONTO = re.compile(r"[_-](?:space|to|in|on|reg)[_-][a-z0-9]+(?=[_-]|$)", re.IGNORECASE)  # T1_to_FLAIR is a T1
+OF_BRAIN = re.compile(r"brain|bet|skull", re.IGNORECASE)  # a mask of this is no reference
+NOBODY = re.compile(r"anat|nifti|nii|dicom|dcm|mri?|images?(?:tr|ts)?|scans?|volumes?|stack|brain", re.IGNORECASE)
 DEEPEST = 8  # levels of folders below a folder that is named; patient, session, kind and series are 4
 BIDS = "dataset_description.json"  # in a folder of that standard, where these hold no scans as they were taken
 BIDS_OTHERS = {"code", "derivatives", "sourcedata", "stimuli"}
-OVERLAY = re.compile(r".*_overlay", re.IGNORECASE)  # of predict_model.py
-TABLE = ".csv"
-CHANNELS = {PRE: "pre-contrast", POST: "post-contrast"}
-COLUMNS = {"pre": PRE, "post": POST}  # of a table, beside patient, flair and mask; and the options of these names
+OURS = {"slices.csv", "patients.csv"}  # predict_model.py wrote a folder that holds both
+REMEDY = "list the files of each patient in a table (patient,flair,pre,post,mask)."
 
 
-class Stack(NamedTuple):
+@dataclass(frozen=True)
+class Patient:
+    """The files of one patient, none of them read.
+
+    Attributes:
+        name: unique among the patients of a command.
+        files: by channel, FLAIR always, and MASK: pictures of a folder, files of a DICOM folder, or one volume.
+        series: which DICOM series of the folder is FLAIR, where it holds several.
+        notes: how the files were chosen, for the user.
+    """
+
+    name: str
+    files: dict[Kind, list[Path]]
+    series: str = ""
+    notes: list[str] = field(default_factory=list)
+
+
+class Item(NamedTuple):
     """The files of one sequence, or the reference masks, of one patient.
 
     Attributes:
         place: its file, or the folder of its pictures or DICOM files.
-        paths: the files.
-        root: the folder in which stacks of one name are one patient's.
-        name: whose it is.
-        kind: a channel, OTHER, MASK, or None where the names do not say.
+        root: the folder that was named; items of one root and name are one patient's.
     """
 
     place: Path
     paths: list[Path]
     root: Path
     name: str
-    kind: int | str | None
+    kind: Kind
 
 
-class Patient(NamedTuple):
-    """The stack to segment, the other stacks of the same patient, and, of a table's row, what else it holds."""
-
-    main: Stack
-    beside: list[Stack]
-    listed: bool = False
-    unused: Iterable[str] = ()
-
-
-def find_sources(
-    inputs: Iterable[Path], pre: str = "", post: str = "", series: str = ""
-) -> tuple[list[Source], list[str]]:
-    """Return the patients to read, and problems as text.
-
-    The pictures, or the DICOM files, of one folder are one stack; any other file is its own. Stacks that are named
-    alike but for the sequence are one patient's. Masks and overlays are never segmented.
+def find_patients(
+    inputs: Iterable[Path], patterns: dict[Kind, str] | None = None, series: str = ""
+) -> tuple[list[Patient], list[str]]:
+    """Return the patients, and problems as text. Masks are never segmented.
 
     Args:
         inputs: files; folders, which stand for all in them and in their subfolders; tables (see `from_table`).
-        pre, post: the file of that sequence for the one patient, or the pattern of its name for each patient.
-        series: which DICOM series is meant where a folder holds several.
+        patterns: of PRE, POST or MASK, the pattern of the names of its files; or its file, of the one patient.
+        series: which DICOM series is FLAIR where a folder holds several.
     """
-    inputs = list(inputs)
-    asked = {channel: text for channel, text in ((PRE, pre), (POST, post)) if text}
-    tables = [path for path in inputs if path.suffix.lower() == TABLE]
-    stacks, problems = find_stacks(path for path in inputs if path not in tables)
-    patients, wrong = group([stack for stack in stacks if not _is_asked_for(stack, asked)])
-    problems += wrong
-    named: list[tuple[str, Patient]] = []
-    for table in tables:
-        rows, wrong = from_table(table)
-        named += rows
-        problems += wrong
-    named += with_unique_names(patients, [name for name, _ in named])
-    if len(named) > 1 and not all(map(is_pattern, asked.values())):
+    inputs, patterns = list(inputs), {kind: text for kind, text in (patterns or {}).items() if text}
+    tables = [path for path in inputs if path.suffix.lower() == ".csv"]
+    problems: list[str] = []
+    items = find_items([path for path in inputs if path not in tables], patterns, problems)
+    asked = [kind for kind, text in patterns.items() if is_pattern(text)]
+    rows = [row for table in tables for row in from_table(table, problems)]
+    groups = [*rows, *group(item for item in items if item.kind not in asked)]
+    if len(groups) > 1 and len(asked) < len(patterns):
+        single = next(text for kind, text in patterns.items() if kind not in asked)
         problems.append(
-            f"--pre and --post name the files of one patient, but there are {len(named)}. Name patterns of file names, "
-            "such as '*_t1.nii.gz', or list the files of each patient in a table (patient,flair,pre,post)."
+            f"{single} is the file of one patient, but there are {len(groups)}. Name a pattern of file names, such as "
+            f"'*_t1.nii.gz', or {REMEDY}"
         )
         return [], problems
-    sources = []
-    for name, patient in named:
+    patients: list[Patient] = []
+    folders = [main.place.parent for main, *_ in groups]
+    for main, *others in groups:
         try:
-            sources.append(to_source(name, patient, asked, series))
+            own = {item.kind for item in others}  # those of a row go before patterns
+            others += [matching(main, kind, text, items, folders) for kind, text in patterns.items() if kind not in own]
+            above = Path(os.path.abspath(main.place)).parent.name
+            tried = (
+                main.name,
+                safe_name(f"{above}_{main.name}"),
+                *(f"{main.name}_{n}" for n in range(2, len(groups) + 2)),
+            )
+            taken = {patient.name.lower() for patient in patients}  # in lower case, as on some file systems
+            name = next(name for name in tried if name.lower() not in taken)
+            patients.append(to_patient(name, main, others, series))
         except ValueError as error:
             problems.append(str(error))
-    if not sources and not problems:
+    if not patients and not problems:
         problems.append(f"{', '.join(map(str, inputs))}: no image that is not a mask by its name. Name another.")
-    return sources, problems
-
-
-# --- Stacks in folders -----------------------------------------------------------------------------------------
-
-
-def find_stacks(inputs: Iterable[Path]) -> tuple[list[Stack], list[str]]:
-    """Return the stacks of all inputs in order, masks among them, and problems as text."""
-    files: dict[tuple[Path, str], set[Path]] = defaultdict(set)  # by place, and format
-    roots: dict[Path, Path] = {}  # of each place, the folder that was named, or the one above it
-    problems = []
-    for given in inputs:
-        found = _inputs_below(given) if given.is_dir() else [given] if given.is_file() and _is_read(given) else []
-        if not found:
-            reason = (
-                f"nothing to read here ({', '.join(ENDINGS)}, DICOM)" if given.exists() else "no such file or folder"
-            )
-            problems.append(f"{given}: {reason}. Name another.")
-        for path in found:
-            format = "pictures" if file_ending(path) in PICTURES else file_ending(path) or "DICOM"
-            place = path.parent if format in ("pictures", "DICOM") else path
-            root = given if given.is_dir() and place != given else Path(os.path.abspath(place)).parent
-            roots[place] = min(roots.get(place, root), root, key=lambda path: len(Path(os.path.abspath(path)).parts))
-            files[place, format].add(path)
-    return [stack for (place, _), paths in files.items() for stack in _stacks(place, paths, roots[place])], problems
-
-
-def _stacks(place: Path, paths: set[Path], root: Path) -> Iterator[Stack]:
-    """Yield the stack of a place, and the one of the masks among its pictures."""
-    full, top = (Path(os.path.abspath(path)) for path in (place, root))
-    parts = list(full.relative_to(top).parts)
-    if place.is_file():
-        parts[-1] = stem(full)
-    if place.is_file() and (said := in_nnunet_set(full)):
-        whose, kind = read_place([*parts[:-1], said[0]], top)[0], said[1]
-    else:
-        whose, kind = read_place(parts, top)
-    ordered = sorted(sorted(paths), key=natural_order)
-    masks = [path for path in ordered if is_mask(path)] if place.is_dir() and kind != MASK else []
-    for stacked, of in (([path for path in ordered if path not in masks], kind), (masks, MASK)):
-        if stacked:
-            yield Stack(place, stacked, top, safe_name("_".join(whose)).lstrip(".") or "images", of)
-
-
-def _inputs_below(folder: Path) -> list[Path]:
-    """Return the files below a folder without those that this project wrote: its own masks are no reference."""
-    found = list(files_below(folder))
-    ours = {
-        place / name
-        for place in {path.parent for path in found}
-        if (place / MANIFEST).is_file()
-        for name in OwnedFolder(place).files()
-    }
-    return [path for path in found if path not in ours]
-
-
-def files_below(folder: Path, levels: int = DEEPEST) -> Iterator[Path]:
-    """Yield the files to read in a folder and its subfolders, which may be links; neither hidden ones nor overlays."""
-    entries = sorted(folder.glob("[!.]*"))
-    left_out = JUNK_FOLDERS | (BIDS_OTHERS if (folder / BIDS).is_file() else set())
-    yield from (path for path in entries if path.is_file() and _is_read(path))
-    for path in entries:
-        if levels and path.is_dir() and path.name not in left_out and not _leads_back(path):
-            yield from files_below(path, levels - 1)
-
-
-def _leads_back(folder: Path) -> bool:
-    """Return whether a folder is a link to one that it lies in."""
-    return folder.is_symlink() and folder.parent.resolve().is_relative_to(folder.resolve())
-
-
-def _is_read(path: Path) -> bool:
-    """Return whether a file is of a kind that is read, by its ending or as DICOM, and no overlay."""
-    return not OVERLAY.fullmatch(stem(path)) if file_ending(path) else is_dicom(path)
-
-
-# --- Patients --------------------------------------------------------------------------------------------------
-
-
-def group(stacks: Iterable[Stack]) -> tuple[list[Patient], list[str]]:
-    """Return the patients, and problems as text. FLAIR is segmented, or what is of no known sequence."""
-    by_patient: dict[tuple[Path, str], list[Stack]] = defaultdict(list)
-    for stack in stacks:
-        by_patient[stack.root, stack.name].append(stack)
-    patients, problems = [], []
-    for own in by_patient.values():
-        masks = [stack for stack in own if stack.kind == MASK]
-        images = [stack for stack in own if stack.kind != MASK]
-        flair = [stack for stack in images if stack.kind == FLAIR]
-        unknown = [stack for stack in images if stack.kind is None]
-        others = [stack for stack in images if stack.kind not in (FLAIR, None)]
-        mains = flair or unknown
-        if not mains and len(others) > 1:
-            shown = ", ".join(stack.place.name for stack in others)
-            problems.append(
-                f"{others[0].place.parent}: no FLAIR, which is what is segmented, beside {shown}. Name its file like "
-                "one (flair, x_flair), or list it in a table (patient,flair,pre,post)."
-            )
-        elif len(images) == 1 or len(mains) == 1:
-            main = (mains or others)[0]
-            patients += [Patient(main, [s for s in (*others, *masks) if s is not main])]
-            patients += [Patient(stack, []) for stack in unknown if stack is not main]
-        else:  # each on its own, with the masks that lie in the same folder
-            mains = [*flair, *unknown]
-            patients += [Patient(main, [mask for mask in masks if mask.place == main.place]) for main in mains]
     return patients, problems
 
 
-def with_unique_names(patients: Iterable[Patient], taken: Iterable[str]) -> Iterator[tuple[str, Patient]]:
-    """Yield each patient with a name that no other has, upper and lower case aside, as on some file systems.
-
-    Those of one name are told apart by as many folders above as that takes.
-    """
-    alike: dict[str, list[Patient]] = defaultdict(list)
-    for patient in patients:
-        alike[patient.main.name.lower()].append(patient)
-    used = {name.lower() for name in taken}
-    for name, several in alike.items():
-        places = [Path(os.path.abspath(patient.main.place)) for patient in several]
-        tried = [[patient.main.name for patient in several]]
-        tried += [
-            ["_".join([*p.parts[-n:-1], stem(p)]) for p in places] for n in range(2, max(len(p.parts) for p in places))
-        ]
-        tried += [["_".join(p.parts[-2:]) for p in places]]  # such as a.npy beside a.nii.gz
-        names = next((names for names in tried if _all_differ(names, used)), None)
-        names = names or [f"{name}_{number}" for number in range(1, len(several) + 1)]
-        used |= {name.lower() for name in names}
-        yield from zip(map(safe_name, names), several, strict=True)
+def group(items: Iterable[Item]) -> list[list[Item]]:
+    """Return the items of each patient, the one to segment first: FLAIR, or what is of no known sequence."""
+    by_patient: dict[tuple[Path, str], list[Item]] = defaultdict(list)
+    for item in items:
+        by_patient[item.root, item.name].append(item)
+    patients = []
+    for own in by_patient.values():
+        of = {kind: [item for item in own if item.kind == kind] for kind in (FLAIR, None, PRE, POST, OTHER)}
+        mains = of[FLAIR] or of[None] or [*of[PRE], *of[POST], *of[OTHER]][:1]
+        for main in mains:  # several are each on their own, with the masks that lie in the same folder
+            beside = [item for item in own if item not in mains and (len(mains) == 1 or item.place == main.place)]
+            patients.append([main, *beside])
+    return patients
 
 
-def _all_differ(names: list[str], used: set[str]) -> bool:
-    lower = {name.lower() for name in names}
-    return len(lower) == len(names) and not lower & used
-
-
-def to_source(name: str, patient: Patient, asked: dict[int, str], series: str) -> Source:
-    """Return the files of a patient. Raises: ValueError where a sequence is missing or not certain.
-
-    asked: the option of a channel, which goes before what names say; of a table, its row goes before the option.
-    """
-    main = patient.main
-    others: dict[int, Stack] = {}
-    taken = {FLAIR: f"FLAIR {main.place.name}"}
-    for column, channel in COLUMNS.items():
-        option, how = f"--{column}", "in the table" if patient.listed else "by its name"
-        found = [stack for stack in patient.beside if stack.kind == channel]
-        if channel in asked and not (found and patient.listed):
-            text, how = asked[channel], option
-            found = [_match(text, main.place, option) if is_pattern(text) else one_stack(Path(text))]
-        if len(found) > 1:
-            shown = " and ".join(stack.place.name for stack in found)
-            raise ValueError(f"{main.place}: {shown} are both {CHANNELS[channel]}. Name one with {option}.")
-        if found:
-            others[channel] = found[0]
-            taken[channel] = f"{CHANNELS[channel]} {found[0].place.name} ({how})"
-    masks = [stack for stack in patient.beside if stack.kind == MASK]
-    missing = [CHANNELS[channel] for channel in CHANNELS if channel not in taken]
-    stands_in = f"; FLAIR stands in for {missing[0]}" if missing else ""
-    notes = [f"sequences: {', '.join(taken[channel] for channel in sorted(taken))}{stands_in}"] if others else []
+def to_patient(name: str, main: Item, others: list[Item], series: str) -> Patient:
+    """Return a patient of whom `main` is segmented. Raises: ValueError where a sequence is missing or not certain."""
+    images = [item.place.name for item in others if item.kind != MASK]
+    if main.kind not in (FLAIR, None) and images:
+        raise ValueError(
+            f"{main.place.parent}: no FLAIR, which is what is segmented, beside {main.place.name}, "
+            f"{', '.join(images)}. Name its file like one (flair, x_flair), or {REMEDY}"
+        )
+    chosen = {FLAIR: main}
+    for column, kind in list(COLUMNS.items())[1:]:
+        own = [item for item in others if item.kind == kind]
+        if len(own) > 1 and kind != MASK:
+            shown = " and ".join(item.place.name for item in own)
+            raise ValueError(f"{main.place}: {shown} are both {SHOWN[kind]}. Name one with --{column}.")
+        chosen |= {kind: own[0]} if len(own) == 1 else {}
+    notes = []
+    if {PRE, POST} & chosen.keys():
+        missing = [f"; FLAIR stands in for {SHOWN[kind]}" for kind in (PRE, POST) if kind not in chosen]
+        shown = ", ".join(f"{SHOWN[kind]} {chosen[kind].place.name}" for kind in (PRE, FLAIR, POST) if kind in chosen)
+        notes.append("".join([f"sequences: {shown}", *missing]))
     if main.kind not in (FLAIR, None):
         notes.append(f"{main.place.name} is segmented as FLAIR, though its name says another sequence")
-    unused = [*patient.unused, *(stack.place.name for stack in patient.beside if stack.kind == OTHER)]
-    unused += [stack.place.name for stack in masks] if len(masks) > 1 else []
-    if unused:
+    if unused := [item.place.name for item in others if item not in chosen.values()]:
         notes.append(f"not used: {', '.join(unused)}")
-    paths = masks[0].paths if len(masks) == 1 else []
-    return Source(name, main.paths, {c: stack.paths for c, stack in others.items()}, paths, series, notes)
+    return Patient(name, {kind: item.paths for kind, item in chosen.items()}, series, notes)
+
+
+# --- Names and files -------------------------------------------------------------------------------------------
+
+
+def kind_of(name: str, within: bool = True) -> tuple[str, Kind]:
+    """Return whose a file or folder is by its name, and its kind; the name itself and None where it says no kind.
+
+    x_flair, flair_x and, within, x_flair_y are FLAIR of x, x and x_y; x_flair_mask_y is a mask of x_flair.
+    """
+    text = ONTO.sub("", name)
+    found = {kind: match for kind, words in KINDS.items() for match in words.finditer(text)
+             if within or match.start() == 0 or match.end() == len(text)}  # fmt: skip
+    if not found:
+        return name, None
+    kind = max(found, key=lambda kind: (kind == MASK, found[kind].end(), -found[kind].start()))  # t2_flair is no t2
+    before, after = text[: found[kind].start()].rstrip("_-. "), text[found[kind].end() :].lstrip("_-. ")
+    if kind == MASK:
+        return before or after, OTHER if OF_BRAIN.search(name) else MASK
+    return "_".join(filter(None, (before, after))), kind
+
+
+def read_place(parts: list[str], root: Path, file: bool) -> tuple[str, Kind]:
+    """Return the name of the patient whose images lie at a place below the root, and their kind.
+
+    Not what is called like a sequence or says nothing, nor a folder whose name is repeated in what it holds.
+    parts: folders, and the name of the file or of the folder of slices last.
+    file: whether that is a file, whose kind may stand anywhere in its name.
+    """
+    kind: Kind = None
+    left: list[str] = []
+    for number, part in enumerate(reversed([*root.parts[1:], *parts])):
+        if number >= len(parts) and left:
+            break
+        whose, found = kind_of(part, within=file and number == 0)
+        kind = MASK if found == MASK else kind
+        if found in (MASK, OTHER):  # of some sequence
+            whose = kind_of(whose)[0]
+        elif left and whose:  # sub-01_flair/x.nii.gz: the folder is of no sequence alone
+            whose, found = part, None
+        kind = found if kind is None else kind
+        repeated = left and re.search(rf"(?<![a-z0-9]){re.escape(whose)}(?![a-z0-9])", left[0], re.IGNORECASE)
+        if whose and not NOBODY.fullmatch(whose) and not repeated:
+            left.insert(0, whose)
+    return safe_name("_".join(left)).lstrip(".") or "images", kind
+
+
+def identify(place: Path, root: Path, patterns: dict[Kind, str]) -> tuple[str, Kind]:
+    """Return whose a place below the root is, and its kind: by a pattern, nnU-Net's dataset.json, or its names."""
+    *folders, last = Path(os.path.abspath(place)).relative_to(root).parts
+    file = place.is_file()
+    last = stem(place) if file else last
+    for kind, pattern in patterns.items():
+        if fnmatch.fnmatch(place.name, pattern):
+            for piece in filter(None, map(stem, map(Path, re.split(r"[*?]+", pattern)))):
+                last = last.replace(piece, "").strip("_-. ")
+            return read_place([*folders, last], root, file)[0], kind
+    numbered = re.fullmatch(r"(.+)_(\d{4})", last) if file else None
+    if numbered and (channel := nnunet_channels(place.parent.parent).get(numbered[2])):
+        kind = kind_of(channel)[1]
+        return read_place([*folders, numbered[1]], root, file)[0], OTHER if kind is None else kind
+    name, kind = read_place([*folders, last], root, file)
+    return name, OTHER if kind in patterns else kind  # the option names another
+
+
+@functools.cache
+def nnunet_channels(folder: Path) -> dict[str, str]:
+    """Return the sequence of each number that ends a name in an nnU-Net data set (x_0000.nii.gz), if it is one."""
+    try:
+        about = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
+        return {f"{int(number):04d}": str(name) for number, name in about["channel_names"].items()}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):  # none, or of another program
+        return {}
+
+
+def find_items(inputs: Iterable[Path], patterns: dict[Kind, str], problems: list[str]) -> list[Item]:
+    """Return the items of all inputs in order, masks among them; adds to the problems.
+
+    The pictures, or the DICOM files, of one folder are one item; any other file is its own. What matches a pattern is
+    of its kind, and of the patient that the rest of its name says.
+    """
+    found: dict[tuple[Path, str], dict[Path, None]] = defaultdict(dict)  # by place, and format
+    roots: dict[Path, Path] = {}
+    for given in inputs:
+        files = list(files_below(given)) if given.is_dir() else [given] if given.is_file() and is_read(given) else []
+        if not files:
+            why = f"nothing to read here ({', '.join(ENDINGS)}, DICOM)" if given.exists() else "no such file or folder"
+            problems.append(f"{given}: {why}. Name another.")
+        for path in files:
+            format = "pictures" if file_ending(path) in PICTURES else file_ending(path) or "DICOM"
+            place = path.parent if format in ("pictures", "DICOM") else path
+            root = Path(os.path.abspath(given if given.is_dir() and place != given else place.parent))
+            roots[place] = min(roots.get(place, root), root, key=lambda folder: len(folder.parts))
+            found[place, format][path] = None
+    items = []
+    for (place, _), paths in found.items():
+        name, kind = identify(place, roots[place], patterns)
+        paths = sorted(sorted(paths), key=natural_order)
+        by_kind: dict[Kind, list[Path]] = {kind: [], MASK: [], OTHER: []}  # masks lie among the pictures of a folder
+        for path in paths:
+            of = kind
+            if fnmatch.fnmatch(path.name, patterns.get(MASK, "")):
+                of = MASK
+            elif place.is_dir() and kind != MASK and KINDS[MASK].search(stem(path)):
+                of = OTHER if MASK in patterns else kind_of(stem(path))[1]
+            by_kind[of].append(path)
+        items += [Item(place, own, roots[place], name, of) for of, own in by_kind.items() if own]
+    return items
+
+
+def files_below(folder: Path, levels: int = DEEPEST, ours: bool = False) -> Iterator[Path]:
+    """Yield the files to read in a folder and its subfolders, which may be links; neither hidden ones nor overlays.
+
+    ours: also in folders that predict_model.py wrote; its masks are no reference.
+    """
+    entries = sorted(folder.glob("[!.]*"))
+    if not ours and {path.name for path in entries} >= OURS:
+        return
+    left_out = JUNK_FOLDERS | (BIDS_OTHERS if (folder / BIDS).is_file() else set())
+    yield from (path for path in entries if path.is_file() and is_read(path))
+    for path in entries:
+        if not levels or not path.is_dir() or path.name in left_out:
+            continue
+        if not path.is_symlink() or not path.parent.resolve().is_relative_to(path.resolve()):  # which leads back
+            yield from files_below(path, levels - 1, ours)
+
+
+def is_read(path: Path) -> bool:
+    """Return whether a file is of a kind that is read, by its ending or as DICOM, and no overlay."""
+    return not stem(path).lower().endswith("_overlay") if file_ending(path) else is_dicom(path)
+
+
+# --- Patterns and tables ---------------------------------------------------------------------------------------
 
 
 def is_pattern(text: str) -> bool:
-    """Return whether --pre or --post names a pattern of file names, and not a file."""
+    """Return whether an option names a pattern of file names, and not a file."""
     return bool(re.search(r"[*?[]", text)) and not Path(text).exists()
 
 
-def _is_asked_for(stack: Stack, asked: dict[int, str]) -> bool:
-    return any(is_pattern(text) and fnmatch.fnmatch(stack.place.name, text) for text in asked.values())
+def matching(main: Item, kind: Kind, text: str, items: list[Item], folders: list[Path]) -> Item:
+    """Return what an option names for a patient: the file, or of the items of its kind the one of the same name.
 
-
-def _match(pattern: str, main: Path, option: str) -> Stack:
-    """Return the one stack beside another whose name matches a pattern; of several, the one that repeats its name.
-
+    Names do not matter where there is no other patient in the folder, by the folders of all.
     Raises: ValueError if there is none, or several.
     """
-    beside = [path for path in sorted(main.parent.iterdir()) if path != main and fnmatch.fnmatch(path.name, pattern)]
-    beside = [path for path in beside if kind_of(stem(path))[1] != MASK and (path.is_dir() or _is_read(path))]
-    whose = kind_of(stem(main))[0]
-    named = [path for path in beside if repeats(path.name, whose)] if len(beside) > 1 else beside
-    if len(beside) > 1 and not named:  # s1_a beside s1_b: by as many words at their beginning as they share
-        shared = [_shared_words(path.name, main.name) for path in beside]
-        named = [path for path, words in zip(beside, shared, strict=True) if words and words == max(shared)]
-    if len(named) != 1:
-        found = f"{len(beside)} files match" if beside else "no file matches"
-        which = f", {len(named) or 'none'} of them named {whose}" if beside else ""
+    if not is_pattern(text):
+        return one_item(Path(text))._replace(kind=kind)
+    own = [item for item in items if item.kind == kind and item.name == main.name]
+    if not own and folders.count(folder := main.place.parent) == 1:
+        own = [item for item in items if item.kind == kind and item.place.parent == folder]
+    if len(own) != 1:
         raise ValueError(
-            f"{main}: {found} {option} {pattern} beside it{which}. Name a pattern that fits one for each patient, or "
-            "list the files of each patient in a table (patient,flair,pre,post)."
+            f"{main.place}: {len(own) or 'no'} files match {text} beside it. Name a pattern that fits one for each "
+            f"patient, or {REMEDY}"
         )
-    return one_stack(named[0])
+    return own[0]
 
 
-def _shared_words(name: str, other: str) -> int:
-    """Return with how many words two names begin alike."""
-    pairs = zip(*(re.split(r"[_\-. ]+", each.lower()) for each in (name, other)), strict=False)
-    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+def one_item(path: Path) -> Item:
+    """Return the images, or else the masks, of a file or folder. Raises: ValueError if there are none, or several."""
+    items = find_items([path], {}, problems := [])
+    items = [item for item in items if item.kind != MASK] or items
+    if len(items) != 1:
+        raise ValueError(problems[0] if problems else f"{path}: holds {len(items)} stacks. Name one of them.")
+    return items[0]
 
 
-def one_stack(path: Path) -> Stack:
-    """Return the stack of a file or of a folder. Raises: ValueError if there is none, or several."""
-    stacks, problems = find_stacks([path])
-    if problems:
-        raise ValueError(problems[0])
-    images = [stack for stack in stacks if stack.kind != MASK] or stacks
-    if len(images) > 1:
-        raise ValueError(f"{path}: holds {len(images)} stacks. Name one of them.")
-    return images[0]
-
-
-# --- Tables ----------------------------------------------------------------------------------------------------
-
-
-def from_table(table: Path) -> tuple[list[tuple[str, Patient]], list[str]]:
-    """Return the names and patients of a CSV file, and problems as text.
+def from_table(table: Path, problems: list[str]) -> list[list[Item]]:
+    """Return the items of the patients in a CSV file, that of FLAIR first, which bears the name; adds to the problems.
 
     One row per patient: patient, flair and, if wanted, pre, post and mask, whose cells may be empty. Paths are relative
     to the folder of the table.
@@ -323,24 +336,18 @@ def from_table(table: Path) -> tuple[list[tuple[str, Patient]], list[str]]:
     try:
         rows = read_csv(table, ["patient", "flair"])
     except UserError as error:
-        return [], [str(error)]
-    unknown = [column for column in rows if column not in ("patient", "flair", "mask", *COLUMNS)]
-    named: dict[str, Patient] = {}
-    problems = []
+        problems.append(str(error))
+        return []
+    patients: list[list[Item]] = []
     for line, row in zip(rows.index + 2, rows.to_dict("records"), strict=True):
         name = safe_name(row["patient"])
-        if leaves_folder(name) or "/" in name or "\\" in name or name.startswith("."):
-            problems.append(f"{table}, line {line}: {name!r} cannot be the name of a folder. Write another.")
-            continue
-        if name.lower() in map(str.lower, named):
-            problems.append(f"{table}, line {line}: {name} is named twice. Remove one of the lines.")
-            continue
         try:
-            main = one_stack(table.parent / row["flair"])
-            kinds = {kind: row[column] for column, kind in (*COLUMNS.items(), ("mask", MASK)) if row.get(column)}
-            beside = [one_stack(table.parent / path)._replace(kind=kind) for kind, path in kinds.items()]
+            if is_unsafe_path(name) or "/" in name or "\\" in name or name.startswith("."):
+                raise ValueError(f"{name!r} cannot be the name of a folder. Write another.")
+            if name.lower() in [main.name.lower() for main, *_ in patients]:
+                raise ValueError(f"{name} is named twice. Remove one of the lines.")
+            filled = {kind: row[column] for column, kind in COLUMNS.items() if row.get(column)}
+            patients.append([one_item(table.parent / path)._replace(kind=k, name=name) for k, path in filled.items()])
         except ValueError as error:
             problems.append(f"{table}, line {line}: {error}")
-            continue
-        named[name] = Patient(main, beside, listed=True, unused=[f"column {column}" for column in unknown])
-    return list(named.items()), problems
+    return patients

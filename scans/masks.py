@@ -1,16 +1,20 @@
-"""Masks that other programs or people made: pictures, NumPy arrays and NIfTI volumes."""
+"""Masks: those that other programs or people made, read; and those of a scan, written in the form of its files."""
 
+import io
 import re
 from collections import defaultdict
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 
-from scans import pictures, volumes
-from scans.cohort import files_below
-from scans.names import MASK, kind_of
-from scans.scan import PICTURES, Scan, Source, file_ending, stem
+from scans import medical
+from scans.cohort import MASK, Patient, files_below, kind_of
+from scans.read import read_array, read_picture
+from scans.scan import PICTURES, Scan, file_ending, stem
 
 MOST_LABELS = 9  # a mask of labels has whole numbers up to this; grey levels of resizing go on to 255
 SLICE = re.compile(r"(?P<patient>.+)_(?P<number>\d+)")  # name of a picture of a mask, without _mask
@@ -27,34 +31,32 @@ class MaskStack(NamedTuple):
 
     masks: np.ndarray
     numbers: list[int] | None = None
-    grid: volumes.Grid | None = None
+    grid: medical.Grid | None = None
+
+
+# --- Reading ---------------------------------------------------------------------------------------------------
 
 
 def find_masks(folder: Path) -> tuple[dict[str, list[Path]], list[str]]:
     """Return the files of each patient in a folder and its subfolders, sorted by patient; and problems as text.
 
-    One volume, PATIENT.nii.gz or PATIENT.npy, or pictures, PATIENT_SLICE.png or .tif; any may end in _mask. Where some
-    pictures do, the others are taken for images; so are volumes.
+    One volume, such as PATIENT.nii.gz or PATIENT.npy, or pictures, PATIENT_SLICE.png or .tif; any may end in _mask.
+    Where some pictures do, the others are taken for images; so are volumes.
     """
-    files = [path for path in files_below(folder, levels=1) if file_ending(path)]
-    pictured = [path for path in files if file_ending(path) in PICTURES]
     found: dict[str, list[Path]] = defaultdict(list)
     problems = []
-    for path in named_masks([path for path in files if path not in pictured]):
-        found[whose(path)].append(path)
-    for path in named_masks(pictured):
-        if match := SLICE.fullmatch(whose(path)):
-            found[match["patient"]].append(path)
-        else:
-            problems.append(f"{path}: not named like a mask. Rename it to PATIENT_NUMBER_mask{path.suffix}.")
+    files = [path for path in files_below(folder, levels=1, ours=True) if file_ending(path)]
+    for pictured in (False, True):
+        own = [path for path in files if (file_ending(path) in PICTURES) == pictured]
+        for path in [path for path in own if kind_of(stem(path))[1] == MASK] or own:
+            match = SLICE.fullmatch(whose(path)) if pictured else None
+            if pictured and not match:
+                problems.append(f"{path}: not named like a mask. Rename it to PATIENT_NUMBER_mask{path.suffix}.")
+            else:
+                found[match["patient"] if match else whose(path)].append(path)
     if not found and not problems:
         problems.append(f"{folder}: holds no masks (PATIENT_NUMBER_mask.png or .tif, PATIENT.nii.gz, PATIENT.npy).")
     return dict(sorted(found.items())), problems
-
-
-def named_masks(paths: list[Path]) -> list[Path]:
-    """Return the files that are masks by their names; all where none is."""
-    return [path for path in paths if kind_of(stem(path))[1] == MASK] or paths
 
 
 def whose(path: Path) -> str:
@@ -65,49 +67,43 @@ def whose(path: Path) -> str:
 
 def read_masks(paths: list[Path]) -> MaskStack:
     """Return the masks of one patient, as of `find_masks`. Raises: ValueError that names the file."""
-    volume = [path for path in paths if file_ending(path) not in PICTURES]
-    if volume and len(paths) > 1:
+    volumes = [path for path in paths if file_ending(path) not in PICTURES]
+    if volumes and len(paths) > 1:
         raise ValueError(f"{paths[0]} and {paths[1].name} hold masks of one patient. Remove one of them.")
-    read = {}
+    masks: dict[int, np.ndarray] = {}
     for path in paths:
         try:
-            read[path] = read_mask_stack(path) if volume else read_mask(path)
+            if volumes:
+                return read_mask_stack(path)
+            mask = read_mask(path)
         except Exception as error:  # libraries raise many kinds for a damaged file
             raise ValueError(f"{path}: cannot be read: {error}") from None
-    if volume:
-        return read[volume[0]]
-    by_number: dict[int, Path] = {}
-    for path in paths:
         number = int(SLICE.fullmatch(whose(path))["number"])
-        if number in by_number:
-            raise ValueError(f"{path}: the same slice as {by_number[number].name}, number {number}. Remove one.")
-        by_number[number] = path
-    numbers = sorted(by_number)
-    masks = [read[by_number[number]] for number in numbers]
-    if len({mask.shape for mask in masks}) > 1:
+        if number in masks:
+            raise ValueError(f"{path}: another file holds slice {number} too. Remove one.")
+        masks[number] = mask
+    numbers = sorted(masks)
+    if len({mask.shape for mask in masks.values()}) > 1:
         raise ValueError(f"{paths[0].parent}: the masks of {paths[0].name} and others differ in size. Save them alike.")
-    return MaskStack(np.stack(masks), numbers)
+    return MaskStack(np.stack([masks[number] for number in numbers]), numbers)
 
 
 def read_mask(path: Path) -> np.ndarray:
     """Return the mask in a picture, uint8 [H, W], 0 or 1. Raises: as of `read_picture` and `foreground`."""
-    pixels = pictures.read_picture(path)
-    if pixels.ndim == 3:
-        if not (pixels == pixels[..., :1]).all():
-            raise ValueError("a mask in colours. Save it as grey, with 0 and one positive value.")
-        pixels = pixels[..., 0]
-    return foreground(pixels)
+    pixels = np.atleast_3d(read_picture(path))
+    if not (pixels == pixels[..., :1]).all():
+        raise ValueError("a mask in colours. Save it as grey, with 0 and one positive value.")
+    return foreground(pixels[..., 0])
 
 
 def read_mask_stack(path: Path) -> MaskStack:
-    """Return the masks in an array or a NIfTI volume, slices as they are shown. Raises: as `read_mask`."""
-    if file_ending(path) == ".npy":
-        stack, grid = volumes.read_array(path), None
-    else:
-        stack, _, grid = volumes.read_nifti(path)
-    if stack.ndim == 4 and stack.shape[3] > 1:
-        raise ValueError("a mask of several sequences. Save it as one volume.")
-    return MaskStack(foreground(stack.reshape(stack.shape[:3])), grid=grid)
+    """Return the masks in an array or a file of medical images, slices as they are shown. Raises: as `read_mask`.
+
+    Several layers, as 3D Slicer writes them, count as one.
+    """
+    array = file_ending(path) == ".npy"
+    stack, _, grid = (read_array(path), None, None) if array else medical.read_volume(path, layers=True)
+    return MaskStack(foreground(stack.reshape(*stack.shape[:3], -1)).max(3), grid=grid)
 
 
 def foreground(values: np.ndarray) -> np.ndarray:
@@ -123,24 +119,66 @@ def foreground(values: np.ndarray) -> np.ndarray:
     return (values > 0).astype(np.uint8)
 
 
-def read_reference(source: Source, scan: Scan) -> list[np.ndarray]:
-    """Return the reference mask of each slice of a scan, uint8 [H, W], 0 or 1.
+def read_reference(patient: Patient, scan: Scan) -> list[np.ndarray] | None:
+    """Return the reference mask of each slice of a scan, uint8 [H, W], 0 or 1; None, and a note, where none fits."""
+    if MASK not in patient.files:
+        return None
+    paths = patient.files[MASK]
+    try:
+        if file_ending(paths[0]) in PICTURES:
+            by_slice = {whose(path): path for path in paths}
+            if lacking := [path.name for path in scan.paths if stem(path) not in by_slice]:
+                raise ValueError(f"{len(lacking)} slices have none, such as {lacking[0]}.")
+            masks = [read_mask(by_slice[stem(path)]) for path in scan.paths]
+        else:
+            stack, _, grid = read_mask_stack(paths[0])
+            masks = list(stack)
+            if scan.grid and grid and not scan.grid.matches(grid, (len(scan.slices), *scan.slices[0].shape[:2])):
+                raise ValueError("it lies elsewhere in space than the images.")
+        if [mask.shape for mask in masks] != [plane.shape[:2] for plane in scan.slices]:
+            raise ValueError("it is not of the size of the images.")
+        return masks
+    except Exception as error:  # libraries raise many kinds for a damaged file
+        scan.notes.append(f"not scored against the reference mask {paths[0].name}: {error}")
+        return None
 
-    Raises: ValueError if they do not fit; what libraries raise for a damaged file.
+
+# --- Writing: each file by its name, with a function that returns its content ----------------------------------
+
+Files = dict[str, Callable[[], bytes]]
+
+
+def mask_files(scan: Scan, masks: list[np.ndarray]) -> Files:
+    """Return the masks of a scan (uint8 [H, W], 0 or 1) in the form of its files.
+
+    Pictures with 0 and 255, TIFF if the slice is TIFF, else PNG; an array [S, H, W]; or NIfTI on the grid of the scan.
     """
-    first = source.masks[0]
-    if file_ending(first) in PICTURES:
-        by_slice = {kind_of(stem(path))[0]: path for path in source.masks}
-        lacking = [path.name for path in scan.paths if stem(path) not in by_slice]
-        if lacking:
-            raise ValueError(f"{first.parent}: {len(lacking)} slices have no reference mask, such as {lacking[0]}.")
-        masks = [read_mask(by_slice[stem(path)]) for path in scan.paths]
-    else:
-        stack, _, grid = read_mask_stack(first)
-        masks = list(stack)
-        shape = (*scan.slices[0].shape[1::-1], len(scan.slices))
-        if scan.grid and grid and not scan.grid.matches(grid, shape):
-            raise ValueError(f"{first}: lies elsewhere in space than the images.")
-    if [mask.shape for mask in masks] != [plane.shape[:2] for plane in scan.slices]:
-        raise ValueError(f"{first}: is not of the size of the images.")
-    return masks
+    if file_ending(scan.paths[0]) not in PICTURES:
+        return _stack_file(scan, masks, "mask")
+    endings = [".tif" if PICTURES[file_ending(path)] == "TIFF" else ".png" for path in scan.paths]  # JPEG would blur
+    named = zip(scan.names, endings, masks, strict=True)
+    return {f"{name}_mask{ending}": partial(encode_picture, mask * 255, ending) for name, ending, mask in named}
+
+
+def probability_files(scan: Scan, probabilities: list[np.ndarray]) -> Files:
+    """Return the probabilities of a scan (float32 [H, W]) in the form of its files; as pictures, grey PNG: 255 is 1."""
+    if file_ending(scan.paths[0]) not in PICTURES:
+        return _stack_file(scan, probabilities, "probability")
+    grey = [(plane * 255).round().astype(np.uint8) for plane in probabilities]
+    named = zip(scan.names, grey, strict=True)
+    return {f"{name}_probability.png": partial(encode_picture, plane) for name, plane in named}
+
+
+def _stack_file(scan: Scan, planes: list[np.ndarray], what: str) -> Files:
+    def array() -> bytes:
+        np.save(file := io.BytesIO(), np.stack(planes))
+        return file.getvalue()
+
+    if scan.grid is None:
+        return {f"{scan.name}_{what}.npy": array}
+    return {f"{scan.name}_{what}.nii.gz": lambda: medical.encode(np.stack(planes), scan.grid)}
+
+
+def encode_picture(pixels: np.ndarray, ending: str = ".png") -> bytes:
+    """Return uint8 [H, W] or [H, W, 3] as the content of a picture file."""
+    return cv2.imencode(ending, pixels if pixels.ndim == 2 else cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))[1].tobytes()

@@ -1,35 +1,80 @@
-"""Read a scan of any format as slices of three channels with 8 bits."""
+"""Read a patient's files of any format as slices of three channels with 8 bits."""
 
-from collections.abc import Callable, Iterable
-from dataclasses import replace
+import contextlib
+import math
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image
+from PIL.TiffImagePlugin import BITSPERSAMPLE
 
-from constants import CHANNELS, POST, PRE
-from scans import dicom, pictures, volumes
-from scans.scan import PICTURES, Scan, Source, check_total, file_ending, safe_name, stem
+from constants import CHANNELS, FLAIR, POST, PRE
+from scans import medical
+from scans.scan import PICTURES, Scan, check_voxels, count_voxels, file_ending, safe_name, stem
+
+if TYPE_CHECKING:
+    from scans.cohort import Patient
 
 PERCENTILES = (0.5, 99.5)  # become 0 and 255 where there are more than 8 bits
 MASK_VALUES = {*range(11), 255}  # labels, or 0 and 255
-MOST_SORTED = 2**24  # pixels that the percentiles are taken of; of a larger stack, every second, third, ...
+MOST_SORTED = 2**24  # values that the percentiles are taken of; of a larger stack, every second, third, ...
+OBLONG = 1.5  # pixels whose sides differ by more than this factor are of another plane than axial
+GREYS = ("L", "I", "I;16", "I;16B", "I;16L", "F")  # Pillow's modes of one channel
+COLOURS = {"RGB": "RGB", "RGBA": "RGB", "P": "RGB", "LA": "L", "1": "L"}  # modes of 8 bits, and what they become
 
 
-def read_scan(source: Source) -> tuple[Scan | None, list[str]]:
-    """Return the scan, or None, and problems as text. Pictures that cannot be read are left out of the scan."""
+def read_patient(patient: "Patient", spacing: Sequence[float] | None = None) -> tuple[Scan | None, list[str]]:
+    """Return the scan of a patient with all sequences, or None, and problems as text.
+
+    A picture that cannot be read is left out of a scan of one sequence, and is a problem.
+    spacing: mm between rows, columns and slices, if the files do not say it.
+    """
+    scan, problems = read_scan(patient.name, patient.files[FLAIR], patient.series)
+    others = {}
+    for channel in (PRE, POST):
+        if channel in patient.files:
+            others[channel], wrong = read_scan(patient.name, patient.files[channel])
+            problems += wrong
+    if scan is None or (problems and others):  # a sequence must not be left out without a word
+        return None, problems
+    scan.notes = [*patient.notes, *scan.notes]
+    if others:
+        try:
+            combine(scan, others.get(PRE), others.get(POST))
+        except ValueError as error:
+            return None, [str(error)]
+    if patient.series and file_ending(patient.files[FLAIR][0]):
+        scan.notes.append("--series is not used: no DICOM")
+    if spacing and scan.spacing:
+        scan.notes.append("--spacing is not used: the file says it")
+    scan.spacing = scan.spacing or (tuple(spacing) if spacing else None)
+    if scan.spacing and max(scan.spacing[:2]) > OBLONG * min(scan.spacing[:2]):
+        rows, columns, _ = scan.spacing
+        scan.notes.append(
+            f"pixels of {rows:.3g} x {columns:.3g} mm, as of slices that were taken in another plane: the network "
+            "knows axial ones with square pixels alone"
+        )
+    return scan, problems
+
+
+def read_scan(name: str, paths: Sequence[Path], series: str = "") -> tuple[Scan | None, list[str]]:
+    """Return one sequence, or None, and problems as text; paths and series as of cohort.Patient."""
     problems: list[str] = []
-    first = source.paths[0]
+    ending = file_ending(paths[0])
+    place = paths[0] if ending and len(paths) == 1 else paths[0].parent
     try:
         with np.errstate(over="ignore", invalid="ignore"):  # of values beyond float32
-            scan = _read_pictures(source, problems) if file_ending(first) in PICTURES else _read_volume(source)
-            if scan is not None:
+            scan = _read_pictures(name, paths, problems) if ending in PICTURES else _read_volume(name, paths, series)
+            if scan:
                 _refuse_mask(scan)
                 _to_eight_bits(scan)
                 _to_three_channels(scan)
-        return scan, problems
+            return scan, problems
     except Exception as error:  # libraries raise many kinds for a damaged file
-        return None, [*problems, _describe(error, first if len(source.paths) == 1 else first.parent)]
+        return None, [*problems, _describe(error, place)]
 
 
 def _describe(error: Exception, path: Path) -> str:
@@ -38,8 +83,13 @@ def _describe(error: Exception, path: Path) -> str:
     return f"{path}: cannot be read: {reason}{remedy}"
 
 
-def _read_pictures(source: Source, problems: list[str]) -> Scan | None:
-    def each(read: Callable[[Path], Any], paths: Iterable[Path]) -> dict[Path, Any]:
+# --- Pictures and volumes --------------------------------------------------------------------------------------
+
+
+def _read_pictures(name: str, paths: Sequence[Path], problems: list[str]) -> Scan | None:
+    """Return the slices that can be read, if any, as they are; adds what is wrong with the others to the problems."""
+
+    def attempt(read: Callable[[Path], Any], paths: Iterable[Path]) -> dict[Path, Any]:
         results = {}
         for path in paths:
             try:
@@ -48,29 +98,83 @@ def _read_pictures(source: Source, problems: list[str]) -> Scan | None:
                 problems.append(_describe(error, path))
         return results
 
-    check_total(len(source.paths), 0)
-    sizes = each(pictures.read_size, source.paths)
-    check_total(len(sizes), sum(max(size) ** 2 for size in sizes.values()))
-    slices = {path: np.atleast_3d(plane) for path, plane in each(pictures.read_picture, sizes).items()}
+    sizes = attempt(read_size, paths)
+    check_voxels(sum(count_voxels(*size) for size in sizes.values()))
+    slices = {path: np.atleast_3d(plane) for path, plane in attempt(read_picture, sizes).items()}
     names = [safe_name(stem(path)) for path in slices]
     if len({name.lower() for name in names}) < len(names):  # such as 1.png beside 1.tif
         names = [safe_name(path.name) for path in slices]
-    return Scan(source.name, list(slices.values()), names, list(slices)) if slices else None
+    return Scan(name, list(slices.values()), names, list(slices)) if slices else None
 
 
-def _read_volume(source: Source) -> Scan:
-    paths, spacing, grid = source.paths[:1], None, None
+def read_size(path: Path) -> tuple[int, int]:
+    """Return height and width of a picture, from its header. Raises what `read_picture` raises."""
+    with _opened(path) as picture:
+        return picture.height, picture.width
+
+
+def read_picture(path: Path) -> np.ndarray:
+    """Return one picture: [H, W] of uint8, uint16, int32 or float32, or uint8 [H, W, 3].
+
+    Raises: ValueError for what is not one slice; any of Pillow's errors.
+    """
+    with _opened(path) as picture:
+        mode = COLOURS.get(picture.mode, picture.mode)
+        return np.asarray(picture if picture.mode == mode else picture.convert(mode))
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """Open a picture, checked but not decoded."""
+    with warnings.catch_warnings(action="ignore"), Image.open(path, formats=[*PICTURES.values()]) as picture:
+        check_voxels(count_voxels(picture.height, picture.width))
+        if getattr(picture, "is_animated", False):
+            raise ValueError("has more than one page. Save one slice per file, or the stack as .npy or NIfTI.")
+        if picture.mode not in (*GREYS, *COLOURS):
+            raise ValueError(f"has the pixel format {picture.mode}. Save it as grey or as RGB.")
+        # Pillow cuts colours of 16 bits to 8 without a warning; it reads a PNG of such colours as RGB;16B
+        bits = picture.tag_v2.get(BITSPERSAMPLE, (1,)) if picture.format == "TIFF" else (1,)
+        if picture.mode in COLOURS and (max(bits) > 8 or ";16" in str(picture.tile)):
+            raise ValueError("has colours, or transparency, of more than 8 bits. Save the sequences as .npy or NIfTI.")
+        yield picture
+
+
+def _read_volume(name: str, paths: Sequence[Path], series: str) -> Scan:
     ending = file_ending(paths[0])
+    spacing = grid = None
     if ending == ".npy":
-        stack = volumes.read_array(paths[0])
+        stack = read_array(paths[0])
     elif ending:
-        stack, spacing, grid = volumes.read_nifti(paths[0])
+        stack, spacing, grid = medical.read_volume(paths[0])
     else:
-        stack, spacing, grid = dicom.read_series(source.paths, source.series)
-        paths = [paths[0].parent]
+        stack, spacing, grid = medical.read_series(paths, series)
     digits = len(str(len(stack)))
-    names = [f"{source.name}_{number:0{digits}d}" for number in range(1, len(stack) + 1)]
-    return Scan(source.name, [np.atleast_3d(plane) for plane in stack], names, paths, spacing, grid=grid)
+    names = [f"{name}_{number:0{digits}d}" for number in range(1, len(stack) + 1)]
+    place = paths[0] if ending else paths[0].parent
+    return Scan(name, [np.atleast_3d(plane) for plane in stack], names, [place], spacing, grid=grid)
+
+
+def read_array(path: Path) -> np.ndarray:
+    """Return the slices of a .npy file: [S, H, W], or [S, H, W, C] with 1 or 3 channels.
+
+    Raises: ValueError for any other shape or a larger one; any error of NumPy for a damaged file.
+    """
+    array = np.lib.format.open_memmap(path, mode="r")  # not read yet, and never unpickled
+    if array.ndim == 2 or (array.ndim == 3 and array.shape[2] == CHANNELS):
+        array = array[None]
+    shape = array.shape
+    if len(shape) < 3 or shape[3:] not in ((), (1,), (CHANNELS,)) or 0 in shape:
+        raise ValueError(
+            f"has the shape {shape}. Expected [S, H, W] or [S, H, W, 3] (slices, rows, columns, sequences), or one "
+            "slice of these."
+        )
+    if array.dtype.kind not in "buif":
+        raise ValueError(f"holds values of the type {array.dtype}. Save it with whole or floating point numbers.")
+    check_voxels(count_voxels(*shape[1:3], shape[0] * math.prod(shape[3:])))
+    return np.array(array)
+
+
+# --- Intensities and channels ----------------------------------------------------------------------------------
 
 
 def _refuse_mask(scan: Scan) -> None:
@@ -91,20 +195,18 @@ def _to_eight_bits(scan: Scan) -> None:
     A value that is not finite is no value: it is black, and no percentile counts it. Some programs set NaN outside of
     the brain.
     """
-    deep = {number: plane for number, plane in enumerate(scan.slices) if plane.dtype != np.uint8}
+    deep = {number: plane.astype(np.float32) for number, plane in enumerate(scan.slices) if plane.dtype != np.uint8}
     if not deep:
         return
-    step = -(-sum(plane[..., 0].size for plane in deep.values()) // MOST_SORTED)
-    broken = sum(np.count_nonzero(~np.isfinite(plane.astype(np.float32))) for plane in deep.values())
-    if broken == sum(plane.size for plane in deep.values()):
-        raise ValueError("holds no finite value. Restore it.")
-    if broken:
+    flat = [plane.reshape(-1, plane.shape[2]) for plane in deep.values()]
+    if broken := sum(np.count_nonzero(~np.isfinite(values)) for values in flat):
         scan.notes.append(f"{broken:,} values that are not finite are black")
-    channels = range(next(iter(deep.values())).shape[2])
-    limits = [_limits([plane[..., channel] for plane in deep.values()], step) for channel in channels]
-    low, high = np.array(limits, dtype=np.float32).T  # of each channel
+    step = -(-sum(map(len, flat)) // MOST_SORTED)
+    limits = [_limits([values[:, channel] for values in flat], step) for channel in range(flat[0].shape[1])]
+    if broken == sum(values.size for values in flat):
+        raise ValueError("holds no finite value. Restore it.")
+    low, high = np.array(limits, np.float32).T  # of each channel
     for number, plane in deep.items():
-        plane = plane.astype(np.float32)
         scaled = (plane - low) / np.where(high > low, high - low, 1) * 255
         scan.slices[number] = np.where(np.isfinite(plane), scaled, 0).clip(0, 255).round().astype(np.uint8)
     low, high = (", ".join(f"{value:.4g}" for value in values) for values in (low, high))
@@ -116,14 +218,11 @@ def _to_eight_bits(scan: Scan) -> None:
 
 def _limits(planes: list[np.ndarray], step: int) -> tuple[float, float]:
     """Return PERCENTILES of every `step`th finite value of a channel; up to its highest value if they are equal."""
-    values = np.concatenate([plane.astype(np.float32).ravel()[::step] for plane in planes])
+    values = np.concatenate([plane[::step] for plane in planes])
     values = values[np.isfinite(values)]
-    if not len(values):
-        return 0, 0
-    low, high = np.percentile(values, PERCENTILES)
+    low, high = np.percentile(values, PERCENTILES) if len(values) else (0, 0)
     if high <= low:  # hardly anything but background
-        every = (plane.astype(np.float32) for plane in planes)
-        high = max(np.max(plane, initial=low, where=np.isfinite(plane)) for plane in every)
+        high = max(np.max(plane, initial=low, where=np.isfinite(plane)) for plane in planes)
     return low, high
 
 
@@ -137,49 +236,23 @@ def _to_three_channels(scan: Scan) -> None:
     scan.slices = [np.broadcast_to(plane, (*plane.shape[:2], CHANNELS)) for plane in scan.slices]
 
 
-def read_patient(source: Source) -> tuple[Scan | None, list[str]]:
-    """Return the scan with all its sequences, or None, and problems as text."""
-    scan, problems = read_scan(source)
-    others = {}
-    for channel, paths in source.others.items():
-        others[channel], wrong = read_scan(replace(source, paths=paths, series=""))
-        problems += wrong
-    if scan is None or (problems and others):  # a sequence must not be left out without a word
-        return None, problems
-    scan.notes = [*source.notes, *scan.notes]
-    try:
-        return (combine(scan, others.get(PRE), others.get(POST)) if others else scan), problems
-    except ValueError as error:
-        return None, [str(error)]
-
-
-def combine(flair: Scan, pre: Scan | None, post: Scan | None) -> Scan:
-    """Return FLAIR with the other sequences in its channels; FLAIR stands in for a missing one. Raises: ValueError."""
-    others = [scan for scan in (pre, post) if scan is not None]
-    for scan in (flair, *others):
+def combine(flair: Scan, pre: Scan | None, post: Scan | None) -> None:
+    """Put the other sequences into the channels of FLAIR, which stands in for a missing one. Raises: ValueError."""
+    shape = [plane.shape for plane in flair.slices]
+    for scan in filter(None, (flair, pre, post)):
         if not scan.grey:
             raise ValueError(f"{scan.paths[0]}: holds more than one sequence already. Leave out --pre and --post.")
-        if [plane.shape for plane in scan.slices] != [plane.shape for plane in flair.slices]:
+        if [plane.shape for plane in scan.slices] != shape:
             raise ValueError(f"{_size(scan)}, but {_size(flair)}. Resample the sequences onto FLAIR first.")
-        if scan.grid and flair.grid and not flair.grid.matches(scan.grid, _columns_rows_slices(flair)):
+        if scan.grid and flair.grid and not flair.grid.matches(scan.grid, (len(shape), *shape[0][:2])):
             raise ValueError(f"{scan.paths[0]}: lies elsewhere in space than FLAIR. Register it to FLAIR first.")
-    flair.notes += [
-        f"{name}: {note}"
-        for name, scan in (("pre-contrast", pre), ("post-contrast", post))
-        if scan
-        for note in scan.notes
-    ]
+    for name, scan in (("pre-contrast", pre), ("post-contrast", post)):
+        flair.notes += [f"{name}: {note}" for note in (scan.notes if scan else [])]
     channels = zip((pre or flair).slices, flair.slices, (post or flair).slices, strict=True)
     flair.slices = [np.stack([plane[..., 0] for plane in planes], axis=2) for planes in channels]
     flair.grey = False
-    return flair
 
 
 def _size(scan: Scan) -> str:
-    width, height, slices = _columns_rows_slices(scan)
-    return f"{scan.paths[0]} has {slices} slices of {width}x{height}"
-
-
-def _columns_rows_slices(scan: Scan) -> tuple[int, int, int]:
     height, width = scan.slices[0].shape[:2]
-    return width, height, len(scan.slices)
+    return f"{scan.paths[0]} has {len(scan.slices)} slices of {width}x{height}"

@@ -1,49 +1,32 @@
-"""Scans that are not of the data set: the formats that are read, their limits, and the names of their files.
+"""A scan in memory, the limit of what is read, sizes for the network, and names of files.
 
-The files may come from anyone: only known formats are read, limits are checked before anything is decoded, and nothing
-is unpickled.
+Files may come from anyone: only known formats are read, the size is checked before anything is decoded, and nothing is
+unpickled.
 """
 
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
+import cv2
 import numpy as np
 
+from constants import IMAGE_SIZE
+
+if TYPE_CHECKING:
+    from scans.medical import Grid
+
 PICTURES = {".png": "PNG", ".tif": "TIFF", ".tiff": "TIFF", ".jpg": "JPEG", ".jpeg": "JPEG", ".bmp": "BMP"}
-ENDINGS = (*PICTURES, ".npy", ".nii", ".nii.gz")
-MOST_SIDE = 4096  # rows or columns of a slice; MR has about 1024
-MOST_SLICES = 1024  # of a scan
-MOST_PIXELS = 2**27  # of a scan, each slice padded to a square: 512 slices of 512 x 512
-MOST_BYTES = 640 * 2**20  # of a scan's values: three sequences of 192 slices of 512 x 512 in float32
+NIFTI = (".nii", ".nii.gz")
+ENDINGS = (*PICTURES, ".npy", *NIFTI, ".nrrd", ".nhdr", ".mha", ".mhd")
+MOST_VOXELS = 2**27  # of a scan, slices padded to squares: 512 slices of 512 x 512
 UNSAFE = re.compile(r"[\0-\x1f\x7f\ud800-\udfff]")  # of a name: control characters, bytes that are not UTF-8
-
-
-@dataclass(frozen=True)
-class Source:
-    """The files of one patient.
-
-    Attributes:
-        name: unique among the patients that are read together.
-        paths: the pictures of a folder, the files of a DICOM series, or one array or NIfTI volume.
-        others: the files of further sequences, by their channel; `paths` then is FLAIR.
-        masks: reference masks: one per picture, or one volume; empty without any.
-        series: which DICOM series is meant where a folder holds several.
-        notes: how the files were chosen, for the user.
-    """
-
-    name: str
-    paths: list[Path]
-    others: dict[int, list[Path]] = field(default_factory=dict)
-    masks: list[Path] = field(default_factory=list)
-    series: str = ""
-    notes: list[str] = field(default_factory=list)
 
 
 @dataclass
 class Scan:
-    """The slices of one patient, or the pictures of one folder.
+    """The slices of one patient, read.
 
     Attributes:
         slices: uint8 [H, W, 3] each, channels as in constants.py, from bottom to top where the file says so.
@@ -52,7 +35,7 @@ class Scan:
         spacing: mm between rows, columns, slices; None where unknown.
         notes: what was done to intensities or channels, for the user.
         grey: whether there is one sequence only, which fills all three channels.
-        grid: where the slices of a NIfTI volume or a DICOM series lie (volumes.Grid); None for other formats.
+        grid: where the slices lie in a file of medical images; None for pictures and arrays.
     """
 
     name: str
@@ -62,33 +45,42 @@ class Scan:
     spacing: tuple[float, float, float] | None = None
     notes: list[str] = field(default_factory=list)
     grey: bool = False
-    grid: Any = None
+    grid: "Grid | None" = None
 
 
-def check_side(height: int, width: int) -> None:
-    """Raise ValueError if a slice is larger than any of MR; to be called before it is decoded."""
-    if max(height, width) > MOST_SIDE:
-        raise ValueError(f"is {width:,} x {height:,} pixels large; at most {MOST_SIDE:,} on a side are read.")
+def count_voxels(height: int, width: int, slices: int = 1) -> int:
+    """Return the voxels of slices, each padded to a square of at least the network's size, as they are computed."""
+    return slices * max(height, width, IMAGE_SIZE) ** 2
 
 
-def check_total(slices: int, pixels: int, size: int = 0) -> None:
-    """Raise ValueError if a scan would not fit into memory; to be called before it is decoded.
+def check_voxels(voxels: int) -> None:
+    """Raise ValueError if a scan would not fit into memory; to be called before it is decoded. See count_voxels."""
+    if voxels > MOST_VOXELS:
+        raise ValueError(
+            f"{voxels:,} voxels, slices padded to squares; at most {MOST_VOXELS:,} are read. Use one folder or file "
+            "per patient."
+        )
 
-    Args:
-        pixels: of all slices together, each padded to a square.
-        size: bytes of the values.
-    """
-    for amount, most, unit in (
-        (slices, MOST_SLICES, "slices"),
-        (pixels, MOST_PIXELS, "pixels, each slice padded to a square"),
-        (size, MOST_BYTES, "bytes of values"),
-    ):
-        if amount > most:
-            raise ValueError(f"{amount:,} {unit}; at most {most:,} are read. Use one folder or file per patient.")
+
+def to_network_size(plane: np.ndarray, size: int = IMAGE_SIZE) -> np.ndarray:
+    """Return a slice, padded with black to a square and resized: uint8 [H, W, 3] -> [size, size, 3]."""
+    height, width = plane.shape[:2]
+    side = max(height, width)
+    top, left = (side - height) // 2, (side - width) // 2
+    plane = np.pad(plane, ((top, side - height - top), (left, side - width - left), (0, 0)))
+    return cv2.resize(plane, (size, size), interpolation=cv2.INTER_AREA if side > size else cv2.INTER_LINEAR)
+
+
+def to_original_size(logits: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Return logits at the size of the slice, without the padding: float32 [size, size] -> [height, width]."""
+    side = max(height, width)
+    top, left = (side - height) // 2, (side - width) // 2
+    logits = cv2.resize(logits, (side, side), interpolation=cv2.INTER_LINEAR)
+    return logits[top : top + height, left : left + width]
 
 
 def file_ending(path: Path) -> str:
-    """Return the ending that says how to read a file, such as .png or .nii.gz; empty for any other file."""
+    """Return the ending that says how to read a file, such as .png or .nii.gz; empty for DICOM and any other file."""
     return next((ending for ending in ENDINGS if path.name.lower().endswith(ending)), "")
 
 

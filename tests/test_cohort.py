@@ -1,17 +1,15 @@
-"""Whole cohorts: which files are one patient's, how patients are named, and what is taken for which sequence."""
+"""Whole cohorts: which files are one patient's, how patients are named, and which file is taken for which sequence."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from constants import POST, PRE
-from scans.cohort import find_sources
-from scans.names import kind_of
-from scans.scan import Source
+from constants import FLAIR, POST, PRE
+from scans.cohort import MASK, OTHER, Patient, find_patients, kind_of
 
-nibabel = pytest.importorskip("nibabel")
 STANDS_IN = "; FLAIR stands in for post-contrast"
 
 
@@ -23,66 +21,102 @@ def touch(folder: Path, *names: str) -> Path:
     return folder
 
 
-def found(*inputs: Path, **options: str) -> dict[str, Source]:
+def found(*inputs: Path, **patterns: str) -> dict[str, Patient]:
     """Return the patients of inputs in which nothing is wrong."""
-    sources, problems = find_sources(inputs, **options)
+    patients, problems = find_patients(
+        inputs, {{"pre": PRE, "post": POST}.get(k, MASK): v for k, v in patterns.items()}
+    )
     assert problems == []
-    return {source.name: source for source in sources}
+    return {patient.name: patient for patient in patients}
 
 
-def test_the_folder_above_by_two_dots(tmp_path, monkeypatch):
-    (tmp_path / "p1" / "sub").mkdir(parents=True)
-    Image.new("L", (8, 8)).save(tmp_path / "p1" / "1.png")
-    monkeypatch.chdir(tmp_path / "p1" / "sub")
-    assert list(found(Path(".."))) == ["p1"]
+def files(patient: Patient) -> dict[str, list[str]]:
+    """Return the names of a patient's files."""
+    names = {FLAIR: "flair", PRE: "pre", POST: "post", MASK: "mask"}
+    return {names[kind]: [path.name for path in paths] for kind, paths in patient.files.items()}
 
 
-def of(source: Source) -> tuple[list[str], dict[int, list[str]], list[str]]:
-    """Return the names of a patient's files: of the stack to segment, of other sequences, of masks."""
-    others = {channel: [path.name for path in paths] for channel, paths in source.others.items()}
-    return [path.name for path in source.paths], others, [path.name for path in source.masks]
+def test_files_are_grouped_into_patients(tmp_path):
+    folder = touch(tmp_path / "all", "1_10.png", "1_9.tif", "1_9_mask.tif", "notes.txt", ".hidden.png", "x_overlay.png",
+                   "b/1.jpg", ".cache/1.png", "a/x.nii.gz", "a/deep/1.png", "b/X.npy", "c/s.nrrd")  # fmt: skip
+    (folder / "loop.png").symlink_to("loop.png")
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(folder / "pipe.png")  # opening it would wait for ever
+    patients, problems = find_patients([folder, folder / "1_10.png", folder / "notes.txt", folder / "no.png"])
+    assert [(patient.name, files(patient)) for patient in patients] == [
+        ("all", {"flair": ["1_9.tif", "1_10.png"], "mask": ["1_9_mask.tif"]}), ("a_x", {"flair": ["x.nii.gz"]}),
+        ("a_deep", {"flair": ["1.png"]}), ("b", {"flair": ["1.jpg"]}), ("b_X", {"flair": ["X.npy"]}),
+        ("c_s", {"flair": ["s.nrrd"]}),
+    ]  # fmt: skip
+    assert [problem.split(": ")[1][:12] for problem in problems] == ["nothing to r", "no such file"]
+
+
+# --- Names -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("files", "names"),
+    ("name", "whose", "kind"),
+    [
+        ("x_flair", "x", FLAIR), ("x-t2f", "x", FLAIR), ("x_T2_FLAIR", "x", FLAIR), ("p1_fla", "p1", FLAIR),
+        ("FLAIR_x", "x", FLAIR), ("113-02-FLAIR_processed_reg", "113-02_processed_reg", FLAIR),
+        ("x_t1", "x", PRE), ("x-t1n", "x", PRE), ("sub-1_ses-2_T1w", "sub-1_ses-2", PRE), ("pre", "", PRE),
+        ("T1_to_FLAIR", "", PRE), ("sub-1_space-FLAIR_T1w", "sub-1", PRE),
+        ("x_t1ce", "x", POST), ("x-t1c", "x", POST), ("x_ce-GAD_T1w", "x", POST), ("T1_post_x", "x", POST),
+        ("t1-gd", "", POST), ("post", "", POST), ("x_post-contrast", "x", POST),
+        ("x_t2w", "x", OTHER), ("adc", "", OTHER), ("x_pd", "x", OTHER), ("flair_brain_mask", "flair_brain", OTHER),
+        ("brainmask", "", OTHER), ("x_seg", "x", MASK), ("x.seg", "x", MASK), ("mask_x_flair", "x_flair", MASK),
+        ("x_flair_mask_reader2", "x_flair", MASK), ("labelsTr", "", MASK), ("p7_GOLD_STANDARD", "p7", MASK),
+    ],
+)  # fmt: skip
+def test_names_say_a_sequence_or_a_mask(name, whose, kind):
+    assert kind_of(name) == (whose, kind)
+
+
+@pytest.mark.parametrize("name", ["scan", "p_post", "P1_pre", "TCGA_CS_4941_19960909", "flair2", "reflair", "T1b",
+                                  "pre_x", "PD_12", "GT_003", "unmasked", "segment"])  # fmt: skip
+def test_names_that_say_neither(name):
+    assert kind_of(name) == (name, None)
+
+
+@pytest.mark.parametrize(
+    ("names", "patients"),
     [
         (["a/flair.nii.gz", "b/flair.nii.gz"], ["a", "b"]),
         (["P1/FLAIR/1.png", "P1/FLAIR/2.png", "P2/FLAIR/1.png"], ["P1", "P2"]),
-        (["sub-01/anat/sub-01_FLAIR.nii.gz", "sub-02/anat/sub-02_FLAIR.nii.gz"], ["sub-01", "sub-02"]),
         (["sub-01/ses-1/anat/sub-01_ses-1_FLAIR.nii.gz", "sub-01/ses-2/anat/sub-01_ses-2_FLAIR.nii.gz"],
          ["sub-01_ses-1", "sub-01_ses-2"]),
         (["BraTS20_001/BraTS20_001_flair.nii", "BraTS20_002/BraTS20_002_flair.nii"], ["BraTS20_001", "BraTS20_002"]),
         (["flair/p1.nii.gz", "flair/p2.nii.gz", "t1/p1.nii.gz"], ["p1", "p2"]),
         (["site_1/p/flair.npy", "site_2/p/flair.npy"], ["site_1_p", "site_2_p"]),
-        (["a/x.npy", "a/x.nii.gz"], ["a_x.npy", "a_x.nii.gz"]),
         (["p1.npy", "p10.npy", "P1/p10.npy"], ["p1", "p10", "P1_p10"]),
+        (["kaggle_3m/TCGA_1/TCGA_1_1.tif", "kaggle_3m/TCGA_1/TCGA_1_1_mask.tif"], ["kaggle_3m_TCGA_1"]),
     ],
     ids=lambda value: value[0],
 )  # fmt: skip
-def test_patients_are_named_by_their_place(tmp_path, files, names):
-    folder = touch(tmp_path / "coh", *files)
-    assert set(found(folder)) == set(names)
-    if "x.npy" not in files[0]:
-        alone = touch(tmp_path / "other" / "coh", files[0])
-        assert list(found(alone)) == names[:1]  # whoever else is there
+def test_patients_are_named_by_their_place(tmp_path, names, patients):
+    assert set(found(touch(tmp_path / "coh", *names))) == set(patients)
+    alone = touch(tmp_path / "other" / "coh", names[0])
+    assert list(found(alone)) == patients[:1]  # whoever else is there
 
 
-def test_names_that_say_little_name_a_patient_only_where_nothing_else_does(tmp_path):
-    folder = touch(tmp_path / "coh", "a/scan.nii", "b/nifti/scan.nii", "c/images/1.png", "scan.nii", "anat/t1.nii")
-    assert list(found(folder)) == ["scan", "a", "coh", "b", "c"]
-    assert list(found(folder / "a" / "scan.nii", folder / "scan.nii")) == ["a_scan", "coh_scan"]
-    assert list(found(folder / "c" / "images" / "1.png")) == list(found(folder / "c" / "images")) == ["images"]
+def test_names_that_say_little_name_a_patient_only_where_nothing_else_does(tmp_path, monkeypatch):
+    folder = touch(tmp_path / "coh", "a/scan.nii", "b/nifti/scan.nii", "c/images/1.png", "anat/t1.nii")
+    assert list(found(folder)) == ["a", "coh", "b", "c"]
+    assert list(found(folder / "c" / "images" / "1.png")) == list(found(folder / "c" / "images")) == ["c"]
+    (folder / "c" / "sub").mkdir()
+    monkeypatch.chdir(folder / "c" / "sub")
+    assert list(found(Path(".."))) == ["c"]
 
 
 def test_files_that_are_named_one_by_one_are_named_alike(tmp_path):
-    folder = touch(tmp_path, "a/flair.nii.gz", "b/flair.nii.gz", "b/t1.nii.gz", "a/x.npy", "b/x.npy")
+    folder = touch(tmp_path, "a/flair.nii.gz", "b/flair.nii.gz", "b/t1.nii.gz", "a/x.npy", "b/x.npy", "b/x.nii")
     assert list(found(folder / "b" / "flair.nii.gz")) == list(found(folder / "b" / "t1.nii.gz")) == ["b"]
     both = found(*sorted(folder.glob("*/*.nii.gz")))
-    assert {name: of(source) for name, source in both.items()} == {
-        "a": (["flair.nii.gz"], {}, []),
-        "b": (["flair.nii.gz"], {PRE: ["t1.nii.gz"]}, []),
+    assert {name: files(patient) for name, patient in both.items()} == {
+        "a": {"flair": ["flair.nii.gz"]},
+        "b": {"flair": ["flair.nii.gz"], "pre": ["t1.nii.gz"]},
     }
-    assert list(found(*sorted(folder.glob("*/x.npy")))) == ["a_x", "b_x"]
+    assert list(found(*sorted(folder.glob("*/x.n*")))) == ["x", "b_x", "x_2"]
 
 
 @pytest.mark.parametrize(
@@ -92,18 +126,15 @@ def test_files_that_are_named_one_by_one_are_named_alike(tmp_path):
         ("x-t2f.nii", "x-t1n.nii", "x-t1c.nii", "x-seg.nii", "x-t2w.nii"),  # BraTS from 2023
         ("x_FLAIR.nii", "x_T1w.nii", "x_ce-GAD_T1w.nii", "x_dseg.nii", "x_T2w.nii"),  # BIDS
         ("FLAIR.npy", "T1.npy", "T1_post.npy", "FLAIR_mask.npy", "T2.npy"),
-        ("flair.npy", "pre.npy", "post.npy", "mask.npy", "dwi.npy"),
-        ("T2_FLAIR_x.npy", "T1_x.npy", "T1_post_x.npy", "seg-x_flair.npy", "T2_x.npy"),
-        ("x_flair.npy", "x_t1.npy", "x_t1ce.npy", "x_segmentation.npy", "x_dwi.npy"),
-        ("x_flair.npy", "x_pre-contrast.npy", "x_post-contrast.npy", "x_GT.npy", "x_pd.npy"),
+        ("fla.nrrd", "pre.nrrd", "post.nrrd", "Segmentation.seg.nrrd", "dwi.nrrd"),  # 3D Slicer
+        ("T2_FLAIR_x.npy", "T1_x.npy", "T1_post_x.npy", "seg-x_flair.npy", "flair_brain_mask.npy"),
     ],
 )
 def test_the_sequences_of_a_patient_belong_together_and_no_mask_is_segmented(tmp_path, flair, pre, post, seg, unused):
-    folder = touch(tmp_path / "coh", *(f"x/{name}" for name in (flair, pre, post, seg, unused)))
-    (source,) = found(folder).values()
-    assert source.name == "x" and of(source) == ([flair], {PRE: [pre], POST: [post]}, [seg])
-    assert source.notes == [
-        f"sequences: pre-contrast {pre} (by its name), FLAIR {flair}, post-contrast {post} (by its name)",
+    (patient,) = found(touch(tmp_path / "coh", *(f"x/{name}" for name in (flair, pre, post, seg, unused)))).values()
+    assert patient.name == "x" and files(patient) == {"flair": [flair], "pre": [pre], "post": [post], "mask": [seg]}
+    assert patient.notes == [
+        f"sequences: pre-contrast {pre}, FLAIR {flair}, post-contrast {post}",
         f"not used: {unused}",
     ]
 
@@ -117,56 +148,41 @@ def test_of_a_bids_data_set_the_scans_as_taken_are_read(tmp_path):
     assert list(found(folder)) == ["sub-1"] and list(found(folder / "derivatives")) == ["prep_sub-1_desc-x"]
 
 
-def test_names_that_say_no_sequence():
-    for name in (
-        "scan",
-        "p_post",
-        "P1_pre",
-        "TCGA_CS_4941_19960909",
-        "x_1",
-        "flair2",
-        "reflair",
-        "T1b",
-        "pre_x",
-        "GT_1",
-    ):
-        assert kind_of(name) == (name, None)
-
-
 def test_a_set_of_nnunet_says_in_its_dataset_json_which_channel_is_which(tmp_path):
-    files = [f"imagesTr/p{n}_000{channel}.nii.gz" for n in (1, 2) for channel in range(4)]
-    folder = touch(tmp_path / "Dataset1_x", *files, "labelsTr/p1.nii.gz", "labelsTr/p2.nii.gz")
+    names = [f"imagesTr/p{n}_000{channel}.nii.gz" for n in (1, 2) for channel in range(4)]
+    folder = touch(tmp_path / "Dataset1_x", *names, "labelsTr/p1.nii.gz")
     assert len(found(folder / "imagesTr")) == 8  # numbers alone may be those of patients
-    names = {"0": "T1", "1": "T1ce", "2": "T2", "3": "Flair"}
-    other = touch(tmp_path / "Dataset2_x", *files, "labelsTr/p1.nii.gz")
-    (other / "dataset.json").write_text(json.dumps({"channel_names": names}))
-    sources = found(other)
-    files = ["p1_0003.nii.gz"], {PRE: ["p1_0000.nii.gz"], POST: ["p1_0001.nii.gz"]}, ["p1.nii.gz"]
-    assert list(sources) == ["p1", "p2"] and of(sources["p1"]) == files and of(sources["p2"])[2] == []
+    other = touch(tmp_path / "Dataset2_x", *names, "labelsTr/p1.nii.gz")
+    (other / "dataset.json").write_text(
+        json.dumps({"channel_names": {"0": "T1", "1": "T1ce", "2": "T2", "3": "Flair"}})
+    )
+    patients = found(other)
+    expected = {"flair": ["p1_0003.nii.gz"], "pre": ["p1_0000.nii.gz"], "post": ["p1_0001.nii.gz"]}
+    assert list(patients) == ["p1", "p2"] and files(patients["p1"]) == expected | {"mask": ["p1.nii.gz"]}
+    assert "mask" not in files(patients["p2"])
 
 
-def test_masks_and_what_other_programs_leave_are_passed_over(tmp_path):
+def test_masks_and_what_other_programs_and_this_one_leave_are_passed_over(tmp_path):
     folder = touch(tmp_path / "P1", "P1_1.tif", "P1_1_mask.tif", "P1_2.tif", "P1_2_overlay.png", "@eaDir/P1_1.tif",
-                   "lost+found/P1_1.tif", "__MACOSX/P1_1.tif", "Thumbs.db")  # fmt: skip
-    (source,) = found(folder).values()
-    assert of(source) == (["P1_1.tif", "P1_2.tif"], {}, ["P1_1_mask.tif"])
-    touch(tmp_path / "only", "a/x_seg.nii", "masks/1.png")
-    sources, problems = find_sources([tmp_path / "only"])
-    assert sources == [] and len(problems) == 1 and "no image that is not a mask by its name" in problems[0]
+                   "Thumbs.db", "out/slices.csv", "out/patients.csv", "out/P1/P1_mask.npy")  # fmt: skip
+    (patient,) = found(folder).values()
+    assert files(patient) == {"flair": ["P1_1.tif", "P1_2.tif"], "mask": ["P1_1_mask.tif"]}
+    patients, problems = find_patients([touch(tmp_path / "only", "a/x_seg.nii", "masks/1.png")])
+    assert patients == [] and len(problems) == 1 and "no image that is not a mask by its name" in problems[0]
 
 
 def test_a_folder_that_links_to_itself_is_read_once(tmp_path):
     folder = touch(tmp_path / "coh", "a/flair.nii")
     (folder / "a" / "again").symlink_to(folder)
     (tmp_path / "linked").mkdir()
-    (tmp_path / "linked" / "b").symlink_to(folder / "a")  # as download_data.py links patients
+    (tmp_path / "linked" / "b").symlink_to(folder / "a")
     assert list(found(folder)) == ["a"] and list(found(tmp_path / "linked")) == ["b"]
 
 
 def test_a_patient_without_flair_is_named_and_the_others_are_read(tmp_path):
     folder = touch(tmp_path, "a/flair.nii", "b/t1.nii", "b/t1ce.nii", "c/t1.nii", "c/t1n.nii", "c/flair.nii")
-    sources, problems = find_sources([folder])
-    assert [source.name for source in sources] == ["a"]
+    patients, problems = find_patients([folder])
+    assert [patient.name for patient in patients] == ["a"]
     assert problems[0].startswith(f"{folder / 'b'}: no FLAIR") and "beside t1.nii, t1ce.nii" in problems[0]
     assert "t1.nii and t1n.nii are both pre-contrast. Name one with --pre" in problems[1]
 
@@ -174,75 +190,72 @@ def test_a_patient_without_flair_is_named_and_the_others_are_read(tmp_path):
 # --- Patterns and tables ---------------------------------------------------------------------------------------
 
 
-def test_a_pattern_names_a_sequence_of_each_patient(tmp_path):
+def test_a_pattern_names_a_sequence_or_the_mask_of_each_patient(tmp_path):
     apart = touch(tmp_path / "apart", "a/main.nii", "a/early.nii", "b/main.nii", "b/early.nii", "b/early.json")
-    sources = found(apart, pre="early*")
-    assert {name: of(source)[1] for name, source in sources.items()} == {
-        "a_main": {PRE: ["early.nii"]}, "b_main": {PRE: ["early.nii"]}
+    patients = found(apart, pre="early*")
+    assert {name: files(patient)["pre"] for name, patient in patients.items()} == {
+        "a_main": ["early.nii"], "b_main": ["early.nii"]
     }  # fmt: skip
-    assert sources["a_main"].notes == [f"sequences: pre-contrast early.nii (--pre), FLAIR main.nii{STANDS_IN}"]
-    flat = touch(tmp_path / "flat", *(f"p{n}_{kind}.nii" for n in (1, 10) for kind in ("flair", "early", "late", "t1")))
-    assert {name: of(source)[1] for name, source in found(flat, pre="*_early*", post="*late.nii").items()} == {
-        "p1": {PRE: ["p1_early.nii"], POST: ["p1_late.nii"]}, "p10": {PRE: ["p10_early.nii"], POST: ["p10_late.nii"]}
-    }  # fmt: skip
-    folders = touch(tmp_path / "folders", "P1/FLAIR/1.png", "P1/early/1.png")
-    assert of(found(folders, pre="ear*")["P1"]) == (["1.png"], {PRE: ["1.png"]}, [])
+    assert patients["a_main"].notes == [f"sequences: pre-contrast early.nii, FLAIR main.nii{STANDS_IN}"]
+    kinds = ("flair", "early", "late", "t1", "drawn")
+    flat = touch(tmp_path / "flat", *(f"p{n}_{kind}.nii" for n in (1, 10) for kind in kinds))
+    assert {n: files(p) for n, p in found(flat, pre="*_early*", post="*late.nii", mask="*_drawn.nii").items()} == {
+        n: {
+            "flair": [f"{n}_flair.nii"],
+            "pre": [f"{n}_early.nii"],
+            "post": [f"{n}_late.nii"],
+            "mask": [f"{n}_drawn.nii"],
+        }
+        for n in ("p1", "p10")
+    }
+    pictures = touch(tmp_path / "P1", "1.png", "1_m.png", "2.png", "2_m.png")
+    assert files(found(pictures, mask="*_m.png")["P1"]) == {"flair": ["1.png", "2.png"], "mask": ["1_m.png", "2_m.png"]}
     (apart / "b" / "early.nii").unlink()
-    sources, problems = find_sources([apart], pre="early*.nii")
-    assert [source.name for source in sources] == ["a_main"]
+    patients, problems = find_patients([apart], {PRE: "early*.nii"})
+    assert [patient.name for patient in patients] == ["a_main"]
     assert problems == [
-        f"{apart / 'b' / 'main.nii'}: no file matches --pre early*.nii beside it. Name a pattern that fits one for "
-        "each patient, or list the files of each patient in a table (patient,flair,pre,post)."
+        f"{apart / 'b' / 'main.nii'}: no files match early*.nii beside it. Name a pattern that fits one for each "
+        "patient, or list the files of each patient in a table (patient,flair,pre,post,mask)."
     ]
-    none = touch(tmp_path / "none", "s1_fl.nii", "s1_a.nii", "s2_fl.nii", "s2_a.nii")
-    assert {n: of(source)[1] for n, source in found(none, pre="*_a.nii").items()} == {
-        "s1_fl": {PRE: ["s1_a.nii"]}, "s2_fl": {PRE: ["s2_a.nii"]}
-    }  # fmt: skip
-    none = touch(tmp_path / "none more", "one.nii", "x_a.nii", "y_a.nii")
-    _, problems = find_sources([none], pre="*_a.nii")
-    assert "one.nii: 2 files match --pre *_a.nii beside it, none of them named one. Name a pattern" in problems[0]
+    (flat / "p10_early.nii").unlink()
+    assert [patient.name for patient in find_patients([flat], {PRE: "*_early*"})[0]] == ["p1"]  # p10 takes none of p1
 
 
-@pytest.mark.parametrize(("mark", "comma", "end"), [("", ",", "\n"), ("\ufeff", ";", "\r\n"), ("", ";", "\n")])
+def test_one_patient_takes_the_files_that_options_name(tmp_path):
+    folder = touch(tmp_path, "P1/scan.nii", "other/early.nii", "P2/scan.nii")
+    pre = str(folder / "other" / "early.nii")
+    assert files(found(folder / "P1", pre=pre)["P1"]) == {"flair": ["scan.nii"], "pre": ["early.nii"]}
+    assert find_patients([folder / "P1"], {PRE: "no.nii"})[1] == ["no.nii: no such file or folder. Name another."]
+    patients, problems = find_patients([folder / "P1", folder / "P2"], {PRE: pre})
+    assert patients == [] and "is the file of one patient, but there are 2. Name a pattern" in problems[0]
+
+
+@pytest.mark.parametrize(("mark", "comma", "end"), [("", ",", "\n"), ("\ufeff", ";", "\r\n")])
 def test_a_table_lists_the_files_of_each_patient(tmp_path, mark, comma, end):
     touch(tmp_path, "in/1.nii", "in/2.nii", "in/3.nii", "in/4.nii", "in/3_late.nii", "slices/1.png", "slices/2.png")
     rows = ["patient,flair,pre,post,mask", "one,in/1.nii,in/2.nii,,in/4.nii", "two,in/3.nii,,,", "$x,slices,,,"]
     table = tmp_path / "cohort.csv"
     table.write_text(mark + end.join(row.replace(",", comma) for row in rows) + end, newline="", encoding="utf-8")
-    sources = found(table)
-    assert {name: of(source) for name, source in sources.items()} == {
-        "one": (["1.nii"], {PRE: ["2.nii"]}, ["4.nii"]),
-        "two": (["3.nii"], {}, []),
-        "$x": (["1.png", "2.png"], {}, []),
+    assert {name: files(patient) for name, patient in found(table).items()} == {
+        "one": {"flair": ["1.nii"], "pre": ["2.nii"], "mask": ["4.nii"]},
+        "two": {"flair": ["3.nii"]},
+        "$x": {"flair": ["1.png", "2.png"]},
     }
-    assert sources["one"].notes == [f"sequences: pre-contrast 2.nii (in the table), FLAIR 1.nii{STANDS_IN}"]
-    table.write_text("patient,flair,t1\none,in/1.nii,in/2.nii\n")
-    assert found(table)["one"].notes == ["not used: column t1"]
-
-
-def test_a_pattern_fills_the_empty_cells_of_a_table(tmp_path):
-    touch(tmp_path, "1_flair.nii", "1_early.nii", "2_flair.nii", "2_early.nii")
-    (tmp_path / "cohort.csv").write_text("patient,flair,pre\na,1_flair.nii,2_early.nii\nb,2_flair.nii,\n")
-    sources = found(tmp_path / "cohort.csv", pre="*_early.nii")
-    assert [source.notes for source in sources.values()] == [
-        ["sequences: pre-contrast 2_early.nii (in the table), FLAIR 1_flair.nii" + STANDS_IN],
-        ["sequences: pre-contrast 2_early.nii (--pre), FLAIR 2_flair.nii" + STANDS_IN],
-    ]
 
 
 def test_mistakes_in_a_table_are_named_with_their_line(tmp_path):
     touch(tmp_path, "1.nii")
     table = tmp_path / "cohort.csv"
     table.write_text("patient,flair,pre\n../x,1.nii,\na,1.nii,\nA,1.nii,\nb,no.nii,\nc,1.nii,no.nii\n")
-    sources, problems = find_sources([table])
-    assert [source.name for source in sources] == ["a"]
+    patients, problems = find_patients([table])
+    assert [patient.name for patient in patients] == ["a"]
     starts = [problem.removeprefix(f"{table}, line ") for problem in problems]
-    assert [start[:2] for start in starts] == ["2:", "4:", "5:", "6:"] and all(
-        "no.nii: no such" in s for s in starts[2:]
-    )
-    table.write_text("patient,flair\n\n\nb,no.nii\n")
-    assert find_sources([table])[1][0].startswith(f"{table}, line 4: ")
-    table.write_text("patient,flair\nb,1.nii\n", encoding="utf-16")
-    assert "Save it as CSV in UTF-8, with the columns patient, flair." in find_sources([table])[1][0]
+    assert [start[:2] for start in starts] == ["2:", "4:", "5:", "6:"]
+    assert all("no.nii: no such" in start for start in starts[2:])
     table.write_text("patient,image\na,1.nii\n")
-    assert "has no column flair" in find_sources([table])[1][0]
+    assert "has no column flair" in find_patients([table])[1][0]
+
+
+def test_a_real_folder_of_pictures_is_one_patient(tmp_path):
+    Image.new("L", (8, 8)).save(tmp_path / "1.png")
+    assert list(found(tmp_path / "1.png")) == list(found(tmp_path))

@@ -13,7 +13,7 @@ MAY_IMPORT = {  # of our own modules, besides the room itself
     "unet": set(),
     "hubconf": set(),
     "dataset": {"constants", "utils"},
-    "scans": {"constants", "utils", "storage.owned_folder"},
+    "scans": {"constants", "utils"},
     "storage": BASE | {"dataset"},
     "evaluation": BASE | {"dataset", "storage"},
     "training": BASE | {"dataset", "evaluation.metrics"},

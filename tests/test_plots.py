@@ -12,7 +12,7 @@ from PIL import Image
 
 from constants import SYNTHETIC_NOTICE
 from reporting import panels, plots
-from scans.display import GREEN, MASK_COLOR, PREDICTION_COLOR
+from scans.show import GREEN, MASK_COLOR, PREDICTION_COLOR
 from storage.run_folder import RunFolder
 
 PATIENTS = pd.DataFrame(

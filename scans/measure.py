@@ -1,0 +1,106 @@
+"""Areas and volumes of a scan's masks: rows of the per-slice and the per-patient table, and in words."""
+
+import contextlib
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from scans.scan import Scan, safe_name, stem
+from utils import UserError, is_unsafe_path, read_csv, write_text
+
+SLICES, PATIENTS = "slices.csv", "patients.csv"
+COLUMNS = {
+    SLICES: ("patient", "slice", "height", "width", "lesion_pixels", "lesion_mm2", "lesion_mm3", "reference_pixels",
+             "true_positive", "dice", "source"),
+    PATIENTS: ("patient", "slices", "lesion_slices", "lesion_pixels", "lesion_mm3", "largest_slice", "reference_pixels",
+               "true_positive", "dice", "source"),
+}  # fmt: skip
+WRITTEN = ("mask", "probability", "overlay")  # end the names of a patient's files
+Row = dict[str, Any]  # by column; what is not known is missing
+
+
+def measure(scan: Scan, masks: Sequence[np.ndarray], references: Sequence[np.ndarray] | None) -> list[Row]:
+    """Return a row for each slice: area in pixels and mm², volume in mm³, where the spacing is known.
+
+    With reference masks also their pixels, those of them that are predicted, and the Dice.
+    """
+    rows = []
+    for n, mask in enumerate(masks):
+        row = {"patient": scan.name, "slice": scan.names[n], "height": mask.shape[0], "width": mask.shape[1]}
+        row["lesion_pixels"] = pixels = int(mask.sum())
+        if scan.spacing:
+            height, width, between = scan.spacing
+            row |= {"lesion_mm2": pixels * height * width, "lesion_mm3": pixels * height * width * between}
+        if references is not None:
+            row |= {"reference_pixels": int(references[n].sum()), "true_positive": int((mask & references[n]).sum())}
+            row["dice"] = dice(row)
+        rows.append(row | {"source": safe_name(str(scan.paths[n if len(scan.paths) == len(masks) else 0]))})
+    return rows
+
+
+def sum_up(rows: list[Row]) -> Row:
+    """Return the row of a patient: slices, slices with lesion, sums, and the slice with the largest area."""
+    largest = max(rows, key=lambda row: row["lesion_pixels"])
+    total = {"patient": rows[0]["patient"], "slices": len(rows)}
+    total["lesion_slices"] = sum(row["lesion_pixels"] > 0 for row in rows)
+    for name in ("lesion_pixels", "lesion_mm3", "reference_pixels", "true_positive"):
+        if name in rows[0]:
+            total[name] = sum(row[name] for row in rows)
+    total["largest_slice"] = largest["slice"] if largest["lesion_pixels"] else ""
+    if "reference_pixels" in total:
+        total["dice"] = dice(total)
+    sources = {row["source"] for row in rows}
+    return total | {"source": rows[0]["source"] if len(sources) == 1 else str(Path(rows[0]["source"]).parent)}
+
+
+def dice(row: Row) -> float:
+    """Return the Dice of a row with pixels of masks and references. Empty against empty is 1."""
+    both = row["lesion_pixels"] + row["reference_pixels"]
+    return 2 * row["true_positive"] / both if both else 1.0
+
+
+def describe(total: Row) -> list[str]:
+    """Return a patient's row in words."""
+    volume = f" = {total['lesion_mm3'] / 1000:,.1f} ml" if "lesion_mm3" in total else ""
+    lesion = f"{total['lesion_slices']} of {total['slices']} slices with lesion, {total['lesion_pixels']:,} px{volume}"
+    if "dice" not in total:
+        return [lesion]
+    return [lesion, f"Dice {total['dice']:.3f} with the reference mask of {total['reference_pixels']:,} px"]
+
+
+def caption(row: Row) -> str:
+    """Return the line below a slice: its name without that of the patient, and the predicted area, if any."""
+    area = f"{row['lesion_mm2']:,.0f} mm²" if "lesion_mm2" in row else f"{row['lesion_pixels']:,} px"
+    name = row["slice"].removeprefix(row["patient"]).lstrip("_") or row["slice"]
+    return f"{name}   {area}" if row["lesion_pixels"] else name
+
+
+# --- Tables: appended to after each patient --------------------------------------------------------------------
+
+
+def begin_tables(out: Path) -> None:
+    """Begin both tables. Of an earlier prediction, remove the files of the patients in its tables: no masks of two."""
+    with contextlib.suppress(UserError):  # no table, or one that was damaged
+        rows = read_csv(out / SLICES, ["patient", "slice"])
+        names = {f"{name}_{ending}" for name in (*rows["patient"], *rows["slice"]) for ending in WRITTEN}
+        for patient in {name for name in rows["patient"] if not is_unsafe_path(name) and (out / name).is_dir()}:
+            for path in (out / patient).iterdir():
+                if stem(path) in names:
+                    path.unlink()
+    for name, columns in COLUMNS.items():
+        write_text(out / name, ",".join(columns) + "\n")
+
+
+def append(out: Path, rows: list[Row], total: Row) -> None:
+    """Append the rows of a patient to both tables, numbers with six decimals, what is not known as an empty cell."""
+    for name, own in ((SLICES, rows), (PATIENTS, [total])):
+        text = io.StringIO()
+        table = csv.DictWriter(text, COLUMNS[name], lineterminator="\n")
+        for row in own:
+            table.writerow({key: f"{value:.6f}" if isinstance(value, float) else value for key, value in row.items()})
+        with open(out / name, "a", encoding="utf-8", newline="") as file:
+            file.write(text.getvalue())
