@@ -351,6 +351,9 @@ def leaves_folder(text: str) -> bool:
     return posix.is_absolute() or bool(windows.anchor) or ".." in windows.parts or "\0" in text
 
 
+is_unsafe_path = leaves_folder
+
+
 def parallel_map(work: Callable[[Any], Any], items: Iterable[Any]) -> list:
     """Return the result of each call, in order, computed on all cores.
 

@@ -172,7 +172,7 @@ def make_patient(seed: int, number: int, slices: int | None = None) -> tuple[np.
         real, imaginary = level * rng.standard_normal((2, *signal.shape), dtype=np.float32)
         images[..., channel] = np.minimum(np.hypot(signal + real, imaginary), 255)
     if kind == "one sequence missing":
-        images[..., rng.choice((PRE, POST))] = images[..., FLAIR]
+        images[..., POST if number % 3 else PRE] = images[..., FLAIR]
     pen = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (7, 7))  # no reader outlines specks
     return images, np.stack([cv2.morphologyEx(plane, cv2.MORPH_OPEN, pen) for plane in np.uint8(tumour > 0)])
 
