@@ -43,7 +43,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @functools.cache
 def draw_patient(number: int) -> tuple[np.ndarray, np.ndarray]:
-    """Two slices with tumour and two without: uint8 [4, 256, 256, 3] and [4, 256, 256]."""
+    """Two slices with tumour, each before one without: uint8 [4, 256, 256, 3] and [4, 256, 256]."""
     images, masks = synthetic.make_patient(SYNTHETIC_SEED, number + 2, slices=7)
     largest = masks.sum((1, 2)).argsort()[::-1]
     rows = largest[[0, -1, 1, -2]]
