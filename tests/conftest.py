@@ -4,7 +4,6 @@ import functools
 import importlib
 import os
 import shutil
-import signal
 from pathlib import Path
 
 import numpy as np
@@ -23,15 +22,9 @@ from utils import run_script
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 ROOT = Path(__file__).parents[1]
 QUICK = ("--width", 2, "--batch-size", 4, "--device", "cpu")  # options of train_model.py
-PLAIN = {"normalisation": "plain", "neighbours": 0, "crop": False, "resolution": 1.0}
-PLAIN |= {"flips": False}  # both are `input` of the reference recipe
+PLAIN = {"normalisation": "plain", "neighbours": 0, "crop": False, "resolution": 1.0, "tta_flip": False}  # `input`
 torch.set_num_threads(1)  # one process per core runs the tests; and the same sums in the same order everywhere
-SLOWEST = (
-    "test_walk",
-    "test_notebooks",
-    "test_report",
-    "test_compare",
-)  # start first, so that no core waits at the end
+SLOWEST = ("test_walk", "test_notebooks", "test_report", "test_compare")  # first, so that no core waits at the end
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -114,10 +107,9 @@ def box(*places: tuple[int, int, int, int], size: int = 256) -> np.ndarray:
 
 def save_checkpoint(run: RunFolder, model: UNet, record: dict, config: dict) -> Path:
     """Write a checkpoint as training does; `record` has the epoch and its metrics."""
-    with run.locked():
-        checkpoints.Writer(run, model, torch.optim.Adam(model.parameters()), config).save_epoch(
-            {"resolution": 1.0, **record}
-        )
+    checkpoints.Writer(run, model, torch.optim.Adam(model.parameters()), config).save_epoch(
+        {"resolution": 1.0, **record}
+    )
     return run.checkpoint(record["epoch"])
 
 
@@ -143,8 +135,6 @@ def call(capsys):
         return code, out, err
 
     yield run
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     torch.use_deterministic_algorithms(False)
 
 
