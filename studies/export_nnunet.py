@@ -109,7 +109,7 @@ def write_patient(raw: Path, slices: Slices, test: bool, single: bool) -> list[s
 
 
 def write_volume(path: Path, stack: np.ndarray) -> None:
-    """Write slices, uint8 [S, H, W], as NIfTI: columns to the patient's left, rows to the back, slices upwards, 1 mm."""
+    """Write slices, uint8 [S, H, W], as NIfTI: columns to the left of the patient, rows to the back, slices upwards."""
     sitk.WriteImage(sitk.GetImageFromArray(stack), str(path), useCompression=True)
 
 

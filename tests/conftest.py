@@ -113,6 +113,11 @@ def save_checkpoint(run: RunFolder, model: UNet, record: dict, config: dict) -> 
     return run.checkpoint(record["epoch"])
 
 
+def run_here(script: str | Path, *arguments: object) -> None:
+    """Run a script in this process, as utils.run_python does in another."""
+    importlib.import_module(Path(script).stem).main([str(argument) for argument in arguments])
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Five patients with three slices each, in a folder kaggle_3m."""
