@@ -4,10 +4,9 @@
     python -m studies.speed step --width 64 --batch-size 32 --bilinear
     python -m studies.speed head --data lgg-mri-segmentation/kaggle_3m
 
-step: training.engine and a loop as it is commonly first written (fp32, channels first, decoded and scaled slice by
-slice, loss and IoU read with .item()), both on the same random slices; of a CPU also its rate in matrix products, which
-bounds what the convolutions can reach. head: tumour pixels outside of the windows of dataset/preprocess.py, and outside
-of a brain mask by classical morphology.
+step: training.engine and a loop as it is commonly first written (fp32, channels first, whole frames, scaled slice by
+slice, loss and IoU read with .item()) on the same random slices. head: tumour pixels outside of the windows of
+dataset/preprocess.py, and outside of a brain mask by classical morphology.
 """
 
 import argparse
@@ -21,7 +20,6 @@ import cv2
 import numpy as np
 import pandas as pd
 import torch
-from torch.utils.benchmark import Timer
 from torch.utils.flop_counter import FlopCounterMode
 
 from constants import FLAIR, IMAGE_SIZE
@@ -30,7 +28,7 @@ from dataset.preprocess import Preprocessing, find_head, head_box, preprocess, w
 from dataset.slices import Slices, load_slices
 from storage.checkpoints import describe_network
 from training.engine import WINDOW, TrainingTransform, train_one_epoch, training_window
-from training.hardware import choose_hardware, keep_freed_memory
+from training.hardware import Hardware, choose_hardware, keep_freed_memory
 from training.losses import make_loss
 from training.optimisation import Optimisation
 from training.recipe import RECIPES, Recipe
@@ -48,81 +46,76 @@ def main(argv: list[str] | None = None) -> None:
     add("--recipe", choices=RECIPES, default="reference", help="(%(default)s)")
     add("--width", type=positive(int), help="channels of the first level (the recipe's)")
     add("--batch-size", type=positive(int), help="slices (the recipe's)")
-    add("--bilinear", action="store_true", default=None, help="interpolate on the way up")
+    add("--bilinear", action="store_true", help="interpolate on the way up")
     add("--device", default="auto", help="(auto: CUDA, else MPS, else the CPU)")
     add("--data", metavar="DIR", help="of head: folder kaggle_3m or its parent")
     args = parser.parse_args(argv)
     if args.study == "head":
         measure_head(args.data)
-        return
-    changes = {name: getattr(args, name) for name in ("width", "batch_size", "bilinear") if getattr(args, name)}
-    measure_step(replace(RECIPES[args.recipe], **changes), args.device)
+    else:
+        changes = {name: getattr(args, name) for name in ("width", "batch_size", "bilinear") if getattr(args, name)}
+        measure_step(replace(RECIPES[args.recipe], **changes), choose_hardware(args.device))
 
 
 # --- A training step -------------------------------------------------------------------------------------------
 
 
-def count_flop(network: dict[str, Any], height: int, width: int) -> int:
-    """Return the floating-point operations of the convolutions of one forward pass; backward takes twice as many.
+def measure_step(recipe: Recipe, hardware: Hardware) -> None:
+    """Print the median time of a step of this project and of the plain loop, and the rate of the convolutions."""
+    keep_freed_memory()
+    generator = torch.Generator().manual_seed(0)
+    shape = (recipe.batch_size, IMAGE_SIZE, IMAGE_SIZE)
+    images = torch.randint(0, 256, (*shape, 3), dtype=torch.uint8, generator=generator)
+    masks = torch.randint(0, 2, shape, dtype=torch.uint8, generator=generator)
+    slices = Slices(images, masks, pd.DataFrame({"patient": ["noise"] * recipe.batch_size}))
+    ours, plain = (time_calls(make(recipe, slices, hardware)) for make in (make_step, make_plain_step))
+    flop = count_flop(describe_network(vars(recipe)), *training_window(recipe.crop, 1.0)[1])
+    rate = 3 * recipe.batch_size * flop / ours  # backward takes twice as many as forward
+    print(f"{hardware}, torch {torch.__version__}, {torch.get_num_threads()} threads; {recipe}")
+    print(f"this project {ours / recipe.batch_size * 1e3:8.2f} ms a slice, {rate / 1e9:.0f} GFLOP/s of convolutions")
+    print(f"plain loop   {plain / recipe.batch_size * 1e3:8.2f} ms a slice")
+    print(f"ratio        {plain / ours:8.2f}, medians of {STEPS} steps")
+    if hardware.device.type == "cpu":
+        matrix = torch.randn(2048, 2048).to(torch.bfloat16 if hardware.bf16 else torch.float32)
+        ceiling = 2 * len(matrix) ** 3 / time_calls(lambda: matrix @ matrix)
+        print(f"matrix products reach {ceiling / 1e9:.0f} GFLOP/s here, the convolutions {rate / ceiling:.0%} of that")
 
-    network: the arguments of UNet. height, width: of the slice.
+
+def count_flop(network: dict[str, Any], height: int, width: int) -> int:
+    """Return the floating-point operations of the convolutions of one forward pass over a slice.
+
+    network: the arguments of UNet.
     """
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
         UNet(**network)(torch.empty(1, network["channels"], height, width))
     return counter.get_total_flops()
 
 
-def measure_step(recipe: Recipe, device: str) -> None:
-    """Print the median time of a step of this project and of the plain loop."""
-    keep_freed_memory()
-    hardware = choose_hardware(device)
-    generator = torch.Generator().manual_seed(0)
-    shape = (recipe.batch_size, IMAGE_SIZE, IMAGE_SIZE)
-    images = torch.randint(0, 256, (*shape, 3), dtype=torch.uint8, generator=generator)
-    masks = torch.randint(0, 2, shape, dtype=torch.uint8, generator=generator)
-    slices = Slices(images, masks, pd.DataFrame({"patient": ["noise"] * recipe.batch_size}))
-    seconds = {
-        "this project": time_steps(make_step(recipe, slices, hardware)),
-        "plain loop": time_steps(make_plain_step(recipe, slices, hardware.device)),
-    }
-    network = describe_network(vars(recipe))
-    height, width = training_window(recipe.crop, 1.0)[1]
-    flop = 3 * recipe.batch_size * count_flop(network, height, width)
-    ceiling = matmul_rate(hardware.bf16) if hardware.device.type == "cpu" else 0
-    print(f"{hardware}, torch {torch.__version__}, {torch.get_num_threads()} threads; {recipe}")
-    for name, median in seconds.items():
-        rate = f"; {flop / median / 1e9:.0f} GFLOP/s of convolutions" if name == "this project" else ""
-        rate += f", {flop / median / ceiling:.0%} of matrix products ({ceiling / 1e9:.0f})" if rate and ceiling else ""
-        print(f"{name:<13}{median / recipe.batch_size * 1e3:8.2f} ms a slice, median of {STEPS} steps{rate}")
-    print(f"ratio        {seconds['plain loop'] / seconds['this project']:8.2f}")
-
-
-def make_step(recipe: Recipe, slices: Slices, hardware: Any) -> Callable[[], float]:
+def make_step(recipe: Recipe, slices: Slices, hardware: Hardware) -> Callable[[], float]:
     """Return one training step of this project, which returns its loss."""
     torch.manual_seed(0)
     model = UNet(**describe_network(vars(recipe))).to(hardware.device, memory_format=hardware.memory_format)
     optimiser = Optimisation(model, recipe, steps=100)
     preprocessed = preprocess(slices, Preprocessing.of(vars(recipe))).to(hardware.device)
-    transform = TrainingTransform(recipe.crop, recipe.augment)
     loss, rows = make_loss(recipe.loss, recipe.false_negative_weight), torch.arange(len(slices))
-    return lambda: train_one_epoch(
-        model, preprocessed, rows, optimiser, recipe.batch_size, loss, hardware, transform=transform
-    )["loss"]
+    transform = TrainingTransform(recipe.crop, recipe.augment)
+    arguments = (model, preprocessed, rows, optimiser, recipe.batch_size, loss, hardware, "", transform)
+    return lambda: train_one_epoch(*arguments)["loss"]
 
 
-def make_plain_step(recipe: Recipe, slices: Slices, device: torch.device) -> Callable[[], float]:
-    """Return one step of the plain loop with the network and the loss of the recipe, on whole frames."""
+def make_plain_step(recipe: Recipe, slices: Slices, hardware: Hardware) -> Callable[[], float]:
+    """Return one step of the plain loop with the network and the loss of the recipe, which returns its loss."""
     torch.manual_seed(0)
     network = describe_network(vars(recipe))
-    model = UNet(**network).to(device).train()
+    model = UNet(**network).to(hardware.device).train()
     optimiser = torch.optim.Adam(model.parameters(), lr=recipe.lr)
     criterion = make_loss(recipe.loss, recipe.false_negative_weight)
 
     def step() -> float:
         images = torch.stack([(image.float() / 255 - 0.5) / 0.5 for image in slices.images]).permute(0, 3, 1, 2)
-        images = torch.cat([images, *[images[:, FLAIR : FLAIR + 1]] * (network["channels"] - 3)], dim=1).to(device)
-        masks = torch.stack([mask.float() for mask in slices.masks])[:, None].to(device)
-        logits = model(images)
+        images = torch.cat([images, *[images[:, FLAIR : FLAIR + 1]] * (network["channels"] - 3)], dim=1)
+        masks = torch.stack([mask.float() for mask in slices.masks])[:, None].to(hardware.device)
+        logits = model(images.to(hardware.device))
         loss = criterion(logits, masks)
         optimiser.zero_grad()
         loss.backward()
@@ -134,21 +127,13 @@ def make_plain_step(recipe: Recipe, slices: Slices, device: torch.device) -> Cal
     return step
 
 
-def time_steps(step: Callable[[], float]) -> float:
-    """Return the median seconds of a step, after one that warms up."""
-    times = []
+def time_calls(work: Callable[[], Any]) -> float:
+    """Return the median seconds of a call, after one that warms up."""
+    times = [time.perf_counter()]
     for _ in range(STEPS + 1):
-        started = time.perf_counter()
-        step()
-        times.append(time.perf_counter() - started)
-    return statistics.median(times[1:])
-
-
-def matmul_rate(bf16: bool) -> float:
-    """Return the FLOP/s of matrix products on the CPU (2048 x 2048)."""
-    matrix = torch.randn(2048, 2048).to(torch.bfloat16 if bf16 else torch.float32)
-    timer = Timer("matrix @ matrix", globals={"matrix": matrix}, num_threads=torch.get_num_threads())
-    return 2 * len(matrix) ** 3 / timer.blocked_autorange(min_run_time=1).median
+        work()
+        times.append(time.perf_counter())
+    return statistics.median(np.diff(times)[1:].tolist())
 
 
 # --- The head --------------------------------------------------------------------------------------------------
@@ -159,40 +144,36 @@ def measure_head(data: str | None) -> None:
     folder = find_folder(data)
     slices = load_slices(folder, {"all": find_slices(folder)})["all"]
     images, masks, patients = slices.images.numpy(), slices.masks.numpy() > 0, np.array(slices.patients)
-    regions = ["window of testing", f"window of training, {WINDOW[0]} x {WINDOW[1]}", "head, not filled"]
-    regions += [f"brain, disc of {radius} px" for radius in RADII]
 
-    def count_patient(patient: str) -> list[tuple[int, int]]:
-        """Return (tumour pixels outside, pixels inside) of each region."""
+    def count_patient(patient: str) -> dict[str, tuple[int, int, int]]:
+        """Return (tumour pixels, those outside, pixels inside) of each region."""
         stack, tumour = images[patients == patient], masks[patients == patient]
         head = find_head(stack)
         top, bottom, left, right = head_box(head)
-        firsts = ((top + bottom) // 2 - WINDOW[0] // 2, (left + right) // 2 - WINDOW[1] // 2)
-        training = tuple(slice(max(first, 0), first + side) for first, side in zip(firsts, WINDOW, strict=True))
-        inside = [np.zeros_like(head) for _ in range(2)]
-        inside[0][:, *window((top, bottom, left, right))] = inside[1][:, *training] = True
-        inside += [head, *(find_brain(stack, head, radius) for radius in RADII)]
-        return [(np.count_nonzero(tumour & ~region), np.count_nonzero(region)) for region in inside]
+        firsts = ((top + bottom - WINDOW[0]) // 2, (left + right - WINDOW[1]) // 2)
+        training = (slice(max(first, 0), first + side) for first, side in zip(firsts, WINDOW, strict=True))
+        testing, regions = window((top, bottom, left, right)), {}
+        for name, (rows, columns) in {"window of testing": testing, "window of training": training}.items():
+            regions[name] = np.zeros_like(head)
+            regions[name][:, rows, columns] = True
+        regions |= {"head, not filled": head}
+        regions |= {f"brain, disc of {radius} px": find_brain(stack, head, radius) for radius in RADII}
+        return {name: (tumour.sum(), (tumour & ~inside).sum(), inside.sum()) for name, inside in regions.items()}
 
-    names = np.unique(patients)
-    lost, kept = np.moveaxis(np.array(parallel_map(count_patient, names)), -1, 0)  # each [patients, regions]
-    tumour = np.array([max(np.count_nonzero(masks[patients == name]), 1) for name in names])
-    print(f"{len(names)} patients, {np.count_nonzero(masks):,} tumour pixels in {len(masks):,} slices\n")
-    table = pd.DataFrame({
-        "region": regions,
-        "share of all pixels": [f"{share:.1%}" for share in kept.sum(0) / masks.size],
-        "tumour pixels lost": lost.sum(0),
-        "patients affected": np.count_nonzero(lost, axis=0),
-        "largest loss of one patient": [f"{share:.1%}" for share in (lost / tumour[:, None]).max(0)],
-    })  # fmt: skip
-    print(table.to_string(index=False))
+    counts = parallel_map(count_patient, np.unique(patients))
+    print(f"{len(counts)} patients, {masks.sum():,} tumour pixels in {len(masks):,} slices\n")
+    print(f"{'region':<24}{'share of pixels':>18}{'tumour lost':>14}{'patients':>10}{'most of one patient':>22}")
+    for name in counts[0]:
+        tumour, lost, inside = np.array([count[name] for count in counts]).T
+        worst = (lost / np.maximum(tumour, 1)).max()
+        print(f"{name:<24}{inside.sum() / masks.size:>18.1%}{lost.sum():>14,}{(lost > 0).sum():>10}{worst:>22.1%}")
 
 
 def find_brain(stack: np.ndarray, head: np.ndarray, radius: int) -> np.ndarray:
     """Return a brain mask by morphology: uint8 [S, H, W, 3] and its head, bool [S, H, W] -> bool [S, H, W].
 
-    FLAIR above half of the head's median in the slice, opened by a disc so that bridges through the skull break; the
-    largest region, grown by the same disc, its holes filled.
+    FLAIR above half of the head's median in the slice, opened by a disc to break bridges through the skull; the largest
+    region, grown by the same disc, its holes filled.
     """
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
     brain = np.zeros(head.shape, bool)

@@ -31,7 +31,7 @@ def test_both_loops_take_the_same_steps():
     images, masks = torch.randint(0, 256, (2, 256, 256, 3)).byte(), torch.randint(0, 2, (2, 256, 256)).byte()
     slices, recipe = Slices(images, masks, pd.DataFrame({"patient": ["noise"] * 2})), Recipe(width=2, batch_size=2)
     hardware = choose_hardware("cpu", "fp32")
-    ours, plain = speed.make_step(recipe, slices, hardware), speed.make_plain_step(recipe, slices, hardware.device)
+    ours, plain = speed.make_step(recipe, slices, hardware), speed.make_plain_step(recipe, slices, hardware)
     assert [ours() for _ in range(3)] == pytest.approx([plain() for _ in range(3)], abs=1e-4)
 
 
@@ -42,13 +42,13 @@ def test_a_step_is_timed(capsys, monkeypatch, recipe):
     out = capsys.readouterr().out
     ours, plain = (float(re.search(rf"{name} +([\d.]+) ms a slice", out)[1]) for name in ("this project", "plain loop"))
     assert float(re.search(r"ratio +([\d.]+)", out)[1]) == pytest.approx(plain / ours, rel=0.02)
-    assert "of matrix products" in out
+    assert re.search(r"matrix products reach \d+ GFLOP/s", out)
 
 
-def test_windows_lose_no_tumour_and_morphology_may(capsys, tmp_path):
+def test_windows_lose_no_tumour(capsys, tmp_path):
     speed.main(["head", "--data", str(make_patients(tmp_path))])
-    rows = capsys.readouterr().out.splitlines()[2:]
-    assert [re.split(r" {2,}", row.strip())[2:4] for row in rows[1:3]] == [["0", "0"]] * 2  # pixels, patients
+    rows = capsys.readouterr().out.splitlines()[3:5]
+    assert [re.split(r" {2,}", row.strip())[2:4] for row in rows] == [["0", "0"]] * 2  # pixels, patients
 
 
 def test_a_brain_by_morphology_is_the_slice_without_the_ring_around_it():
