@@ -107,9 +107,10 @@ def box(*places: tuple[int, int, int, int], size: int = 256) -> np.ndarray:
 
 def save_checkpoint(run: RunFolder, model: UNet, record: dict, config: dict) -> Path:
     """Write a checkpoint as training does; `record` has the epoch and its metrics."""
-    checkpoints.Writer(run, model, torch.optim.Adam(model.parameters()), config).save_epoch(
-        {"resolution": 1.0, **record}
-    )
+    writer = checkpoints.Writer(run, model, torch.optim.Adam(model.parameters()), config)
+    if run.checkpoints():
+        writer.resume_after(max(run.checkpoints()))
+    writer.save_epoch({"resolution": 1.0, **record})
     return run.checkpoint(record["epoch"])
 
 
@@ -139,8 +140,7 @@ def call(capsys):
         out, err = capsys.readouterr()
         return code, out, err
 
-    yield run
-    torch.use_deterministic_algorithms(False)
+    return run
 
 
 @pytest.fixture
