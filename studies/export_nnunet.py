@@ -23,7 +23,7 @@ from dataset.published import is_published
 from dataset.slices import Slices, load_slices, slice_number
 from dataset.split import Assignment, assign_fold, assign_patients
 from dataset.synthetic import any_synthetic
-from utils import UserError, new_folder, positive, run_script, to_json
+from utils import new_folder, positive, run_script, to_json
 
 NAME = "Dataset501_LGG"  # nnU-Net asks for a number; those from 500 on are left to users
 SEQUENCES = ("pre-contrast", "FLAIR", "post-contrast")
@@ -87,9 +87,6 @@ def list_fold(split: Assignment, cases: dict[str, list[str]], cross_validated: b
 def write_patient(raw: Path, slices: Slices, test: bool, single: bool) -> list[str]:
     """Write the images of a patient and, unless it is a test patient, the masks. Returns the names of the cases."""
     images, masks = slices.images.numpy(), slices.masks.numpy()
-    numbers = slices.table["image_path"].map(slice_number)
-    if not numbers.is_monotonic_increasing:
-        raise UserError(f"{slices.patients[0]}: its slices are not sorted.")
     folder, labels = raw / ("imagesTs" if test else "imagesTr"), raw / "labelsTr"
     for path in (folder, labels):
         path.mkdir(parents=True, exist_ok=True)
@@ -100,7 +97,7 @@ def write_patient(raw: Path, slices: Slices, test: bool, single: bool) -> list[s
         if not test:
             write_volume(labels / f"{name}.nii.gz", masks)
         return [name]
-    names = [f"{slices.patients[0]}_{number}" for number in numbers]
+    names = [f"{slices.patients[0]}_{slice_number(path)}" for path in slices.table["image_path"]]
     for name, image, mask in zip(names, images, masks, strict=True):
         (folder / f"{name}_0000.png").write_bytes(cv2.imencode(".png", image[..., ::-1])[1].tobytes())
         if not test:
