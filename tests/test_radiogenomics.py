@@ -11,7 +11,7 @@ from conftest import make_slices
 from PIL import Image
 
 from dataset.folder import find_slices
-from dataset.synthetic import to_tiff
+from dataset.synthetic import write_slice
 from evaluation import summary
 from evaluation.calibration import count, per_patient, summarise
 from evaluation.shape import PUBLISHED
@@ -36,11 +36,8 @@ def data(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("data")
     flair = np.random.default_rng(0).integers(20, 90, (256, 256, 3), dtype=np.uint8)
     for number in range(PATIENTS):
-        patient = folder / f"SYNTH_T_{number}"
-        patient.mkdir()
         for n, mask in enumerate(draw_tumour(number) * (number < PATIENTS - 1), start=1):
-            (patient / f"{patient.name}_{n}.tif").write_bytes(to_tiff(flair))
-            (patient / f"{patient.name}_{n}_mask.tif").write_bytes(to_tiff(mask * 255))
+            write_slice(folder, f"SYNTH_T_{number}", n, flair, mask)
     rows = [f"SYNTH_T_{n};{('smooth', 'irregular')[n % 2]};" for n in range(PATIENTS)]
     (folder / "data.csv").write_text("\n".join(["Patient;SyntheticSubtype;IDH", *rows, "SYNTH_T_99;smooth;"]))
     return folder
