@@ -1,15 +1,24 @@
-"""Compare two tested runs on the same patients: which is better, and is the difference more than chance?
+"""Compare two tested runs on the same patients: which is better, and is the difference statistically significant?
 
     python compare_runs.py runs/first runs/second
 
 Reads test_patients.csv of both, written by test_model.py, cross_validate.py or score_masks.py. Each patient is compared
-with itself: p is that of a paired permutation test over patients.
+with itself: p is that of a paired permutation test over patients, and the interval is that of the paired difference,
+which is narrower than the intervals of both means.
 """
+
+from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from utils import parse_first
+from utils import UserError, run_script, show_number
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from storage.run_folder import RunFolder
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -18,40 +27,30 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-if __name__ == "__main__":
-    parse_first(parse_arguments)
-
-
-import textwrap
-
-import pandas as pd
-
-from constants import SYNTHETIC_NOTICE
-from dataset.synthetic import any_synthetic
-from evaluation import intervals
-from evaluation.summary import METRICS
-from evaluation.tables import PATIENT_METRICS, SURFACE_DICE
-from storage.run_folder import RunFolder
-from utils import UserError, run_script, show_number
-
-COMPARED = (*PATIENT_METRICS, *SURFACE_DICE, "hd95")  # columns of test_patients.csv
-
-
 def main(argv: list[str] | None = None) -> None:
-    first, second = map(RunFolder, parse_arguments(argv).runs)
+    args = parse_arguments(argv)
+    import textwrap
+
+    from constants import SYNTHETIC_NOTICE
+    from dataset.synthetic import any_synthetic
+    from evaluation.intervals import FEWEST, show_interval
+    from evaluation.summary import METRICS
+    from evaluation.tables import PATIENT_METRICS
+    from storage.run_folder import RunFolder
+
+    first, second = map(RunFolder, args.runs)
     pairs = pair(first, second)
     if any_synthetic(pairs):
         print(SYNTHETIC_NOTICE)
     print(f"A: {first}\nB: {second}\n{len(pairs)} patients; each metric over those that have it in both runs\n")
-    few = f"below {intervals.FEWEST} patients, each"
-    print(f"{'':36}patients       A       B   B - A       p   95% confidence interval; {few}")
+    print(f"{'':36}patients       A       B   B - A       p   95% confidence interval; below {FEWEST} patients, each")
     results = compare(pairs)
     for column, row in results.items():
         metric = METRICS[f"patient_{column}" if column in PATIENT_METRICS else column]
         forms = {"a": ".3f", "b": ".3f", "value": "+.3f", "p": ".4f"}
         numbers = "".join(f"{show_number(row[name], form):>8}" for name, form in forms.items())
-        print(f"{metric.label:<36}{row['n']:8d}{numbers}   {intervals.show_interval(row, '+.3f')}".rstrip())
-    print(f"\n{textwrap.fill(verdict(results['dice']), 118)}")
+        print(f"{metric.label:<36}{row['n']:8d}{numbers}   {show_interval(row, '+.3f')}".rstrip())
+    print(f"\n{textwrap.fill(verdict(results), 118)}")
 
 
 def pair(first: RunFolder, second: RunFolder) -> pd.DataFrame:
@@ -60,8 +59,7 @@ def pair(first: RunFolder, second: RunFolder) -> pd.DataFrame:
     Raises: UserError unless both runs were tested on the same patients, with the same reference masks.
     """
     a, b = (run.read_test_tables()["patients"] for run in (first, second))
-    only_one = sorted(set(a["patient"]) ^ set(b["patient"]))
-    if only_one:
+    if only_one := sorted(set(a["patient"]) ^ set(b["patient"])):
         shown = ", ".join(only_one[:5]) + (", ..." if len(only_one) > 5 else "")
         raise UserError(
             f"{first} and {second}: tested on different patients; {len(only_one)} are in only one of them ({shown}). "
@@ -71,16 +69,19 @@ def pair(first: RunFolder, second: RunFolder) -> pd.DataFrame:
     same = (pairs["slices_a"] == pairs["slices_b"]) & (pairs["tumour_pixels_a"] == pairs["tumour_pixels_b"])
     if not same.all():
         raise UserError(
-            f"{first} and {second}: judged by different reference masks of {(~same).sum()} patients, such as "
+            f"{first} and {second}: scored against different reference masks of {(~same).sum()} patients, such as "
             f"{pairs['patient'][~same].iloc[0]}. Score both against the same ones, at the same size of the slices."
         )
     return pairs
 
 
-def compare(pairs: pd.DataFrame) -> dict[str, dict[str, float]]:
-    """Return for each of COMPARED: means a and b, the mean of b - a as of intervals.estimate, and its p."""
+def compare(pairs: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """Return for each metric: means a and b, the mean of b - a (see intervals.estimate), and its p."""
+    from evaluation import intervals
+    from evaluation.tables import PATIENT_METRICS, SURFACE_DICE
+
     results = {}
-    for column in COMPARED:
+    for column in (*PATIENT_METRICS, *SURFACE_DICE, "hd95"):
         difference = pairs[f"{column}_b"] - pairs[f"{column}_a"]
         both = pairs[difference.notna()]
         results[column] = intervals.estimate(pairs["patient"], difference, scale=intervals.DIFFERENCE) | {
@@ -91,22 +92,20 @@ def compare(pairs: pd.DataFrame) -> dict[str, dict[str, float]]:
     return results
 
 
-def verdict(dice: dict[str, float]) -> str:
-    """Return what the comparison of the volumetric Dice, the main metric, shows and cannot show."""
-    patients, p = dice["n"], dice["p"]
-    smallest = intervals.smallest_p(patients)
-    if smallest > 0.05:
+def verdict(results: dict[str, dict[str, Any]]) -> str:
+    """Return what the paired comparison of the volumetric Dice, the main metric, shows and cannot show."""
+    from evaluation.intervals import smallest_p
+
+    dice = results["dice"]
+    patients, p, half = dice["n"], dice["p"], (dice["high"] - dice["low"]) / 2
+    if (smallest := smallest_p(patients)) > 0.05:
         return f"{patients} patient(s) cannot show any difference: the smallest possible p is {smallest:.3g}."
-    said = f"No difference in volumetric Dice is shown (p {p:.3g})."
+    text = f"No difference in volumetric Dice is shown (p {p:.3g})."
     if p <= 0.05:
-        said = f"{'B' if dice['value'] > 0 else 'A'} has the higher volumetric Dice (p {p:.2g})."
-    half = (dice["high"] - dice["low"]) / 2  # NaN where all patients differ by the same
-    if half > intervals.SMALL_DIFFERENCE:
-        said += (
-            f" The 95% confidence interval extends {half:.3f} to each side: a difference of "
-            f"{intervals.SMALL_DIFFERENCE} cannot be shown."
-        )
-    return f"{said} {len(COMPARED)} metrics were compared: one of them alone below 0.05 says little."
+        text = f"{'B' if dice['value'] > 0 else 'A'} has the higher volumetric Dice (p {p:.2g})."
+    if half > 0:  # NaN where all patients differ by the same
+        text += f" The paired comparison is precise to ± {half:.3f} in mean Dice: it cannot show smaller differences."
+    return f"{text} {len(results)} metrics were compared: one of them alone below 0.05 says little."
 
 
 if __name__ == "__main__":

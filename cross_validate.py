@@ -94,12 +94,12 @@ def pool(run: RunFolder, folds: dict[int, RunFolder], folder: Path) -> None:
         "folds": [{"fold": number, **{name: r[name] for name in shown}} for number, r in results.items()],
     }
     notes = [f"fold {k}: {note}" for k, r in results.items() for note in r["notes"] if note.startswith("warning")]
-    calibrated = calibration.merge([r["calibration"] for r in results.values()])
-    metrics = summary.summarise(Tables(**tables), calibrated, details, notes)
+    bins = calibration.pool(r["calibration"] for r in results.values())
+    metrics = summary.summarise(Tables(**tables), bins, details, notes)
     run.write_test(tables, metrics, None)
     table, predicted = run.read_tested()
     slices = load_slices(folder, {"all": table})["all"]
-    write_report(run, slices.images.numpy(), slices.masks.numpy(), predicted)
+    write_report(run, slices, predicted)
     print(f"--- all {len(folds)} folds together")
     if metrics["synthetic"]:
         print(SYNTHETIC_NOTICE)

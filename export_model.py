@@ -1,4 +1,4 @@
-"""Export the network as ONNX, torch.export and safetensors, each with its preparation inside, and a model card.
+"""Export the network as ONNX, torch.export and safetensors, each with its preprocessing as metadata, and a model card.
 
     python export_model.py --out export                            # the weights that come with the project
     python export_model.py --run runs/first                        # the chosen epoch, to runs/first/export
@@ -8,19 +8,36 @@
 The last writes weights/first.safetensors with the kernels in float16, half of the bytes, and the card as
 weights/first.md. ONNX needs the packages onnx, onnxruntime and onnxscript: pip install -r requirements-optional.txt.
 Each file is read back and its logits are compared with the network's before anything is written. Test first
-(test_model.py): that chooses the epoch, the threshold and the smallest component, and tells the card how good they are.
-The card describes all files of its name: those of an earlier export of other weights, in formats not asked for now, are
-removed. Files that this script did not write are never replaced or removed.
+(test_model.py): that chooses the epoch, the threshold and the smallest component, and gives the card its metrics.
+The card describes all files of its name: --overwrite replaces all of them, also those in other formats.
 
 Research use only: not a medical device, not for diagnosis or treatment.
 """
 
+from __future__ import annotations
+
 import argparse
+import io
+import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from utils import parse_first
+import constants
+from utils import UserError, atomic_write, run_script
 
-NAMES = ("onnx", "safetensors", "torch_export")  # of FORMATS
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from storage.run_folder import RunFolder
+    from unet import UNet
+
+    Network = Callable[[torch.Tensor], torch.Tensor]  # float32 [N, channels, H, W] -> logits [N, 1, H, W]
+
+LARGEST_DIFFERENCE = 1e-3  # of two logits, relative to the largest one; a mask changes only where the logit is 0
+LARGEST_HALVED = 1e-2  # the same with --half: kernels are rounded by up to 1/2048 of their values
+BATCHES = (1, 3)  # sizes compared; the export is traced with another
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -29,15 +46,10 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--run", type=Path, metavar="DIR",
         help="folder of the run (this folder, if it is one; else the weights that come with the project)")  # fmt: skip
     add("--epoch", type=int, metavar="N", help="(the one that test_model.py chose)")
-    add("--formats", nargs="+", choices=NAMES, default=NAMES, help="(all: %(choices)s)")
+    add("--formats", nargs="+", choices=FORMATS, default=list(FORMATS), help="(all: %(choices)s)")
     add("--half", action="store_true", help="safetensors with kernels in float16; logits then differ by up to 1%%")
-    add(
-        "--out",
-        type=Path,
-        metavar="DIR",
-        help="(export in the folder of the run, or here; written anew in that of the run)",
-    )
-    add("--overwrite", action="store_true", help="replace files of the same names in --out, if exported before")
+    add("--out", type=Path, metavar="DIR", help="(export in the folder of the run, or here)")
+    add("--overwrite", action="store_true", help="replace all files of the same name in --out")
     add("--name", type=plain_name, help="of the files, without ending, and of the model card (unet, and MODEL_CARD.md)")
     args = parser.parse_args(argv)
     if args.half and args.formats != ["safetensors"]:
@@ -52,134 +64,77 @@ def plain_name(text: str) -> str:
     return text
 
 
-if __name__ == "__main__":
-    parse_first(parse_arguments)
-
-
-import copy
-import importlib
-import io
-import json
-import logging
-import warnings
-from collections.abc import Callable
-from typing import Any, NamedTuple
-
-import safetensors.torch
-import torch
-from torch import nn
-
-import constants
-from evaluation.selection import Postprocessing, load_chosen
-from reporting.model_card import WEIGHTS, describe_input, model_card
-from storage import checkpoints
-from storage.owned_folder import OwnedFolder
-from storage.run_folder import RunFolder
-from training.hardware import set_seeds
-from unet import UNet, weights_digest
-from utils import UserError, run_script
-
-LARGEST_DIFFERENCE = 1e-3  # of two logits, relative to the largest one; a mask changes only where the logit is 0
-LARGEST_HALVED = 1e-2  # the same with --half: kernels are rounded by up to 1/2048 of their values
-BATCHES = (1, 3)  # sizes compared; the export is traced with another
-
-
 def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(argv)
-    for name in args.formats:
-        require_packages(name)
+    from reporting.model_card import describe_input, model_card
+    from storage.run_folder import RunFolder
+    from unet import weights_digest
+
     run = RunFolder(args.run or constants.RUN_DIR)
     if not args.run and not run.checkpoints():
         if args.epoch is not None:
             raise UserError("--epoch: this folder holds no run. Name one with --run.")
         run = None
     model, checkpoint, chosen = load(run, args.epoch)
-    out = OwnedFolder(args.out or (run.path if run else Path()) / "export")
-    every = {name: f"{args.name or 'unet'}.{form.ending}" for name, form in FORMATS.items()}
-    files = {every[name]: FORMATS[name] for name in args.formats}
-    card = f"{args.name}.md" if args.name else "MODEL_CARD.md"
-    out.refuse_foreign(*files, card)
-    if (args.out or not run) and not args.overwrite:
-        refuse_existing([out.path / name for name in (*every.values(), card)])
-    metadata = describe_input(checkpoint)
-    exported = halve(model) if args.half else model
-    largest = LARGEST_HALVED if args.half else LARGEST_DIFFERENCE
+    out = args.out or (run.path if run else Path()) / "export"
+    files = {name: out / f"{args.name or 'unet'}.{form.ending}" for name, form in FORMATS.items()}
+    card = out / (f"{args.name}.md" if args.name else "MODEL_CARD.md")
+    known = [card, *files.values()]
+    if not args.overwrite and (existing := [path for path in known if path.exists()]):
+        raise UserError(f"{existing[0]}: exists already. Name the files with --name, or replace them with --overwrite.")
 
+    metadata = describe_input(checkpoint)
     if metadata["synthetic"]:
         print(constants.SYNTHETIC_NOTICE)
     print(chosen)
+    exported, largest = (halve(model), LARGEST_HALVED) if args.half else (model, LARGEST_DIFFERENCE)
     contents = {}
-    for name, form in files.items():
-        content = contents[name] = form.write(exported, metadata)
-        difference = compare(model, form.load(content, metadata), metadata)
+    for name in args.formats:
+        content = contents[files[name]] = FORMATS[name].write(exported, metadata)
+        difference = compare(model, FORMATS[name].load(content, metadata), metadata)
         if not difference <= largest:
             raise UserError(f"{name}: its logits differ by {difference:.1e} from the network's. Nothing was written.")
         print(f"{name}: {len(content) / 1e6:.1f} MB, logits differ by at most {difference:.1e} of the largest")
     digest = weights_digest(checkpoint["weights"], {})
-    described = (model_card(run, checkpoint, digest) if run else read_card(digest)).encode()
+    contents[card] = (model_card(run, checkpoint, digest) if run else shipped_card(digest)).encode()  # written last
 
-    out.remove_temporaries()  # of an export that was killed
-    others = [name for name in every.values() if name not in files]
-    outdated = [] if describes(out, card, digest) else [name for name in out.files() if name in others]
-    for name in (card, *outdated):  # the card first, so that at no time it lies beside other weights
-        (out.path / name).unlink(missing_ok=True)
-    for name, content in contents.items():
-        out.write(name, content)
-    out.write(card, described)
-    print(f"written to {out}: {', '.join(files)}; {card} (data, recipe, metrics, limits, licence)")
-    if outdated:
-        print(f"removed, since they held other weights: {', '.join(outdated)}")
+    for path in known:  # the card first: at no time it lies beside weights that it does not describe
+        path.unlink(missing_ok=True)
+    for path, content in contents.items():
+        with atomic_write(path) as file:
+            file.write(content)
+    print(f"written to {out}: {', '.join(path.name for path in contents)} (data, recipe, metrics, limits, licence)")
 
 
 def load(run: RunFolder | None, epoch: int | None) -> tuple[UNet, dict[str, Any], str]:
-    """Return what is exported, as of load_chosen: of a run, or the weights that come with the project."""
+    """Return network, checkpoint and its description: of a run, or of the weights that come with the project."""
+    from evaluation.selection import Postprocessing, load_chosen
+    from storage import checkpoints
+
     if run is None:
-        path, text = constants.WEIGHTS, f"weights {constants.WEIGHTS} (they come with the project)"
+        path, source = constants.WEIGHTS, f"weights {constants.WEIGHTS} (they come with the project)"
     elif epoch is None or (run.is_tested() and run.read_metrics()["epoch"] == epoch):
         return load_chosen(run)
     else:
-        path, text = run.checkpoint(epoch), str(run)
+        path, source = run.checkpoint(epoch), str(run)
     model, checkpoint = checkpoints.load_network(path)
-    return (
-        model,
-        checkpoint,
-        f"epoch {checkpoint['epoch']} of {text}; {Postprocessing.of(checkpoint['input']).describe()}",
-    )
+    rules = Postprocessing.of(checkpoint["input"]).describe()
+    return model, checkpoint, f"epoch {checkpoint['epoch']} of {source}; {rules}"
 
 
-def read_card(digest: str) -> str:
+def shipped_card(digest: str) -> str:
     """Return the card of the weights that come with the project, with the digest of the weights as they are read."""
+    from reporting.model_card import WEIGHTS
+
     text = constants.WEIGHTS.with_suffix(".md").read_text(encoding="utf-8")
     before, _, after = text.partition(WEIGHTS)
     return f"{before}{WEIGHTS} {digest}\n{after.partition(chr(10))[2]}"
 
 
-def refuse_existing(paths: list[Path]) -> None:
-    """Raise UserError if one of the files exists: it may be another run's."""
-    for path in paths:
-        if path.exists():
-            raise UserError(f"{path}: exists already. Name the files with --name, or replace them with --overwrite.")
-
-
-def describes(out: OwnedFolder, card: str, digest: str) -> bool:
-    """Return whether there is a card of these very weights."""
-    return (out.path / card).exists() and f"{WEIGHTS} {digest}" in out.read(card, "").decode()
-
-
-def require_packages(name: str) -> None:
-    """Raise UserError if a package that the format needs is missing."""
-    for package in FORMATS[name].packages:
-        try:
-            importlib.import_module(package)
-        except ImportError:
-            raise UserError(
-                f"--formats {name} needs the package {package}. Run: pip install {' '.join(FORMATS[name].packages)}, "
-                "or leave this format out."
-            ) from None
-
-
 def halve(model: nn.Module) -> nn.Module:
     """Return a copy of the network with its kernels in float16; norms and biases, which are few, stay float32."""
+    import copy
+
     halved = copy.deepcopy(model)
     for weights in halved.parameters():
         if weights.ndim == 4:
@@ -187,21 +142,19 @@ def halve(model: nn.Module) -> nn.Module:
     return halved
 
 
-Network = Callable[[torch.Tensor], torch.Tensor]  # float32 [N, channels, H, W] -> logits [N, 1, H, W]
-
-
 def compare(model: nn.Module, exported: Network, metadata: dict[str, Any]) -> float:
     """Return the largest difference of logits on random input, relative to the largest logit, over BATCHES."""
-    set_seeds(0)
+    import torch
+
+    random = torch.Generator().manual_seed(0)
     worst = 0.0
     for batch in BATCHES:
-        images = 2 * torch.rand(batch, *example(metadata).shape[1:]) - 1
+        images = 2 * torch.rand(batch, *example(metadata).shape[1:], generator=random) - 1
         with torch.inference_mode():
-            expected = model(images)
-            found = exported(images)
-        if found.shape != expected.shape:
-            raise UserError(f"the exported network answers with the shape {list(found.shape)} to a batch of {batch}.")
-        worst = max(worst, float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-6)))
+            expected, logits = model(images), exported(images)
+        if logits.shape != expected.shape:
+            raise UserError(f"the exported network answers with the shape {list(logits.shape)} to a batch of {batch}.")
+        worst = max(worst, float((logits - expected).abs().max() / expected.abs().max().clamp(min=1e-6)))
     return worst
 
 
@@ -210,6 +163,8 @@ def compare(model: nn.Module, exported: Network, metadata: dict[str, Any]) -> fl
 
 def example(metadata: dict[str, Any]) -> torch.Tensor:
     """Return the input with which the network is traced: two slices, because 1 would be taken for a constant."""
+    import torch
+
     return torch.zeros(2, metadata["network"]["channels"], metadata["size"], metadata["size"])
 
 
@@ -219,9 +174,15 @@ def as_text(metadata: dict[str, Any]) -> dict[str, str]:
 
 
 def write_onnx(model: nn.Module, metadata: dict[str, Any]) -> bytes:
-    import onnx
+    import logging
+    import warnings
 
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it lists operators of packages that nobody asked for
+    import onnx
+    import onnxruntime  # noqa: F401 - a missing package ends it here, before the slow export
+    import onnxscript  # noqa: F401
+    import torch
+
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it lists operators of other packages
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter about itself
         program = torch.onnx.export(
@@ -241,12 +202,15 @@ def write_onnx(model: nn.Module, metadata: dict[str, Any]) -> bytes:
 
 def load_onnx(content: bytes, metadata: dict[str, Any]) -> Network:
     import onnxruntime
+    import torch
 
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     return lambda images: torch.from_numpy(session.run(["logits"], {"slices": images.numpy()})[0])
 
 
 def write_torch_export(model: nn.Module, metadata: dict[str, Any]) -> bytes:
+    import torch
+
     program = torch.export.export(
         model, (example(metadata),), dynamic_shapes=({0: torch.export.Dim("batch")},), strict=False
     )
@@ -256,31 +220,40 @@ def write_torch_export(model: nn.Module, metadata: dict[str, Any]) -> bytes:
 
 
 def load_torch_export(content: bytes, metadata: dict[str, Any]) -> Network:
+    import torch
+
     return torch.export.load(io.BytesIO(content)).module()
 
 
 def write_safetensors(model: nn.Module, metadata: dict[str, Any]) -> bytes:
+    import safetensors.torch
+
+    from unet import weights_digest
+
     weights, text = model.state_dict(), as_text(metadata)
     return safetensors.torch.save(weights, text | {"sha256": weights_digest(weights, text)})
 
 
 def load_safetensors(content: bytes, metadata: dict[str, Any]) -> Network:
+    import safetensors.torch
+
+    from unet import UNet
+
     model = UNet(**metadata["network"])
     model.load_state_dict(safetensors.torch.load(content))  # copies float16 into float32
     return model.eval()
 
 
 class Format(NamedTuple):
-    """How a format is written and loaded again, and which packages it needs."""
+    """The ending of a format's files, its writer and its reader."""
 
     ending: str
     write: Callable[[nn.Module, dict[str, Any]], bytes]
     load: Callable[[bytes, dict[str, Any]], Network]
-    packages: tuple[str, ...] = ()
 
 
 FORMATS = {
-    "onnx": Format("onnx", write_onnx, load_onnx, ("onnx", "onnxscript", "onnxruntime")),
+    "onnx": Format("onnx", write_onnx, load_onnx),
     "safetensors": Format("safetensors", write_safetensors, load_safetensors),
     "torch_export": Format("pt2", write_torch_export, load_torch_export),
 }

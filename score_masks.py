@@ -51,7 +51,7 @@ from dataset.folder import find_folder, find_slices
 from dataset.slices import COLUMNS, Slices, load_slices, slice_number
 from dataset.split import read_patient_list
 from dataset.synthetic import any_synthetic
-from evaluation import calibration, summary
+from evaluation import summary
 from reporting.report import write_result
 from scans.masks import MaskStack, find_masks, read_masks
 from storage.origin import commit
@@ -82,7 +82,7 @@ def main(argv: list[str] | None = None) -> None:
     given = sys.argv[1:] if argv is None else map(str, argv)
     about |= {"command": shlex.join(["python", "score_masks.py", *given]), "commit": commit()}
     notes = [f"Counted as empty, since no mask was predicted: {'; '.join(empty)}."] if empty else []
-    tables, metrics = summary.evaluate_masks(slices, masks, calibration.uncounted(len(slices)), about, notes)
+    tables, metrics = summary.evaluate_masks(slices, masks, None, about, notes)
     out.remove()
     write_result(out, slices, masks, tables, metrics)
 

@@ -48,7 +48,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(argv)
     from dataset.synthetic import any_synthetic
-    from evaluation import calibration, summary
+    from evaluation import summary
     from evaluation.selection import Postprocessing, best_epoch, postprocess, selection_warning, tune
     from reporting.report import write_result
     from storage import checkpoints
@@ -81,7 +81,7 @@ def main(argv: list[str] | None = None) -> None:
     details = {"split": split, "epoch": best, "selected_by": args.select_by, "synthetic": synthetic, "loss": loss}
     details |= {**postprocessing._asdict(), "tuned": tuned}
     notes = [*filter(None, [selection_warning(epochs, best)]), *([ON_VALIDATION] if split == "validation" else [])]
-    tables, metrics = summary.evaluate_masks(test, masks, calibration.count(test, probabilities), details, notes)
+    tables, metrics = summary.evaluate_masks(test, masks, probabilities, details, notes)
     write_result(run, test, masks, tables, metrics, epochs)
 
     if synthetic:

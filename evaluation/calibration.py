@@ -1,90 +1,67 @@
 """Calibration: whether a probability of 0.7 means tumour in 70% of the pixels. Reliability curve, Brier score, ECE.
 
-Computed on the pixels of the head alone: the background, about 63% of a slice, is correct without any effort and would
-make every network look calibrated. The images still show skull and skin, so the head is taken as the largest region
-that is brighter than BACKGROUND in any sequence, after a 5x5 mean against noise, with its holes filled.
+Only pixels of the head count: the air around it, two thirds of a slice, is easy and would make every network look
+calibrated.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-import cv2
 import numpy as np
 import pandas as pd
 
+from dataset.preprocess import find_head
 from dataset.slices import Slices
+from evaluation.metrics import rows_of_patients
 from utils import parallel_map
 
 BINS = 10  # of equal width, over 0..1
-BACKGROUND = 20  # of 255; air with its noise and ghosts stays below
 
 
-def head_mask(image: np.ndarray) -> np.ndarray:
-    """Return the head in a slice (uint8 [H, W, 3]): bool [H, W]; all False in a slice of air."""
-    brightest = cv2.max(cv2.max(image[..., 0], image[..., 1]), image[..., 2])
-    bright = (cv2.blur(brightest, (5, 5)) > BACKGROUND).astype(np.uint8)
-    outlines = cv2.findContours(bright, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[0]
-    head = np.zeros(bright.shape, np.uint8)
-    if outlines:
-        cv2.drawContours(head, [max(outlines, key=cv2.contourArea)], -1, 1, cv2.FILLED)
-    return head > 0
+def count(slices: Slices, probabilities: np.ndarray | None) -> np.ndarray:
+    """Return sums over the head pixels of each patient, by bin of their probability: float64 [P, 4, BINS].
 
-
-def count(slices: Slices, probabilities: np.ndarray) -> np.ndarray:
-    """Return sums over the head pixels of each slice, by bin of their probability: float64 [N, 4, BINS].
-
-    The four: pixels, sum of probabilities, tumour pixels, sum of squared errors. probabilities: float32 [N, H, W].
+    Patients are sorted by id. The four sums: pixels, probabilities, tumour pixels, squared errors.
+    probabilities: float32 [N, H, W]; None, for masks without probabilities, makes all sums 0.
     """
+    images, masks = slices.images.numpy(), slices.masks.numpy()
+    patients = rows_of_patients(slices.patients).values()
+    if probabilities is None:
+        return np.zeros((len(patients), 4, BINS))
 
-    def count_slice(row: int) -> np.ndarray:
-        head = head_mask(images[row])
-        p, tumour = probabilities[row][head].astype(float), masks[row][head].astype(float)
+    def count_patient(rows: np.ndarray) -> np.ndarray:
+        head = find_head(images[rows], filled=True)
+        p, tumour = probabilities[rows][head].astype(float), masks[rows][head].astype(float)
         bins = np.minimum((p * BINS).astype(np.intp), BINS - 1)
         return np.stack([np.bincount(bins, w, BINS) for w in (None, p, tumour, (p - tumour) ** 2)])
 
-    images, masks = slices.images.numpy(), slices.masks.numpy()
-    return np.stack(parallel_map(count_slice, range(len(slices))))
-
-
-def uncounted(slices: int) -> np.ndarray:
-    """Return the counts of masks without probabilities, in which no pixel is counted: all that follows is NaN."""
-    return np.zeros((slices, 4, BINS))
-
-
-def summarise(counts: np.ndarray) -> dict:
-    """Return brier, ece and bins (the reliability curve) of the counts [N, 4, BINS] of any slices.
-
-    brier: mean squared error of the probability. ece, expected calibration error: mean over pixels of
-    |mean probability - share of tumour| in their bin. NaN without pixels, as mean and share of a bin without any.
-    """
-    pixels, probability, tumour, squared = counts.sum(0)
-    mean, share = (np.where(pixels > 0, sums / np.maximum(pixels, 1), np.nan) for sums in (probability, tumour))
-    total = pixels.sum()
-    edges = np.linspace(0, 1, BINS + 1)
-    return {
-        "brier": squared.sum() / total if total else np.nan,
-        "ece": np.abs(probability - tumour).sum() / total if total else np.nan,
-        "bins": [
-            {"low": low, "high": high, "pixels": int(n), "mean_probability": p, "tumour_share": t}
-            for low, high, n, p, t in zip(edges[:-1], edges[1:], pixels, mean, share, strict=True)
-        ],
-    }
-
-
-def merge(calibrations: Sequence[dict]) -> dict:
-    """Return the calibration of all slices of several runs, from that of each run (as of `summarise`)."""
-    pixels, mean, share = (  # NaN, which is null in a file, stands for no pixels
-        np.nan_to_num(np.array([[b[name] for b in each["bins"]] for each in calibrations], float))
-        for name in ("pixels", "mean_probability", "tumour_share")
-    )
-    brier = np.nan_to_num(np.array([[each["brier"]] for each in calibrations], float))
-    squared = brier * pixels.sum(1, keepdims=True) / BINS  # only its sum over all bins counts
-    counts = [pixels, mean * pixels, share * pixels, np.repeat(squared, BINS, 1)]
-    return summarise(np.stack(counts, axis=1))
+    return np.stack(parallel_map(count_patient, patients))
 
 
 def per_patient(counts: np.ndarray, patients: Sequence[str]) -> pd.DataFrame:
-    """Return one row per patient: patient, head_pixels, brier (NaN without head pixels). counts: as of `count`."""
-    sums = pd.DataFrame({"head_pixels": counts[:, 0].sum(1), "squared": counts[:, 3].sum(1)})
-    table = sums.groupby(np.asarray(patients)).sum()
-    table["brier"] = (table["squared"] / table["head_pixels"]).where(table["head_pixels"] > 0)
-    return table.astype({"head_pixels": int})[["head_pixels", "brier"]].rename_axis("patient").reset_index()
+    """Return one row per patient: patient, head_pixels, brier (mean squared error; NaN without head pixels).
+
+    counts: as `count` returns them; patients: of each slice.
+    """
+    pixels, squared = counts[:, 0].sum(1), counts[:, 3].sum(1)
+    brier = np.where(pixels > 0, squared / np.maximum(pixels, 1), np.nan)
+    return pd.DataFrame({"patient": sorted(set(patients)), "head_pixels": pixels.astype(int), "brier": brier})
+
+
+def reliability(counts: np.ndarray) -> list[dict[str, float]]:
+    """Return the reliability curve of the counts [P, 4, BINS] of all patients: low, high and three sums of each bin."""
+    pixels, probability, tumour, _ = counts.sum(0)
+    edges = np.linspace(0, 1, BINS + 1).round(1)
+    bins = {"low": edges[:-1], "high": edges[1:], "pixels": pixels.astype(int), "probability": probability}
+    return pd.DataFrame(bins | {"tumour_pixels": tumour.astype(int)}).to_dict("records")
+
+
+def pool(curves: Iterable[list[dict[str, float]]]) -> list[dict[str, float]]:
+    """Return the reliability curve of the slices of several runs together."""
+    bins = pd.concat(map(pd.DataFrame, curves))
+    return bins.groupby(["low", "high"], as_index=False).sum().to_dict("records")
+
+
+def expected_calibration_error(bins: list[dict[str, float]]) -> float:
+    """Return the mean over pixels of |mean probability - share of tumour| in their bin; NaN without pixels."""
+    total = sum(b["pixels"] for b in bins)
+    return sum(abs(b["probability"] - b["tumour_pixels"]) for b in bins) / total if total else float("nan")

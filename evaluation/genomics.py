@@ -1,14 +1,16 @@
 """Radiogenomics: association of shape features with labels of the same patients, on manual and on automatic masks.
 
 The family of tests is stated before any is made: each of the published features against each label, by Fisher's exact
-test on the split at the feature's median. Its p values are adjusted for their number (Holm). The Kruskal-Wallis test
-beside it, which needs no split, and the other features are not part of the family.
+test on the split at the feature's median. Its p values are adjusted for the size of the family (Holm). The
+Kruskal-Wallis test beside it, which needs no split, and the other features are not part of the family.
 
 With predicted masks, every number is computed on the same patients for both kinds of masks: a feature that is undefined
-on one is left out on the other.
+on one is left out on the other. Whether an association is weaker on automatic masks is the difference of its strength
+on both, with a paired bootstrap over patients: two p values on two sides of 0.05 show no difference.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,15 +19,18 @@ from scipy import special, stats
 from sklearn.model_selection import RepeatedStratifiedKFold
 
 from dataset.labels import LABELS, SYNTHETIC_LABEL
-from evaluation.intervals import FEWEST, LEVEL, RESAMPLES, SEED, compare_measurements
+from evaluation.intervals import FEWEST, LEVEL, SEED, auc_interval, compare_measurements
 from evaluation.shape import FEATURES, PUBLISHED, Shape
 
 SIGNIFICANT = 0.05
 MOST_TABLES = 2_000_000  # that are enumerated; more, and p is simulated
 SIMULATED = 99_999
 ALIKE = 1e-7  # relative difference of two probabilities that are equal but for rounding
+RESAMPLES = 2_000  # of the paired bootstrap
+FEWEST_PAIRED = 20  # patients of the paired bootstrap: with twelve, simulated intervals hold 75% instead of 95%
+UNDEFINED = dict.fromkeys(("difference", "difference_low", "difference_high"), math.nan)
 FOLDS, REPEATS = 5, 20
-CONTRASTS = {  # the label that is told from the rest: the one published as irregular
+CONTRASTS = {  # the positive label, against the rest: the one published as irregular
     "RNASeqCluster": "2",
     "COCCluster": "2",
     "IDH": "wildtype",
@@ -39,12 +44,15 @@ CAVEAT = (
 )
 
 
+# --- Tests of association --------------------------------------------------------------------------------------
+
+
 def associate(features: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
     """Test each of FEATURES against each label; both tables have one row per patient, in the same order.
 
     Returns a row per feature and label: n (patients with both) and missing, the patients and the median in each group,
-    whether the test is part of the family, fisher_p, holm_p (of the family), kruskal_p, effect (share of the variance
-    of the feature's ranks that lies between the groups, H / (n - 1)), and the reason where nothing can be tested.
+    whether the test is part of the family, fisher_p, holm_p (of the family), kruskal_p, effect (see rank_effect), and
+    the reason where nothing can be tested.
     """
     rows = [
         {"feature": name, "label": label, "family": int(name in PUBLISHED)}
@@ -53,8 +61,8 @@ def associate(features: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
         for name in FEATURES
     ]
     table = pd.DataFrame(rows)
-    family = table["family"] == 1
-    table.insert(table.columns.get_loc("fisher_p") + 1, "holm_p", holm(table["fisher_p"].where(family)))
+    adjusted = holm(table.loc[table["family"] == 1, "fisher_p"])
+    table.insert(table.columns.get_loc("fisher_p") + 1, "holm_p", adjusted)
     return table
 
 
@@ -62,26 +70,25 @@ def associate_one(feature: pd.Series, label: pd.Series) -> dict[str, Any]:
     """Test one feature against one label."""
     both = feature.notna() & label.notna()
     values, groups = feature[both].astype(float), label[both]
-    of_group = {name: values[groups == name] for name in sorted(groups.unique())}
-    counts = np.array([((part > values.median()).sum(), (part <= values.median()).sum()) for part in of_group.values()])
+    by_group = {name: values[groups == name] for name in sorted(groups.unique())}
+    median = values.median()
+    counts = np.array([((group > median).sum(), (group <= median).sum()) for group in by_group.values()])
     reason = ""
-    if len(of_group) < 2:
-        reason = "fewer than two groups" if len(of_group) else "no patient has both"
+    if len(by_group) < 2:
+        reason = "fewer than two groups" if by_group else "no patient has both"
     elif not counts.any(0).all():
         reason = "no value above the median"
     row = {
         "n": len(values),
         "missing": len(feature) - len(values),
-        "groups": "; ".join(f"{name}: {len(part)}" for name, part in of_group.items()),
-        "medians": "; ".join(f"{name}: {part.median():.4g}" for name, part in of_group.items()),
-        "fisher_p": math.nan,
-        "kruskal_p": math.nan,
-        "effect": math.nan,
+        "groups": "; ".join(f"{name}: {len(group)}" for name, group in by_group.items()),
+        "medians": "; ".join(f"{name}: {group.median():.4g}" for name, group in by_group.items()),
+        **dict.fromkeys(("fisher_p", "kruskal_p", "effect"), math.nan),
         "reason": reason,
     }
     if not reason:
-        statistic, row["kruskal_p"] = map(float, stats.kruskal(*of_group.values()))
-        row |= {"fisher_p": fisher_exact(counts), "effect": statistic / (len(values) - 1)}
+        row["fisher_p"], row["kruskal_p"] = fisher_exact(counts), float(stats.kruskal(*by_group.values()).pvalue)
+        row["effect"] = float(rank_effect(values.to_numpy(), pd.factorize(groups)[0]))
     return row
 
 
@@ -101,97 +108,115 @@ def fisher_exact(counts: np.ndarray) -> float:
     first = above - others.sum(0)
     possible = (first >= 0) & (first <= sizes[0])
     tables = np.vstack([first[possible], others[:, possible]])
-    likelihood = _ways(sizes[:, None], tables).sum(0)
-    observed = _ways(sizes, counts[:, 0]).sum()
-    log_p = special.logsumexp(likelihood[likelihood <= observed + ALIKE]) - _ways(sizes.sum(), above)
+    likelihood = _log_choose(sizes[:, None], tables).sum(0)
+    observed = _log_choose(sizes, counts[:, 0]).sum()
+    log_p = special.logsumexp(likelihood[likelihood <= observed + ALIKE]) - _log_choose(sizes.sum(), above)
     return float(min(np.exp(log_p), 1))
 
 
-def _ways(total: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """Return the logarithm of the number of ways to choose some of a total."""
+def _log_choose(total: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """Return the logarithm of the binomial coefficient."""
     return special.gammaln(total + 1) - special.gammaln(chosen + 1) - special.gammaln(total - chosen + 1)
 
 
 def holm(p: pd.Series) -> pd.Series:
-    """Return p values adjusted for their number by Holm's method; NaN is no test."""
+    """Return p values adjusted for their number by Holm's method. NaN, a test that cannot be computed, counts too."""
     ordered = p.dropna().sort_values()
-    adjusted = (ordered * np.arange(len(ordered), 0, -1)).cummax().clip(upper=1)
+    adjusted = (ordered * (len(p) - np.arange(len(ordered)))).cummax().clip(upper=1)
     return adjusted.reindex(p.index)
 
 
-def survival(manual: pd.DataFrame, automatic: pd.DataFrame) -> pd.DataFrame:
-    """Return the family of tests on manual and on automatic masks side by side (tables of `associate`).
+# --- Strength of an association: values float [..., n], groups [..., n] or [n], both along the last axis ---------
 
-    survives: whether an association that is significant on manual masks is so on automatic ones; empty where it is not
-    significant on manual masks.
+
+def rank_effect(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Return the share of the variance of ranks that lies between groups (int, from 0), H / (n - 1) of Kruskal-Wallis.
+
+    NaN where all values are equal.
     """
-    columns = ["feature", "label", "n", "fisher_p", "holm_p", "effect"]
-    pair = manual[manual["family"] == 1][columns].merge(
-        automatic[columns], on=["feature", "label"], suffixes=("_manual", "_automatic"), validate="one_to_one"
+    ranks = stats.rankdata(values, axis=-1) - (values.shape[-1] + 1) / 2
+    between = sum(
+        (ranks * (groups == group)).sum(-1) ** 2 / np.maximum((groups == group).sum(-1), 1)
+        for group in range(groups.max() + 1)
     )
-    first, second = (pair[f"holm_p_{masks}"] < SIGNIFICANT for masks in ("manual", "automatic"))
-    return pair.assign(survives=np.where(first, np.where(second, "yes", "no"), ""))
+    with np.errstate(invalid="ignore"):
+        return between / (ranks**2).sum(-1)
+
+
+def auc(scores: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Return the area under the ROC curve: how often a positive score is above a negative one; a tie counts half.
+
+    truth: bool. NaN without a positive or a negative one.
+    """
+    positives = truth.sum(-1)
+    pairs = positives * (truth.shape[-1] - positives)
+    above = (stats.rankdata(scores, axis=-1) * truth).sum(-1) - positives * (positives + 1) / 2
+    return np.where(pairs > 0, above / np.maximum(pairs, 1), np.nan)
+
+
+def paired_difference(
+    statistic: Callable, manual: np.ndarray, automatic: np.ndarray, groups: np.ndarray
+) -> dict[str, float]:
+    """Return the difference of a statistic of (values, groups), automatic minus manual mask, with low and high.
+
+    The 95% confidence interval is that of a basic bootstrap over patients (float [n] each); NaN below FEWEST_PAIRED.
+    """
+    difference = float(statistic(automatic, groups) - statistic(manual, groups))
+    low = high = math.nan
+    if len(groups) >= FEWEST_PAIRED:
+        rows = np.random.default_rng(SEED).integers(len(groups), size=(RESAMPLES, len(groups)))
+        resampled = statistic(automatic[rows], groups[rows]) - statistic(manual[rows], groups[rows])
+        low, high = 2 * difference - np.nanquantile(resampled, ((1 + LEVEL) / 2, (1 - LEVEL) / 2))
+    return dict(zip(UNDEFINED, (difference, float(low), float(high)), strict=True))
+
+
+# --- 1/BEVR, one label against the rest ------------------------------------------------------------------------
 
 
 def auc_of_bevr(features: pd.DataFrame, labels: pd.DataFrame, label: str) -> dict[str, Any]:
-    """Return how well 1/BEVR tells the patients of one of CONTRASTS from the rest; tables as of `associate`.
+    """Return the AUC of 1/BEVR for the positive one of CONTRASTS against the rest; tables as in `associate`.
 
-    Keys: label, positive, n, positives, auc with low and high (percentile bootstrap over patients of each side), and
-    nested_auc (see there). NaN where there are fewer than FEWEST patients on either side.
+    Keys: label, positive, n, positives, auc with low and high, and nested_auc (see there). NaN where there are fewer
+    than FEWEST patients on either side.
     """
     score, truth = contrast(features, labels, label)
-    row = {"label": label, "positive": CONTRASTS[label], "n": len(truth), "positives": int(truth.sum())}
-    if not FEWEST <= truth.sum() <= len(truth) - FEWEST:
+    positives = int(truth.sum())
+    row = {"label": label, "positive": CONTRASTS[label], "n": len(truth), "positives": positives}
+    if not FEWEST <= positives <= len(truth) - FEWEST:
         return row | dict.fromkeys(("auc", "low", "high", "nested_auc"), math.nan)
-    parts = score[truth], score[~truth]
-    interval = stats.bootstrap(
-        parts, auc, vectorized=True, n_resamples=RESAMPLES, batch=500, confidence_level=LEVEL, method="percentile",
-        rng=np.random.default_rng(SEED),
-    ).confidence_interval  # fmt: skip
+    area = float(auc(score, truth))
+    low, high = auc_interval(area, positives, len(truth) - positives)
     known = labels[label].notna() & features[PUBLISHED].notna().all(axis=1)
-    return row | {
-        "auc": float(auc(*parts)),
-        "low": float(interval.low),
-        "high": float(interval.high),
-        "nested_auc": nested_auc(features.loc[known, PUBLISHED], labels.loc[known, label] == CONTRASTS[label]),
-    }
+    nested = nested_auc(features.loc[known, PUBLISHED], labels.loc[known, label] == CONTRASTS[label])
+    return row | {"auc": area, "low": low, "high": high, "nested_auc": nested}
 
 
 def contrast(features: pd.DataFrame, labels: pd.DataFrame, label: str) -> tuple[np.ndarray, np.ndarray]:
     """Return 1/BEVR (float [n]) and whether a patient is positive (bool [n]) of the patients who have both."""
     known = labels[label].notna() & features["bevr"].notna()
-    return 1 / features.loc[known, "bevr"].to_numpy(float), (labels.loc[known, label] == CONTRASTS[label]).to_numpy(
-        bool
-    )
-
-
-def auc(positive: np.ndarray, negative: np.ndarray, axis: int = -1) -> np.ndarray:
-    """Return the area under the ROC curve of scores along an axis: how often a positive one is the higher."""
-    positive, negative = np.moveaxis(positive, axis, -1)[..., :, None], np.moveaxis(negative, axis, -1)[..., None, :]
-    return ((positive > negative).mean((-2, -1)) + (positive >= negative).mean((-2, -1))) / 2  # a tie counts half
+    positive = labels.loc[known, label] == CONTRASTS[label]
+    return 1 / features.loc[known, "bevr"].to_numpy(float), positive.to_numpy(bool)
 
 
 def nested_auc(features: pd.DataFrame, truth: pd.Series) -> float:
-    """Return the mean AUC of patients who had no say in which feature is used, and in which direction.
+    """Return the mean AUC of patients on whom neither the feature nor its direction was chosen.
 
     In each of 20 x 5 stratified folds, the published feature with the highest AUC among the other patients is taken.
     NaN for fewer than FOLDS patients on either side.
     """
     if min(truth.sum(), (~truth).sum()) < FOLDS:
         return math.nan
-    values, positive, found = features.to_numpy(float), truth.to_numpy(bool), []
-    for rest, fold in RepeatedStratifiedKFold(n_splits=FOLDS, n_repeats=REPEATS, random_state=SEED).split(
-        values, positive
-    ):
-        of_rest, of_fold = (
-            auc(values[rows][positive[rows]], values[rows][~positive[rows]], 0) for rows in (rest, fold)
-        )
-        best = np.abs(of_rest - 0.5).argmax()
-        found.append(of_fold[best] if of_rest[best] > 0.5 else 1 - of_fold[best])
-    return float(np.mean(found))
+    values, positive = features.to_numpy(float).T, truth.to_numpy(bool)
+    folds = RepeatedStratifiedKFold(n_splits=FOLDS, n_repeats=REPEATS, random_state=SEED).split(values.T, positive)
+    areas = []
+    for others, fold in folds:
+        of_others, of_fold = (auc(values[:, rows], positive[rows]) for rows in (others, fold))
+        best = np.abs(of_others - 0.5).argmax()
+        areas.append(of_fold[best] if of_others[best] > 0.5 else 1 - of_fold[best])
+    return float(np.mean(areas))
 
 
-# --- The whole study -----------------------------------------------------------------------------------------------
+# --- The whole study -------------------------------------------------------------------------------------------
 
 
 class Study(NamedTuple):
@@ -220,14 +245,14 @@ def study(features: pd.DataFrame, other_choices: dict[str, dict[tuple[str, str],
     labels = features[[name for name in LABELS if name in features]]
     by_masks = split_masks(features)
     tested = {masks: associate(values, labels) for masks, values in by_masks.items()}
+    contrasts = [label for label in CONTRASTS if label in labels]
     result = {
         "patients": len(features),
         "labels": {name: int(labels[name].notna().sum()) for name in labels},
         "masks": list(by_masks),
         "auc": [
             {"masks": masks} | auc_of_bevr(values, labels, label)
-            for label in CONTRASTS
-            if label in labels
+            for label in contrasts
             for masks, values in by_masks.items()
         ],
         "choices": [
@@ -235,8 +260,7 @@ def study(features: pd.DataFrame, other_choices: dict[str, dict[tuple[str, str],
             for masks, values in by_masks.items()
             for row in compare_choices(values, other_choices[masks], labels)
         ],
-        "agreement": [],
-        "survival": [],
+        **{name: [] for name in ("agreement", "auc_difference", "effect_difference")},  # with automatic masks
         "undefined": [
             {"patient": row["patient"], "masks": masks, "reason": row[column]}
             for masks, column in ((MANUAL, "reason"), (AUTOMATIC, f"{PREDICTED}reason"))
@@ -249,8 +273,9 @@ def study(features: pd.DataFrame, other_choices: dict[str, dict[tuple[str, str],
     if AUTOMATIC in by_masks:
         pairs = [(name, features[name], features[f"{PREDICTED}{name}"]) for name in FEATURES]
         result["agreement"] = [{"feature": name} | compare_measurements(*pair) for name, *pair in pairs]
-        result["survival"] = survival(*tested.values()).to_dict("records")
-    table = pd.concat([part.assign(masks=masks) for masks, part in tested.items()], ignore_index=True)
+        result["auc_difference"] = [auc_difference(*by_masks.values(), labels, label) for label in contrasts]
+        result["effect_difference"] = effect_differences(by_masks, tested, labels)
+    table = pd.concat([rows.assign(masks=masks) for masks, rows in tested.items()], ignore_index=True)
     return Study(features, table[["masks", *table.columns.drop("masks")]], result)
 
 
@@ -264,10 +289,40 @@ def split_masks(features: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return {MANUAL: manual.where(both), AUTOMATIC: automatic.where(both)}
 
 
+def auc_difference(manual: pd.DataFrame, automatic: pd.DataFrame, labels: pd.DataFrame, label: str) -> dict[str, Any]:
+    """Return label, n, and the difference of the AUC of 1/BEVR with its interval; tables of `split_masks`."""
+    (first, truth), (second, _) = (contrast(features, labels, label) for features in (manual, automatic))
+    enough = FEWEST <= truth.sum() <= len(truth) - FEWEST
+    return {"label": label, "n": len(truth)} | (paired_difference(auc, first, second, truth) if enough else UNDEFINED)
+
+
+def effect_differences(
+    by_masks: dict[str, pd.DataFrame], tested: dict[str, pd.DataFrame], labels: pd.DataFrame
+) -> list[dict[str, Any]]:
+    """Return the family of tests on both kinds of masks: feature, label, n, holm_p and effect of each, difference.
+
+    by_masks: of `split_masks`; tested: of `associate`, in the same rows.
+    """
+    rows = []
+    for manual, automatic in zip(*(table.to_dict("records") for table in tested.values()), strict=True):
+        if not manual["family"]:
+            continue
+        name, label = manual["feature"], manual["label"]
+        known = by_masks[MANUAL][name].notna() & labels[label].notna()
+        row = {"feature": name, "label": label, "n": manual["n"]}
+        for masks, test in ((MANUAL, manual), (AUTOMATIC, automatic)):
+            row |= {f"{column}_{masks}": test[column] for column in ("holm_p", "effect")}
+        values = (table.loc[known, name].to_numpy(float) for table in by_masks.values())
+        groups = pd.factorize(labels.loc[known, label])[0]
+        untested = manual["reason"] or automatic["reason"]
+        rows.append(row | (UNDEFINED if untested else paired_difference(rank_effect, *values, groups)))
+    return rows
+
+
 def compare_choices(
     features: pd.DataFrame, other_choices: dict[tuple[str, str], pd.Series], labels: pd.DataFrame
 ) -> list[dict[str, Any]]:
-    """Return what follows from each choice that the published definitions leave open, against the first label.
+    """Return the result under each choice that the published definitions leave open, against the first label.
 
     Each has choice, feature, n, its rank correlation with the choice that is taken, fisher_p, kruskal_p and the AUC.
     """
@@ -278,15 +333,10 @@ def compare_choices(
         values = values.where(features[name].notna())
         test = associate_one(values, labels[label])
         both = values.notna() & labels[label].notna()
-        truth = (labels[label] == CONTRASTS.get(label))[both]
-        area = np.nan
-        if 0 < truth.sum() < len(truth):
-            score = values[both].astype(float)
-            area = float(auc(score[truth].to_numpy(), score[~truth].to_numpy()))
-            area = 1 - area if name == "bevr" else area  # the lower, the more irregular
-        same = values.corr(features[name], "spearman") if len(values.dropna()) > 2 else np.nan
-        kept = {key: test[key] for key in ("n", "fisher_p", "kruskal_p")}
-        rows.append(
-            {"choice": choice, "feature": name, "label": label, "correlation": float(same), **kept, "auc": area}
-        )
+        truth = (labels[label] == CONTRASTS.get(label))[both].to_numpy(bool)
+        irregular = -1 if name == "bevr" else 1  # the lower BEVR, the more irregular
+        same = values.corr(features[name], "spearman") if values.count() > 2 else math.nan
+        row = {"choice": choice, "feature": name, "label": label, "correlation": float(same)}
+        row |= {key: test[key] for key in ("n", "fisher_p", "kruskal_p")}
+        rows.append(row | {"auc": float(auc(irregular * values[both].to_numpy(float), truth))})
     return rows

@@ -1,13 +1,15 @@
 """95% confidence intervals over patients, a paired permutation test of two runs, agreement of two measurements.
 
-Slices of one patient are alike, so the sample is the patients, not the slices. Below FEWEST patients there is no
-interval: the values of the patients say more.
+Slices of one patient are alike: the sample is the patients, not the slices. Below FEWEST patients there is no interval;
+their values say more.
 
 A mean has a Student t interval, with the jackknife's standard error over patients (for one value per patient it is the
 usual one; it holds for a mean over slices or lesions too, where patients have different numbers of them). Dice and the
-like are skewed, which t does not allow for; the interval is therefore taken on a scale on which they are less so. Its
-simulated coverage stands in docs/evaluation.md. A median has the interval of order statistics, which is valid for any
-distribution.
+like are skewed, which t does not allow for; the interval is therefore taken on a scale on which they are less skewed.
+A median has the interval of order statistics, which is valid for any distribution. An intraclass correlation has the t
+interval on Fisher's z scale with the jackknife's standard error, an area under the ROC curve the one that inverts
+Hanley and McNeil's variance as Wilson's does a proportion's (Newcombe 2006, method 5): both were chosen for their
+coverage in simulations, which tests/test_intervals.py repeats.
 """
 
 from collections.abc import Callable
@@ -15,23 +17,21 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy import special, stats
+from scipy import optimize, special, stats
 
 from utils import show_number
 
-FEWEST = 6  # patients of an interval; the median has none with fewer either
+FEWEST = 6  # patients of the interval of a mean or median, or on each side of a ROC curve
+FEWEST_ICC = 10  # patients of the interval of an intraclass correlation: with fewer it says nothing (0.4 to 1 wide)
 LEVEL = 0.95
 ALIKE = 1e-9  # standard error below which all patients have the same value, but for rounding
 PERMUTATIONS = 99_999  # more than the 65,536 sign patterns of 16 patients, up to which the test is therefore exact
 BATCH = 10_000  # permutations at a time, which bounds the memory
 SEED = 2019
-RESAMPLES = 5_000  # of a bootstrap
-SMALL_DIFFERENCE = 0.02  # of a Dice; what people like to report as progress
-FEW_PATIENTS = 30
 
 
 class Scale(NamedTuple):
-    """Where the interval of a mean is symmetric, and therefore which values its ends can have."""
+    """The scale on which the interval of a mean is symmetric; its ends have only possible values, such as shares."""
 
     to: Callable[[np.ndarray], np.ndarray]
     back: Callable[[np.ndarray], np.ndarray]
@@ -74,11 +74,15 @@ def mean_interval(sums: np.ndarray, numbers: np.ndarray, scale: Scale) -> tuple[
     if patients < FEWEST:
         return np.full((2, *sums.shape[:-1]), np.nan)
     total, number = sums.sum(-1, keepdims=True), numbers.sum(-1, keepdims=True)
-    without_one = (total - sums) / (number - numbers)
-    error = np.sqrt(without_one.var(-1) * (patients - 1))
+    error = jackknife_error((total - sums) / (number - numbers))
     mean = np.where(error < ALIKE, np.nan, (total / number)[..., 0])
     reach = stats.t.ppf((1 + LEVEL) / 2, patients - 1) * error * scale.slope(mean)
     return scale.back(scale.to(mean) - reach), scale.back(scale.to(mean) + reach)
+
+
+def jackknife_error(without_one: np.ndarray) -> np.ndarray:
+    """Return the standard error of a statistic from its values without each patient (the last axis)."""
+    return np.sqrt(without_one.var(-1) * (without_one.shape[-1] - 1))
 
 
 def estimate_median(values: np.ndarray) -> dict[str, Any]:
@@ -102,6 +106,9 @@ def show_interval(estimate: dict[str, Any], form: str) -> str:
     return ", ".join(values) if len(values) > 1 else ""
 
 
+# --- Two runs on the same patients -----------------------------------------------------------------------------
+
+
 def paired_permutation(differences: np.ndarray) -> float:
     """Return the two-sided p of a mean paired difference (float [P]): as likely as random signs make it, or less.
 
@@ -116,24 +123,34 @@ def paired_permutation(differences: np.ndarray) -> float:
 
 
 def smallest_p(patients: int) -> float:
-    """Return the smallest p that `paired_permutation` can give for so many patients."""
+    """Return the smallest p that `paired_permutation` can give for this number of patients."""
     return max(2.0 ** (1 - patients), 2 / (PERMUTATIONS + 1))
 
 
-def caveat(patients: int, low: float, high: float) -> str:
-    """Return which difference so few test patients, with this interval of their mean Dice, cannot show; or nothing."""
-    half = (high - low) / 2
-    narrow = not half > SMALL_DIFFERENCE  # or without an interval
-    if narrow and patients >= FEW_PATIENTS:
-        return ""
-    reason = f"the 95% confidence interval of their mean Dice is {high - low:.3f} wide"
-    return (
-        f"{patients} patient{'s' * (patients != 1)} cannot show a difference of {SMALL_DIFFERENCE} in Dice: "
-        f"{'they are too few' if narrow else reason}."
-    )
+# --- Area under the ROC curve ----------------------------------------------------------------------------------
 
 
-# --- Agreement of two measurements of the same patients ------------------------------------------------------------
+def auc_interval(area: float, positives: int, negatives: int) -> tuple[float, float]:
+    """Return the ends of the interval of an area under the ROC curve; NaN with fewer than FEWEST on either side.
+
+    It holds every true area from which the observed one is no more than 1.96 standard errors away. The standard error
+    is that of the true area: an observed area of 1 would have none.
+    """
+    if min(positives, negatives) < FEWEST:
+        return np.nan, np.nan
+
+    def excess(true: float, area: float) -> float:
+        pairs = 1 + ((positives + negatives) / 2 - 1) * ((1 - true) / (2 - true) + true / (1 + true))
+        error = np.sqrt(true * (1 - true) * pairs / (positives * negatives))
+        return area - true - stats.norm.ppf((1 + LEVEL) / 2) * error
+
+    def low(area: float) -> float:
+        return optimize.brentq(excess, 0, min(area, 1 - ALIKE), args=(area,)) if area > 0 else 0.0
+
+    return low(area), 1 - low(1 - area)
+
+
+# --- Agreement of two measurements of the same patients --------------------------------------------------------
 
 
 def limits_of_agreement(difference: pd.Series) -> tuple[float, tuple[float, ...]]:
@@ -142,33 +159,42 @@ def limits_of_agreement(difference: pd.Series) -> tuple[float, tuple[float, ...]
     return bias, (bias - half, bias + half) if len(difference) > 2 else ()
 
 
-def intraclass(first: np.ndarray, second: np.ndarray, axis: int = -1) -> np.ndarray:
-    """Return the intraclass correlation of two measurements along an axis: ICC(A,1) of McGraw and Wong (1996).
+def intraclass(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Return the intraclass correlation of two measurements along the last axis: ICC(A,1) of McGraw and Wong (1996).
 
     Two-way random effects, absolute agreement, single measurement: a constant shift lowers it. NaN without variation.
     """
-    n = first.shape[axis]
+    n = first.shape[-1]
     difference, mean = first - second, (first + second) / 2
-    between = 2 * mean.var(axis, ddof=1)  # mean squares: between patients, ...
-    bias = n * difference.mean(axis) ** 2 / 2  # ... between the two measurements, ...
-    error = difference.var(axis, ddof=1) / 2  # ... and what is left
+    between = 2 * mean.var(-1, ddof=1)  # mean squares: between patients, ...
+    bias = n * difference.mean(-1) ** 2 / 2  # ... between the two measurements, ...
+    error = difference.var(-1, ddof=1) / 2  # ... and residual
     total = between + error + 2 * (bias - error) / n
     with np.errstate(invalid="ignore", divide="ignore"):
         return (between - error) / total
 
 
+def intraclass_interval(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the ends of the interval of the intraclass correlation along the last axis; NaN below FEWEST_ICC."""
+    n = first.shape[-1]
+    if n < FEWEST_ICC:
+        return np.full((2, *first.shape[:-1]), np.nan)
+    others = ~np.eye(n, dtype=bool)
+    rows = np.tile(np.arange(n), (n, 1))[others].reshape(n, n - 1)  # all patients but one
+    with np.errstate(divide="ignore", invalid="ignore"):  # of an ICC of 1
+        error = jackknife_error(np.arctanh(intraclass(first[..., rows], second[..., rows])))
+        reach, z = stats.t.ppf((1 + LEVEL) / 2, n - 1) * error, np.arctanh(intraclass(first, second))
+        return np.tanh(z - reach), np.tanh(z + reach)
+
+
 def compare_measurements(first: pd.Series, second: pd.Series) -> dict[str, Any]:
     """Return the agreement of two measurements of each patient: n, icc with low and high, bias with its limits.
 
-    A patient who lacks one is left out. The interval is a percentile bootstrap over patients: NaN below FEWEST, and
-    where all patients of a resample have the same value.
+    A patient who lacks one is left out.
     """
     both = first.notna() & second.notna()
     a, b = first[both].to_numpy(float), second[both].to_numpy(float)
-    low = high = np.nan
-    if len(a) >= FEWEST:
-        rows = np.random.default_rng(SEED).integers(len(a), size=(RESAMPLES, len(a)))
-        low, high = np.quantile(intraclass(a[rows], b[rows]), ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
+    low, high = intraclass_interval(a, b)
     bias, limits = limits_of_agreement(pd.Series(b - a)) if len(a) else (np.nan, ())
     lower, upper = limits or (np.nan, np.nan)
     icc = float(intraclass(a, b)) if len(a) > 1 else np.nan

@@ -1,17 +1,13 @@
-"""Lesions and outlines of the masks of a slice or stack.
+"""Lesions and outlines of two masks of a slice or stack.
 
-Lesions are connected components: their shape, the kinds of slices, and which of them a prediction finds.
+Lesions are connected components, with 8 neighbours in a slice and 26 in a stack of slices. Matching: a lesion of the
+reference mask is found when at least a tenth of its pixels are predicted; a predicted component is false when less than
+a tenth of its pixels are tumour. Components of fewer than SPECK pixels in a slice, or SPECK_3D in a stack, are not
+counted, neither as lesions nor as false ones.
 
-Connectivity includes corners: 8 neighbours in a slice, 26 in a stack of slices.
-
-Matching, in a slice as in a stack: a lesion of the reference mask is found when at least a tenth of its pixels are
-predicted; a predicted component is false when less than a tenth of its pixels are tumour. Components of fewer than
-SPECK pixels in a slice, or SPECK_3D in a stack, are not counted, neither as lesions nor as false ones.
-
-Distance between the outlines of two masks of one slice, in pixels: the files carry no spacing.
-
-The surface of a mask is its pixels with a neighbour (above, below, left, right) outside of the mask; beyond the edge of
-the image is outside. The distance of each surface pixel of one mask to the nearest of the other is taken, both ways.
+Distances between outlines are in pixels of a slice: the files carry no spacing. The surface of a mask is its pixels
+with a neighbour (above, below, left, right) outside of the mask, as is everything beyond the image. The distance of
+each surface pixel of one mask to the nearest of the other is taken, both ways.
 
     both masks empty     undefined: NaN, left out of every mean
     one of them empty    no distance exists: HD95 is NaN, surface Dice is 0. A missed slice therefore does not show
@@ -28,13 +24,11 @@ from scipy import ndimage
 SMALL = 500  # pixels; a slice with less tumour is "small"
 SPECK = 10  # pixels; a smaller component of a slice is not counted
 SPECK_3D = 50  # pixels; the same in a stack of slices
-CONNECTED = np.ones((3, 3, 3), int)  # which voxels of a stack are neighbours
+CONNECTED = np.ones((3, 3, 3), int)  # neighbours of a voxel of a stack
 COVERED = 0.1  # share of its pixels from which a component counts as matched
 COMPLEX = 2.0  # boundary complexity of a complex outline: the median of tumours >= SMALL with one component
-
 TOLERANCES = (1, 2, 3)  # pixels, for the surface Dice
 CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
-
 SLICE_KINDS = ("no tumour", "small", "several components", "complex boundary", "smooth")
 
 
@@ -83,14 +77,14 @@ def kind_of_slice(mask: np.ndarray) -> str:
 class Matching(NamedTuple):
     """The lesions of the reference mask of a slice or stack (arrays [L], by label), and the predicted components."""
 
-    first: np.ndarray  # index of its first plane along axis 0 ...
-    last: np.ndarray  # ... and of its last
-    pixels: np.ndarray  # its size
-    overlap: np.ndarray  # how many of its pixels are predicted
+    first: np.ndarray  # index of the first plane along axis 0 ...
+    last: np.ndarray  # ... and of the last
+    pixels: np.ndarray
+    overlap: np.ndarray  # pixels that are predicted
     found: np.ndarray  # bool
     dice: np.ndarray  # of the lesion and all predicted components that touch it
     predicted: int  # number of predicted components
-    false: int  # number of those that match no tumour
+    false: int  # number of predicted components that match no tumour
 
 
 def match(mask: np.ndarray, predicted: np.ndarray, smallest: int) -> Matching:
@@ -114,7 +108,7 @@ def match(mask: np.ndarray, predicted: np.ndarray, smallest: int) -> Matching:
     joint = joint[1:, 1:]
     overlap, hits = joint.sum(1), joint.sum(0)
     dice = 2 * overlap / (pixels + (joint > 0) @ component_pixels)
-    planes = [place[0] for place in ndimage.find_objects(lesion_of)]
+    planes = [ends[0] for ends in ndimage.find_objects(lesion_of)]
     first = np.array([box[0].start + plane.start for plane in planes], int)
     last = np.array([box[0].start + plane.stop - 1 for plane in planes], int)
     found = overlap >= COVERED * pixels
@@ -142,7 +136,7 @@ def compare_outlines(mask: np.ndarray, predicted: np.ndarray) -> Surfaces:
     box = bounding_box(mask | predicted)
     if box is None:
         return Surfaces(np.nan, 0, (np.nan,) * len(TOLERANCES))
-    one, other = (surface(np.ascontiguousarray(part[box])) for part in (mask, predicted))
+    one, other = (surface(np.ascontiguousarray(whole[box])) for whole in (mask, predicted))
     pixels = int(one.sum()) + int(other.sum())
     if not (one.any() and other.any()):
         return Surfaces(np.nan, pixels, (0.0,) * len(TOLERANCES))
@@ -163,5 +157,5 @@ def distances(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     one, other: uint8 0 or 1, [H, W], not empty. The squares are whole numbers; OpenCV's float32 roots of them are not
     always the same from call to call in their last bit.
     """
-    found = cv2.distanceTransform(1 - other, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[one > 0].astype(np.float64)
-    return np.sqrt(np.rint(found**2))
+    to_other = cv2.distanceTransform(1 - other, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[one > 0].astype(np.float64)
+    return np.sqrt(np.rint(to_other**2))

@@ -75,11 +75,16 @@ def slice_mean_iou(counts: Counts) -> float:
 def volumetric_dice(counts: Counts, patients: Sequence[str]) -> np.ndarray:
     """Return the Dice of each patient's whole volume, all slices counted together: float64 [P], by sorted patient."""
     patient_of_row = np.unique(np.asarray(patients), return_inverse=True)[1]
-    return dice(Counts(*(np.bincount(patient_of_row, part) for part in counts)))
+    return dice(Counts(*(np.bincount(patient_of_row, pixels) for pixels in counts)))
+
+
+def rows_of_patients(patients: Sequence[str]) -> dict[str, np.ndarray]:
+    """Return the rows of each patient, in their order, by sorted patient: {patient: int [slices]}."""
+    return {name: np.flatnonzero(np.asarray(patients) == name) for name in sorted(set(patients))}
 
 
 def summarise(counts: Counts, patients: Sequence[str]) -> dict[str, float]:
-    """Return the metrics that belong together wherever an IoU is shown; NaN where they are undefined.
+    """Return the metrics without which no IoU is shown; NaN where they are undefined.
 
     counts: of slices, NumPy arrays. patients: the patient of each slice.
     """

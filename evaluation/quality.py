@@ -1,19 +1,18 @@
-"""What speaks against a prediction that has no reference mask: an input that is no MR of a head, a mask too large."""
-
-from collections.abc import Sequence
+"""Warnings about a prediction without a reference mask: an input that is no MR of a head, a mask that is too large."""
 
 import numpy as np
 
-from evaluation.calibration import head_mask
+from dataset.preprocess import find_head
 
-CORNER = 8  # a corner is this part of a slice's height and width
-UNEVEN = 0.4  # spread of the corners, as a share of a whole slice's: at most 0.19 in 99 patients, 0.6 in photographs
-BRIGHT = 0.8  # level of the corners, as a share of a slice's brightest; at most 0.69 in 99 patients, 1 on a white page
-TOO_MUCH = 1 / 3  # of the head in a slice; at most 0.28 in the reference masks of 99 patients
+CORNER = 8  # a corner is this fraction of a slice's height and width
+UNEVEN = 0.4  # spread of the corners over that of the whole slice: at most 0.19 in 99 patients, 0.6 in photographs
+BRIGHT = 0.8  # level of the corners over a slice's brightest: at most 0.69 in 99 patients, 1 on a white page
+TOO_MUCH = 1 / 3  # of the head in a slice; at most 0.31 in the reference masks of 99 patients
 
 
-def input_warnings(images: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> list[str]:
-    """Return warnings about a patient's slices (uint8 [H, W, 3] each) and predicted masks (uint8 [H, W], 0 or 1)."""
+def input_warnings(images: np.ndarray, masks: np.ndarray) -> list[str]:
+    """Return warnings about a patient's slices (uint8 [S, H, W, 3]) and predicted masks (uint8 [S, H, W], 0 or 1)."""
+    images, masks = np.asarray(images), np.asarray(masks)
     warnings = []
     uneven = np.median([corner_spread(image) for image in images]) > UNEVEN
     if uneven or np.median([corner_level(image) for image in images]) > BRIGHT:
@@ -23,8 +22,8 @@ def input_warnings(images: Sequence[np.ndarray], masks: Sequence[np.ndarray]) ->
             "anything else mean nothing. Give slices of a whole head, with pre-contrast, FLAIR and post-contrast as "
             "their channels."
         )
-    marked = [(image, mask) for image, mask in zip(images, masks, strict=True) if mask.any()]
-    large = sum(mask.sum() > TOO_MUCH * head_mask(image).sum() for image, mask in marked)
+    marked = masks.sum((1, 2), dtype=np.int64)
+    large = (marked > TOO_MUCH * find_head(images, filled=True).sum((1, 2))).sum()
     if large:
         warnings.append(
             f"the mask covers more than a third of the head in {large} of {len(images)} slices, as no tumour of the "
@@ -34,19 +33,20 @@ def input_warnings(images: Sequence[np.ndarray], masks: Sequence[np.ndarray]) ->
 
 
 def corner_spread(image: np.ndarray) -> float:
-    """Return the spread of values in the corners of a slice, as a share of that in the whole slice.
+    """Return the standard deviation in the corners of a slice over that of the whole slice, of its highest channel.
 
-    Of the channel in which it is largest; 0 for a slice of one value. image: uint8 [H, W, 3].
+    0 for a slice of one value. image: uint8 [H, W, 3].
     """
     return float((corners(image).std((0, 1)) / np.maximum(image.std((0, 1)), 1)).max())
 
 
 def corner_level(image: np.ndarray) -> float:
-    """Return the mean of the corners of a slice as a share of its 99.5th percentile, of its highest channel."""
+    """Return the mean of the corners of a slice over its 99.5th percentile, of its highest channel."""
     return float((corners(image).mean((0, 1)) / np.maximum(np.percentile(image, 99.5, axis=(0, 1)), 1)).max())
 
 
 def corners(image: np.ndarray) -> np.ndarray:
+    """Return the four corners of a slice beside each other: uint8 [2 * height, 2 * width, 3]."""
     height, width = (-(-side // CORNER) for side in image.shape[:2])
     rows, columns = np.arange(-height, height), np.arange(-width, width)
     return image[np.ix_(rows, columns)]

@@ -29,42 +29,34 @@ class Feature(NamedTuple):
     label: str
     meaning: str
     form: str
-    published: bool = False  # whether it belongs to the published analysis, and so to the family of tests
+    published: bool = False  # belongs to the published analysis, and to the family of tests
 
 
 FEATURES = {  # columns of shape_features.csv
     "bevr": Feature(
-        "BEVR",
-        "Bounding ellipsoid volume ratio",
-        "Volume over the volume of the smallest ellipsoid around the tumour.",
-        ".3f",
-        True,
+        "BEVR", "Bounding ellipsoid volume ratio",
+        "Volume over the volume of the smallest ellipsoid around the tumour.", ".3f", True,
     ),
     "margin_fluctuation": Feature(
-        "MF",
-        "Margin fluctuation",
+        "MF", "Margin fluctuation",
         "Standard deviation of what smoothing over a tenth of the outline takes from its distance to the centre; in "
-        "the largest slice.",
-        ".4f",
-        True,
+        "the largest slice.", ".4f", True,
     ),
     "angular_sd": Feature(
-        "ASD",
-        "Angular standard deviation",
+        "ASD", "Angular standard deviation",
         "Mean over ten sectors of the standard deviation of the outline's distance to the centre; largest slice.",
-        ".4f",
-        True,
+        ".4f", True,
     ),
     "volume": Feature("volume", "Volume, voxels", "Voxels of the mask.", ",.0f"),
     "components": Feature("components", "Components", "Connected components of the mask in 3D.", ",.0f"),
     "largest_area": Feature("largest slice", "Largest slice, pixels", "Pixels of the slice with the most.", ",.0f"),
     "solidity": Feature("solidity", "Solidity", "Volume over the volume of the convex hull.", ".3f"),
-}
+}  # fmt: skip
 PUBLISHED = [name for name, feature in FEATURES.items() if feature.published]
 
 
 class Choices(NamedTuple):
-    """What the published definitions leave open about an outline. The defaults are used, VARIANTS only compared."""
+    """Choices that the published definitions of an outline leave open. The defaults are used, VARIANTS compared."""
 
     centre_of_outline: bool = False  # distances from the mean of the outline's points, not from that of its area
     even_steps: bool = False  # outline points at equal distances along it, not one per boundary pixel
@@ -74,7 +66,7 @@ class Choices(NamedTuple):
 
 DEFAULT = Choices()
 LARGEST_ONLY, ALL_COMPONENTS = "largest component in 3D only", "all components"
-VARIANTS = {  # another choice: what it is, and the features that depend on it
+VARIANTS = {  # {name: (choices, the features that depend on them)}
     "centre of the outline": (Choices(centre_of_outline=True), ("margin_fluctuation", "angular_sd")),
     "outline points at equal distances": (Choices(even_steps=True), ("margin_fluctuation", "angular_sd")),
     "window of a twentieth": (Choices(window=0.05), ("margin_fluctuation",)),
@@ -116,10 +108,10 @@ class Ellipsoid(NamedTuple):
 
 
 class Shape(NamedTuple):
-    """The features of a mask (NaN where undefined), why some are undefined, and what they were measured on."""
+    """The features of a mask (NaN where undefined), and the ellipsoid and slice that they were measured on."""
 
     features: dict[str, float]
-    reason: str  # empty where all are defined
+    reason: str  # why some are undefined; empty where none is
     ellipsoid: Ellipsoid | None  # in voxel coordinates of the stack: slice, row, column
     largest_slice: int  # -1 without tumour
 
@@ -166,11 +158,17 @@ def variants(stack: np.ndarray, features: dict[str, float]) -> dict[tuple[str, s
     if box is None:
         return {}
     alone = measure(stack, largest_only=True).features if features["components"] > 1 else features
-    found = {(LARGEST_ONLY, name): alone[name] for name in PUBLISHED}
+    values = {(LARGEST_ONLY, name): alone[name] for name in PUBLISHED}
     for variant, (choices, names) in VARIANTS.items():
-        values = outline_features(largest_outline(stack[box], choices)[1], choices)
-        found |= {(variant, name): values[name] for name in names}
-    return found
+        outline = outline_features(largest_outline(stack[box], choices)[1], choices)
+        values |= {(variant, name): outline[name] for name in names}
+    return values
+
+
+def all_components(stack: np.ndarray) -> dict[tuple[str, str], float]:
+    """Return the published features of all components, a choice to compare where only the largest is measured."""
+    features = measure(stack).features
+    return {(ALL_COMPONENTS, name): features[name] for name in PUBLISHED}
 
 
 def corners(mask: np.ndarray) -> np.ndarray:
@@ -245,7 +243,7 @@ def angular_sd(outline: Outline, choices: Choices = DEFAULT) -> float:
     divisions = []
     for start in choices.starts:
         sector = ((outline.angles - start + ROUNDING) % 360 // (360 / SECTORS)).astype(int)
-        inside = [outline.distances[sector == each] for each in range(SECTORS)]
+        inside = [outline.distances[sector == number] for number in range(SECTORS)]
         divisions.append(np.mean([distances.std() for distances in inside if len(distances)]))
     return float(np.mean(divisions))
 
@@ -264,7 +262,7 @@ def enclosing_ellipsoid(points: np.ndarray) -> Ellipsoid:
     number, size = points.shape
     middle, scale = points.mean(0), np.linalg.cholesky(np.cov(points.T, bias=True))
     white = np.linalg.solve(scale, (points - middle).T)  # well conditioned, however thin the points lie
-    lifted = np.vstack([white, np.ones(number)])  # [D + 1, N]: an ellipsoid around the origin is looked for
+    lifted = np.vstack([white, np.ones(number)])  # [D + 1, N], in which the ellipsoid is centred on the origin
     weights = np.zeros(number)
     weights[np.unique([white.argmin(1), white.argmax(1)])] = 1  # the ends of each axis: a few of many points
     weights /= weights.sum()
@@ -286,6 +284,6 @@ def enclosing_ellipsoid(points: np.ndarray) -> Ellipsoid:
     spread = (white * weights) @ white.T - np.outer(centre, centre)
     away = white.T - centre
     matrix = np.linalg.inv(spread)
-    matrix /= np.einsum("nd,de,ne->n", away, matrix, away).max()  # so that the farthest point lies on the surface
+    matrix /= np.einsum("nd,de,ne->n", away, matrix, away).max()  # the farthest point lies on the surface
     back = np.linalg.inv(scale)
     return Ellipsoid(middle + scale @ centre, back.T @ matrix @ back)

@@ -1,10 +1,9 @@
-"""The result of a test: what each metric is called and means, the content of metrics.json, and the same on one screen.
+"""The result of a test: name and meaning of each metric, the content of metrics.json, and its text on one screen.
 
-Computed from tables alone, so that it is the same for one run and for a whole cross-validation.
+Computed from tables alone: a cross-validation is summarised exactly as one run.
 """
 
 import textwrap
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -120,59 +119,59 @@ METRICS |= {
 
 
 def evaluate_masks(
-    slices: Slices, predicted: np.ndarray, counts: np.ndarray, about: dict, notes: list[str]
+    slices: Slices, predicted: np.ndarray, probabilities: np.ndarray | None, about: dict, notes: list[str]
 ) -> tuple[Tables, dict]:
-    """Compare predicted masks with the reference masks of the slices; return the tables and the metrics.
+    """Compare predicted masks with the reference masks of the slices; return the tables and metrics.json's content.
 
     Args:
         predicted: uint8 0 or 1, [N, H, W].
-        counts: of probabilities, as of calibration.count, or calibration.uncounted.
-        about, notes: as of summarise.
+        probabilities: float32 [N, H, W]; None for masks without probabilities.
+        about, notes: see summarise.
     """
     tables = make_tables(slices, predicted)
-    tables = replace(tables, patients=tables.patients.merge(calibration.per_patient(counts, slices.patients)))
-    return tables, summarise(tables, calibration.summarise(counts), about, notes)
+    counts = calibration.count(slices, probabilities)
+    brier = calibration.per_patient(counts, slices.patients)
+    tables = tables._replace(patients=tables.patients.merge(brier, on="patient", validate="one_to_one"))
+    return tables, summarise(tables, calibration.reliability(counts), about, notes)
 
 
-def summarise(tables: Tables, calibration: dict, about: dict, notes: list[str]) -> dict[str, Any]:
+def summarise(tables: Tables, bins: list[dict], about: dict, notes: list[str]) -> dict[str, Any]:
     """Return the content of metrics.json.
 
     Args:
-        calibration: as of calibration.summarise.
-        about: split, epoch, selected_by, synthetic, threshold, min_component, loss and what else describes the run.
-        notes: sentences that precede those found here.
+        bins: the reliability curve, see calibration.reliability.
+        about: split, epoch, selected_by, synthetic, threshold, min_component, loss and other facts about the run.
+        notes: sentences that must be read with the metrics.
     """
     estimates = estimate_metrics(tables)
-    dice = estimates["patient_dice"]
-    caveat = intervals.caveat(dice["n"], dice["low"], dice["high"])
     return {
         **about,
         "slices": len(tables.slices),
         "patients": len(tables.patients),
         **{name: estimate["value"] for name, estimate in estimates.items()},
         **{name: int(tables.patients[name].sum()) for name in ("lesions", "lesions_found", "false_lesions")},
-        "ece": calibration["ece"],
+        "ece": calibration.expected_calibration_error(bins),
         "intervals": estimates,
         "subgroups": failures.subgroup_metrics(tables),
-        "failures": failures.find(tables),
-        "calibration": calibration,
-        "notes": [*notes, *failures.diagnose(tables), *filter(None, [caveat])],
+        "failures": failures.list_failures(tables.slices),
+        "calibration": bins,
+        "notes": notes,
         "conventions": list(CONVENTIONS),
     }
 
 
 def estimate_metrics(tables: Tables) -> dict[str, dict[str, float]]:
-    """Return each metric as of intervals.estimate: value, low and high, n, and values."""
+    """Return value, low, high, n and values of each metric, see intervals.estimate."""
     s, p = tables.slices, tables.patients
     tumour, predicted = s["tumour_pixels"] > 0, s["predicted_pixels"] > 0
-    found = (s["true_positive"] > 0).astype(float)
-    means = {  # name: a table, sums (of one column of it), and numbers unless they are 1 (see intervals.estimate)
+    hit = (s["true_positive"] > 0).astype(float)
+    means = {  # name: a table, sums, and numbers unless they are 1 (see intervals.estimate)
         "iou": (s, s["iou"]),
         "empty_prediction": (s, (~tumour).astype(float)),
         "tumour_iou": (s, s["iou"].where(tumour)),
         "tumour_dice": (s, s["dice"].where(tumour)),
-        "tumour_found": (s, found.where(tumour)),
-        "tumour_missed": (s, (1 - found).where(tumour)),
+        "tumour_found": (s, hit.where(tumour)),
+        "tumour_missed": (s, (1 - hit).where(tumour)),
         "false_positive_share": (s, predicted.astype(float).where(~tumour)),
         "false_positive_area": (s, s["predicted_pixels"].astype(float).where(~tumour & predicted)),
         **{f"patient_{name}": (p, p[name]) for name in PATIENT_METRICS},
@@ -202,7 +201,7 @@ def describe_epoch(metrics: dict[str, float]) -> str:
 
 
 def describe(metrics: dict[str, Any], patients: pd.DataFrame) -> str:
-    """Return the result of a test on one screen (metrics as of `summarise`, patients as in test_patients.csv)."""
+    """Return the result of a test on one screen (metrics: see `summarise`; patients: as in test_patients.csv)."""
     area = metrics["false_positive_area"]  # NaN without any
     remarks = {
         "patient_dice": f"median {show_number(metrics['patient_dice_median'])}",

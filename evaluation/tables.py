@@ -1,9 +1,7 @@
-"""The per-slice, per-patient and per-lesion table of a test, from which all metrics are computed."""
+"""Per-slice, per-patient and per-lesion table of a test, from which all metrics are computed."""
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 import pandas as pd
 import torch
@@ -13,21 +11,17 @@ from dataset.slices import Slices, slice_number
 from evaluation import lesions, metrics
 from utils import parallel_map
 
-AREAS = {"<200": 200, "200-500": 500, "500-1k": 1000, "1k-2k": 2000, ">2k": np.inf}  # pixels below which it ends
+AREAS = {"<200": 200, "200-500": 500, "500-1k": 1000, "1k-2k": 2000, ">2k": np.inf}  # upper end in pixels, excluded
 PATIENT_METRICS = ("dice", "iou", "sensitivity", "precision")  # of a patient's whole volume
 SURFACE_DICE = [f"surface_dice_{tolerance}" for tolerance in lesions.TOLERANCES]
 
 
-@dataclass(frozen=True)
-class Tables:
+class Tables(NamedTuple):
     """test_results.csv (per slice), test_patients.csv and test_lesions.csv."""
 
     slices: pd.DataFrame
     patients: pd.DataFrame
     lesions: pd.DataFrame
-
-    def as_dict(self) -> dict[str, pd.DataFrame]:
-        return {"slices": self.slices, "patients": self.patients, "lesions": self.lesions}
 
 
 def make_tables(slices: Slices, predicted: np.ndarray) -> Tables:
@@ -38,10 +32,10 @@ def make_tables(slices: Slices, predicted: np.ndarray) -> Tables:
 
 
 def slice_table(slices: Slices, predicted: np.ndarray) -> pd.DataFrame:
-    """Return one row per slice: reference mask, prediction, and how they overlap."""
+    """Return one row per slice: pixels of both masks, overlap, outlines, lesions."""
     masks = slices.masks.numpy()
     counts = metrics.count_pixels(torch.from_numpy(predicted) > 0, slices.masks > 0)
-    counts = metrics.Counts(*(part.numpy() for part in counts))
+    counts = metrics.Counts(*(pixels.numpy() for pixels in counts))
     table = pd.DataFrame(
         {
             "patient": slices.patients,
@@ -60,7 +54,7 @@ def slice_table(slices: Slices, predicted: np.ndarray) -> pd.DataFrame:
 
 
 def describe_slice(mask: np.ndarray, predicted: np.ndarray) -> dict[str, Any]:
-    """Return what the pixel counts of a slice do not say: shapes, outlines, lesions (masks uint8 0 or 1, [H, W])."""
+    """Return the columns of a slice beside its pixel counts: kind, outlines, lesions (masks uint8 0 or 1, [H, W])."""
     matched = lesions.match(mask, predicted, lesions.SPECK)
     outline = lesions.compare_outlines(mask, predicted)
     missed = matched.pixels[~matched.found]
@@ -77,16 +71,7 @@ def describe_slice(mask: np.ndarray, predicted: np.ndarray) -> dict[str, Any]:
         "lesion_dice": float(matched.dice.mean()) if len(matched.dice) else np.nan,
         "predicted_lesions": matched.predicted,
         "false_lesions": matched.false,
-        **dict(zip(("offset_x", "offset_y"), centre(predicted) - centre(mask), strict=True)),
     }
-
-
-def centre(mask: np.ndarray) -> np.ndarray:
-    """Return the centre of mass of a mask, (x, y) in pixels; NaN for an empty one."""
-    moments = cv2.moments(mask, binaryImage=True)
-    if not moments["m00"]:
-        return np.full(2, np.nan)
-    return np.array([moments["m10"], moments["m01"]]) / moments["m00"]
 
 
 def area_stratum(pixels: int) -> str:

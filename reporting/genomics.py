@@ -1,6 +1,6 @@
-"""Tables of text and plots of radiogenomics.py: features by label, ROC curves, automatic against manual masks."""
+"""Plots and tables of text of radiogenomics.py: features by label, ROC curves, automatic against manual masks."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -11,7 +11,8 @@ from matplotlib.ticker import MaxNLocator
 from sklearn.metrics import roc_curve
 
 from dataset.labels import LABELS
-from evaluation.genomics import AUTOMATIC, MANUAL, PREDICTED, Study, contrast, split_masks
+from evaluation.genomics import FEWEST_PAIRED, MANUAL, PREDICTED, SIGNIFICANT, Study, contrast, split_masks
+from evaluation.intervals import FEWEST_ICC
 from evaluation.shape import FEATURES, PUBLISHED, Ellipsoid
 from reporting.plots import GREY, STEPS, Plot, finished, new_axes
 from scans.display import BLUE, GREEN, MASK_COLOR, ORANGE, PREDICTION_COLOR
@@ -19,73 +20,76 @@ from utils import show_number
 
 WIDTH = 5.2  # inches, as the other plots
 MARGIN = 20  # pixels around a tumour and its ellipse
-SHOWN_P = 1e-4  # smaller ones are only said to be so
+SHOWN_P = 1e-4  # a smaller p is shown as <0.0001
+
+
+def defined(value: float | None) -> bool:
+    """Return whether a number is neither NaN nor null, as files have it."""
+    return value is not None and not np.isnan(value)
+
+
+# --- Plots -----------------------------------------------------------------------------------------------------
 
 
 def study_plots(study: Study) -> dict[str, Plot]:
     """Return the plots of a study by file name."""
     plots = {f"boxes_{name}": draw_boxes(study, name) for name in PUBLISHED}
-    if any(row["auc"] is not None and row["auc"] == row["auc"] for row in study.result["auc"]):
+    if any(defined(row["auc"]) for row in study.result["auc"]):
         plots["roc"] = draw_roc(study)
-    drawn = [row for row in study.result["agreement"] if row["feature"] in PUBLISHED and row["n"]]
-    return plots | {f"agreement_{row['feature']}": draw_agreement(study.features, row) for row in drawn}
+    rows = [row for row in study.result["agreement"] if row["feature"] in PUBLISHED and row["n"]]
+    return plots | {f"agreement_{row['feature']}": draw_agreement(study.features, row) for row in rows}
 
 
 def draw_boxes(study: Study, name: str) -> Plot:
     """Draw a feature on manual masks by label: boxes from quartile to quartile, and a dot per patient."""
     values = split_masks(study.features)[MANUAL][name]
     tests = study.associations[study.associations["masks"] == MANUAL].set_index(["feature", "label"])
-    places, groups, names, headings = [], [], [], []
-    place = 0.0
+    boxes, headings, line = [], [], 0.0  # each with its line, counted downwards
     for label in study.result["labels"]:
         known = study.features[label].notna() & values.notna()
-        headings.append((place, f"{LABELS[label]}, adjusted p {show_p(tests.at[(name, label), 'holm_p'])}"))
-        for group, part in values[known].groupby(study.features.loc[known, label]):
-            place += 1
-            places.append(place)
-            groups.append(part.to_numpy(float))
-            names.append(f"{group} ({len(part)})")
-        place += 1.6
-    figure, axes = new_axes(FEATURES[name].label, "", (WIDTH, 1.4 + 0.21 * place))
-    jitter = np.random.default_rng(0)
-    line = {"color": BLUE, "lw": 1.2}
-    if groups:
+        headings.append((line, f"{LABELS[label]}, adjusted p {show_p(tests.at[(name, label), 'holm_p'])}"))
+        for group, patients in values[known].groupby(study.features.loc[known, label]):
+            line += 1
+            boxes.append((line, f"{group} ({len(patients)})", patients.to_numpy(float)))
+        line += 1.6
+    figure, axes = new_axes(FEATURES[name].label, "", (WIDTH, 1.4 + 0.21 * line))
+    jitter, grey = np.random.default_rng(0), {"color": GREY, "lw": 0.8}
+    if boxes:
         axes.boxplot(
-            groups, positions=places, orientation="horizontal", widths=0.62, showfliers=False, whis=(0, 100),
-            boxprops=line, whiskerprops={"color": GREY, "lw": 0.8}, capprops={"color": GREY, "lw": 0.8},
+            [values for *_, values in boxes], positions=[at for at, *_ in boxes], orientation="horizontal", widths=0.62,
+            showfliers=False, whis=(0, 100), boxprops={"color": BLUE, "lw": 1.2}, whiskerprops=grey, capprops=grey,
             medianprops={"color": ORANGE, "lw": 2},
         )  # fmt: skip
-    for at, group in zip(places, groups, strict=True):
+    for at, _, group in boxes:
         axes.plot(group, at + jitter.uniform(-0.18, 0.18, len(group)), "o", color=GREY, ms=2.5, alpha=0.6)
     for at, heading in headings:
         axes.text(0.01, at, heading, transform=axes.get_yaxis_transform(), fontsize=8, va="center", color="black")
-    axes.set_yticks(places, names, fontsize=8, parse_math=False)
-    axes.set_ylim(place - 0.8, -0.7)
+    axes.set_yticks([at for at, *_ in boxes], [text for _, text, _ in boxes], fontsize=8, parse_math=False)
+    axes.set_ylim(line - 0.8, -0.7)
     axes.grid(axis="y", visible=False)
     axes.xaxis.set_major_locator(MaxNLocator(6, steps=STEPS))
-    for handle, label in ((ORANGE, "median"), (BLUE, "quartiles")):
-        axes.plot([], [], color=handle, label=label)
+    axes.plot([], [], color=ORANGE, label="median")
+    axes.plot([], [], color=BLUE, label="quartiles")
     axes.plot([], [], "o", color=GREY, ms=3, label="patient")
     words = f"{FEATURES[name].meaning} {'; '.join(heading for _, heading in headings)}."
     return finished(figure, f"{FEATURES[name].label}, manual masks", words)
 
 
 def draw_roc(study: Study) -> Plot:
-    """Draw the ROC curves of 1/BEVR, for each label that is told from the rest and each kind of masks."""
+    """Draw the ROC curves of 1/BEVR for each contrast and each kind of masks."""
     by_masks = split_masks(study.features)
     figure, axes = new_axes("1 − specificity", "sensitivity", (WIDTH, 4.2 + 0.6 * len(by_masks)))
     axes.plot((0, 1), (0, 1), color=GREY, ls="--", lw=1, label="chance")
     colors = dict(zip(dict.fromkeys(row["label"] for row in study.result["auc"]), (BLUE, ORANGE, GREEN), strict=False))
     words = []
     for row in study.result["auc"]:
-        if row["auc"] is None or row["auc"] != row["auc"]:
+        if not defined(row["auc"]):
             continue
         score, truth = contrast(by_masks[row["masks"]], study.features, row["label"])
         x, y, _ = roc_curve(truth, score)
-        dashes = "-" if row["masks"] == MANUAL else ":"
         masks = f", {row['masks']}" if len(by_masks) > 1 else ""
         label = f"{LABELS[row['label']]} {row['positive']} ({row['positives']} of {row['n']}){masks}: {row['auc']:.2f}"
-        axes.plot(x, y, color=colors[row["label"]], ls=dashes, lw=1.8, label=label)
+        axes.plot(x, y, color=colors[row["label"]], ls="-" if row["masks"] == MANUAL else ":", lw=1.8, label=label)
         words.append(label)
     axes.set_aspect("equal")
     return finished(figure, "1/BEVR: ROC curves and their areas", f"Areas: {'; '.join(words)}.", columns=1)
@@ -100,14 +104,11 @@ def draw_agreement(features: pd.DataFrame, row: dict) -> Plot:
     axes.plot(ends, ends, color=GREY, ls="--", lw=1, label="equal")
     axes.plot(both[name], both[f"{PREDICTED}{name}"], "o", color=BLUE, alpha=0.7, ms=5, label=f"patient ({len(both)})")
     form = FEATURES[name].form
-    words = f"{FEATURES[name].short}: ICC {show_number(row['icc'], '.2f')}, bias {show_number(row['bias'], form)}"
+    title = f"{FEATURES[name].short}: ICC {show_number(row['icc'], '.2f')}, bias {show_number(row['bias'], form)}"
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MaxNLocator(6, steps=STEPS))
     axes.set_aspect("equal", adjustable="datalim")
-    return finished(figure, words, f"{row['n']} patients; automatic against manual masks.")
-
-
-# --- Pictures of patients --------------------------------------------------------------------------------------
+    return finished(figure, title, f"{row['n']} patients; automatic against manual masks.")
 
 
 class Example(NamedTuple):
@@ -124,7 +125,7 @@ def draw_examples(examples: list[Example], note: str) -> Figure:
     figure = Figure(figsize=(2.9 * len(examples), 3.8), layout="constrained")
     if note:
         figure.suptitle(note, fontsize=9)
-    reach = max(example.ellipse.radii[0] for example in examples) + MARGIN  # of all: one scale
+    reach = max(example.ellipse.radii[0] for example in examples) + MARGIN  # one scale for all
     for axes, example in zip(figure.subplots(1, len(examples), squeeze=False)[0], examples, strict=True):
         axes.set_facecolor("black")  # beyond the image
         axes.imshow(example.flair, cmap="gray", vmin=0, vmax=255)
@@ -146,7 +147,7 @@ def draw_examples(examples: list[Example], note: str) -> Figure:
     return figure
 
 
-# --- Text ----------------------------------------------------------------------------------------------------------
+# --- Text ------------------------------------------------------------------------------------------------------
 
 
 def show_p(p: float | None) -> str:
@@ -154,13 +155,7 @@ def show_p(p: float | None) -> str:
 
 
 def show_range(low: float | None, high: float | None, form: str) -> str:
-    shown = show_number(low, form)
-    return shown if shown == "-" else f"{shown} to {show_number(high, form)}"
-
-
-def mean_form(name: str) -> str:
-    """Return the format of a mean of a feature: numbers of voxels have one decimal there."""
-    return FEATURES[name].form.replace(".0f", ".1f")
+    return f"{low:{form}} to {high:{form}}" if defined(low) else "-"
 
 
 def text_tables(study: Study) -> dict[str, pd.DataFrame]:
@@ -169,6 +164,8 @@ def text_tables(study: Study) -> dict[str, pd.DataFrame]:
     study: as computed, or read from its files, where null stands for NaN.
     """
     result = study.result
+    tests = study.associations.rename(columns={name: f"{name}_{MANUAL}" for name in ("holm_p", "effect")})
+    family = result["effect_difference"] or tests[tests["family"] == 1].to_dict("records")
     tables = {
         "1/BEVR: one label against the rest": [
             {
@@ -181,17 +178,20 @@ def text_tables(study: Study) -> dict[str, pd.DataFrame]:
             }
             for row in result["auc"]
         ],
-        "Associations, manual masks": [] if result["survival"] else family_rows(study.associations),
-        "Does each association survive the automatic mask?": [
+        "AUC of 1/BEVR, automatic minus manual masks": [
+            {"label": LABELS[row["label"]], "patients": str(row["n"]), **_difference(row, "+.3f")}
+            for row in result["auc_difference"]
+        ],
+        f"Associations, {' and '.join(result['masks'])} masks": [
             {
                 "label": LABELS[row["label"]],
                 "feature": FEATURES[row["feature"]].short,
-                "n": str(row["n_manual"]),
-                **{f"p, {masks}": show_p(row[f"holm_p_{masks}"]) for masks in (MANUAL, AUTOMATIC)},
-                **{f"effect, {masks}": show_number(row[f"effect_{masks}"], ".2f") for masks in (MANUAL, AUTOMATIC)},
-                "survives": row["survives"] or "not significant",
+                "n": str(row["n"]),
+                **{f"p, {masks}": show_p(row[f"holm_p_{masks}"]) for masks in result["masks"]},
+                **{f"effect, {masks}": show_number(row[f"effect_{masks}"], ".2f") for masks in result["masks"]},
+                **(_difference(row, "+.2f") if result["effect_difference"] else {}),
             }
-            for row in result["survival"]
+            for row in family
         ],
         "Features on automatic against manual masks": [
             {
@@ -199,8 +199,8 @@ def text_tables(study: Study) -> dict[str, pd.DataFrame]:
                 "n": str(row["n"]),
                 "ICC": show_number(row["icc"], ".2f"),
                 "95% interval": show_range(row["icc_low"], row["icc_high"], ".2f"),
-                "bias": show_number(row["bias"], mean_form(row["feature"])),
-                "limits of agreement": show_range(row["lower_limit"], row["upper_limit"], mean_form(row["feature"])),
+                "bias": show_number(row["bias"], _mean_form(row["feature"])),
+                "limits of agreement": show_range(row["lower_limit"], row["upper_limit"], _mean_form(row["feature"])),
             }
             for row in result["agreement"]
         ],
@@ -220,16 +220,14 @@ def text_tables(study: Study) -> dict[str, pd.DataFrame]:
     return {title: pd.DataFrame(rows) for title, rows in tables.items() if rows}
 
 
-def family_rows(table: pd.DataFrame) -> list[dict[str, str]]:
-    """Return the family of tests with one row per label: the adjusted p values and the effects (see associate)."""
-    rows = []
-    for label, tests in table[table["family"] == 1].groupby("label", sort=False):
-        tests = tests.set_index("feature")
-        row = {"label": LABELS[label], "n": str(tests["n"].iloc[0])}
-        row |= {f"p, {FEATURES[name].short}": show_p(tests.at[name, "holm_p"]) for name in PUBLISHED}
-        row |= {f"effect, {FEATURES[name].short}": show_number(tests.at[name, "effect"], ".2f") for name in PUBLISHED}
-        rows.append(row)
-    return rows
+def _mean_form(name: str) -> str:
+    """Return the format of a mean of a feature: numbers of voxels have one decimal there."""
+    return FEATURES[name].form.replace(".0f", ".1f")
+
+
+def _difference(row: dict[str, Any], form: str) -> dict[str, str]:
+    interval = show_range(row["difference_low"], row["difference_high"], form)
+    return {"difference": show_number(row["difference"], form), "95% interval": interval}
 
 
 def sentences(study: Study) -> list[str]:
@@ -247,20 +245,27 @@ def sentences(study: Study) -> list[str]:
     if result["agreement"]:
         notes.append(
             "Of an automatic mask, only the largest component in 3D is measured: a false one far away would stretch "
-            "the ellipsoid. Of a manual mask, all are. ICC: intraclass correlation of absolute agreement. Bias: "
-            "automatic minus manual mask."
+            "the ellipsoid. Of a manual mask, all are. ICC: intraclass correlation of absolute agreement, with an "
+            f"interval from {FEWEST_ICC} patients on. Bias and difference: automatic minus manual mask."
         )
-    if result["survival"]:
-        significant = [row for row in result["survival"] if row["survives"]]
-        kept = sum(row["survives"] == "yes" for row in significant)
-        notes.insert(
-            0,
-            f"{kept} of {len(significant)} associations that are significant on manual masks are so on automatic ones."
-            if significant
-            else "No association is significant on manual masks, so that none can survive the automatic ones.",
-        )
+        notes.insert(0, _verdict(result["effect_difference"]))
     if undefined := result["undefined"]:
         few = "; ".join(f"{row['patient']}, {row['masks']} mask: {row['reason']}" for row in undefined[:3])
         more = f"; and {len(undefined) - 3} more" if len(undefined) > 3 else ""
         notes.append(f"Features undefined: {few}{more}.")
     return notes
+
+
+def _verdict(rows: list[dict[str, Any]]) -> str:
+    """Return whether the associations on manual masks are there, and as strong, on automatic ones."""
+    significant = [row for row in rows if defined(row["holm_p_manual"]) and row["holm_p_manual"] < SIGNIFICANT]
+    if not significant:
+        return "No association is statistically significant on manual masks: none could be lost on automatic ones."
+    both = sum(defined(row["holm_p_automatic"]) and row["holm_p_automatic"] < SIGNIFICANT for row in significant)
+    weaker = sum(defined(row["difference_high"]) and row["difference_high"] < 0 for row in significant)
+    return (
+        f"Of {len(significant)} associations that are statistically significant on manual masks, {both} are on "
+        f"automatic masks too. That one is and the other is not shows no difference: the effect is shown to be weaker "
+        f"on automatic masks, with a 95% interval below 0, in {weaker} of them (paired bootstrap over patients, from "
+        f"{FEWEST_PAIRED} patients on)."
+    )

@@ -38,7 +38,7 @@ def write_panels(run: RunFolder, slices: Slices, predicted: np.ndarray, results:
     for kind in lesions.SLICE_KINDS:
         rows = by_iou.index[by_iou["kind"] == kind].tolist()
         title = f"{kind.capitalize()}: best, median and worst of {len(rows)} slices"
-        shown = dict.fromkeys([*rows[:1], *rows[len(rows) // 2 :][:1], *rows[-1:]])  # each once
+        shown = dict.fromkeys([*rows[:1], *rows[len(rows) // 2 :][:1], *rows[-1:]])  # without repetition
         panels[kind.replace(" ", "_")] = (title, list(shown))
     for name, (title, rows) in panels.items():
         if rows:
@@ -59,14 +59,15 @@ def draw_panel(slices: Slices, predicted: np.ndarray, results: pd.DataFrame, num
     """Draw the slices with these row numbers below each other, cropped to the head."""
     figure = Figure(figsize=(10, 2.85 * len(numbers) + 0.9), layout="constrained")
     for row, line in zip(numbers, figure.subfigures(len(numbers), 1, squeeze=False)[:, 0], strict=True):
-        of = results.loc[row]
-        pixels = f"tumour {of.tumour_pixels} px, predicted {of.predicted_pixels} px"
-        title = f"{Path(of.image_path).stem}   IoU {of.iou:.3f}   {pixels}"
+        result = results.loc[row]
+        pixels = f"tumour {result.tumour_pixels} px, predicted {result.predicted_pixels} px"
+        title = f"{Path(result.image_path).stem}   IoU {result.iou:.3f}   {pixels}"
         line.suptitle(title, x=0.01, ha="left", fontsize=9, parse_math=False)  # a patient may be called $x$
-        flair, mask = stretch(slices.images[row].numpy()[..., FLAIR]), slices.masks[row].numpy()
-        left, top, side = head_view(flair[None], (mask | predicted[row])[None] > 0)
-        rows, columns = slice(top, top + side), slice(left, left + side)
-        _draw_slice(line.subplots(1, 4), *(part[rows, columns] for part in (flair / 255, mask, predicted[row])))
+        image, mask = slices.images[row].numpy(), slices.masks[row].numpy()
+        left, top, side = head_view(image[None], (mask | predicted[row])[None] > 0)
+        view = slice(top, top + side), slice(left, left + side)
+        flair = stretch(image[..., FLAIR]) / 255
+        _draw_slice(line.subplots(1, 4), flair[view], mask[view], predicted[row][view])
     handles = [Patch(color=color, label=name) for name, color in OVERLAY.items()]
     handles.append(Line2D([], [], color=MASK_COLOR, label="reference mask"))
     handles.append(Line2D([], [], color=PREDICTION_COLOR, ls="--", label="prediction"))
@@ -93,7 +94,7 @@ def overlay(flair: np.ndarray, mask: np.ndarray, predicted: np.ndarray) -> np.nd
     mask, predicted: uint8 [H, W], 0 or 1.
     """
     picture = np.repeat(flair[..., None], 3, axis=2)
-    regions = (mask & predicted, ~mask & predicted, mask & ~predicted)  # each 0 or 1
+    regions = (mask & predicted, ~mask & predicted, mask & ~predicted)  # 0 or 1
     for region, color in zip(regions, OVERLAY.values(), strict=True):
         picture[region > 0] = 0.6 * picture[region > 0] + 0.4 * np.array(to_rgb(color))
     return picture

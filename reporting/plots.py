@@ -2,7 +2,7 @@
 
 import io
 import re
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import matplotlib
 import numpy as np
@@ -22,12 +22,12 @@ DATE = re.compile(r"_\d{8}$")  # at the end of a patient's id
 LOWEST = 3  # values that are named in a plot
 NAME_PLACES = (-11, 5, 14, 23, 32, 41)  # points above its own in which a name is tried; beyond 5 with a line
 NAME_MARGIN = 3  # pixels around it, half of a point's size
-SIZE = (5.2, 4.0)  # inches; narrow, so that text stays legible where the report is read on a phone
+SIZE = (5.2, 4.0)  # inches; narrow, for text that stays legible on a phone
 DPI = 200
 SHAPES = ("o", "^", "s", "D")  # of points, when ten colours are too few
 STEPS = (1, 2, 5, 10)  # between ticks, times a power of ten
-FEWEST_AGREE = 5  # patients for limits of agreement to mean something
-CURVE = {"marker": ".", "markersize": 3}  # so that a single epoch is seen too
+FEWEST_AGREE = 5  # patients for limits of agreement
+CURVE = {"marker": ".", "markersize": 3}  # shows a single epoch, too
 SVG_COLORS = {  # the report has light and dark colours for each of these
     "#000000": "currentColor", GREY: "var(--soft)", BLUE: "var(--model)", ORANGE: "var(--reference)",
     GREEN: "var(--good)",
@@ -35,7 +35,7 @@ SVG_COLORS = {  # the report has light and dark colours for each of these
 
 
 class Plot(NamedTuple):
-    """A drawing, its title, and what it shows in words, for people who cannot see it."""
+    """A drawing, its title, and its content in words, for people who cannot see it."""
 
     figure: Figure
     title: str
@@ -54,9 +54,9 @@ def volume_plots(patients: pd.DataFrame, slices: pd.DataFrame) -> dict[str, Plot
     return plots | ({"bland_altman": draw_bland_altman(patients)} if len(patients) >= FEWEST_AGREE else {})
 
 
-def calibration_plots(calibration: dict[str, Any]) -> dict[str, Plot]:
-    """Return the plots of predicted probabilities by name (see calibration.summarise)."""
-    bins = pd.DataFrame(calibration["bins"])
+def calibration_plots(curve: list[dict[str, float]]) -> dict[str, Plot]:
+    """Return the plots of predicted probabilities by name; curve: see calibration.reliability."""
+    bins = pd.DataFrame(curve)
     bins = bins[bins["pixels"] > 0]
     return {"reliability": draw_reliability(bins), "pixels": draw_pixels(bins)} if len(bins) else {}
 
@@ -137,31 +137,32 @@ def draw_dice_against_area(tumour: pd.DataFrame) -> Plot:
 
 
 def draw_reliability(bins: pd.DataFrame) -> Plot:
-    """Draw the share of tumour among the pixels of each class of predicted probability."""
+    """Draw the share of tumour among the pixels of each bin of predicted probability."""
     figure, axes = new_axes("predicted probability", "share of tumour pixels")
+    mean, share = bins["probability"] / bins["pixels"], bins["tumour_pixels"] / bins["pixels"]
     axes.plot((0, 1), (0, 1), color=GREY, ls="--", lw=1, label="perfectly calibrated")
-    axes.plot(bins["mean_probability"], bins["tumour_share"], "o--", color=BLUE, label="this prediction")
-    points = ", ".join(f"{b.tumour_share:.2f} at {b.mean_probability:.2f}" for b in bins.itertuples())
+    axes.plot(mean, share, "o--", color=BLUE, label="this prediction")
+    points = ", ".join(f"{tumour:.2f} at {p:.2f}" for p, tumour in zip(mean, share, strict=True))
     return finished(figure, "Reliability", f"Share of tumour pixels per predicted probability: {points}.")
 
 
 def draw_pixels(bins: pd.DataFrame) -> Plot:
-    """Draw how many pixels each class of predicted probability has."""
+    """Draw the pixels in each bin of predicted probability."""
     figure, axes = new_axes("predicted probability", "pixels (log scale)")
     pixels, width = bins["pixels"], 0.94 * (bins["high"] - bins["low"])
-    axes.bar(bins["low"], pixels, width, align="edge", color=GREY, alpha=0.6, label="pixels per class")
+    axes.bar(bins["low"], pixels, width, align="edge", color=GREY, alpha=0.6, label="pixels per bin")
     axes.set(xlim=(-0.02, 1.02), yscale="log")
     axes.yaxis.set_major_formatter("{x:,.0f}")
-    words = f"{pixels.max() / pixels.sum():.1%} of the {pixels.sum():,} pixels are in the largest class."
-    return finished(figure, "Pixels per class of predicted probability", words)
+    words = f"{pixels.max() / pixels.sum():.1%} of the {pixels.sum():,} pixels are in the largest bin."
+    return finished(figure, "Pixels per bin of predicted probability", words)
 
 
 def draw_recall(variants: pd.DataFrame) -> Plot:
     """Draw the tumour slices that each variant of an ablation finds against its false positives: a point per seed."""
     figure, axes = new_axes("empty slices with a false positive", "tumour slices found")
     for number, (name, seeds) in enumerate(variants.groupby("variant", sort=False)):
-        look = {"color": f"C{number % 10}", "marker": SHAPES[number // 10 % len(SHAPES)], "ls": "", "label": name}
-        axes.plot(seeds["false_positive_share"], seeds["tumour_found"], **look)
+        style = {"color": f"C{number % 10}", "marker": SHAPES[number // 10 % len(SHAPES)], "ls": "", "label": name}
+        axes.plot(seeds["false_positive_share"], seeds["tumour_found"], **style)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(PercentFormatter(1, decimals=0))
     words = "; ".join(f"{v.variant}: {v.tumour_found:.1%} found" for v in variants.itertuples())
@@ -189,13 +190,13 @@ def _name_points(axes: Axes, names: list[tuple[str, tuple[float, float]]], point
 
     points: all that are drawn, float [P, 2].
     """
-    axes.figure.draw_without_rendering()  # from here on it is known where everything lies
+    axes.figure.draw_without_rendering()  # sets all positions
     zero, drawn = axes.transData.transform((1, 0))[1], axes.transData.transform(points)
     line = {"arrowstyle": "-", "color": GREY, "lw": 0.6, "shrinkA": 0, "shrinkB": 2}
     taken: list[Bbox] = []
     for name, point in names:
-        look = {"textcoords": "offset points", "ha": "center", "fontsize": 7, "parse_math": False}
-        text = axes.annotate(name, point, (0, 0), **look)
+        style = {"textcoords": "offset points", "ha": "center", "fontsize": 7, "parse_math": False}
+        text = axes.annotate(name, point, (0, 0), **style)
         box = text.get_window_extent()
         text.set_ha("left" if box.x0 < axes.bbox.x0 else "right" if box.x1 > axes.bbox.x1 else "center")
         for above in NAME_PLACES:

@@ -1,4 +1,4 @@
-"""report.html of a run: the result of a test on one page that needs neither network nor other files.
+"""Every file that a test, or the scoring of masks, writes; report.html is its result on one page without other files.
 
 Python prepares plain values here; report.html.jinja lays them out and escapes each of them.
 """
@@ -45,57 +45,54 @@ def write_result(
 
     Args:
         predicted: uint8 0 or 1, [N, H, H].
-        tables, metrics: as of evaluate_masks.
+        tables, metrics: see evaluate_masks.
         epochs: the metrics of all epochs of the run; None for masks of unknown origin.
     """
     notice = SYNTHETIC_NOTICE if metrics["synthetic"] else ""
-    run.write_test(tables.as_dict(), metrics, predicted)
+    run.write_test(tables._asdict(), metrics, predicted)
     panels.write_panels(run, slices, predicted, tables.slices, notice)
     plots.write_plots(run, plots.volume_plots(tables.patients, tables.slices), notice)
-    if epochs is not None:  # the epoch that was tested is marked, which need not have the best IoU
+    if epochs is not None:  # with the epoch that was tested marked, which need not have the best IoU
         plots.write_plots(run, plots.training_plots(epochs, metrics["epoch"]), notice)
-    write_report(run, slices.images.numpy(), slices.masks.numpy(), predicted, epochs)
+    write_report(run, slices, predicted, epochs)
 
 
-def write_report(
-    run: RunFolder, images: np.ndarray, masks: np.ndarray, predicted: np.ndarray, epochs: pd.DataFrame | None = None
-) -> None:
+def write_report(run: RunFolder, slices: Slices, predicted: np.ndarray, epochs: pd.DataFrame | None = None) -> None:
     """Write report.html into the folder of a run, a cross-validation or scored masks, after its `write_test`.
 
     Args:
-        images: uint8 [N, H, H, 3], in the order of test_results.csv.
-        masks, predicted: uint8 [N, H, H], 0 or 1.
+        slices: in the order of test_results.csv.
+        predicted: uint8 [N, H, H], 0 or 1.
         epochs: the metrics of all epochs; None for a cross-validation, which has several networks, and for masks.
     """
-    tables, metrics = run.read_test_tables(), run.read_metrics()
-    slices, patients, lesions = (tables[part] for part in ("slices", "patients", "lesions"))
-    patients = patients.sort_values(["dice", "patient"], ascending=[False, True])
+    tables, metrics = Tables(**run.read_test_tables()), run.read_metrics()
+    patients = tables.patients.sort_values(["dice", "patient"], ascending=[False, True])
     genomics = run.read_genomics(predicted)
-    training = {} if epochs is None else plots.training_plots(epochs, metrics["epoch"])
     network = "masks" not in metrics
     measured = [name for name in METRICS if network or name not in OF_NETWORKS]
+    hidden = ["surface_pixels", "head_pixels"] + ["brier"] * (not network)
     page = {
         "title": f"Report: {run.path.resolve().name} ({metrics['split']})",
         "synthetic_notice": SYNTHETIC_NOTICE if metrics["synthetic"] else "",
         "research_use": RESEARCH_USE,
-        "facts": facts(metrics, slices, run.tested_runs()[0].read_config() if network else None),
-        "verdict": verdict(metrics, slices, patients),
+        "facts": facts(metrics, tables.slices, run.tested_runs()[0].read_config() if network else None),
+        "verdict": verdict(metrics, tables),
         "notes": metrics["notes"],
         "summary": [metric_row(name, metrics) for name in SUMMARY if name in measured],
         "further": [metric_row(name, metrics) for name in measured if name not in SUMMARY],
-        "patient_table": as_table(patients.drop(columns=["surface_pixels", "head_pixels", *["brier"] * (not network)])),
-        "failures": [failure(kind, slices) for kind in metrics["failures"]],
+        "patient_table": as_table(patients.drop(columns=hidden)),
+        "failures": [failure(kind, tables.slices) for kind in metrics["failures"]],
         "subgroups": metrics["subgroups"],
-        "volumes": charts(plots.volume_plots(patients, slices)),
-        "lesion_table": as_table(lesions.sort_values("volume", ascending=False)),
+        "volumes": charts(plots.volume_plots(patients, tables.slices)),
+        "lesion_table": as_table(tables.lesions.sort_values("volume", ascending=False)),
         "calibration": [metric_row(name, metrics) for name in ("brier", "ece") if name in measured],
         "calibration_charts": charts(plots.calibration_plots(metrics["calibration"])),
         "genomics": genomics_section(Study(*genomics)) if genomics else None,
-        "training": charts(training),
+        "training": charts({} if epochs is None else plots.training_plots(epochs, metrics["epoch"])),
         "conventions": metrics["conventions"],
         "fewest": FEWEST,
         "brightest": BRIGHTEST,
-        "viewer": viewer_data(images, masks, predicted, slices, patients),
+        "viewer": viewer_data(slices.images.numpy(), slices.masks.numpy(), predicted, tables.slices, patients),
     }
     run.write("report.html", render(page).encode())
 
@@ -112,58 +109,52 @@ def render(page: dict[str, Any]) -> str:
 
 
 def facts(metrics: dict[str, Any], slices: pd.DataFrame, config: dict[str, Any] | None) -> dict[str, str]:
-    """Return what was tested, and with what; config: the content of config.json, of the first of several folds."""
+    """Return the facts about the test and the network; config: config.json of the run, or of the first fold."""
     tumour = (slices["tumour_pixels"] > 0).sum()
-    tested = {
+    rows = {
         "Patients": f"{slices['patient'].nunique():,}",
         "Slices": f"{len(slices):,}, {tumour:,} of them with tumour",
     }
-    written = {"Written": f"{datetime.now(UTC):%Y-%m-%d}"}
-    if "masks" in metrics:
-        shown = ("masks", "reference", "command", "commit")
-        return tested | {name.capitalize(): metrics[name] for name in shown if metrics.get(name)} | written
-    tested["Epoch"] = f"{metrics['epoch'] or 'per fold'}, {CRITERIA[metrics['selected_by']]}"
-    trained = {
-        "Network": f"U-Net, width {config['settings']['width']}",
-        "Seed": f"{config['settings']['seed']}",
-        "Trained with": f"PyTorch {config['versions']['torch']} on {config['hardware']}",
-        **{key.capitalize(): config[key] for key in ("recipe", "command", "commit") if config.get(key)},
-        **written,
-    }
-    if metrics["epoch"] is None:
-        trained.pop("Command", None)  # of the first fold alone
-        per_fold = pd.DataFrame(metrics["folds"])
-        return tested | {
-            "Threshold": _range(per_fold["threshold"]),
-            "Smallest component": _range(per_fold["min_component"], " px in a slice"),
-            **trained,
+    if config is None:
+        rows |= {name.capitalize(): metrics.get(name) for name in ("masks", "reference", "command", "commit")}
+    else:
+        epoch, folds = metrics["epoch"], pd.DataFrame(metrics.get("folds") or [metrics])
+        rows |= {
+            "Epoch": f"{epoch or 'per fold'}, {CRITERIA[metrics['selected_by']]}",
+            "Threshold": _range(folds["threshold"]),
+            "Smallest component": _range(folds["min_component"], " px in a slice"),
+            "Training patients": epoch and f"{config['patients']['train']:,}",
+            "Checkpoint": epoch and f"models/epoch_{epoch}.pt",
+            "Network": f"U-Net, width {config['settings']['width']}",
+            "Seed": f"{config['settings']['seed']}",
+            "Trained with": f"PyTorch {config['versions']['torch']} on {config['hardware']}",
+            "Recipe": config.get("recipe"),
+            "Command": epoch and config.get("command"),
+            "Commit": config.get("commit"),
         }
-    return tested | {
-        "Threshold": f"{metrics['threshold']:g}",
-        "Smallest component": f"{metrics['min_component']} px in a slice" if metrics["min_component"] else "any",
-        "Training patients": f"{config['patients']['train']:,}",
-        "Checkpoint": f"models/epoch_{metrics['epoch']}.pt",
-        **trained,
-    }
+    return {name: value for name, value in rows.items() if value} | {"Written": f"{datetime.now(UTC):%Y-%m-%d}"}
 
 
 def _range(values: pd.Series, unit: str = "") -> str:
-    """Return the choices of all folds in words: 0.5, or 0.45 to 0.6, tuned per fold."""
+    """Return one value, or those of all folds: 0.5, or 0.45 to 0.6, tuned per fold. A component of 0 px is any."""
     low, high = values.min(), values.max()
-    return f"{low:g}{unit}" if low == high else f"{low:g} to {high:g}{unit}, tuned per fold"
+    if low == high:
+        return f"{low:g}{unit}" if low else "any"
+    return f"{low:g} to {high:g}{unit}, tuned per fold"
 
 
-def verdict(metrics: dict[str, Any], slices: pd.DataFrame, patients: pd.DataFrame) -> list[str]:
+def verdict(metrics: dict[str, Any], tables: Tables) -> list[str]:
     """Return a few sentences that follow from the counts alone."""
+    slices, patients = tables.slices, tables.patients
     tumour, predicted = slices["tumour_pixels"] > 0, slices["predicted_pixels"] > 0
-    found, empty, false = tumour & (slices["true_positive"] > 0), ~tumour, ~tumour & predicted
+    hit = tumour & (slices["true_positive"] > 0)
     missed = (patients["tumour_pixels"] > 0) & (patients["dice"] == 0)
     iou, iou_empty = metrics["iou"], metrics["empty_prediction"]
     gain = f"{iou - iou_empty:.3f} above" if iou > iou_empty else "not above"
     return [
         *([] if predicted.any() else ["The prediction is empty in every slice."]),
-        f"Tumour is found in {found.sum():,} of {tumour.sum():,} tumour slices.",
-        f"There are false positives in {false.sum():,} of {empty.sum():,} slices without tumour.",
+        f"Tumour is found in {hit.sum():,} of {tumour.sum():,} tumour slices.",
+        f"There are false positives in {(~tumour & predicted).sum():,} of {(~tumour).sum():,} slices without tumour.",
         f"Lesions in 3D: {metrics['lesions_found']:,} of {metrics['lesions']:,} found, and "
         f"{metrics['false_lesions']:,} predicted ones are false.",
         f"Volumetric Dice per patient: {patients['dice'].min():.3f} to {patients['dice'].max():.3f}. "
@@ -173,14 +164,13 @@ def verdict(metrics: dict[str, Any], slices: pd.DataFrame, patients: pd.DataFram
 
 
 def metric_row(name: str, metrics: dict[str, Any]) -> dict[str, Any]:
-    """Return how a metric is shown, its value, and its 95% confidence interval (None where it has none), also as text.
+    """Return a metric's name, meaning, value and 95% confidence interval, as numbers (None without) and as text.
 
     The text has the patients' values where they are too few for an interval.
     """
     estimate = metrics["intervals"].get(name, {"low": None, "high": None, "values": []})
-    row = {"name": name, "empty": None, **METRICS[name]._asdict(), **estimate, "value": metrics[name]}
-    if name in ("iou", "empty_prediction"):
-        row["empty"] = metrics["empty_prediction"]
+    empty = metrics["empty_prediction"] if name in ("iou", "empty_prediction") else None
+    row = {"name": name, "empty": empty, **METRICS[name]._asdict(), **estimate, "value": metrics[name]}
     return row | {"interval": show_interval(estimate, row["form"])}
 
 
@@ -206,7 +196,7 @@ def charts(drawn: dict[str, plots.Plot]) -> list[dict[str, str]]:
 
 
 def as_table(table: pd.DataFrame) -> dict[str, Any]:
-    """Return a table for the page: its columns, which of them are numbers, and its rows."""
+    """Return a table for the page: its columns, the numeric ones among them, and its rows."""
     numeric = [name for name in table if pd.api.types.is_numeric_dtype(table[name])]
     return {"columns": list(table), "numeric": numeric, "rows": table.to_dict("records")}
 

@@ -1,4 +1,4 @@
-"""What the viewer of the report shows: each patient's slices as pictures, and both masks as run-length labels."""
+"""Data of the report's viewer: each patient's slices as pictures, and both masks as run-length labels."""
 
 import base64
 import io
@@ -6,12 +6,13 @@ import itertools
 from functools import partial
 from typing import Any
 
-import cv2
 import numpy as np
 import pandas as pd
 from PIL import Image
 
 from constants import FLAIR, POST, PRE
+from dataset.preprocess import find_head, head_box
+from evaluation.metrics import rows_of_patients
 from scans.display import stretch
 from utils import parallel_map
 
@@ -25,7 +26,6 @@ COLUMNS = {  # name of a slice's value in the page: column of test_results.csv
     "number": "slice", "tumour": "tumour_pixels", "predicted": "predicted_pixels", "hit": "true_positive",
     "false": "false_positive", "missed": "false_negative", "dice": "dice", "iou": "iou", "kind": "kind",
 }  # fmt: skip
-AIR = 30  # of 255; FLAIR after `stretch` is darker outside of the head
 MARGIN = 4  # pixels around the head
 
 
@@ -40,12 +40,13 @@ def viewer_data(
         slices: N rows, as in test_results.csv.
         patients: as in test_patients.csv.
     """
-    rows_of = {patient: rows.index.to_numpy() for patient, rows in slices.sort_values("slice").groupby("patient")}
+    order = np.argsort(slices["slice"], kind="stable")
+    rows_of = {patient: order[rows] for patient, rows in rows_of_patients(slices["patient"].iloc[order]).items()}
     shown = np.empty((len(SEQUENCES), *images.shape[:3]), np.uint8)
     for number, sequence in enumerate(SEQUENCES.values()):
         for rows in rows_of.values():
             shown[number, rows] = stretch(images[rows, ..., sequence])
-    flair, pictures = shown[0], encode_pictures(shown)
+    pictures = encode_pictures(shown)
     dice = patients.set_index("patient")["dice"]
     records = slices.to_dict("records")
     return {
@@ -55,7 +56,7 @@ def viewer_data(
             {
                 "id": patient,
                 "title": f"{patient}, Dice {dice[patient]:.3f}",
-                "view": head_view(flair[rows], (masks[rows] | predicted[rows]) > 0),
+                "view": head_view(images[rows], (masks[rows] | predicted[rows]) > 0),
                 "slices": [
                     {name: records[row][column] for name, column in COLUMNS.items()}
                     | {"runs": encode_labels(masks[row], predicted[row]), "images": pictures[row]}
@@ -67,22 +68,15 @@ def viewer_data(
     }
 
 
-def head_view(flair: np.ndarray, marked: np.ndarray) -> list[int]:
-    """Return [left, top, side] of the smallest square that holds the head (the largest bright region) and all marks.
+def head_view(images: np.ndarray, marked: np.ndarray) -> list[int]:
+    """Return [left, top, side] of the smallest square with the head and all marks; the frame if there is neither.
 
-    flair: uint8 [N, H, H] after `stretch`; marked: bool [N, H, H].
+    images: uint8 [N, H, H, 3], a patient's stack; marked: bool [N, H, H].
     """
-    bright = ((flair >= AIR).sum(0) >= 0.05 * len(flair)).astype(np.uint8)  # noise is in few slices at one place
-    _, labels, stats, _ = cv2.connectedComponentsWithStats(bright)
-    head = 1 + int(stats[1:, cv2.CC_STAT_AREA].argmax()) if len(stats) > 1 else -1
-    seen = (labels == head) | marked.any(0)
-    size = len(seen)
-    if not seen.any():
-        return [0, 0, size]
-    rows, columns = np.flatnonzero(seen.any(1)), np.flatnonzero(seen.any(0))
-    side = min(size, max(int(np.ptp(rows)), int(np.ptp(columns))) + 1 + 2 * MARGIN)
-    top, left = (int(np.clip((line[0] + line[-1] + 1 - side) // 2, 0, size - side)) for line in (rows, columns))
-    return [left, top, side]
+    size = images.shape[1]
+    top, bottom, left, right = head_box(find_head(images) | marked)
+    side = min(size, max(bottom - top, right - left) + 2 * MARGIN)
+    return [int(np.clip((a + b - side) // 2, 0, size - side)) for a, b in ((left, right), (top, bottom))] + [side]
 
 
 def encode_pictures(shown: np.ndarray) -> list[list[str]]:
@@ -97,11 +91,11 @@ def encode_pictures(shown: np.ndarray) -> list[list[str]]:
         return file.getvalue()
 
     sequences, slices = shown.shape[:2]
-    every = max(slices // SAMPLE, 1)
+    step = max(slices // SAMPLE, 1)
     choices = [(sequences, quality) for quality in QUALITIES if quality >= LOWEST_OF_ALL]
     for count, quality in choices + [(1, quality) for quality in QUALITIES]:
-        sample = shown[:count, ::every].reshape(-1, *shown.shape[2:])
-        if sum(map(len, parallel_map(partial(encode, quality=quality), sample))) * every <= PICTURE_BYTES:
+        sample = shown[:count, ::step].reshape(-1, *shown.shape[2:])
+        if sum(map(len, parallel_map(partial(encode, quality=quality), sample))) * step <= PICTURE_BYTES:
             break
     encoded = parallel_map(partial(encode, quality=quality), shown[:count].swapaxes(0, 1).reshape(-1, *shown.shape[2:]))
     texts = [base64.b64encode(picture).decode() for picture in encoded]

@@ -19,7 +19,7 @@ import pandas as pd
 import constants
 from dataset.folder import find_folder
 from dataset.slices import Slices, load_slices
-from evaluation import calibration, intervals
+from evaluation import intervals
 from evaluation.selection import Postprocessing, postprocess
 from evaluation.summary import evaluate_masks
 from reporting import plots
@@ -111,7 +111,7 @@ def evaluate_run(run: RunFolder) -> dict[str, Any]:
     train, validation = load_slices(Path(config["data"]), tables).values()
     _, probabilities = score(model, checkpoint, validation, choose_hardware("auto", "fp32"), "validation")
     masks = postprocess(probabilities, Postprocessing.of(checkpoint["input"]), validation.patients)
-    tables, metrics = evaluate_masks(validation, masks, calibration.count(validation, probabilities), {}, [])
+    tables, metrics = evaluate_masks(validation, masks, probabilities, {}, [])
     return {
         **{name: metrics[name] for name in SHOWN},
         "epochs": len(epochs),

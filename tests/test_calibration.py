@@ -1,11 +1,13 @@
-"""Head pixels and calibration, by hand."""
+"""Calibration on the pixels of the head, and warnings about images and masks, by hand."""
 
 import numpy as np
 import pytest
 from conftest import box, make_slices
 
+from dataset.preprocess import find_head
 from dataset.slices import Slices
 from evaluation import calibration
+from evaluation.quality import input_warnings
 
 
 def head_image(radius: int = 60) -> np.ndarray:
@@ -18,19 +20,6 @@ def head_image(radius: int = 60) -> np.ndarray:
     return image
 
 
-def test_the_head_is_the_largest_bright_region_with_its_holes():
-    head = calibration.head_mask(head_image())
-    y, x = np.mgrid[:256, :256]
-    distance = np.hypot(y - 128, x - 128)
-    assert head[distance < 60].all() and not head[distance > 64].any()
-
-
-def test_air_has_no_head():
-    noise = np.random.default_rng(0).integers(0, 15, (256, 256, 3), np.uint8)
-    assert not calibration.head_mask(noise).any()
-    assert calibration.head_mask(np.full((256, 256, 3), 90, np.uint8)).all()
-
-
 def bright_slices(masks: dict) -> Slices:
     slices = make_slices(masks)
     slices.images.fill_(90)  # the head fills the image
@@ -38,53 +27,68 @@ def bright_slices(masks: dict) -> Slices:
 
 
 def test_counts_and_metrics_by_hand():
-    slices = bright_slices({"a": [box((0, 0, 1, 3), size=4)]})  # 3 of 16 pixels are tumour
-    probabilities = np.full((1, 4, 4), 0.05, np.float32)
-    probabilities[0, 0, :2] = 0.95  # two of them; the third is among the 14 at 0.05
+    slices = bright_slices({"a": [box((0, 0, 1, 3), size=16)]})  # 3 of 256 pixels are tumour
+    probabilities = np.full((1, 16, 16), 0.05, np.float32)
+    probabilities[0, 0, :2] = 0.95  # two of them; the third is among the 254 at 0.05
     counts = calibration.count(slices, probabilities)
     assert counts.shape == (1, 4, 10)
-    assert counts[0, 0].tolist() == [14, *[0] * 8, 2] and counts[0, 2].tolist() == [1, *[0] * 8, 2]
-    found = calibration.summarise(counts)
-    squared = 2 * 0.05**2 + 13 * 0.05**2 + 0.95**2
-    assert found["brier"] == pytest.approx(squared / 16, rel=1e-6)
-    assert found["ece"] == pytest.approx((abs(14 * 0.05 - 1) + abs(2 * 0.95 - 2)) / 16, rel=1e-6)
-    first, second, *_, last = found["bins"]
-    assert first == pytest.approx(
-        {"low": 0, "high": 0.1, "pixels": 14, "mean_probability": 0.05, "tumour_share": 1 / 14}, rel=1e-6
-    )
-    assert second["pixels"] == 0 and np.isnan(second["tumour_share"])
-    assert last["pixels"] == 2 and last["tumour_share"] == 1
+    assert counts[0, 0].tolist() == [254, *[0] * 8, 2] and counts[0, 2].tolist() == [1, *[0] * 8, 2]
+    (row,) = calibration.per_patient(counts, slices.patients).to_dict("records")
+    squared = 2 * 0.05**2 + 253 * 0.05**2 + 0.95**2
+    assert row == {"patient": "a", "head_pixels": 256, "brier": pytest.approx(squared / 256, rel=1e-6)}
+    bins = calibration.reliability(counts)
+    first, second, *_, last = bins
+    expected = {"low": 0, "high": 0.1, "pixels": 254, "probability": 12.7, "tumour_pixels": 1}
+    assert first == pytest.approx(expected, rel=1e-6)
+    assert (second["pixels"], last["pixels"], last["tumour_pixels"]) == (0, 2, 2)
+    error = (abs(12.7 - 1) + abs(2 * 0.95 - 2)) / 256
+    assert calibration.expected_calibration_error(bins) == pytest.approx(error, rel=1e-6)
 
 
 def test_certain_and_right_certain_and_wrong():
-    mask = box((0, 0, 2, 4), size=4)
+    mask = box((0, 0, 2, 4), size=16)
     slices = bright_slices({"a": [mask]})
     for probabilities, worst in ((mask, 0), (1 - mask, 1)):
-        found = calibration.summarise(calibration.count(slices, probabilities[None].astype(np.float32)))
-        assert found["brier"] == found["ece"] == worst
+        counts = calibration.count(slices, probabilities[None].astype(np.float32))
+        assert calibration.per_patient(counts, slices.patients)["brier"].tolist() == [worst]
+        assert calibration.expected_calibration_error(calibration.reliability(counts)) == worst
 
 
-def test_the_background_does_not_count():
+def test_only_the_head_counts_with_the_dark_tissue_in_it():
     nothing = np.zeros((1, 256, 256), np.float32)
     counts = calibration.count(make_slices({"a": [box()]}, head_image()[None]), nothing)
-    assert counts[0, 0].sum() == calibration.head_mask(head_image()).sum() < 256 * 256 / 4
-    found = calibration.summarise(calibration.count(make_slices({"a": [box()]}), nothing))  # air alone
-    assert np.isnan(found["brier"]) and np.isnan(found["ece"])
+    assert counts[0, 0].sum() == pytest.approx(np.pi * 60**2, rel=0.02)
+    for probabilities in (nothing, None):  # air alone; masks without probabilities
+        counts = calibration.count(make_slices({"a": [box()]}), probabilities)
+        assert np.isnan(calibration.per_patient(counts, ["a"])["brier"]).all()
+        assert np.isnan(calibration.expected_calibration_error(calibration.reliability(counts)))
 
 
-def test_merging_runs_is_the_same_as_counting_all_at_once():
+def test_pooling_runs_is_the_same_as_counting_all_at_once():
     rng = np.random.default_rng(1)
     slices = bright_slices({"a": [box((9, 9, 99, 99))], "b": [box(), box((0, 0, 7, 7))]})
     counts = calibration.count(slices, (rng.random((3, 256, 256)) ** 4).astype(np.float32))
-    merged = calibration.merge([calibration.summarise(counts[:1]), calibration.summarise(counts[1:])])
-    whole = calibration.summarise(counts)
-    assert merged["brier"] == pytest.approx(whole["brier"]) and merged["ece"] == pytest.approx(whole["ece"])
-    for a, b in zip(merged["bins"], whole["bins"], strict=True):
+    pooled = calibration.pool([calibration.reliability(counts[:1]), calibration.reliability(counts[1:])])
+    for a, b in zip(pooled, calibration.reliability(counts), strict=True):
         assert a == pytest.approx(b)
-
-    airless = calibration.summarise(counts[:1] * 0) | {"brier": None}  # as from metrics.json
-    assert calibration.merge([calibration.summarise(counts), airless])["brier"] == pytest.approx(whole["brier"])
-
     table = calibration.per_patient(counts, slices.patients)
     assert table["patient"].tolist() == ["a", "b"] and table["head_pixels"].tolist() == [65536, 131072]
-    assert (table["brier"] * table["head_pixels"]).sum() / 196608 == pytest.approx(whole["brier"])
+
+
+# --- Warnings without a reference mask -------------------------------------------------------------------------
+
+
+def test_a_head_with_a_small_mask_is_not_doubted():
+    images = np.stack([head_image()] * 3)
+    images[:, :9, :9] = 0
+    assert input_warnings(images, np.stack([box((100, 100, 20, 20))] * 3)) == []
+
+
+def test_a_photograph_a_page_and_a_mask_over_half_of_the_head_are_doubted():
+    images, masks = np.stack([head_image()] * 2), np.zeros((2, 256, 256), np.uint8)
+    images[:, :9, :9] = 0
+    noise = np.random.default_rng(0).integers(0, 256, images.shape, np.uint8)
+    assert "the corners, where MR shows air, vary like the rest" in input_warnings(noise, masks)[0]
+    assert "are as bright as the rest" in input_warnings(np.full_like(images, 250), masks)[0]
+    masks[1] = find_head(images, filled=True)[1]
+    assert "more than a third of the head in 1 of 2 slices" in input_warnings(images, masks)[0]

@@ -11,7 +11,6 @@ from matplotlib.colors import to_rgb
 from PIL import Image
 
 from constants import SYNTHETIC_NOTICE
-from evaluation.intervals import limits_of_agreement
 from reporting import panels, plots
 from scans.display import GREEN, MASK_COLOR, PREDICTION_COLOR, stretch
 from storage.run_folder import RunFolder
@@ -34,13 +33,6 @@ def epochs_with(losses: tuple[float, ...]) -> pd.DataFrame:
 def all_plots() -> dict[str, plots.Plot]:
     curves = plots.training_plots(epochs_with((0.7, 0.1, 0.05)), 1)
     return curves | plots.volume_plots(PATIENTS, SLICES) | plots.calibration_plots({"bins": BINS.to_dict("records")})
-
-
-def test_agreement_by_hand():
-    difference = pd.Series([-10, 20, 20])
-    half = 1.96 * np.sqrt((20**2 + 10**2 + 10**2) / 2)  # around 10
-    assert limits_of_agreement(difference) == (10, pytest.approx((10 - half, 10 + half)))
-    assert limits_of_agreement(difference[:2]) == (5, ()) and limits_of_agreement(difference[:1]) == (-10, ())
 
 
 def test_each_plot_is_a_png_and_its_note_is_whole(tmp_path):

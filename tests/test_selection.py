@@ -1,12 +1,26 @@
-"""Which epoch is used: by each criterion, and the warnings about it."""
+"""Choice of the epoch, warnings about it, postprocessing and its tuning where the best rules are known."""
 
 import json
 
+import numpy as np
 import pandas as pd
 import pytest
+from conftest import box, make_slices
 
 from constants import CRITERIA
-from evaluation.selection import Postprocessing, best_epoch, load_chosen, selection_warning
+from evaluation.selection import (
+    SMALLEST,
+    THRESHOLDS,
+    Postprocessing,
+    best_epoch,
+    load_chosen,
+    mean_dice,
+    postprocess,
+    remove_small_components,
+    selection_warning,
+    tune,
+)  # fmt: skip
+from evaluation.tables import make_tables
 from reporting import plots
 from storage.run_folder import RunFolder
 from utils import UserError
@@ -32,18 +46,20 @@ def test_the_best_epoch_and_of_equals_the_first():
 
 
 def test_warnings_name_the_better_epoch():
-    table = epochs(tumour_found=[0.2, 0.9, 0.8], tumour_iou=[0.1, 0.5, 0.56])
+    table = epochs(iou=[0.5, 0.6, 0.7], tumour_found=[0.2, 0.9, 0.8], tumour_iou=[0.1, 0.5, 0.56])
     said = selection_warning(table, 1)
     assert said.startswith("warning: epoch 1 finds only 20% of the validation tumour slices")
     assert "epoch 3 is better on the validation tumour slices: IoU 0.560, epoch 1 has 0.100" in said
     said = selection_warning(table, 2)
     assert said.startswith("warning: epoch 3 is better on the validation tumour slices: IoU 0.560, epoch 2 has 0.500")
     assert selection_warning(table, 3) == ""
-    assert (
-        selection_warning(epochs(tumour_found=[0.9] * 3, tumour_iou=[0.5, 0.55, 0.54]), 1) == ""
-    )  # not clearly better
-    said = selection_warning(epochs(tumour_found=[NAN] * 3, tumour_iou=[NAN] * 3), 1)
-    assert said.startswith("warning: no validation slice has tumour, so that nothing can be chosen there")
+    assert "epoch 3 has the best validation IoU, but its checkpoint is gone" in selection_warning(
+        table.assign(saved=[True, True, False]), 2
+    )
+    not_clearly = epochs(iou=[0.5] * 3, tumour_found=[0.9] * 3, tumour_iou=[0.5, 0.55, 0.54])
+    assert selection_warning(not_clearly, 1) == ""
+    said = selection_warning(epochs(iou=[0.5] * 3, tumour_found=[NAN] * 3, tumour_iou=[NAN] * 3), 1)
+    assert said.startswith("warning: no validation slice has tumour. Nothing can be chosen on them")
     assert "--select-by loss" in said and "--tune changes nothing" in said
 
 
@@ -81,3 +97,80 @@ def test_select_by_and_tune(call, monkeypatch, folder, tmp_path):
     assert (checkpoint["epoch"], *Postprocessing(0.35, 20)) == (found["epoch"], *rules(checkpoint))
     assert said.startswith(f"epoch {found['epoch']} of {run} (as tested), {CRITERIA['patient_dice']}; threshold 0.35")
     assert "components below 20 px, or in one slice alone, removed (tuned on 1 validation patients)" in said
+
+
+# --- Postprocessing --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def case():
+    """Tumour at 0.3, the rest at 0.2, and a false component of 16 px at 0.9: best is from 0.25, without it."""
+    masks = {"a": [box((20, 20, 30, 30), size=64)] * 2 + [box(size=64)], "b": [box((5, 5, 20, 20), size=64)]}
+    slices = make_slices(masks)
+    probabilities = np.where(slices.masks.numpy(), 0.3, 0.2).astype(np.float32)
+    probabilities[2, 0:4, 0:4] = 0.9
+    return slices, probabilities
+
+
+def test_the_choice_is_the_best_one(case):
+    slices, probabilities = case
+    rules, record = tune(slices, probabilities)
+    # of 0.25 and 0.3 the nearer to 0.5; of 10 to 100 px the one that removes least
+    assert rules == Postprocessing(0.3, 10)
+    assert record["tuned"] == 1 and record["untuned"] == 0 and record["split"] == "validation"
+    assert (postprocess(probabilities, rules, slices.patients) == slices.masks.numpy()).all()
+
+
+def test_every_choice_scores_as_its_masks_do(case):
+    slices, _ = case
+    smooth = np.random.default_rng(2).random((4, 16, 16)).repeat(4, 1).repeat(4, 2).astype(np.float32)
+    probabilities = np.clip(slices.masks.numpy() * 0.3 + smooth * 0.7, 0, 1).astype(np.float32)
+    dice = mean_dice(slices, probabilities)
+    for t, s in ((0, 0), (5, 2), (9, 3), (12, 4), (18, 5)):
+        choice = Postprocessing(THRESHOLDS[t], SMALLEST[s])
+        tables = make_tables(slices, postprocess(probabilities, choice, slices.patients))
+        assert dice[t, s] == pytest.approx(tables.patients["dice"].mean()), choice
+
+
+def test_nothing_to_choose_between_keeps_the_default():
+    slices = make_slices({"a": [box((2, 2, 9, 9), size=16)]})
+    perfect = slices.masks.numpy().astype(np.float32)
+    assert tune(slices, perfect)[0] == Postprocessing(0.5, 0)
+
+
+def test_patients_without_tumour_tune_nothing():
+    slices = make_slices({"a": [box(size=16)] * 2})
+    false = np.full((2, 16, 16), 0.6, np.float32)  # which any threshold above would remove
+    assert tune(slices, false) == (Postprocessing(0.5, 0), None)
+
+
+def test_small_components_of_a_single_slice_are_removed():
+    masks = box((0, 0, 3, 3), (10, 10, 2, 5))[None]
+    assert remove_small_components(masks, 9).sum() == 19
+    assert remove_small_components(masks, 10).sum() == 10
+    assert remove_small_components(masks, 11).sum() == 0
+    assert remove_small_components(masks, 0) is masks
+
+
+def test_the_thin_ends_of_a_large_component_stay_and_what_one_slice_alone_shows_goes():
+    large = [box((5, 5, 1, 1)), box((5, 5, 10, 10)), box((15, 15, 3, 3)), box()]  # the third touches by a corner
+    alone = [box(), box((40, 40, 8, 8)), box(), box()]
+    small = [box(), box(), box((30, 2, 3, 3)), box((30, 2, 2, 2))]
+    masks = np.stack(large) | np.stack(alone) | np.stack(small)
+    assert (remove_small_components(masks, 9) == np.stack(large) | np.stack(small)).all()
+    assert (remove_small_components(masks, 10) == np.stack(large)).all()
+    assert remove_small_components(masks, 101).sum() == 0
+
+
+def test_components_do_not_go_on_from_patient_to_patient():
+    probabilities = np.stack([box((5, 5, 8, 8))] * 4).astype(np.float32)
+    choice = Postprocessing(0.5, 10)
+    assert postprocess(probabilities, choice, ["a", "b", "b", "a"]).any((1, 2)).all()
+    assert postprocess(probabilities, choice, ["a", "b", "c", "d"]).any((1, 2)).all()  # single slices
+    probabilities[3] = 0
+    assert postprocess(probabilities, choice, ["a", "b", "b", "a"]).any((1, 2)).tolist() == [0, 1, 1, 0]
+
+
+def test_the_threshold_itself_is_tumour():
+    probabilities = np.array([[[0.49999, 0.5, 0.50001]]], np.float32)
+    assert postprocess(probabilities, Postprocessing(), ["a"]).tolist() == [[[0, 1, 1]]]

@@ -3,7 +3,6 @@
 import io
 import json
 import sys
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -41,7 +40,7 @@ def tables() -> Tables:
     images[:4, ..., 2] = images[:4, ..., 1]  # the first patient has no post-contrast sequence
     slices = make_slices({patient: [mask for mask, _ in pairs] for patient, pairs in CASES.items()}, images)
     made = make_tables(slices, np.stack([predicted for pairs in CASES.values() for _, predicted in pairs]))
-    return replace(made, patients=made.patients.assign(head_pixels=0, brier=np.nan))
+    return made._replace(patients=made.patients.assign(head_pixels=0, brier=np.nan))
 
 
 def test_slices_by_hand(tables):
@@ -65,7 +64,6 @@ def test_slices_by_hand(tables):
     assert 60 * 2**0.5 < s["hd95"].iloc[3] < 80 * 2**0.5 and 176 * 2**0.5 < s["hd95"].iloc[6] < 216 * 2**0.5
     np.testing.assert_array_equal(s["surface_dice_1"].isna(), [True, False, False, False, False, False, False, True])
     assert s["surface_dice_3"].iloc[[1, 4, 5, 6]].tolist() == [0, 1, 0, 0]
-    assert s["offset_x"].iloc[2] == -5 and s["offset_y"].iloc[2] == 0 and s["offset_y"].iloc[6] == 216
 
 
 def test_patients_by_hand(tables):
@@ -156,28 +154,27 @@ def test_a_missing_slice_separates_lesions_and_the_order_of_the_rows_does_not_ma
 
 
 def result_of(tables: Tables) -> dict:
-    undefined = {"brier": float("nan"), "ece": float("nan"), "bins": []}
-    return summary.summarise(tables, undefined, {"split": "test", "loss": 0.25}, ["a note"])
+    return summary.summarise(tables, [], {"split": "test", "loss": 0.25}, ["a note"])
 
 
 def test_files_say_what_the_tables_say(tables, tmp_path):
     run = RunFolder(tmp_path)
-    run.write_test(tables.as_dict(), result_of(tables), None)
+    run.write_test(tables._asdict(), result_of(tables), None)
     again = Tables(**run.read_test_tables())
-    for name, table in tables.as_dict().items():
-        pd.testing.assert_frame_equal(again.as_dict()[name], table, check_dtype=False, atol=1e-6)
+    for name, table in tables._asdict().items():
+        pd.testing.assert_frame_equal(again._asdict()[name], table, check_dtype=False, atol=1e-6)
     stored = run.read_metrics()
     assert stored["tumour_iou"] == stored["intervals"]["tumour_iou"]["value"] == pytest.approx((0.5 + 9 / 13 + 1) / 5)
-    assert stored["brier"] is None and stored["calibration"]["ece"] is None  # NaN is null
+    assert stored["brier"] is None and stored["ece"] is None  # NaN is null
     assert (stored["patients"], stored["slices"], stored["lesions"], stored["loss"]) == (3, 8, 4, 0.25)
-    assert stored["notes"][0] == "a note" and stored["notes"][-1].startswith("3 patients cannot show a difference")
+    assert stored["notes"] == ["a note"]
 
 
 def test_names_are_read_back_as_text_and_printed_on_any_terminal(tmp_path, monkeypatch):
     names = sorted(["NA", "nan", "None", "001", "=1+1", "$x_{$", "\xfc, ,"])
     slices, predicted = make_slices({name: [box((9, 9, 9, 9))] for name in names}), np.zeros((7, 256, 256), np.uint8)
     tables, run = make_tables(slices, predicted), RunFolder(tmp_path)
-    run.write_test(tables.as_dict(), {}, None)
+    run.write_test(tables._asdict(), {}, None)
     assert all(table["patient"].tolist() == names for table in run.read_test_tables().values())
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), "ascii"))
     run_script(lambda: print(*names))
