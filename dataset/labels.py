@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from dataset.published import IDH_FILE, LABEL_FILE, is_published
-from utils import UserError, describe_problems, parse_csv
+from utils import UserError, describe_problems, read_csv
 
 SYNTHETIC_LABEL = "SyntheticSubtype"  # of patients that this project draws
 LABELS = {  # columns that are tested, in this order, with their titles
@@ -52,14 +52,15 @@ def read_labels(files: Iterable[Path], patients: Iterable[str]) -> pd.DataFrame:
     labels: dict[str, dict[str, str]] = {}  # column: {normalised id: label}
     ids, problems = set(), []
     for path in files:
-        table, id_column = read_table(path)
+        table = read_csv(path, []).rename(columns=lambda name: "Patient" if name.lower() == "patient" else name)
         columns = [column for column in LABELS if column in table]
-        if not columns:
-            raise UserError(f"{path}: has no column of labels. {HOW_TO_LABEL}")
-        ids |= set(table[id_column].map(normalise_id))
+        if "Patient" not in table or not columns:
+            raise UserError(f"{path}: has no column {'of labels' if 'Patient' in table else 'Patient'}. {HOW_TO_LABEL}")
+        table = table[table["Patient"] != ""]
+        ids |= set(table["Patient"].map(normalise_id))
         for column in columns:
             known = labels.setdefault(column, {})
-            for patient, label in zip(table[id_column], table[column].map(clean_label), strict=True):
+            for patient, label in zip(table["Patient"], table[column].map(clean_label), strict=True):
                 if label and (first := known.setdefault(normalise_id(patient), label)) != label:
                     problems.append(
                         f"{path}: {patient} has the {column} {label!r}, and {first!r} elsewhere. Correct one."
@@ -75,17 +76,6 @@ def read_labels(files: Iterable[Path], patients: Iterable[str]) -> pd.DataFrame:
         if column in labels
     }
     return pd.DataFrame(columns, index=patients, dtype=object)
-
-
-def read_table(path: Path) -> tuple[pd.DataFrame, str]:
-    """Return a CSV file with commas or semicolons as text, and the name of its column of patients."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}). {HOW_TO_LABEL}") from None
-    header = re.findall(r"\w+", content.split(b"\n", 1)[0].decode(errors="replace"))
-    id_column = next((name for name in header if name.lower() == "patient"), "Patient")
-    return parse_csv(content, path, [id_column]), id_column
 
 
 def normalise_id(patient: str) -> str:

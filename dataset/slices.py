@@ -48,7 +48,7 @@ class Slices:
             rows = rows.to(device, non_blocking=True)
             return self.images[rows], self.masks[rows]
         batch = (self.images[rows], self.masks[rows])
-        return tuple(part.pin_memory().to(device, non_blocking=True) for part in batch)
+        return tuple(tensor.pin_memory().to(device, non_blocking=True) for tensor in batch)
 
     def to(self, device: torch.device) -> "Slices":
         """Return a copy on the device if it fills less than a quarter of its free memory; else stay on the host."""
@@ -141,7 +141,7 @@ def read_tiff(path: Path, mode: str, what: str) -> np.ndarray:
             return cv2.cvtColor(pages[0], cv2.COLOR_BGR2RGB) if mode == "RGB" else pages[0]
     try:
         with Image.open(path, formats=["TIFF"]) as picture:
-            pages, found, size = getattr(picture, "n_frames", 1), picture.mode, picture.size
+            pages, actual_mode, size = getattr(picture, "n_frames", 1), picture.mode, picture.size
             pixels = np.asarray(picture)
     except Exception as error:  # Pillow raises many kinds for damaged files
         raise ValueError(
@@ -149,8 +149,8 @@ def read_tiff(path: Path, mode: str, what: str) -> np.ndarray:
         ) from None
     if pages != 1:
         raise ValueError(f"{path}: has {pages} pages. Save {what} as a TIFF with one page.")
-    if found != mode:
-        raise ValueError(f"{path}: has the mode {found}, but {what} must have {mode} (8 bits). Convert it.")
+    if actual_mode != mode:
+        raise ValueError(f"{path}: has the mode {actual_mode}, but {what} must have {mode} (8 bits). Convert it.")
     if pixels.shape != SHAPES[mode]:
         raise ValueError(
             f"{path}: is {size[0]}x{size[1]} pixels, but {what} must be {IMAGE_SIZE}x{IMAGE_SIZE}. "

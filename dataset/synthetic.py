@@ -22,7 +22,6 @@ from dataset.published import LABEL_FILE
 from utils import new_folder, parallel_map, positive, run_script, whole_number
 
 PREFIX = "SYNTH_"  # the real ids begin with TCGA
-README_FILE, ENDINGS = "README.txt", (".tif", "_mask.tif")
 README = """SYNTHETIC DATA - NOT PATIENTS
 
 This project drew these images from random numbers: {patients} made-up patients, seed {seed}, third version.
@@ -172,7 +171,7 @@ def make_patient(seed: int, number: int, slices: int | None = None) -> tuple[np.
         real, imaginary = level * rng.standard_normal((2, *signal.shape), dtype=np.float32)
         images[..., channel] = np.minimum(np.hypot(signal + real, imaginary), 255)
     if kind == "one sequence missing":
-        images[..., rng.choice((PRE, POST))] = images[..., FLAIR]
+        images[..., POST if number % 3 else PRE] = images[..., FLAIR]
     pen = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (7, 7))  # no reader outlines specks
     return images, np.stack([cv2.morphologyEx(plane, cv2.MORPH_OPEN, pen) for plane in np.uint8(tumour > 0)])
 
@@ -183,7 +182,7 @@ def make_patient(seed: int, number: int, slices: int | None = None) -> tuple[np.
 def write_slice(folder: Path, patient: str, number: int, image: np.ndarray, mask: np.ndarray) -> None:
     """Write an image (uint8 [256, 256, 3]) and its mask (0 or 1) as uncompressed TIFFs into the patient's folder."""
     (folder / patient).mkdir(parents=True, exist_ok=True)
-    for ending, pixels in zip(ENDINGS, (image[..., ::-1], mask * 255), strict=True):  # OpenCV takes BGR
+    for ending, pixels in ((".tif", image[..., ::-1]), ("_mask.tif", mask * 255)):  # OpenCV takes BGR
         content = cv2.imencode(".tif", pixels, [cv2.IMWRITE_TIFF_COMPRESSION, 1])[1]
         (folder / patient / f"{patient}_{number}{ending}").write_bytes(content.tobytes())
 
@@ -194,8 +193,10 @@ def write_patients(folder: str | Path, patients: int = SYNTHETIC_PATIENTS, seed:
     Raises: UserError if `folder` holds anything else.
     """
     folder, numbers = Path(folder).resolve(), range(1, patients + 1)
-    readme = README.format(patients=patients, seed=seed)
-    if _holds(folder, readme, numbers):
+    names = {LABEL_FILE, "README.txt", *map(patient_name, numbers)}
+    slices, readme = sum(describe_patient(number)[2] for number in numbers), README.format(patients=patients, seed=seed)
+    complete = {path.name for path in folder.glob("[!.]*")} == names and len([*folder.glob("*/*.tif")]) == 2 * slices
+    if complete and (folder / "README.txt").read_text(encoding="utf-8") == readme:
         return False
 
     def write_patient(number: int) -> None:
@@ -206,18 +207,8 @@ def write_patients(folder: str | Path, patients: int = SYNTHETIC_PATIENTS, seed:
         parallel_map(write_patient, numbers)
         labels = [f"{normalise_id(patient_name(number))};{describe_patient(number)[1]}" for number in numbers]
         (work / LABEL_FILE).write_text("\n".join([f"Patient;{SYNTHETIC_LABEL}", *labels, ""]), encoding="utf-8")
-        (work / README_FILE).write_text(readme, encoding="utf-8")
+        (work / "README.txt").write_text(readme, encoding="utf-8")
     return True
-
-
-def _holds(folder: Path, readme: str, numbers: range) -> bool:
-    """Return whether a folder holds the files of this set and no others, but for hidden ones."""
-    expected = {LABEL_FILE, README_FILE, *map(patient_name, numbers)}
-    for number in numbers:
-        name, slices = patient_name(number), range(1, describe_patient(number)[2] + 1)
-        expected |= {f"{name}/{name}_{n}{ending}" for n in slices for ending in ENDINGS}
-    found = {path.relative_to(folder).as_posix() for path in folder.rglob("[!.]*")}
-    return found == expected and (folder / README_FILE).read_text(encoding="utf-8") == readme
 
 
 def main(argv: list[str] | None = None) -> None:

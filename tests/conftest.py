@@ -22,15 +22,9 @@ from utils import run_script
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 ROOT = Path(__file__).parents[1]
 QUICK = ("--width", 2, "--batch-size", 4, "--device", "cpu")  # options of train_model.py
-PLAIN = {"normalisation": "plain", "neighbours": 0, "crop": False, "resolution": 1.0}
-PLAIN |= {"tta_flip": False}  # part of `input` of the reference recipe
+PLAIN = {"normalisation": "plain", "neighbours": 0, "crop": False, "resolution": 1.0, "tta_flip": False}  # `input`
 torch.set_num_threads(1)  # one process per core runs the tests; and the same sums in the same order everywhere
-SLOWEST = (
-    "test_walk",
-    "test_notebooks",
-    "test_report",
-    "test_compare",
-)  # start first, so that no core waits at the end
+SLOWEST = ("test_walk", "test_notebooks", "test_report", "test_compare")  # first, so that no core waits at the end
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -42,7 +36,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @functools.cache
 def draw_patient(number: int) -> tuple[np.ndarray, np.ndarray]:
-    """Two slices with tumour and two without: uint8 [4, 256, 256, 3] and [4, 256, 256]."""
+    """Two slices with tumour, each before one without: uint8 [4, 256, 256, 3] and [4, 256, 256]."""
     images, masks = synthetic.make_patient(SYNTHETIC_SEED, number + 2, slices=7)
     largest = masks.sum((1, 2)).argsort()[::-1]
     rows = largest[[0, -1, 1, -2]]
@@ -118,6 +112,11 @@ def save_checkpoint(run: RunFolder, model: UNet, record: dict, config: dict) -> 
         writer.resume_after(max(run.checkpoints()))
     writer.save_epoch({"resolution": 1.0, **record})
     return run.checkpoint(record["epoch"])
+
+
+def run_here(script: str | Path, *arguments: object) -> None:
+    """Run a script in this process, as utils.run_python does in another."""
+    importlib.import_module(Path(script).stem).main([str(argument) for argument in arguments])
 
 
 @pytest.fixture

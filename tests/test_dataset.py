@@ -50,21 +50,12 @@ def test_the_nested_second_copy_is_ignored(folder):
     assert find_slices(find_folder(str(folder.parent))).equals(plain)
 
 
-def test_other_files_are_ignored(folder):
-    plain = find_slices(folder)
-    (folder / "data.csv").write_text("Patient;x\n")
-    (folder / "SYNTH_T_0" / "notes.txt").write_text("")
-    (folder / "SYNTH_T_0" / "._SYNTH_T_0_1.tif").write_bytes(b"a resource fork")
-    (folder / ".hidden").mkdir()
-    assert find_slices(folder).equals(plain)
-
-
-def test_what_other_systems_put_beside_patients_is_no_patient(folder):
+def test_what_programs_put_beside_patients_and_slices_is_ignored(folder):
     before = find_slices(folder)
-    for junk in ("__MACOSX", "@eaDir", "SYNTH_T_0/@eaDir"):
+    for junk in ("__MACOSX", "@eaDir", "SYNTH_T_0/@eaDir", ".hidden"):
         (folder / junk).mkdir()
         (folder / junk / "SYNTH_T_0_1.tif").write_bytes(b"thumbnail")
-    for name in ("Thumbs.db", "SYNTH_T_0/Thumbs.db", "SYNTH_T_0/._SYNTH_T_0_1.tif", "SYNTH_T_0/desktop.ini"):
+    for name in ("data.csv", "Thumbs.db", "SYNTH_T_0/notes.txt", "SYNTH_T_0/._SYNTH_T_0_1.tif"):
         (folder / name).write_bytes(b"junk")
     assert find_slices(folder).equals(before)
 
@@ -78,20 +69,6 @@ def test_lists_and_tables_as_spreadsheets_save_them(folder, tmp_path):
         assert read_assignment(tmp_path / "split.csv", patients, folder) == (splits, [])
     (tmp_path / "list.txt").write_bytes(b"\xef\xbb\xbf" + ";\r\n".join(patients[:2]).encode() + b"\r\n")
     assert read_patient_list(tmp_path / "list.txt") == patients[:2]
-
-
-@pytest.mark.parametrize("line", ["{},train,", "{},train,seen", "{},train,seen,twice"])
-def test_lines_longer_than_the_first_are_one_error(folder, tmp_path, line):
-    patients = find_slices(folder)["patient"].unique()
-    (tmp_path / "split.csv").write_text("patient,split\n" + "\n".join(map(line.format, patients)))
-    with pytest.raises(UserError, match=r"split.csv: cannot be read as CSV \(its lines hold more values than"):
-        read_assignment(tmp_path / "split.csv", patients, folder)
-
-
-def test_a_line_is_told_by_its_number_in_the_file(folder, tmp_path):
-    (tmp_path / "split.csv").write_text("patient,split\n\n\nSYNTH_T_1,trian\n")
-    with pytest.raises(UserError, match=r"split.csv, line 4: 'trian' is no split"):
-        read_assignment(tmp_path / "split.csv", ["SYNTH_T_1"], folder)
 
 
 def test_only_the_listed_patients(folder):
@@ -239,8 +216,6 @@ def test_damage_is_one_error_that_names_the_file(folder, damage):
 def test_all_problems_in_one_report(folder):
     truncate(folder / "SYNTH_T_0" / "SYNTH_T_0_1.tif")
     values(folder / "SYNTH_T_4" / "SYNTH_T_4_2_mask.tif")
-    with pytest.raises(UserError, match="2 problems"):
-        load_all(folder)
     (folder / "SYNTH_T_2" / "SYNTH_T_2_3_mask.tif").unlink()
     with pytest.raises(UserError) as error:
         load_all(folder)
@@ -285,10 +260,10 @@ def test_the_split_does_not_depend_on_the_order_of_the_patients():
     assert assign_patients(patients) == assign_patients(patients[::-1] + patients)
 
 
-@pytest.mark.parametrize("count", range(3, 30))
-def test_every_split_gets_a_patient(count):
-    assignment = assign_patients(f"P{n}" for n in range(count))
-    assert len(assignment) == count and set(assignment.values()) == set(SPLITS)
+def test_every_split_gets_a_patient():
+    for count in range(3, 30):
+        assignment = assign_patients(f"P{n}" for n in range(count))
+        assert len(assignment) == count and set(assignment.values()) == set(SPLITS)
 
 
 def test_no_patient_is_in_two_splits(folder):
@@ -318,6 +293,8 @@ def test_a_saved_assignment(folder, tmp_path):
         ("patient\tsplit\nSYNTH_T_0\ttrain\n", "has no column patient, split"),
         ("patient,split\nSYNTH_T_0,\n", "line 2: an empty cell"),
         ("", "cannot be read as CSV"),
+        ("patient,split\nSYNTH_T_0,train,seen\n", "its lines hold more values than its first one names columns"),
+        ("patient,split\n\n\nSYNTH_T_1,trian\n", "line 4: 'trian' is no split"),
         ("patient,split\n" + "".join(f"SYNTH_T_{n},train\n" for n in range(5)), "no patient .* for validation"),
     ],
 )
@@ -370,6 +347,6 @@ def test_the_12_real_patients(real):
     assert [len(loaded[split]) for split in SPLITS] == [178, 45, 113]
     empty = 1 - loaded["test"].masks.flatten(1).any(1).float().mean()
     assert round(float(empty) * 113) == 70  # an empty prediction scores 70/113 = 0.619, the published test IoU
-    assert table.groupby("patient").size().to_dict() == dict(
-        zip(subset, FACTS[FACTS["in_subset"] == 1]["slices"], strict=True)
-    )
+    for row in range(0, len(loaded["train"]), 9):  # OpenCV decodes the published files as Pillow does
+        with Image.open(real / loaded["train"].table["image_path"][row]) as picture:
+            assert np.array_equal(loaded["train"].images[row], np.asarray(picture))

@@ -44,14 +44,13 @@ def test_every_cell_runs(tmp_path, monkeypatch):
 
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     printed = "".join(output.get("text", "") for output in outputs)
-    for text in ("the stand-in for kagglehub was asked", "nothing, every package is there", "nothing was left to do"):
-        assert text in printed
-    assert "checked: 6 patients" in printed and "SYNTHETIC PATIENTS" in printed
+    assert "the stand-in for kagglehub was asked" in printed and "nothing is left to do" in printed
+    assert "checked: 6 patients" in printed and "SYNTHETIC PATIENTS" in printed and "not on Colab" in printed
     kinds = [kind for output in outputs for kind in output.get("data", {})]
-    assert kinds.count("image/png") == 2 and kinds.count("text/html") == 6
+    assert kinds.count("image/png") == 4  # two plots, two sheets of outlines
     pages = "".join(output["data"]["text/html"] for output in outputs if "text/html" in output.get("data", {}))
-    assert pages.count("<iframe srcdoc=") == 1 and pages.count('<img src="data:image/gif;base64,') == 1
-    assert "not on Colab" in printed and (clone / "masks_uploads" / "uploads" / "head_mask.png").is_file()
+    assert pages.count("<iframe srcdoc=") == 1
+    assert list((clone / "masks_uploads").rglob("head_mask.png"))
 
 
 def test_the_notebooks_differ_in_their_data_alone():
@@ -71,7 +70,7 @@ def test_no_outputs_are_committed(name):
 def test_a_script_that_fails_stops_the_notebook():
     source = read("train_test_100mb").cells[SET_UP].source
     names: dict = {}
-    exec("import subprocess, sys\n" + source[source.index("def run(") : source.index("def is_missing")], names)
+    exec("import subprocess, sys\n" + source[source.index("def run(") : source.index('run("-m"')], names)
     names["run"]("-c", "print('fine')")
     with pytest.raises(RuntimeError, match="exit code 3"):
         names["run"]("-c", "import sys; sys.exit(3)")

@@ -34,10 +34,8 @@ def data(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("data")
     flair = np.random.default_rng(0).integers(20, 90, (256, 256, 3), dtype=np.uint8)
     for number in range(PATIENTS):
-        patient = folder / f"SYNTH_T_{number}"
-        patient.mkdir()
         for n, mask in enumerate(draw_tumour(number) * (number < PATIENTS - 1), start=1):
-            write_slice(folder, patient.name, n, flair, mask)
+            write_slice(folder, f"SYNTH_T_{number}", n, flair, mask)
     rows = [f"SYNTH_T_{n};{('smooth', 'irregular')[n % 2]};" for n in range(PATIENTS)]
     (folder / "data.csv").write_text("\n".join(["Patient;SyntheticSubtype;IDH", *rows, "SYNTH_T_99;smooth;"]))
     return folder

@@ -5,17 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from PIL import Image
-from test_score_masks import stacks
 
 from constants import FLAIR, SYNTHETIC_NOTICE
 from dataset.folder import find_slices
-from dataset.slices import read_image
+from dataset.slices import read_image, read_mask
 from dataset.split import assign_fold, assign_patients
-from scans.volumes import read_nifti
 from storage.run_folder import RunFolder
-
-nibabel = pytest.importorskip("nibabel")
 
 DATASET = "Dataset501_LGG"
 
@@ -31,32 +28,31 @@ def names(folder: Path) -> list[str]:
 def test_stacks_hold_the_pixels_of_the_slices_and_test_patients_train_nothing(call, folder, tmp_path):
     for number in (2, 3):  # a tenth slice, so that 10 comes before 2 as text
         name = f"SYNTH_T_0_{number}"
-        for part in (".tif", "_mask.tif"):
-            (folder / "SYNTH_T_0" / f"{name}{part}").rename(folder / "SYNTH_T_0" / f"SYNTH_T_0_{number * 5}{part}")
-    code, out, err = call("export_dataset", "nnunet", tmp_path / "raw", "--data", folder)
+        for ending in (".tif", "_mask.tif"):
+            (folder / "SYNTH_T_0" / f"{name}{ending}").rename(folder / "SYNTH_T_0" / f"SYNTH_T_0_{number * 5}{ending}")
+    code, out, err = call("studies.export_nnunet", tmp_path / "raw", "--data", folder)
     assert (code, err) == (0, "") and "4 patients for training and validation, 1 for the test" in out
     assert SYNTHETIC_NOTICE in out
     raw, split = tmp_path / "raw" / DATASET, assign_patients(find_slices(folder)["patient"])
-    of = {name: sorted(p for p, each in split.items() if each == name) for name in ("train", "validation", "test")}
+    of = {name: sorted(p for p, assigned in split.items() if assigned == name) for name in set(split.values())}
     assert read_json(raw / "splits_final.json") == [{"train": of["train"], "val": of["validation"]}]
     assert (raw / "test_patients.txt").read_text().split() == of["test"]
     fitted = sorted(of["train"] + of["validation"])
     assert names(raw / "labelsTr") == [f"{patient}.nii.gz" for patient in fitted]
     assert names(raw / "imagesTr") == [f"{patient}_000{c}.nii.gz" for patient in fitted for c in range(3)]
     assert names(raw / "imagesTs") == [f"{patient}_000{c}.nii.gz" for patient in of["test"] for c in range(3)]
-    about = read_json(raw / "dataset.json")
-    assert "licence" not in about  # these are not the published patients
-    assert about["numTraining"] == 4 and about["file_ending"] == ".nii.gz" and about["labels"]["background"] == 0
-    assert list(about["channel_names"]) == ["0", "1", "2"] and about["channel_names"]["1"] == "FLAIR"
-    flair, _, _ = read_nifti(raw / ("imagesTr" if "SYNTH_T_0" in fitted else "imagesTs") / "SYNTH_T_0_0001.nii.gz")
+    description = read_json(raw / "dataset.json")
+    assert "licence" not in description  # these are not the published patients
+    assert description["numTraining"] == 4 and description["file_ending"] == ".nii.gz"
+    assert description["labels"]["background"] == 0 and description["channel_names"]["1"] == "FLAIR"
+    images = raw / ("imagesTr" if "SYNTH_T_0" in fitted else "imagesTs")
+    flair = sitk.GetArrayFromImage(sitk.ReadImage(str(images / "SYNTH_T_0_0001.nii.gz")))
     slices = [read_image(folder / "SYNTH_T_0" / f"SYNTH_T_0_{number}.tif") for number in (1, 10, 15)]
     assert np.array_equal(flair, np.stack(slices)[..., FLAIR])
-    stored = nibabel.load(raw / "labelsTr" / f"{fitted[-1]}.nii.gz")
-    assert np.array_equal(np.asarray(stored.dataobj), stacks(folder)[fitted[-1]].swapaxes(0, 2))
 
 
 def test_slices_and_the_folds_of_a_cross_validation(call, folder, tmp_path):
-    code, _, err = call("export_dataset", "nnunet", tmp_path / "raw", "--data", folder, "--slices", "--folds", 2)
+    code, _, err = call("studies.export_nnunet", tmp_path / "raw", "--data", folder, "--slices", "--folds", 2)
     assert (code, err) == (0, "")
     raw, patients = tmp_path / "raw" / DATASET, find_slices(folder)["patient"]
     for number, fold in enumerate(read_json(raw / "splits_final.json"), start=1):
@@ -67,26 +63,23 @@ def test_slices_and_the_folds_of_a_cross_validation(call, folder, tmp_path):
     with Image.open(raw / "imagesTr" / "SYNTH_T_3_2_0000.png") as picture:
         assert np.array_equal(np.asarray(picture), read_image(folder / "SYNTH_T_3" / "SYNTH_T_3_2.tif"))
     with Image.open(raw / "labelsTr" / "SYNTH_T_3_1.png") as picture:
-        assert np.array_equal(np.asarray(picture), stacks(folder)["SYNTH_T_3"][0])
+        assert np.array_equal(np.asarray(picture), read_mask(folder / "SYNTH_T_3" / "SYNTH_T_3_1_mask.tif"))
 
 
 @pytest.mark.parametrize("options", [(), ("--slices",)])
 def test_labels_in_this_format_score_as_the_masks_that_they_are(call, folder, tmp_path, options, monkeypatch):
     for name in ("panels.write_panels", "plots.write_plots", "write_report"):
         monkeypatch.setattr(f"reporting.report.{name}", lambda *_: None)
-    call("export_dataset", "nnunet", tmp_path / "raw", "--data", folder, "--folds", 2, *options)
+    call("studies.export_nnunet", tmp_path / "raw", "--data", folder, "--folds", 2, *options)
     labels = tmp_path / "raw" / DATASET / "labelsTr"
     code, _, err = call("score_masks", labels, "--data", folder, "--out", tmp_path / "scores")
     assert (code, err) == (0, "") and RunFolder(tmp_path / "scores").read_metrics()["patient_dice"] == 1
 
 
-def test_nothing_is_written_over(call, folder, tmp_path, monkeypatch):
+def test_nothing_is_written_over(call, folder, tmp_path):
     (tmp_path / "raw").mkdir()
     (tmp_path / "raw" / "mine.txt").touch()
-    code, _, err = call("export_dataset", "nnunet", tmp_path / "raw", "--data", folder)
+    code, _, err = call("studies.export_nnunet", tmp_path / "raw", "--data", folder)
     assert code == 2 and "is there already" in err and names(tmp_path / "raw") == ["mine.txt"]
-    monkeypatch.setattr("scans.volumes.nibabel", None)
-    code, _, err = call("export_dataset", "nnunet", tmp_path / "new", "--data", folder)
-    assert code == 2 and "pip install nibabel" in err and "--slices" in err and not (tmp_path / "new").exists()
-    code, _, err = call("export_dataset", "nnunet", tmp_path / "new", "--data", folder, "--slices", "--folds", 9)
-    assert code == 2 and "too few for 9 folds" in err
+    code, _, err = call("studies.export_nnunet", tmp_path / "new", "--data", folder, "--slices", "--folds", 9)
+    assert code == 2 and "too few for 9 folds" in err and not (tmp_path / "new").exists()

@@ -1,0 +1,233 @@
+"""Repeat a run by its name: train, process and test it, and copy what may be published to results/.
+
+    python -m studies.reproduce full_bilinear
+    python -m studies.reproduce full_bilinear --split split.csv     # a set that lacks the test patients
+    python -m studies.reproduce full_bilinear --width 4 --epochs 2  # a quick trial
+    python -m studies.reproduce cv_tuned                            # a cross-validation: every patient is tested
+    python -m studies.reproduce table                               # the table of docs/results.md
+
+The same command goes on where it stopped; a run of other settings or on other patients is refused. The run itself is in
+runs/RUN. results/RUN receives results.csv, epochs.csv, metrics.json, the tables of patients and lesions, the plots that
+show no patient, config.json, and run.json with metrics, seconds, memory and the network's size; of a cross-validation
+masks.npz with the predicted mask of every slice, too. A run on other data, or with --epochs or --width, is marked as a
+trial in run.json and never enters the table.
+"""
+
+import argparse
+import io
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+
+from constants import IMAGE_SIZE
+from dataset.folder import find_folder
+from dataset.published import published_patients
+from evaluation.intervals import show_interval
+from evaluation.summary import METRICS
+from storage.checkpoints import describe_network, read_epochs
+from storage.run_folder import PRIVATE, RunFolder
+from studies.speed import count_flop
+from unet import UNet
+from utils import (
+    UserError,
+    atomic_write,
+    positive,
+    refuse_used,
+    run_python,
+    run_script,
+    show_number,
+    to_json,
+    write_text,
+)
+
+PROJECT = Path(__file__).resolve().parents[1]
+PAGE = PROJECT / "docs" / "results.md"  # holds the table
+BEGIN, END = "<!-- written by: python -m studies.reproduce table -->", "<!-- end of the table -->"
+FULL = {"train": 2769, "validation": 756, "test": 404}  # slices
+SUBSET = {"train": 178, "validation": 45, "test": 113}
+KEEP = ("--keep", 3)  # weights of the best epochs; 94 of them would fill 12 GB
+COPIED = (
+    "results.csv", "epochs.csv", "metrics.json", "test_patients.csv", "test_lesions.csv",
+    "plots/loss.png", "plots/iou.png", "plots/bland_altman.png", "plots/dice_area.png",  # those that show no patient
+)  # fmt: skip
+SHOWN = ("patient_dice", "patient_dice_median", "tumour_iou", "iou", "empty_prediction")  # metrics in the table
+
+
+class Published(NamedTuple):
+    """A run that can be repeated by its name."""
+
+    title: str
+    slices: dict[str, int]  # of each split of the published set
+    options: tuple[str, ...]  # of train_model.py that are not the defaults
+    test_options: tuple[str, ...] = ()  # of test_model.py
+    folds: int = 0  # of a cross-validation, whose patients are all test patients in turn
+
+
+TUNED = ("--recipe", "tuned")
+CHOSEN = ("--select-by", "patient_dice", "--tune")  # on the validation patients
+RUNS = {
+    "tuned": Published("tuned recipe, full set", FULL, TUNED, CHOSEN),
+    "tuned_seed_1": Published("tuned recipe, full set, seed 1", FULL, (*TUNED, "--seed", "1"), CHOSEN),
+    "tuned_seed_2": Published("tuned recipe, full set, seed 2", FULL, (*TUNED, "--seed", "2"), CHOSEN),
+    "cv_tuned": Published("tuned recipe, cross-validation", FULL, TUNED, CHOSEN, 5),
+    "reference_w16": Published("published recipe at width 16, full set", FULL, ("--width", "16")),
+    "full_bilinear": Published("published recipe, full set, bilinear, fast", FULL, ("--bilinear", "--mode", "fast")),
+    "full_transposed_exact": Published("published recipe, full set, exact", FULL, ("--mode", "exact")),
+    "full_transposed_fast": Published("published recipe, full set, fast", FULL, ("--mode", "fast")),
+    **{
+        f"twelve_{name}seed_{seed}": Published(
+            f"{title}, 12 patients, seed {seed}", SUBSET, (*options, "--epochs", "94", "--seed", str(seed)), chosen
+        )
+        for name, title, options, chosen in (
+            ("", "published recipe", (), ()),
+            ("w16_", "published recipe at width 16", ("--width", "16"), ()),
+            ("tuned_", "tuned recipe", TUNED, CHOSEN),
+        )
+        for seed in (1, 2, 3)
+    },
+}
+
+
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("run", choices=(*RUNS, "table"), metavar="RUN", help=f"{', '.join(RUNS)}; or table")
+    add("--data", metavar="DIR", help="folder kaggle_3m or its parent")
+    add("--split", type=Path, metavar="FILE", help="CSV with the columns patient and split, instead of the own split")
+    add("--epochs", type=positive(int), help="for a quick trial")
+    add("--width", type=positive(int), help="for a quick trial")
+    add("--device", default="auto", help="cpu, cuda, cuda:1, mps (auto: CUDA, else MPS, else the CPU)")
+    add("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where the runs themselves go (%(default)s)")
+    add("--results", type=Path, default=PROJECT / "results", metavar="DIR", help="where the copies go (%(default)s)")
+    add("--overwrite", action="store_true", help="replace the files in results/RUN")
+    args = parser.parse_args(argv)
+    if args.split and args.run in RUNS and RUNS[args.run].folds:
+        parser.error(f"--split: {args.run} makes its folds itself")
+    return args
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_arguments(argv)
+    if args.run == "table":
+        write_text(PAGE, fill(PAGE.read_text(encoding="utf-8"), make_table(args.results)))
+        print(f"{PAGE}: its table is that of {args.results}")
+        return
+    published, run, results = RUNS[args.run], RunFolder(args.runs / args.run), args.results / args.run
+    refuse_used(results, args.overwrite, "--results")
+    folder = find_folder(args.data)
+    trial = [f"--{name} {getattr(args, name)}" for name in ("epochs", "width") if getattr(args, name)]
+    options = [*published.options, *" ".join(trial).split(), *(["--split", args.split] if args.split else [])]
+    if published.slices == SUBSET and all((folder / patient).is_dir() for patient in published_patients(subset=True)):
+        run.write("patients.txt", "\n".join(published_patients(subset=True)).encode())
+        options += ["--patients", run.path / "patients.txt"]
+    where = ["--run", run, "--data", folder, "--device", args.device]
+    if published.folds:
+        folds = ["--folds", published.folds, *published.test_options]
+        run_python(PROJECT / "cross_validate.py", *where, *folds, *KEEP, *options)
+    else:
+        run_python(PROJECT / "train_model.py", *where, *KEEP, *options, "--resume")  # begins, goes on, or is done
+        run_python(PROJECT / "process_models.py", "--run", run)
+        run_python(PROJECT / "test_model.py", *where, *published.test_options)
+    config, record = describe(run)
+    trial += find_deviations(published, config)
+    publish(run, results, config, {"run": args.run, "title": published.title, "trial": trial, **record})
+    print(f"written to {results}: run.json and what may be published of the run")
+    if trial:
+        print(f"a trial and not the published run: {', '.join(trial)}")
+
+
+def describe(run: RunFolder) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the settings and the data of a tested run; and its metrics, seconds, memory and network size."""
+    runs, metrics = run.tested_runs(), run.read_metrics()
+    epochs = pd.concat([read_epochs(fold) for fold in runs])
+    config = runs[0].read_config()
+    network = describe_network(config["settings"])
+    config = {name: value for name, value in config.items() if name not in PRIVATE}
+    del config["versions"]["platform"]
+    if len(runs) > 1:
+        config |= {name: {metrics["split"]: metrics[name]} for name in ("patients", "slices")}
+    with torch.device("meta"):
+        parameters = sum(weights.numel() for weights in UNet(**network).parameters())
+    return config, {
+        "judged_on": metrics["split"],
+        "epoch": metrics["epoch"],
+        "metrics": {name: metrics["intervals"][name] for name in SHOWN},
+        "epochs": len(epochs) // len(runs),
+        "seconds": epochs["seconds"].sum(),
+        "seconds_counted": "training and validation, sum over epochs and folds",
+        "seconds_per_epoch": epochs["seconds"].median(),
+        "peak_memory_gib": epochs["peak_memory_gib"].max(),
+        "parameters": parameters,
+        "gflop": count_flop(network, IMAGE_SIZE, IMAGE_SIZE) / 1e9,
+    }
+
+
+def find_deviations(published: Published, config: dict[str, Any]) -> list[str]:
+    """Return in words how the data of a run differ from those of the published run."""
+    deviations = []
+    if not config["published"]:
+        deviations.append("synthetic patients" if config["synthetic"] else "patients of another set")
+    whole = [published.slices, published.slices | {"test": 0}]  # a set that lacks the test patients counts as the same
+    slices = list(config["slices"].values())
+    if slices not in ([sum(w.values())] if published.folds else list(w.values()) for w in whole):
+        deviations.append(f"{' + '.join(map(str, slices))} slices")
+    return deviations
+
+
+def publish(run: RunFolder, results: Path, config: dict, record: dict) -> None:
+    """Write what shows no patient and names no folder of this machine."""
+    files = {"config.json": to_json(config).encode(), "run.json": to_json(record).encode()}
+    files |= {Path(name).name: (run.path / name).read_bytes() for name in COPIED if (run.path / name).is_file()}
+    if len(run.tested_runs()) > 1:
+        table, predicted = run.read_tested()
+        with io.BytesIO() as file:  # eight pixels a byte
+            packed = np.packbits(predicted, axis=2)
+            np.savez_compressed(file, masks=packed, image_path=table["image_path"].to_numpy(str))
+            files["masks.npz"] = file.getvalue()
+    for name, content in files.items():
+        with atomic_write(results / name) as file:
+            file.write(content)
+
+
+# --- The table -------------------------------------------------------------------------------------------------
+
+
+def make_table(results: Path) -> str:
+    """Return the runs of a folder as a table in Markdown, without trials."""
+    labels = (METRICS[name].label for name in SHOWN)
+    titles = ["run", "judged on (patients / slices)", *labels, "parameters", "GFLOP a slice", "minutes", "hardware"]
+    rows = [titles, ["---"] * len(titles)]
+    for folder in (results / name for name in RUNS if (results / name / "run.json").is_file()):
+        config, r = (json.loads((folder / name).read_text(encoding="utf-8")) for name in ("config.json", "run.json"))
+        if r["trial"]:
+            continue
+        split = r["judged_on"]
+        epoch = f"epoch {r['epoch']} of {r['epochs']}" if r["epoch"] else f"{r['epochs']} epochs"
+        judged = f"{split}, {config['patients'][split]} / {config['slices'][split]}, {epoch}"
+        metrics = [show_estimate(r["metrics"][name]) for name in SHOWN]
+        cost = [f"{r['parameters'] / 1e6:.2f} M", f"{r['gflop']:.1f}", f"{r['seconds'] / 60:.0f}"]
+        rows.append([r["title"], judged, *metrics, *cost, f"{config['hardware']}, torch {config['versions']['torch']}"])
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
+
+
+def show_estimate(estimate: dict) -> str:
+    """Return a metric with its interval, or with the patients' values where they are too few for one."""
+    interval = show_interval(estimate, ".3f")
+    return show_number(estimate["value"]) + (f" ({interval})" if interval else "")
+
+
+def fill(page: str, content: str) -> str:
+    """Return the text with what is between the two marks replaced. Raises: UserError when they are missing."""
+    before, begin, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise UserError(f"{PAGE}: lacks the lines {BEGIN} and {END}. Restore them.")
+    return f"{before}{begin}\n\n{content}\n\n{end}{after}"
+
+
+if __name__ == "__main__":
+    run_script(main)
