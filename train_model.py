@@ -46,6 +46,9 @@ def main(argv: list[str] | None = None) -> None:
     from storage.run_folder import RunFolder
     from training import hardware as hw
 
+    if args.tensorboard:
+        import tensorboard  # noqa: F401, a missing package is said before training
+
     run = RunFolder(args.run)
     resumed = args.resume and run.exists()
     if not resumed:
@@ -168,7 +171,6 @@ def train(
     from training.optimisation import Optimisation
     from unet import UNet
 
-    board = open_board(run) if args.tensorboard and rank() == 0 else None
     settings, recipe = config["settings"], Recipe.of(config["settings"])
     order = functools.partial(
         epoch_order, settings["seed"], slices=slices["train"],
@@ -228,7 +230,8 @@ def train(
             }
             if rank() == 0:
                 writer.save_epoch(record)
-                log_to_board(board, record)
+                if args.tensorboard:
+                    log_to_board(run, record)
                 if time.monotonic() - drawn > REDRAW:
                     draw_curves(run, writer.epochs, notice)
                     drawn = time.monotonic()
@@ -255,18 +258,13 @@ def draw_curves(run: RunFolder, epochs: pd.DataFrame, notice: str) -> None:
     write_plots(run, training_plots(epochs, best_epoch(epochs)), notice)
 
 
-def open_board(run: RunFolder) -> Any:
-    """Return a log for TensorBoard, which shows each process of training as a run of its own."""
+def log_to_board(run: RunFolder, record: dict[str, float]) -> None:
+    """Log an epoch to DIR/tensorboard."""
     from torch.utils.tensorboard import SummaryWriter
 
-    return SummaryWriter(run.path / "tensorboard" / time.strftime("%Y%m%d-%H%M%S"))
-
-
-def log_to_board(board: Any, record: dict[str, float]) -> None:
-    if board:
+    with SummaryWriter(run.path / "tensorboard") as board:
         for name, value in record.items():
             board.add_scalar(name.replace("_", "/", 1), value, record["epoch"])
-        board.flush()
 
 
 # --- Print -----------------------------------------------------------------------------------------------------

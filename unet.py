@@ -89,12 +89,12 @@ class UNet(nn.Module):
         width: channels of the first level; each level down doubles them, to 16 x width (1024 for 64).
         bilinear: interpolate on the way up instead of up-convolutions, with half as many channels in the
             lowest level: 17.26 million parameters instead of 31.04 million (width 64).
-        pixel_unshuffle: 2 folds each 2x2 pixels into the channels and unfolds the logits at the end: the network computes
-            at half of the resolution and answers at full resolution. 1 does not fold.
+        pixel_unshuffle: 2 folds each 2x2 pixels into the channels and unfolds the logits at the end: the network
+            computes at half of the resolution and answers at full resolution. 1 does not fold.
 
     Shapes:
         float [N, channels, H, W], any H and W from 1 -> float [N, classes, H, W], logits without bounds.
-        Sizes that are no multiple of 16 x pixel_unshuffle are padded by repeating the edge, and the output is cropped back.
+        Sizes that are no multiple of 16 x pixel_unshuffle are padded by repeating the edge; the output is cropped.
     """
 
     def __init__(

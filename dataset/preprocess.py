@@ -1,7 +1,7 @@
 """From decoded slices to the network's input: intensities and the head's window, from each patient's stack alone.
 
-Intensities are mapped by a table of 256 values per patient and sequence: training, testing and prediction do exactly the
-same, and every normalisation costs the same. A single slice is its own stack.
+Intensities are mapped by a table of 256 values per patient and sequence: training, testing and prediction do exactly
+the same, and every normalisation costs the same. A single slice is its own stack.
 """
 
 import math
@@ -31,7 +31,7 @@ class Preprocessing(NamedTuple):
         neighbours: number of slices before and after whose FLAIR is added as channels, nearest first, the one before
             ahead of the one after. At the ends of a stack the last slice is repeated.
         crop: compute only the window around the head; nothing is predicted outside of it.
-        resolution: fraction of the resolution at which the network computes; its logits are interpolated to the full one.
+        resolution: fraction of the resolution at which the network computes; its logits are interpolated to full size.
     """
 
     normalisation: str = "plain"

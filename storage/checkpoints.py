@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import pandas as pd
 import torch
@@ -24,14 +24,6 @@ from utils import UserError, atomic_write
 FORMAT = "lgg-unet-4"
 INPUT = ("size", *Preprocessing._fields, "tta_flip", "threshold", "min_component")  # how slices become masks
 REMEDY = "A network is in models/epoch_N.pt of a run. Restore this file, or move it away."
-
-
-class Optimiser(Protocol):
-    """An optimiser of PyTorch, or an Optimisation: it has a state to resume from."""
-
-    def state_dict(self) -> dict[str, Any]: ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
 def describe_network(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -49,6 +41,7 @@ class Writer:
     A failed write is raised by the next call, or by `finish`.
 
     Args:
+        optimiser: has state_dict() and load_state_dict().
         config: the content of config.json.
         choose_kept: maps the table of epochs to those whose checkpoints stay, beside the newest; None keeps all.
     """
@@ -57,7 +50,7 @@ class Writer:
         self,
         run: RunFolder,
         model: UNet,
-        optimiser: Optimiser,
+        optimiser: Any,
         config: dict,
         choose_kept: Callable[[pd.DataFrame], set[int]] | None = None,
     ):
@@ -137,7 +130,7 @@ def _write(path: Path, content: dict) -> None:
 # --- Read ------------------------------------------------------------------------------------------------------
 
 
-def restore(run: RunFolder, model: UNet, optimiser: Optimiser) -> int:
+def restore(run: RunFolder, model: UNet, optimiser: Any) -> int:
     """Load the newest state into the network and its optimiser. Returns the last finished epoch, 0 if there is none.
 
     An epoch without its resume.pt is trained again: its order depends on the seed and its number alone.
@@ -147,7 +140,7 @@ def restore(run: RunFolder, model: UNet, optimiser: Optimiser) -> int:
     if not run.resume.is_file():
         if max(run.checkpoints(), default=0) > 1:
             raise UserError(
-                f"{run.resume}: no such file. A run cannot go on without it. Restore it, or begin again with --overwrite."
+                f"{run.resume}: no such file; the run cannot go on. Restore it, or begin again with --overwrite."
             )
         return 0
     state = _read(run.resume)

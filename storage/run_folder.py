@@ -252,7 +252,7 @@ def masks_digest(masks: np.ndarray) -> str:
 
 
 def commit() -> str:
-    """Return the commit of this checkout, followed by "changed" if its files were; "" outside of one, or without git."""
+    """Return the commit of this checkout, followed by "changed" if its files were; "" without a checkout or git."""
     if not (PROJECT / ".git").exists() or not shutil.which("git"):
         return ""
 

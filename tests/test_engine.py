@@ -11,7 +11,7 @@ from conftest import box, make_slices
 from PIL import Image
 
 from dataset.folder import find_slices
-from dataset.preprocess import Preprocessing, PreprocessedSlices, preprocess
+from dataset.preprocess import PreprocessedSlices, Preprocessing, preprocess
 from dataset.slices import load_slices, without_masks
 from evaluation.metrics import Counts
 from training import engine
@@ -23,10 +23,10 @@ from training.engine import (
     compute_logits,
     epoch_order,
     evaluate,
-    resolution_of_epoch,
     predict,
     predicted_mask,
     resize,
+    resolution_of_epoch,
     train_one_epoch,
 )
 from training.hardware import Hardware
@@ -232,7 +232,7 @@ def test_no_progress_bar_without_standard_error(slices, monkeypatch, closed):
     assert 0 <= metrics["iou"] <= 1
 
 
-# --- TrainingTransform, windows and mirror images ---------------------------------------------------------------------------
+# --- Transforms, windows and mirror images -----------------------------------------------------------------------
 
 
 def head_at(top: int, left: int, height: int, width: int) -> np.ndarray:
@@ -256,7 +256,9 @@ def five_channels(pixel_unshuffle: int = 1) -> UNet:
 
 def test_without_anything_a_view_is_the_slice_itself(heads):
     rows = torch.tensor([3, 0])
-    for mine, theirs in zip(TrainingTransform(epoch=5).batch(heads, rows, CPU.device), heads.batch(rows, CPU.device), strict=True):
+    for mine, theirs in zip(
+        TrainingTransform(epoch=5).batch(heads, rows, CPU.device), heads.batch(rows, CPU.device), strict=True
+    ):
         assert torch.equal(mine, theirs)
 
 

@@ -9,8 +9,8 @@ from constants import FLAIR, POST, PRE
 from dataset.preprocess import (
     MULTIPLE,
     NORMALISATIONS,
-    Preprocessing,
     PreprocessedSlices,
+    Preprocessing,
     by_head,
     find_head,
     head_box,

@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -15,13 +14,12 @@ from conftest import QUICK, make_patients
 from PIL import Image
 
 import train_model
-from training import losses
-from dataset.folder import find_slices
 from dataset.preprocess import Preprocessing, preprocess
 from dataset.slices import load_slices
 from dataset.split import SPLITS
 from storage.checkpoints import load_network
 from storage.run_folder import RunFolder
+from training import losses
 from training.engine import evaluate
 from training.hardware import choose_hardware
 from training.losses import bce
@@ -210,7 +208,9 @@ def test_each_epoch_of_progressive_resolution_is_used_at_its_own(call, folder, t
     for row in epochs.itertuples():
         model, checkpoint = load_network(run.checkpoint(row.epoch))
         assert checkpoint["input"]["resolution"] == row.resolution
-        found, _ = evaluate(model, preprocess(slices, Preprocessing.of(checkpoint["input"])), 4, bce, choose_hardware("cpu"))
+        found, _ = evaluate(
+            model, preprocess(slices, Preprocessing.of(checkpoint["input"])), 4, bce, choose_hardware("cpu")
+        )
         assert found["loss"] == pytest.approx(row.validation_loss, rel=1e-4)
 
 
@@ -230,7 +230,7 @@ def test_what_is_undefined_is_a_dash_in_its_column(capsys):
 
 def test_a_run_killed_before_resume_pt_goes_on(call, folder, finished, tmp_path):
     (finished / "models" / "resume.pt").unlink()
-    code, out, err = call("train_model", "--run", finished, "--resume", "--epochs", 2)
+    code, _, err = call("train_model", "--run", finished, "--resume", "--epochs", 2)
     assert (code, err) == (0, "")
     assert call("train_model", "--data", folder, "--run", tmp_path / "whole", "--epochs", 2, *QUICK)[0] == 0
     assert same_weights(*(run / "models" / "epoch_2.pt" for run in (finished, tmp_path / "whole")))

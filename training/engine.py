@@ -4,7 +4,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,7 +37,7 @@ def epoch_order(
 ) -> torch.Tensor:
     """Return the rows of epoch 1, 2, ... in their order: int64; it depends on (seed, epoch) and the slices alone.
 
-    All tumour slices, and a fraction of the others, drawn anew in each epoch. With `patient_balanced` as many rows, each
+    All tumour slices, and a fraction of the others, drawn anew in each epoch. With `patient_balanced` as many rows,
     drawn with replacement: first a patient, all with the same probability, then a slice in proportion to its tumour
     pixels plus `patient_balanced` times their mean.
     """
@@ -136,19 +136,11 @@ class EpochMetrics:
         return {"loss": total.item() / len(patients), **summarise(counts, patients)}, counts
 
 
-class Optimiser(Protocol):
-    """What a training step needs: an optimiser of PyTorch, or an Optimisation."""
-
-    def zero_grad(self, set_to_none: bool = True) -> None: ...
-
-    def step(self) -> None: ...
-
-
 def train_one_epoch(
     model: nn.Module,
     slices: PreprocessedSlices,
     order: torch.Tensor,
-    optimiser: Optimiser,
+    optimiser: Any,
     batch_size: int,
     loss_function: Loss,
     hardware: Hardware,
@@ -156,6 +148,8 @@ def train_one_epoch(
     transform: TrainingTransform = IDENTITY,
 ) -> dict[str, float]:
     """Train on the given rows, in their order. The metrics are of the network while it learns, on transformed slices.
+
+    optimiser: has zero_grad() and step().
 
     Returns: loss (mean over batches, weighted by their slices) and the metrics of metrics.summarise.
     Raises: UserError when the loss is no longer finite, naming the batch and its patients.
@@ -180,7 +174,7 @@ def _train_step(
     model: nn.Module,
     images: torch.Tensor,
     masks: torch.Tensor,
-    optimiser: Optimiser,
+    optimiser: Any,
     loss_function: Loss,
     hardware: Hardware,
     batch: int,
