@@ -42,7 +42,7 @@ def turned(voxels: np.ndarray, axes: tuple[int, ...], signs: tuple[int, ...], ob
 ORDERS = list(itertools.product(itertools.permutations(range(3)), itertools.product((1, -1), repeat=3)))
 
 
-@pytest.mark.parametrize(("axes", "signs"), ORDERS[::5] + [((0, 1, 2), (-1, -1, 1))])
+@pytest.mark.parametrize(("axes", "signs"), [*ORDERS[::5], ((0, 1, 2), (-1, -1, 1))])
 def test_every_order_of_axes_is_shown_alike_and_masks_return_to_it(tmp_path, axes, signs):
     voxels = np.random.default_rng(0).integers(1, 900, (10, 12, 3)).astype(np.int16)  # left, back, up
     for kind, oblique in zip(KINDS, (0, 0.3, 0, 0.3, 0, 0), strict=True):
@@ -216,7 +216,7 @@ def test_sequences_are_combined_only_on_one_grid(tmp_path):
 
     def scan(channel: int, axes=(0, 1, 2), signs=(1, 1, 1), shift: float = 0, size: float = 1, slices: int = 4) -> Scan:
         image = turned(voxels[channel, :, :, :slices], axes, signs)
-        image.SetOrigin((np.array(image.GetOrigin()) + [shift, 0, 0]).tolist())
+        image.SetOrigin((image.GetOrigin()[0] + shift, *image.GetOrigin()[1:]))
         image.SetSpacing((np.array(image.GetSpacing()) * size).tolist())
         sitk.WriteImage(image, str(tmp_path / "x.nrrd"))
         return read(tmp_path / "x.nrrd")
@@ -246,11 +246,11 @@ def stack() -> np.ndarray:
 
 
 def write_slice(path: Path, pixels: np.ndarray, position: tuple, compressor: str = "", **changes: str) -> None:
-    """Write a slice (uint16 [H, W]) of an axial MR series whose first pixel is at `position`, in mm; changes by TAGS."""
+    """Write a slice (uint16 [H, W]) of an axial MR series whose first pixel is at `position` (mm); changes by TAGS."""
     path.parent.mkdir(parents=True, exist_ok=True)
     image = sitk.GetImageFromArray(pixels)
-    about = {"SeriesInstanceUID": "1.2.3", "SeriesNumber": "7", "SeriesDescription": "AX FLAIR", "SliceThickness": "4",
-             "ImageOrientationPatient": r"1\0\0\0\1\0", "ImagePositionPatient": "\\".join(map(str, position))}  # fmt: skip
+    about = {"SeriesInstanceUID": "1.2.3", "SeriesNumber": "7", "SeriesDescription": "AX FLAIR", "SliceThickness": "4"}
+    about |= {"ImageOrientationPatient": r"1\0\0\0\1\0", "ImagePositionPatient": "\\".join(map(str, position))}
     tags = {medical.TAGS[name]: value for name, value in (about | changes).items() if name in medical.TAGS}
     tags |= {"0008|0060": "MR", "0010|0010": "Doe^Jane", "0010|0020": "MRN-42", "0020|000d": "1.2"}
     image.SetSpacing([0.5, 2] if "size" not in changes else [float(changes["size"])] * 2)
