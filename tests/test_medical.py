@@ -343,13 +343,6 @@ def test_several_series_are_named_and_one_is_asked_for(tmp_path):
         assert len(read_dicom(folder, series=series).slices) == 3
 
 
-def test_folders_of_series_are_the_sequences_of_a_patient(tmp_path):
-    for kind, number in (("FLAIR", 1), ("T1", 2), ("T1_post", 3)):
-        write_series(tmp_path / "coh" / "P1" / kind, SeriesInstanceUID=f"1.{number}")
-    (patient,), problems = find_patients([tmp_path / "coh"])
-    assert patient.name == "P1" and sorted(patient.files) == [0, 1, 2] and problems == []
-
-
 @pytest.mark.parametrize(
     ("position", "changes", "message"),
     [
