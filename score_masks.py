@@ -54,6 +54,8 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(argv)
     refuse_used(args.out, args.overwrite)
     for source in filter(None, (args.predicted, args.reference)):
+        if not source.is_dir():
+            raise UserError(f"{source}: no such folder. Name a folder of masks, or of a tested run.")
         if args.out.resolve().is_relative_to(source.resolve()):
             raise UserError(f"{args.out}: is in {source}, whose masks are scored. Name another folder with --out.")
     from dataset.split import read_patient_list
@@ -106,8 +108,6 @@ def read_folder(folder: Path) -> Masks:
             patient: MaskStack(masks[own.index], own["slice"].tolist())
             for patient, own in rows.sort_values("slice").groupby("patient")
         }
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder. Name a folder of masks, or of a tested run.")
     files, problems = find_masks(folder)
     stacks = {}
     for patient, paths in files.items():

@@ -2,6 +2,7 @@
 
 import gzip
 import itertools
+import locale
 import os
 import re
 import struct
@@ -42,7 +43,7 @@ def turned(voxels: np.ndarray, axes: tuple[int, ...], signs: tuple[int, ...], ob
 ORDERS = list(itertools.product(itertools.permutations(range(3)), itertools.product((1, -1), repeat=3)))
 
 
-@pytest.mark.parametrize(("axes", "signs"), ORDERS[::5] + [((0, 1, 2), (-1, -1, 1))])
+@pytest.mark.parametrize(("axes", "signs"), [*ORDERS[::5], ((0, 1, 2), (-1, -1, 1))])
 def test_every_order_of_axes_is_shown_alike_and_masks_return_to_it(tmp_path, axes, signs):
     voxels = np.random.default_rng(0).integers(1, 900, (10, 12, 3)).astype(np.int16)  # left, back, up
     for kind, oblique in zip(KINDS, (0, 0.3, 0, 0.3, 0, 0), strict=True):
@@ -58,7 +59,6 @@ def test_every_order_of_axes_is_shown_alike_and_masks_return_to_it(tmp_path, axe
         assert np.array_equal(sitk.GetArrayFromImage(mask) > 0, sitk.GetArrayFromImage(image) > 450)
         for geometry in ("GetOrigin", "GetSpacing", "GetDirection"):
             assert getattr(mask, geometry)() == pytest.approx(getattr(image, geometry)(), abs=1e-4)
-    assert medical.encode(np.ones((3, 12, 10), np.uint8), grid) == medical.encode(np.ones((3, 12, 10), np.uint8), grid)
 
 
 # --- NIfTI -----------------------------------------------------------------------------------------------------
@@ -150,6 +150,11 @@ def test_other_shapes_are_refused_with_what_to_do(tmp_path, shape, message):
     assert message in refusal(tmp_path / "x.nii")
 
 
+def encode_mask(scan: Scan) -> bytes:
+    ((_, encode),) = mask_files(scan, [plane[..., 0] // 255 for plane in scan.slices]).items()
+    return encode()
+
+
 def test_three_sequences_in_one_file(tmp_path):
     voxels = np.random.default_rng(3).integers(0, 255, (8, 6, 2, 3), dtype=np.uint8)
     left_back = ((-1, 0, 0, 0), (0, -1, 0, 0), (0, 0, 1, 0))
@@ -162,15 +167,9 @@ def test_three_sequences_in_one_file(tmp_path):
     for path in tmp_path.iterdir():
         scan = read(path)
         assert np.array_equal(scan.slices, voxels.swapaxes(0, 2)) and not scan.grey, path
-        assert read_volume_shape(mask_files(scan, [np.ones((6, 8), np.uint8)] * 2), tmp_path.parent) == (8, 6, 2)
+        assert struct.unpack_from("<8h", gzip.decompress(encode_mask(scan)), 40) == (3, 8, 6, 2, 1, 1, 1, 1)
     sitk.WriteImage(sitk.GetImageFromArray(voxels[..., :2].swapaxes(0, 2), isVector=True), str(tmp_path / "two.nrrd"))
     assert "(8, 6, 2, 2): 2 volumes" in refusal(tmp_path / "two.nrrd")
-
-
-def read_volume_shape(files: dict, folder: Path) -> tuple[int, ...]:
-    ((name, encode),) = files.items()
-    (folder / name).write_bytes(encode())
-    return sitk.ReadImage(str(folder / name)).GetSize()
 
 
 # --- NRRD and MetaImage ----------------------------------------------------------------------------------------
@@ -216,7 +215,7 @@ def test_sequences_are_combined_only_on_one_grid(tmp_path):
 
     def scan(channel: int, axes=(0, 1, 2), signs=(1, 1, 1), shift: float = 0, size: float = 1, slices: int = 4) -> Scan:
         image = turned(voxels[channel, :, :, :slices], axes, signs)
-        image.SetOrigin((np.array(image.GetOrigin()) + [shift, 0, 0]).tolist())
+        image.SetOrigin((image.GetOrigin()[0] + shift, *image.GetOrigin()[1:]))
         image.SetSpacing((np.array(image.GetSpacing()) * size).tolist())
         sitk.WriteImage(image, str(tmp_path / "x.nrrd"))
         return read(tmp_path / "x.nrrd")
@@ -246,11 +245,11 @@ def stack() -> np.ndarray:
 
 
 def write_slice(path: Path, pixels: np.ndarray, position: tuple, compressor: str = "", **changes: str) -> None:
-    """Write a slice (uint16 [H, W]) of an axial MR series whose first pixel is at `position`, in mm; changes by TAGS."""
+    """Write a slice (uint16 [H, W]) of an axial MR series whose first pixel is at `position` (mm); changes by TAGS."""
     path.parent.mkdir(parents=True, exist_ok=True)
     image = sitk.GetImageFromArray(pixels)
-    about = {"SeriesInstanceUID": "1.2.3", "SeriesNumber": "7", "SeriesDescription": "AX FLAIR", "SliceThickness": "4",
-             "ImageOrientationPatient": r"1\0\0\0\1\0", "ImagePositionPatient": "\\".join(map(str, position))}  # fmt: skip
+    about = {"SeriesInstanceUID": "1.2.3", "SeriesNumber": "7", "SeriesDescription": "AX FLAIR", "SliceThickness": "4"}
+    about |= {"ImageOrientationPatient": r"1\0\0\0\1\0", "ImagePositionPatient": "\\".join(map(str, position))}
     tags = {medical.TAGS[name]: value for name, value in (about | changes).items() if name in medical.TAGS}
     tags |= {"0008|0060": "MR", "0010|0010": "Doe^Jane", "0010|0020": "MRN-42", "0020|000d": "1.2"}
     image.SetSpacing([0.5, 2] if "size" not in changes else [float(changes["size"])] * 2)
@@ -262,7 +261,9 @@ def write_slice(path: Path, pixels: np.ndarray, position: tuple, compressor: str
     writer.SetUseCompression(bool(compressor))
     writer.SetCompressor(compressor)
     writer.SetFileName(str(path.with_suffix(".dcm")))
+    before = locale.setlocale(locale.LC_ALL)
     writer.Execute(image)
+    locale.setlocale(locale.LC_ALL, before)  # GDCM's writer leaves another, in which Python reads ASCII
     path.with_suffix(".dcm").rename(path)
 
 
@@ -340,13 +341,6 @@ def test_several_series_are_named_and_one_is_asked_for(tmp_path):
     assert "--series T2 names none of them" in refused(folder, series="T2")
     for series in ("7", "ax flair", "1.2.3"):
         assert len(read_dicom(folder, series=series).slices) == 3
-
-
-def test_folders_of_series_are_the_sequences_of_a_patient(tmp_path):
-    for kind, number in (("FLAIR", 1), ("T1", 2), ("T1_post", 3)):
-        write_series(tmp_path / "coh" / "P1" / kind, SeriesInstanceUID=f"1.{number}")
-    (patient,), problems = find_patients([tmp_path / "coh"])
-    assert patient.name == "P1" and sorted(patient.files) == [0, 1, 2] and problems == []
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,7 @@ def test_a_runs_own_masks_score_the_same_both_ways(call, folder, tmp_path, monke
         measured = [column for column in table if column not in ("head_pixels", "brier")]
         pd.testing.assert_frame_equal(scored.read_test_tables()[name][measured], table[measured], check_exact=True)
     assert np.array_equal(scored.read_predictions(), run.read_predictions())
-    page = (scored.path / "report.html").read_text()
+    page = (scored.path / "report.html").read_text(encoding="utf-8")
     assert "<dt>Masks</dt>" in page and "<dt>Command</dt>" in page and f"score_masks.py {run}" in page
     assert 'id="calibration"' not in page and "Loss, mean" not in page and "Brier" not in page
 
