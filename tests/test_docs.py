@@ -15,6 +15,13 @@ README = ROOT / "README.md"
 PAGES = [README, ROOT / "lgg-mri-segmentation" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 CARDS = sorted((ROOT / "weights").glob("*.md"))
 COMMAND = re.compile(r"^(?:    )?(?:python3?|torchrun --nproc-per-node \d+ --) (?:-m )?([\w.]+?)(?:\.py)?(?: (.*))?$")
+NOT_OURS = ("pip", "venv", "pytest", "studies.NAME")
+OTHERS_OPTIONS = {
+    "--help",
+    "--extra-index-url",
+    "--nproc-per-node",
+    "--logdir",
+}  # of argparse, pip, torchrun, TensorBoard
 TINY = {  # the last of repeated options counts
     "train_model": "--width 2 --batch-size 4 --epochs 1",
     "predict_model": "--batch-size 4",
@@ -38,7 +45,7 @@ def commands(*pages: Path) -> list[tuple[str, str]]:
     ]
     matches = filter(None, map(COMMAND.match, code))
     found = dict.fromkeys((match[1], match[2] or "") for match in matches)
-    return [(module, arguments) for module, arguments in found if module not in ("pip", "venv", "pytest")]
+    return [(module, arguments) for module, arguments in found if module not in NOT_OURS]
 
 
 def slugs(page: Path) -> set[str]:
@@ -59,6 +66,16 @@ def test_links_lead_to_files_and_headings(page):
 def test_readme_leads_to_every_page():
     text = README.read_text(encoding="utf-8")
     assert [page.name for page in PAGES[1:] if f"({page.relative_to(ROOT)})" not in text] == []
+
+
+def test_every_option_exists():
+    modules = sorted({module for module, _ in commands(*PAGES)})
+    calls = [[sys.executable, "-m", module, "--help"] for module in modules]
+    helps = [subprocess.run(call, cwd=ROOT, capture_output=True, text=True, check=True).stdout for call in calls]
+    known = OTHERS_OPTIONS | set(re.findall(r"--[a-z][a-z-]+", "".join(helps)))
+    for page in PAGES:
+        named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", page.read_text(encoding="utf-8")))
+        assert named <= known, f"{page.name}: no script has the option {', '.join(sorted(named - known))}"
 
 
 @pytest.mark.parametrize(("module", "arguments"), commands(*PAGES))
