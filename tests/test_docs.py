@@ -21,7 +21,7 @@ OTHERS_OPTIONS = {
     "--extra-index-url",
     "--nproc-per-node",
     "--logdir",
-}  # of argparse, pip, torchrun, TensorBoard
+}  # argparse, pip, torchrun
 TINY = {  # the last of repeated options counts
     "train_model": "--width 2 --batch-size 4 --epochs 1",
     "predict_model": "--batch-size 4",
@@ -37,7 +37,7 @@ LEFT_BEHIND = (
 
 
 def commands(*pages: Path) -> list[tuple[str, str]]:
-    """Return (module, arguments) of the commands of pages that are ours, each once: indented lines, and code in prose."""
+    """Return (module, arguments) of our commands on pages, each once: indented lines and code in prose."""
     code = [
         re.sub(r" +#.*", "", block or prose)
         for page in pages
