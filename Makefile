@@ -20,7 +20,7 @@ endif
 .PHONY: demo test lint clean
 
 demo: $(VENV)/requirements.stamp
-	$(BIN)/python make_phantoms.py $(DATA)
+	$(BIN)/python -m dataset.synthetic $(DATA)
 	$(BIN)/python train_model.py --data $(DATA) --run $(RUN) $(DEMO) --overwrite
 	$(BIN)/python process_models.py --run $(RUN)
 	$(BIN)/python test_model.py --run $(RUN)

@@ -81,8 +81,8 @@ from dataset.folder import find_folder, find_slices
 from dataset.slices import Slices, load_slices
 from dataset.split import assign
 from evaluation import calibration, intervals
-from evaluation.judge import judge
-from evaluation.postprocess import Choice, postprocess
+from evaluation.selection import Postprocessing, postprocess
+from evaluation.summary import evaluate_masks
 from reporting import plots
 from storage import checkpoints
 from storage.run_folder import RunFolder
@@ -148,8 +148,8 @@ def judge_run(run: RunFolder) -> dict[str, Any]:
     tables = {split: run.read_split_table(split) for split in ("train", "validation")}
     train, slices = load_slices(Path(config["data"]), tables).values()
     _, probabilities = score(model, checkpoint, slices, hardware_like("auto", about["precision"]), "validation")
-    predicted = postprocess(probabilities, Choice.of(about), slices.patients)
-    tables, metrics = judge(slices, predicted, calibration.count(slices, probabilities), {}, [])
+    predicted = postprocess(probabilities, Postprocessing.of(about), slices.patients)
+    tables, metrics = evaluate_masks(slices, predicted, calibration.count(slices, probabilities), {}, [])
     return {
         **{name: metrics[name] for name in SHOWN},
         "epochs": len(epochs),

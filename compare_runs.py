@@ -29,7 +29,7 @@ import pandas as pd
 from constants import SYNTHETIC_NOTICE
 from dataset.synthetic import any_synthetic
 from evaluation import intervals
-from evaluation.names import METRICS
+from evaluation.summary import METRICS
 from evaluation.tables import PATIENT_METRICS, SURFACE_DICE
 from storage.run_folder import RunFolder
 from utils import UserError, run_script, show_number

@@ -8,17 +8,21 @@ CHANNELS = 3  # pre-contrast, FLAIR, post-contrast, in this order
 PRE, FLAIR, POST = range(CHANNELS)  # their indices
 MOST_NEIGHBOURS = 8  # slices on each side of one, whose FLAIR a network may see too
 CLASSES = 1  # FLAIR abnormality against everything else
-WIDTH = 64  # channels of the first level; they double down to 16 x WIDTH
 MEAN = (0.5, 0.5, 0.5)  # per channel, after scaling 0..255 to 0..1 ...
 STD = (0.5, 0.5, 0.5)  # ... so that the network sees [-1, 1]
 THRESHOLD = 0.5  # probability from which a pixel counts as foreground
 
-# Training
-BATCH_SIZE = 32  # slices
-EPOCHS = 94
-LEARNING_RATE = 1e-3  # Adam
-LOSS = "bce"  # binary cross-entropy with logits; see training/losses.py
+# Training: further settings are in training/recipe.py
+BATCH_SIZE = 32  # slices at a time in tests and predictions
 SEED = 56121002  # of the initial weights and the batch order
+
+# Choice of the epoch
+CRITERIA = {  # validation metric: how the choice is described
+    "iou": "the best validation IoU",
+    "tumour_iou": "the best validation IoU over tumour slices",
+    "patient_dice": "the best volumetric Dice of the validation patients",
+    "loss": "the lowest validation loss",
+}
 
 # Split by patient. The seed was chosen on slice counts alone (without looking at an image or a score), so that the
 # sorted patient ids fall into the published composition:
@@ -36,10 +40,18 @@ GENOMICS_DIR = "genomics"  # those of radiogenomics.py, without a run
 WEIGHTS = Path(__file__).resolve().parent / "weights" / "lgg_unet.safetensors"  # come with the project
 JUNK_FOLDERS = {"__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found"}
 
-# Synthetic patients (make_phantoms.py)
+# Synthetic patients (dataset/synthetic.py)
 SYNTHETIC_PATIENTS = 14
 SYNTHETIC_SLICES = (14, 22)  # fewest and most slices of one patient
 SYNTHETIC_SEED = 2026
+
+# Validation metrics that can choose the epoch, and how the choice is described
+CRITERIA = {
+    "iou": "the best validation IoU",
+    "tumour_iou": "the best validation IoU over tumour slices",
+    "patient_dice": "the best volumetric Dice of the validation patients",
+    "loss": "the lowest validation loss",
+}
 
 # What is printed, and written into every report and picture
 RESEARCH_USE = "Research use only: not a medical device, not for diagnosis or treatment."

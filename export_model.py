@@ -70,8 +70,7 @@ import torch
 from torch import nn
 
 import constants
-from evaluation.postprocess import Choice
-from evaluation.selection import load_chosen
+from evaluation.selection import Postprocessing, load_chosen
 from reporting.model_card import WEIGHTS, describe_input, model_card
 from storage import checkpoints
 from storage.owned_folder import OwnedFolder
@@ -141,7 +140,11 @@ def load(run: RunFolder | None, epoch: int | None) -> tuple[UNet, dict[str, Any]
     else:
         path, text = run.checkpoint(epoch), str(run)
     model, checkpoint = checkpoints.load_network(path)
-    return model, checkpoint, f"epoch {checkpoint['epoch']} of {text}; {Choice.of(checkpoint['input']).describe()}"
+    return (
+        model,
+        checkpoint,
+        f"epoch {checkpoint['epoch']} of {text}; {Postprocessing.of(checkpoint['input']).describe()}",
+    )
 
 
 def read_card(digest: str) -> str:

@@ -89,10 +89,9 @@ import torch
 
 from dataset.preprocess import Preparation, prepare
 from dataset.slices import without_masks
-from evaluation import doubts
 from evaluation.metrics import Counts, dice
-from evaluation.postprocess import Choice, postprocess_stack
-from evaluation.selection import load_chosen
+from evaluation.quality import input_warnings
+from evaluation.selection import Postprocessing, load_chosen, postprocess_stack
 from scans import overlays, pictures, volumes
 from scans.cohort import find_sources
 from scans.display import brightness
@@ -151,7 +150,7 @@ def load(args: argparse.Namespace) -> tuple[UNet, dict[str, Any], str]:
     else:
         path = args.checkpoint or constants.WEIGHTS
         model, checkpoint = load_network(path)
-        rules = Choice.of(checkpoint["input"])
+        rules = Postprocessing.of(checkpoint["input"])
         come_along = "" if args.checkpoint else " (they come with the project)"
         chosen = f"weights {path}{come_along}: epoch {checkpoint['epoch']}; {rules.describe()}"
     if args.threshold:
@@ -245,7 +244,7 @@ def process(
     folder.remove_temporaries()
     for name, encode in files.items():
         folder.write(name, encode())
-    print_scan(scan, table, doubts.find(scan.slices, masks))
+    print_scan(scan, table, input_warnings(scan.slices, masks))
     return problems
 
 
@@ -276,7 +275,7 @@ def segment(probabilities: list[np.ndarray], about_input: dict[str, Any]) -> lis
     masks = []
     for stack in stacks:
         smallest = round(about_input["min_component"] * (max(stack.shape[1:]) / constants.IMAGE_SIZE) ** 2)
-        masks += list(postprocess_stack(stack, Choice(about_input["threshold"], smallest)))
+        masks += list(postprocess_stack(stack, Postprocessing(about_input["threshold"], smallest)))
     return masks
 
 

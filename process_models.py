@@ -11,7 +11,7 @@ import argparse
 from pathlib import Path
 
 import constants
-from utils import parse_first
+from utils import run_script
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -22,31 +22,26 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-if __name__ == "__main__":
-    parse_first(parse_arguments)
-
-
-from evaluation.selection import CRITERIA, best_epoch, selection_warning
-from evaluation.summary import describe_epoch
-from reporting import plots
-from storage import checkpoints
-from storage.run_folder import RunFolder
-from utils import run_script
-
-
 def main(argv: list[str] | None = None) -> None:
-    run = RunFolder(parse_arguments(argv).run)
+    args = parse_arguments(argv)
+    from evaluation.selection import best_epoch, selection_warning
+    from evaluation.summary import describe_epoch
+    from reporting import plots
+    from storage import checkpoints
+    from storage.run_folder import RunFolder
+
+    run = RunFolder(args.run)
     epochs = checkpoints.read_epochs(run)
     best = best_epoch(epochs)
-    note = constants.SYNTHETIC_NOTICE if run.is_synthetic() else ""
+    notice = constants.SYNTHETIC_NOTICE if run.is_synthetic() else ""
     run.write_results(epochs)
     marked = run.read_metrics()["epoch"] if run.is_tested() else best
-    plots.write_plots(run, plots.training_plots(epochs, marked), note)
+    plots.write_plots(run, plots.training_plots(epochs, marked), notice)
 
-    if note:
-        print(note)
+    if notice:
+        print(notice)
     chosen = epochs.loc[epochs["epoch"] == best].iloc[0]
-    print(f"{len(epochs)} epochs; {CRITERIA['iou']} is that of epoch {best}:")
+    print(f"{len(epochs)} epochs; {constants.CRITERIA['iou']} is that of epoch {best}:")
     print(f"  validation loss {chosen['validation_loss']:.4f}")
     print(describe_epoch({name.removeprefix("validation_"): value for name, value in chosen.items()}))
     if warning := selection_warning(epochs, best):

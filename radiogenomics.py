@@ -52,7 +52,7 @@ from dataset.labels import LABELS, default_label_files, read_labels
 from dataset.slices import Slices, load_slices
 from dataset.synthetic import any_synthetic
 from evaluation import genomics, shape
-from reporting.genomics import Example, draw_examples, study_plots
+from reporting.genomics import Example, draw_examples, sentences, study_plots, text_tables
 from reporting.plots import to_png, write_plots
 from reporting.report import write_report
 from scans.display import stretch
@@ -107,10 +107,10 @@ def main(argv: list[str] | None = None) -> None:
         print(notice)
     known = ", ".join(f"{LABELS[name]} {n}" for name, n in study.result["labels"].items())
     print(f"{len(patients)} patients of {folder}; with a label: {known}")
-    for title, rows in genomics.text_tables(study).items():
+    for title, rows in text_tables(study).items():
         print(f"\n{title}\n{textwrap.indent(rows.to_string(index=False), '  ')}")
     print()
-    for sentence in genomics.sentences(study):
+    for sentence in sentences(study):
         print(textwrap.fill(sentence, 118, initial_indent="  ! ", subsequent_indent="    "))
     also = ", report.html" if run else ""
     print(f"written to {out}: {', '.join(GENOMICS)}, plots/*.png{also}")

@@ -99,7 +99,7 @@ from dataset.published import is_published, published_patients
 from dataset.split import assign, split_tables
 from dataset.synthetic import any_synthetic
 from evaluation.intervals import show_interval
-from evaluation.names import METRICS
+from evaluation.summary import METRICS
 from storage.checkpoints import describe_network, read_epochs
 from storage.owned_folder import OwnedFolder
 from storage.run_folder import PRIVATE, RunFolder

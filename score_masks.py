@@ -52,8 +52,7 @@ from dataset.slices import COLUMNS, Slices, load_slices, slice_number
 from dataset.split import read_patient_list
 from dataset.synthetic import any_synthetic
 from evaluation import calibration, summary
-from evaluation.judge import judge
-from reporting.result import write_result
+from reporting.report import write_result
 from scans.masks import MaskStack, find_masks, read_masks
 from storage.origin import commit
 from storage.run_folder import RunFolder
@@ -83,7 +82,7 @@ def main(argv: list[str] | None = None) -> None:
     given = sys.argv[1:] if argv is None else map(str, argv)
     about |= {"command": shlex.join(["python", "score_masks.py", *given]), "commit": commit()}
     notes = [f"Counted as empty, since no mask was predicted: {'; '.join(empty)}."] if empty else []
-    tables, metrics = judge(slices, masks, calibration.uncounted(len(slices)), about, notes)
+    tables, metrics = summary.evaluate_masks(slices, masks, calibration.uncounted(len(slices)), about, notes)
     out.remove()
     write_result(out, slices, masks, tables, metrics)
 

@@ -10,46 +10,21 @@ This is where the network of a run is chosen: predict_model.py, export_model.py 
 threshold and the smallest component of metrics.json.
 """
 
+from __future__ import annotations
+
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import constants
-from evaluation.names import CRITERIA
-from utils import parse_first, positive
+from utils import UserError, positive, run_script
 
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
 
-def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
-    add("--run", type=Path, default=constants.RUN_DIR, metavar="DIR", help="folder of the run (%(default)s)")
-    add("--data", metavar="DIR", help="folder kaggle_3m or its parent (the one used for training)")
-    add("--select-by", choices=CRITERIA, default="iou", help="validation metric that selects the epoch (%(default)s)")
-    add("--tune", action="store_true", help="choose threshold and smallest component on the validation patients")
-    add("--batch-size", type=positive(int), help="slices at a time, on which a Dice loss depends (that of training)")
-    add("--device", default="auto", help="cpu, cuda, cuda:1, mps (auto: CUDA, else MPS, else the CPU)")
-    return parser.parse_args(argv)
-
-
-if __name__ == "__main__":
-    parse_first(parse_arguments)
-
-
-import numpy as np
-import pandas as pd
-
-from dataset.folder import find_folder
-from dataset.slices import Slices, load_slices
-from dataset.synthetic import any_synthetic
-from evaluation import calibration, summary
-from evaluation.judge import judge
-from evaluation.postprocess import Choice, postprocess, tune
-from evaluation.selection import best_epoch, selection_warning
-from reporting.result import write_result
-from storage import checkpoints
-from storage.run_folder import RunFolder
-from training.engine import score
-from training.hardware import hardware_like, keep_freed_memory, repeat_exactly
-from utils import UserError, run_script
+    from dataset.slices import Slices
+    from storage.run_folder import RunFolder
 
 ON_VALIDATION = (
     "No patients were left to test on: these are the validation patients, on whom the network was chosen. Expect less "
@@ -57,39 +32,62 @@ ON_VALIDATION = (
 )
 
 
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--run", type=Path, default=constants.RUN_DIR, metavar="DIR", help="folder of the run (%(default)s)")
+    add("--data", metavar="DIR", help="folder kaggle_3m or its parent (the one used for training)")
+    add("--select-by", choices=constants.CRITERIA, default="iou",
+        help="validation metric that selects the epoch (%(default)s)")  # fmt: skip
+    add("--tune", action="store_true", help="choose threshold and smallest component on the validation patients")
+    add("--batch-size", type=positive(int), help="slices at a time, on which a Dice loss depends (that of training)")
+    add("--device", default="auto", help="cpu, cuda, cuda:1, mps (auto: CUDA, else MPS, else the CPU)")
+    return parser.parse_args(argv)
+
+
 def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(argv)
+    from dataset.synthetic import any_synthetic
+    from evaluation import calibration, summary
+    from evaluation.selection import Postprocessing, best_epoch, postprocess, selection_warning, tune
+    from reporting.report import write_result
+    from storage import checkpoints
+    from storage.run_folder import RunFolder
+    from training.engine import score
+    from training.hardware import choose_hardware, keep_freed_memory, repeat_exactly
+
     run = RunFolder(args.run)
-    keep_freed_memory()
-    repeat_exactly(True)
     epochs = checkpoints.read_epochs(run)
     best = best_epoch(epochs, args.select_by)
     model, checkpoint = checkpoints.load_network(run.checkpoint(best))
-    hardware = hardware_like(args.device, checkpoint["input"]["precision"])
+    hardware = choose_hardware(args.device, "fp32")  # the same masks on every machine
+    keep_freed_memory()
+    repeat_exactly(True, hardware.device)
 
-    def scored(split: str) -> tuple[float, np.ndarray]:
+    def predict(split: str) -> tuple[float, np.ndarray]:
         return score(model, checkpoint, slices[split], hardware, split, args.batch_size)
 
     split = "validation" if run.read_split_table("test").empty else "test"
     slices = load(run, args.data, {split, "validation"} if args.tune else {split})
     test = slices[split]
-    loss, probabilities = scored(split)
-    choice, tuned = Choice(), None
+    loss, probabilities = predict(split)
+    postprocessing, tuned = Postprocessing(), None
     if args.tune:
-        choice, tuned = tune(slices["validation"], probabilities if split == "validation" else scored("validation")[1])
-    predicted = postprocess(probabilities, choice, test.patients)
+        of_validation = probabilities if split == "validation" else predict("validation")[1]
+        postprocessing, tuned = tune(slices["validation"], of_validation)
+    masks = postprocess(probabilities, postprocessing, test.patients)
 
     synthetic = any_synthetic(test.table)
-    about = {"split": split, "epoch": best, "selected_by": args.select_by, "synthetic": synthetic, "loss": loss}
-    about |= {**choice._asdict(), "tuned": tuned}
+    details = {"split": split, "epoch": best, "selected_by": args.select_by, "synthetic": synthetic, "loss": loss}
+    details |= {**postprocessing._asdict(), "tuned": tuned}
     notes = [*filter(None, [selection_warning(epochs, best)]), *([ON_VALIDATION] if split == "validation" else [])]
-    tables, metrics = judge(test, predicted, calibration.count(test, probabilities), about, notes)
-    write_result(run, test, predicted, tables, metrics, epochs)
+    tables, metrics = summary.evaluate_masks(test, masks, calibration.count(test, probabilities), details, notes)
+    write_result(run, test, masks, tables, metrics, epochs)
 
     if synthetic:
         print(constants.SYNTHETIC_NOTICE)
     print(f"{split:<12}{test.describe()}")
-    print(f"epoch {best} of {len(epochs)}, {CRITERIA[args.select_by]}; {choice.describe(tuned)}")
+    print(f"epoch {best} of {len(epochs)}, {constants.CRITERIA[args.select_by]}; {postprocessing.describe(tuned)}")
     print(summary.describe(metrics, tables.patients))
     print(f"written to {run}: test_*.csv, metrics.json, test_predictions.npz, plots/*.png")
     print(f"all of it on one page: {run.path / 'report.html'}")
@@ -97,10 +95,13 @@ def main(argv: list[str] | None = None) -> None:
 
 def load(run: RunFolder, folder: str | None, splits: set[str]) -> dict[str, Slices]:
     """Decode the slices of the splits of a run."""
+    from dataset.folder import find_folder
+    from dataset.slices import load_slices
+
     tables = {split: run.read_split_table(split) for split in sorted(splits)}
     for split, table in tables.items():
         if table.empty:
-            raise UserError(f"{run.path / f'{split}.csv'}: names no patients, so that there is nothing to test on.")
+            raise UserError(f"{run.path / f'{split}.csv'}: names no patients to test on.")
     found = find_folder(folder or run.read_config()["data"])
     if folder is not None:
         refuse_other_patients(run, found, tables)

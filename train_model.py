@@ -4,10 +4,29 @@ python train_model.py --data lgg-mri-segmentation/kaggle_3m --run runs/first
 python train_model.py --width 16 --epochs 20          # without any data: on synthetic patients
 """
 
-import argparse
+from __future__ import annotations
 
-from training.options import OPTIONS, SETTINGS, fill_in, make_parser
-from utils import parse_first
+import argparse
+import shlex
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import constants
+from training.recipe import COMPUTING, Recipe, chosen_values, make_parser, parse_recipe
+from utils import UserError, run_script, show_number
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import torch
+
+    from dataset.slices import Slices
+    from storage.run_folder import RunFolder
+    from training.hardware import Hardware
+
+REDRAW = 60  # seconds, at least, between two drawings of the curves
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -17,265 +36,251 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error("--split and --fold exclude each other")
     if args.resume and args.overwrite:
         parser.error("--resume and --overwrite exclude each other")
-    return fill_in(args)
-
-
-if __name__ == "__main__":
-    parse_first(parse_arguments)
-
-
-import contextlib
-import functools
-import math
-import shlex
-import shutil
-import sys
-import time
-from dataclasses import replace
-from pathlib import Path
-
-import pandas as pd
-import torch
-
-import constants
-from dataset.folder import find_folder, find_slices
-from dataset.preprocess import Preparation, prepare
-from dataset.published import is_published
-from dataset.slices import Slices, load_slices
-from dataset.split import SPLITS, assign_fold, assign_patients, read_assignment, read_patient_list, split_tables
-from dataset.synthetic import any_synthetic
-from evaluation.names import CRITERIA
-from evaluation.selection import NO_TUMOUR, best_epochs
-from reporting.curves import Curves, need_tensorboard
-from storage import checkpoints
-from storage.origin import describe_origin
-from storage.run_folder import RunFolder
-from training import distributed
-from training.distributed import say
-from training.engine import Interrupted, Views, epoch_order, evaluate, growth, train_one_epoch
-from training.hardware import (
-    Hardware,
-    choose_hardware,
-    keep_freed_memory,
-    peak_memory,
-    repeat_exactly,
-    set_seeds,
-    versions,
-)
-from training.losses import LOSSES
-from training.optimisation import Optimisation
-from training.recipes import RECIPES, REFERENCE, is_planned, name_recipe
-from unet import UNet
-from utils import SIGNALLED, StopRequest, UserError, run_script, show_number
+    return args
 
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(argv)
-    run = RunFolder(args.run)
-    if args.resume:
-        args = parse_again(argv, run)
-    if args.tensorboard:
-        need_tensorboard()
-    args.run, args.given = run, sys.argv[1:] if argv is None else argv
-    hardware = choose_hardware(distributed.local_device(args.device), args.precision)
-    args.precision = "bf16" if hardware.bf16 else "fp32"
-    distributed.start(hardware.device)
-    keep_freed_memory()
-    repeat_exactly(args.mode == "exact", args.crop)
-    set_seeds(args.seed)
-    if not args.resume:
-        args.run.refuse_used(args.overwrite)
+    from dataset.folder import find_folder
+    from dataset.slices import load_slices
+    from storage.run_folder import RunFolder
+    from training import hardware as hw
 
-    folder = find_folder(args.data)
-    tables = {split: args.run.read_split_table(split) for split in SPLITS} if args.resume else make_tables(args, folder)
+    run = RunFolder(args.run)
+    resumed = args.resume and run.exists()
+    if not resumed:
+        run.refuse_used(args.overwrite)
+    config = run.read_config() if resumed else {}
+    folder = find_folder(config["data"] if resumed and not args.data else args.data)
+    tables = make_tables(args, folder, run if resumed else None)
+    settings = make_settings(args, config.get("settings"), run)
+
+    hardware = hw.choose_hardware(args.device, settings["precision"])
+    settings["precision"] = "bf16" if hardware.bf16 else "fp32"
+    hw.join_processes(hardware.device)
+    hw.keep_freed_memory()
+    hw.repeat_exactly(settings["mode"] == "exact", hardware.device, settings["crop"])
+    hw.set_seeds(settings["seed"])
     slices = load_slices(folder, tables)
     if not slices["train"].masks.any():
         raise UserError(f"{folder}: all masks of the training patients are empty: nothing can be learned from them.")
-    config = describe_run(args, folder, slices, hardware)
+    given = sys.argv[1:] if argv is None else argv
+    config = describe_run(args, settings, folder, slices, hardware, given, config)
     print_run(config, slices)
-
-    with args.run.locked() if distributed.rank() == 0 else contextlib.nullcontext(), StopRequest() as stop:
-        if not args.resume:
-            args.run.refuse_used(args.overwrite)  # another process may have been quicker
-        distributed.wait()
-        train(args, slices, config, hardware, stop)
-    distributed.stop()
-    if stop():
-        sys.exit(SIGNALLED + stop.signal)
+    train(args, run, config, slices, hardware, resumed)
+    hw.leave_processes()
 
 
-def parse_again(argv: list[str] | None, run: RunFolder) -> argparse.Namespace:
-    """Parse the options of --resume: those that the run was started with become the defaults."""
-    parser = make_parser(__doc__)
-    config = run.read_config()
-    recorded = REFERENCE | config["settings"]  # of an earlier version, which had fewer
-    parser.set_defaults(**recorded, **config["options"], data=config["data"])
-    parser.set_defaults(**RECIPES.get(parser.parse_args(argv).recipe, {}))  # named again: that of the run is asked for
-    args = parser.parse_args(argv)
-    args.precision = recorded["precision"] if args.precision == "auto" else args.precision
-    longer = () if is_planned(recorded) else ("epochs",)
-    different = [
-        f"--{name.replace('_', '-')} {getattr(args, name)} (the run has {recorded[name]})"
-        for name in SETTINGS
-        if name not in longer and getattr(args, name) != recorded[name]
-    ]
-    different += [
-        f"--{name} (the split is the one it began with)"
-        for name in ("split", "fold", "patients")
-        if getattr(args, name)
-    ]
-    if different:
-        raise UserError(f"{run}: cannot be resumed with {', '.join(different)}. Leave that out, or start another run.")
-    return args
+def make_tables(args: argparse.Namespace, folder: Path, resumed: RunFolder | None) -> dict[str, pd.DataFrame]:
+    """Find the slices and split them by patient; a resumed run keeps its split.
 
+    Raises: UserError if options ask a resumed run for other patients.
+    """
+    from dataset.folder import find_slices
+    from dataset.split import SPLITS, assign_fold, assign_patients, read_assignment, read_patient_list, split_tables
+    from training.hardware import say
 
-def make_tables(args: argparse.Namespace, folder: Path) -> dict[str, pd.DataFrame]:
-    """Find the slices and split them by patient."""
-    only = read_patient_list(args.patients) if args.patients else None
-    table = find_slices(folder, only)
+    if resumed:
+        recorded = {split: resumed.read_split_table(split) for split in SPLITS}
+        if not (args.split or args.fold or args.patients):
+            return recorded
+    table = find_slices(folder, read_patient_list(args.patients) if args.patients else None)
     if args.fold:
-        return split_tables(table, assign_fold(table["patient"], *args.fold))
-    if not args.split:
-        return split_tables(table, assign_patients(table["patient"]))
-    assignment, missing = read_assignment(args.split, table["patient"], folder)
-    if missing:
-        say(
-            f"warning: {args.split} names {len(missing)} patient(s) who are not in {folder}, and goes on without them; "
-            f"name another --data if they should be there: {', '.join(missing)}"
-        )
-    return split_tables(table, assignment)
+        assignment = assign_fold(table["patient"], *args.fold)
+    elif args.split:
+        assignment, missing = read_assignment(args.split, table["patient"], folder)
+        if missing:
+            say(
+                f"warning: {args.split} names {len(missing)} patient(s) without a folder in {folder}, and goes on "
+                f"without them: {', '.join(missing)}"
+            )
+    else:
+        assignment = assign_patients(table["patient"])
+    tables = split_tables(table, assignment)
+    if resumed:
+        other = [split for split in SPLITS if set(tables[split]["patient"]) != set(recorded[split]["patient"])]
+        if other:
+            raise UserError(f"{resumed}: holds a run with other {' and '.join(other)} patients. Name another --run.")
+    return tables
 
 
-def describe_run(args: argparse.Namespace, folder: Path, slices: dict[str, Slices], hardware: Hardware) -> dict:
-    """Return the content of config.json, which each checkpoint holds too."""
+def make_settings(args: argparse.Namespace, recorded: dict[str, Any] | None, run: RunFolder) -> dict[str, Any]:
+    """Return recipe, seed, mode and precision: those of the options, or of the run that goes on.
+
+    Raises: UserError if an option asks a resumed run for other settings; more epochs are allowed without a schedule.
+    """
+    if recorded is None:
+        return asdict(parse_recipe(args)) | {name: getattr(args, name) for name in COMPUTING}
+    defaults = make_parser().parse_args([])
+    asked = chosen_values(args)
+    asked |= {n: getattr(args, n) for n in COMPUTING if getattr(args, n) != getattr(defaults, n)}
+    if not Recipe.of(recorded).has_schedule:
+        recorded = recorded | {"epochs": asked.pop("epochs", recorded["epochs"])}
+    different = [f"{name} {recorded[name]}, not {value}" for name, value in asked.items() if recorded[name] != value]
+    if different:
+        raise UserError(f"{run}: holds a run with {'; '.join(different)}. Leave that out, or name another --run.")
+    return dict(recorded)
+
+
+def describe_run(
+    args: argparse.Namespace, settings: dict, folder: Path, slices: dict[str, Slices], hardware: Hardware,
+    given: list[str], before: dict,
+) -> dict[str, Any]:  # fmt: skip
+    """Return the content of config.json, which each checkpoint holds too; before: that of a resumed run, or {}."""
+    from dataset.published import is_published
+    from dataset.synthetic import any_synthetic
+    from storage.run_folder import commit
+    from training.hardware import versions
+
+    commits = [*before.get("commit", "").split(", "), commit()]
     return {
-        "settings": {name: getattr(args, name) for name in SETTINGS},
-        "options": {name: getattr(args, name) for name in OPTIONS},
+        "settings": settings,
+        "options": {name: getattr(args, name) for name in ("device", "compile", "keep")},
         "data": str(folder.resolve()),
-        "recipe": name_recipe(vars(args)),
-        **describe_origin(args.run, args.given, args.resume),
-        "synthetic": any(any_synthetic(part.table) for part in slices.values()),
-        "published": all(is_published(part.table) for part in slices.values()),
-        "patients": {split: part.table["patient"].nunique() for split, part in slices.items()},
-        "slices": {split: len(part) for split, part in slices.items()},
+        "recipe": str(Recipe.of(settings)),
+        "command": before.get("command", shlex.join(["python", "train_model.py", *map(str, given)])),
+        "commit": ", ".join(filter(None, dict.fromkeys(commits))),
+        "synthetic": any(any_synthetic(subset.table) for subset in slices.values()),
+        "published": all(is_published(subset.table) for subset in slices.values()),
+        "patients": {split: subset.table["patient"].nunique() for split, subset in slices.items()},
+        "slices": {split: len(subset) for split, subset in slices.items()},
         "hardware": str(hardware),
         "versions": versions(),
     }
 
 
 def train(
-    args: argparse.Namespace, slices: dict[str, Slices], config: dict, hardware: Hardware, stop: StopRequest
+    args: argparse.Namespace, run: RunFolder, config: dict, slices: dict[str, Slices], hardware: Hardware, resumed: bool
 ) -> None:
-    """Train, validate and save, epoch by epoch, in a folder that belongs to this process alone."""
-    network = UNet(**checkpoints.describe_network(vars(args)))
-    if args.prior:
-        expect(network, slices["train"])
-    network = network.to(hardware.device, memory_format=hardware.memory_format)
+    """Train, validate and save, epoch by epoch."""
+    import functools
+    import math
+    from dataclasses import replace
 
-    def order(epoch: int) -> torch.Tensor:
-        return epoch_order(args.seed, epoch, slices["train"], args.empty_share, args.by_patient)
+    import torch
 
-    steps = args.epochs * math.ceil(len(order(1)) / args.batch_size)
-    optimiser = Optimisation(network, vars(args), steps)
-    run = distributed.first_only(args.run)
-    kept = functools.partial(best_epochs, count=args.keep) if args.keep else None
-    writer = distributed.first_only(checkpoints.Writer(args.run, optimiser.result, optimiser, config, kept))
-    finished = checkpoints.restore(args.run, optimiser.result, optimiser) if args.resume else 0
-    if args.resume:
-        writer.resume_after(finished)
-    if finished >= args.epochs:
-        fewer = f", --epochs asks for {args.epochs}" if finished > args.epochs else ""
-        say(f"nothing was left to do: all {finished} epochs are done{fewer}")
+    from dataset.preprocess import Preprocessing, preprocess
+    from evaluation.selection import best_epochs
+    from storage import checkpoints
+    from training.engine import TrainingTransform, epoch_order, evaluate, resolution_of_epoch, train_one_epoch
+    from training.hardware import distribute, peak_memory, rank, say
+    from training.losses import make_loss
+    from training.optimisation import Optimisation
+    from unet import UNet
+
+    board = open_board(run) if args.tensorboard and rank() == 0 else None
+    settings, recipe = config["settings"], Recipe.of(config["settings"])
+    order = functools.partial(
+        epoch_order, settings["seed"], slices=slices["train"],
+        negative_fraction=recipe.negative_fraction, patient_balanced=recipe.patient_balanced,
+    )  # fmt: skip
+    network = UNet(**checkpoints.describe_network(settings)).to(hardware.device, memory_format=hardware.memory_format)
+    optimiser = Optimisation(network, recipe, recipe.epochs * math.ceil(len(order(1)) / recipe.batch_size))
+    choose_kept = functools.partial(best_epochs, count=args.keep) if args.keep else None
+    writer = checkpoints.Writer(run, optimiser.result, optimiser, config, choose_kept)
+    finished = checkpoints.restore(run, optimiser.result, optimiser) if resumed else 0
+    writer.resume_after(finished)
+    if finished >= recipe.epochs:
+        say(f"nothing is left to do: all {finished} epochs are done")
         return
-    say_disk(args, network)
-    if args.resume:
-        say(f"resumed after epoch {finished}")
-        run.write_config(config)
-    else:
-        run.begin(config, {split: part.table for split, part in slices.items()})
+    if rank() == 0:
+        if resumed:
+            run.write_config(config)
+        else:
+            run.begin(config, {split: subset.table for split, subset in slices.items()})
+        say_disk(args.keep, recipe.epochs, network, run)
+        if finished:
+            say(f"resumed after epoch {finished}")
 
-    how = Preparation.of(vars(args))
-    training, validation = (prepare(slices[split], how).to(hardware.device) for split in ("train", "validation"))
-    model = distributed.wrap(network, hardware.device)
+    preprocessing = Preprocessing.of(settings)
+    training, validation = (
+        preprocess(slices[split], preprocessing).to(hardware.device) for split in ("train", "validation")
+    )
+    model = distribute(network, hardware.device)
     model = torch.compile(model, dynamic=False) if args.compile else model
-    loss_function = LOSSES[args.loss]
-    done = checkpoints.read_epochs(args.run) if finished else pd.DataFrame()
-    note = constants.SYNTHETIC_NOTICE if config["synthetic"] else ""
-    curves = distributed.first_only(Curves(args.run, done, note, args.tensorboard and distributed.rank() == 0))
-    best = done["validation_iou"].max() if finished else -1.0
+    loss = make_loss(recipe.loss, recipe.false_negative_weight)
+    notice = constants.SYNTHETIC_NOTICE if config["synthetic"] else ""
+    best, drawn = -1.0, time.monotonic()
+    if finished:
+        best = writer.epochs["validation_iou"].max()
     print_header()
-    with contextlib.ExitStack() as at_the_end:
-        at_the_end.callback(writer.finish)  # after an error too: an epoch may still be on its way to the disk
-        for epoch in range(finished + 1, args.epochs + 1):
-            started = time.monotonic()
-            title = f"epoch {epoch}/{args.epochs}"
-            resolution = growth(epoch, args.epochs) if args.growing else 1.0
-            views = Views(args.crop, args.augment, resolution, args.seed, epoch)
-            alike = args.batch_size, loss_function, hardware, title  # in training and validation
-            try:
-                learned = train_one_epoch(model, training, order(epoch), optimiser, *alike, stop, views)
-            except Interrupted:
-                writer.finish()
-                again = shlex.join(["python", "train_model.py", "--run", str(args.run), "--resume"])
-                resume = again if epoch > 1 else "the same command"
-                say(f"stopped within epoch {epoch}; {epoch - 1} epoch(s) are saved. Go on with: {resume}")
-                return
-            scored_model = model if optimiser.result is network else optimiser.result
-            seen = replace(validation, how=how._replace(resolution=resolution))
-            scored, _ = evaluate(scored_model, seen, *alike)
-            refuse_not_finite(scored["loss"], epoch)
+    try:
+        for epoch in range(finished + 1, recipe.epochs + 1):
+            started, title = time.monotonic(), f"epoch {epoch}/{recipe.epochs}"
+            resolution = resolution_of_epoch(epoch, recipe.epochs) if recipe.progressive_resolution else 1.0
+            transform = TrainingTransform(recipe.crop, recipe.augment, resolution, settings["seed"], epoch)
+            learned = train_one_epoch(
+                model, training, order(epoch), optimiser, recipe.batch_size, loss, hardware, title, transform
+            )
+            validated, _ = evaluate(
+                model if optimiser.result is network else optimiser.result,
+                replace(validation, preprocessing=preprocessing._replace(resolution=resolution)),
+                recipe.batch_size, loss, hardware, title, recipe.tta_flip,
+            )  # fmt: skip
+            refuse_not_finite(validated["loss"], epoch)
             record = {
                 "epoch": epoch,
                 **{f"training_{name}": value for name, value in learned.items()},
-                **{f"validation_{name}": value for name, value in scored.items()},
+                **{f"validation_{name}": value for name, value in validated.items()},
                 "seconds": time.monotonic() - started,
                 "peak_memory_gib": peak_memory(hardware.device) / 2**30,
                 "resolution": resolution,
             }
-            writer.save_epoch(record)
-            curves.add(record)
-            print_epoch(record, args.epochs, best)
+            if rank() == 0:
+                writer.save_epoch(record)
+                log_to_board(board, record)
+                if time.monotonic() - drawn > REDRAW:
+                    draw_curves(run, writer.epochs, notice)
+                    drawn = time.monotonic()
+            print_epoch(record, recipe.epochs, best)
             best = max(best, record["validation_iou"])
-    curves.finish()
-    say(f"checkpoints: {args.run.models}. Next: {shlex.join(['python', 'process_models.py', '--run', str(args.run)])}")
+    except KeyboardInterrupt:
+        again = shlex.join(["python", "train_model.py", "--run", str(run), "--resume"])
+        raise KeyboardInterrupt(f"Finished epochs are saved. Go on with: {again}") from None
+    finally:
+        writer.finish()
+        if rank() == 0 and len(writer.epochs):
+            draw_curves(run, writer.epochs, notice)
+    say(f"checkpoints: {run.models}. Next: {shlex.join(['python', 'process_models.py', '--run', str(run)])}")
 
 
-@torch.no_grad()
-def expect(network: UNet, slices: Slices) -> None:
-    """Let an untrained network begin with the share of tumour pixels of these slices as probability, on average."""
-    share = (slices.masks > 0).double().mean().clamp(1e-4, 0.5)
-    network.head.bias.fill_(share.logit())
+# --- Curves ----------------------------------------------------------------------------------------------------
 
 
-def say_disk(args: argparse.Namespace, network: UNet) -> None:
-    """Print how much the checkpoints will take, and warn if there is less."""
-    size = sum(tensor.nbytes for tensor in network.state_dict().values())
-    kept = min(args.epochs, 1 + args.keep * len(CRITERIA)) if args.keep else args.epochs
-    needed = size * (kept + 4)  # resume.pt holds the optimiser and the average too
-    say(f"disk        up to {needed / 1e9:.1f} GB in {args.run.models}: {kept} epochs of {size / 1e6:.0f} MB each")
-    free = shutil.disk_usage(args.run.path).free
-    if free < needed:
-        say(f"warning: {free / 1e9:.1f} GB are free there. Free some, or keep the best epochs only with --keep 3")
+def draw_curves(run: RunFolder, epochs: pd.DataFrame, notice: str) -> None:
+    """Draw plots/loss and plots/iou anew."""
+    from evaluation.selection import best_epoch
+    from reporting.plots import training_plots, write_plots
+
+    write_plots(run, training_plots(epochs, best_epoch(epochs)), notice)
 
 
-def refuse_not_finite(loss: float, epoch: int) -> None:
-    """Raise UserError if the validation loss is not finite: the last step of the epoch has broken the weights."""
-    if not math.isfinite(loss):
-        raise UserError(
-            f"the validation loss is not finite after epoch {epoch}, which is not saved. The epochs before it are "
-            "kept. Try a smaller --lr or --precision fp32."
-        )
+def open_board(run: RunFolder) -> Any:
+    """Return a log for TensorBoard, which shows each process of training as a run of its own."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(run.path / "tensorboard" / time.strftime("%Y%m%d-%H%M%S"))
+
+
+def log_to_board(board: Any, record: dict[str, float]) -> None:
+    if board:
+        for name, value in record.items():
+            board.add_scalar(name.replace("_", "/", 1), value, record["epoch"])
+        board.flush()
 
 
 # --- Print -----------------------------------------------------------------------------------------------------
 
 
 def print_run(config: dict, slices: dict[str, Slices]) -> None:
+    from evaluation.selection import NO_TUMOUR
+    from training.hardware import say
+
     if config["synthetic"]:
         say(constants.SYNTHETIC_NOTICE)
     say(f"data        {config['data']}")
-    for split, part in slices.items():
-        say(f"{split:<11} {part.describe()}")
+    for split, subset in slices.items():
+        say(f"{split:<11} {subset.describe()}")
     for name in ("settings", "versions"):
         say(f"{name:<11} " + ", ".join(f"{key} {value}" for key, value in config[name].items()))
     say(f"hardware    {config['hardware']}")
@@ -283,8 +288,32 @@ def print_run(config: dict, slices: dict[str, Slices]) -> None:
         say(NO_TUMOUR)
 
 
+def say_disk(keep: int, epochs: int, network: torch.nn.Module, run: RunFolder) -> None:
+    """Print the size of all checkpoints, and warn if there is less space."""
+    import shutil
+
+    size = sum(tensor.nbytes for tensor in network.state_dict().values())
+    checkpoints = min(epochs, 1 + keep * len(constants.CRITERIA)) if keep else epochs
+    needed = size * (checkpoints + 4)  # resume.pt holds the optimiser and the average too
+    print(f"disk        up to {needed / 1e9:.1f} GB in {run.models}: {checkpoints} epochs of {size / 1e6:.0f} MB each")
+    free = shutil.disk_usage(run.path).free
+    if free < needed:
+        print(f"warning: {free / 1e9:.1f} GB are free there. Free some, or keep the best epochs only with --keep 3")
+
+
+def refuse_not_finite(loss: float, epoch: int) -> None:
+    """Raise UserError if the validation loss is not finite: the last step of the epoch has broken the weights."""
+    if loss - loss != 0:
+        raise UserError(
+            f"the validation loss is not finite after epoch {epoch}, which is not saved. The epochs before it are "
+            "saved. Try a smaller --lr or --precision fp32."
+        )
+
+
 def print_header() -> None:
-    say("\nIoU: mean over slices, empty against empty is 1; (empty): that of an empty prediction;")
+    from training.hardware import say
+
+    say("\nIoU: mean over slices, empty against empty is 1; (empty): of an empty prediction;")
     say("tumour: mean IoU over tumour slices alone; Dice: volumetric, mean over patients;")
     say("*: the highest validation IoU so far; left: at the pace of this epoch.\n")
     say(f"{'':9} {'training':^13} | {'validation':^34} |")
@@ -294,6 +323,8 @@ def print_header() -> None:
 
 def print_epoch(record: dict[str, float], epochs: int, best: float) -> None:
     """Print one plain line of at most 80 columns; best: the highest validation IoU of the epochs before."""
+    from training.hardware import say
+
     mark = "*" if record["validation_iou"] > best else " "
     iou, empty, tumour, dice = (
         show_number(record[f"validation_{name}"]) for name in ("iou", "empty_prediction", "tumour_iou", "patient_dice")

@@ -12,7 +12,6 @@ from torch import nn
 from torch.nn import functional as F
 
 LEVELS = 4  # times that the contracting path halves the resolution
-WIDEST = 4096  # channels; a file of weights that asks for more is not ours
 
 
 def double_conv(inputs: int, outputs: int, middle: int | None = None) -> nn.Sequential:
@@ -90,22 +89,26 @@ class UNet(nn.Module):
         width: channels of the first level; each level down doubles them, to 16 x width (1024 for 64).
         bilinear: interpolate on the way up instead of up-convolutions, with half as many channels in the
             lowest level: 17.26 million parameters instead of 31.04 million (width 64).
-        stem: 2 folds each 2x2 pixels into the channels (pixel unshuffle) and unfolds the logits at the end, so that
-            the network computes at half of the resolution and still answers at the full one; 1 does not.
+        pixel_unshuffle: 2 folds each 2x2 pixels into the channels and unfolds the logits at the end: the network computes
+            at half of the resolution and answers at full resolution. 1 does not fold.
 
     Shapes:
         float [N, channels, H, W], any H and W from 1 -> float [N, classes, H, W], logits without bounds.
-        Sizes that are no multiple of 16 x stem are padded by repeating the edge, and the output is cropped back.
+        Sizes that are no multiple of 16 x pixel_unshuffle are padded by repeating the edge, and the output is cropped back.
     """
 
-    def __init__(self, channels: int = 3, classes: int = 1, width: int = 64, bilinear: bool = False, stem: int = 1):
+    def __init__(
+        self, channels: int = 3, classes: int = 1, width: int = 64, bilinear: bool = False, pixel_unshuffle: int = 1
+    ):
         super().__init__()
-        self.stem = stem
+        self.pixel_unshuffle = pixel_unshuffle
         lowest = 8 * width if bilinear else 16 * width
         halved = 2 if bilinear else 1  # bilinear steps hand up the channels of the next skip connection
         self.encoders = nn.ModuleList(
             [
-                double_conv(channels * stem**2, width),  # 256 x 256, for a slice of that size without a stem
+                double_conv(
+                    channels * pixel_unshuffle**2, width
+                ),  # 256 x 256, for a slice of that size without folding
                 double_conv(width, 2 * width),  # 128 x 128
                 double_conv(2 * width, 4 * width),  # 64 x 64
                 double_conv(4 * width, 8 * width),  # 32 x 32
@@ -120,23 +123,23 @@ class UNet(nn.Module):
                 Decoder(2 * width // halved, width, width, bilinear),  # 256 x 256
             ]
         )
-        self.head = nn.Conv2d(width, classes * stem**2, kernel_size=1)
+        self.head = nn.Conv2d(width, classes * pixel_unshuffle**2, kernel_size=1)
 
-    def enter(self, x: torch.Tensor) -> torch.Tensor:
-        """Repeat the last row and column until height and width can be halved LEVELS times, and fold the stem."""
-        right, bottom = (-size % (self.stem * 2**LEVELS) for size in (x.shape[-1], x.shape[-2]))
+    def _pad_and_fold(self, x: torch.Tensor) -> torch.Tensor:
+        """Repeat the last row and column until height and width can be halved LEVELS times, then fold pixels."""
+        right, bottom = (-size % (self.pixel_unshuffle * 2**LEVELS) for size in (x.shape[-1], x.shape[-2]))
         if right or bottom:
             x = F.pad(x, (0, right, 0, bottom), mode="replicate")
-        return F.pixel_unshuffle(x, self.stem) if self.stem > 1 else x
+        return F.pixel_unshuffle(x, self.pixel_unshuffle) if self.pixel_unshuffle > 1 else x
 
-    def leave(self, logits: torch.Tensor, height: int, width: int) -> torch.Tensor:
-        """Unfold the stem, and cut off what `enter` added."""
-        logits = F.pixel_shuffle(logits, self.stem) if self.stem > 1 else logits
+    def _unfold_and_crop(self, logits: torch.Tensor, height: int, width: int) -> torch.Tensor:
+        """Unfold pixels, and cut off the added rows and columns."""
+        logits = F.pixel_shuffle(logits, self.pixel_unshuffle) if self.pixel_unshuffle > 1 else logits
         return logits[..., :height, :width]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         height, width = x.shape[-2:]
-        x = self.enter(x)
+        x = self._pad_and_fold(x)
         skips = []
         for encode in self.encoders:
             skips.append(encode(x))
@@ -144,7 +147,7 @@ class UNet(nn.Module):
         x = self.bottleneck(x)
         for decode in self.decoders:
             x = decode(x, skips.pop())
-        return self.leave(self.head(x), height, width)
+        return self._unfold_and_crop(self.head(x), height, width)
 
 
 def weights_digest(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> str:
@@ -170,14 +173,12 @@ def load_weights(path: str) -> tuple[UNet, dict[str, str]]:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no dict
     if metadata.get("sha256") != weights_digest(tensors, metadata):
         raise ValueError("its checksum does not fit its content")
-    network = json.loads(metadata.get("network", "null"))
-    if not isinstance(network, dict) or not all(
-        isinstance(network.get(name), int) and 0 < network[name] <= WIDEST
-        for name in ("channels", "classes", "width", "stem")
-    ):
-        raise ValueError(f"its metadata does not describe a U-Net ({network})")
-    with torch.device("meta"):  # no memory yet, whatever the file asks for
-        model = UNet(**network)
+    try:
+        network = dict(json.loads(metadata["network"]))
+        with torch.device("meta"):  # no memory yet
+            model = UNet(**network)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"its metadata does not describe a U-Net ({error})") from None
     tensors = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
     try:
         model.load_state_dict(tensors, assign=True)

@@ -56,28 +56,26 @@ def find_slices(folder: Path, only: Iterable[str] | None = None, fewest: int = F
 
     Raises: UserError that lists every problem of the folder, damaged files included.
     """
-    patients = _patient_folders(folder)
-    problems = []
-    if only is not None:
-        only = set(only)
-        problems += [
-            f"{folder / patient}: no such folder, but the list of patients names it. Remove the name or restore it."
-            for patient in sorted(only - set(patients))
-        ]
-        patients = [patient for patient in patients if patient in only]
-    rows = []
+    names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    present = [name for name in names if name not in NESTED_COPIES | constants.JUNK_FOLDERS]
+    patients = present if only is None else sorted(set(only))
+    rows, problems = [], []
     for patient in patients:
-        if (shown := _printable(patient)) != patient:
+        if patient not in present:
+            problems.append(
+                f"{folder / patient}: no such folder, but the list of patients names it. Remove the name or restore it."
+            )
+        elif (shown := _printable(patient)) != patient:
             problems.append(
                 f"{folder / shown}: a name that is not UTF-8, or has control characters. Rename the folder."
             )
-            continue
-        found, wrong = _find_patient(folder, patient)
-        rows += found
-        problems += wrong
-    if not patients and not problems:
+        else:
+            paired, unpaired = _pair_files(folder, patient)
+            rows += paired
+            problems += unpaired
+    if not present:
         problems.append(f"{folder}: holds no patient folders. {HOW_TO_GET}")
-    elif len(patients if only is None else only) < fewest:  # names that are wrong are told already
+    elif len(patients) < fewest:
         problems.append(
             f"{folder}: {len(patients)} patient(s), but training, validation and test need one each. "
             f"Use at least {fewest}."
@@ -89,47 +87,38 @@ def find_slices(folder: Path, only: Iterable[str] | None = None, fewest: int = F
     return table
 
 
-def _patient_folders(folder: Path) -> list[str]:
-    """Return the names of the patient folders, sorted; neither hidden ones, nor junk, nor the set's second copy."""
-    names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    return [name for name in names if name not in NESTED_COPIES and name not in constants.JUNK_FOLDERS]
-
-
 def _printable(name: str) -> str:
     r"""Return the name of a file with \x.. for bytes that are not UTF-8 and for control characters."""
     valid = os.fsencode(name).decode(errors="backslashreplace")
     return "".join(repr(c)[1:-1] if unicodedata.category(c) == "Cc" else c for c in valid)
 
 
-def _find_patient(folder: Path, patient: str) -> tuple[list[tuple[str, str, str]], list[str]]:
+def _pair_files(folder: Path, patient: str) -> tuple[list[tuple[str, str, str]], list[str]]:
     """Return (rows of the table, problems) of one patient, sorted by slice number."""
     pattern = re.compile(re.escape(patient) + r"_(?P<number>\d+)(?P<mask>_mask)?\.tiff?", re.IGNORECASE)
     images: dict[int, str] = {}
     masks: dict[int, str] = {}
     problems = []
-    for entry in sorted(entry.name for entry in (folder / patient).iterdir()):
-        if entry.startswith(".") or not entry.lower().endswith((".tif", ".tiff")):
+    for name in sorted(entry.name for entry in (folder / patient).iterdir()):
+        if name.startswith(".") or not name.lower().endswith((".tif", ".tiff")):
             continue
-        match = pattern.fullmatch(entry)
+        path = folder / patient / _printable(name)
+        match = pattern.fullmatch(name)
         if not match:
             problems.append(
-                f"{folder / patient / _printable(entry)}: not named like a slice of this patient. "
-                f"Rename it to {patient}_NUMBER.tif or {patient}_NUMBER_mask.tif, or remove it."
+                f"{path}: not named like a slice of this patient. Rename it to {patient}_NUMBER.tif or "
+                f"{patient}_NUMBER_mask.tif, or remove it."
             )
             continue
-        kind = masks if match["mask"] else images
-        number = int(match["number"])
-        if number in kind:
-            problems.append(
-                f"{folder / patient / entry}: the same slice as {kind[number]}, number {number}. Remove one."
-            )
-            continue
-        kind[number] = entry
+        first = (masks if match["mask"] else images).setdefault(int(match["number"]), name)
+        if first != name:
+            problems.append(f"{path}: the same slice as {first}, number {match['number']}. Remove one.")
     if not images and not masks:
         problems.append(f"{folder / patient}: holds no slices. Remove the folder or restore its files.")
-    for number in sorted(images.keys() - masks.keys()):
-        problems.append(f"{folder / patient / images[number]}: has no mask. Restore {patient}_{number}_mask.tif.")
-    for number in sorted(masks.keys() - images.keys()):
-        problems.append(f"{folder / patient / masks[number]}: has no image. Restore {patient}_{number}.tif.")
+    for number in sorted(images.keys() ^ masks.keys()):
+        name, lacks, ending = (
+            (images[number], "mask", "_mask.tif") if number in images else (masks[number], "image", ".tif")
+        )
+        problems.append(f"{folder / patient / name}: has no {lacks}. Restore {patient}_{number}{ending}.")
     paired = sorted(images.keys() & masks.keys())
     return [(patient, f"{patient}/{images[n]}", f"{patient}/{masks[n]}") for n in paired], problems

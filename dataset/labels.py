@@ -1,4 +1,4 @@
-"""Genomic subtypes and grade of patients, from tables of labels."""
+"""Read genomic subtypes and grades of patients from tables of labels."""
 
 import re
 from collections.abc import Iterable
@@ -10,7 +10,7 @@ from dataset.published import IDH_FILE, LABEL_FILE, is_published
 from utils import UserError, describe_problems, parse_csv
 
 SYNTHETIC_LABEL = "SyntheticSubtype"  # of patients that this project draws
-LABELS = {  # the columns that are tested, in this order: what they are called
+LABELS = {  # columns that are tested, in this order, with their titles
     "RNASeqCluster": "RNASeq cluster",
     "MethylationCluster": "Methylation cluster",
     "miRNACluster": "miRNA cluster",
@@ -35,7 +35,7 @@ def default_label_files(folder: Path, patients: Iterable[str]) -> list[Path]:
     beside = folder / LABEL_FILE
     if not beside.is_file():
         raise UserError(
-            f"{beside}: no such file. download_data.py and make_phantoms.py bring it along; or name a table with "
+            f"{beside}: no such file. download_data.py and python -m dataset.synthetic write it; or name a table with "
             f"--labels. {HOW_TO_LABEL}"
         )
     return [beside, IDH_FILE] if is_published(pd.DataFrame({"patient": list(patients)})) else [beside]
@@ -49,28 +49,31 @@ def read_labels(files: Iterable[Path], patients: Iterable[str]) -> pd.DataFrame:
     Raises: UserError if a file cannot be used, two labels of a patient differ, or no patient has any.
     """
     patients = list(patients)
-    known: dict[str, dict[str, str]] = {}  # column: {key of a patient: label}
-    keys, problems = set(), []
+    labels: dict[str, dict[str, str]] = {}  # column: {normalised id: label}
+    ids, problems = set(), []
     for path in files:
-        table, name = read_table(path)
+        table, id_column = read_table(path)
         columns = [column for column in LABELS if column in table]
         if not columns:
             raise UserError(f"{path}: has no column of labels. {HOW_TO_LABEL}")
-        keys |= set(table[name].map(key))
+        ids |= set(table[id_column].map(normalise_id))
         for column in columns:
-            labels = known.setdefault(column, {})
-            for patient, text in zip(table[name], table[column].map(plain), strict=True):
-                if text and labels.setdefault(key(patient), text) != text:
+            known = labels.setdefault(column, {})
+            for patient, label in zip(table[id_column], table[column].map(clean_label), strict=True):
+                if label and (first := known.setdefault(normalise_id(patient), label)) != label:
                     problems.append(
-                        f"{path}: {patient} has the {column} {text!r}, and {labels[key(patient)]!r} elsewhere. "
-                        "Correct one."
+                        f"{path}: {patient} has the {column} {label!r}, and {first!r} elsewhere. Correct one."
                     )
     shown = " and ".join(map(str, files))
     if problems:
         raise UserError(describe_problems(shown, problems))
-    if keys.isdisjoint(map(key, patients)):
+    if ids.isdisjoint(map(normalise_id, patients)):
         raise UserError(f"{shown}: names none of the {len(patients)} patients, such as {patients[0]}. {HOW_TO_LABEL}")
-    columns = {name: [known[name].get(key(patient)) for patient in patients] for name in LABELS if name in known}
+    columns = {
+        column: [labels[column].get(normalise_id(patient)) for patient in patients]
+        for column in LABELS
+        if column in labels
+    }
     return pd.DataFrame(columns, index=patients, dtype=object)
 
 
@@ -81,16 +84,16 @@ def read_table(path: Path) -> tuple[pd.DataFrame, str]:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}). {HOW_TO_LABEL}") from None
     header = re.findall(r"\w+", content.split(b"\n", 1)[0].decode(errors="replace"))
-    name = next((name for name in header if name.lower() == "patient"), "Patient")
-    return parse_csv(content, path, [name]), name
+    id_column = next((name for name in header if name.lower() == "patient"), "Patient")
+    return parse_csv(content, path, [id_column]), id_column
 
 
-def key(patient: str) -> str:
-    """Return what the ids of a patient have in common: TCGA-CS-4941 and TCGA_CS_4941_19960909 -> TCGA_CS_4941."""
+def normalise_id(patient: str) -> str:
+    """Return an id with underscores and without its date: TCGA-CS-4941, TCGA_CS_4941_19960909 -> TCGA_CS_4941."""
     return DATE.sub("", patient.strip().replace("-", "_"))
 
 
-def plain(text: str) -> str:
-    """Return a label without what programs add to it, empty if it is blank: 2.0, to which blanks turn a 2, is 2."""
+def clean_label(text: str) -> str:
+    """Return a label, "" if it is blank; 2.0, to which pandas turns a 2 in a column with blanks, is 2."""
     text = text.strip()
     return "" if text.lower() in BLANK else re.sub(r"^(\d+)\.0$", r"\1", text)

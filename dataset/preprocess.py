@@ -1,11 +1,11 @@
 """From decoded slices to the network's input: intensities and the head's window, from each patient's stack alone.
 
-Intensities are mapped by a table of 256 values per patient and sequence, so that training, testing and prediction do
-exactly the same, and any rule costs the same. A single slice is its own stack.
+Intensities are mapped by a table of 256 values per patient and sequence: training, testing and prediction do exactly the
+same, and every normalisation costs the same. A single slice is its own stack.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -18,18 +18,20 @@ from dataset.slices import Slices
 from utils import parallel_map
 
 VALUES = np.arange(256)
-MULTIPLE = 32  # of height and width of what is computed: what the network with a stem halves without padding
+MULTIPLE = 32  # of height and width of the network's input, also at half resolution: it then pads nothing
+
+Box = tuple[int, int, int, int]  # top, bottom, left, right; ends excluded
 
 
-class Preparation(NamedTuple):
-    """How slices are prepared.
+class Preprocessing(NamedTuple):
+    """How slices become the network's input.
 
     Attributes:
         normalisation: a name in NORMALISATIONS.
-        neighbours: slices before and after whose FLAIR is added as channels, nearest first, the one before before the
-            one after. At the ends of a stack the last slice is repeated.
-        crop: whether only the window around the head is computed; nothing is found outside of it.
-        resolution: share of it at which the network computes; its logits are interpolated to the whole one.
+        neighbours: number of slices before and after whose FLAIR is added as channels, nearest first, the one before
+            ahead of the one after. At the ends of a stack the last slice is repeated.
+        crop: compute only the window around the head; nothing is predicted outside of it.
+        resolution: fraction of the resolution at which the network computes; its logits are interpolated to the full one.
     """
 
     normalisation: str = "plain"
@@ -38,12 +40,12 @@ class Preparation(NamedTuple):
     resolution: float = 1.0
 
     @classmethod
-    def of(cls, about: Mapping[str, Any]) -> "Preparation":
-        """Return the one that the settings of a run, or `input` of a checkpoint, describe.
+    def of(cls, values: Mapping[str, Any]) -> "Preprocessing":
+        """Return the preprocessing in the settings of a run or in `input` of a checkpoint.
 
-        Settings have no resolution: it may grow from epoch to epoch, and is whole in the end.
+        Settings have no resolution: it may grow from epoch to epoch and is full at the end.
         """
-        return cls(**{name: about[name] for name in cls._fields if name in about})
+        return cls(**{name: values[name] for name in cls._fields if name in values})
 
     @property
     def channels(self) -> int:
@@ -55,11 +57,11 @@ class Preparation(NamedTuple):
         return [*range(CHANNELS), *[FLAIR] * (2 * self.neighbours)]
 
 
-# --- Intensities: uint8 [S, H, W, 3] and the head in it, bool [S, H, W] -> float32 [3, 256], the values ---------
+# --- Intensities: uint8 [S, H, W, 3] and the head, bool [S, H, W] -> float32 [3, 256], the table of values --------
 
 
 def plain(stack: np.ndarray, head: np.ndarray) -> np.ndarray:
-    """The same for all: 0..255 to [-1, 1]."""
+    """The same for all patients: 0..255 to [-1, 1]."""
     levels = torch.arange(256, dtype=torch.float32)[:, None]
     return levels.div_(255).sub(torch.tensor(MEAN)).div_(torch.tensor(STD)).T.numpy()
 
@@ -70,43 +72,23 @@ def by_head(stack: np.ndarray, head: np.ndarray) -> np.ndarray:
     for sequence in range(CHANNELS):
         inside = stack[..., sequence][head] if head.any() else stack[..., sequence].ravel()
         low, high = np.percentile(inside, (0.5, 99.5))
-        spread = np.clip(inside, low, high).std(dtype=np.float64)
+        deviation = np.clip(inside, low, high).std(dtype=np.float64)
         clipped = np.clip(VALUES, low, high)
-        tables.append((clipped - clipped[0]) / max(spread, 1))
+        tables.append((clipped - clipped[0]) / max(deviation, 1))
     return np.array(tables, np.float32)
 
 
-def published(stack: np.ndarray, head: np.ndarray) -> np.ndarray:
-    """As Buda, Saha and Mazurowski (2019) publish it, over the whole stack.
-
-    Levels below 10% of the stack's maximum become 0; all are clipped to the percentiles 10 and 99 over all sequences,
-    then each sequence gets mean 0 and standard deviation 1.
-    """
-    kept = np.where(0.1 * stack.max() > VALUES, 0, VALUES)
-    low, high = np.percentile(kept[stack], (10, 99))
-    levels = np.clip(kept, low, high)
-    tables = []
-    for sequence in range(CHANNELS):
-        values = levels[stack[..., sequence]]
-        tables.append((levels - values.mean()) / max(values.std(), 1))
-    return np.array(tables, np.float32)
-
-
-NORMALISATIONS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
-    "plain": plain,
-    "head": by_head,
-    "published": published,
-}
+NORMALISATIONS = {"plain": plain, "head": by_head}
 
 
 # --- The head --------------------------------------------------------------------------------------------------
 
 
-def find_head(stack: np.ndarray) -> np.ndarray:
-    """Return where the head is: uint8 [S, H, W, 3] -> bool [S, H, W].
+def find_head(stack: np.ndarray, filled: bool = False) -> np.ndarray:
+    """Return the head in a patient's stack: uint8 [S, H, W, 3] -> bool [S, H, W].
 
-    In each slice the largest connected region in which FLAIR, the sequence that every patient has, reaches a tenth of
-    the stack's percentile 99.5. Dark regions inside of it are not filled.
+    In each slice the largest connected region in which FLAIR, the sequence that every patient has, exceeds a tenth of
+    the stack's 99.5th percentile. Dark regions inside of it, such as bone, belong to it if `filled`.
     """
     flair = stack[..., FLAIR]
     bright = (flair > 0.1 * np.percentile(flair, 99.5)).view(np.uint8)
@@ -115,20 +97,27 @@ def find_head(stack: np.ndarray) -> np.ndarray:
         opened = cv2.morphologyEx(plane, cv2.MORPH_OPEN, np.ones((5, 5), np.uint8))
         count, labels, stats, _ = cv2.connectedComponentsWithStats(opened, connectivity=8)
         if count > 1:
-            head[number] = labels == 1 + stats[1:, cv2.CC_STAT_AREA].argmax()
+            region = labels == 1 + stats[1:, cv2.CC_STAT_AREA].argmax()
+            head[number] = fill_holes(region) if filled else region
     return head
 
 
-def head_box(head: np.ndarray) -> tuple[int, int, int, int]:
-    """Return the box (top, bottom, left, right; ends excluded) of the head in all slices, or the frame."""
+def fill_holes(region: np.ndarray) -> np.ndarray:
+    """Return a region (bool [H, W]) with everything inside its outer outlines."""
+    outlines = cv2.findContours(region.view(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0]
+    return cv2.drawContours(np.zeros(region.shape, np.uint8), outlines, -1, 1, cv2.FILLED) > 0
+
+
+def head_box(head: np.ndarray) -> Box:
+    """Return the box of the head in all slices (bool [S, H, W]), or the frame."""
     rows, columns = (np.flatnonzero(head.any((0, axis))) for axis in (2, 1))
     if not len(rows):
         return 0, head.shape[1], 0, head.shape[2]
     return int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
 
 
-def fitting(length: int, resolution: float = 1.0, size: int = IMAGE_SIZE) -> int:
-    """Return the smallest side >= length whose part that is computed is a multiple of MULTIPLE; at most the frame's.
+def window_side(length: int, resolution: float = 1.0, size: int = IMAGE_SIZE) -> int:
+    """Return the smallest side >= length that is a multiple of MULTIPLE at this resolution; at most the frame's.
 
     A network that had to pad its windows would learn where the padding is.
     """
@@ -136,22 +125,22 @@ def fitting(length: int, resolution: float = 1.0, size: int = IMAGE_SIZE) -> int
     return min(round(multiples * MULTIPLE / resolution), size)
 
 
-def window(box: tuple[int, int, int, int], resolution: float = 1.0, size: int = IMAGE_SIZE) -> tuple[slice, slice]:
-    """Return the smallest window of the frame around a box whose sides fit a resolution: rows and columns."""
+def window(box: Box, resolution: float = 1.0, size: int = IMAGE_SIZE) -> tuple[slice, slice]:
+    """Return the rows and columns of the smallest window around a box with sides of `window_side`."""
     sides = []
     for start, stop in (box[:2], box[2:]):
-        length = fitting(stop - start, resolution, size)
+        length = window_side(stop - start, resolution, size)
         first = min(max((start + stop - length) // 2, 0), size - length)
         sides.append(slice(first, first + length))
     return tuple(sides)
 
 
-# --- Prepared slices -------------------------------------------------------------------------------------------
+# --- Preprocessed slices ---------------------------------------------------------------------------------------
 
 
 @dataclass
-class Prepared:
-    """Slices with what prepares them.
+class PreprocessedSlices:
+    """Slices with the tables and boxes that make them the network's input.
 
     Attributes:
         slices: the decoded slices; those of a patient stand together, sorted by number.
@@ -161,20 +150,23 @@ class Prepared:
     """
 
     slices: Slices
-    how: Preparation
+    preprocessing: Preprocessing
     stack: torch.Tensor
     levels: torch.Tensor
-    boxes: list[tuple[int, int, int, int]]
+    boxes: list[Box]
 
     def __len__(self) -> int:
         return len(self.slices)
 
     @property
     def patients(self) -> list[str]:
+        """The patient of each slice."""
         return self.slices.patients
 
-    def to(self, device: torch.device) -> "Prepared":
-        return Prepared(self.slices.to(device), self.how, self.stack, self.levels.to(device), self.boxes)
+    def to(self, device: torch.device) -> "PreprocessedSlices":
+        return PreprocessedSlices(
+            self.slices.to(device), self.preprocessing, self.stack, self.levels.to(device), self.boxes
+        )
 
     def batch(self, rows: torch.Tensor, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the network's input and the masks of the given rows (int64 [B], on the CPU), on the device.
@@ -183,12 +175,12 @@ class Prepared:
         """
         images, masks = self.slices.batch(rows, device)
         planes = [images]
-        for distance in range(1, self.how.neighbours + 1):
+        for distance in range(1, self.preprocessing.neighbours + 1):
             for step in (-distance, distance):
                 near, _ = self.slices.batch(self._neighbour(rows, step), device)
                 planes.append(near[..., FLAIR : FLAIR + 1])
         values = torch.cat(planes, dim=3).permute(0, 3, 1, 2)
-        sequence = torch.tensor(self.how.sequences)
+        sequence = torch.tensor(self.preprocessing.sequences)
         first = (self.stack[rows, None] * CHANNELS + sequence) * 256  # of the table of each slice and channel
         index = values.int() + first.int().to(device, non_blocking=True)[..., None, None]
         return self.levels[index], masks.unsqueeze(1).float()
@@ -201,30 +193,34 @@ class Prepared:
         return torch.minimum(torch.maximum(rows + step, first[stack]), last[stack])
 
     def batches(self, size: int) -> Iterator[tuple[torch.Tensor, tuple[slice, slice]]]:
-        """Yield all rows in batches, each with the window that is computed: the frame, or with `crop` the head's."""
+        """Yield all rows in batches with the window to compute: the frame, or with `crop` the head's."""
         frame = (slice(0, IMAGE_SIZE), slice(0, IMAGE_SIZE))
-        if not self.how.crop:
+        if not self.preprocessing.crop:
             yield from ((rows, frame) for rows in torch.arange(len(self)).split(size))
             return
         for patient, box in enumerate(self.boxes):
             for rows in torch.nonzero(self.stack == patient).squeeze(1).split(size):
-                yield rows, window(box, self.how.resolution)
+                yield rows, window(box, self.preprocessing.resolution)
 
 
-def prepare(slices: Slices, how: Preparation) -> Prepared:
-    """Look at each patient's stack, and return the slices ready for a network."""
+def preprocess(slices: Slices, preprocessing: Preprocessing) -> PreprocessedSlices:
+    """Compute the table of intensities and the head's box of each patient."""
     patients, first, stack = np.unique(np.array(slices.patients, dtype=object), return_index=True, return_inverse=True)
     order = np.argsort(np.argsort(first))  # in the order of the table
     stack = order[stack]
     images = slices.images.cpu().numpy()
 
-    def look(patient: int) -> tuple[np.ndarray, tuple[int, int, int, int]]:
+    def patient_statistics(patient: int) -> tuple[np.ndarray, Box]:
         pixels = images[stack == patient]
         head = find_head(pixels)
-        return NORMALISATIONS[how.normalisation](pixels, head), head_box(head)
+        return NORMALISATIONS[preprocessing.normalisation](pixels, head), head_box(head)
 
-    looked = parallel_map(look, range(len(patients)))
-    levels = np.stack([levels for levels, _ in looked]) if looked else np.zeros((0, CHANNELS, 256), np.float32)
-    return Prepared(
-        slices, how, torch.from_numpy(stack), torch.from_numpy(levels).flatten(), [box for _, box in looked]
+    statistics = parallel_map(patient_statistics, range(len(patients)))
+    levels = np.stack([table for table, _ in statistics]) if statistics else np.zeros((0, CHANNELS, 256), np.float32)
+    return PreprocessedSlices(
+        slices,
+        preprocessing,
+        torch.from_numpy(stack),
+        torch.from_numpy(levels).flatten(),
+        [box for _, box in statistics],
     )

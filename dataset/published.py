@@ -1,4 +1,4 @@
-"""Facts of the data set as published: its patients, its channels, and what their names and pixels say about them."""
+"""Facts about the published data set: its patients, its files, and what their ids and pixels tell."""
 
 from pathlib import Path
 
@@ -33,9 +33,9 @@ def institution(patient: str) -> str:
 
 
 def sequences(images: np.ndarray) -> str:
-    """Return which sequences a patient has. Where one was not acquired, the data set repeats FLAIR in its channel.
+    """Return which sequences were acquired of a patient: in place of a missing one the data set repeats FLAIR.
 
-    images: uint8 [S, H, W, 3]. Black ones, which stand for none, say nothing.
+    images: uint8 [S, H, W, 3]; "unknown" if all are black.
     """
     if not images.any():
         return "unknown"

@@ -3,10 +3,12 @@ model does wrong as a whole."""
 
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 
+from evaluation.intervals import AMOUNT, SHARE, estimate
 from evaluation.lesions import COMPLEX, SMALL, SPECK
-from evaluation.tables import Tables
+from evaluation.tables import AREAS, Tables
 
 EXAMPLES = 5  # worst slices that are listed for each kind
 LARGE = 2000  # pixels; a slice with more tumour is "large"
@@ -15,6 +17,9 @@ SIMPLER = 0.75  # of the reference boundary complexity
 TIMES_OFF = 3  # predicted to reference volume, or the reverse, from which the amount itself is wrong
 SHIFT = 2  # pixels of displacement that are reported
 FEWEST = 5  # slices that a sentence on the model as a whole must rest on
+COMPONENTS = ("none of 10 px", "1", "2", "3 or more")
+OUTLINES = ("smooth (<1.5)", f"between (1.5-{COMPLEX:g})", f"complex (>={COMPLEX:g})")  # boundary complexity
+SHOWN = ("tumour_iou", "dice", "found", "hd95", "surface_dice_2")  # means over the tumour slices of a group
 
 
 class Failure(NamedTuple):
@@ -160,3 +165,52 @@ def _components_missed(slices: pd.DataFrame) -> str:
     only = "; it never predicts more than one in a slice" if slices["predicted_lesions"].max() <= 1 else ""
     often = f"in {missed.sum()} of {len(several)} slices"
     return f"Where a tumour has several components, the model usually misses one: {often}{only}."
+
+
+# --- Subgroups of the tumour slices, by area, components, outline, institution and acquired sequences --------------
+
+
+def subgroup_metrics(tables: Tables) -> list[dict]:
+    """Return one dict per group that has a tumour slice: by, group, slices, patients, and its metrics.
+
+    The metrics are the means of SHOWN, and patient_dice where groups consist of whole patients; each with the ends
+    of its 95% confidence interval over patients, such as dice_low and dice_high. What is undefined is NaN.
+    """
+    slices, patients = tumour_slices(tables), tables.patients
+    columns = slices.assign(tumour_iou=slices["iou"], found=(slices["true_positive"] > 0).astype(float))
+    rows = []
+    for by, (group_of, names) in groups(tables).items():
+        for group in names:
+            member = group_of == group
+            if not member.any():
+                continue
+            in_group = slices.loc[member, "patient"].nunique()
+            row = {"by": by, "group": group, "slices": int(member.sum()), "patients": in_group}
+            means = {name: (slices["patient"], columns[name].where(member)) for name in SHOWN}
+            if by in patients:
+                means["patient_dice"] = patients["patient"], patients["dice"].where(patients[by] == group)
+            for name, mean in means.items():
+                found = estimate(*mean, scale=AMOUNT if name == "hd95" else SHARE)
+                row |= {name: found["value"], f"{name}_low": found["low"], f"{name}_high": found["high"]}
+            rows.append(row)
+    return rows
+
+
+def groups(tables: Tables) -> dict[str, tuple[pd.Series, list[str]]]:
+    """Return {by: (the group of each tumour slice, the names of the groups in their order)}."""
+    slices = tumour_slices(tables)
+    patients = tables.patients.set_index("patient")
+    outline = np.digitize(slices["boundary_complexity"], [1.5, COMPLEX])
+    by = {
+        "area": (slices["area_stratum"], list(AREAS)),
+        "components": (slices["lesions"].clip(upper=3).map(dict(enumerate(COMPONENTS))), list(COMPONENTS)),
+        "boundary": (pd.Series(np.array(OUTLINES)[outline], slices.index), list(OUTLINES)),
+    }
+    for name in ("institution", "sequences"):
+        by[name] = (slices["patient"].map(patients[name]), sorted(patients[name].unique()))
+    return by
+
+
+def tumour_slices(tables: Tables) -> pd.DataFrame:
+    """Return the rows of the per-slice table that have tumour."""
+    return tables.slices[tables.slices["tumour_pixels"] > 0]

@@ -1,23 +1,197 @@
-"""The result of radiogenomics.py from features and labels: its tables, and these as text for the page and the screen.
+"""Radiogenomics: association of shape features with labels of the same patients, on manual and on automatic masks.
+
+The family of tests is stated before any is made: each of the published features against each label, by Fisher's exact
+test on the split at the feature's median. Its p values are adjusted for their number (Holm). The Kruskal-Wallis test
+beside it, which needs no split, and the other features are not part of the family.
 
 With predicted masks, every number is computed on the same patients for both kinds of masks: a feature that is undefined
 on one is left out on the other.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from scipy import special, stats
+from sklearn.model_selection import RepeatedStratifiedKFold
 
-from dataset.labels import LABELS
-from evaluation import agreement, associations
-from evaluation.associations import CAVEAT, CONTRASTS, associate, associate_one
+from dataset.labels import LABELS, SYNTHETIC_LABEL
+from evaluation.intervals import FEWEST, LEVEL, RESAMPLES, SEED, compare_measurements
 from evaluation.shape import FEATURES, PUBLISHED, Shape
-from utils import show_number
 
+SIGNIFICANT = 0.05
+MOST_TABLES = 2_000_000  # that are enumerated; more, and p is simulated
+SIMULATED = 99_999
+ALIKE = 1e-7  # relative difference of two probabilities that are equal but for rounding
+FOLDS, REPEATS = 5, 20
+CONTRASTS = {  # the label that is told from the rest: the one published as irregular
+    "RNASeqCluster": "2",
+    "COCCluster": "2",
+    "IDH": "wildtype",
+    SYNTHETIC_LABEL: "irregular",
+}
 MANUAL, AUTOMATIC = "manual", "automatic"  # masks
 PREDICTED = "predicted_"  # before the name of a feature of automatic masks, in shape_features.csv
-SHOWN_P = 1e-4  # smaller ones are only said to be so
+CAVEAT = (
+    "These are associations in the sample at hand, not a test of genomic status: the clusters were found in tumours of "
+    "the same collection, and no other patients were looked at."
+)
+
+
+def associate(features: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
+    """Test each of FEATURES against each label; both tables have one row per patient, in the same order.
+
+    Returns a row per feature and label: n (patients with both) and missing, the patients and the median in each group,
+    whether the test is part of the family, fisher_p, holm_p (of the family), kruskal_p, effect (share of the variance
+    of the feature's ranks that lies between the groups, H / (n - 1)), and the reason where nothing can be tested.
+    """
+    rows = [
+        {"feature": name, "label": label, "family": int(name in PUBLISHED)}
+        | associate_one(features[name], labels[label])
+        for label in labels
+        for name in FEATURES
+    ]
+    table = pd.DataFrame(rows)
+    family = table["family"] == 1
+    table.insert(table.columns.get_loc("fisher_p") + 1, "holm_p", holm(table["fisher_p"].where(family)))
+    return table
+
+
+def associate_one(feature: pd.Series, label: pd.Series) -> dict[str, Any]:
+    """Test one feature against one label."""
+    both = feature.notna() & label.notna()
+    values, groups = feature[both].astype(float), label[both]
+    of_group = {name: values[groups == name] for name in sorted(groups.unique())}
+    counts = np.array([((part > values.median()).sum(), (part <= values.median()).sum()) for part in of_group.values()])
+    reason = ""
+    if len(of_group) < 2:
+        reason = "fewer than two groups" if len(of_group) else "no patient has both"
+    elif not counts.any(0).all():
+        reason = "no value above the median"
+    row = {
+        "n": len(values),
+        "missing": len(feature) - len(values),
+        "groups": "; ".join(f"{name}: {len(part)}" for name, part in of_group.items()),
+        "medians": "; ".join(f"{name}: {part.median():.4g}" for name, part in of_group.items()),
+        "fisher_p": math.nan,
+        "kruskal_p": math.nan,
+        "effect": math.nan,
+        "reason": reason,
+    }
+    if not reason:
+        statistic, row["kruskal_p"] = map(float, stats.kruskal(*of_group.values()))
+        row |= {"fisher_p": fisher_exact(counts), "effect": statistic / (len(values) - 1)}
+    return row
+
+
+def fisher_exact(counts: np.ndarray) -> float:
+    """Return p of Fisher's exact test of counts (int [G, 2]): of all tables with these sums that are as unlikely.
+
+    SciPy's own only simulates p for more than two groups, which cannot show a small one; it stands in where there are
+    too many tables to enumerate.
+    """
+    sizes, above = counts.sum(1), int(counts[:, 0].sum())
+    if np.prod(sizes[1:] + 1.0) > MOST_TABLES:
+        simulated = stats.MonteCarloMethod(n_resamples=SIMULATED, rng=np.random.default_rng(SEED))
+        return float(stats.fisher_exact(counts, method=simulated).pvalue)
+    others = np.stack(np.meshgrid(*(np.arange(size + 1) for size in sizes[1:]), indexing="ij")).reshape(
+        len(sizes) - 1, -1
+    )
+    first = above - others.sum(0)
+    possible = (first >= 0) & (first <= sizes[0])
+    tables = np.vstack([first[possible], others[:, possible]])
+    likelihood = _ways(sizes[:, None], tables).sum(0)
+    observed = _ways(sizes, counts[:, 0]).sum()
+    log_p = special.logsumexp(likelihood[likelihood <= observed + ALIKE]) - _ways(sizes.sum(), above)
+    return float(min(np.exp(log_p), 1))
+
+
+def _ways(total: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """Return the logarithm of the number of ways to choose some of a total."""
+    return special.gammaln(total + 1) - special.gammaln(chosen + 1) - special.gammaln(total - chosen + 1)
+
+
+def holm(p: pd.Series) -> pd.Series:
+    """Return p values adjusted for their number by Holm's method; NaN is no test."""
+    ordered = p.dropna().sort_values()
+    adjusted = (ordered * np.arange(len(ordered), 0, -1)).cummax().clip(upper=1)
+    return adjusted.reindex(p.index)
+
+
+def survival(manual: pd.DataFrame, automatic: pd.DataFrame) -> pd.DataFrame:
+    """Return the family of tests on manual and on automatic masks side by side (tables of `associate`).
+
+    survives: whether an association that is significant on manual masks is so on automatic ones; empty where it is not
+    significant on manual masks.
+    """
+    columns = ["feature", "label", "n", "fisher_p", "holm_p", "effect"]
+    pair = manual[manual["family"] == 1][columns].merge(
+        automatic[columns], on=["feature", "label"], suffixes=("_manual", "_automatic"), validate="one_to_one"
+    )
+    first, second = (pair[f"holm_p_{masks}"] < SIGNIFICANT for masks in ("manual", "automatic"))
+    return pair.assign(survives=np.where(first, np.where(second, "yes", "no"), ""))
+
+
+def auc_of_bevr(features: pd.DataFrame, labels: pd.DataFrame, label: str) -> dict[str, Any]:
+    """Return how well 1/BEVR tells the patients of one of CONTRASTS from the rest; tables as of `associate`.
+
+    Keys: label, positive, n, positives, auc with low and high (percentile bootstrap over patients of each side), and
+    nested_auc (see there). NaN where there are fewer than FEWEST patients on either side.
+    """
+    score, truth = contrast(features, labels, label)
+    row = {"label": label, "positive": CONTRASTS[label], "n": len(truth), "positives": int(truth.sum())}
+    if not FEWEST <= truth.sum() <= len(truth) - FEWEST:
+        return row | dict.fromkeys(("auc", "low", "high", "nested_auc"), math.nan)
+    parts = score[truth], score[~truth]
+    interval = stats.bootstrap(
+        parts, auc, vectorized=True, n_resamples=RESAMPLES, batch=500, confidence_level=LEVEL, method="percentile",
+        rng=np.random.default_rng(SEED),
+    ).confidence_interval  # fmt: skip
+    known = labels[label].notna() & features[PUBLISHED].notna().all(axis=1)
+    return row | {
+        "auc": float(auc(*parts)),
+        "low": float(interval.low),
+        "high": float(interval.high),
+        "nested_auc": nested_auc(features.loc[known, PUBLISHED], labels.loc[known, label] == CONTRASTS[label]),
+    }
+
+
+def contrast(features: pd.DataFrame, labels: pd.DataFrame, label: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return 1/BEVR (float [n]) and whether a patient is positive (bool [n]) of the patients who have both."""
+    known = labels[label].notna() & features["bevr"].notna()
+    return 1 / features.loc[known, "bevr"].to_numpy(float), (labels.loc[known, label] == CONTRASTS[label]).to_numpy(
+        bool
+    )
+
+
+def auc(positive: np.ndarray, negative: np.ndarray, axis: int = -1) -> np.ndarray:
+    """Return the area under the ROC curve of scores along an axis: how often a positive one is the higher."""
+    positive, negative = np.moveaxis(positive, axis, -1)[..., :, None], np.moveaxis(negative, axis, -1)[..., None, :]
+    return ((positive > negative).mean((-2, -1)) + (positive >= negative).mean((-2, -1))) / 2  # a tie counts half
+
+
+def nested_auc(features: pd.DataFrame, truth: pd.Series) -> float:
+    """Return the mean AUC of patients who had no say in which feature is used, and in which direction.
+
+    In each of 20 x 5 stratified folds, the published feature with the highest AUC among the other patients is taken.
+    NaN for fewer than FOLDS patients on either side.
+    """
+    if min(truth.sum(), (~truth).sum()) < FOLDS:
+        return math.nan
+    values, positive, found = features.to_numpy(float), truth.to_numpy(bool), []
+    for rest, fold in RepeatedStratifiedKFold(n_splits=FOLDS, n_repeats=REPEATS, random_state=SEED).split(
+        values, positive
+    ):
+        of_rest, of_fold = (
+            auc(values[rows][positive[rows]], values[rows][~positive[rows]], 0) for rows in (rest, fold)
+        )
+        best = np.abs(of_rest - 0.5).argmax()
+        found.append(of_fold[best] if of_rest[best] > 0.5 else 1 - of_fold[best])
+    return float(np.mean(found))
+
+
+# --- The whole study -----------------------------------------------------------------------------------------------
 
 
 class Study(NamedTuple):
@@ -51,7 +225,7 @@ def study(features: pd.DataFrame, other_choices: dict[str, dict[tuple[str, str],
         "labels": {name: int(labels[name].notna().sum()) for name in labels},
         "masks": list(by_masks),
         "auc": [
-            {"masks": masks} | associations.tell_apart(values, labels, label)
+            {"masks": masks} | auc_of_bevr(values, labels, label)
             for label in CONTRASTS
             if label in labels
             for masks, values in by_masks.items()
@@ -74,8 +248,8 @@ def study(features: pd.DataFrame, other_choices: dict[str, dict[tuple[str, str],
     }
     if AUTOMATIC in by_masks:
         pairs = [(name, features[name], features[f"{PREDICTED}{name}"]) for name in FEATURES]
-        result["agreement"] = [{"feature": name} | agreement.compare(*pair) for name, *pair in pairs]
-        result["survival"] = associations.survival(*tested.values()).to_dict("records")
+        result["agreement"] = [{"feature": name} | compare_measurements(*pair) for name, *pair in pairs]
+        result["survival"] = survival(*tested.values()).to_dict("records")
     table = pd.concat([part.assign(masks=masks) for masks, part in tested.items()], ignore_index=True)
     return Study(features, table[["masks", *table.columns.drop("masks")]], result)
 
@@ -108,7 +282,7 @@ def compare_choices(
         area = np.nan
         if 0 < truth.sum() < len(truth):
             score = values[both].astype(float)
-            area = float(associations.auc(score[truth].to_numpy(), score[~truth].to_numpy()))
+            area = float(auc(score[truth].to_numpy(), score[~truth].to_numpy()))
             area = 1 - area if name == "bevr" else area  # the lower, the more irregular
         same = values.corr(features[name], "spearman") if len(values.dropna()) > 2 else np.nan
         kept = {key: test[key] for key in ("n", "fisher_p", "kruskal_p")}
@@ -116,123 +290,3 @@ def compare_choices(
             {"choice": choice, "feature": name, "label": label, "correlation": float(same), **kept, "auc": area}
         )
     return rows
-
-
-# --- Text ------------------------------------------------------------------------------------------------------
-
-
-def show_p(p: float | None) -> str:
-    return f"<{SHOWN_P:.4f}" if p is not None and p < SHOWN_P else show_number(p, ".4f" if (p or 0) < 0.1 else ".2f")
-
-
-def show_range(low: float | None, high: float | None, form: str) -> str:
-    shown = show_number(low, form)
-    return shown if shown == "-" else f"{shown} to {show_number(high, form)}"
-
-
-def mean_form(name: str) -> str:
-    """Return the format of a mean of a feature: numbers of voxels have one decimal there."""
-    return FEATURES[name].form.replace(".0f", ".1f")
-
-
-def text_tables(study: Study) -> dict[str, pd.DataFrame]:
-    """Return the tables that are printed and stand on the page, {title: table of text}, without empty ones.
-
-    study: as computed, or read from its files, where null stands for NaN.
-    """
-    result = study.result
-    tables = {
-        "1/BEVR: one label against the rest": [
-            {
-                "label": f"{LABELS[row['label']]} {row['positive']}",
-                "masks": row["masks"],
-                "patients": f"{row['positives']} of {row['n']}",
-                "AUC": show_number(row["auc"]),
-                "95% interval": show_range(row["low"], row["high"], ".3f"),
-                "nested AUC": show_number(row["nested_auc"]),
-            }
-            for row in result["auc"]
-        ],
-        "Associations, manual masks": [] if result["survival"] else family_rows(study.associations),
-        "Does each association survive the automatic mask?": [
-            {
-                "label": LABELS[row["label"]],
-                "feature": FEATURES[row["feature"]].short,
-                "n": str(row["n_manual"]),
-                **{f"p, {masks}": show_p(row[f"holm_p_{masks}"]) for masks in (MANUAL, AUTOMATIC)},
-                **{f"effect, {masks}": show_number(row[f"effect_{masks}"], ".2f") for masks in (MANUAL, AUTOMATIC)},
-                "survives": row["survives"] or "not significant",
-            }
-            for row in result["survival"]
-        ],
-        "Features on automatic against manual masks": [
-            {
-                "feature": FEATURES[row["feature"]].short,
-                "n": str(row["n"]),
-                "ICC": show_number(row["icc"], ".2f"),
-                "95% interval": show_range(row["icc_low"], row["icc_high"], ".2f"),
-                "bias": show_number(row["bias"], mean_form(row["feature"])),
-                "limits of agreement": show_range(row["lower_limit"], row["upper_limit"], mean_form(row["feature"])),
-            }
-            for row in result["agreement"]
-        ],
-        "Choices that the published definitions leave open": [
-            {
-                "masks": row["masks"],
-                "feature": FEATURES[row["feature"]].short,
-                "choice": row["choice"],
-                "rank correlation": show_number(row["correlation"]),
-                f"p, {LABELS[row['label']]}": show_p(row["fisher_p"]),
-                "p, Kruskal-Wallis": show_p(row["kruskal_p"]),
-                "AUC": show_number(row["auc"]),
-            }
-            for row in result["choices"]
-        ],
-    }
-    return {title: pd.DataFrame(rows) for title, rows in tables.items() if rows}
-
-
-def family_rows(table: pd.DataFrame) -> list[dict[str, str]]:
-    """Return the family of tests with one row per label: the adjusted p values and the effects (see associate)."""
-    rows = []
-    for label, tests in table[table["family"] == 1].groupby("label", sort=False):
-        tests = tests.set_index("feature")
-        row = {"label": LABELS[label], "n": str(tests["n"].iloc[0])}
-        row |= {f"p, {FEATURES[name].short}": show_p(tests.at[name, "holm_p"]) for name in PUBLISHED}
-        row |= {f"effect, {FEATURES[name].short}": show_number(tests.at[name, "effect"], ".2f") for name in PUBLISHED}
-        rows.append(row)
-    return rows
-
-
-def sentences(study: Study) -> list[str]:
-    """Return what must be read with the tables."""
-    result = study.result
-    features = ", ".join(FEATURES[name].short for name in PUBLISHED)
-    tests = len(PUBLISHED) * len(result["labels"])
-    notes = [
-        f"p: Fisher's exact test on the split at the median, adjusted for the {tests} tests of the family ({features}, "
-        "each label; Holm). Effect: share of the variance of ranks that lies between the groups.",
-        "Nested AUC: mean over 20 x 5 folds, in each of which the feature and its direction are chosen on the other "
-        "patients.",
-        result["caveat"],
-    ]
-    if result["agreement"]:
-        notes.append(
-            "Of an automatic mask, only the largest component in 3D is measured: a false one far away would stretch "
-            "the ellipsoid. Of a manual mask, all are. ICC: intraclass correlation of absolute agreement. Bias: "
-            "automatic minus manual mask."
-        )
-    if result["survival"]:
-        significant = [row for row in result["survival"] if row["survives"]]
-        kept = sum(row["survives"] == "yes" for row in significant)
-        notes.insert(
-            0,
-            f"{kept} of {len(significant)} associations that are significant on manual masks are so on automatic ones."
-            if significant
-            else "No association is significant on manual masks, so that none can survive the automatic ones.",
-        )
-    if undefined := result["undefined"]:
-        few = "; ".join(f"{row['patient']}, {row['masks']} mask: {row['reason']}" for row in undefined[:3])
-        more = f"; and {len(undefined) - 3} more" if len(undefined) > 3 else ""
-        notes.append(f"Features undefined: {few}{more}.")
-    return notes

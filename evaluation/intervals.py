@@ -1,4 +1,4 @@
-"""95% confidence intervals over patients, and a paired permutation test between two runs.
+"""95% confidence intervals over patients, a paired permutation test of two runs, agreement of two measurements.
 
 Slices of one patient are alike, so the sample is the patients, not the slices. Below FEWEST patients there is no
 interval: the values of the patients say more.
@@ -25,6 +25,7 @@ ALIKE = 1e-9  # standard error below which all patients have the same value, but
 PERMUTATIONS = 99_999  # more than the 65,536 sign patterns of 16 patients, up to which the test is therefore exact
 BATCH = 10_000  # permutations at a time, which bounds the memory
 SEED = 2019
+RESAMPLES = 5_000  # of a bootstrap
 SMALL_DIFFERENCE = 0.02  # of a Dice; what people like to report as progress
 FEW_PATIENTS = 30
 
@@ -130,3 +131,48 @@ def caveat(patients: int, low: float, high: float) -> str:
         f"{patients} patient{'s' * (patients != 1)} cannot show a difference of {SMALL_DIFFERENCE} in Dice: "
         f"{'they are too few' if narrow else reason}."
     )
+
+
+# --- Agreement of two measurements of the same patients ------------------------------------------------------------
+
+
+def limits_of_agreement(difference: pd.Series) -> tuple[float, tuple[float, ...]]:
+    """Return the mean difference and the limits of agreement, ± 1.96 SD; no limits for fewer than three patients."""
+    bias, half = difference.mean(), 1.96 * difference.std()
+    return bias, (bias - half, bias + half) if len(difference) > 2 else ()
+
+
+def intraclass(first: np.ndarray, second: np.ndarray, axis: int = -1) -> np.ndarray:
+    """Return the intraclass correlation of two measurements along an axis: ICC(A,1) of McGraw and Wong (1996).
+
+    Two-way random effects, absolute agreement, single measurement: a constant shift lowers it. NaN without variation.
+    """
+    n = first.shape[axis]
+    difference, mean = first - second, (first + second) / 2
+    between = 2 * mean.var(axis, ddof=1)  # mean squares: between patients, ...
+    bias = n * difference.mean(axis) ** 2 / 2  # ... between the two measurements, ...
+    error = difference.var(axis, ddof=1) / 2  # ... and what is left
+    total = between + error + 2 * (bias - error) / n
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return (between - error) / total
+
+
+def compare_measurements(first: pd.Series, second: pd.Series) -> dict[str, Any]:
+    """Return the agreement of two measurements of each patient: n, icc with low and high, bias with its limits.
+
+    A patient who lacks one is left out. The interval is a percentile bootstrap over patients: NaN below FEWEST, and
+    where all patients of a resample have the same value.
+    """
+    both = first.notna() & second.notna()
+    a, b = first[both].to_numpy(float), second[both].to_numpy(float)
+    low = high = np.nan
+    if len(a) >= FEWEST:
+        rows = np.random.default_rng(SEED).integers(len(a), size=(RESAMPLES, len(a)))
+        low, high = np.quantile(intraclass(a[rows], b[rows]), ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
+    bias, limits = limits_of_agreement(pd.Series(b - a)) if len(a) else (np.nan, ())
+    lower, upper = limits or (np.nan, np.nan)
+    icc = float(intraclass(a, b)) if len(a) > 1 else np.nan
+    return {
+        "n": len(a), "icc": icc, "icc_low": float(low), "icc_high": float(high),
+        "bias": float(bias), "lower_limit": float(lower), "upper_limit": float(upper),
+    }  # fmt: skip

@@ -1,21 +1,22 @@
-"""The result of a test: the content of metrics.json, and the same on one screen.
+"""The result of a test: what each metric is called and means, the content of metrics.json, and the same on one screen.
 
 Computed from tables alone, so that it is the same for one run and for a whole cross-validation.
 """
 
 import textwrap
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from evaluation import failures, intervals, lesions, subgroups
-from evaluation.names import METRICS
-from evaluation.tables import PATIENT_METRICS, SURFACE_DICE, Tables
+from dataset.slices import Slices
+from evaluation import calibration, failures, intervals, lesions
+from evaluation.tables import PATIENT_METRICS, SURFACE_DICE, Tables, make_tables
 from utils import show_number
 
 SHOWN_PATIENTS = 12  # worst, that are printed
-CONVENTIONS = (  # what the meanings in names.py leave open
+CONVENTIONS = (  # what the meanings in METRICS leave open
     "Empty against empty counts as 1 in IoU and Dice. Sensitivity without tumour, precision without prediction, and "
     "HD95 unless both masks exist, are undefined and left out of means; surface Dice is 0 if only one mask exists.",
     f"Lesions are connected components of at least {lesions.SPECK_3D} pixels in a patient's stack, or {lesions.SPECK} "
@@ -25,6 +26,112 @@ CONVENTIONS = (  # what the meanings in names.py leave open
     "logit scale for shares and the log scale for amounts; order statistics of a median. n is the number of patients "
     f"with a value: below {intervals.FEWEST}, their values stand instead. There is no interval if all are equal.",
 )
+
+
+class Metric(NamedTuple):
+    """How a metric is shown."""
+
+    label: str  # its name, which stands alone
+    meaning: str  # its definition, one sentence
+    form: str = ".3f"  # format of its value
+    is_share: bool = True  # whether it lies between 0 and 1 by definition, and 1 is best or worst
+
+
+METRICS = {  # every metric of metrics.json; in epochs.csv, training_ or validation_ precedes the name
+    "patient_dice": Metric(
+        "Volumetric Dice, mean over patients",
+        "All pixels of a patient's stack counted together, 2 TP / (2 TP + FP + FN), then the mean over patients.",
+    ),
+    "patient_iou": Metric(
+        "Volumetric IoU, mean over patients", "TP / (TP + FP + FN) of a patient's stack, then the mean over patients."
+    ),
+    "patient_sensitivity": Metric(
+        "Sensitivity, mean over patients", "Share of a patient's tumour pixels that are predicted, TP / (TP + FN)."
+    ),
+    "patient_precision": Metric(
+        "Precision, mean over patients", "Share of a patient's predicted pixels that are tumour, TP / (TP + FP)."
+    ),
+    "tumour_iou": Metric("IoU, mean over tumour slices", "TP / (TP + FP + FN), without the slices without tumour."),
+    "tumour_dice": Metric("Dice, mean over tumour slices", "2 TP / (2 TP + FP + FN) of each slice with tumour."),
+    "tumour_found": Metric(
+        "Tumour slices found", "Share of the slices with tumour in which both masks share at least one pixel.", ".1%"
+    ),
+    "tumour_missed": Metric("Tumour slices missed", "Share of the slices with tumour that are not found.", ".1%"),
+    "false_positive_share": Metric(
+        "Empty slices with a false positive", "Share of the slices without tumour with any predicted pixel.", ".1%"
+    ),
+    "false_positive_area": Metric(
+        "False positive area, pixels", "Mean predicted pixels of the empty slices with a false positive.", ".0f", False
+    ),
+    "lesion_recall": Metric(
+        "Lesions found, in 3D", "Share of the connected components of the reference masks in 3D that are found.", ".1%"
+    ),
+    "lesion_precision": Metric(
+        "Predicted lesions that match, in 3D", "Share of the predicted components in 3D that match tumour.", ".1%"
+    ),
+    "lesion_dice": Metric("Dice, mean over lesions in 3D", "Of a lesion and all predicted components that touch it."),
+    "slice_lesion_recall": Metric(
+        "Lesions found, in slices", "Share of the connected components of each slice that are found.", ".1%"
+    ),
+    "slice_lesion_precision": Metric(
+        "Predicted lesions that match, in slices", "Share of the predicted components that match tumour.", ".1%"
+    ),
+    "slice_lesion_dice": Metric("Dice, mean over lesions in slices", "As in 3D, of the components of each slice."),
+    "hd95": Metric(
+        "HD95, pixels",
+        "95th percentile of the distances between both outlines, in slices where both masks exist: missed slices do "
+        "not show in it.",
+        ".1f",
+        is_share=False,
+    ),
+    "surface_dice_1": Metric("Surface Dice at 1 px", "Share of both outlines within 1 pixel of the other."),
+    "surface_dice_2": Metric("Surface Dice at 2 px", "Share of both outlines within 2 pixels of the other."),
+    "surface_dice_3": Metric("Surface Dice at 3 px", "Share of both outlines within 3 pixels of the other."),
+    "iou": Metric(
+        "IoU, mean over all slices",
+        "The published metric: empty against empty counts as 1. Read it beside the IoU of an empty prediction.",
+    ),
+    "empty_prediction": Metric(
+        "IoU of an empty prediction",
+        "What the IoU over all slices is if nothing is predicted anywhere: the share of slices without tumour.",
+    ),
+    "brier": Metric(
+        "Brier score on head pixels", "Mean squared difference of probability and reference mask.", ".4f", False
+    ),
+    "ece": Metric(
+        "Expected calibration error",
+        "Mean over head pixels of |mean probability - share of tumour| in their bin of probability.",
+        ".4f",
+        is_share=False,
+    ),
+    "loss": Metric(
+        "Loss, mean over batches",
+        "What training minimised. A Dice loss is that of a whole batch: compare it between equal batch sizes only.",
+        ".4f",
+        is_share=False,
+    ),
+}
+METRICS |= {
+    f"{name}_median": METRICS[name]._replace(
+        label=METRICS[name].label.replace("mean", "median"), meaning="Half of the patients have more, half less."
+    )
+    for name in ("patient_dice", "patient_iou", "patient_sensitivity", "patient_precision")
+}
+
+
+def evaluate_masks(
+    slices: Slices, predicted: np.ndarray, counts: np.ndarray, about: dict, notes: list[str]
+) -> tuple[Tables, dict]:
+    """Compare predicted masks with the reference masks of the slices; return the tables and the metrics.
+
+    Args:
+        predicted: uint8 0 or 1, [N, H, W].
+        counts: of probabilities, as of calibration.count, or calibration.uncounted.
+        about, notes: as of summarise.
+    """
+    tables = make_tables(slices, predicted)
+    tables = replace(tables, patients=tables.patients.merge(calibration.per_patient(counts, slices.patients)))
+    return tables, summarise(tables, calibration.summarise(counts), about, notes)
 
 
 def summarise(tables: Tables, calibration: dict, about: dict, notes: list[str]) -> dict[str, Any]:
@@ -46,7 +153,7 @@ def summarise(tables: Tables, calibration: dict, about: dict, notes: list[str]) 
         **{name: int(tables.patients[name].sum()) for name in ("lesions", "lesions_found", "false_lesions")},
         "ece": calibration["ece"],
         "intervals": estimates,
-        "subgroups": subgroups.summarise(tables),
+        "subgroups": failures.subgroup_metrics(tables),
         "failures": failures.find(tables),
         "calibration": calibration,
         "notes": [*notes, *failures.diagnose(tables), *filter(None, [caveat])],

@@ -10,12 +10,12 @@ import torch
 
 from dataset.published import institution, sequences
 from dataset.slices import Slices, slice_number
-from evaluation import lesions, metrics, surfaces
+from evaluation import lesions, metrics
 from utils import parallel_map
 
 AREAS = {"<200": 200, "200-500": 500, "500-1k": 1000, "1k-2k": 2000, ">2k": np.inf}  # pixels below which it ends
 PATIENT_METRICS = ("dice", "iou", "sensitivity", "precision")  # of a patient's whole volume
-SURFACE_DICE = [f"surface_dice_{tolerance}" for tolerance in surfaces.TOLERANCES]
+SURFACE_DICE = [f"surface_dice_{tolerance}" for tolerance in lesions.TOLERANCES]
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def slice_table(slices: Slices, predicted: np.ndarray) -> pd.DataFrame:
 def describe_slice(mask: np.ndarray, predicted: np.ndarray) -> dict[str, Any]:
     """Return what the pixel counts of a slice do not say: shapes, outlines, lesions (masks uint8 0 or 1, [H, W])."""
     matched = lesions.match(mask, predicted, lesions.SPECK)
-    outline = surfaces.compare(mask, predicted)
+    outline = lesions.compare_outlines(mask, predicted)
     missed = matched.pixels[~matched.found]
     return {
         "kind": lesions.kind_of_slice(mask),

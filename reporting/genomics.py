@@ -1,4 +1,4 @@
-"""Plots of radiogenomics.py: features by label, ROC curves, automatic against manual masks, enclosing ellipsoids."""
+"""Tables of text and plots of radiogenomics.py: features by label, ROC curves, automatic against manual masks."""
 
 from typing import NamedTuple
 
@@ -11,16 +11,15 @@ from matplotlib.ticker import MaxNLocator
 from sklearn.metrics import roc_curve
 
 from dataset.labels import LABELS
-from evaluation.associations import contrast
-from evaluation.ellipsoid import Ellipsoid
-from evaluation.genomics import MANUAL, PREDICTED, Study, show_p, split_masks
-from evaluation.shape import FEATURES, PUBLISHED
+from evaluation.genomics import AUTOMATIC, MANUAL, PREDICTED, Study, contrast, split_masks
+from evaluation.shape import FEATURES, PUBLISHED, Ellipsoid
 from reporting.plots import GREY, STEPS, Plot, finished, new_axes
 from scans.display import BLUE, GREEN, MASK_COLOR, ORANGE, PREDICTION_COLOR
 from utils import show_number
 
 WIDTH = 5.2  # inches, as the other plots
 MARGIN = 20  # pixels around a tumour and its ellipse
+SHOWN_P = 1e-4  # smaller ones are only said to be so
 
 
 def study_plots(study: Study) -> dict[str, Plot]:
@@ -145,3 +144,123 @@ def draw_examples(examples: list[Example], note: str) -> Figure:
         loc="outside lower center", ncols=2, fontsize=9, frameon=False,
     )  # fmt: skip
     return figure
+
+
+# --- Text ----------------------------------------------------------------------------------------------------------
+
+
+def show_p(p: float | None) -> str:
+    return f"<{SHOWN_P:.4f}" if p is not None and p < SHOWN_P else show_number(p, ".4f" if (p or 0) < 0.1 else ".2f")
+
+
+def show_range(low: float | None, high: float | None, form: str) -> str:
+    shown = show_number(low, form)
+    return shown if shown == "-" else f"{shown} to {show_number(high, form)}"
+
+
+def mean_form(name: str) -> str:
+    """Return the format of a mean of a feature: numbers of voxels have one decimal there."""
+    return FEATURES[name].form.replace(".0f", ".1f")
+
+
+def text_tables(study: Study) -> dict[str, pd.DataFrame]:
+    """Return the tables that are printed and stand on the page, {title: table of text}, without empty ones.
+
+    study: as computed, or read from its files, where null stands for NaN.
+    """
+    result = study.result
+    tables = {
+        "1/BEVR: one label against the rest": [
+            {
+                "label": f"{LABELS[row['label']]} {row['positive']}",
+                "masks": row["masks"],
+                "patients": f"{row['positives']} of {row['n']}",
+                "AUC": show_number(row["auc"]),
+                "95% interval": show_range(row["low"], row["high"], ".3f"),
+                "nested AUC": show_number(row["nested_auc"]),
+            }
+            for row in result["auc"]
+        ],
+        "Associations, manual masks": [] if result["survival"] else family_rows(study.associations),
+        "Does each association survive the automatic mask?": [
+            {
+                "label": LABELS[row["label"]],
+                "feature": FEATURES[row["feature"]].short,
+                "n": str(row["n_manual"]),
+                **{f"p, {masks}": show_p(row[f"holm_p_{masks}"]) for masks in (MANUAL, AUTOMATIC)},
+                **{f"effect, {masks}": show_number(row[f"effect_{masks}"], ".2f") for masks in (MANUAL, AUTOMATIC)},
+                "survives": row["survives"] or "not significant",
+            }
+            for row in result["survival"]
+        ],
+        "Features on automatic against manual masks": [
+            {
+                "feature": FEATURES[row["feature"]].short,
+                "n": str(row["n"]),
+                "ICC": show_number(row["icc"], ".2f"),
+                "95% interval": show_range(row["icc_low"], row["icc_high"], ".2f"),
+                "bias": show_number(row["bias"], mean_form(row["feature"])),
+                "limits of agreement": show_range(row["lower_limit"], row["upper_limit"], mean_form(row["feature"])),
+            }
+            for row in result["agreement"]
+        ],
+        "Choices that the published definitions leave open": [
+            {
+                "masks": row["masks"],
+                "feature": FEATURES[row["feature"]].short,
+                "choice": row["choice"],
+                "rank correlation": show_number(row["correlation"]),
+                f"p, {LABELS[row['label']]}": show_p(row["fisher_p"]),
+                "p, Kruskal-Wallis": show_p(row["kruskal_p"]),
+                "AUC": show_number(row["auc"]),
+            }
+            for row in result["choices"]
+        ],
+    }
+    return {title: pd.DataFrame(rows) for title, rows in tables.items() if rows}
+
+
+def family_rows(table: pd.DataFrame) -> list[dict[str, str]]:
+    """Return the family of tests with one row per label: the adjusted p values and the effects (see associate)."""
+    rows = []
+    for label, tests in table[table["family"] == 1].groupby("label", sort=False):
+        tests = tests.set_index("feature")
+        row = {"label": LABELS[label], "n": str(tests["n"].iloc[0])}
+        row |= {f"p, {FEATURES[name].short}": show_p(tests.at[name, "holm_p"]) for name in PUBLISHED}
+        row |= {f"effect, {FEATURES[name].short}": show_number(tests.at[name, "effect"], ".2f") for name in PUBLISHED}
+        rows.append(row)
+    return rows
+
+
+def sentences(study: Study) -> list[str]:
+    """Return what must be read with the tables."""
+    result = study.result
+    features = ", ".join(FEATURES[name].short for name in PUBLISHED)
+    tests = len(PUBLISHED) * len(result["labels"])
+    notes = [
+        f"p: Fisher's exact test on the split at the median, adjusted for the {tests} tests of the family ({features}, "
+        "each label; Holm). Effect: share of the variance of ranks that lies between the groups.",
+        "Nested AUC: mean over 20 x 5 folds, in each of which the feature and its direction are chosen on the other "
+        "patients.",
+        result["caveat"],
+    ]
+    if result["agreement"]:
+        notes.append(
+            "Of an automatic mask, only the largest component in 3D is measured: a false one far away would stretch "
+            "the ellipsoid. Of a manual mask, all are. ICC: intraclass correlation of absolute agreement. Bias: "
+            "automatic minus manual mask."
+        )
+    if result["survival"]:
+        significant = [row for row in result["survival"] if row["survives"]]
+        kept = sum(row["survives"] == "yes" for row in significant)
+        notes.insert(
+            0,
+            f"{kept} of {len(significant)} associations that are significant on manual masks are so on automatic ones."
+            if significant
+            else "No association is significant on manual masks, so that none can survive the automatic ones.",
+        )
+    if undefined := result["undefined"]:
+        few = "; ".join(f"{row['patient']}, {row['masks']} mask: {row['reason']}" for row in undefined[:3])
+        more = f"; and {len(undefined) - 3} more" if len(undefined) > 3 else ""
+        notes.append(f"Features undefined: {few}{more}.")
+    return notes

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 from constants import RESEARCH_USE, SYNTHETIC_NOTICE
 from evaluation.intervals import FEWEST, show_interval
-from evaluation.names import METRICS
-from evaluation.postprocess import describe_small
+from evaluation.selection import describe_small
+from evaluation.summary import METRICS
 from storage.run_folder import RunFolder
 from utils import show_number
 

@@ -11,13 +11,14 @@ import numpy as np
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from constants import RESEARCH_USE, SYNTHETIC_NOTICE
-from evaluation.genomics import Study, sentences, text_tables
+from constants import CRITERIA, RESEARCH_USE, SYNTHETIC_NOTICE
+from dataset.slices import Slices
+from evaluation.genomics import Study
 from evaluation.intervals import FEWEST, show_interval
-from evaluation.names import METRICS
-from evaluation.selection import CRITERIA
-from reporting import plots
-from reporting.genomics import study_plots
+from evaluation.summary import METRICS
+from evaluation.tables import Tables
+from reporting import panels, plots
+from reporting.genomics import sentences, study_plots, text_tables
 from reporting.viewer import viewer_data
 from scans.display import BRIGHTEST
 from storage.run_folder import RunFolder
@@ -30,6 +31,30 @@ SUMMARY = (  # the other METRICS are folded away below them
 OF_NETWORKS = ("loss", "brier", "ece")  # not of masks, which have no probabilities
 EXAMPLES = 4  # slices shown per kind of failure: one row of pictures
 SPELLING = {"iou": "IoU", "dice": "Dice", "hd95": "HD95"}
+
+
+def write_result(
+    run: RunFolder,
+    slices: Slices,
+    predicted: np.ndarray,
+    tables: Tables,
+    metrics: dict[str, Any],
+    epochs: pd.DataFrame | None = None,
+) -> None:
+    """Write test_*.csv, metrics.json, test_predictions.npz, plots and report.html.
+
+    Args:
+        predicted: uint8 0 or 1, [N, H, H].
+        tables, metrics: as of evaluate_masks.
+        epochs: the metrics of all epochs of the run; None for masks of unknown origin.
+    """
+    notice = SYNTHETIC_NOTICE if metrics["synthetic"] else ""
+    run.write_test(tables.as_dict(), metrics, predicted)
+    panels.write_panels(run, slices, predicted, tables.slices, notice)
+    plots.write_plots(run, plots.volume_plots(tables.patients, tables.slices), notice)
+    if epochs is not None:  # the epoch that was tested is marked, which need not have the best IoU
+        plots.write_plots(run, plots.training_plots(epochs, metrics["epoch"]), notice)
+    write_report(run, slices.images.numpy(), slices.masks.numpy(), predicted, epochs)
 
 
 def write_report(

@@ -1,17 +1,18 @@
-"""Small patients made of noise and rectangles, a way to run the scripts, and real data where there is."""
+"""Patients of a few synthetic slices, a way to run the scripts, and real data where there is."""
 
+import functools
 import importlib
 import os
 import shutil
-import signal
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from PIL import Image
 
+from constants import SYNTHETIC_SEED
+from dataset import synthetic
 from dataset.slices import COLUMNS, Slices
 from storage import checkpoints
 from storage.run_folder import RunFolder
@@ -22,7 +23,7 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--
 ROOT = Path(__file__).parents[1]
 QUICK = ("--width", 2, "--batch-size", 4, "--device", "cpu")  # options of train_model.py
 PLAIN = {"normalisation": "plain", "neighbours": 0, "crop": False, "resolution": 1.0}
-PLAIN |= {"flips": False}  # both are `input` of the reference recipe
+PLAIN |= {"tta_flip": False}  # part of `input` of the reference recipe
 torch.set_num_threads(1)  # one process per core runs the tests; and the same sums in the same order everywhere
 SLOWEST = (
     "test_walk",
@@ -39,23 +40,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=rank)
 
 
+@functools.cache
+def draw_patient(number: int) -> tuple[np.ndarray, np.ndarray]:
+    """Two slices with tumour and two without: uint8 [4, 256, 256, 3] and [4, 256, 256]."""
+    images, masks = synthetic.make_patient(SYNTHETIC_SEED, number + 2, slices=7)
+    largest = masks.sum((1, 2)).argsort()[::-1]
+    rows = largest[[0, -1, 1, -2]]
+    return images[rows], masks[rows]
+
+
 def write_slice(folder: Path, patient: str, number: int, tumour: bool, seed: int = 0) -> None:
-    """One pair of files: noise, and a bright rectangle in FLAIR where the mask is."""
-    rng = np.random.default_rng((seed, number))
-    image = rng.integers(0, 60, (256, 256, 3), dtype=np.uint8)
-    mask = np.zeros((256, 256), np.uint8)
-    if tumour:
-        top, left = rng.integers(40, 150, 2)
-        mask[top : top + 50, left : left + 60] = 255
-        image[mask > 0, 1] += 150
-    target = folder / patient
-    target.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(image).save(target / f"{patient}_{number}.tif")
-    Image.fromarray(mask).save(target / f"{patient}_{number}_mask.tif")
+    """Write a synthetic slice and its mask, with or without tumour, of one of five heads."""
+    images, masks = draw_patient(seed % 5)
+    row = 2 * (number // 2 % 2) + (not tumour)
+    synthetic.write_slice(folder, patient, number, images[row], masks[row])
 
 
 def make_patients(folder: Path, patients: int = 5, slices: int = 3) -> Path:
-    """Patients SYNTH_T_0 ... with slices 1 ...; the odd ones have tumour."""
+    """Write patients SYNTH_T_0 ... with slices 1 ..., of which the odd ones have tumour."""
     for patient in range(patients):
         for number in range(1, slices + 1):
             write_slice(folder, f"SYNTH_T_{patient}", number, tumour=number % 2 == 1, seed=patient)
@@ -111,10 +113,10 @@ def box(*places: tuple[int, int, int, int], size: int = 256) -> np.ndarray:
 
 def save_checkpoint(run: RunFolder, model: UNet, record: dict, config: dict) -> Path:
     """Write a checkpoint as training does; `record` has the epoch and its metrics."""
-    with run.locked():
-        checkpoints.Writer(run, model, torch.optim.Adam(model.parameters()), config).save_epoch(
-            {"resolution": 1.0, **record}
-        )
+    writer = checkpoints.Writer(run, model, torch.optim.Adam(model.parameters()), config)
+    if run.checkpoints():
+        writer.resume_after(max(run.checkpoints()))
+    writer.save_epoch({"resolution": 1.0, **record})
     return run.checkpoint(record["epoch"])
 
 
@@ -139,10 +141,7 @@ def call(capsys):
         out, err = capsys.readouterr()
         return code, out, err
 
-    yield run
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    torch.use_deterministic_algorithms(False)
+    return run
 
 
 @pytest.fixture

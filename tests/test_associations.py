@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from evaluation import associations
-from evaluation.agreement import compare, intraclass
-from evaluation.associations import associate, associate_one, auc, fisher_exact, holm, nested_auc, survival, tell_apart
+from evaluation import genomics
+from evaluation.genomics import associate, associate_one, auc, auc_of_bevr, fisher_exact, holm, nested_auc, survival
+from evaluation.intervals import compare_measurements, intraclass
 from evaluation.shape import FEATURES, PUBLISHED
 
 RNG = np.random.default_rng(18)
@@ -45,7 +45,7 @@ def test_fisher_of_four_groups_agrees_with_a_simulation():
 def test_too_many_tables_are_simulated(monkeypatch):
     counts = np.array([[9, 3], [2, 8], [5, 6], [4, 3]])
     exact = fisher_exact(counts)
-    monkeypatch.setattr(associations, "MOST_TABLES", 100)
+    monkeypatch.setattr(genomics, "MOST_TABLES", 100)
     assert fisher_exact(counts) == fisher_exact(counts) == pytest.approx(exact, abs=0.005)
 
 
@@ -115,12 +115,12 @@ def test_a_label_that_bevr_tells_apart():
     label = np.array(["2"] * 10 + ["1"] * 30 + [None] * 5, dtype=object)
     bevr = np.r_[RNG.uniform(0.1, 0.4, 10), RNG.uniform(0.3, 0.6, 30), [math.nan] * 3, 0.3, 0.4]
     features, labels = feature_table(45, bevr=bevr), pd.DataFrame({"RNASeqCluster": label})
-    row = tell_apart(features, labels, "RNASeqCluster")
+    row = auc_of_bevr(features, labels, "RNASeqCluster")
     assert (row["n"], row["positives"], row["positive"]) == (40, 10, "2")
     assert row["auc"] == pytest.approx(float(auc(1 / bevr[:10], 1 / bevr[10:40])))
     assert 0.5 < row["low"] < row["auc"] < row["high"] <= 1 and 0.6 < row["nested_auc"] < 1
-    assert tell_apart(features, labels, "RNASeqCluster") == row  # the resamples are always the same
-    few = tell_apart(features[6:], labels[6:], "RNASeqCluster")
+    assert auc_of_bevr(features, labels, "RNASeqCluster") == row  # the resamples are always the same
+    few = auc_of_bevr(features[6:], labels[6:], "RNASeqCluster")
     assert few["positives"] == 4 and math.isnan(few["auc"]) and math.isnan(few["low"])
 
 
@@ -152,10 +152,10 @@ def test_intraclass_correlation_by_sums_of_squares():
 
 def test_agreement_leaves_out_who_lacks_one():
     first = pd.Series([1.0, 2, 3, 4, 5, 6, 7, math.nan, 9])
-    row = compare(first, first + np.array([0.1, -0.1, 0.1, -0.1, 0.1, -0.1, 0.6, 1, math.nan]))
+    row = compare_measurements(first, first + np.array([0.1, -0.1, 0.1, -0.1, 0.1, -0.1, 0.6, 1, math.nan]))
     assert row["n"] == 7 and row["bias"] == pytest.approx(0.6 / 7)
     assert row["icc_low"] < row["icc"] < 1 and row["lower_limit"] < 0 < row["upper_limit"]
-    few = compare(first[:2], first[:2])
+    few = compare_measurements(first[:2], first[:2])
     assert few["n"] == 2 and few["icc"] == pytest.approx(1) and math.isnan(few["icc_low"])
-    nobody = compare(first * math.nan, first)
+    nobody = compare_measurements(first * math.nan, first)
     assert nobody["n"] == 0 and math.isnan(nobody["icc"]) and math.isnan(nobody["bias"])

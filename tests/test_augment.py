@@ -9,7 +9,7 @@ from conftest import box
 
 from constants import FLAIR, POST, PRE
 from training import augment
-from training.augment import blur, change_intensities, generators, lower_resolution, place
+from training.augment import blur, change_intensities, cut_window, generators, lower_resolution
 
 ROWS = torch.tensor([7, 3, 12])
 SEQUENCES = [PRE, FLAIR, POST, FLAIR, FLAIR]
@@ -70,10 +70,10 @@ def test_random_numbers_depend_on_seed_epoch_and_row_alone():
 # --- Geometry --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("chances", [None, [NEVER] * 3])
-def test_unchanged_windows_are_plain_crops(images, masks, chances):
+@pytest.mark.parametrize("generators", [None, [NEVER] * 3])
+def test_unchanged_windows_are_plain_crops(images, masks, generators):
     where = centres((100, 90), (112, 96), (144, 160))
-    seen, found = place(images, masks, where, (224, 192), (224, 192), chances)
+    seen, found = cut_window(images, masks, where, (224, 192), (224, 192), generators)
     for row, (top, left) in enumerate([(-12, -6), (0, 0), (32, 64)]):
         rows, columns = (slice(max(first, 0), first + size) for first, size in ((top, 224), (left, 192)))
         inside = (row, slice(None), slice(max(-top, 0), None), slice(max(-left, 0), None))
@@ -85,16 +85,16 @@ def test_unchanged_windows_are_plain_crops(images, masks, chances):
 
 
 def test_the_whole_frame_unchanged(images, masks):
-    seen, found = place(images, masks, MIDDLE, (256, 256), (256, 256))
+    seen, found = cut_window(images, masks, MIDDLE, (256, 256), (256, 256))
     torch.testing.assert_close(seen, images, rtol=0, atol=2e-4)
     assert torch.equal(found, masks)
     smooth = blur(images, 8.0)
-    torch.testing.assert_close(place(smooth, masks, MIDDLE, (256, 256), (256, 256))[0], smooth, rtol=0, atol=1e-5)
+    torch.testing.assert_close(cut_window(smooth, masks, MIDDLE, (256, 256), (256, 256))[0], smooth, rtol=0, atol=1e-5)
 
 
 def test_half_of_the_resolution_averages_pairs_of_pixels():
     ramp = torch.arange(256.0).expand(1, 1, 256, 256)
-    seen, _ = place(ramp, torch.zeros(1, 1, 256, 256), centres((128, 128)), (256, 256), (128, 128))
+    seen, _ = cut_window(ramp, torch.zeros(1, 1, 256, 256), centres((128, 128)), (256, 256), (128, 128))
     torch.testing.assert_close(seen, (torch.arange(128.0) * 2 + 0.5).expand(1, 1, 128, 128), rtol=0, atol=1e-3)
 
 
@@ -102,7 +102,7 @@ def moved(monkeypatch, images, masks, turn=0.0, zoom=1.0, flip=False, shift=(0, 
     matrix = np.array([[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]]) / zoom
     matrix = matrix * np.array([-1 if flip else 1, 1])
     monkeypatch.setattr(augment, "_random_turn", lambda chance: (matrix, np.array(shift)))
-    return place(images, masks, MIDDLE[: len(images)], (256, 256), (256, 256), [NEVER] * len(images))
+    return cut_window(images, masks, MIDDLE[: len(images)], (256, 256), (256, 256), [NEVER] * len(images))
 
 
 def test_flips_shifts_quarter_turns_and_zooms(monkeypatch, images, masks):
@@ -129,7 +129,7 @@ def test_a_turn_keeps_distances_in_a_window_that_is_no_square(monkeypatch):
     angle = math.radians(20)
     matrix = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
     monkeypatch.setattr(augment, "_random_turn", lambda chance: (matrix, np.zeros(2)))
-    seen, found = place(mask, mask, centres((128, 128)), (224, 192), (224, 192), [NEVER])
+    seen, found = cut_window(mask, mask, centres((128, 128)), (224, 192), (224, 192), [NEVER])
     rows, columns = torch.nonzero(found[0, 0], as_tuple=True)
     assert found.sum() == pytest.approx(3600, rel=0.01) and seen.sum() == pytest.approx(3600, rel=0.01)
     assert rows.double().mean() == pytest.approx(111.5, abs=0.1)
@@ -140,7 +140,7 @@ def test_a_turn_keeps_distances_in_a_window_that_is_no_square(monkeypatch):
 
 
 def test_random_turns_stay_in_their_limits():
-    flips = 0
+    tta_flip = 0
     for generator in generators(1, 1, torch.arange(300)):
         matrix, shift = augment._random_turn(generator)
         flip = np.linalg.det(matrix) < 0
@@ -149,13 +149,13 @@ def test_random_turns_stay_in_their_limits():
         assert augment.ZOOM[0] - 1e-9 <= zoom <= augment.ZOOM[1] + 1e-9
         assert abs(math.atan2(matrix[1, 0], matrix[0, 0])) <= augment.ROTATION
         assert np.abs(shift).max() <= augment.SHIFT
-        flips += flip
-    assert 100 < flips < 200
+        tta_flip += flip
+    assert 100 < tta_flip < 200
 
 
 def test_random_windows_repeat_and_masks_stay_masks(images, masks):
     def at_random(epoch):
-        return place(images, masks, MIDDLE, (224, 192), (112, 96), generators(1, epoch, ROWS))
+        return cut_window(images, masks, MIDDLE, (224, 192), (112, 96), generators(1, epoch, ROWS))
 
     (seen, found), (again, same) = at_random(1), at_random(1)
     assert torch.equal(seen, again) and torch.equal(found, same)

@@ -20,23 +20,22 @@ def torchrun(processes: int, *arguments) -> subprocess.CompletedProcess:
     )
 
 
-# PyTorch's SyncBatchNorm refuses CPU tensors. This stands in for it: statistics over the shares of all processes.
+# PyTorch's SyncBatchNorm refuses CPU tensors. This stands in for it: statistics over the slices of all processes.
 EPOCH = """
 import json
 import pandas as pd, torch
 from torch import nn
 from torch.distributed.nn.functional import all_reduce
-from dataset.preprocess import Preparation, prepare
+from dataset.preprocess import Preprocessing, preprocess
 from dataset.slices import Slices
-from training import distributed
+from training import hardware as hw
 from training.engine import evaluate, train_one_epoch
 from training.losses import bce
 from unet import UNet
-from training.hardware import Hardware
 
 class GlobalBatchNorm(nn.BatchNorm2d):
     def forward(self, x):
-        if not self.training or distributed.world() == 1:
+        if not self.training or hw.world() == 1:
             return super().forward(x)
         sums = [x.sum((0, 2, 3)), x.square().sum((0, 2, 3)), torch.full((x.shape[1],), float(x[:, 0].numel()))]
         total, squares, n = all_reduce(torch.stack(sums))
@@ -48,22 +47,22 @@ class GlobalBatchNorm(nn.BatchNorm2d):
         return x + self.bias[:, None, None]
 
 nn.BatchNorm2d, cpu = GlobalBatchNorm, torch.device("cpu")
-distributed.start(cpu)
+hw.join_processes(cpu)
 torch.manual_seed(0)
 network = UNet(width=2)
 images = torch.randint(0, 256, (11, 32, 32, 3), dtype=torch.uint8)
 slices = Slices(images, (images[..., 1] > 180).byte(), pd.DataFrame({"patient": list("aaaabbbbccc")}))
-slices = prepare(slices, Preparation())
-model, hardware = distributed.wrap(network, cpu), Hardware(cpu, bf16=False)
+slices = preprocess(slices, Preprocessing())
+model, hardware = hw.distribute(network, cpu), hw.Hardware(cpu, bf16=False)
 still = torch.optim.SGD(network.parameters(), lr=0.05)
-# 11 slices in batches of 5, 5 and 1: uneven shares, and one that is empty
+# 11 slices in batches of 5, 5 and 1: one process has more slices than the other, or all
 trained = train_one_epoch(model, slices, torch.arange(11), still, 5, bce, hardware)
 scored, counts = evaluate(model, slices, 5, bce, hardware)
-if distributed.rank() == 0:
+if hw.rank() == 0:
     weights = [p.flatten().tolist() for p in network.state_dict().values() if p.is_floating_point()]
     print(json.dumps([trained, scored, counts.predicted.tolist(), weights]))
 del model
-distributed.stop()
+hw.leave_processes()
 """
 
 
@@ -88,14 +87,14 @@ def test_the_training_script_under_torchrun(call, folder, tmp_path):
     program.write_text(
         "import os\n"
         "import train_model\n"
-        "from training import distributed\n"
-        "from training.engine import Tally\n"
-        "add = Tally.add\n"
-        "def dies(tally, *seen):\n"
-        "    add(tally, *seen)\n"
-        "    if distributed.rank() == 1 and os.path.exists(os.environ['RUN'] + '/models/resume.pt'):\n"
+        "from training import hardware\n"
+        "from training.engine import EpochMetrics\n"
+        "add = EpochMetrics.add\n"
+        "def dies(metrics, *batch):\n"
+        "    add(metrics, *batch)\n"
+        "    if hardware.rank() == 1 and os.path.exists(os.environ['RUN'] + '/models/resume.pt'):\n"
         "        os._exit(9)\n"
-        "Tally.add = dies\n"
+        "EpochMetrics.add = dies\n"
         "train_model.main()\n"
     )
     run = tmp_path / "run"

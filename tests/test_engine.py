@@ -11,20 +11,19 @@ from conftest import box, make_slices
 from PIL import Image
 
 from dataset.folder import find_slices
-from dataset.preprocess import Preparation, Prepared, prepare
+from dataset.preprocess import Preprocessing, PreprocessedSlices, preprocess
 from dataset.slices import load_slices, without_masks
 from evaluation.metrics import Counts
-from training import distributed
+from training import engine
 from training.engine import (
     OUTSIDE,
     WINDOW,
-    Interrupted,
-    Tally,
-    Views,
+    EpochMetrics,
+    TrainingTransform,
     compute_logits,
     epoch_order,
     evaluate,
-    growth,
+    resolution_of_epoch,
     predict,
     predicted_mask,
     resize,
@@ -39,8 +38,8 @@ CPU = Hardware(torch.device("cpu"), bf16=False)
 
 
 @pytest.fixture
-def slices(folder) -> Prepared:
-    return prepare(load_slices(folder, {"all": find_slices(folder)})["all"], Preparation())
+def slices(folder) -> PreprocessedSlices:
+    return preprocess(load_slices(folder, {"all": find_slices(folder)})["all"], Preprocessing())
 
 
 def naive_batch(folder, table) -> tuple[torch.Tensor, torch.Tensor]:
@@ -78,19 +77,15 @@ def compare_one_step(folder, table, slices, model, naive) -> None:
         torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-5, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
 
 
-@pytest.mark.parametrize("lean_width", [1, 1000])
-def test_one_step_equals_the_naive_step(folder, slices, monkeypatch, lean_width):
-    monkeypatch.setattr("training.lean.FROM_WIDTH", lean_width)
+def test_one_step_equals_the_naive_step(folder, slices):
     compare_one_step(folder, slices.slices.table, slices, small_net(), small_net())
 
 
 @pytest.mark.real
-@pytest.mark.parametrize("lean_width", [1, 1000])
-def test_one_step_equals_the_naive_step_on_real_slices(real, monkeypatch, lean_width):
-    monkeypatch.setattr("training.lean.FROM_WIDTH", lean_width)
+def test_one_step_equals_the_naive_step_on_real_slices(real):
     table = find_slices(real, ["TCGA_CS_4944_20010208", "TCGA_HT_7694_19950404", "TCGA_HT_A5RC_19990831"])
     table = table.iloc[5:45:5].reset_index(drop=True)
-    slices = prepare(load_slices(real, {"some": table})["some"], Preparation())
+    slices = preprocess(load_slices(real, {"some": table})["some"], Preprocessing())
     assert slices.slices.masks.flatten(1).any(1).sum() >= 2  # tumour among them
     compare_one_step(real, table, slices, small_net(), small_net())
 
@@ -135,12 +130,24 @@ def tumour_in(rows: set[int], count: int):
     return make_slices({"a": [np.full((4, 4), int(row in rows)) for row in range(count)]})
 
 
-def test_a_slice_that_two_processes_drew_counts_once(monkeypatch):
-    tally = Tally()
-    tally.add(torch.tensor(0.0), torch.tensor([0, 2]), Counts(*torch.tensor([[5, 6], [1, 2], [3, 4]])))
-    others = torch.tensor([[0, 0, 0, 0], [7, 8, 9, 1], [9, 3, 4, 1], [0, 0, 0, 0]])  # rows 1 and 2
-    monkeypatch.setattr(distributed, "add_up", lambda every: every + others)
-    assert [each.tolist() for each in tally.gather(4)] == [[5, 7, 7, 0], [1, 8, 2, 0], [3, 9, 4, 0]]
+def test_a_slice_drawn_twice_counts_twice_with_its_own_predictions():
+    """Patient a: 1 of 4 pixels right at first, then all 4; patient b has no tumour."""
+    metrics = EpochMetrics()
+    metrics.add(torch.tensor(1.0), torch.tensor([0, 1]), Counts(*torch.tensor([[1, 0], [0, 0], [3, 0]])))
+    metrics.add(torch.tensor(4.0), torch.tensor([2]), Counts(*torch.tensor([[4], [0], [0]])))
+    figures, counts = metrics.summarise(["a", "b", "a"])
+    assert figures["loss"] == (2 * 1.0 + 4.0) / 3
+    assert figures["tumour_iou"] == (1 / 4 + 1) / 2 and figures["empty_prediction"] == 1 / 3
+    assert figures["patient_dice"] == (2 * 5 / (2 * 5 + 3) + 1) / 2
+    assert counts.true_positive.tolist() == [1, 0, 4]
+
+
+def test_counts_of_several_processes_are_added_by_position(monkeypatch):
+    metrics = EpochMetrics()
+    metrics.add(torch.tensor(0.0), torch.tensor([0, 2]), Counts(*torch.tensor([[5, 6], [1, 2], [3, 4]])))
+    others = torch.tensor([[0, 0, 0], [7, 8, 9], [0, 0, 0]])  # position 1
+    monkeypatch.setattr(engine, "sum_over_processes", lambda table: table + others)
+    assert [column.tolist() for column in metrics.summarise(["a", "a", "b"])[1]] == [[5, 7, 6], [1, 8, 2], [3, 9, 4]]
 
 
 def test_order_depends_on_seed_and_epoch_alone():
@@ -175,7 +182,7 @@ def test_patients_are_drawn_alike_and_their_slices_by_their_tumour():
     """a: 16 pixels in one of two slices, so that they weigh 16.8 and 0.8; b: no tumour in three slices, all alike."""
     masks = {"a": [np.ones((4, 4)), np.zeros((4, 4))], "b": [np.zeros((4, 4))] * 3}
     slices = make_slices(masks)
-    orders = [epoch_order(1, epoch, slices, 0.5, by_patient=0.1) for epoch in range(1, 1001)]
+    orders = [epoch_order(1, epoch, slices, 0.5, patient_balanced=0.1) for epoch in range(1, 1001)]
     assert {len(order) for order in orders} == {3} and torch.equal(orders[6], epoch_order(1, 7, slices, 0.5, 0.1))
     shares = torch.cat(orders).bincount(minlength=5) / 3000
     expected = torch.tensor([16.8 / 17.6 / 2, 0.8 / 17.6 / 2, 1 / 6, 1 / 6, 1 / 6])
@@ -183,9 +190,9 @@ def test_patients_are_drawn_alike_and_their_slices_by_their_tumour():
 
 
 def test_training_grows_to_the_full_resolution():
-    assert [growth(epoch, 10) for epoch in range(1, 11)] == [0.5] * 3 + [0.75] * 3 + [1] * 4
-    assert growth(1, 1) == 1
-    assert [growth(epoch, 40) for epoch in (12, 13, 24, 25, 40)] == [0.5, 0.75, 0.75, 1, 1]
+    assert [resolution_of_epoch(epoch, 10) for epoch in range(1, 11)] == [0.5] * 3 + [0.75] * 3 + [1] * 4
+    assert resolution_of_epoch(1, 1) == 1
+    assert [resolution_of_epoch(epoch, 40) for epoch in (12, 13, 24, 25, 40)] == [0.5, 0.75, 0.75, 1, 1]
 
 
 def test_a_loss_that_is_not_finite_stops_at_once_and_names_batch_and_patients(slices):
@@ -198,16 +205,6 @@ def test_a_loss_that_is_not_finite_stops_at_once_and_names_batch_and_patients(sl
     optimiser = torch.optim.SGD(model.parameters(), lr=0.0)
     with pytest.raises(UserError, match=r"batch 2 of 3 .*SYNTH_T_1, SYNTH_T_2, SYNTH_T_3"):
         train_one_epoch(model, slices, torch.arange(15), optimiser, 5, failing, CPU)
-    assert len(seen) == 2
-
-
-def test_a_request_to_stop_ends_training_after_the_step(slices):
-    model, seen = small_net(), []
-    optimiser = torch.optim.SGD(model.parameters(), lr=0.0)
-    with pytest.raises(Interrupted):
-        train_one_epoch(
-            model, slices, torch.arange(15), optimiser, 5, bce, CPU, stop=lambda: seen.append(1) or len(seen) == 2
-        )
     assert len(seen) == 2
 
 
@@ -235,7 +232,7 @@ def test_no_progress_bar_without_standard_error(slices, monkeypatch, closed):
     assert 0 <= metrics["iou"] <= 1
 
 
-# --- Views, windows and mirror images ---------------------------------------------------------------------------
+# --- TrainingTransform, windows and mirror images ---------------------------------------------------------------------------
 
 
 def head_at(top: int, left: int, height: int, width: int) -> np.ndarray:
@@ -245,28 +242,28 @@ def head_at(top: int, left: int, height: int, width: int) -> np.ndarray:
 
 
 @pytest.fixture
-def heads() -> Prepared:
+def heads() -> PreprocessedSlices:
     """Two patients with heads at different places; a slice without tumour between two with."""
     images = np.stack([head_at(40, 60, 100, 90)] * 3 + [head_at(100, 120, 156, 70)] * 2)
     masks = {"a": [box((60, 70, 20, 30)), box(), box((90, 90, 9, 9))], "b": [box(), box((110, 130, 50, 40))]}
-    return prepare(make_slices(masks, images), Preparation("head", neighbours=1, crop=True))
+    return preprocess(make_slices(masks, images), Preprocessing("head", neighbours=1, crop=True))
 
 
-def five_channels(stem: int = 1) -> UNet:
+def five_channels(pixel_unshuffle: int = 1) -> UNet:
     torch.manual_seed(3)
-    return UNet(channels=5, width=2, bilinear=True, stem=stem).eval()
+    return UNet(channels=5, width=2, bilinear=True, pixel_unshuffle=pixel_unshuffle).eval()
 
 
 def test_without_anything_a_view_is_the_slice_itself(heads):
     rows = torch.tensor([3, 0])
-    for mine, theirs in zip(Views(epoch=5).batch(heads, rows, CPU.device), heads.batch(rows, CPU.device), strict=True):
+    for mine, theirs in zip(TrainingTransform(epoch=5).batch(heads, rows, CPU.device), heads.batch(rows, CPU.device), strict=True):
         assert torch.equal(mine, theirs)
 
 
 def test_a_cropped_view_is_the_window_around_the_head(heads):
     rows = torch.tensor([0, 2])
     images, masks = heads.batch(rows, CPU.device)
-    seen, found = Views(crop=True).batch(heads, rows, CPU.device)
+    seen, found = TrainingTransform(crop=True).batch(heads, rows, CPU.device)
     assert seen.shape == (2, 5, *WINDOW) and found.shape == (2, 1, *WINDOW)
     # The head's middle is (90, 105): rows from -22, of which 0 is the first in the frame, and columns from 9
     torch.testing.assert_close(seen[:, :, 22:], images[..., :202, 9:201], rtol=0, atol=2e-4)
@@ -275,7 +272,7 @@ def test_a_cropped_view_is_the_window_around_the_head(heads):
 
 @pytest.mark.parametrize(("crop", "size"), [(False, (128, 128)), (True, (128, 96))])
 def test_a_view_of_half_the_resolution(heads, crop, size):
-    images, masks = Views(crop, share=0.5).batch(heads, torch.arange(5), CPU.device)
+    images, masks = TrainingTransform(crop, resolution=0.5).batch(heads, torch.arange(5), CPU.device)
     assert images.shape == (5, 5, *size) and masks.shape == (5, 1, *size)
     assert masks.unique().tolist() == [0, 1]
     area = heads.slices.masks.sum((1, 2)) / 4
@@ -283,40 +280,55 @@ def test_a_view_of_half_the_resolution(heads, crop, size):
 
 
 def test_random_views_depend_on_seed_epoch_and_row_and_not_on_the_batch(heads):
-    views = Views(crop=True, augmented=True, seed=1, epoch=2)
+    views = TrainingTransform(crop=True, augmented=True, seed=1, epoch=2)
     images, masks = views.batch(heads, torch.tensor([0, 1, 4]), CPU.device)
     again, again_masks = views.batch(heads, torch.tensor([4, 0]), CPU.device)
     torch.testing.assert_close(again, images[[2, 0]], rtol=0, atol=1e-5)
     assert torch.equal(again_masks, masks[[2, 0]])
-    for other in (Views(True, True, seed=2, epoch=2), Views(True, True, seed=1, epoch=3)):
+    for other in (TrainingTransform(True, True, seed=2, epoch=2), TrainingTransform(True, True, seed=1, epoch=3)):
         assert not torch.allclose(other.batch(heads, torch.tensor([0]), CPU.device)[0], images[:1], atol=1e-2)
 
 
 def test_an_epoch_in_views_is_scored_on_what_it_saw(heads):
-    model, seen = five_channels(stem=2), []
+    model, seen = five_channels(pixel_unshuffle=2), []
 
     def loss(logits, masks):
         seen.append(masks.flatten(1).any(1))
         return bce(logits, masks)
 
-    order = epoch_order(1, 1, heads.slices, empty_share=0.5)
-    views = Views(crop=True, augmented=True, share=0.5, seed=1)
+    order = epoch_order(1, 1, heads.slices, negative_fraction=0.5)
+    views = TrainingTransform(crop=True, augmented=True, resolution=0.5, seed=1)
     optimiser = torch.optim.SGD(model.parameters(), lr=1e-3)
-    figures = train_one_epoch(model, heads, order, optimiser, 2, loss, CPU, views=views)
+    figures = train_one_epoch(model, heads, order, optimiser, 2, loss, CPU, transform=views)
     assert [len(batch) for batch in seen] == [2, 2]  # three slices with tumour, and one of two without
     assert figures["empty_prediction"] == pytest.approx(1 - torch.cat(seen).float().mean().item())
 
 
-@pytest.mark.parametrize("flips", [False, True])
-def test_outside_of_the_window_nothing_is_found(heads, flips):
+def test_validation_and_training_share_the_window_of_the_loss(heads):
+    """Without crop the loss is over the frame; with it over the head's window, and outside nothing is learned."""
+    model, seen = five_channels(), []
+
+    def loss(logits, masks):
+        seen.append((tuple(logits.shape[-2:]), masks.sum().item()))
+        return bce(logits, masks)
+
+    evaluate(model, heads, 3, loss, CPU)
+    assert seen == [((128, 96), heads.slices.masks[:3].sum()), ((160, 96), heads.slices.masks[3:].sum())]
+    seen.clear()
+    evaluate(model, replace(heads, preprocessing=heads.preprocessing._replace(crop=False)), 5, loss, CPU)
+    assert seen == [((256, 256), heads.slices.masks.sum())]
+
+
+@pytest.mark.parametrize("tta_flip", [False, True])
+def test_outside_of_the_window_nothing_is_found(heads, tta_flip):
     model, rows = five_channels(), torch.tensor([0, 2])
     window = (slice(30, 158), slice(57, 153))
     images, masks = heads.batch(rows, CPU.device)
     with torch.inference_mode():
-        logits, same = compute_logits(model, heads, rows, window, CPU, flips)
+        logits, same = compute_logits(model, heads, rows, window, CPU, tta_flip)
         inner = images[..., 30:158, 57:153].contiguous()
         expected = model(inner)
-        if flips:
+        if tta_flip:
             mirrored = model(torch.from_numpy(np.ascontiguousarray(inner.numpy()[..., ::-1])))
             expected = (expected + mirrored.flip(3)) / 2
     assert torch.equal(same, masks) and logits.shape == (2, 1, 256, 256)
@@ -335,7 +347,7 @@ def test_a_network_is_asked_at_its_own_resolution(heads):
             asked.append(tuple(images.shape[-2:]))
             return images[:, 1:2]
 
-    half = replace(heads, how=heads.how._replace(resolution=0.5))
+    half = replace(heads, preprocessing=heads.preprocessing._replace(resolution=0.5))
     rows, window = torch.tensor([0, 2]), (slice(30, 158), slice(57, 153))
     logits, _ = compute_logits(Flair(), half, rows, window, CPU)
     flair = heads.batch(rows, CPU.device)[0][:, 1:2, 30:158, 57:153]
@@ -345,7 +357,7 @@ def test_a_network_is_asked_at_its_own_resolution(heads):
     assert torch.allclose(inside[..., 0, 0], pairs[..., 0, 0])  # a corner has no other neighbour
     between = 0.75**2 * pairs[..., 4, 4] + 0.75 * 0.25 * (pairs[..., 3, 4] + pairs[..., 4, 3]) + pairs[..., 3, 3] / 16
     assert torch.allclose(inside[..., 8, 8], between, atol=1e-5)  # a quarter of a pixel off
-    seen, _ = Views(crop=False, share=0.5).batch(heads, rows, CPU.device)
+    seen, _ = TrainingTransform(crop=False, resolution=0.5).batch(heads, rows, CPU.device)
     whole, _ = heads.batch(rows, CPU.device)
     torch.testing.assert_close(resize(whole, (128, 128)), seen, rtol=0, atol=1e-3)  # as in training
 
@@ -355,21 +367,21 @@ def test_the_mean_over_mirror_images_is_symmetric(slices):
     frame = (slice(0, 256), slice(0, 256))
     mirrored = make_slices({"a": slices.slices.masks[:2].numpy()}, slices.slices.images[:2].flip(2).numpy())
     with torch.inference_mode():
-        logits, _ = compute_logits(model, slices, rows, frame, CPU, flips=True)
-        others, _ = compute_logits(model, prepare(mirrored, Preparation()), rows, frame, CPU, flips=True)
+        logits, _ = compute_logits(model, slices, rows, frame, CPU, tta_flip=True)
+        others, _ = compute_logits(model, preprocess(mirrored, Preprocessing()), rows, frame, CPU, tta_flip=True)
         one_way, _ = compute_logits(model, slices, rows, frame, CPU)
     torch.testing.assert_close(others, logits.flip(3))
     assert not torch.allclose(one_way, logits, atol=1e-3)
 
 
-@pytest.mark.parametrize("flips", [False, True])
-def test_predictions_are_those_that_are_scored(heads, flips):
+@pytest.mark.parametrize("tta_flip", [False, True])
+def test_predictions_are_those_that_are_scored(heads, tta_flip):
     """And each patient's are the same without the other patients."""
-    model = five_channels(stem=2)
+    model = five_channels(pixel_unshuffle=2)
     kept = np.empty((5, 256, 256), np.float32)
-    evaluate(model, heads, 2, bce, CPU, probabilities_out=kept, flips=flips)
-    logits = predict(model, heads, 2, CPU, flips)
+    evaluate(model, heads, 2, bce, CPU, probabilities_out=kept, tta_flip=tta_flip)
+    logits = predict(model, heads, 2, CPU, tta_flip)
     assert logits.shape == (5, 256, 256) and np.array_equal(logits.sigmoid().numpy(), kept)
     assert (logits[0] > OUTSIDE).sum() == 128 * 96  # the head is 100 x 90 pixels
-    alone = prepare(without_masks(heads.slices.images[3:].numpy(), "b"), heads.how)
-    assert torch.equal(predict(model, alone, 2, CPU, flips), logits[3:])
+    alone = preprocess(without_masks(heads.slices.images[3:].numpy(), "b"), heads.preprocessing)
+    assert torch.equal(predict(model, alone, 2, CPU, tta_flip), logits[3:])

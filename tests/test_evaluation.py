@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 from conftest import box, make_slices
 
-from evaluation import metrics, subgroups, summary
-from evaluation.names import METRICS
+from evaluation import failures, metrics, summary
+from evaluation.summary import METRICS
 from evaluation.tables import Tables, area_stratum, make_tables
 from storage.run_folder import RunFolder
 from utils import run_script, to_json
@@ -125,7 +125,7 @@ def test_training_prints_the_same_as_a_test(tables):
 
 
 def test_subgroups_by_hand(tables):
-    rows = {(row["by"], row["group"]): row for row in subgroups.summarise(tables)}
+    rows = {(row["by"], row["group"]): row for row in failures.subgroup_metrics(tables)}
     area = {group: rows["area", group] for group in ("<200", "200-500", "1k-2k", ">2k")}
     assert [row["slices"] for row in area.values()] == [1, 1, 2, 1] and ("area", "500-1k") not in rows
     assert [row["found"] for row in area.values()] == [0, 1, 0.5, 1]

@@ -5,7 +5,7 @@ import pytest
 from conftest import box, make_slices
 
 from evaluation import failures, summary
-from evaluation.postprocess import remove_small_components
+from evaluation.selection import remove_small_components
 from evaluation.tables import make_tables
 
 

@@ -1,19 +1,20 @@
 """Learning rate, average of the weights, and resuming, by hand."""
 
 import copy
+import dataclasses
 
 import pytest
 import torch
 from torch import nn
 
 from training.optimisation import Optimisation, learning_rate
-from training.recipes import REFERENCE, TUNED
+from training.recipe import RECIPES, Recipe
 
-SETTINGS = REFERENCE | {"lr": 0.1}
+REFERENCE, TUNED = RECIPES["reference"], RECIPES["tuned"]
 
 
 def test_warm_up_and_cosine_by_hand():
-    settings = SETTINGS | {"warm_up": 0.04, "cosine": True}  # of 100 steps: 4
+    settings = Recipe(lr=0.1, warm_up=0.04, cosine=True)  # of 100 steps: 4
     rates = [learning_rate(settings, step, 100) for step in range(100)]
     assert rates[:5] == pytest.approx([0.025, 0.05, 0.075, 0.1, 0.1])
     assert rates[4 + 48] == pytest.approx(0.05)  # half-way down
@@ -24,14 +25,14 @@ def test_warm_up_and_cosine_by_hand():
 
 def test_the_reference_learning_rate_is_constant():
     assert {learning_rate(REFERENCE, step, 10) for step in range(10)} == {1e-3}
-    assert learning_rate(SETTINGS | {"warm_up": 0.5}, 9, 10) == 0.1
-    assert learning_rate(SETTINGS | {"warm_up": 1.0, "cosine": True}, 9, 10) == pytest.approx(0.1)
+    assert learning_rate(Recipe(lr=0.1, warm_up=0.5), 9, 10) == 0.1
+    assert learning_rate(Recipe(lr=0.1, warm_up=1.0, cosine=True), 9, 10) == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3])
 def test_short_trainings_have_a_learning_rate_too(steps):
     rates = [learning_rate(TUNED, step, steps) for step in range(steps)]
-    assert all(0 < rate <= TUNED["lr"] for rate in rates)
+    assert all(0 < rate <= TUNED.lr for rate in rates)
 
 
 def network() -> nn.Module:
@@ -69,7 +70,7 @@ def test_the_reference_steps_are_those_of_adam():
 def test_weight_decay_shrinks_weights_without_gradient_as_asked(decay):
     net = nn.Linear(2, 1, bias=False)
     nn.init.constant_(net.weight, 2.0)
-    optimisation = Optimisation(net, SETTINGS | {"optimiser": "adamw", "weight_decay": decay}, 1)
+    optimisation = Optimisation(net, Recipe(lr=0.1, optimiser="adamw", weight_decay=decay), 1)
     net.weight.grad = torch.zeros_like(net.weight)
     optimisation.step()
     assert net.weight.tolist() == [[pytest.approx(2 * (1 - 0.1 * decay))] * 2]
@@ -78,7 +79,7 @@ def test_weight_decay_shrinks_weights_without_gradient_as_asked(decay):
 def test_each_step_has_its_learning_rate():
     net = nn.Linear(1, 1, bias=False)
     nn.init.constant_(net.weight, 0.0)
-    optimisation = Optimisation(net, SETTINGS | {"warm_up": 0.5, "cosine": True}, 4)
+    optimisation = Optimisation(net, Recipe(lr=0.1, warm_up=0.5, cosine=True), 4)
     places = []
     for _ in range(4):
         net.weight.grad = torch.ones_like(net.weight)  # Adam moves by the learning rate against a constant gradient
@@ -89,7 +90,7 @@ def test_each_step_has_its_learning_rate():
 
 def test_the_average_by_hand():
     net = network()
-    optimisation = Optimisation(net, SETTINGS | {"ema": 0.2}, 10)
+    optimisation = Optimisation(net, Recipe(lr=0.1, ema=0.2), 10)
     assert optimisation.result is not net and same(net, optimisation.result)
     assert not any(parameter.requires_grad for parameter in optimisation.result.parameters())
     for decay in (2 / 11, 0.2):  # (1 + 1) / (10 + 1), then 3/12 > 0.2
@@ -106,7 +107,7 @@ def test_the_average_by_hand():
 @pytest.mark.parametrize("ema", [0.0, 0.9])
 @pytest.mark.parametrize("optimiser", ["adam", "adamw"])
 def test_a_resumed_training_is_the_same_bit_for_bit(ema, optimiser, tmp_path):
-    settings = TUNED | {"ema": ema, "optimiser": optimiser}
+    settings = dataclasses.replace(TUNED, ema=ema, optimiser=optimiser)
     net = network()
     optimisation = Optimisation(net, settings, 9)
     learn(net, optimisation, 4)

@@ -11,7 +11,7 @@ from matplotlib.colors import to_rgb
 from PIL import Image
 
 from constants import SYNTHETIC_NOTICE
-from evaluation.agreement import agreement
+from evaluation.intervals import limits_of_agreement
 from reporting import panels, plots
 from scans.display import GREEN, MASK_COLOR, PREDICTION_COLOR, stretch
 from storage.run_folder import RunFolder
@@ -39,8 +39,8 @@ def all_plots() -> dict[str, plots.Plot]:
 def test_agreement_by_hand():
     difference = pd.Series([-10, 20, 20])
     half = 1.96 * np.sqrt((20**2 + 10**2 + 10**2) / 2)  # around 10
-    assert agreement(difference) == (10, pytest.approx((10 - half, 10 + half)))
-    assert agreement(difference[:2]) == (5, ()) and agreement(difference[:1]) == (-10, ())
+    assert limits_of_agreement(difference) == (10, pytest.approx((10 - half, 10 + half)))
+    assert limits_of_agreement(difference[:2]) == (5, ()) and limits_of_agreement(difference[:1]) == (-10, ())
 
 
 def test_each_plot_is_a_png_and_its_note_is_whole(tmp_path):

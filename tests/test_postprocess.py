@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from conftest import box, make_slices
 
-from evaluation import postprocess
-from evaluation.postprocess import Choice
+from evaluation import selection
+from evaluation.selection import Postprocessing
 from evaluation.tables import make_tables
 
 
@@ -21,41 +21,43 @@ def case():
 
 def test_the_choice_is_the_best_one(case):
     slices, probabilities = case
-    choice, record = postprocess.tune(slices, probabilities)
-    assert choice == Choice(0.3, 10)  # of 0.25 and 0.3 the nearer to 0.5; of 10 to 100 the one that removes least
+    choice, record = selection.tune(slices, probabilities)
+    assert choice == Postprocessing(
+        0.3, 10
+    )  # of 0.25 and 0.3 the nearer to 0.5; of 10 to 100 the one that removes least
     assert record["tuned"] == 1 and record["untuned"] == 0 and record["split"] == "validation"
-    assert (postprocess.postprocess(probabilities, choice, slices.patients) == slices.masks.numpy()).all()
+    assert (selection.postprocess(probabilities, choice, slices.patients) == slices.masks.numpy()).all()
 
 
 def test_every_choice_scores_as_its_masks_do(case):
     slices, _ = case
     smooth = np.random.default_rng(2).random((4, 16, 16)).repeat(4, 1).repeat(4, 2).astype(np.float32)
     probabilities = np.clip(slices.masks.numpy() * 0.3 + smooth * 0.7, 0, 1).astype(np.float32)
-    dice = postprocess.mean_dice(slices, probabilities)
+    dice = selection.mean_dice(slices, probabilities)
     for t, s in ((0, 0), (5, 2), (9, 3), (12, 4), (18, 5)):
-        choice = Choice(postprocess.THRESHOLDS[t], postprocess.SMALLEST[s])
-        tables = make_tables(slices, postprocess.postprocess(probabilities, choice, slices.patients))
+        choice = Postprocessing(selection.THRESHOLDS[t], selection.SMALLEST[s])
+        tables = make_tables(slices, selection.postprocess(probabilities, choice, slices.patients))
         assert dice[t, s] == pytest.approx(tables.patients["dice"].mean()), choice
 
 
 def test_nothing_to_choose_between_keeps_the_default():
     slices = make_slices({"a": [box((2, 2, 9, 9), size=16)]})
     perfect = slices.masks.numpy().astype(np.float32)
-    assert postprocess.tune(slices, perfect)[0] == Choice(0.5, 0)
+    assert selection.tune(slices, perfect)[0] == Postprocessing(0.5, 0)
 
 
 def test_patients_without_tumour_tune_nothing():
     slices = make_slices({"a": [box(size=16)] * 2})
     false = np.full((2, 16, 16), 0.6, np.float32)  # which any threshold above would remove
-    assert postprocess.tune(slices, false) == (Choice(0.5, 0), None)
+    assert selection.tune(slices, false) == (Postprocessing(0.5, 0), None)
 
 
 def test_small_components_of_a_single_slice_are_removed():
     masks = box((0, 0, 3, 3), (10, 10, 2, 5))[None]
-    assert postprocess.remove_small_components(masks, 9).sum() == 19
-    assert postprocess.remove_small_components(masks, 10).sum() == 10
-    assert postprocess.remove_small_components(masks, 11).sum() == 0
-    assert postprocess.remove_small_components(masks, 0) is masks
+    assert selection.remove_small_components(masks, 9).sum() == 19
+    assert selection.remove_small_components(masks, 10).sum() == 10
+    assert selection.remove_small_components(masks, 11).sum() == 0
+    assert selection.remove_small_components(masks, 0) is masks
 
 
 def test_the_thin_ends_of_a_large_component_stay_and_what_one_slice_alone_shows_goes():
@@ -63,20 +65,20 @@ def test_the_thin_ends_of_a_large_component_stay_and_what_one_slice_alone_shows_
     alone = [box(), box((40, 40, 8, 8)), box(), box()]
     small = [box(), box(), box((30, 2, 3, 3)), box((30, 2, 2, 2))]
     masks = np.stack(large) | np.stack(alone) | np.stack(small)
-    assert (postprocess.remove_small_components(masks, 9) == np.stack(large) | np.stack(small)).all()
-    assert (postprocess.remove_small_components(masks, 10) == np.stack(large)).all()
-    assert postprocess.remove_small_components(masks, 101).sum() == 0
+    assert (selection.remove_small_components(masks, 9) == np.stack(large) | np.stack(small)).all()
+    assert (selection.remove_small_components(masks, 10) == np.stack(large)).all()
+    assert selection.remove_small_components(masks, 101).sum() == 0
 
 
 def test_components_do_not_go_on_from_patient_to_patient():
     probabilities = np.stack([box((5, 5, 8, 8))] * 4).astype(np.float32)
-    choice = Choice(0.5, 10)
-    assert postprocess.postprocess(probabilities, choice, ["a", "b", "b", "a"]).any((1, 2)).all()
-    assert postprocess.postprocess(probabilities, choice, ["a", "b", "c", "d"]).any((1, 2)).all()  # single slices
+    choice = Postprocessing(0.5, 10)
+    assert selection.postprocess(probabilities, choice, ["a", "b", "b", "a"]).any((1, 2)).all()
+    assert selection.postprocess(probabilities, choice, ["a", "b", "c", "d"]).any((1, 2)).all()  # single slices
     probabilities[3] = 0
-    assert postprocess.postprocess(probabilities, choice, ["a", "b", "b", "a"]).any((1, 2)).tolist() == [0, 1, 1, 0]
+    assert selection.postprocess(probabilities, choice, ["a", "b", "b", "a"]).any((1, 2)).tolist() == [0, 1, 1, 0]
 
 
 def test_the_threshold_itself_is_tumour():
     probabilities = np.array([[[0.49999, 0.5, 0.50001]]], np.float32)
-    assert postprocess.postprocess(probabilities, Choice(), ["a"]).tolist() == [[[0, 1, 1]]]
+    assert selection.postprocess(probabilities, Postprocessing(), ["a"]).tolist() == [[[0, 1, 1]]]

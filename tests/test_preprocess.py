@@ -9,14 +9,13 @@ from constants import FLAIR, POST, PRE
 from dataset.preprocess import (
     MULTIPLE,
     NORMALISATIONS,
-    Preparation,
-    Prepared,
+    Preprocessing,
+    PreprocessedSlices,
     by_head,
     find_head,
     head_box,
     plain,
-    prepare,
-    published,
+    preprocess,
     window,
 )
 from dataset.slices import Slices, without_masks
@@ -45,7 +44,7 @@ def patients(**stacks: np.ndarray) -> Slices:
     return make_slices(masks, np.concatenate(list(stacks.values())))
 
 
-def images_of(prepared: Prepared, *rows: int) -> torch.Tensor:
+def images_of(prepared: PreprocessedSlices, *rows: int) -> torch.Tensor:
     return prepared.batch(torch.tensor(rows or range(len(prepared))), CPU)[0]
 
 
@@ -56,7 +55,7 @@ def test_plain_is_the_formula_bit_for_bit():
     pixels = torch.arange(256, dtype=torch.uint8).view(16, 16, 1).expand(-1, -1, 3)
     every = torch.zeros(1, 256, 256, 3, dtype=torch.uint8)
     every[0, :16, :16] = pixels
-    prepared = prepare(without_masks(every.numpy(), "a"), Preparation())
+    prepared = preprocess(without_masks(every.numpy(), "a"), Preprocessing())
     half = torch.tensor([0.5, 0.5, 0.5])
     formula = every.float().div_(255).sub_(half).div_(half).permute(0, 3, 1, 2)
     assert torch.equal(images_of(prepared), formula)
@@ -65,7 +64,7 @@ def test_plain_is_the_formula_bit_for_bit():
 
 def test_a_batch_has_images_and_masks_of_its_rows():
     stack, mask = scan(1), box((3, 4, 10, 20))
-    prepared = prepare(make_slices({"a": [box(), mask, box()]}, stack), Preparation())
+    prepared = preprocess(make_slices({"a": [box(), mask, box()]}, stack), Preprocessing())
     images, masks = prepared.batch(torch.tensor([2, 1]), CPU)
     assert images.shape == (2, 3, 256, 256) and masks.shape == (2, 1, 256, 256)
     assert images.dtype == masks.dtype == torch.float32
@@ -106,29 +105,14 @@ def test_by_head_without_a_head_counts_everything():
     assert tables[0, [0, 50, 100, 255]] == pytest.approx([0, 1, 2, 2])  # half 0, half 100: they vary by 50
 
 
-def test_published_on_a_tiny_stack():
-    # 20 values of each sequence. Below 10% of 200: 0. Percentiles 10 and 99 over all 60: 0 and 200, so nothing is cut
-    stack = np.zeros((1, 4, 5, 3), np.uint8)
-    flat = stack.reshape(20, 3)
-    flat[:10, PRE] = 19  # counts as 0
-    flat[10:, PRE] = 20
-    flat[:10, FLAIR] = 200
-    flat[:5, POST] = 100
-    tables = published(stack, np.zeros(0, bool))
-    assert tables[PRE, [0, 19, 20, 30]] == pytest.approx([-1, -1, 1, 2])  # mean 10, standard deviation 10
-    assert tables[FLAIR, [0, 100, 200, 255]] == pytest.approx([-1, 0, 1, 1])  # mean 100, deviation 100; cut at 200
-    assert tables[POST, [0, 100]] == pytest.approx([-25 / 1875**0.5, 75 / 1875**0.5])
-
-
-def test_published_cuts_the_darkest_tenth_and_the_brightest_hundredth():
-    stack = np.full((1, 10, 20, 3), 100, np.uint8)
-    flat = stack.reshape(-1)
-    flat[:60] = 50  # of 600 values: the percentile 10 is 95 (rank 59.9), the percentile 99 is 100
-    flat[-6:] = 200
-    tables = published(stack, np.zeros(0, bool))
-    for table in tables:
-        assert table[0] == table[50] == table[95] and table[100] < table[101] == table[200]
-        assert table[96] > table[95]
+def test_a_filled_head_has_no_holes():
+    stack = np.zeros((1, 256, 256, 3), np.uint8)
+    ring = disc(100, 120, 60) & ~disc(100, 120, 40)
+    stack[0][ring] = 100
+    stack[0][disc(220, 40, 8)] = 200  # apart from the head
+    assert np.array_equal(find_head(stack)[0] & disc(100, 120, 38), np.zeros((256, 256), bool))
+    filled = find_head(stack, filled=True)[0]
+    assert filled[disc(100, 120, 55)].all() and not filled[~disc(100, 120, 61)].any()
 
 
 # --- The head --------------------------------------------------------------------------------------------------
@@ -191,9 +175,9 @@ def numbered(*numbers: int) -> np.ndarray:
 
 def test_neighbours_come_nearest_first_and_repeat_the_end_of_their_own_stack():
     slices = patients(b=numbered(10, 11, 12, 13), a=numbered(20, 21), c=numbered(30))
-    how = Preparation(neighbours=2)
+    how = Preprocessing(neighbours=2)
     assert how.channels == 7 and how.sequences == [PRE, FLAIR, POST, FLAIR, FLAIR, FLAIR, FLAIR]
-    images = images_of(prepare(slices, how))
+    images = images_of(preprocess(slices, how))
     values = (images[:, :, 7, 9] + 1).mul(127.5).round().int().tolist()
     assert values == [
         [0, 10, 0, 10, 11, 10, 12],  # before and after by one, before and after by two
@@ -204,7 +188,7 @@ def test_neighbours_come_nearest_first_and_repeat_the_end_of_their_own_stack():
         [0, 21, 0, 20, 21, 20, 21],
         [0, 30, 0, 30, 30, 30, 30],
     ]
-    assert torch.equal(images[:, :3], images_of(prepare(slices, Preparation())))
+    assert torch.equal(images[:, :3], images_of(preprocess(slices, Preprocessing())))
 
 
 # --- One patient alone -----------------------------------------------------------------------------------------
@@ -213,18 +197,18 @@ def test_neighbours_come_nearest_first_and_repeat_the_end_of_their_own_stack():
 @pytest.mark.parametrize("normalisation", NORMALISATIONS)
 def test_a_patient_is_prepared_the_same_without_the_others(normalisation):
     stacks = {"m": scan(1), "z": scan(2, slices=2) // 2, "a": scan(3, slices=4)}
-    how = Preparation(normalisation, neighbours=1, crop=True)
-    together, first = prepare(patients(**stacks), how), 0
+    how = Preprocessing(normalisation, neighbours=1, crop=True)
+    together, first = preprocess(patients(**stacks), how), 0
     for number, (name, stack) in enumerate(stacks.items()):
         rows = range(first, first := first + len(stack))
-        alone = prepare(without_masks(stack, name), how)
+        alone = preprocess(without_masks(stack, name), how)
         assert together.stack[list(rows)].tolist() == [number] * len(stack)
         assert torch.equal(images_of(alone), images_of(together, *rows))
         assert alone.boxes == together.boxes[number : number + 1]
 
 
 def test_patients_with_other_brightness_look_the_same_by_head():
-    prepared = prepare(patients(a=scan(1), b=scan(1) // 2), Preparation("head"))
+    prepared = preprocess(patients(a=scan(1), b=scan(1) // 2), Preprocessing("head"))
     images = images_of(prepared)
     torch.testing.assert_close(images[:3], images[3:])
     assert images[:3].min() == 0
@@ -232,7 +216,7 @@ def test_patients_with_other_brightness_look_the_same_by_head():
 
 @pytest.mark.parametrize("crop", [False, True])
 def test_batches_cover_every_row_once_in_order(crop):
-    prepared = prepare(patients(b=scan(1, 5), a=scan(8, 2)), Preparation(crop=crop))
+    prepared = preprocess(patients(b=scan(1, 5), a=scan(8, 2)), Preprocessing(crop=crop))
     batches = list(prepared.batches(2))
     assert torch.cat([rows for rows, _ in batches]).tolist() == list(range(7))
     frame = (slice(0, 256), slice(0, 256))
@@ -245,15 +229,15 @@ def test_batches_cover_every_row_once_in_order(crop):
 
 
 def test_no_slices_are_prepared_too():
-    prepared = prepare(
-        without_masks(np.zeros((0, 256, 256, 3), np.uint8), "a"), Preparation("head", neighbours=1, crop=True)
+    prepared = preprocess(
+        without_masks(np.zeros((0, 256, 256, 3), np.uint8), "a"), Preprocessing("head", neighbours=1, crop=True)
     )
     assert len(prepared) == 0 and list(prepared.batches(4)) == []
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_the_same_on_a_gpu():
-    prepared = prepare(patients(a=scan(1), b=scan(2)), Preparation("head", neighbours=1))
+    prepared = preprocess(patients(a=scan(1), b=scan(2)), Preprocessing("head", neighbours=1))
     device = torch.device("cuda", 0)
     rows = torch.tensor([4, 0])
     assert torch.equal(prepared.to(device).batch(rows, device)[0].cpu(), images_of(prepared, 4, 0))

@@ -41,7 +41,7 @@ UNMEASURED = (
 def undrawn(monkeypatch):
     """Leave out pictures and report, which take most of the time."""
     for name in ("panels.write_panels", "plots.write_plots", "write_report"):
-        monkeypatch.setattr(f"reporting.result.{name}", lambda *_: None)
+        monkeypatch.setattr(f"reporting.report.{name}", lambda *_: None)
 
 
 @pytest.fixture
@@ -97,7 +97,7 @@ def write_run(path: Path, folder: Path) -> RunFolder:
 
 def test_a_runs_own_masks_score_the_same_both_ways(call, folder, tmp_path, monkeypatch):
     for name in ("panels.write_panels", "plots.write_plots"):  # take most of the time
-        monkeypatch.setattr(f"reporting.result.{name}", lambda *_: None)
+        monkeypatch.setattr(f"reporting.report.{name}", lambda *_: None)
     run, scored = write_run(tmp_path / "run", folder), RunFolder(tmp_path / "scores")
     assert call("test_model", "--run", run, "--device", "cpu")[0] == 0
     code, out, err = call("score_masks", run, "--data", folder, "--out", scored)

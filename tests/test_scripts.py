@@ -15,20 +15,18 @@ from conftest import QUICK, make_patients
 from PIL import Image
 
 import train_model
+from training import losses
 from dataset.folder import find_slices
-from dataset.preprocess import Preparation, prepare
+from dataset.preprocess import Preprocessing, preprocess
 from dataset.slices import load_slices
 from dataset.split import SPLITS
-from dataset.synthetic import to_tiff
 from storage.checkpoints import load_network
 from storage.run_folder import RunFolder
 from training.engine import evaluate
 from training.hardware import choose_hardware
 from training.losses import bce
-from unet import UNet
 
 ROOT = Path(__file__).parents[1]
-LISTS = {"manifest.json", ".manifest.lock"}
 
 
 def digest(folder: Path) -> dict[str, str]:
@@ -136,42 +134,51 @@ def test_a_used_folder_is_refused_unless_overwritten(call, folder, finished):
     (finished / "models" / "mine.txt").write_text("not of the pipeline")
     before = digest(finished)
     code, _, err = call("train_model", "--data", folder, "--run", finished, "--epochs", 1, *QUICK)
-    assert code == 2 and "already holds a run of 1 epoch(s)" in err and "--resume" in err and "--overwrite" in err
+    assert code == 2 and "holds config.json already" in err and "--resume" in err and "--overwrite" in err
     assert digest(finished) == before
+    for mistake in (("--data", folder / "no"), ("--data", folder, "--seed", -1)):  # found before anything is removed
+        assert call("train_model", *mistake, "--run", finished, "--overwrite", *QUICK)[0] == 2
+        assert digest(finished) == before
 
-    code, _, err = call("train_model", "--data", folder / "no", "--run", finished, "--overwrite", *QUICK)
-    assert code == 2 and digest(finished) == before  # a mistake is found before anything is removed
-
-    code, *_ = call(
-        "train_model", "--data", folder, "--run", finished, "--epochs", 1, "--overwrite", "--seed", 5, *QUICK
-    )
+    options = ("--data", folder, "--run", finished, "--epochs", 1, "--seed", 5, *QUICK)
+    code, *_ = call("train_model", *options, "--overwrite")
     after = digest(finished)
     assert code == 0 and after["models/epoch_1.pt"] != before["models/epoch_1.pt"]
     assert after["models/mine.txt"] == before["models/mine.txt"]
 
 
-@pytest.mark.parametrize("name", ["results.csv", "config.json", "plots/loss.png", "metrics.json"])
-def test_files_of_the_user_under_our_names_are_left_alone(call, folder, tmp_path, monkeypatch, name):
-    monkeypatch.chdir(tmp_path)  # without --run, the current folder is that of the run
-    (tmp_path / name).parent.mkdir(exist_ok=True)
-    (tmp_path / name).write_text("mine")
-    for options in ((), ("--overwrite",)):
-        code, _, err = call("train_model", "--data", folder, "--epochs", 1, *QUICK, *options)
-        assert code == 2 and f"{name}: is there already, and was not written by this project" in err
-    assert (tmp_path / name).read_text() == "mine" and not (tmp_path / "models" / "epoch_1.pt").exists()
+def test_the_current_folder_may_hold_other_files(call, folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # without --run, the current folder is the run's
+    (tmp_path / "notes.txt").write_text("mine")
+    assert call("train_model", "--data", folder, "--epochs", 1, *QUICK)[0] == 0
+    assert (tmp_path / "models" / "epoch_1.pt").is_file() and (tmp_path / "notes.txt").read_text() == "mine"
 
 
-def test_overwriting_keeps_the_old_run_until_the_new_one_stands(call, folder, finished, monkeypatch):
-    before = digest(finished)
-    assert call("train_model", "--data", folder, "--run", finished, "--overwrite", "--seed", -1, *QUICK)[0] == 2
-    assert digest(finished) == before
-
-    monkeypatch.setitem(train_model.LOSSES, "bce", lambda logits, masks: logits.sum() * float("nan"))
-    code, _, err = call("train_model", "--data", folder, "--run", finished, "--overwrite", *QUICK)
+def test_a_training_loss_that_is_not_finite_is_one_error(call, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(losses, "bce", lambda logits, masks: logits.sum() * float("nan"))
+    code, _, err = call("train_model", "--data", folder, "--run", tmp_path / "run", *QUICK)
     assert code == 2 and "the training loss is not finite from batch 1" in err
-    after = digest(finished / "previous")
-    assert all(after[name] == before[name] for name in after.keys() & before.keys() - LISTS)
-    assert "models/epoch_1.pt" in after and "train.csv" in after
+
+
+def test_ctrl_c_ends_with_one_line_and_the_run_goes_on(call, folder, tmp_path, monkeypatch):
+    """Interrupted in the second epoch: the first is saved and drawn; then as if nothing had happened."""
+    options = ("--data", folder, "--epochs", 2, *QUICK)
+    step, steps = torch.optim.Adam.step, []
+
+    def interrupted(optimiser, *args, **kwargs):
+        steps.append(step(optimiser, *args, **kwargs))
+        if len(steps) == 5:  # 9 slices in batches of 4: the second step of the second epoch
+            raise KeyboardInterrupt
+
+    run = RunFolder(tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.optim.Adam, "step", interrupted)
+        code, _, err = call("train_model", *options, "--run", run)
+    assert code == 130 and f"Go on with: python train_model.py --run {run} --resume" in err and "Traceback" not in err
+    assert list(run.checkpoints()) == [1] and (run.path / "plots" / "loss.png").is_file()
+    assert call("train_model", "--run", run, "--resume")[0] == 0
+    assert call("train_model", *options, "--run", tmp_path / "whole")[0] == 0
+    assert same_weights(*(path / "models" / "epoch_2.pt" for path in (run.path, tmp_path / "whole")))
 
 
 def test_an_epoch_whose_last_step_breaks_the_weights_is_not_saved(call, folder, tmp_path, monkeypatch):
@@ -193,17 +200,9 @@ def test_an_epoch_whose_last_step_breaks_the_weights_is_not_saved(call, folder, 
     assert call("train_model", "--run", run, "--resume")[0] == 0
 
 
-def test_the_first_probability_is_the_share_of_tumour(folder):
-    """Rectangles of 50 x 60 in two of three slices."""
-    slices = load_slices(folder, {"all": find_slices(folder)})["all"]
-    network = UNet(width=2)
-    train_model.expect(network, slices)
-    assert network.head.bias.sigmoid().item() == pytest.approx(2 / 3 * 3000 / 65536, rel=1e-5)
-
-
-def test_each_epoch_of_a_growing_run_is_used_at_its_own_resolution(call, folder, tmp_path):
+def test_each_epoch_of_progressive_resolution_is_used_at_its_own(call, folder, tmp_path):
     run = RunFolder(tmp_path / "run")
-    options = ("--data", folder, "--run", run, "--epochs", 4, "--growing", "--cosine", *QUICK)
+    options = ("--data", folder, "--run", run, "--epochs", 4, "--progressive-resolution", "--cosine", *QUICK)
     assert call("train_model", *options)[0] == 0
     epochs = pd.read_csv(run.path / "epochs.csv")
     assert epochs["resolution"].tolist() == [0.5, 0.75, 1, 1]
@@ -211,7 +210,7 @@ def test_each_epoch_of_a_growing_run_is_used_at_its_own_resolution(call, folder,
     for row in epochs.itertuples():
         model, checkpoint = load_network(run.checkpoint(row.epoch))
         assert checkpoint["input"]["resolution"] == row.resolution
-        found, _ = evaluate(model, prepare(slices, Preparation.of(checkpoint["input"])), 4, bce, choose_hardware("cpu"))
+        found, _ = evaluate(model, preprocess(slices, Preprocessing.of(checkpoint["input"])), 4, bce, choose_hardware("cpu"))
         assert found["loss"] == pytest.approx(row.validation_loss, rel=1e-4)
 
 
@@ -232,57 +231,52 @@ def test_what_is_undefined_is_a_dash_in_its_column(capsys):
 def test_a_run_killed_before_resume_pt_goes_on(call, folder, finished, tmp_path):
     (finished / "models" / "resume.pt").unlink()
     code, out, err = call("train_model", "--run", finished, "--resume", "--epochs", 2)
-    assert (code, err) == (0, "") and "resumed after epoch 0" in out
+    assert (code, err) == (0, "")
     assert call("train_model", "--data", folder, "--run", tmp_path / "whole", "--epochs", 2, *QUICK)[0] == 0
     assert same_weights(*(run / "models" / "epoch_2.pt" for run in (finished, tmp_path / "whole")))
-
     (finished / "models" / "resume.pt").unlink()  # of two epochs: no kill does that
     code, _, err = call("train_model", "--run", finished, "--resume", "--epochs", 3)
-    assert code == 2 and "resume.pt: no such file, without which this run of 2 epochs cannot go on." in err
-    assert f"Restore it, or move {finished} away and begin again." in err
+    assert code == 2 and "resume.pt: no such file" in err and "Restore it, or begin again with --overwrite." in err
 
 
-def test_a_resumed_run_has_the_options_that_it_was_started_with(call, folder, tmp_path):
+def test_a_resumed_run_has_the_settings_that_it_was_started_with(call, folder, tmp_path):
     run = RunFolder(tmp_path / "run")
-    assert call("train_model", "--data", folder, "--run", run, "--epochs", 1, "--keep", 2, *QUICK)[0] == 0
+    options = ("--data", folder, "--run", run, "--keep", 2, *QUICK, "--resume")  # there is none yet: it begins
+    assert call("train_model", *options, "--epochs", 1)[0] == 0
     assert call("train_model", "--run", run, "--resume", "--epochs", 2)[0] == 0
-    config = run.read_config()
-    assert config["options"] == {"device": "cpu", "compile": False, "keep": 2}
-    assert config["settings"]["precision"] in ("fp32", "bf16")
+    settings = run.read_config()["settings"]
+    assert (settings["width"], settings["batch_size"], settings["epochs"]) == (2, 4, 2)
+    assert settings["precision"] in ("fp32", "bf16")
     assert "data" not in torch.load(run.checkpoint(2), weights_only=True)["config"]  # a path of this machine
-
-
-def test_resuming_a_finished_run_says_that_nothing_was_left(call, finished):
-    assert call("train_model", "--run", finished, "--resume", "--epochs", 2)[0] == 0
-    before = digest(finished)
-    for options, message in (((), ""), (("--epochs", 1), ", --epochs asks for 1")):
-        code, out, _ = call("train_model", "--run", finished, "--resume", *options)
-        assert code == 0 and out.endswith(f"nothing was left to do: all 2 epochs are done{message}\n")
-    assert digest(finished) == before
+    before = digest(run.path)
+    for again in (("--run", run, "--resume"), (*options, "--epochs", 2), (*options, "--fold", "1/5")):
+        code, out, err = call("train_model", *again)
+        assert ("all 2 epochs are done" in out) if code == 0 else ("other" in err and "patients" in err)
+    assert digest(run.path) == before
 
 
 def test_resuming_with_other_settings_is_refused(call, finished):
     before = digest(finished)
     code, _, err = call("train_model", "--run", finished, "--resume", "--lr", 0.5, "--width", 4, "--epochs", 2)
-    assert code == 2 and "--lr 0.5 (the run has 0.001)" in err and "--width 4 (the run has 2)" in err
+    assert code == 2 and "lr 0.001, not 0.5" in err and "width 2, not 4" in err
     code, _, err = call("train_model", "--run", finished, "--resume", "--recipe", "tuned", "--epochs", 2, *QUICK)
-    assert code == 2 and "--stem 2 (the run has 1)" in err and "--loss bce+slice-dice (the run has bce)" in err
+    assert code == 2 and "pixel_unshuffle 1, not 2" in err and "loss bce, not bce+slice-dice" in err
     assert digest(finished) == before
 
 
-@pytest.mark.parametrize("plan", [["--cosine"], ["--warm-up", 0.1]])
-def test_a_planned_run_is_not_made_longer(call, folder, tmp_path, plan):
+@pytest.mark.parametrize("schedule", [["--cosine"], ["--warm-up", 0.1]])
+def test_a_run_with_a_schedule_is_not_made_longer(call, folder, tmp_path, schedule):
     run = ("--run", tmp_path / "run")
-    assert call("train_model", "--data", folder, *run, "--epochs", 1, *plan, *QUICK)[0] == 0
+    assert call("train_model", "--data", folder, *run, "--epochs", 1, *schedule, *QUICK)[0] == 0
     code, _, err = call("train_model", *run, "--resume", "--epochs", 2)
-    assert code == 2 and "--epochs 2 (the run has 1)" in err
+    assert code == 2 and "epochs 1, not 2" in err
     assert call("train_model", *run, "--resume", "--precision", "auto")[0] == 0
 
 
 def test_masks_that_are_all_empty_are_one_error(call, folder, tmp_path):
     for path in folder.glob("*/*_mask.tif"):
-        path.write_bytes(to_tiff(np.zeros((256, 256), np.uint8)))
-    code, _, err = call("train_model", "--data", folder, "--run", tmp_path / "run", "--empty-share", 0, *QUICK)
+        Image.new("L", (256, 256)).save(path)
+    code, _, err = call("train_model", "--data", folder, "--run", tmp_path / "run", "--negative-fraction", 0, *QUICK)
     assert code == 2 and f"{folder}: all masks of the training patients are empty" in err
 
 
@@ -299,7 +293,6 @@ def test_masks_that_are_all_empty_are_one_error(call, folder, tmp_path):
         ("train_model", ["--loss", "l2"], "invalid choice: 'l2'"),
         ("train_model", ["--device", "abacus"], "--device abacus: cannot be used here"),
         ("train_model", ["--colour", "red"], "unrecognized arguments: --colour red"),
-        ("train_model", ["--resume"], "config.json: no such file"),
         ("train_model", ["--resume", "--overwrite"], "exclude each other"),
         ("process_models", [], "models: holds no checkpoints"),
         ("test_model", [], "models: holds no checkpoints"),
@@ -325,22 +318,17 @@ def test_lists_that_cannot_be_used(call, folder, tmp_path):
 
 
 def test_damaged_runs(call, folder, finished):
-    checkpoint, table, config = (finished / name for name in ("models/epoch_1.pt", "test.csv", "config.json"))
-    contents = {path: path.read_bytes() for path in (checkpoint, table, config)}
     damages = [
-        (checkpoint, b"\0" * 99, "epoch_1.pt: is damaged"),
-        (table, contents[table].rsplit(b"\n", 2)[0] + b"\n", "test.csv: is damaged, or has been changed"),
-        (
-            config,
-            contents[config].replace(b"batch_size", b"batch-size"),
-            "config.json: is damaged, or has been changed",
-        ),
+        ("models/epoch_1.pt", lambda content: b"\0" * 99, "epoch_1.pt: is damaged"),
+        ("test.csv", lambda content: content.replace(b"mask_path", b"mask"), "test.csv: has no column mask_path"),
+        ("config.json", lambda content: content[:-9], "config.json: is no JSON"),
     ]
-    for path, content, message in damages:
-        path.write_bytes(content)
+    for name, damage, message in damages:
+        content = (finished / name).read_bytes()
+        (finished / name).write_bytes(damage(content))
         code, _, err = call("test_model", "--run", finished)
         assert code == 2 and message in err, message
-        path.write_bytes(contents[path])
+        (finished / name).write_bytes(content)
     (folder / "SYNTH_T_0").rename(folder / "moved")
     assert call("test_model", "--run", finished, "--data", folder.parent / "elsewhere")[0] == 2
 

@@ -5,8 +5,8 @@ import json
 import pandas as pd
 import pytest
 
-from evaluation.postprocess import Choice
-from evaluation.selection import CRITERIA, best_epoch, load_chosen, selection_warning
+from constants import CRITERIA
+from evaluation.selection import Postprocessing, best_epoch, load_chosen, selection_warning
 from reporting import plots
 from storage.run_folder import RunFolder
 from utils import UserError
@@ -78,6 +78,6 @@ def test_select_by_and_tune(call, monkeypatch, folder, tmp_path):
 
     run.write("metrics.json", json.dumps(found | {"threshold": 0.35, "min_component": 20}).encode())
     _, checkpoint, said = load_chosen(run)
-    assert (checkpoint["epoch"], *Choice(0.35, 20)) == (found["epoch"], *rules(checkpoint))
+    assert (checkpoint["epoch"], *Postprocessing(0.35, 20)) == (found["epoch"], *rules(checkpoint))
     assert said.startswith(f"epoch {found['epoch']} of {run} (as tested), {CRITERIA['patient_dice']}; threshold 0.35")
     assert "components below 20 px, or in one slice alone, removed (tuned on 1 validation patients)" in said

@@ -8,7 +8,7 @@ from conftest import box
 from scipy.spatial import ConvexHull
 
 from evaluation import shape
-from evaluation.ellipsoid import Ellipsoid, enclosing_ellipsoid
+from evaluation.shape import Ellipsoid, enclosing_ellipsoid
 
 BOX = 2 / (math.pi * math.sqrt(3))  # BEVR of any box: its ellipsoid is that of a cube, stretched
 

@@ -1,8 +1,6 @@
 """The folder of a run and its checkpoints."""
 
-import contextlib
 import errno
-import json
 import os
 import shutil
 from pathlib import Path
@@ -15,15 +13,15 @@ from conftest import PLAIN, save_checkpoint
 from dataset.folder import find_slices
 from dataset.split import assign_patients, split_tables
 from evaluation.selection import best_epoch
-from storage import checkpoints, owned_folder
-from storage.run_folder import REPLACED, RunFolder
-from training.recipes import REFERENCE
+from storage import checkpoints
+from storage.run_folder import RunFolder
+from training.recipe import Recipe
 from unet import UNet
-from utils import UserError, atomic_write
+from utils import UserError, atomic_write, new_folder, refuse_used
 
 METRICS = {"training_loss": 0.5, "training_iou": 0.25, "validation_loss": 0.75, "validation_iou": 0.125}
 METRICS |= {"resolution": 1.0}
-SETTINGS = {**REFERENCE, "width": 2, "precision": "fp32"}
+SETTINGS = {**vars(Recipe(width=2)), "precision": "fp32"}
 CONFIG = {"settings": SETTINGS, "versions": {"torch": "x"}, "synthetic": True}
 
 
@@ -39,6 +37,13 @@ def save(run: RunFolder, epoch: int = 1, **metrics) -> UNet:
     return model
 
 
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+# --- Checkpoints -----------------------------------------------------------------------------------------------
+
+
 def test_a_checkpoint_rebuilds_its_network(run):
     model = save(run).eval()
     rebuilt = checkpoints.load_network(run.checkpoint(1))[0]
@@ -47,11 +52,11 @@ def test_a_checkpoint_rebuilds_its_network(run):
 
 
 def test_a_checkpoint_holds_metrics_network_input_and_settings(run):
-    save(run, epoch=7)
+    save(run, epoch=7, resolution=0.5)
     content = torch.load(run.checkpoint(7), weights_only=True)  # with nothing allowed beyond PyTorch's own list
-    assert content["epoch"] == 7 and {name: content[name] for name in METRICS} == METRICS
-    assert content["network"] == {"channels": 3, "classes": 1, "width": 2, "bilinear": False, "stem": 1}
-    assert content["input"] == {"size": 256, **PLAIN, "threshold": 0.5, "min_component": 0, "precision": "fp32"}
+    assert content["epoch"] == 7 and {name: content[name] for name in METRICS} == METRICS | {"resolution": 0.5}
+    assert content["network"] == {"channels": 3, "classes": 1, "width": 2, "bilinear": False, "pixel_unshuffle": 1}
+    assert content["input"] == {"size": 256, **PLAIN, "resolution": 0.5, "threshold": 0.5, "min_component": 0}
     assert content["config"] == CONFIG
 
 
@@ -66,28 +71,38 @@ def test_epochs_are_sorted_and_other_files_ignored(run):
     assert best_epoch(epochs) == 9  # the earliest of equals
 
 
-def test_each_epoch_appends_a_line_to_epochs_csv(run):
-    for epoch in (1, 2, 3):
-        save(run, epoch=epoch)
-    appended = pd.read_csv(run.path / "epochs.csv")
-    assert appended["epoch"].tolist() == [1, 2, 3]
-    assert appended.equals(checkpoints.read_epochs(run)[list(appended)])
+def make_writer(run: RunFolder, **options) -> checkpoints.Writer:
     model = UNet(width=2)
-    checkpoints.Writer(run, model, torch.optim.Adam(model.parameters()), CONFIG).resume_after(2)
+    return checkpoints.Writer(run, model, torch.optim.Adam(model.parameters()), CONFIG, **options)
+
+
+def test_epochs_csv_has_every_epoch_and_a_resumed_writer_drops_an_unfinished_one(run):
+    writer = make_writer(run)
+    for epoch in (1, 2, 3):
+        writer.save_epoch({"epoch": epoch, **METRICS})
+    table = pd.read_csv(run.path / "epochs.csv")
+    assert table["epoch"].tolist() == [1, 2, 3]
+    assert table.equals(checkpoints.read_epochs(run)[list(table)])
+    make_writer(run).resume_after(2)
     assert pd.read_csv(run.path / "epochs.csv")["epoch"].tolist() == [1, 2]
 
 
-def test_resuming_does_what_a_killed_process_left_undone(run):
-    for epoch in (1, 2, 3):
-        model = save(run, epoch=epoch)
-    (run.path / "epochs.csv").unlink()
-    run.previous.write(REPLACED, b"")
-    run.previous.write("config.json", b"{}")
-    optimiser = torch.optim.Adam(model.parameters())
-    checkpoints.Writer(run, model, optimiser, CONFIG, kept=lambda epochs: set()).resume_after(2)
-    with_weights = [n for n, path in run.checkpoints().items() if checkpoints.read_checkpoint(path)["weights"]]
-    assert with_weights == [2, 3]  # epoch 3, which has no optimiser's state yet, is no reason to drop epoch 2
-    assert pd.read_csv(run.path / "epochs.csv")["epoch"].tolist() == [1, 2] and not run.previous.path.exists()
+def test_a_table_saved_by_a_spreadsheet_is_read(run):
+    save(run)
+    (run.path / "epochs.csv").write_bytes(b"\xef\xbb\xbfepoch;validation_iou\r\n1;0.5\r\n2;0.25\r\n")
+    assert checkpoints.read_epochs(run)["epoch"].tolist() == [1, 2]
+
+
+def test_keep_deletes_checkpoints_and_their_metrics_stay(run):
+    writer = make_writer(run, choose_kept=lambda epochs: {int(epochs["validation_iou"].idxmax()) + 1})
+    for epoch, score in ((1, 0.5), (2, 0.7), (3, 0.6), (4, 0.1)):
+        writer.save_epoch({"epoch": epoch, **METRICS, "validation_iou": score})
+    assert list(run.checkpoints()) == [2, 4]  # the best and the newest
+    epochs = checkpoints.read_epochs(run)
+    assert epochs["validation_iou"].tolist() == [0.5, 0.7, 0.6, 0.1]
+    assert epochs["saved"].tolist() == [False, True, False, True]
+    run.checkpoint(2).unlink()  # by hand
+    assert best_epoch(checkpoints.read_epochs(run)) == 4
 
 
 def test_resuming_restores_weights_and_optimiser(run):
@@ -96,8 +111,7 @@ def test_resuming_restores_weights_and_optimiser(run):
     for epoch in (1, 2):
         model(torch.randn(2, 3, 16, 16)).mean().backward()
         optimiser.step()
-        with run.locked():
-            checkpoints.Writer(run, model, optimiser, CONFIG).save_epoch({"epoch": epoch, **METRICS})
+        checkpoints.Writer(run, model, optimiser, CONFIG).save_epoch({"epoch": epoch, **METRICS})
     other = UNet(width=2)
     other_optimiser = torch.optim.Adam(other.parameters())
     assert checkpoints.restore(run, other, other_optimiser) == 2
@@ -130,10 +144,8 @@ class Evil:
     ("spoil", "message"),
     [
         (lambda p: p.write_bytes(p.read_bytes()[:2000]), "damaged or no checkpoint"),
-        (lambda p: p.write_bytes(b""), "damaged or no checkpoint"),
         (lambda p: p.write_bytes(b"<html>404</html>" * 100), "damaged or no checkpoint"),
-        (lambda p: torch.save({"weights": {}}, p), "no checkpoint of this project"),
-        (lambda p: torch.save([1, 2], p), "no checkpoint of this project"),
+        (lambda p: torch.save([1, 2], p), "no checkpoint of this version"),
         (lambda p: torch.save({"format": checkpoints.FORMAT, "epoch": 1}, p), "lacks network"),
         (lambda p: torch.save(Evil(), p), "damaged or no checkpoint"),
         (lambda p: shutil.move(p, p.with_name("epoch_4.pt")), "holds epoch 1"),
@@ -149,22 +161,25 @@ def test_a_damaged_checkpoint_is_one_error_and_runs_nothing(run, tmp_path, monke
     assert not mark.exists()
 
 
-def test_a_checkpoint_of_an_earlier_version_was_at_the_whole_resolution(run):
-    save(run, resolution=0.5)
-    assert checkpoints.load_network(run.checkpoint(1))[1]["input"]["resolution"] == 0.5
-    content = torch.load(run.checkpoint(1), weights_only=True)
-    del content["resolution"], content["input"]["resolution"]
-    torch.save(content, run.checkpoint(1))
-    assert checkpoints.load_network(run.checkpoint(1))[1]["input"]["resolution"] == 1.0
-    assert checkpoints.read_epochs(run)["resolution"].tolist() == [1.0]
-
-
-def test_weights_of_another_network_are_refused(run):
-    save(run)
+def rewrite(run: RunFolder, change) -> None:
     content = checkpoints.read_checkpoint(run.checkpoint(1))
-    content["network"]["width"] = 4
+    change(content)
     torch.save(content, run.checkpoint(1))
-    with pytest.raises(UserError, match="do not fit its network"):
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda content: content["network"].update(width=4), "do not fit its network"),
+        (lambda content: content["network"].update(depth=9), "does not describe a network"),
+        (lambda content: content["weights"].pop("head.bias"), "do not fit its network"),
+        (lambda content: content["weights"]["head.bias"].fill_(float("nan")), "not finite"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused(run, change, message):
+    save(run)
+    rewrite(run, change)
+    with pytest.raises(UserError, match=message):
         checkpoints.load_network(run.checkpoint(1))
 
 
@@ -172,7 +187,7 @@ def test_files_that_are_no_network(run):
     with pytest.raises(UserError, match="holds no checkpoints"):
         checkpoints.read_epochs(run)
     save(run)
-    with pytest.raises(UserError, match=r"resume.pt: holds the optimiser's state.*Name an epoch_N.pt"):
+    with pytest.raises(UserError, match=r"resume.pt: lacks network"):
         checkpoints.load_network(run.resume)
     with pytest.raises(UserError, match=r"models: is a folder. Name one of its files epoch_N.pt"):
         checkpoints.load_network(run.models)
@@ -180,29 +195,81 @@ def test_files_that_are_no_network(run):
         checkpoints.load_network(run.checkpoint(9))
 
 
+# --- Files -----------------------------------------------------------------------------------------------------
+
+
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(b"old")
-    with pytest.raises(RuntimeError), atomic_write(path) as file:
-        file.write(b"half of the new")
+    for failure in (RuntimeError, OSError(errno.ENOSPC, "full"), KeyboardInterrupt):
+        with pytest.raises((RuntimeError, OSError, KeyboardInterrupt)), atomic_write(path) as file:
+            file.write(b"half of the new")
+            raise failure
+        assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_names_the_file_and_keeps_the_epoch_before(run, monkeypatch):
+    writer = make_writer(run)
+    writer.save_epoch({"epoch": 1, **METRICS})
+    before = contents(run.path)
+
+    def full(content, file):
+        file.write(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match=r"could not be written: No space left.*epoch_2.pt"):
+        writer.save_epoch({"epoch": 2, **METRICS})
+    assert contents(run.path) == before
+
+
+def test_a_new_folder_appears_complete_or_not_at_all(tmp_path):
+    with pytest.raises(RuntimeError), new_folder(tmp_path / "set") as folder:
+        (folder / "file").touch()
         raise RuntimeError
-    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
+    assert list(tmp_path.iterdir()) == []
+    with new_folder(tmp_path / "set") as folder:
+        (folder / "file").touch()
+    assert list(tmp_path.rglob("*")) == [tmp_path / "set", tmp_path / "set" / "file"]
+    with pytest.raises(UserError, match="is there already"), new_folder(tmp_path / "set"):
+        pass
 
 
-# --- Tables of a run -------------------------------------------------------------------------------------------
+def test_output_folders_that_are_refused(tmp_path):
+    refuse_used(tmp_path / "new")
+    refuse_used(tmp_path)
+    (tmp_path / "mine.txt").touch()
+    refuse_used(tmp_path, overwrite=True)
+    with pytest.raises(UserError, match=r"is not empty. Name another folder with --out, or add --overwrite"):
+        refuse_used(tmp_path)
+    with pytest.raises(UserError, match=r"mine.txt: is a file"):
+        refuse_used(tmp_path / "mine.txt", overwrite=True)
 
 
-def test_split_tables_survive_the_round_trip(folder, run):
+def test_a_new_run_replaces_known_files_only_when_asked_and_no_others(run):
+    run.begin({"old": 1}, {"train": pd.DataFrame({"patient": ["a"]})})
+    save(run)
+    run.write("metrics.json", b"{}")
+    (run.path / "notes.txt").write_text("mine")
+    (run.models / "epoch_7.pt.bak").write_text("mine")
+    with pytest.raises(UserError, match=r"holds config.json already. Name another folder with --run, go on with"):
+        run.refuse_used()
+    run.refuse_used(overwrite=True)
+    run.begin(CONFIG, {})
+    assert set(contents(run.path)) == {"config.json", "notes.txt", "models/epoch_7.pt.bak"}
+    assert run.read_config() == CONFIG
+
+
+def test_split_tables_survive_the_round_trip_and_an_edit(folder, run):
     table = find_slices(folder)
     tables = split_tables(table, assign_patients(table["patient"]))
     run.begin(CONFIG, tables)
-    for split, part in tables.items():
-        assert run.read_split_table(split).equals(part)
-    assert b"\r" not in (run.path / "train.csv").read_bytes()
-    content = (run.path / "train.csv").read_bytes()
-    (run.path / "train.csv").write_bytes(content[: content.rindex(b"SYNTH")])  # cut at a line
-    with pytest.raises(UserError, match=r"train.csv: is damaged, or has been changed"):
-        run.read_split_table("train")
+    for split, rows in tables.items():
+        assert run.read_split_table(split).equals(rows)
+    path = run.path / "train.csv"
+    assert b"\r" not in path.read_bytes()
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b",", b";").replace(b"\n", b"\r\n"))
+    assert run.read_split_table("train").equals(tables["train"])  # saved by a spreadsheet
 
 
 @pytest.mark.parametrize(
@@ -212,153 +279,3 @@ def test_paths_that_leave_the_data_folder_are_refused(run, path):
     run.write("test.csv", f"patient,image_path,mask_path\nP,P/P_1.tif,{path}\n".encode())
     with pytest.raises(UserError, match="leaves the data folder"):
         run.read_split_table("test")
-
-
-# --- Nobody's files --------------------------------------------------------------------------------------------
-
-
-DIGEST = "0" * 64
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-@pytest.mark.parametrize("name", ["config.json", "results.csv", "plots/loss.png", "models/epoch_1.pt", "train.csv"])
-def test_a_folder_with_files_of_the_user_under_our_names_is_refused(run, name):
-    (run.path / name).parent.mkdir(parents=True, exist_ok=True)
-    (run.path / name).write_text("mine")
-    for overwrite in (False, True):
-        with pytest.raises(UserError, match=f"{name}: is there already, and was not written by this project"):
-            run.refuse_used(overwrite)
-    with pytest.raises(UserError, match="is there already"):
-        run.write(name, b"ours")
-    assert (run.path / name).read_text() == "mine"
-
-
-@pytest.mark.parametrize("name", ["metrics.json", "ablation.csv", "shape_features.csv"])
-def test_results_of_other_commands_are_replaced_only_when_asked(run, name):
-    run.write("config.json", b"{}")
-    run.write("patients.txt", b"p")
-    run.refuse_used()  # a run that did not finish an epoch
-    run.write(name, b"of a cross-validation, or of others' masks")
-    with pytest.raises(UserError, match=f"holds results, such as {name}. Name another folder"):
-        run.refuse_used()
-    run.refuse_used(overwrite=True)
-
-
-def test_a_file_stays_ours_however_often_writing_the_next_fails(run, monkeypatch):
-    @contextlib.contextmanager
-    def full(path):
-        raise OSError(errno.ENOSPC, "full")
-        yield
-
-    run.write("report.html", b"first")
-    with monkeypatch.context() as disk:
-        disk.setattr(owned_folder, "atomic_write", full)
-        for content in (b"second", b"third", b"fourth"):
-            with pytest.raises(OSError, match="full"):
-                run.write("report.html", content)
-    assert run.read("report.html", "") == b"first"
-    run.write("report.html", b"fifth")
-    assert run.files() == ["report.html"] and run.read("report.html", "") == b"fifth"
-
-
-@pytest.mark.skipif(os.name == "nt", reason="locks in another way")
-def test_a_file_system_without_locks_is_not_taken_for_another_process(run, monkeypatch):
-    def missing(*_):
-        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
-
-    monkeypatch.setattr("fcntl.flock", missing)
-    with (
-        pytest.raises(UserError, match=r"cannot lock files \(Function not implemented\), .* on another disk"),
-        run.locked(),
-    ):
-        pass
-
-
-def test_a_file_of_ours_that_the_user_has_changed_is_the_users(run):
-    run.write("results.csv", b"ours")
-    run.write("results.csv", b"ours, newer")
-    (run.path / "results.csv").write_text("mine")
-    for action in (lambda: run.write("results.csv", b"x"), lambda: run.read("results.csv", ""), run.refuse_used):
-        with pytest.raises(UserError, match=r"results.csv: is (there already|damaged)"):
-            action()
-    run.remove()
-    assert (run.path / "results.csv").read_text() == "mine"
-
-
-def test_a_replaced_run_stays_in_previous_until_the_first_new_epoch(run):
-    run.begin({"old": 1}, {"train": pd.DataFrame({"patient": ["a"]})})
-    save(run)
-    (run.path / "notes.txt").write_text("mine")
-    (run.models / "epoch_7.pt.bak").write_text("mine")
-    old = run.checkpoint(1).read_bytes()
-    run.refuse_used(overwrite=True)
-    run.begin(CONFIG, {})
-    assert run.checkpoints() == {} and run.read_config() == CONFIG
-    assert (run.path / "previous" / "models" / "epoch_1.pt").read_bytes() == old
-    assert (run.path / "previous" / "train.csv").is_file()
-    save(run)
-    left = set(contents(run.path)) - {"models/.lock"}
-    assert left == {
-        *("manifest.json", ".manifest.lock", "config.json", "epochs.csv", "models/epoch_1.pt", "models/resume.pt"),
-        *("notes.txt", "models/epoch_7.pt.bak"),
-    }
-
-
-@pytest.mark.parametrize("with_manifest", [True, False])
-def test_a_folder_previous_of_the_user_is_left_alone(run, tmp_path, with_manifest):
-    run.begin({"old": 1}, {})
-    save(run)
-    shutil.copytree(run.path, tmp_path / "copy")  # kept by the user, with or without the list of our files
-    (tmp_path / "copy").rename(run.previous.path)
-    if not with_manifest:
-        (run.previous.path / "manifest.json").unlink()
-    before, theirs = contents(run.path), contents(run.previous.path)
-    with pytest.raises(UserError, match=r"previous(/config.json)?.*: (holds a run that|is there already)"):
-        run.begin(CONFIG, {})
-    assert contents(run.path) == before
-    save(run, epoch=2)
-    assert contents(run.previous.path) == theirs
-
-
-@pytest.mark.parametrize(
-    "files",
-    [
-        ["results.csv"],
-        {"results.csv": DIGEST},
-        {"results.csv": [1]},
-        {"results.csv": [DIGEST[1:]]},
-        {"../mine": [DIGEST]},
-    ],
-)
-def test_a_manifest_of_another_form_is_refused(run, files):
-    run.path.mkdir()
-    (run.path / "manifest.json").write_text(json.dumps({"format": owned_folder.FORMAT, "files": files}))
-    for action in (run.files, run.remove, lambda: run.write("results.csv", b"")):
-        with pytest.raises(UserError, match=r"manifest.json: cannot be read .it is no list of files below it"):
-            action()
-
-
-@pytest.mark.parametrize("clean", [lambda run: run.remove_temporaries(), lambda run: run.write("results.csv", b"new")])
-def test_half_written_files_of_a_killed_process_are_removed_and_others_are_not(run, clean):
-    run.write("results.csv", b"ours")
-    for name in (".manifest.json.12.tmp", ".results.csv.12.tmp", ".mine.csv.12.tmp", "results.csv.tmp"):
-        (run.path / name).write_text("half")
-    clean(run)
-    assert set(contents(run.path)) == {
-        "manifest.json",
-        ".manifest.lock",
-        "results.csv",
-        ".mine.csv.12.tmp",
-        "results.csv.tmp",
-    }
-
-
-def test_a_folder_that_was_removed_is_not_written_to_by_the_process_that_locked_it(run):
-    with run.locked():
-        shutil.rmtree(run.path)
-        run.models.mkdir(parents=True)
-        with pytest.raises(UserError, match="was removed or replaced"):
-            run.refuse_replaced()

@@ -51,11 +51,11 @@ def test_parameters(bilinear, millions):
     assert round(count / 1e6, 2) == millions
 
 
-@pytest.mark.parametrize("stem", [1, 2])
+@pytest.mark.parametrize("pixel_unshuffle", [1, 2])
 @pytest.mark.parametrize("bilinear", [False, True])
 @pytest.mark.parametrize("size", [(1, 1), (15, 17), (48, 32), (37, 100)])
-def test_any_height_and_width(bilinear, size, stem):
-    model = UNet(width=2, bilinear=bilinear, stem=stem).eval()
+def test_any_height_and_width(bilinear, size, pixel_unshuffle):
+    model = UNet(width=2, bilinear=bilinear, pixel_unshuffle=pixel_unshuffle).eval()
     assert model(torch.randn(2, 3, *size)).shape == (2, 1, *size)
 
 
@@ -88,33 +88,33 @@ def test_every_parameter_learns(bilinear):
 
 
 def test_a_stem_computes_at_half_of_the_resolution():
-    model, seen = UNet(channels=5, classes=2, width=2, stem=2).eval(), []
+    model, seen = UNet(channels=5, classes=2, width=2, pixel_unshuffle=2).eval(), []
     model.encoders[0].register_forward_hook(lambda _, given, result: seen.append((given[0].shape, result.shape)))
     assert model(torch.randn(3, 5, 50, 64)).shape == (3, 2, 50, 64)
     assert seen == [((3, 20, 32, 32), (3, 2, 32, 32))]  # padded to 64 x 64, four pixels in one
 
 
 def test_what_enters_a_stem_leaves_it_again():
-    model = UNet(width=2, stem=2)
+    model = UNet(width=2, pixel_unshuffle=2)
     image = torch.randn(2, 3, 37, 70)
-    entered = model.enter(image)
+    entered = model._pad_and_fold(image)
     assert entered.shape == (2, 12, 32, 48)
-    assert torch.equal(model.leave(entered, 37, 70), image)
+    assert torch.equal(model._unfold_and_crop(entered, 37, 70), image)
     # Channel 4c + 2y + x holds the pixels (2i + y, 2j + x) of channel c
     assert torch.equal(entered[:, 4 * 1 + 2 * 1 + 0, :18, :35], image[:, 1, 1::2, 0::2])
-    assert torch.equal(model.leave(entered, 64, 96)[..., :37, 70:], image[..., -1:].expand(-1, -1, -1, 26))
+    assert torch.equal(model._unfold_and_crop(entered, 64, 96)[..., :37, 70:], image[..., -1:].expand(-1, -1, -1, 26))
 
 
 def test_a_network_with_a_stem_is_the_plain_one_between_unshuffle_and_shuffle():
     torch.manual_seed(0)
-    model, inner = UNet(width=2, stem=2).eval(), UNet(channels=12, classes=4, width=2).eval()
+    model, inner = UNet(width=2, pixel_unshuffle=2).eval(), UNet(channels=12, classes=4, width=2).eval()
     inner.load_state_dict(model.state_dict())
     image = torch.randn(2, 3, 64, 32)
     assert torch.equal(model(image), F.pixel_shuffle(inner(F.pixel_unshuffle(image, 2)), 2))
 
 
 def test_a_stem_changes_no_name_of_a_weight_but_the_first_and_last_shapes():
-    twin, plain = UNet(width=2, stem=2), UNet(width=2)
+    twin, plain = UNet(width=2, pixel_unshuffle=2), UNet(width=2)
     shapes = {name: tensor.shape for name, tensor in twin.state_dict().items()}
     assert list(shapes) == list(plain.state_dict())
     other = [name for name, tensor in plain.state_dict().items() if tensor.shape != shapes[name]]

@@ -1,8 +1,8 @@
-"""Random changes of a batch during training, on the device that computes: geometry, intensities, missing sequences.
+"""Random augmentation of a batch, on the device that computes: geometry, intensities, missing sequences.
 
-What happens to a slice depends on (seed, epoch, row) alone, so that a resumed run sees the same. Strengths began as
-those of nnU-Net's 2D training (Isensee et al. 2021); most changes come more often and are stronger, because so few
-patients are learned by heart otherwise (docs/recipe.md).
+The augmentation of a slice depends on (seed, epoch, row) alone: a resumed run repeats it. Strengths began with those of
+nnU-Net's 2D training (Isensee et al. 2021); most are more frequent and stronger here, because a network overfits so few
+patients otherwise (docs/results.md).
 """
 
 import math
@@ -22,32 +22,32 @@ FLIP = 0.5  # left and right
 MISSING = 0.3  # FLAIR stands in for pre-contrast, post-contrast or both, as in the set itself where they are missing
 SCALE = (0.4, 0.7, 1.3)  # brightness, and contrast: probability, smallest, largest factor
 GAMMA = (0.5, 0.6, 1.6)  # exponent
-NOISE = (0.2, 0.0, 0.3)  # standard deviation, where 1 is that of the head
-BLUR = (0.2, 0.5, 1.0)  # sigma in pixels of what the network sees
-LOW_RESOLUTION = (0.25, 0.5, 1.0)  # share of the resolution
+NOISE = (0.2, 0.0, 0.3)  # standard deviation, in units of the head's
+BLUR = (0.2, 0.5, 1.0)  # sigma in pixels of the network's input
+LOW_RESOLUTION = (0.25, 0.5, 1.0)  # fraction of the resolution
 
 
 def generators(seed: int, epoch: int, rows: torch.Tensor) -> list[np.random.Generator]:
-    """Return the random numbers of each row of an epoch."""
+    """Return a generator of random numbers for each row of an epoch."""
     return [np.random.default_rng((seed, epoch, int(row))) for row in rows]
 
 
 # --- Geometry --------------------------------------------------------------------------------------------------
 
 
-def place(
+def cut_window(
     images: torch.Tensor,
     masks: torch.Tensor,
     centres: torch.Tensor,
     extent: tuple[int, int],
     size: tuple[int, int],
-    chances: Sequence[np.random.Generator] | None = None,
+    generators: Sequence[np.random.Generator] | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cut a window out of each slice, turned, zoomed, shifted and flipped at random if `chances` are given.
+    """Cut a window out of each slice, turned, zoomed, shifted and flipped at random if `generators` are given.
 
     Args:
         images: float32 [N, C, H, W], interpolated bilinearly; the edge is repeated beyond the frame.
-        masks: float32 [N, 1, H, W], 0 or 1; stay so, by the nearest neighbour.
+        masks: float32 [N, 1, H, W], 0 or 1; the nearest neighbour keeps them so.
         centres: float [N, 2], row and column between pixels of the windows' centres.
         extent: height and width of the window in pixels of the slice.
         size: height and width of the output.
@@ -56,8 +56,8 @@ def place(
     turns, shifts = [], centres.double().clone()
     for row in range(len(images)):
         turn = np.eye(2)
-        if chances is not None:
-            turn, shift = _random_turn(chances[row])
+        if generators is not None:
+            turn, shift = _random_turn(generators[row])
             shifts[row] += torch.from_numpy(shift)
         turns.append(turn)
     # From the output's coordinates (x, y in -1..1) by way of pixels to those of the slice
@@ -68,18 +68,20 @@ def place(
     theta[:, :, 2] = shifts.flip(1) * torch.from_numpy(into) - 1
     theta = theta.float().to(images.device, non_blocking=True)
     grid = F.affine_grid(theta, [len(images), 1, *size], align_corners=False)
+    # Repeats the edge like padding_mode="border", which Apple GPUs lack before PyTorch 2.13
+    ends = grid.new_tensor([1 - 1 / width, 1 - 1 / height])
     return (
-        F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False),
+        F.grid_sample(images, grid.clamp(-ends, ends), mode="bilinear", padding_mode="zeros", align_corners=False),
         F.grid_sample(masks, grid, mode="nearest", padding_mode="zeros", align_corners=False),
     )
 
 
-def _random_turn(chance: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def _random_turn(generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Return a matrix from the output's to the slice's (x, y), and a shift of the centre (rows, columns)."""
-    turns, zooms, flips = chance.random(3) < (GEOMETRY, GEOMETRY, FLIP)
-    angle = chance.uniform(-ROTATION, ROTATION) * turns
-    zoom = math.exp(chance.uniform(*np.log(ZOOM)) * zooms)
-    shift = chance.uniform(-SHIFT, SHIFT, 2)
+    turns, zooms, flips = generator.random(3) < (GEOMETRY, GEOMETRY, FLIP)
+    angle = generator.uniform(-ROTATION, ROTATION) * turns
+    zoom = math.exp(generator.uniform(*np.log(ZOOM)) * zooms)
+    shift = generator.uniform(-SHIFT, SHIFT, 2)
     matrix = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]]) / zoom
     return matrix * np.array([-1 if flips else 1, 1]), shift
 
@@ -88,13 +90,13 @@ def _random_turn(chance: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 
 
 def change_intensities(
-    images: torch.Tensor, sequences: Sequence[int], chances: Sequence[np.random.Generator]
+    images: torch.Tensor, sequences: Sequence[int], generators: Sequence[np.random.Generator]
 ) -> torch.Tensor:
-    """Return slices with other intensities: float32 [N, C, H, W], scaled so that the head varies by about 1.
+    """Return slices with augmented intensities: float32 [N, C, H, W], in units of the head's standard deviation.
 
-    The channels of one sequence, FLAIR's neighbours, are changed alike.
+    The channels of one sequence, FLAIR and its neighbours, get the same factors.
     """
-    drawn = [_draw(chance) for chance in chances]
+    drawn = [_draw(generator) for generator in generators]
     images = images.clone()
     for row, draw in enumerate(drawn):
         for sequence in draw["missing"]:
@@ -111,34 +113,34 @@ def change_intensities(
     middle = images.mean((2, 3), keepdim=True)
     images = images.sub_(middle).mul_(factors["contrast"]).add_(middle).mul_(factors["brightness"])
     for row, draw in enumerate(drawn):
-        if draw["share"] < 1:
-            images[row : row + 1] = lower_resolution(images[row : row + 1], draw["share"])
+        if draw["fraction"] < 1:
+            images[row : row + 1] = lower_resolution(images[row : row + 1], draw["fraction"])
         if draw["sigma"]:
             images[row : row + 1] = blur(images[row : row + 1], draw["sigma"])
         if draw["noise"]:
-            generator = torch.Generator(images.device).manual_seed(draw["seed"])
-            noise = torch.empty_like(images[row]).normal_(0, draw["noise"], generator=generator)
+            torch_generator = torch.Generator(images.device).manual_seed(draw["seed"])
+            noise = torch.empty_like(images[row]).normal_(0, draw["noise"], generator=torch_generator)
             images[row] += noise
     return images
 
 
-def _draw(chance: np.random.Generator) -> dict:
-    """Draw what happens to a slice; always the same number of draws."""
+def _draw(generator: np.random.Generator) -> dict:
+    """Draw the augmentation of a slice; always the same number of draws."""
 
     def between(rule: tuple[float, float, float], otherwise: float, count: int | None = None):
-        value = chance.uniform(*rule[1:], count)
-        return np.where(chance.random(count) < rule[0], value, otherwise)
+        value = generator.uniform(*rule[1:], count)
+        return np.where(generator.random(count) < rule[0], value, otherwise)
 
-    missing = ((PRE,), (POST,), (PRE, POST))[chance.integers(3)]
+    missing = ((PRE,), (POST,), (PRE, POST))[generator.integers(3)]
     return {
-        "missing": missing if chance.random() < MISSING else (),
+        "missing": missing if generator.random() < MISSING else (),
         "gamma": between(GAMMA, 1, 3),
         "contrast": between(SCALE, 1, 3),
         "brightness": between(SCALE, 1, 3),
-        "share": float(between(LOW_RESOLUTION, 1)),
+        "fraction": float(between(LOW_RESOLUTION, 1)),
         "sigma": float(between(BLUR, 0)),
         "noise": float(between(NOISE, 0)),
-        "seed": int(chance.integers(2**63)),
+        "seed": int(generator.integers(2**63)),
     }
 
 
@@ -154,8 +156,8 @@ def blur(images: torch.Tensor, sigma: float) -> torch.Tensor:
     return flat.view_as(images)
 
 
-def lower_resolution(images: torch.Tensor, share: float) -> torch.Tensor:
-    """Keep a share of the resolution: down by the nearest neighbour, up again bilinearly. float32 [N, C, H, W]."""
+def lower_resolution(images: torch.Tensor, fraction: float) -> torch.Tensor:
+    """Keep a fraction of the resolution: down by the nearest neighbour, up again bilinearly. float32 [N, C, H, W]."""
     size = images.shape[-2:]
-    small = F.interpolate(images, [max(1, round(side * share)) for side in size], mode="nearest")
+    small = F.interpolate(images, [max(1, round(side * fraction)) for side in size], mode="nearest")
     return F.interpolate(small, size, mode="bilinear", align_corners=False)

@@ -1,207 +1,179 @@
-"""The only loops over batches. Everything that trains or scores a network calls them."""
+"""The only loops over batches. Everything that trains, validates or applies a network calls them."""
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from constants import IMAGE_SIZE, THRESHOLD
-from dataset.preprocess import Preparation, Prepared, fitting, prepare
+from dataset.preprocess import PreprocessedSlices, Preprocessing, preprocess, window_side
 from dataset.slices import Slices
 from evaluation.metrics import Counts, count_pixels, slice_mean_iou, summarise
-from training import augment, distributed, lean
-from training.hardware import Hardware
-from training.losses import LOSSES, Loss
-from unet import UNet
+from training import augment
+from training.hardware import Hardware, rank, sum_over_processes, world
+from training.losses import Loss, make_loss
 from utils import UserError
 
-WINDOW = (224, 192)  # rows and columns around the head that training sees with `crop`, at least
-GROWING = ((0.3, 0.5), (0.6, 0.75), (1.0, 1.0))  # until this share of the epochs, this share of the resolution
-OUTSIDE = -20.0  # the logit where nothing is computed
-CHECK_EVERY = 16  # steps after which an accelerator, or several processes, are asked for the loss and for signals
-
-
-def count_flop(network: dict[str, Any], height: int, width: int) -> int:
-    """Return the floating-point operations of the convolutions of one forward pass; backward takes twice as many.
-
-    network: the arguments of UNet. height, width: of the slice.
-    """
-    with torch.device("meta"), FlopCounterMode(display=False) as counter:
-        UNet(**network)(torch.empty(1, network["channels"], height, width))
-    return counter.get_total_flops()
+WINDOW = (224, 192)  # least rows and columns around the head in training with `crop`
+RESOLUTIONS = ((0.3, 0.5), (0.6, 0.75), (1.0, 1.0))  # up to this fraction of the epochs: the resolution
+OUTSIDE = -20.0  # the logit outside of the computed window
+CHECK_EVERY = 16  # steps between checks of the loss on an accelerator or by several processes
 
 
 def predicted_mask(logits: torch.Tensor, threshold: float = THRESHOLD) -> torch.Tensor:
-    """Logits -> bool of the same shape: where the probability reaches the threshold."""
+    """Logits -> bool of the same shape: whether the probability reaches the threshold."""
     return logits.sigmoid() >= threshold
 
 
 def epoch_order(
-    seed: int, epoch: int, slices: Slices, empty_share: float = 1.0, by_patient: float = 0.0
+    seed: int, epoch: int, slices: Slices, negative_fraction: float = 1.0, patient_balanced: float = 0.0
 ) -> torch.Tensor:
     """Return the rows of epoch 1, 2, ... in their order: int64; it depends on (seed, epoch) and the slices alone.
 
-    All tumour slices, and a share of the others, drawn anew in each epoch. With `by_patient` as many rows, each drawn
-    with replacement: any patient with the same probability, then a slice in proportion to its tumour pixels plus this
-    times their mean.
+    All tumour slices, and a fraction of the others, drawn anew in each epoch. With `patient_balanced` as many rows, each
+    drawn with replacement: first a patient, all with the same probability, then a slice in proportion to its tumour
+    pixels plus `patient_balanced` times their mean.
     """
     mixed = int(np.random.SeedSequence((seed, epoch)).generate_state(1, np.uint64)[0] >> 1)
     generator = torch.Generator().manual_seed(mixed)
     order = torch.randperm(len(slices), generator=generator)
-    if empty_share == 1 and not by_patient:
+    if negative_fraction == 1 and not patient_balanced:
         return order
     tumour = slices.masks.flatten(1).sum(1).cpu().double()
-    if by_patient:
+    if patient_balanced:
         patient = torch.from_numpy(np.unique(slices.patients, return_inverse=True)[1])
         mean = (patient.bincount(tumour) / patient.bincount())[patient]
-        weights = torch.where(mean > 0, tumour + by_patient * mean, 1)
-        rows = round(int((tumour > 0).sum()) + empty_share * int((tumour == 0).sum()))
+        weights = torch.where(mean > 0, tumour + patient_balanced * mean, 1)
+        rows = round(int((tumour > 0).sum()) + negative_fraction * int((tumour == 0).sum()))
         return torch.multinomial(weights / patient.bincount(weights)[patient], rows, True, generator=generator)
-    empty = (tumour == 0)[order]
-    drawn = empty.cumsum(0) <= round(empty_share * int(empty.sum()))
-    return order[~empty | drawn]
+    negative = (tumour == 0)[order]
+    drawn = negative.cumsum(0) <= round(negative_fraction * int(negative.sum()))
+    return order[~negative | drawn]
 
 
 @dataclass(frozen=True)
-class Views:
-    """What training sees of the slices in an epoch: the window, its resolution, and random changes.
+class TrainingTransform:
+    """Slices -> training input: the window around the head, its resolution, and random augmentation.
 
     Args:
-        crop: the window around the head, not the frame.
-        augmented: change each slice at random.
-        share: of the resolution.
-        seed, epoch: of the random changes.
+        crop: the window around the head instead of the frame.
+        augmented: augment each slice at random.
+        resolution: fraction of the full resolution.
+        seed, epoch: of the augmentation.
     """
 
     crop: bool = False
     augmented: bool = False
-    share: float = 1.0
+    resolution: float = 1.0
     seed: int = 0
     epoch: int = 1
 
-    def batch(self, prepared: Prepared, rows: torch.Tensor, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return input and masks as of `Prepared.batch`, [B, C, h, w] and [B, 1, h, w]."""
-        images, masks = prepared.batch(rows, device)
-        if not len(rows) or (self.crop, self.augmented, self.share) == (False, False, 1):
+    def batch(
+        self, slices: PreprocessedSlices, rows: torch.Tensor, device: torch.device
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return input and masks, float32 [B, C, h, w] and [B, 1, h, w]."""
+        images, masks = slices.batch(rows, device)
+        if not len(rows) or (self.crop, self.augmented, self.resolution) == (False, False, 1):
             return images, masks
-        chances = augment.generators(self.seed, self.epoch, rows) if self.augmented else None
-        extent, size = training_window(self.crop, self.share)
-        boxes = [prepared.boxes[patient] if self.crop else (0, IMAGE_SIZE) * 2 for patient in prepared.stack[rows]]
+        generators = augment.generators(self.seed, self.epoch, rows) if self.augmented else None
+        extent, size = training_window(self.crop, self.resolution)
+        boxes = [slices.boxes[patient] if self.crop else (0, IMAGE_SIZE) * 2 for patient in slices.stack[rows]]
         centres = torch.tensor([((top + bottom) // 2, (left + right) // 2) for top, bottom, left, right in boxes])
-        images, masks = augment.place(images, masks, centres, extent, size, chances)
-        if chances is not None:  # on the window alone, which is what costs least
-            images = augment.change_intensities(images, prepared.how.sequences, chances)
+        images, masks = augment.cut_window(images, masks, centres, extent, size, generators)
+        if generators is not None:  # on the window alone, which costs least
+            images = augment.change_intensities(images, slices.preprocessing.sequences, generators)
         return images, masks
 
 
-EVERYTHING = Views()
+IDENTITY = TrainingTransform()
 
 
-def training_window(crop: bool, share: float) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Return height and width of what training sees: in pixels of the slice, and as computed at a share of them."""
-    extent = tuple(fitting(side, share) for side in WINDOW) if crop else (IMAGE_SIZE, IMAGE_SIZE)
-    return extent, tuple(round(side * share) for side in extent)
+def training_window(crop: bool, resolution: float) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Return height and width of the training window: in pixels of the slice, and in pixels of the network's input."""
+    extent = tuple(window_side(side, resolution) for side in WINDOW) if crop else (IMAGE_SIZE, IMAGE_SIZE)
+    return extent, tuple(round(side * resolution) for side in extent)
 
 
-def growth(epoch: int, epochs: int) -> float:
-    """Return the share of the resolution in an epoch, 1, 2, ..., of a training that grows."""
-    return next(share for until, share in GROWING if epoch <= until * epochs + 1e-9)
+def resolution_of_epoch(epoch: int, epochs: int) -> float:
+    """Return the resolution in an epoch, 1, 2, ..., of a training with progressive resolution."""
+    return next(resolution for until, resolution in RESOLUTIONS if epoch <= until * epochs + 1e-9)
 
 
-@dataclass
-class Tally:
-    """Running per-batch losses and pixel counts of one epoch; of this process's share of the rows."""
+class EpochMetrics:
+    """Losses and pixel counts of an epoch; they stay on the device until they are read."""
 
-    losses: list[torch.Tensor] = field(default_factory=list)  # mean over the share
-    rows: list[torch.Tensor] = field(default_factory=list)
-    counts: list[Counts] = field(default_factory=list)
+    def __init__(self) -> None:
+        self.losses: list[torch.Tensor] = []  # mean over this process's slices of a batch
+        self.positions: list[torch.Tensor] = []  # of these slices in the epoch's order
+        self.counts: list[Counts] = []
 
-    def add(self, loss: torch.Tensor, rows: torch.Tensor, counts: Counts) -> None:
+    def add(self, loss: torch.Tensor, positions: torch.Tensor, counts: Counts) -> None:
         self.losses.append(loss)
-        self.rows.append(rows)
+        self.positions.append(positions)
         self.counts.append(counts)
 
-    def gather(self, slices: int) -> Counts:
-        """Return the counts of every slice by row number, from all processes, as NumPy arrays.
+    def summarise(self, patients: Sequence[str]) -> tuple[dict[str, float], Counts]:
+        """Return the metrics of `train_one_epoch` and the counts behind them, over all processes.
 
-        Of a slice that several processes drew: their mean, rounded down.
+        patients: of each slice in the epoch's order. A slice that was drawn twice counts twice, each time with the
+        counts of its own prediction.
         """
-        device = self.counts[0].true_positive.device
-        every = torch.zeros(slices, 4, dtype=torch.int64, device=device)
-        counts = torch.cat([torch.stack(c, dim=1) for c in self.counts])
-        every[torch.cat(self.rows).to(device)] = torch.nn.functional.pad(counts, (0, 1), value=1)
-        *counts, processes = distributed.add_up(every).cpu().numpy().T
-        return Counts(*(each // processes.clip(min=1) for each in counts))
-
-    def summarise(self, patients: Sequence[str], seen: torch.Tensor | None = None) -> tuple[dict[str, float], Counts]:
-        """Return the metrics as of `train_one_epoch`, and the counts behind them; of the rows `seen` only, if given."""
-        sizes = torch.tensor([len(rows) for rows in self.rows], dtype=torch.float64)
+        device = self.losses[0].device
+        sizes = torch.tensor([len(positions) for positions in self.positions], dtype=torch.float64)
         total = (torch.stack(self.losses).cpu().double() * sizes).sum()  # Apple's GPUs have no float64
-        if distributed.world() > 1:
-            total = distributed.add_up(total.to(self.losses[0].device))
-        counts = self.gather(len(patients))
-        if seen is not None:
-            rows = seen.sort().values.numpy()
-            counts, patients = Counts(*(part[rows] for part in counts)), [patients[row] for row in rows]
+        if world() > 1:
+            total = sum_over_processes(total.to(device))
+        table = torch.zeros(len(patients), len(Counts._fields), dtype=torch.int64, device=device)
+        table[torch.cat(self.positions).to(device)] = torch.cat([torch.stack(c, dim=1) for c in self.counts])
+        counts = Counts(*sum_over_processes(table).cpu().numpy().T)
         return {"loss": total.item() / len(patients), **summarise(counts, patients)}, counts
 
 
 class Optimiser(Protocol):
-    """What a training step needs: one of PyTorch's, or an Optimisation."""
+    """What a training step needs: an optimiser of PyTorch, or an Optimisation."""
 
     def zero_grad(self, set_to_none: bool = True) -> None: ...
 
     def step(self) -> None: ...
 
 
-class Interrupted(Exception):
-    """A signal asked training to stop, and it did after a complete step."""
-
-
 def train_one_epoch(
     model: nn.Module,
-    slices: Prepared,
+    slices: PreprocessedSlices,
     order: torch.Tensor,
     optimiser: Optimiser,
     batch_size: int,
     loss_function: Loss,
     hardware: Hardware,
     title: str = "",
-    stop: Callable[[], bool] = lambda: False,
-    views: Views = EVERYTHING,
+    transform: TrainingTransform = IDENTITY,
 ) -> dict[str, float]:
-    """Train on the given rows, in their order. The metrics are those of the network as it learns, on what it saw.
-
-    Args:
-        stop: asked after each step whether to stop.
+    """Train on the given rows, in their order. The metrics are of the network while it learns, on transformed slices.
 
     Returns: loss (mean over batches, weighted by their slices) and the metrics of metrics.summarise.
-    Raises: Interrupted when `stop` says so; UserError when the loss is no longer finite, naming the batch and its
-        patients.
+    Raises: UserError when the loss is no longer finite, naming the batch and its patients.
     """
     model.train()
-    tally = Tally()
-    batches = order.split(batch_size)
-    every = 1 if hardware.device.type == "cpu" and distributed.world() == 1 else CHECK_EVERY
-    for number, batch in enumerate(_progress(batches, f"{title} training", tally), start=1):
-        rows = distributed.share(batch)
-        images, masks = views.batch(slices, rows, hardware.device)
+    metrics = EpochMetrics()
+    patients = [slices.patients[row] for row in order]
+    batches = torch.arange(len(order)).split(batch_size)
+    check_every = 1 if hardware.device.type == "cpu" and world() == 1 else CHECK_EVERY
+    for number, batch in enumerate(_progress(batches, f"{title} training", metrics), start=1):
+        positions = batch[rank() :: world()]  # of this process; they may be none
+        images, masks = transform.batch(slices, order[positions], hardware.device)
         images = images.contiguous(memory_format=hardware.memory_format)
         loss, logits = _train_step(model, images, masks, optimiser, loss_function, hardware, len(batch))
-        tally.add(loss, rows, count_pixels(predicted_mask(logits), masks > 0))
-        if number % every == 0 or number == len(batches):
-            _stop_unless_finite(tally.losses, batches, slices.patients)
-            if distributed.anyone(stop(), hardware.device):
-                raise Interrupted
-    return tally.summarise(slices.patients, order)[0]
+        metrics.add(loss, positions, count_pixels(predicted_mask(logits), masks > 0))
+        if number % check_every == 0 or number == len(batches):
+            _refuse_not_finite(metrics.losses, batches, patients)
+    return metrics.summarise(patients)[0]
 
 
 def _train_step(
@@ -213,15 +185,12 @@ def _train_step(
     hardware: Hardware,
     batch: int,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Train on this process's share of a batch of `batch` slices. Returns its loss and logits, detached."""
+    """Train on this process's slices of a batch of `batch` slices. Returns loss and logits, detached."""
     optimiser.zero_grad(set_to_none=True)
-    if lean.applies(model, hardware):
-        logits = lean.training_pass(model, images, torch.bfloat16 if hardware.bf16 else torch.float32).float()
-    else:
-        with hardware.autocast():
-            logits = model(images).float()
-    loss = loss_function(logits, masks) if len(images) else logits.sum()  # an empty share still takes part
-    weight = distributed.world() * len(images) / batch  # gradients are averaged over processes, not over slices
+    with hardware.autocast():
+        logits = model(images).float()
+    loss = loss_function(logits, masks) if len(images) else logits.sum()  # a process without slices still takes part
+    weight = world() * len(images) / batch  # gradients are averaged over processes, not over slices
     (loss * weight if weight != 1 else loss).backward()
     optimiser.step()
     return loss.detach(), logits.detach()
@@ -230,32 +199,34 @@ def _train_step(
 @torch.inference_mode()
 def evaluate(
     model: nn.Module,
-    slices: Prepared,
+    slices: PreprocessedSlices,
     batch_size: int,
     loss_function: Loss,
     hardware: Hardware,
     title: str = "",
+    tta_flip: bool = False,
     probabilities_out: np.ndarray | None = None,
-    flips: bool = False,
 ) -> tuple[dict[str, float], Counts]:
-    """Score every slice in order, without training.
+    """Predict every slice in order and compare with its mask.
 
     Args:
+        tta_flip: average the logits of the slice and of its mirror image.
         probabilities_out: float32 [N, H, W] that receives the probabilities, if they are wanted.
-        flips: as of `compute_logits`.
 
-    Returns: the metrics as of `train_one_epoch`, and the counts of each slice as NumPy arrays.
+    Returns: the metrics of `train_one_epoch`, the loss over the computed window as in training; and the counts of each
+        slice in the whole frame as NumPy arrays.
     """
     model.eval()
-    tally = Tally()
-    for batch, window in _progress(list(slices.batches(batch_size)), f"{title} scoring", tally):
-        rows = distributed.share(batch)
-        logits, masks = compute_logits(model, slices, rows, window, hardware, flips)
-        loss = loss_function(logits, masks) if len(rows) else logits.sum()
-        tally.add(loss, rows, count_pixels(predicted_mask(logits), masks > 0))
+    metrics = EpochMetrics()
+    for batch, window in _progress(list(slices.batches(batch_size)), f"{title} evaluation", metrics):
+        rows = batch[rank() :: world()]
+        logits, masks = compute_logits(model, slices, rows, window, hardware, tta_flip)
+        computed = (..., *window)
+        loss = loss_function(logits[computed], masks[computed]) if len(rows) else logits.sum()
+        metrics.add(loss, rows, count_pixels(predicted_mask(logits), masks > 0))
         if probabilities_out is not None:
             probabilities_out[rows.numpy()] = logits.sigmoid().squeeze(1).cpu().numpy()
-    return tally.summarise(slices.patients)
+    return metrics.summarise(slices.patients)
 
 
 def score(
@@ -266,61 +237,64 @@ def score(
     title: str,
     batch_size: int | None = None,
 ) -> tuple[float, np.ndarray]:
-    """Prepare slices as the network of a checkpoint needs them, and score them.
+    """Preprocess slices for the network of a checkpoint, and predict them.
 
     batch_size: slices at a time, on which a Dice loss depends; that of training if None.
 
     Returns: the loss of training, and the probabilities, float32 [N, H, W].
     """
-    about, settings = checkpoint["input"], checkpoint["config"]["settings"]
+    input, settings = checkpoint["input"], checkpoint["config"]["settings"]
     probabilities = np.empty(slices.masks.shape, np.float32)
     metrics, _ = evaluate(
         model.to(hardware.device, memory_format=hardware.memory_format),
-        prepare(slices, Preparation.of(about)).to(hardware.device),
+        preprocess(slices, Preprocessing.of(input)).to(hardware.device),
         batch_size or settings["batch_size"],
-        LOSSES[settings["loss"]],
+        make_loss(settings["loss"], settings["false_negative_weight"]),
         hardware,
         title,
+        input["tta_flip"],
         probabilities,
-        about["flips"],
     )
     return metrics["loss"], probabilities
 
 
 @torch.inference_mode()
 def predict(
-    model: nn.Module, slices: Prepared, batch_size: int, hardware: Hardware, flips: bool = False
+    model: nn.Module, slices: PreprocessedSlices, batch_size: int, hardware: Hardware, tta_flip: bool = False
 ) -> torch.Tensor:
-    """Return the logits of slices whose masks do not matter: float32 [N, H, W] on the CPU."""
+    """Return the logits of slices without masks: float32 [N, H, W] on the CPU."""
     model.eval()
-    batches = slices.batches(batch_size)
-    return torch.cat([compute_logits(model, slices, *batch, hardware, flips)[0].squeeze(1).cpu() for batch in batches])
+    logits = [
+        compute_logits(model, slices, *batch, hardware, tta_flip)[0].squeeze(1).cpu()
+        for batch in slices.batches(batch_size)
+    ]
+    return torch.cat(logits)
 
 
 def compute_logits(
     model: nn.Module,
-    slices: Prepared,
+    slices: PreprocessedSlices,
     rows: torch.Tensor,
     window: tuple[slice, slice],
     hardware: Hardware,
-    flips: bool = False,
+    tta_flip: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return logits of the whole frame and masks of some slices: float32 [B, 1, 256, 256] each.
+    """Return logits and masks of some slices in the whole frame: float32 [B, 1, 256, 256] each.
 
     Args:
-        window: what is computed; the logit is OUTSIDE elsewhere.
-        flips: average the logits of the slice and of its mirror image.
+        window: rows and columns to compute; the logit is OUTSIDE elsewhere.
+        tta_flip: average the logits of the slice and of its mirror image.
     """
     images, masks = slices.batch(rows, hardware.device)
     images = images[..., window[0], window[1]]
-    whole = images.shape[-2:]
-    computed = [round(side * slices.how.resolution) for side in whole]
+    full = images.shape[-2:]
+    computed = [round(side * slices.preprocessing.resolution) for side in full]
     images = resize(images, computed).contiguous(memory_format=hardware.memory_format)
     with hardware.autocast():
         logits = model(images).float()
-        if flips:
+        if tta_flip:
             logits = (logits + model(images.flip(3)).float().flip(3)) / 2
-    logits = resize(logits, whole)
+    logits = resize(logits, full)
     if logits.shape == masks.shape:
         return logits, masks
     frame = torch.full_like(masks, OUTSIDE)
@@ -329,34 +303,34 @@ def compute_logits(
 
 
 def resize(planes: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
-    """Interpolate bilinearly, as the windows of training are: float32 [N, C, H, W]."""
+    """Interpolate bilinearly, like the windows of training: float32 [N, C, H, W]."""
     if list(planes.shape[-2:]) == list(size):
         return planes
     return F.interpolate(planes, list(size), mode="bilinear", align_corners=False)
 
 
-def _progress(batches: Sequence[Any], title: str, tally: Tally) -> Iterator[Any]:
+def _progress(batches: Sequence[Any], title: str, metrics: EpochMetrics) -> Iterator[Any]:
     """Yield the batches behind a progress bar with loss and IoU; silent off a terminal."""
-    none = sys.stderr is None or sys.stderr.closed
-    quiet = True if none or distributed.rank() else None  # None: tqdm looks for a terminal
-    bar = tqdm(batches, title, leave=False, disable=quiet, unit="batch", dynamic_ncols=True)
+    no_terminal = sys.stderr is None or sys.stderr.closed
+    disable = True if no_terminal or rank() else None  # None: tqdm looks for a terminal
+    bar = tqdm(batches, title, leave=False, disable=disable, unit="batch", dynamic_ncols=True)
     shown = time.monotonic()
     for batch in bar:
         yield batch
         if not bar.disable and time.monotonic() - shown > 1:  # reading a metric waits for the device: rarely
             shown = time.monotonic()
-            counts = Counts(*(torch.cat(parts).cpu().numpy() for parts in zip(*tally.counts, strict=True)))
-            loss = torch.stack(tally.losses).mean().item()
+            counts = Counts(*(torch.cat(columns).cpu().numpy() for columns in zip(*metrics.counts, strict=True)))
+            loss = torch.stack(metrics.losses).mean().item()
             bar.set_postfix(loss=f"{loss:.4f}", IoU=f"{slice_mean_iou(counts):.3f}")
 
 
-def _stop_unless_finite(losses: list[torch.Tensor], batches: Sequence[torch.Tensor], patients: Sequence[str]) -> None:
+def _refuse_not_finite(losses: list[torch.Tensor], batches: Sequence[torch.Tensor], patients: Sequence[str]) -> None:
     """Raise UserError if any loss so far, in any process, is not finite."""
-    broken = distributed.add_up((~torch.stack(losses).isfinite()).int()).cpu()
+    broken = sum_over_processes((~torch.stack(losses).isfinite()).int()).cpu()
     if broken.any():
         first = int(broken.nonzero()[0])
-        names = ", ".join(sorted({patients[row] for row in batches[first]}))
+        names = ", ".join(sorted({patients[position] for position in batches[first]}))
         raise UserError(
             f"the training loss is not finite from batch {first + 1} of {len(batches)} of this epoch on "
-            f"(patients {names}). The epochs before it are kept. Try a smaller --lr or --precision fp32."
+            f"(patients {names}). The epochs before it are saved. Try a smaller --lr or --precision fp32."
         )

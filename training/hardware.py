@@ -1,18 +1,24 @@
-"""What computes: the device and its precision, memory, seeds, whether it repeats exactly; and its versions."""
+"""The hardware: device, precision, memory, seeds, exact repetition, and several processes that train as one."""
 
 import ctypes
+import gc
 import os
 import platform
 import random
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from datetime import timedelta
 
 import numpy as np
 import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from utils import UserError
 
 GLIBC = ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
+TIMEOUT = timedelta(minutes=10)  # until a silent process counts as lost
 
 
 @dataclass(frozen=True)
@@ -26,8 +32,8 @@ class Hardware:
     def memory_format(self) -> torch.memory_format:
         """Channels last, which convolutions prefer, except in fp32 on the CPU.
 
-        There PyTorch's batch norm sums channels-last activations one by one in fp32, which is off by 5e-4 at the
-        size of a batch; a step would no longer equal the plain one.
+        There PyTorch's batch norm sums channels-last activations one by one in fp32, with an error of 5e-4 at the size
+        of a batch.
         """
         plain = self.device.type == "cpu" and not self.bf16
         return torch.contiguous_format if plain else torch.channels_last
@@ -48,6 +54,8 @@ def choose_hardware(device: str = "auto", precision: str = "auto") -> Hardware:
     if device == "auto":
         mps = torch.backends.mps.is_available()
         device = "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
+    if device == "cuda" and "LOCAL_RANK" in os.environ:  # torchrun gives each process its own GPU
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
     try:
         chosen = torch.empty(1, device=torch.device(device)).device  # with its index: cuda -> cuda:0
     except (RuntimeError, AssertionError, NotImplementedError) as error:
@@ -56,17 +64,8 @@ def choose_hardware(device: str = "auto", precision: str = "auto") -> Hardware:
     return Hardware(chosen, bf16=precision == "bf16" or (precision == "auto" and computes_bf16(chosen)))
 
 
-def hardware_like(device: str, precision: str) -> Hardware:
-    """Return the hardware for a network trained in this precision; fp32 where bf16 is only simulated, which is slow."""
-    hardware = choose_hardware(device, precision)
-    if hardware.bf16 and not computes_bf16(hardware.device):
-        hardware = replace(hardware, bf16=False)
-        print(f"note: trained in bf16, which this hardware has not, so that it computes in {hardware}")
-    return hardware
-
-
 def computes_bf16(device: torch.device) -> bool:
-    """Return whether the device has bfloat16 arithmetic of its own; where it is simulated, it is slow."""
+    """Return whether the device has bfloat16 arithmetic of its own; simulated, it is slow."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type == "cpu":
@@ -78,7 +77,7 @@ def computes_bf16(device: torch.device) -> bool:
 def keep_freed_memory() -> None:
     """Ask glibc to keep freed memory instead of returning it to the kernel at every layer.
 
-    Activations are large: each would come from a fresh mapping, whose pages the kernel has to clear again in each step.
+    Activations are large: each would come from a fresh mapping, and the kernel would clear its pages in each step.
     """
     M_MXFAST, M_TRIM_THRESHOLD, M_MMAP_MAX = 1, -1, -4  # malloc.h
     if GLIBC:
@@ -88,18 +87,15 @@ def keep_freed_memory() -> None:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Return the peak memory in bytes: of tensors on a CUDA device, elsewhere of the whole process.
-
-    0 where the system does not say.
-    """
+    """Return the peak memory in bytes: of tensors on a CUDA device, elsewhere of the whole process; 0 if unknown."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     try:
         import resource
     except ImportError:  # Windows
         return 0
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else most * 1024  # bytes there, KiB elsewhere
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # bytes there, KiB elsewhere
 
 
 def set_seeds(seed: int) -> None:
@@ -109,9 +105,14 @@ def set_seeds(seed: int) -> None:
     torch.manual_seed(seed)  # CPU, CUDA and MPS
 
 
-def repeat_exactly(exact: bool, sizes_vary: bool = False) -> None:
-    """Exact: one seed gives the same bits on one machine. Else cuDNN tries kernels for each size, unless they vary."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # asked for by cuBLAS, before its first use
+def repeat_exactly(exact: bool, device: torch.device, sizes_vary: bool = False) -> None:
+    """Exact: one seed gives the same bits on one machine. Else cuDNN tries kernels for each size, unless they vary.
+
+    On a CPU every operation used here is deterministic; PyTorch's switch would only import its compiler, 3 s.
+    """
+    if device.type == "cpu":
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # required by cuBLAS, before its first use
     torch.use_deterministic_algorithms(exact)
     torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads memory it has not written
     torch.backends.cudnn.deterministic = exact
@@ -126,3 +127,55 @@ def versions() -> dict[str, str]:
         "numpy": np.__version__,
         "platform": platform.platform(),
     }
+
+
+# --- Several processes, started by torchrun: each trains on its rows of every batch ------------------------------
+
+
+def join_processes(device: torch.device) -> None:
+    """Join the other processes, if torchrun started this one."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
+
+
+def leave_processes() -> None:
+    """Leave the other processes, all at the same time, before the interpreter ends."""
+    if dist.is_initialized():
+        dist.barrier()
+        gc.collect()  # wrapped networks keep the group's threads alive
+        dist.destroy_process_group()
+
+
+def world() -> int:
+    """Return the number of processes."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Return the number of this process; process 0 writes and prints."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def say(text: str) -> None:
+    """Print at once, for logs that are followed; only process 0 prints."""
+    if rank() == 0:
+        print(text, flush=True)
+
+
+def sum_over_processes(x: torch.Tensor) -> torch.Tensor:
+    """Sum x over the processes, in place."""
+    if world() > 1:
+        dist.all_reduce(x)
+    return x
+
+
+def distribute(model: nn.Module, device: torch.device) -> nn.Module:
+    """Return the network ready for training by all processes; its parameters and buffers remain those of `model`.
+
+    On the CPU, where PyTorch has no synchronised batch norm, each process normalises its own rows.
+    """
+    if world() == 1:
+        return model
+    if device.type == "cuda":
+        return DistributedDataParallel(nn.SyncBatchNorm.convert_sync_batchnorm(model), device_ids=[device.index])
+    return DistributedDataParallel(model)

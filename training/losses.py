@@ -7,11 +7,7 @@ import torch
 from torch.nn import functional as F
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-POSITIVE = 3.0  # weight of a tumour pixel in `weighted_bce`
-MISSED = 0.7  # weight of false negatives in `tversky`; false positives have the rest of 1. 0.5 would be Dice
-SMOOTH = 50.0  # pixels added to both in `slice_dice`: an empty slice costs 1/2 where as many are marked falsely
-OTHERS = (0.3, 0.9)  # such weights that can be chosen too
-FOCUS = 0.75  # exponent of `focal_tversky`
+SMOOTH = 50.0  # pixels added to both sides in `slice_dice`: an empty slice costs 1/2 at so many false pixels
 
 
 def bce(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
@@ -19,13 +15,8 @@ def bce(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
     return F.binary_cross_entropy_with_logits(logits, masks)
 
 
-def weighted_bce(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
-    """Binary cross-entropy in which a tumour pixel counts POSITIVE times; mean over all pixels (nats)."""
-    return F.binary_cross_entropy_with_logits(logits, masks, pos_weight=logits.new_tensor(POSITIVE))
-
-
 def soft_dice(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
-    """1 - Dice of the probabilities over the whole batch, so that empty slices count by their pixels only.
+    """1 - Dice of the probabilities over the whole batch; empty slices count by their pixels only.
 
     Between 0 and 1. One pixel is added to numerator and denominator: empty against empty is 0, not 0/0.
     """
@@ -40,28 +31,23 @@ def slice_dice(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
     Between 0 and 1. SMOOTH is added to numerator and denominator: empty against empty is 0, not 0/0.
     """
     probabilities = logits.sigmoid()
-    overlap, predicted, true = (part.sum((1, 2, 3)) for part in (probabilities * masks, probabilities, masks))
+    overlap, predicted, true = (x.sum((1, 2, 3)) for x in (probabilities * masks, probabilities, masks))
     return (1 - (2 * overlap + SMOOTH) / (predicted + true + SMOOTH)).mean()
 
 
-def tversky(logits: torch.Tensor, masks: torch.Tensor, weight: float = MISSED) -> torch.Tensor:
-    """1 - Tversky index of the probabilities over the whole batch (Salehi et al. 2017): Dice that punishes misses more.
+def tversky(logits: torch.Tensor, masks: torch.Tensor, false_negative_weight: float) -> torch.Tensor:
+    """1 - Tversky index of the probabilities over the whole batch (Salehi et al. 2017).
 
-    TP / (TP + weight x FN + (1 - weight) x FP), with one pixel added to both: empty against empty is 0, not 0/0.
+    TP / (TP + w FN + (1 - w) FP), with one pixel added to both: empty against empty is 0, not 0/0. w = 0.5 is Dice.
     """
     probabilities = logits.sigmoid()
     overlap = (probabilities * masks).sum()
     missed, false = masks.sum() - overlap, probabilities.sum() - overlap
-    return 1 - (overlap + 1) / (overlap + weight * missed + (1 - weight) * false + 1)
-
-
-def focal_tversky(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
-    """The Tversky loss to the power FOCUS (Abraham and Khan 2019, whose gamma is 1 / FOCUS)."""
-    return tversky(logits, masks).clamp(min=1e-6) ** FOCUS
+    return 1 - (overlap + 1) / (overlap + false_negative_weight * missed + (1 - false_negative_weight) * false + 1)
 
 
 def bce_dice(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
-    """The sum of both: cross-entropy for every pixel, Dice against the rarity of foreground pixels."""
+    """The sum of both: cross-entropy for every pixel, Dice against the rarity of tumour pixels."""
     return bce(logits, masks) + soft_dice(logits, masks)
 
 
@@ -70,19 +56,13 @@ def bce_slice_dice(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
     return bce(logits, masks) + (soft_dice(logits, masks) + slice_dice(logits, masks)) / 2
 
 
-def bce_tversky(logits: torch.Tensor, masks: torch.Tensor, weight: float = MISSED) -> torch.Tensor:
-    """Cross-entropy and Tversky: as `bce_dice`, with misses punished more."""
-    return bce(logits, masks) + tversky(logits, masks, weight)
+def bce_tversky(logits: torch.Tensor, masks: torch.Tensor, false_negative_weight: float) -> torch.Tensor:
+    """Cross-entropy and Tversky: `bce_dice` with a weight for missed pixels."""
+    return bce(logits, masks) + tversky(logits, masks, false_negative_weight)
 
 
-LOSSES: dict[str, Loss] = {
-    "bce": bce,
-    "weighted-bce": weighted_bce,
-    "dice": soft_dice,
-    "bce+dice": bce_dice,
-    "bce+slice-dice": bce_slice_dice,
-    "tversky": tversky,
-    "bce+tversky": bce_tversky,
-    "focal-tversky": focal_tversky,
-    **{f"bce+tversky-{weight}": partial(bce_tversky, weight=weight) for weight in OTHERS},
-}
+def make_loss(name: str, false_negative_weight: float) -> Loss:
+    """Return a loss of the recipe by its name."""
+    weighted = partial(bce_tversky, false_negative_weight=false_negative_weight)
+    losses = {"bce": bce, "dice": soft_dice, "bce+dice": bce_dice, "bce+slice-dice": bce_slice_dice}
+    return (losses | {"bce+tversky": weighted})[name]

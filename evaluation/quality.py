@@ -12,7 +12,7 @@ BRIGHT = 0.8  # level of the corners, as a share of a slice's brightest; at most
 TOO_MUCH = 1 / 3  # of the head in a slice; at most 0.28 in the reference masks of 99 patients
 
 
-def find(images: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> list[str]:
+def input_warnings(images: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> list[str]:
     """Return warnings about a patient's slices (uint8 [H, W, 3] each) and predicted masks (uint8 [H, W], 0 or 1)."""
     warnings = []
     uneven = np.median([corner_spread(image) for image in images]) > UNEVEN

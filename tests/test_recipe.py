@@ -1,0 +1,56 @@
+"""The recipe: its options, their values on the command line, and its description."""
+
+import argparse
+import dataclasses
+
+import pytest
+
+from training.recipe import RECIPES, Recipe, fold, make_parser, parse_recipe
+
+REFERENCE, TUNED = RECIPES["reference"], RECIPES["tuned"]
+
+
+def parse(*words: str) -> Recipe:
+    return parse_recipe(make_parser().parse_args(words))
+
+
+def test_the_reference_recipe_is_the_published_run():
+    assert parse() == REFERENCE
+    published = {"width": 64, "epochs": 94, "batch_size": 32, "lr": 1e-3, "loss": "bce", "optimiser": "adam"}
+    assert published.items() <= dataclasses.asdict(REFERENCE).items()
+    assert not any(value is True for value in dataclasses.asdict(REFERENCE).values())  # every switch is off
+
+
+def test_an_option_overrides_one_value_of_the_preset():
+    assert parse("--recipe", "tuned") == TUNED
+    asked = parse("--recipe", "tuned", "--no-crop", "--lr", "0.5", "--pixel-unshuffle", "1", "--loss", "dice")
+    assert asked == dataclasses.replace(TUNED, crop=False, lr=0.5, pixel_unshuffle=1, loss="dice")
+
+
+def test_every_value_of_a_recipe_has_an_option_that_takes_it():
+    for recipe in RECIPES.values():
+        words = []
+        for name, value in dataclasses.asdict(recipe).items():
+            option = name.replace("_", "-")
+            words += [f"--{'' if value else 'no-'}{option}"] if type(value) is bool else [f"--{option}", str(value)]
+        assert parse(*words) == recipe
+
+
+def test_a_recipe_in_words():
+    assert str(TUNED) == "tuned"
+    assert str(dataclasses.replace(TUNED, width=16, crop=False)) == "tuned, with width 16, crop False"
+    assert str(Recipe(width=16)) == "reference, with width 16"
+    assert Recipe.of(dataclasses.asdict(TUNED) | {"seed": 1, "precision": "fp32"}) == TUNED
+
+
+def test_only_a_recipe_without_schedule_may_be_continued():
+    assert not REFERENCE.has_schedule and TUNED.has_schedule
+    for schedule in ({"cosine": True}, {"warm_up": 0.1}, {"progressive_resolution": True}):
+        assert Recipe(**schedule).has_schedule
+
+
+@pytest.mark.parametrize("text", ["0/5", "6/5", "1/1", "1", "a/b", "-1/5", "1/5/2", "1.0/5"])
+def test_texts_that_are_no_fold(text):
+    with pytest.raises(argparse.ArgumentTypeError, match=f"{text} is not K/N"):
+        fold(text)
+    assert fold("5/5") == (5, 5)

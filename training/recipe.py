@@ -1,0 +1,176 @@
+"""A recipe: every setting that decides what a network learns. The options of train_model.py are generated from it.
+
+`reference` is the published run. `tuned` holds what gained in the ablation (docs/results.md).
+"""
+
+import argparse
+import dataclasses
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import constants
+from utils import fraction, positive, whole_number
+
+COMPUTING = ("seed", "mode", "precision")  # settings beside the recipe that a resumed run must share
+
+
+def _setting(
+    reference: Any, tuned: Any, help: str, type: Callable[[str], Any] | None = None, choices: Any = None
+) -> Any:
+    return dataclasses.field(
+        default=reference, metadata={"tuned": tuned, "help": help, "type": type, "choices": choices}
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """Settings with their values in the published run, in the tuned recipe, and their meaning.
+
+    A new kind of value needs no more than a line here and the code that reads it.
+    """
+
+    # Network
+    width: int = _setting(64, 24, "channels of the first level, doubled at each of four levels", positive(int))
+    bilinear: bool = _setting(False, True, "bilinear upsampling instead of up-convolutions: 44%% fewer parameters")
+    pixel_unshuffle: int = _setting(
+        1, 2, "2: compute at half of the resolution, pixels folded into channels", int, (1, 2)
+    )
+    # Input
+    normalisation: str = _setting("plain", "head", "of intensities, see dataset/preprocess.py", str, ("plain", "head"))
+    neighbours: int = _setting(
+        0, 1, "FLAIR of so many slices before and after as further channels", whole_number,
+        range(constants.MOST_NEIGHBOURS + 1),
+    )  # fmt: skip
+    crop: bool = _setting(False, True, "compute a window around the head only")
+    augment: bool = _setting(False, True, "random augmentation, see training/augment.py")
+    negative_fraction: float = _setting(1.0, 0.35, "fraction of the slices without tumour drawn in an epoch", fraction)
+    patient_balanced: float = _setting(
+        0.0,
+        0.5,
+        "M > 0: draw patients evenly, then slices by tumour pixels + M x their mean; 0: slices evenly",
+        fraction,
+    )
+    # Optimisation
+    epochs: int = _setting(94, 40, "", positive(int))
+    batch_size: int = _setting(32, 16, "slices per step", positive(int))
+    loss: str = _setting(
+        "bce", "bce+slice-dice", "see training/losses.py", str,
+        ("bce", "dice", "bce+dice", "bce+slice-dice", "bce+tversky"),
+    )  # fmt: skip
+    false_negative_weight: float = _setting(
+        0.7, 0.7, "of bce+tversky: weight of missed against false pixels; 0.5 is Dice", fraction
+    )
+    optimiser: str = _setting("adam", "adamw", "", str, ("adam", "adamw"))
+    lr: float = _setting(1e-3, 2e-3, "learning rate, at its highest", positive(float))
+    weight_decay: float = _setting(0.0, 0.01, "", fraction)
+    warm_up: float = _setting(0.0, 0.03, "fraction of all steps with a rising learning rate", fraction)
+    cosine: bool = _setting(False, True, "cosine decay of the learning rate to 0")
+    ema: float = _setting(
+        0.0, 0.99, "decay per step of the moving average of the weights, which is saved; 0: none", fraction
+    )
+    progressive_resolution: bool = _setting(False, True, "train at half, then three quarters, then full resolution")
+    # Prediction
+    tta_flip: bool = _setting(False, True, "average predictions of the slice and of its mirror image")
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> "Recipe":
+        """Return the recipe among the settings of a run (config.json)."""
+        return cls(**{field.name: settings[field.name] for field in dataclasses.fields(cls)})
+
+    @property
+    def has_schedule(self) -> bool:
+        """Whether training is planned over its epochs: more of them would be another training."""
+        return self.cosine or self.progressive_resolution or self.warm_up > 0
+
+    def __str__(self) -> str:
+        """Return the nearest recipe and the differences from it: tuned, with width 16."""
+        values = dataclasses.asdict(self)
+        changes = {
+            name: [f"{key} {values[key]}" for key, value in dataclasses.asdict(recipe).items() if values[key] != value]
+            for name, recipe in RECIPES.items()
+        }
+        name = min(changes, key=lambda name: len(changes[name]))
+        return name + (f", with {', '.join(changes[name])}" if changes[name] else "")
+
+
+RECIPES = {
+    "reference": Recipe(),
+    "tuned": Recipe(**{field.name: field.metadata["tuned"] for field in dataclasses.fields(Recipe)}),
+}
+
+
+# --- Options ---------------------------------------------------------------------------------------------------
+
+
+def make_parser(description: str | None = None) -> argparse.ArgumentParser:
+    """Return the parser of train_model.py. Options of the recipe that are not given are absent from its result."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument_group("data").add_argument
+    add("--data", metavar="DIR", help="folder kaggle_3m or its parent (the downloaded set, or synthetic patients)")
+    add("--split", type=Path, metavar="FILE", help="CSV with the columns patient and split (the published split)")
+    add("--fold", type=fold, metavar="K/N", help="test on the K-th of N folds of the patients; see cross_validate.py")
+    add("--patients", type=Path, metavar="FILE", help="use only the patients listed, one per line (all)")
+
+    add = parser.add_argument_group("run").add_argument
+    add("--run", type=Path, default=Path(constants.RUN_DIR), metavar="DIR",
+        help="folder of models/, tables and plots (%(default)s)")  # fmt: skip
+    add("--resume", action="store_true", help="go on with the run in --run, or begin it if there is none")
+    add("--overwrite", action="store_true", help="replace the run in --run")
+    add("--keep", type=positive(int), default=0, metavar="K",
+        help="keep the newest checkpoint and the K best by each criterion of test_model.py (all)")  # fmt: skip
+    add("--tensorboard", action="store_true", help="log to DIR/tensorboard; needs the package tensorboard")
+
+    add = parser.add_argument_group("computing").add_argument
+    add("--device", default="auto", help="cpu, cuda, cuda:1, mps (auto: CUDA, else MPS, else the CPU)")
+    add("--precision", choices=("auto", "fp32", "bf16"), default="auto",
+        help="of training (auto: bf16 where the hardware computes in it)")  # fmt: skip
+    add("--mode", choices=("exact", "fast"), default="exact",
+        help="exact repeats bit for bit on the same machine; fast may not (%(default)s)")  # fmt: skip
+    add("--seed", type=whole_number, default=constants.SEED,
+        help="of initial weights, order and augmentation; the split does not depend on it (%(default)s)")  # fmt: skip
+    add("--compile", action="store_true", help="torch.compile the network: a slow start, needs a compiler")
+
+    group = parser.add_argument_group("recipe", "each option overrides one value of --recipe; values in brackets")
+    group.add_argument("--recipe", choices=RECIPES, help="preset of the options below (reference)")
+    for field in dataclasses.fields(Recipe):
+        option, about = f"--{field.name.replace('_', '-')}", field.metadata
+        shown = dict.fromkeys(_show(getattr(recipe, field.name)) for recipe in RECIPES.values())
+        help = f"{about['help']} ({', tuned '.join(shown)})".lstrip()
+        if field.type is bool:
+            group.add_argument(option, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=help)
+        else:
+            metavar = None if about["type"] in (int, str) else "N" if field.type is int else "X"
+            group.add_argument(
+                option,
+                type=about["type"],
+                choices=about["choices"],
+                metavar=metavar,
+                default=argparse.SUPPRESS,
+                help=help,
+            )
+    return parser
+
+
+def _show(value: Any) -> str:
+    return ("off", "on")[value] if type(value) is bool else f"{value:g}" if type(value) is float else str(value)
+
+
+def chosen_values(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the recipe's values that were asked for on the command line: those of --recipe, and single options."""
+    preset = dataclasses.asdict(RECIPES[args.recipe]) if args.recipe else {}
+    return preset | {f.name: getattr(args, f.name) for f in dataclasses.fields(Recipe) if hasattr(args, f.name)}
+
+
+def parse_recipe(args: argparse.Namespace) -> Recipe:
+    """Return the recipe that the options of a new run ask for."""
+    return Recipe(**chosen_values(args))
+
+
+def fold(text: str) -> tuple[int, int]:
+    """An argparse type: the text "2/5", the second of five folds, as numbers."""
+    match = re.fullmatch(r"([1-9]\d*)/([1-9]\d*)", text)
+    if not match or not int(match[1]) <= int(match[2]) or int(match[2]) < 2:
+        raise argparse.ArgumentTypeError(f"{text} is not K/N with 1 <= K <= N and N >= 2, such as 2/5")
+    return int(match[1]), int(match[2])
