@@ -100,12 +100,12 @@ def test_the_commands_of_the_readme_run(tmp_path, monkeypatch):
     monkeypatch.chdir(clone_project(tmp_path))
     for variable, value in {"PYTHONPATH": "stand_in", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}.items():
         monkeypatch.setenv(variable, value)
-    order = ["download_data", "train_model", "process_models", "test_model", "predict_model"]
-    walk = sorted(commands(README), key=lambda command: order.index(command[0]))
-    assert {module for module, _ in walk} == set(order)
-    for module, arguments in walk:
+    order = ("download_data", "train_model", "process_models", "test_model", "predict_model")
+    first = dict(reversed(commands(README)))  # of each script
+    assert {*first} == {*order}
+    for module in order:
         patient = next(path for path in sorted(Path("cache/kaggle_3m").iterdir()) if path.is_dir())
-        arguments = arguments.replace("patient_folder", str(patient))
+        arguments = first[module].replace("patient_folder", str(patient))
         command = [sys.executable, f"{module}.py", *shlex.split(f"{arguments} {TINY.get(module, '')}")]
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0, f"{shlex.join(command)}\n{done.stdout}{done.stderr}"
