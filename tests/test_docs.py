@@ -100,13 +100,13 @@ def test_the_commands_of_the_readme_run(tmp_path, monkeypatch):
     monkeypatch.chdir(clone_project(tmp_path))
     for variable, value in {"PYTHONPATH": "stand_in", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}.items():
         monkeypatch.setenv(variable, value)
-    order = ("download_data", "train_model", "process_models", "test_model", "predict_model")
+    order = ("dataset.synthetic", "download_data", "train_model", "process_models", "test_model", "predict_model")
     first = dict(reversed(commands(README)))  # of each script
     assert {*first} == {*order}
     for module in order:
         patient = next(path for path in sorted(Path("cache/kaggle_3m").iterdir()) if path.is_dir())
         arguments = first[module].replace("patient_folder", str(patient))
-        command = [sys.executable, f"{module}.py", *shlex.split(f"{arguments} {TINY.get(module, '')}")]
+        command = [sys.executable, "-m", module, *shlex.split(f"{arguments} {TINY.get(module, '')}")]
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0, f"{shlex.join(command)}\n{done.stdout}{done.stderr}"
     assert [name for name in LEFT_BEHIND if not Path(name).exists()] == []
