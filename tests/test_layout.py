@@ -1,4 +1,4 @@
-"""The rooms and who may import whom; see the list of rooms in docs."""
+"""The table of docs/development.md: who may import whom."""
 
 import ast
 from pathlib import Path
@@ -6,60 +6,59 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-BASE = {"constants", "utils", "unet"}
-MAY_IMPORT = {  # of our own modules, besides the room itself
-    "constants": set(),
-    "utils": set(),
-    "unet": set(),
-    "hubconf": set(),
-    "dataset": {"constants", "utils"},
-    "scans": {"constants", "utils"},
-    "storage": BASE | {"dataset"},
-    "evaluation": BASE | {"dataset", "storage"},
-    "training": BASE | {"dataset", "evaluation.metrics"},
-    "reporting": {"constants", "utils", "dataset", "evaluation", "storage", "scans"},
+SHARED = {"constants", "utils"}
+MAY_IMPORT = {  # our own modules that a folder may import besides itself
+    "dataset": SHARED,
+    "scans": SHARED | {"dataset"},
+    "storage": SHARED | {"dataset", "unet"},
+    "evaluation": SHARED | {"dataset", "storage"},
+    "training": SHARED | {"dataset", "unet", "evaluation.metrics"},
+    "reporting": SHARED | {"evaluation", "storage", "scans", "dataset"},
+    "studies": SHARED | {"unet", "dataset", "scans", "storage", "evaluation", "training", "reporting"},
 }
-ROOMS = {name for name in MAY_IMPORT if (ROOT / name).is_dir()}
-SCRIPTS = {path.stem for path in ROOT.glob("*.py")} - MAY_IMPORT.keys()
-FILES = sorted(path for path in ROOT.rglob("*.py") if not path.relative_to(ROOT).parts[0].startswith("."))
+ALONE = ("constants", "utils", "unet", "hubconf")  # import nothing of ours
+TOP = sorted(path.stem for path in ROOT.glob("*.py"))
+SCRIPTS = [name for name in TOP if name not in ALONE]
+OURS = {*TOP, *MAY_IMPORT}
 
 
 def imported(path: Path) -> set[str]:
-    """Return the modules that a file imports, as dotted names."""
+    """Return the names of our own modules that a file imports anywhere, dotted."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             names |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return names
+    return {name for name in names if name.split(".")[0] in OURS}
 
 
-@pytest.mark.parametrize("part", MAY_IMPORT)
-def test_arrows_point_down(part):
-    files = sorted((ROOT / part).glob("*.py")) if part in ROOMS else [ROOT / f"{part}.py"]
+@pytest.mark.parametrize("folder", MAY_IMPORT)
+def test_imports_point_down(folder):
+    files = sorted((ROOT / folder).rglob("*.py"))
     assert files
-    allowed = MAY_IMPORT[part] | {part}
     for path in files:
         for name in imported(path):
-            if name.split(".")[0] in MAY_IMPORT.keys() | SCRIPTS:
-                assert any(f"{name}.".startswith(f"{other}.") for other in allowed), f"{path}: imports {name}"
+            allowed = any(f"{name}.".startswith(f"{other}.") for other in MAY_IMPORT[folder] | {folder})
+            assert allowed, f"{path.relative_to(ROOT)} imports {name}"
 
 
-def test_no_script_imports_another():
-    for script in SCRIPTS:
-        assert not {name.split(".")[0] for name in imported(ROOT / f"{script}.py")} & SCRIPTS, script
+@pytest.mark.parametrize("name", TOP)
+def test_no_script_imports_another(name):
+    forbidden = OURS if name in ALONE else {*SCRIPTS, "hubconf", "studies"}
+    assert {other.split(".")[0] for other in imported(ROOT / f"{name}.py")} & forbidden == set()
 
 
-def test_no_file_is_longer_than_400_lines():
-    lengths = {str(path.relative_to(ROOT)): len(path.read_text(encoding="utf-8").splitlines()) for path in FILES}
-    assert {name: length for name, length in lengths.items() if length > 400} == {}
+def test_few_and_short_files():
+    assert len(TOP) <= 15
+    files = [path for path in ROOT.rglob("*.py") if not path.relative_to(ROOT).parts[0].startswith(".")]
+    lengths = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8").count("\n") for path in files}
+    assert {name: lines for name, lines in lengths.items() if lines > 400} == {}
 
 
-def test_importing_defines_and_never_acts():
-    """A script can be imported anywhere: only definitions, constants and the guard stand at its top level."""
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_importing_a_script_defines_and_never_acts(name):
     allowed = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef, ast.Assign, ast.AnnAssign, ast.If, ast.Expr)
-    for script in SCRIPTS:
-        for node in ast.parse((ROOT / f"{script}.py").read_text(encoding="utf-8")).body:
-            assert isinstance(node, allowed), f"{script}, line {node.lineno}"
-            assert not isinstance(node, ast.Expr) or isinstance(node.value, ast.Constant), f"{script}, {node.lineno}"
+    for node in ast.parse((ROOT / f"{name}.py").read_text(encoding="utf-8")).body:
+        assert isinstance(node, allowed), f"line {node.lineno}"
+        assert not isinstance(node, ast.Expr) or isinstance(node.value, ast.Constant), f"line {node.lineno}"

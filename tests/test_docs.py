@@ -1,0 +1,112 @@
+"""The pages: their links resolve, their commands parse, and those of the README run on synthetic patients."""
+
+import argparse
+import importlib
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, clone_project
+
+README = ROOT / "README.md"
+PAGES = [README, ROOT / "lgg-mri-segmentation" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+CARDS = sorted((ROOT / "weights").glob("*.md"))
+COMMAND = re.compile(r"^(?:    )?(?:python3?|torchrun --nproc-per-node \d+ --) (?:-m )?([\w.]+?)(?:\.py)?(?: (.*))?$")
+NOT_OURS = ("pip", "venv", "pytest", "studies.NAME")
+OTHERS_OPTIONS = {
+    "--help",
+    "--extra-index-url",
+    "--nproc-per-node",
+    "--logdir",
+}  # argparse, pip, torchrun
+TINY = {  # the last of repeated options counts
+    "train_model": "--width 2 --batch-size 4 --epochs 1",
+    "predict_model": "--batch-size 4",
+}
+LEFT_BEHIND = (
+    "runs/first/results.csv",
+    "runs/first/plots/iou.png",
+    "runs/first/test_patients.csv",
+    "runs/first/report.html",
+    "masks/patients.csv",
+    "masks/slices.csv",
+)
+
+
+def commands(*pages: Path) -> list[tuple[str, str]]:
+    """Return (module, arguments) of our commands on pages, each once: indented lines and code in prose."""
+    code = [
+        re.sub(r" +#.*", "", block or prose)
+        for page in pages
+        for block, prose in re.findall(r"^    (.+)$|`([^`\n]+)`", page.read_text(encoding="utf-8"), re.M)
+    ]
+    matches = filter(None, map(COMMAND.match, code))
+    found = dict.fromkeys((match[1], match[2] or "") for match in matches)
+    return [(module, arguments) for module, arguments in found if module not in NOT_OURS]
+
+
+def slugs(page: Path) -> set[str]:
+    """Return the anchors that GitHub gives to the headings of a page."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.M)
+    return {re.sub(r"[^\w -]", "", heading).replace(" ", "-").lower() for heading in headings}
+
+
+@pytest.mark.parametrize("page", [*PAGES, *CARDS], ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_to_files_and_headings(page):
+    for target in re.findall(r"\]\((?!https?://)([^)]+)\)", page.read_text(encoding="utf-8")):
+        name, _, heading = target.partition("#")
+        linked = (page.parent / name).resolve() if name else page
+        assert linked.exists(), f"links to {target}, which does not exist"
+        assert not heading or heading in slugs(linked), f"{linked.name} has no heading #{heading}"
+
+
+def test_readme_leads_to_every_page():
+    text = README.read_text(encoding="utf-8")
+    assert [page.name for page in PAGES[1:] if f"({page.relative_to(ROOT)})" not in text] == []
+
+
+def test_every_option_exists():
+    modules = sorted({module for module, _ in commands(*PAGES)})
+    calls = [[sys.executable, "-m", module, "--help"] for module in modules]
+    helps = [subprocess.run(call, cwd=ROOT, capture_output=True, text=True, check=True).stdout for call in calls]
+    known = OTHERS_OPTIONS | set(re.findall(r"--[a-z][a-z-]+", "".join(helps)))
+    for page in PAGES:
+        named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", page.read_text(encoding="utf-8")))
+        assert named <= known, f"{page.name}: no script has the option {', '.join(sorted(named - known))}"
+
+
+@pytest.mark.parametrize(("module", "arguments"), commands(*PAGES))
+def test_every_command_parses(module, arguments, monkeypatch):
+    class Parsed(Exception):
+        """Raised once the options are parsed, so that nothing runs."""
+
+    parse_args = argparse.ArgumentParser.parse_args
+
+    def parse_and_stop(self, args=None, namespace=None):
+        parse_args(self, args, namespace)
+        raise Parsed
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_and_stop)
+    monkeypatch.setattr(sys, "argv", [module, *shlex.split(arguments)])
+    with pytest.raises(Parsed):
+        importlib.import_module(module).main()
+
+
+def test_the_commands_of_the_readme_run(tmp_path, monkeypatch):
+    """In a copy of the project, whose published data set is synthetic, and with tiny networks."""
+    monkeypatch.chdir(clone_project(tmp_path))
+    for variable, value in {"PYTHONPATH": "stand_in", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}.items():
+        monkeypatch.setenv(variable, value)
+    order = ("dataset.synthetic", "download_data", "train_model", "process_models", "test_model", "predict_model")
+    first = dict(reversed(commands(README)))  # of each script
+    assert {*first} == {*order}
+    for module in order:
+        patient = next(path for path in sorted(Path("cache/kaggle_3m").iterdir()) if path.is_dir())
+        arguments = first[module].replace("patient_folder", str(patient))
+        command = [sys.executable, "-m", module, *shlex.split(f"{arguments} {TINY.get(module, '')}")]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, f"{shlex.join(command)}\n{done.stdout}{done.stderr}"
+    assert [name for name in LEFT_BEHIND if not Path(name).exists()] == []
