@@ -1,46 +1,47 @@
-"""Files of medical images: NIfTI, which NumPy reads; NRRD, MetaImage and DICOM series, which SimpleITK reads.
+"""Files of medical images, by SimpleITK: NIfTI, NRRD, MetaImage and DICOM series. Masks return to the grid of the file.
 
-A volume is shown in axial slices as radiologists see them. Its masks are NIfTI on the grid of its file.
-
-SimpleITK (2.5) does not read NIfTI here: it accepts a volume that is cut off, prefers the quaternion to the matrix that
-other programs go by, and knows neither NIfTI-2 nor a sheared matrix.
+A volume is shown in axial slices as radiologists see them: columns run to the patient's left, rows to the back, slices
+upwards.
 """
 
 import gzip
 import itertools
 import math
+import tempfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import SimpleITK as sitk
 
 from constants import CHANNELS
 from scans.scan import NIFTI, check_voxels, count_voxels, file_ending
 
-SAME_PLACE = 0.1  # of a voxel; scanners round what they write
-UNKNOWN = np.diag([-1.0, 1, 1, 1])  # how a volume is taken to lie if its header does not say, as nibabel does
-LPS = np.diag([-1.0, -1, 1, 1])  # from NIfTI's axes (right, front, up) to those of ITK and DICOM, and back
-SHOWN = LPS.diagonal()[:3]  # columns run to the patient's left, rows to the back, slices upwards
+SAME_PLACE = 0.1  # of a voxel; scanners round their positions
+SHOWN = "LPS"
+GUESSED = (1, 0, 0, 0, -1, 0, 0, 0, 1)  # direction of a volume whose header has none, as nibabel guesses it
+SHEARED = 0.01  # stretch of the axes' directions, 0 if they are at right angles
+MILLIMETRES = {1: 1000.0, 3: 0.001}  # unit of a NIfTI header: metres, micrometres; others count as mm
+CODES = slice(252, 256)  # bytes of qform_code and sform_code in a NIfTI header
 
 
 class Grid(NamedTuple):
-    """How the slices of a scan lie in its file and in space: where its mask belongs, and whether two scans match.
+    """The place of a volume's slices in space and in its file.
 
     Attributes:
-        affine: from (column, row, slice) as shown to mm (right, front, up); None where the file does not say.
-        axes: the axes of the file that are shown as columns, rows and slices.
-        flips: whether each of these runs the other way in the file.
-        header: the NIfTI header of what is written on this grid.
+        affine: (column, row, slice, 1) as shown -> mm (left, back, up), float64 [4, 4]; None if the file has none.
+        image: a SimpleITK image of these slices without pixels, for its geometry.
+        code: orientation of the axes in the file, such as RAS.
     """
 
     affine: np.ndarray | None
-    axes: tuple[int, ...]
-    flips: tuple[bool, ...]
-    header: np.void
+    image: Any
+    code: str
 
     def matches(self, other: "Grid", shape: Sequence[int]) -> bool:
-        """Return whether each voxel lies within SAME_PLACE voxels of its like in the other, as far as both say where.
+        """Return whether each voxel lies within SAME_PLACE voxels of its like in the other; True if one is unknown.
 
         shape: slices, rows, columns.
         """
@@ -54,162 +55,68 @@ class Grid(NamedTuple):
 Volume = tuple[np.ndarray, tuple[float, float, float] | None, Grid]
 
 
-def as_shown(
-    voxels: np.ndarray, affine: np.ndarray, said: bool = True, header: np.void | None = None, unit: float = 1
-) -> Volume:
-    """Return voxels [X, Y, Z] or [X, Y, Z, 3] as axial slices [S, H, W] or [S, H, W, 3], their spacing and their grid.
+def read_volume(path: Path, layers: bool = False) -> Volume:
+    """Return the axial slices of a NIfTI, NRRD or MetaImage file, mm between rows, columns and slices, and the grid.
 
-    The spacing is mm between rows, columns and slices; their product is the volume of a voxel, also of a sheared one.
+    The slices are [S, H, W] or [S, H, W, 3]. The spacing is None if the header does not say the place in space.
 
-    Args:
-        affine: from voxel to space (right, front, up), in units of `unit` mm.
-        said: whether the file says so, or it is a guess; the spacing is None then.
-        header: the NIfTI header of the file, if it has one.
+    layers: accept any number of volumes, such as the layers of a segmentation by 3D Slicer.
+    Raises: ValueError for anything but one volume of one or three sequences, and for a damaged file.
     """
-    header = new_header(affine, said) if header is None else header
-    cosines = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
-    axes = max(itertools.permutations(range(3)), key=lambda axes: np.abs(cosines[range(3), axes]).sum())
-    flips = tuple((cosines[range(3), axes] * SHOWN < 0).tolist())
-    turned = voxels.transpose(*axes[::-1], *range(3, voxels.ndim))
-    slices = np.flip(turned, [2 - n for n in range(3) if flips[n]])
-    if not said:
-        return slices, None, Grid(None, axes, flips, header)
-    shown = np.eye(4)
-    shown[:, :3] = affine[:, axes] * np.where(flips, -1, 1)
-    shown[:, 3] = affine @ [*np.where(flips, np.array(voxels.shape)[list(axes)] - 1, 0)[np.argsort(axes)], 1]
-    shown[:3] *= unit
-    columns, rows = np.linalg.norm(shown[:3, :2], axis=0).tolist()
-    between = abs(shown[:3, 2] @ np.cross(shown[:3, 0], shown[:3, 1])) / (rows * columns)
-    return slices, (rows, columns, float(between)), Grid(shown, axes, flips, header)
+    reader = _open(path)
+    size, components = reader.GetSize(), reader.GetNumberOfComponents()
+    volumes = math.prod(size[3:]) * components
+    if len(size) < 3 or (volumes not in (1, CHANNELS) and not layers):
+        raise ValueError(
+            f"has the shape {(*size, *[components] * (components > 1))}. Save one volume: FLAIR, or pre-contrast, FLAIR "
+            "and post-contrast as a fourth axis; or name the other sequences with --pre and --post."
+        )
+    check_voxels(count_voxels(*size[:2], size[2] * volumes))
+    _refuse_cut_off(path, reader)
+    image = _read(reader, path)
+    if components > 1:
+        sequences = [sitk.VectorIndexSelectionCast(image, number) for number in range(components)]
+    else:
+        while image.GetDimension() > 4:  # ITK leaves an axis of time before the sequences
+            image = image[..., 0, :] if image.GetSize()[3] == 1 else image[..., 0]
+        sequences = [image[..., n] for n in range(image.GetSize()[3])] if image.GetDimension() == 4 else [image]
+    known = _correct_geometry(sequences, reader, path)
+    return _as_shown(sequences, known)
+
+
+def _as_shown(sequences: list[Any], known: bool = True) -> Volume:
+    """Return images of one geometry as axial slices, their spacing and their grid."""
+    code = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(sequences[0].GetDirection())
+    shown = [sitk.DICOMOrient(image, SHOWN) for image in sequences]
+    slices = [sitk.GetArrayFromImage(image) for image in shown]
+    image = shown[0]
+    columns, rows, between = image.GetSpacing()
+    affine = np.eye(4)
+    affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
+    affine[:3, 3] = image.GetOrigin()
+    stack = slices[0] if len(slices) == 1 else np.stack(slices, axis=3)
+    empty = sitk.Image([1, 1, 1], sitk.sitkUInt8)
+    for name in ("Spacing", "Origin", "Direction"):
+        getattr(empty, f"Set{name}")(getattr(image, f"Get{name}")())
+    return stack, (rows, columns, between) if known else None, Grid(affine if known else None, empty, code)
 
 
 def encode(slices: np.ndarray, grid: Grid) -> bytes:
-    """Return slices ([S, H, W], uint8 or float32, up to 1) as the content of a .nii.gz file that lies on the grid."""
-    turned = np.flip(slices, [2 - n for n in range(3) if grid.flips[n]]).transpose(2, 1, 0)
-    voxels = turned.transpose(np.argsort(grid.axes))
-    header = np.zeros((), HEADERS[348])
-    for name in GEOMETRY:
-        header[name] = grid.header[name]
-    header["sizeof_hdr"], header["magic"], header["vox_offset"], header["scl_slope"] = 348, b"n+1", 352, 1
-    header["dim"], header["cal_max"] = (3, *voxels.shape, 1, 1, 1, 1), 1
-    header["datatype"], header["bitpix"] = {"u1": (2, 8), "f4": (16, 32)}[voxels.dtype.str[1:]]
-    return gzip.compress(header.tobytes() + bytes(4) + voxels.tobytes("F"), compresslevel=6, mtime=0)
-
-
-def read_volume(path: Path, layers: bool = False) -> Volume:
-    """Return the axial slices of a NIfTI, NRRD or MetaImage file, their spacing and their grid, as `as_shown` does.
-
-    layers: whether it may hold any number of volumes, as segmentations of 3D Slicer do.
-    Raises: ValueError for what is not one volume of one or three sequences; any error of a damaged file.
-    """
-    return (_read_nifti if file_ending(path) in NIFTI else _read_itk)(path, layers)
-
-
-def _check(shape: Sequence[int], layers: bool) -> None:
-    """Raise ValueError if the shape [X, Y, Z, ...] is not of one volume of one or three sequences, or too large."""
-    if len(shape) < 3 or 0 in shape:
-        raise ValueError(f"has the shape {shape}: no volume. Save a slice as a picture or .npy, or as [X, Y, 1].")
-    if ((volumes := math.prod(shape[3:])) not in (1, CHANNELS) and not layers) or sorted(shape[3:])[:-1] not in (
-        [],
-        [1],
-    ):
-        raise ValueError(
-            f"has the shape {shape}: {volumes} volumes. Save FLAIR as a file of its own, and name the other sequences "
-            "with --pre and --post; or save pre-contrast, FLAIR and post-contrast as [X, Y, Z, 3]."
-        )
-    check_voxels(count_voxels(*shape[:2], math.prod(shape[2:])))
-
-
-# --- NIfTI -----------------------------------------------------------------------------------------------------
-
-GEOMETRY = ("pixdim", "xyzt_units", "qform_code", "sform_code", "quatern", "qoffset", "srow")
-OTHERS = ("sizeof_hdr", "magic", "dim", "datatype", "bitpix", "vox_offset", "scl_slope", "scl_inter", "cal_max")
-HEADERS = {  # by their size in bytes: NIfTI-1 and NIfTI-2
-    size: np.dtype({"names": GEOMETRY + OTHERS, "offsets": offsets, "formats": formats.split(), "itemsize": size})
-    for size, offsets, formats in (
-        (348, (76, 123, 252, 254, 256, 268, 280, 0, 344, 40, 70, 72, 108, 112, 116, 124),
-         "<8f4 u1 <i2 <i2 <3f4 <3f4 (3,4)<f4 <i4 S4 <8i2 <i2 <i2 <f4 <f4 <f4 <f4"),
-        (540, (104, 500, 344, 348, 352, 376, 400, 0, 4, 16, 12, 14, 168, 176, 184, 192),
-         "<8f8 <i4 <i4 <i4 <3f8 <3f8 (3,4)<f8 <i4 S8 <8i8 <i2 <i2 <i8 <f8 <f8 <f8"),
-    )
-}  # fmt: skip
-VALUES = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8"}
-NOTHING = 3 * np.finfo(np.float32).eps  # what rounding leaves of the squares of a quaternion
-MILLIMETRES = {1: 1000.0, 3: 0.001}  # by the unit of a header: metres and micrometres; any other counts as mm
-
-
-def _read_nifti(path: Path, layers: bool) -> Volume:
-    """Return the volume of a NIfTI-1 or NIfTI-2 file, packed by gzip or not, as `read_volume` does."""
-    with open(path, "rb") as stored:
-        packed = stored.read(2) == b"\x1f\x8b"
-        stored.seek(0)
-        with gzip.GzipFile(fileobj=stored) if packed else stored as file:
-            header, order = _parse(file.read(max(HEADERS)))
-            shape = tuple(header["dim"][1 : header["dim"][0] + 1].tolist())
-            _check(shape, layers)
-            if (kind := VALUES.get(int(header["datatype"]))) is None:
-                raise ValueError("holds neither whole nor floating point numbers. Save it with such values.")
-            size = math.prod(shape) * np.dtype(kind).itemsize
-            file.seek(int(header["vox_offset"]))
-            content = file.read(size)
-            if len(content) < size:
-                raise ValueError("is cut off: its header says that it holds more voxels. Restore it.")
-            file.read(1)  # compares the checksum of a packed file
-    voxels = np.frombuffer(content, order + kind).reshape(*shape[:3], *filter(lambda n: n > 1, shape[3:]), order="F")
-    slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
-    if slope and math.isfinite(slope + intercept) and (slope, intercept) != (1, 0):
-        voxels = voxels.astype(np.float32) * np.float32(slope) + np.float32(intercept)
-    affine, unit = _affine(header), MILLIMETRES.get(int(header["xyzt_units"]) & 7, 1)
-    return as_shown(voxels, UNKNOWN if affine is None else affine, affine is not None, header, unit)
-
-
-def _parse(content: bytes) -> tuple[np.void, str]:
-    """Return the header of a NIfTI file, and the byte order of its values, < or >. Raises: ValueError if it is none."""
-    for order in "<>":
-        kind = HEADERS.get(int(np.frombuffer(content[:4].ljust(4), order + "i4")[0]))
-        if kind is not None and len(content) >= kind.itemsize:
-            header = np.frombuffer(content, kind.newbyteorder(order), count=1)[0]
-            if header["magic"][:3] in (b"n+1", b"n+2") and 0 <= header["dim"][0] <= 7:
-                return header, order
-    raise ValueError("neither a NIfTI-1 nor a NIfTI-2 header. Restore it, or save it anew.")
-
-
-def _affine(header: np.void) -> np.ndarray | None:
-    """Return the affine matrix of a NIfTI header as nibabel takes it, float64 [4, 4]; None where it does not say."""
-    affine = np.eye(4)
-    if header["sform_code"] > 0:
-        affine[:3] = header["srow"]
-    elif header["qform_code"] > 0:
-        from scipy.spatial.transform import Rotation
-
-        quatern = header["quatern"].astype(float)
-        rest = 1 - quatern @ quatern
-        turn = Rotation.from_quat([*quatern, math.sqrt(rest) if rest > NOTHING else 0]).as_matrix()
-        affine[:3, :3] = turn * header["pixdim"][1:4] * (1, 1, -1 if header["pixdim"][0] < 0 else 1)
-        affine[:3, 3] = header["qoffset"]
-    else:
-        return None
-    return affine if np.isfinite(affine).all() and np.linalg.det(affine) else None
-
-
-def new_header(affine: np.ndarray, said: bool = True) -> np.void:
-    """Return a NIfTI header that says how voxels lie, in mm; or nothing of it."""
-    header = np.zeros((), HEADERS[348])
-    header["sform_code"], header["srow"], header["xyzt_units"] = said, affine[:3], 2 * said
-    header["pixdim"] = 1, *np.linalg.norm(affine[:3, :3], axis=0), 1, 1, 1, 1
-    return header
-
-
-# --- SimpleITK -------------------------------------------------------------------------------------------------
+    """Return slices ([S, H, W], uint8 or float32) as the content of a .nii.gz file on the grid of the input."""
+    image = sitk.GetImageFromArray(slices)
+    for name in ("Spacing", "Origin", "Direction"):
+        getattr(image, f"Set{name}")(getattr(grid.image, f"Get{name}")())
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "mask.nii")
+        sitk.WriteImage(sitk.DICOMOrient(image, grid.code), str(path))
+        content = bytearray(path.read_bytes())
+    if grid.affine is None:  # neither does the mask say where it lies
+        content[CODES] = bytes(4)
+    return gzip.compress(content, compresslevel=6, mtime=0)
 
 
 def _open(path: Path, kind: str = "") -> Any:
-    """Return a SimpleITK reader that has read the header of a file; nothing is decoded.
-
-    kind: GDCMImageIO for DICOM. Raises: ValueError if it cannot be read, such as one that is cut off.
-    """
-    import SimpleITK as sitk
-
+    """Return a SimpleITK reader that has read the header of a file; no pixel is decoded. kind: GDCMImageIO for DICOM."""
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
     reader = sitk.ImageFileReader()
     try:
@@ -219,35 +126,75 @@ def _open(path: Path, kind: str = "") -> Any:
     except UnicodeError:
         raise ValueError("its path is not UTF-8. Rename it.") from None
     except RuntimeError as error:
-        raise ValueError(_damaged(path.name, error)) from None
+        raise ValueError(_describe(path.name, error)) from None
     return reader
 
 
-def _damaged(name: str, error: RuntimeError) -> str:
-    return f"{name} is damaged, cut off or of another kind ({str(error).strip().splitlines()[-1][-200:]}). Restore it."
-
-
-def _read_itk(path: Path, layers: bool) -> Volume:
-    """Return the volume of an NRRD or MetaImage file, as `read_volume` does."""
-    import SimpleITK as sitk
-
-    reader = _open(path)
-    components, dimensions = reader.GetNumberOfComponents(), reader.GetDimension()
-    _check((*reader.GetSize(), *([components] if components > 1 else [])), layers)
+def _read(reader: Any, path: Path) -> Any:
     try:
-        voxels = sitk.GetArrayFromImage(reader.Execute())
+        image = reader.Execute()
     except RuntimeError as error:
-        raise ValueError(_damaged(path.name, error)) from None
-    if voxels.dtype.kind not in "uif":
-        raise ValueError("holds neither whole nor floating point numbers. Save it with such values.")
-    sizes = [size for size in (*reader.GetSize()[3:], components) if size > 1]
-    voxels = voxels.reshape(-1, *reader.GetSize()[2::-1]) if components == 1 else np.moveaxis(voxels, -1, 0)
-    voxels = voxels.T if sizes else voxels[0].T
-    affine = np.eye(4)
-    affine[:3, :3] = np.reshape(reader.GetDirection(), (dimensions, dimensions))[:3, :3] * reader.GetSpacing()[:3]
-    affine[:3, 3] = reader.GetOrigin()[:3]
-    said = "NRRD_space" in reader.GetMetaDataKeys() or not np.array_equal(affine, np.eye(4))
-    return as_shown(voxels, LPS @ affine, said or not file_ending(path).startswith(".n"))
+        raise ValueError(_describe(path.name, error)) from None
+    if "complex" in image.GetPixelIDTypeAsString():
+        raise ValueError("holds complex numbers. Save it with whole or floating point numbers.")
+    return image
+
+
+def _describe(name: str, error: RuntimeError) -> str:
+    reason = str(error).strip().splitlines()[-1].removeprefix("ITK ERROR: ")[-200:].rstrip(".")
+    if "orthonormal" in reason:
+        return f"{name}: its axes are not at right angles. Resample it."
+    return f"{name} is damaged, cut off or of another kind ({reason}). Restore it, or save it anew as NIfTI-1."
+
+
+def _refuse_cut_off(path: Path, reader: Any) -> None:
+    """Raise ValueError for a NIfTI file that is shorter than its header says: ITK would fill up the rest with zeros."""
+    if file_ending(path) not in NIFTI:
+        return
+    with open(path, "rb") as file:
+        packed = file.read(2) == b"\x1f\x8b"
+    try:
+        with gzip.open(path) if packed else open(path, "rb") as file:
+            length = sum(map(len, iter(lambda: file.read(1 << 24), b"")))
+    except (EOFError, OSError, zlib.error) as error:
+        raise ValueError(f"is cut off or damaged ({error}). Restore it.") from None
+    voxels = math.prod(int(reader.GetMetaData(f"dim[{axis}]")) for axis in range(1, 8))
+    if length < float(reader.GetMetaData("vox_offset")) + voxels * int(reader.GetMetaData("bitpix")) // 8:
+        raise ValueError("is cut off: its header says that it holds more voxels. Restore it.")
+
+
+def _correct_geometry(sequences: list[Any], reader: Any, path: Path) -> bool:
+    """Give images the geometry that other programs see, and return whether the header says any.
+
+    Of the two descriptions in a NIfTI header, ITK may take the quaternion where others take the matrix.
+    Raises: ValueError if the matrix is sheared.
+    """
+    if file_ending(path) not in NIFTI:
+        named = reader.HasMetaDataKey("NRRD_space") or not file_ending(path).startswith(".n")
+        return named or sequences[0].GetDirection() != (1, 0, 0, 0, 1, 0, 0, 0, 1)
+    if reader.GetMetaData("sform_code") == "0":
+        if known := reader.GetMetaData("qform_code") != "0":
+            return known
+        for image in sequences:
+            image.SetDirection(GUESSED)
+        return False
+    unit = MILLIMETRES.get(int(reader.GetMetaData("xyzt_units")) & 7, 1.0)
+    matrix = np.array([reader.GetMetaData(f"srow_{axis}").split() for axis in "xyz"], float) * unit
+    matrix[:2] *= -1  # from NIfTI's axes, right and front, to ITK's, left and back
+    spacing = np.linalg.norm(matrix[:, :3], axis=0)
+    if not np.isfinite(matrix).all() or not spacing.all():
+        raise ValueError("its header does not say how it lies in space. Save it with an affine matrix.")
+    left, stretch, right = np.linalg.svd(matrix[:, :3] / spacing)
+    if np.abs(stretch - 1).max() > SHEARED:
+        raise ValueError("its axes are not at right angles. Resample it.")
+    image = sequences[0]
+    itk = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
+    if not np.allclose(np.column_stack([itk, image.GetOrigin()]), matrix, rtol=1e-3, atol=1e-3 * spacing.min()):
+        for image in sequences:
+            image.SetDirection((left @ right).ravel().tolist())
+            image.SetSpacing(spacing.tolist())
+            image.SetOrigin(matrix[:, 3].tolist())
+    return True
 
 
 # --- DICOM: only how the slices lie and what they show is taken over; nothing that says whose they are -----------
@@ -284,8 +231,6 @@ def read_series(paths: Sequence[Path], series: str = "") -> Volume:
         series: its number, description or UID, where the files are of several.
     Raises: ValueError for what is not one even stack of grey slices.
     """
-    import SimpleITK as sitk
-
     tags = choose_series({path: found for path in paths if (found := _read_tags(path))}, series)
     first = next(iter(tags.values()))
     check_voxels(count_voxels(int(first["Rows"]), int(first["Columns"]), len(tags)))
@@ -293,13 +238,13 @@ def read_series(paths: Sequence[Path], series: str = "") -> Volume:
     try:
         image = sitk.ReadImage([str(path) for path in ordered], sitk.sitkFloat32, "GDCMImageIO")
     except RuntimeError as error:
-        raise ValueError(_damaged("one of its slices", error)) from None
+        raise ValueError(_describe("one of its slices", error)) from None
     across, down = _numbers(first["ImageOrientationPatient"]).reshape(2, 3)
     rows, columns = _numbers(first["PixelSpacing"])
-    affine = np.eye(4)
-    origin = _numbers(tags[ordered[0]]["ImagePositionPatient"])
-    affine[:3] = np.stack([across * columns, down * rows, step, origin], axis=1)
-    return as_shown(sitk.GetArrayFromImage(image).T, LPS @ affine)
+    image.SetSpacing((columns, rows, step))
+    image.SetDirection(np.stack([across, down, np.cross(across, down)], axis=1).ravel().tolist())
+    image.SetOrigin(_numbers(tags[ordered[0]]["ImagePositionPatient"]).tolist())
+    return _as_shown([image])
 
 
 def _read_tags(path: Path) -> dict[str, str]:
@@ -354,8 +299,8 @@ def _numbers(text: str) -> np.ndarray:
     return np.array(text.split("\\"), float)
 
 
-def _sort(tags: Tags) -> tuple[list[Path], np.ndarray]:
-    """Return the files in the order of their positions, and the step from one slice to the next in mm.
+def _sort(tags: Tags) -> tuple[list[Path], float]:
+    """Return the files in the order of their positions, and the distance of two slices in mm, also of a tilted stack.
 
     Raises: ValueError if they are not one stack of grey slices at even distances.
     """
@@ -371,18 +316,18 @@ def _sort(tags: Tags) -> tuple[list[Path], np.ndarray]:
             if not np.allclose(_numbers(found[name]), _numbers(first[name]), atol=ROUNDED):
                 raise ValueError(f"its slices differ in {name} ({path.name}). Leave those of another stack out.")
     upwards = np.cross(*_numbers(first["ImageOrientationPatient"]).reshape(2, 3))
-    places = {path: _numbers(found["ImagePositionPatient"]) for path, found in tags.items()}
-    ordered = sorted(tags, key=lambda path: (float(places[path] @ upwards), path))
+    positions = {path: _numbers(found["ImagePositionPatient"]) for path, found in tags.items()}
+    ordered = sorted(tags, key=lambda path: (float(positions[path] @ upwards), path))
     if len(ordered) == 1:
-        return ordered, upwards * float(first.get("SliceThickness") or 1)
-    gaps = np.diff([places[path] @ upwards for path in ordered])
+        return ordered, float(first.get("SliceThickness") or 1)
+    gaps = np.diff([positions[path] @ upwards for path in ordered])
     typical = np.median(gaps)
     if gaps.min() <= ROUNDED:
-        raise ValueError("several of its slices lie at one place. Leave one time point or echo in the folder.")
+        raise ValueError("several of its slices lie at one position. Leave one time point or echo in the folder.")
     if np.abs(gaps - typical).max() > EVEN * typical:
         n = int(np.abs(gaps - typical).argmax())
         raise ValueError(
             f"its slices are {typical:.4g} mm apart, but {gaps[n]:.4g} mm between {ordered[n].name} and "
             f"{ordered[n + 1].name}. Restore the slices that are missing there."
         )
-    return ordered, (places[ordered[-1]] - places[ordered[0]]) / (len(ordered) - 1)
+    return ordered, float(gaps.mean())
