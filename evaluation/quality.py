@@ -1,5 +1,7 @@
 """Warnings about a prediction without a reference mask: an input that is no MR of a head, a mask that is too large."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from dataset.preprocess import find_head
@@ -10,9 +12,8 @@ BRIGHT = 0.8  # level of the corners over a slice's brightest: at most 0.69 in 9
 TOO_MUCH = 1 / 3  # of the head in a slice; at most 0.31 in the reference masks of 99 patients
 
 
-def input_warnings(images: np.ndarray, masks: np.ndarray) -> list[str]:
-    """Return warnings about a patient's slices (uint8 [S, H, W, 3]) and predicted masks (uint8 [S, H, W], 0 or 1)."""
-    images, masks = np.asarray(images), np.asarray(masks)
+def input_warnings(images: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> list[str]:
+    """Return warnings about a patient's slices (uint8 [H, W, 3] each) and predicted masks (uint8 [H, W], 0 or 1)."""
     warnings = []
     uneven = np.median([corner_spread(image) for image in images]) > UNEVEN
     if uneven or np.median([corner_level(image) for image in images]) > BRIGHT:
@@ -22,8 +23,10 @@ def input_warnings(images: np.ndarray, masks: np.ndarray) -> list[str]:
             "anything else mean nothing. Give slices of a whole head, with pre-contrast, FLAIR and post-contrast as "
             "their channels."
         )
-    marked = masks.sum((1, 2), dtype=np.int64)
-    large = (marked > TOO_MUCH * find_head(images, filled=True).sum((1, 2))).sum()
+    of_one_size = len({image.shape for image in images}) == 1  # else each slice is its own stack
+    stacks = [np.stack(images)] if of_one_size else [image[None] for image in images]
+    head = np.concatenate([find_head(stack, filled=True).sum((1, 2)) for stack in stacks])
+    large = (np.array([mask.sum() for mask in masks]) > TOO_MUCH * head).sum()
     if large:
         warnings.append(
             f"the mask covers more than a third of the head in {large} of {len(images)} slices, as no tumour of the "
