@@ -68,8 +68,8 @@ def read_volume(path: Path, layers: bool = False) -> Volume:
     volumes = math.prod(size[3:]) * components
     if len(size) < 3 or (volumes not in (1, CHANNELS) and not layers):
         raise ValueError(
-            f"has the shape {(*size, *[components] * (components > 1))}. Save one volume: FLAIR, or pre-contrast, FLAIR "
-            "and post-contrast as a fourth axis; or name the other sequences with --pre and --post."
+            f"has the shape {(*size, *[components] * (components > 1))}. Save one volume: FLAIR, or pre-contrast, "
+            "FLAIR and post-contrast as a fourth axis; or name the other sequences with --pre and --post."
         )
     check_voxels(count_voxels(*size[:2], size[2] * volumes))
     _refuse_cut_off(path, reader)
@@ -116,7 +116,7 @@ def encode(slices: np.ndarray, grid: Grid) -> bytes:
 
 
 def _open(path: Path, kind: str = "") -> Any:
-    """Return a SimpleITK reader that has read the header of a file; no pixel is decoded. kind: GDCMImageIO for DICOM."""
+    """Return a SimpleITK reader that has read the header of a file; no pixel yet. kind: GDCMImageIO for DICOM."""
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
     reader = sitk.ImageFileReader()
     try:
@@ -153,11 +153,13 @@ def _refuse_cut_off(path: Path, reader: Any) -> None:
         return
     with open(path, "rb") as file:
         packed = file.read(2) == b"\x1f\x8b"
-    try:
-        with gzip.open(path) if packed else open(path, "rb") as file:
-            length = sum(map(len, iter(lambda: file.read(1 << 24), b"")))
-    except (EOFError, OSError, zlib.error) as error:
-        raise ValueError(f"is cut off or damaged ({error}). Restore it.") from None
+    length = path.stat().st_size
+    if packed:
+        try:
+            with gzip.open(path) as file:
+                length = sum(map(len, iter(lambda: file.read(1 << 24), b"")))
+        except (EOFError, OSError, zlib.error) as error:
+            raise ValueError(f"is cut off or damaged ({error}). Restore it.") from None
     voxels = math.prod(int(reader.GetMetaData(f"dim[{axis}]")) for axis in range(1, 8))
     if length < float(reader.GetMetaData("vox_offset")) + voxels * int(reader.GetMetaData("bitpix")) // 8:
         raise ValueError("is cut off: its header says that it holds more voxels. Restore it.")
