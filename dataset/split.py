@@ -78,11 +78,6 @@ def read_assignment(path: Path, patients: Iterable[str], folder: Path) -> tuple[
     return assignment, sorted(named.keys() - set(present))
 
 
-def assign(patients: Iterable[str], saved: Path | None, folder: Path) -> Assignment:
-    """Return the split of a file, as of `read_assignment`, or without one the published split."""
-    return read_assignment(saved, patients, folder)[0] if saved else assign_patients(patients)
-
-
 def split_tables(table: pd.DataFrame, assignment: Assignment) -> dict[str, pd.DataFrame]:
     """Return the rows of each split, in the order of `table`."""
     split_of_row = table["patient"].map(assignment)
