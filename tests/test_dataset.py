@@ -1,13 +1,14 @@
 """Find, check, split and decode slices."""
 
 import os
+import re
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import ROOT, make_patients, write_slice
+from conftest import ROOT, write_slice
 from PIL import Image
 
 import constants
@@ -39,12 +40,9 @@ def test_patients_are_sorted_by_name_and_slices_by_number(tmp_path):
     assert table["mask_path"].str.replace("_mask", "").equals(table["image_path"])
 
 
-def test_the_folder_or_its_parent(folder):
-    assert find_folder(str(folder)) == find_folder(str(folder.parent)) == folder
-
-
 def test_the_nested_second_copy_is_ignored(folder):
     plain = find_slices(folder)
+    assert find_folder(str(folder)) == find_folder(str(folder.parent)) == folder
     shutil.copytree(folder, folder / "lgg-mri-segmentation" / "kaggle_3m")
     shutil.copytree(folder, folder.parent / "lgg-mri-segmentation" / "kaggle_3m")
     assert find_slices(find_folder(str(folder.parent))).equals(plain)
@@ -76,9 +74,6 @@ def test_only_the_listed_patients(folder):
     assert find_slices(folder, names)["patient"].unique().tolist() == sorted(names)
     with pytest.raises(UserError, match="SYNTH_T_9: no such folder"):
         find_slices(folder, [*names, "SYNTH_T_9"])
-    with pytest.raises(UserError) as nobody_known:
-        find_slices(folder, ["SYNTH_T_9"], fewest=1)
-    assert "SYNTH_T_9: no such folder" in str(nobody_known.value) and "need one each" not in str(nobody_known.value)
     with pytest.raises(UserError, match=r"2 patient\(s\), but training, validation and test need one each"):
         find_slices(folder, names[:2])
 
@@ -98,21 +93,7 @@ def test_without_a_path_the_data_are_those_beside_the_code(folder, tmp_path, mon
     assert find_folder(None) == tmp_path / "real"
 
 
-UNUSUAL = (
-    "=1+1",
-    "001",
-    "1e5",
-    "NA",
-    "None",
-    "nan",
-    "true",
-    "a,b",
-    'say "yes"',
-    "$x_1$",
-    "äö ü",
-    " blank ",
-    "P\u2028Q",
-)
+UNUSUAL = ("=1+1", "001", "1e5", "NA", "true", "a,b", 'say "yes"', "äö ü", " blank ", "P\u2028Q")
 
 
 def test_unusual_ids_are_text_and_stay_unchanged(tmp_path):
@@ -132,15 +113,12 @@ def test_unusual_ids_are_text_and_stay_unchanged(tmp_path):
     assert read_patient_list(tmp_path / "list.txt") == sorted(listed)
 
 
-@pytest.mark.parametrize(("name", "shown"), [(b"TCGA_\xff", r"TCGA_\xff"), (b"A\rB", r"A\rB"), (b"A\nB", r"A\nB")])
+@pytest.mark.parametrize(("name", "shown"), [(b"TCGA_\xff", r"TCGA_\xff"), (b"A\nB", r"A\nB")])
 def test_ids_that_no_table_can_hold_are_refused(folder, tmp_path, name, shown):
     plain = find_slices(folder)
     os.mkdir(os.path.join(os.fsencode(folder), name))
-    with pytest.raises(UserError) as error:
+    with pytest.raises(UserError, match=re.escape(f"{folder}/{shown}: a name that is not UTF-8")):
         find_slices(folder)
-    assert str(error.value) == (
-        f"{folder}/{shown}: a name that is not UTF-8, or has control characters. Rename the folder."
-    )
     assert find_slices(folder, plain["patient"]).equals(plain)  # it does not matter if it is not used
 
 
@@ -180,13 +158,7 @@ DAMAGE = {
     "orphan image": (MASK, Path.unlink, r"SYNTH_T_1_2\.tif: has no mask"),
     "orphan mask": (IMAGE, Path.unlink, r"SYNTH_T_1_2_mask\.tif: has no image"),
     "truncated image": (IMAGE, truncate, r"SYNTH_T_1_2\.tif: cannot be read as a TIFF"),
-    "truncated mask": (MASK, truncate, r"SYNTH_T_1_2_mask\.tif: cannot be read as a TIFF"),
-    "empty file": (IMAGE, lambda p: p.write_bytes(b""), r"SYNTH_T_1_2\.tif: cannot be read"),
-    "another format": (
-        IMAGE,
-        lambda p: Image.new("RGB", (256, 256)).save(p, "PNG"),
-        r"SYNTH_T_1_2\.tif: cannot be read",
-    ),
+    "another format": (IMAGE, lambda p: Image.new("RGB", (256, 256)).save(p, "PNG"), r"T_1_2\.tif: cannot be read"),
     "wrong size": (IMAGE, lambda p: save(p, np.zeros((128, 256, 3), np.uint8)), "is 256x128 pixels"),
     "wrong mode of image": (IMAGE, lambda p: save(p, np.zeros((256, 256), np.uint8)), "has the mode L, but an image"),
     "wrong mode of mask": (MASK, lambda p: save(p, np.zeros((256, 256, 3), np.uint8)), "has the mode RGB, but a mask"),
@@ -227,11 +199,6 @@ def test_all_problems_in_one_report(folder):
     with pytest.raises(UserError, match=r"(?s)1[0-9] problems.*and \d more$") as error:  # ten are named
         load_all(folder)
     assert len(str(error.value).splitlines()) == 12
-
-
-def test_two_patients_are_too_few(tmp_path):
-    with pytest.raises(UserError, match=r"2 patient\(s\).*at least 3"):
-        find_slices(make_patients(tmp_path, patients=2))
 
 
 # --- Split -----------------------------------------------------------------------------------------------------
@@ -291,8 +258,6 @@ def test_a_saved_assignment(folder, tmp_path):
         ("patient,split\nSYNTH_T_0,training\n", "line 2: 'training' is no split"),
         ("patient,split\nSYNTH_T_0,train\nSYNTH_T_0,test\n", "line 3: SYNTH_T_0 is named twice"),
         ("patient\tsplit\nSYNTH_T_0\ttrain\n", "has no column patient, split"),
-        ("patient,split\nSYNTH_T_0,\n", "line 2: an empty cell"),
-        ("", "cannot be read as CSV"),
         ("patient,split\nSYNTH_T_0,train,seen\n", "its lines hold more values than its first one names columns"),
         ("patient,split\n\n\nSYNTH_T_1,trian\n", "line 4: 'trian' is no split"),
         ("patient,split\n" + "".join(f"SYNTH_T_{n},train\n" for n in range(5)), "no patient .* for validation"),
