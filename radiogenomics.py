@@ -69,7 +69,7 @@ def main(argv: list[str] | None = None) -> None:
         table = find_slices(folder, fewest=1)
     out = run or RunFolder(args.out)
     patients = sorted(set(table["patient"]))
-    labels = read_labels(args.labels or default_label_files(folder, patients), patients)
+    labels, notes = read_labels(args.labels or default_label_files(folder, patients), patients)
     slices = load_slices(folder, {"all": table})["all"]
 
     rows = rows_of_patients(slices.patients)
@@ -103,6 +103,8 @@ def main(argv: list[str] | None = None) -> None:
         print(notice)
     known = ", ".join(f"{LABELS[name]} {n}" for name, n in study.result["labels"].items())
     print(f"{len(patients)} patients of {folder}; with a label: {known}")
+    for note in notes:
+        print(f"note: {note}")
     for title, text in text_tables(study).items():
         print(f"\n{title}\n{textwrap.indent(text.to_string(index=False), '  ')}")
     print()

@@ -13,6 +13,7 @@ from PIL import Image
 
 import constants
 from dataset.folder import find_folder, find_slices
+from dataset.preprocess import Preprocessing, preprocess
 from dataset.published import PATIENTS_FILE
 from dataset.slices import Slices, load_slices, read_image, read_mask
 from dataset.split import SPLITS, assign_patients, read_assignment, read_patient_list, split_tables
@@ -312,6 +313,9 @@ def test_the_12_real_patients(real):
     assert [len(loaded[split]) for split in SPLITS] == [178, 45, 113]
     empty = 1 - loaded["test"].masks.flatten(1).any(1).float().mean()
     assert round(float(empty) * 113) == 70  # an empty prediction scores 70/113 = 0.619, the published test IoU
+    cropped = preprocess(loaded["train"], Preprocessing(crop=True))
+    for rows, seen in cropped.batches(32):  # no tumour is outside of the head's window
+        assert loaded["train"].masks[rows][(slice(None), *seen)].sum() == loaded["train"].masks[rows].sum()
     for row in range(0, len(loaded["train"]), 9):  # OpenCV decodes the published files as Pillow does
         with Image.open(real / loaded["train"].table["image_path"][row]) as picture:
             assert np.array_equal(loaded["train"].images[row], np.asarray(picture))

@@ -59,7 +59,7 @@ def test_layout_and_names_are_those_of_the_real_set(folder):
         assert files == {f"{name}_{n}{kind}.tif" for n in range(1, slices + 1) for kind in ("", "_mask")}
     readme = (folder / "README.txt").read_text()
     assert "SYNTHETIC DATA - NOT PATIENTS" in readme and "seed 5" in readme
-    labels = read_labels(default_label_files(folder, names), names)
+    labels, _ = read_labels(default_label_files(folder, names), names)
     assert labels["SyntheticSubtype"].tolist() == ["irregular", "smooth"]
 
 
