@@ -80,7 +80,15 @@ def make_tables(args: argparse.Namespace, folder: Path, resumed: RunFolder | Non
     Raises: UserError if options ask a resumed run for other patients.
     """
     from dataset.folder import find_slices
-    from dataset.split import SPLITS, assign_fold, assign_patients, read_assignment, read_patient_list, split_tables
+    from dataset.split import (
+        SPLITS,
+        assign_fold,
+        assign_patients,
+        describe_persons,
+        read_assignment,
+        read_patient_list,
+        split_tables,
+    )
     from training.hardware import say
 
     if resumed:
@@ -99,6 +107,8 @@ def make_tables(args: argparse.Namespace, folder: Path, resumed: RunFolder | Non
             )
     else:
         assignment = assign_patients(table["patient"])
+    if not args.split and (several := describe_persons(table["patient"])):
+        say(f"{several}: all of a person are in one split")
     tables = split_tables(table, assignment)
     if resumed:
         other = [split for split in SPLITS if set(tables[split]["patient"]) != set(recorded[split]["patient"])]

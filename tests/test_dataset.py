@@ -16,7 +16,16 @@ from dataset.folder import find_folder, find_slices
 from dataset.preprocess import Preprocessing, preprocess
 from dataset.published import PATIENTS_FILE
 from dataset.slices import Slices, load_slices, read_image, read_mask
-from dataset.split import SPLITS, assign_patients, read_assignment, read_patient_list, split_tables
+from dataset.split import (
+    SPLITS,
+    assign_fold,
+    assign_patients,
+    describe_persons,
+    person_of,
+    read_assignment,
+    read_patient_list,
+    split_tables,
+)
 from storage.run_folder import RunFolder
 from utils import UserError, to_csv
 
@@ -240,6 +249,51 @@ def test_no_patient_is_in_two_splits(folder):
     groups = [set(part["patient"]) for part in tables.values()]
     assert sum(map(len, groups)) == len(set.union(*groups)) == 5
     assert sum(map(len, tables.values())) == len(table)
+
+
+@pytest.mark.parametrize(
+    ("patient", "person"),
+    [
+        ("PAT_02_20190101", "PAT_02"),
+        ("TCGA_CS_4942_19970222", "TCGA_CS_4942"),
+        ("sub-01_ses-preop", "sub-01"),
+        ("sub-01_2019-01-31", "sub-01"),
+        ("Patient-001_week-000-1", "Patient-001"),
+        ("BraTS-GLI-00005-001", "BraTS-GLI-00005"),
+        *((own, own) for own in ("LGG_10000001", "P_12", "20190101", "UCSF-PDGM-0004", "A-week")),
+    ],
+)
+def test_ids_of_one_person(patient, person):
+    assert person_of(patient) == person
+
+
+def test_a_person_is_on_one_side_of_any_split_or_fold():
+    """15 of 20 persons have two scans, a year apart."""
+    patients = [f"PAT_{n:02d}_{year}0101" for n in range(20) for year in (2019, 2020)[: 1 + (n < 15)]]
+    for assignment in (assign_patients(patients), *(assign_fold(patients, k, 4) for k in (1, 2, 3, 4))):
+        assert sorted(assignment) == patients
+        assert len({(person_of(patient), split) for patient, split in assignment.items()}) == 20
+    assert describe_persons(patients) == (
+        "15 of 20 persons have several scans by their ids, such as PAT_00 (PAT_00_20190101, PAT_00_20200101)"
+    )
+    with pytest.raises(UserError, match=r"2 persons are too few .* columns patient, person and split"):
+        assign_patients([*patients[:3], patients[0]])
+
+
+def test_persons_of_a_saved_assignment(folder, tmp_path):
+    """By their ids, or where ids do not say it by a column."""
+    path, rows = tmp_path / "split.csv", ["A_20190101,train", "A_20200101,test", "B,validation"]
+    patients = [row.split(",")[0] for row in rows]
+    path.write_text("\n".join(["patient,split", *rows]))
+    with pytest.raises(
+        UserError, match=r"scans of A are in several splits \(A_20190101 in train, A_20200101 in test\)"
+    ):
+        read_assignment(path, patients, folder)
+    path.write_text("\n".join(["patient,split,person", *(f"{row},{n}" for n, row in enumerate(rows))]))
+    assert read_assignment(path, patients, folder)[0]["A_20200101"] == "test"
+    path.write_text("\n".join(["patient,split,person", *(f"{row},same" for row in rows)]))
+    with pytest.raises(UserError, match="scans of same are in several splits"):
+        read_assignment(path, patients, folder)
 
 
 def test_a_saved_assignment(folder, tmp_path):
