@@ -62,7 +62,7 @@ def main(argv: list[str] | None = None) -> None:
     run, predicted = (RunFolder(args.run) if args.run else None), None
     if run:
         table, predicted = run.read_tested()
-        folder = find_folder(args.data or run.tested_runs()[0].read_config()["data"])
+        folder = find_folder(args.data, run.tested_runs()[0].read_config()["data"])
     else:
         refuse_used(args.out, args.overwrite)
         folder = find_folder(args.data)

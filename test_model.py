@@ -102,7 +102,7 @@ def load(run: RunFolder, folder: str | None, splits: set[str]) -> dict[str, Slic
     for split, table in tables.items():
         if table.empty:
             raise UserError(f"{run.path / f'{split}.csv'}: names no patients to test on.")
-    found = find_folder(folder or run.read_config()["data"])
+    found = find_folder(folder, run.read_config()["data"])
     if folder is not None:
         refuse_other_patients(run, found, tables)
     return load_slices(found, tables)

@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> None:
     if not resumed:
         run.refuse_used(args.overwrite)
     config = run.read_config() if resumed else {}
-    folder = find_folder(config["data"] if resumed and not args.data else args.data)
+    folder = find_folder(args.data, config.get("data"))
     tables = make_tables(args, folder, run if resumed else None)
     settings = make_settings(args, config.get("settings"), run)
 

@@ -134,7 +134,10 @@ def read_tiff(path: Path, mode: str, what: str) -> np.ndarray:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise ValueError(f"{path}: {error.strerror}. Restore it from the data set.") from None
+        reason = "a link that leads nowhere" if path.is_symlink() else error.strerror
+        raise ValueError(f"{path}: {reason}. Restore it from the data set.") from None
+    if content.startswith((b"version https://git-lfs", b"/annex/objects")):
+        raise ValueError(f"{path}: stands for a file that was not fetched. Run git lfs pull, or git annex get.")
     if content.startswith((b"II", b"MM")):  # OpenCV tells formats by their first bytes, too
         _, pages = cv2.imdecodemulti(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
         if [(page.shape, page.dtype) for page in pages] == [(SHAPES[mode], np.uint8)]:

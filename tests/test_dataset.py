@@ -164,6 +164,11 @@ def values(path: Path) -> None:
     save(path, np.arange(65536).reshape(256, 256).astype(np.uint8))
 
 
+def link_to_nothing(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    path.symlink_to("objects/not_fetched")
+
+
 DAMAGE = {
     "orphan image": (MASK, Path.unlink, r"SYNTH_T_1_2\.tif: has no mask"),
     "orphan mask": (IMAGE, Path.unlink, r"SYNTH_T_1_2_mask\.tif: has no image"),
@@ -178,6 +183,17 @@ DAMAGE = {
     "two files for one slice": (IMAGE, lambda p: shutil.copy(p, p.with_name("SYNTH_T_1_02.tif")), "same slice as"),
     "foreign name": (IMAGE, lambda p: shutil.copy(p, p.with_name("SYNTH_T_9_9.tif")), "not named like a slice"),
     "empty patient": (IMAGE, lambda p: (p.parents[1] / "SYNTH_T_7").mkdir(), "SYNTH_T_7: holds no slices"),
+    "slice that is a dead link": (IMAGE, link_to_nothing, r"SYNTH_T_1_2\.tif: a link that leads nowhere"),
+    "file that git has not fetched": (
+        MASK,
+        lambda p: p.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 65000\n"),
+        r"SYNTH_T_1_2_mask\.tif: stands for a file that was not fetched",
+    ),
+    "patient that is a dead link": (
+        IMAGE,
+        lambda p: link_to_nothing(p.parents[1] / "SYNTH_T_7"),
+        r"SYNTH_T_7: cannot be read \(a link that leads nowhere\)",
+    ),
 }
 
 
@@ -193,6 +209,36 @@ def test_damage_is_one_error_that_names_the_file(folder, damage):
     with pytest.raises(UserError, match=message) as error:
         load_all(folder)
     assert "problems" not in str(error.value)  # one damage, one message
+
+
+def test_a_patient_without_permission_is_named(folder, monkeypatch):
+    iterdir = Path.iterdir
+
+    def refused(path):
+        if path.name == "SYNTH_T_3":
+            raise PermissionError(13, "Permission denied", str(path))
+        return iterdir(path)
+
+    monkeypatch.setattr(Path, "iterdir", refused)
+    with pytest.raises(UserError, match=r"SYNTH_T_3: cannot be read \(Permission denied\)"):
+        load_all(folder)
+
+
+def test_what_a_folder_looks_like_that_is_not_one_of_patients(folder, tmp_path):
+    """One sentence with the folder or the script to take, and never to remove anything."""
+    for number in (1, 2):
+        for name in (f"cohort/P{number}/flair.nii.gz", f"readme/{number}/notes.txt"):
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).touch()
+    for wrong, message in (
+        (tmp_path / "cohort", r"holds scans such as P1/flair\.nii\.gz, .* predict_model\.py segments scans"),
+        (tmp_path, rf"is a level too high, the patients are in {folder}\. Name that folder with --data"),
+        (folder / "SYNTH_T_0", r"holds slices itself, as the folder of one patient does\. Name its parent"),
+        (tmp_path / "readme", "holds no patient folders"),
+    ):
+        with pytest.raises(UserError, match=message) as error:
+            find_slices(wrong)
+        assert len(str(error.value).splitlines()) == 1 and "emove" not in str(error.value)
 
 
 def test_all_problems_in_one_report(folder):

@@ -287,8 +287,10 @@ def test_damaged_runs(call, folder, finished):
         code, _, err = call("test_model", "--run", finished)
         assert code == 2 and message in err, message
         (finished / name).write_bytes(content)
-    (folder / "SYNTH_T_0").rename(folder / "moved")
-    assert call("test_model", "--run", finished, "--data", folder.parent / "elsewhere")[0] == 2
+    folder.rename(folder.with_name("moved"))
+    for script, *options in (("test_model",), ("train_model", "--resume", "--epochs", 2)):
+        code, _, err = call(script, "--run", finished, *options)
+        assert code == 2 and f"{folder}: the data of the run are gone from there. Name their folder with --data." in err
 
 
 def test_a_folder_without_the_test_patients_is_one_error(call, folder, tmp_path):
