@@ -1,5 +1,6 @@
 """Decode slices and masks, each file once, into uint8 arrays."""
 
+import contextlib
 import re
 from dataclasses import dataclass
 from itertools import chain
@@ -15,6 +16,7 @@ from constants import CHANNELS, IMAGE_SIZE
 from utils import UserError, describe_problems, parallel_map
 
 COLUMNS = ["patient", "image_path", "mask_path"]  # of a table of slices; paths are relative to the data folder
+SWAPPED = "image and mask have each other's names in"
 SHAPES = {"RGB": (IMAGE_SIZE, IMAGE_SIZE, CHANNELS), "L": (IMAGE_SIZE, IMAGE_SIZE)}  # of an image, of a mask
 
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # it would report damaged files without their names
@@ -83,12 +85,13 @@ def load_slices(folder: Path, tables: dict[str, pd.DataFrame]) -> dict[str, Slic
 
     Raises: UserError that lists every file that is not a valid image or mask.
     """
-    loaded, problems = {}, []
-    for split, table in tables.items():
-        loaded[split], invalid = decode(folder, table)
-        problems += invalid
+    decoded, problems = decode(folder, pd.concat(tables.values(), ignore_index=True))
     if problems:
         raise UserError(describe_problems(folder, problems))
+    loaded, first = {}, 0
+    for split, table in tables.items():
+        rows = slice(first, first := first + len(table))
+        loaded[split] = Slices(decoded.images[rows], decoded.masks[rows], table)
     return loaded
 
 
@@ -98,15 +101,23 @@ def decode(folder: Path, table: pd.DataFrame) -> tuple[Slices, list[str]]:
     masks = np.empty((len(table), *SHAPES["L"]), np.uint8)
 
     def read_row(row: int) -> list[str]:
+        image, mask = (folder / table[column].iat[row] for column in ("image_path", "mask_path"))
         problems = []
-        for read, column, target in ((read_image, "image_path", images), (read_mask, "mask_path", masks)):
+        for read, path, target in ((read_image, image, images), (read_mask, mask, masks)):
             try:
-                target[row] = read(folder / table[column].iat[row])
+                target[row] = read(path)
             except ValueError as error:
                 problems.append(str(error))
+        if len(problems) == 2:
+            with contextlib.suppress(ValueError):
+                read_image(mask), read_mask(image)
+                return [SWAPPED]
         return problems
 
     problems = list(chain.from_iterable(parallel_map(read_row, range(len(table)))))
+    if SWAPPED in problems:
+        said = f"{folder}: {SWAPPED} {problems.count(SWAPPED)} slices. Swap the names: that of a mask ends in _mask."
+        problems = [said, *(problem for problem in problems if problem != SWAPPED)]
     return Slices(torch.from_numpy(images), torch.from_numpy(masks), table), problems
 
 

@@ -241,6 +241,17 @@ def test_what_a_folder_looks_like_that_is_not_one_of_patients(folder, tmp_path):
         assert len(str(error.value).splitlines()) == 1 and "emove" not in str(error.value)
 
 
+def test_swapped_images_and_masks_are_one_sentence(folder):
+    for mask in folder.glob("*/*_mask.tif"):
+        image, other = mask.with_stem(mask.stem.removesuffix("_mask")), mask.with_suffix(".other")
+        image.rename(other), mask.rename(image), other.rename(mask)
+    with pytest.raises(UserError) as error:
+        load_all(folder)
+    assert str(error.value) == (
+        f"{folder}: image and mask have each other's names in 15 slices. Swap the names: that of a mask ends in _mask."
+    )
+
+
 def test_all_problems_in_one_report(folder):
     truncate(folder / "SYNTH_T_0" / "SYNTH_T_0_1.tif")
     values(folder / "SYNTH_T_4" / "SYNTH_T_4_2_mask.tif")
