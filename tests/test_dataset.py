@@ -14,7 +14,7 @@ from PIL import Image
 import constants
 from dataset.folder import find_folder, find_slices
 from dataset.preprocess import Preprocessing, preprocess
-from dataset.published import PATIENTS_FILE
+from dataset.published import PATIENTS_FILE, institution
 from dataset.slices import Slices, load_slices, read_image, read_mask
 from dataset.split import (
     SPLITS,
@@ -322,6 +322,12 @@ def test_no_patient_is_in_two_splits(folder):
 )
 def test_ids_of_one_person(patient, person):
     assert person_of(patient) == person
+
+
+def test_only_ids_of_tcga_name_an_institution():
+    assert [institution(patient) for patient in ("TCGA_CS_4942_19970222", "TCGA-HT-A61A")] == ["CS", "HT"]
+    own = ("UKE_0001_ses1", "SYNTH_XX_0001_20000101", "TCGAX_AB_1", "P_1_2")
+    assert {institution(patient) for patient in own} == {"unknown"}
 
 
 def test_a_person_is_on_one_side_of_any_split_or_fold():
