@@ -47,6 +47,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(argv)
+    from dataset.slices import describe_changes
     from dataset.synthetic import any_synthetic
     from evaluation import summary
     from evaluation.selection import Postprocessing, best_epoch, postprocess, selection_warning, tune
@@ -80,7 +81,8 @@ def main(argv: list[str] | None = None) -> None:
     synthetic = any_synthetic(test.table)
     details = {"split": split, "epoch": best, "selected_by": args.select_by, "synthetic": synthetic, "loss": loss}
     details |= {**postprocessing._asdict(), "tuned": tuned}
-    notes = [*filter(None, [selection_warning(epochs, best)]), *([ON_VALIDATION] if split == "validation" else [])]
+    notes = [selection_warning(epochs, best), describe_changes(test), ON_VALIDATION if split == "validation" else ""]
+    notes = [note for note in notes if note]
     tables, metrics = summary.evaluate_masks(test, masks, probabilities, details, notes)
     write_result(run, test, masks, tables, metrics, epochs)
 

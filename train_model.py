@@ -114,6 +114,7 @@ def make_tables(args: argparse.Namespace, folder: Path, resumed: RunFolder | Non
         other = [split for split in SPLITS if set(tables[split]["patient"]) != set(recorded[split]["patient"])]
         if other:
             raise UserError(f"{resumed}: holds a run with other {' and '.join(other)} patients. Name another --run.")
+        return recorded
     return tables
 
 
@@ -173,6 +174,7 @@ def train(
     import torch
 
     from dataset.preprocess import Preprocessing, preprocess
+    from dataset.slices import CHECKSUM, checksums
     from evaluation.selection import best_epochs
     from storage import checkpoints
     from training.engine import TrainingTransform, epoch_order, evaluate, resolution_of_epoch, train_one_epoch
@@ -199,7 +201,8 @@ def train(
         if resumed:
             run.write_config(config)
         else:
-            run.begin(config, {split: subset.table for split, subset in slices.items()})
+            tables = {split: subset.table.assign(**{CHECKSUM: checksums(subset)}) for split, subset in slices.items()}
+            run.begin(config, tables)
         say_disk(args.keep, recipe.epochs, network, run)
         if finished:
             say(f"resumed after epoch {finished}")
@@ -281,6 +284,7 @@ def log_to_board(run: RunFolder, record: dict[str, float]) -> None:
 
 
 def print_run(config: dict, slices: dict[str, Slices]) -> None:
+    from dataset.slices import describe_changes
     from evaluation.selection import NO_TUMOUR
     from training.hardware import say
 
@@ -289,6 +293,8 @@ def print_run(config: dict, slices: dict[str, Slices]) -> None:
     say(f"data        {config['data']}")
     for split, subset in slices.items():
         say(f"{split:<11} {subset.describe()}")
+        if changes := describe_changes(subset):
+            say(changes)
     for name in ("settings", "versions"):
         say(f"{name:<11} " + ", ".join(f"{key} {value}" for key, value in config[name].items()))
     say(f"hardware    {config['hardware']}")

@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+import zlib
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -16,6 +17,7 @@ from constants import CHANNELS, IMAGE_SIZE
 from utils import UserError, describe_problems, parallel_map
 
 COLUMNS = ["patient", "image_path", "mask_path"]  # of a table of slices; paths are relative to the data folder
+CHECKSUM = "checksum"  # a further column of the split tables of a run, see `checksums`
 SWAPPED = "image and mask have each other's names in"
 SHAPES = {"RGB": (IMAGE_SIZE, IMAGE_SIZE, CHANNELS), "L": (IMAGE_SIZE, IMAGE_SIZE)}  # of an image, of a mask
 
@@ -78,6 +80,21 @@ def without_masks(images: np.ndarray, patient: str) -> Slices:
 def slice_number(image_path: str) -> int:
     """Return the number in the name of a slice's file."""
     return int(re.search(r"_(\d+)\.tiff?$", image_path, re.IGNORECASE)[1])
+
+
+def checksums(slices: Slices) -> list[str]:
+    """Return a checksum of the pixels of each image and its mask, as text that no spreadsheet takes for a number."""
+    images, masks = slices.images.numpy(), slices.masks.numpy()
+    return parallel_map(lambda row: f"x{zlib.crc32(masks[row], zlib.crc32(images[row])):08x}", range(len(slices)))
+
+
+def describe_changes(slices: Slices) -> str:
+    """Return a warning that names slices whose pixels are others than when training began; "" if there are none."""
+    if CHECKSUM not in slices.table:
+        return ""
+    changed = slices.table.loc[slices.table[CHECKSUM] != checksums(slices), "mask_path"].tolist()
+    few = ", ".join(changed[:3]) + (", ..." if len(changed) > 3 else "")
+    return f"warning: image or mask of {len(changed)} slices changed since training began: {few}" if changed else ""
 
 
 def load_slices(folder: Path, tables: dict[str, pd.DataFrame]) -> dict[str, Slices]:

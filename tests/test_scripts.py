@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -291,6 +292,20 @@ def test_damaged_runs(call, folder, finished):
     for script, *options in (("test_model",), ("train_model", "--resume", "--epochs", 2)):
         code, _, err = call(script, "--run", finished, *options)
         assert code == 2 and f"{folder}: the data of the run are gone from there. Name their folder with --data." in err
+
+
+def test_a_mask_changed_after_training_is_said(call, folder, finished):
+    tables = {split: RunFolder(finished).read_split_table(split) for split in SPLITS}
+    assert "changed since" not in call("test_model", "--run", finished)[1]
+    for split in ("train", "test"):
+        path = folder / tables[split]["mask_path"].iat[0]
+        Image.fromarray(255 - np.asarray(Image.open(path))).save(path)
+    code, out, _ = call("test_model", "--run", finished)
+    said = "warning: image or mask of 1 slices changed since training began: {}"
+    test = said.format(tables["test"]["mask_path"].iat[0])
+    assert code == 0 and test in " ".join(out.split()) and test in RunFolder(finished).read_metrics()["notes"]
+    code, out, _ = call("train_model", "--run", finished, "--resume", "--epochs", 2)
+    assert code == 0 and said.format(tables["train"]["mask_path"].iat[0]) in out and test in out
 
 
 def test_a_folder_without_the_test_patients_is_one_error(call, folder, tmp_path):
