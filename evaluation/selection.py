@@ -227,13 +227,17 @@ def load_chosen(run: RunFolder) -> tuple[UNet, dict[str, Any], str]:
         choice and its reason in one line, with a second one that warns where the choice is poor.
     """
     epochs = checkpoints.read_epochs(run)
-    epoch, by, tuned, rules, origin = None, "iou", None, Postprocessing(), "not tested"
+    epoch, by, tuned, rules, origin, stale = None, "iou", None, Postprocessing(), "not tested", ""
     if run.is_tested():
         result = run.read_metrics()
+        if (newest := epochs["epoch"].max()) > result["epochs"]:
+            stale = (
+                f"warning: it was chosen when epoch {result['epochs']} was the last; now it is {newest}. Test again."
+            )
         epoch, by, tuned = result["epoch"], result["selected_by"], result["tuned"]
         rules, origin = Postprocessing.of(result), "as tested"
     epoch = epoch or best_epoch(epochs)
     model, checkpoint = checkpoints.load_network(run.checkpoint(epoch))
     checkpoint["input"] |= rules._asdict()
     line = f"epoch {epoch} of {run} ({origin}), {CRITERIA[by]}; {rules.describe(tuned)}"
-    return model, checkpoint, "\n".join(filter(None, [line, selection_warning(epochs, epoch)]))
+    return model, checkpoint, "\n".join(filter(None, [line, stale, selection_warning(epochs, epoch)]))
