@@ -305,9 +305,7 @@ def say_costs(
         gflop = (240 if recipe.bilinear else 289) * (recipe.width / 64 / recipe.pixel_unshuffle) ** 2  # of a slice
         hours = recipe.epochs * slices * gflop / ((os.cpu_count() or 1) * CPU_GFLOPS[hardware.bf16]) / 3600
         if hours > 1:
-            print(
-                f"time        roughly {hours:.0f} hours on this CPU; --width 16 takes a sixteenth, --recipe tuned minutes"
-            )
+            print(f"time        roughly {hours:.0f} hours; --width 16 takes a sixteenth, --recipe tuned minutes")
 
 
 def refuse_not_finite(loss: float, epoch: int) -> None:

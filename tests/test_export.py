@@ -71,6 +71,7 @@ def write_metrics(run: RunFolder, **changes) -> None:
     metrics = {
         "epoch": 1,
         "selected_by": "iou",
+        "epochs": 1,
         "split": "test",
         "slices": 113,
         "threshold": 0.5,

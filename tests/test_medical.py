@@ -78,7 +78,8 @@ def nifti(voxels: np.ndarray, **changes) -> bytes:
     header = np.zeros((), HEADER)
     codes = {"uint8": 2, "int16": 4, "float32": 16}
     values = {"sizeof_hdr": 348, "magic": b"n+1", "vox_offset": 352, "scl_slope": 1,
-              "bitpix": voxels.dtype.itemsize * 8, "datatype": codes[voxels.dtype.name], "dim": (voxels.ndim, *voxels.shape, *[1] * (7 - voxels.ndim)),
+              "bitpix": voxels.dtype.itemsize * 8, "datatype": codes[voxels.dtype.name],
+              "dim": (voxels.ndim, *voxels.shape, *[1] * (7 - voxels.ndim)),
               "pixdim": (1, 2, 2, 5, 1, 1, 1, 1), "xyzt_units": 2, "sform_code": 1, "qform_code": 1,
               "srow": ((2, 0, 0, -3), (0, 2, 0, 7), (0, 0, 5, 1)), "qoffset": (-3, 7, 1)}  # fmt: skip
     for name, value in (values | changes).items():
