@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from evaluation.intervals import AMOUNT, SHARE, estimate
+from evaluation.intervals import estimate
 from evaluation.lesions import COMPLEX, SMALL, SPECK
 from evaluation.tables import AREAS, Tables
 
@@ -15,7 +15,7 @@ SIZE_OFF = 0.25  # of the reference area
 SIMPLER = 0.25  # of the reference boundary complexity
 COMPONENTS = ("none of 10 px", "1", "2", "3 or more")
 OUTLINES = ("smooth (<1.5)", f"between (1.5-{COMPLEX:g})", f"complex (>={COMPLEX:g})")  # boundary complexity
-SHOWN = ("tumour_iou", "dice", "found", "hd95", "surface_dice_2")  # means over the tumour slices of a subgroup
+SHOWN = ("tumour_iou", "dice", "found")  # means over the tumour slices of a subgroup
 
 
 class Failure(NamedTuple):
@@ -105,24 +105,21 @@ def list_failures(slices: pd.DataFrame) -> list[dict]:
 def subgroup_metrics(tables: Tables) -> list[dict]:
     """Return one dict per subgroup that has a tumour slice: by, group, slices, patients, and its metrics.
 
-    The metrics are the means of SHOWN, and patient_dice where a subgroup consists of whole patients; each with the ends
-    of its 95% confidence interval over patients, such as dice_low and dice_high. What is undefined is NaN.
+    The metrics are the means of SHOWN, each with the ends of its 95% confidence interval over patients, such as
+    dice_low and dice_high. What is undefined is NaN.
     """
-    slices, patients = tables.slices[tables.slices["tumour_pixels"] > 0], tables.patients
+    slices = tables.slices[tables.slices["tumour_pixels"] > 0]
     columns = slices.assign(tumour_iou=slices["iou"], found=(slices["true_positive"] > 0).astype(float))
     rows = []
-    for by, (group_of, names) in subgroups(slices, patients).items():
+    for by, (group_of, names) in subgroups(slices, tables.patients).items():
         for group in names:
             member = group_of == group
             if not member.any():
                 continue
             row = {"by": by, "group": group, "slices": int(member.sum())}
             row["patients"] = slices.loc[member, "patient"].nunique()
-            means = {name: (slices["patient"], columns[name].where(member)) for name in SHOWN}
-            if by in patients:
-                means["patient_dice"] = patients["patient"], patients["dice"].where(patients[by] == group)
-            for name, mean in means.items():
-                interval = estimate(*mean, scale=AMOUNT if name == "hd95" else SHARE)
+            for name in SHOWN:
+                interval = estimate(slices["patient"], columns[name].where(member))
                 row |= {name: interval["value"], f"{name}_low": interval["low"], f"{name}_high": interval["high"]}
             rows.append(row)
     return rows

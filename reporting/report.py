@@ -15,7 +15,7 @@ from constants import CRITERIA, RESEARCH_USE, SYNTHETIC_NOTICE
 from dataset.slices import Slices
 from evaluation.genomics import Study
 from evaluation.intervals import FEWEST, show_interval
-from evaluation.summary import METRICS, OF_NETWORKS
+from evaluation.summary import HEADLINES, METRICS, OF_NETWORKS
 from evaluation.tables import Tables
 from reporting import panels, plots
 from reporting.genomics import sentences, study_plots, text_tables
@@ -24,10 +24,6 @@ from scans.show import BRIGHTEST
 from storage.run_folder import RunFolder
 from utils import show_number
 
-SUMMARY = (  # the other METRICS are folded away below them
-    "patient_dice", "patient_dice_median", "tumour_iou", "tumour_found", "false_positive_share", "lesion_recall",
-    "surface_dice_2", "hd95", "iou", "empty_prediction", "loss",
-)  # fmt: skip
 EXAMPLES = 4  # slices shown per kind of failure: one row of pictures
 SPELLING = {"iou": "IoU", "dice": "Dice", "hd95": "HD95"}
 
@@ -77,8 +73,8 @@ def write_report(run: RunFolder, slices: Slices, predicted: np.ndarray, epochs: 
         "facts": facts(metrics, tables.slices, run.tested_runs()[0].read_config() if network else None),
         "verdict": verdict(metrics, tables),
         "notes": metrics["notes"],
-        "summary": [metric_row(name, metrics) for name in SUMMARY if name in measured],
-        "further": [metric_row(name, metrics) for name in measured if name not in SUMMARY],
+        "summary": [metric_row(name, metrics) for name in HEADLINES if name in measured],
+        "further": [metric_row(name, metrics) for name in measured if name not in HEADLINES],
         "patient_table": as_table(patients.drop(columns=hidden)),
         "failures": [failure(kind, tables.slices) for kind in metrics["failures"]],
         "subgroups": metrics["subgroups"],
