@@ -58,19 +58,6 @@ FEATURES = {  # columns of shape_features.csv
 PUBLISHED = [name for name, feature in FEATURES.items() if feature.published]
 
 
-class Ellipsoid(NamedTuple):
-    """All x with (x - centre) @ matrix @ (x - centre) <= 1."""
-
-    centre: np.ndarray  # float64 [D]
-    matrix: np.ndarray  # float64 [D, D]
-
-    @property
-    def volume(self) -> float:
-        size = len(self.centre)
-        unit_ball = math.pi ** (size / 2) / math.gamma(size / 2 + 1)
-        return unit_ball / math.sqrt(np.linalg.det(self.matrix))
-
-
 def measure(stack: np.ndarray, largest_only: bool = False) -> dict[str, Any]:
     """Return FEATURES of the tumour of one patient, NaN where undefined, and the reason, empty where none is.
 
@@ -92,7 +79,7 @@ def measure(stack: np.ndarray, largest_only: bool = False) -> dict[str, Any]:
     defined = len(outline.distances) >= FEWEST_POINTS
     volume = int(mask.sum())
     return {
-        "bevr": volume / enclosing_ellipsoid(hull.points[hull.vertices]).volume,
+        "bevr": volume / ellipsoid_volume(hull.points[hull.vertices]),
         "margin_fluctuation": margin_fluctuation(outline) if defined else math.nan,
         "angular_sd": angular_sd(outline) if defined else math.nan,
         "volume": volume,
@@ -162,8 +149,8 @@ def angular_sd(outline: Outline) -> float:
 # --- The ellipsoid of least volume around a set of points ----------------------------------------------------------
 
 
-def enclosing_ellipsoid(points: np.ndarray) -> Ellipsoid:
-    """Return the smallest ellipsoid that holds all points (float [N, D]), which must not lie in one plane.
+def ellipsoid_volume(points: np.ndarray) -> float:
+    """Return the volume of the smallest ellipsoid that holds all points (float [N, D]), not all in one plane.
 
     As in Khachiyan's algorithm, every point carries a weight, the weighted covariance is the shape of the ellipsoid,
     and each step moves weight to the point that is farthest outside. He takes it from all points; here it comes from
@@ -194,7 +181,6 @@ def enclosing_ellipsoid(points: np.ndarray) -> Ellipsoid:
     centre = white @ weights
     spread = (white * weights) @ white.T - np.outer(centre, centre)
     away = white.T - centre
-    matrix = np.linalg.inv(spread)
-    matrix /= np.einsum("nd,de,ne->n", away, matrix, away).max()  # the farthest point lies on the surface
-    back = np.linalg.inv(scale)
-    return Ellipsoid(middle + scale @ centre, back.T @ matrix @ back)
+    farthest = np.einsum("nd,de,ne->n", away, np.linalg.inv(spread), away).max()  # this point lies on the surface
+    unit_ball = math.pi ** (size / 2) / math.gamma(size / 2 + 1)
+    return unit_ball * np.linalg.det(scale) * math.sqrt(np.linalg.det(spread) * farthest**size)

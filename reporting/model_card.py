@@ -165,16 +165,12 @@ def _test(run: RunFolder, checkpoint: dict[str, Any]) -> str:
     if metrics["epoch"] != checkpoint["epoch"]:
         return f"Epoch {metrics['epoch']} was tested, not epoch {checkpoint['epoch']}: {again}"
     who = "that were in neither training nor validation" if metrics["split"] == "test" else "of the validation"
-    rows = [f"| metric | value | 95% confidence interval over patients; below {FEWEST}, their values |"]
-    rows.append("| --- | --- | --- |")
+    text = f"{len(dice)} patients, {metrics['slices']} slices {who}.\n\n"
+    text += f"| metric | value | 95% confidence interval over patients; below {FEWEST}, their values |\n"
+    text += "| --- | --- | --- |\n"
     for name in SHOWN:
         estimate, (label, _, form, _) = metrics["intervals"][name], METRICS[name]
-        rows.append(f"| {label} | {show_number(estimate['value'], form)} | {show_interval(estimate, form)} |")
+        text += f"| {label} | {show_number(estimate['value'], form)} | {show_interval(estimate, form)} |\n"
     return "\n\n".join(
-        [
-            f"{len(dice)} patients, {metrics['slices']} slices {who}.",
-            "\n".join(rows),
-            f"Dice of the single patients: {dice.min():.3f} to {dice.max():.3f}.",
-            *metrics["notes"],
-        ]
+        [text.strip(), f"Dice of the single patients: {dice.min():.3f} to {dice.max():.3f}.", *metrics["notes"]]
     )

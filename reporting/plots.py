@@ -90,7 +90,7 @@ def draw_iou(epochs: pd.DataFrame, chosen: int) -> Plot:
 def draw_bland_altman(patients: pd.DataFrame) -> Plot:
     """Draw the difference of predicted and reference volume against the mean of both, one dot per patient."""
     reference, predicted = patients["tumour_pixels"] / 1000, patients["predicted_pixels"] / 1000
-    bias, limits = limits_of_agreement(predicted - reference)
+    bias, *limits = limits_of_agreement(predicted - reference)
     figure, axes = new_axes("mean of both volumes (1,000 pixels)", "difference (1,000 pixels)")
     axes.axhline(0, color=GREY, lw=1)
     axes.axhline(bias, color=BLUE, lw=1.5, label=f"mean difference, {bias:,.1f}")
