@@ -70,6 +70,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(argv)
     from reporting.model_card import describe_input, model_card
     from storage.run_folder import RunFolder
+    from unet import weights_digest
 
     run = RunFolder(args.run or constants.RUN_DIR)
     if not args.run and not run.checkpoints():
@@ -97,8 +98,10 @@ def main(argv: list[str] | None = None) -> None:
         if not difference <= largest:
             raise UserError(f"{name}: its logits differ by {difference:.1e} from the network's. Nothing was written.")
         print(f"{name}: {len(content) / 1e6:.1f} MB, logits differ by at most {difference:.1e} of the largest")
-    text = model_card(run, checkpoint) if run else constants.WEIGHTS.with_suffix(".md").read_text(encoding="utf-8")
-    contents[card] = text.encode()  # written last
+    if run:
+        contents[card] = model_card(run, checkpoint, weights_digest(checkpoint["weights"], {})).encode()
+    else:
+        contents[card] = constants.WEIGHTS.with_suffix(".md").read_bytes()
 
     for path in known:  # the card first: at no time it lies beside weights that it does not describe
         path.unlink(missing_ok=True)

@@ -10,7 +10,6 @@ from evaluation.intervals import FEWEST, show_interval
 from evaluation.selection import describe_small
 from evaluation.summary import METRICS
 from storage.run_folder import RunFolder
-from unet import weights_digest
 from utils import show_number
 
 SHOWN = ("patient_dice", "patient_dice_median", "tumour_iou", "tumour_found", "iou", "empty_prediction")
@@ -123,9 +122,10 @@ def describe_input(checkpoint: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def model_card(run: RunFolder, checkpoint: dict[str, Any]) -> str:
+def model_card(run: RunFolder, checkpoint: dict[str, Any], digest: str) -> str:
     """Return the card as Markdown. It says so where the run was not tested, or another epoch was.
 
+    digest: of the checkpoint's weights, see unet.weights_digest.
     Raises: UserError when a file of the run is missing or damaged.
     """
     config, network = checkpoint["config"], checkpoint["network"]
@@ -140,7 +140,7 @@ def model_card(run: RunFolder, checkpoint: dict[str, Any]) -> str:
         parameters=weights / 1e6,
         upsampling=("bilinear interpolation" if network["bilinear"] else "up-convolutions")
         + ("; computes at half of the resolution (pixel unshuffle)" if network["pixel_unshuffle"] == 2 else ""),
-        digest=weights_digest(checkpoint["weights"], {}),
+        digest=digest,
         split=", ".join(
             f"{config['patients'][split]} patients with {config['slices'][split]} slices for {split}"
             for split in config["patients"]

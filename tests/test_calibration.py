@@ -45,15 +45,6 @@ def test_counts_and_metrics_by_hand():
     assert calibration.expected_calibration_error(bins) == pytest.approx(error, rel=1e-6)
 
 
-def test_certain_and_right_certain_and_wrong():
-    mask = box((0, 0, 2, 4), size=16)
-    slices = bright_slices({"a": [mask]})
-    for probabilities, worst in ((mask, 0), (1 - mask, 1)):
-        counts = calibration.count(slices, probabilities[None].astype(np.float32))
-        assert calibration.per_patient(counts, slices.patients)["brier"].tolist() == [worst]
-        assert calibration.expected_calibration_error(calibration.reliability(counts)) == worst
-
-
 def test_only_the_head_counts_with_the_dark_tissue_in_it():
     nothing = np.zeros((1, 256, 256), np.float32)
     counts = calibration.count(make_slices({"a": [box()]}, head_image()[None]), nothing)

@@ -6,7 +6,6 @@ from conftest import box, make_slices
 
 from evaluation import summary
 from evaluation.failures import list_failures
-from evaluation.selection import remove_small_components
 from evaluation.tables import make_tables
 
 
@@ -80,10 +79,6 @@ def references() -> np.ndarray:
     return np.stack(stacks)
 
 
-def largest_only(masks: np.ndarray) -> np.ndarray:
-    return np.stack([remove_small_components(mask[None], 301)[0] if mask.sum() > 301 else mask for mask in masks])
-
-
 MODELS = {  # name: (its prediction, some of its failures, some of its metrics)
     "nothing": (
         np.zeros_like,
@@ -91,7 +86,6 @@ MODELS = {  # name: (its prediction, some of its failures, some of its metrics)
         {"iou": 3 / 18, "empty_prediction": 3 / 18, "patient_dice": 0, "patient_precision": np.nan},
     ),
     "everything": (np.ones_like, {"false positive in an empty slice": (3, 3)}, {"patient_sensitivity": 1}),
-    "largest only": (largest_only, {"component of a tumour missed": (6, 6)}, {"slice_lesion_recall": 15 / 21}),
     "perfect": (
         np.copy,
         {kind: (0, of) for kind, of in zip(RULES, (3, 12, 6, 0, 3, 3, 15), strict=True)},
