@@ -9,7 +9,8 @@ from evaluation.intervals import estimate
 from evaluation.lesions import COMPLEX, SMALL, SPECK
 from evaluation.tables import AREAS, Tables
 
-EXAMPLES = 5  # worst slices that are listed for each kind
+EXAMPLES = 4  # worst slices of each kind that are listed, and shown in the report
+SHOWN_OF_SLICES = ["patient", "slice", "image_path", "dice", "tumour_pixels", "predicted_pixels"]
 LARGE = 2000  # pixels; a slice with more tumour is "large"
 SIZE_OFF = 0.25  # of the reference area
 SIMPLER = 0.25  # of the reference boundary complexity
@@ -25,8 +26,7 @@ class Failure(NamedTuple):
     rule: str  # its definition in words
     possible: pd.Series  # bool: slices that could fail in this way
     failed: pd.Series  # bool: those that do, if possible
-    value: pd.Series  # the larger its magnitude, the worse
-    value_is: str  # the value in words
+    severity: pd.Series  # the larger, the worse
 
 
 def kinds_of_failure(slices: pd.DataFrame) -> list[Failure]:
@@ -40,62 +40,52 @@ def kinds_of_failure(slices: pd.DataFrame) -> list[Failure]:
         Failure(
             "small tumour missed",
             f"a slice with fewer than {SMALL} tumour pixels, none of which is predicted",
-            tumour.between(1, SMALL - 1), ~hit, tumour, "tumour pixels",
+            tumour.between(1, SMALL - 1), ~hit, tumour,
         ),
         Failure(
             "larger tumour missed",
             f"a slice with at least {SMALL} tumour pixels, none of which is predicted",
-            tumour >= SMALL, ~hit, tumour, "tumour pixels",
+            tumour >= SMALL, ~hit, tumour,
         ),
         Failure(
             "component of a tumour missed",
             f"a slice with several components of at least {SPECK} pixels, some of which are found and some are not",
-            lesions >= 2, (lesions_found > 0) & (lesions_found < lesions),
-            slices["largest_missed"], "pixels of the largest missed component",
+            lesions >= 2, (lesions_found > 0) & (lesions_found < lesions), slices["largest_missed"],
         ),
         Failure(
             "complex boundary simplified",
             f"a tumour of at least {SMALL} pixels in one component with a boundary complexity of {COMPLEX:g} or more, "
             f"found, but with a predicted outline that is more than {SIMPLER:.0%} less complex",
-            slices["kind"] == "complex boundary", hit & (lost > SIMPLER),
-            lost, "boundary complexity that is lost, as a share of the reference",
+            slices["kind"] == "complex boundary", hit & (lost > SIMPLER), lost,
         ),
         Failure(
             "size of a large tumour off",
             f"a slice with more than {LARGE} tumour pixels that is found, but whose predicted area differs by more "
             f"than {SIZE_OFF:.0%}",
-            (tumour > LARGE) & hit, excess.abs() > SIZE_OFF,
-            excess, "predicted area minus reference area, as a share of the reference area",
+            (tumour > LARGE) & hit, excess.abs() > SIZE_OFF, excess.abs(),
         ),
         Failure(
             "false positive in an empty slice",
             "a slice without tumour in which at least one pixel is predicted",
-            tumour == 0, predicted > 0, predicted, "predicted pixels",
+            tumour == 0, predicted > 0, predicted,
         ),
         Failure(
             "false component beside a tumour",
             f"a slice with tumour and a predicted component of at least {SPECK} pixels that matches no tumour",
-            tumour > 0, slices["false_lesions"] > 0, slices["false_positive"], "false positive pixels",
+            tumour > 0, slices["false_lesions"] > 0, slices["false_positive"],
         ),
     ]  # fmt: skip
 
 
 def list_failures(slices: pd.DataFrame) -> list[dict]:
-    """Return one dict per kind: kind, rule, value_is, count, of (slices that could fail), patients, examples.
-
-    The examples have patient, slice, image_path and value, the worst first.
-    """
+    """Return one dict per kind: kind, rule, count, of (slices that could fail), patients, examples, worst first."""
     rows = []
-    for kind, rule, possible, failed, value, value_is in kinds_of_failure(slices):
-        cases = slices.assign(value=value, severity=-value.abs())[possible & failed]
+    for kind, rule, possible, failed, severity in kinds_of_failure(slices):
+        cases = slices.assign(severity=-severity)[possible & failed]
         worst = cases.sort_values(["severity", "patient", "slice"], kind="stable").head(EXAMPLES)
-        rows.append(
-            {
-                "kind": kind, "rule": rule, "value_is": value_is, "count": len(cases), "of": int(possible.sum()),
-                "patients": int(cases["patient"].nunique()),
-                "examples": worst[["patient", "slice", "image_path", "value"]].to_dict("records"),
-            }
-        )  # fmt: skip
+        row = {"kind": kind, "rule": rule, "count": len(cases), "of": int(possible.sum())}
+        row |= {"patients": int(cases["patient"].nunique()), "examples": worst[SHOWN_OF_SLICES].to_dict("records")}
+        rows.append(row)
     return rows
 
 

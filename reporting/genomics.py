@@ -49,14 +49,10 @@ def draw_boxes(study: Study, name: str) -> Plot:
             boxes.append((line, f"{group} ({len(patients)})", patients.to_numpy(float)))
         line += 1.6
     figure, axes = new_axes(FEATURES[name].label, "", (WIDTH, 1.4 + 0.21 * line))
-    jitter, grey = np.random.default_rng(0), {"color": GREY, "lw": 0.8}
-    if boxes:
-        axes.boxplot(
-            [values for *_, values in boxes], positions=[at for at, *_ in boxes], orientation="horizontal", widths=0.62,
-            showfliers=False, whis=(0, 100), boxprops={"color": BLUE, "lw": 1.2}, whiskerprops=grey, capprops=grey,
-            medianprops={"color": ORANGE, "lw": 2},
-        )  # fmt: skip
+    jitter = np.random.default_rng(0)
     for at, _, group in boxes:
+        axes.boxplot([group], positions=[at], orientation="horizontal", widths=0.62, showfliers=False, whis=(0, 100),
+                     boxprops={"color": BLUE}, medianprops={"color": ORANGE, "lw": 2})  # fmt: skip
         axes.plot(group, at + jitter.uniform(-0.18, 0.18, len(group)), "o", color=GREY, ms=2.5, alpha=0.6)
     for at, heading in headings:
         axes.text(0.01, at, heading, transform=axes.get_yaxis_transform(), fontsize=8, va="center", color="black")

@@ -24,7 +24,6 @@ from scans.show import BRIGHTEST
 from storage.run_folder import RunFolder
 from utils import show_number
 
-EXAMPLES = 4  # slices shown per kind of failure: one row of pictures
 SPELLING = {"iou": "IoU", "dice": "Dice", "hd95": "HD95"}
 
 
@@ -76,7 +75,7 @@ def write_report(run: RunFolder, slices: Slices, predicted: np.ndarray, epochs: 
         "summary": [metric_row(name, metrics) for name in HEADLINES if name in measured],
         "further": [metric_row(name, metrics) for name in measured if name not in HEADLINES],
         "patient_table": as_table(patients.drop(columns=hidden)),
-        "failures": [failure(kind, tables.slices) for kind in metrics["failures"]],
+        "failures": metrics["failures"],
         "subgroups": metrics["subgroups"],
         "volumes": charts(plots.volume_plots(patients, tables.slices)),
         "lesion_table": as_table(tables.lesions.sort_values("volume", ascending=False)),
@@ -167,16 +166,6 @@ def metric_row(name: str, metrics: dict[str, Any]) -> dict[str, Any]:
     empty = metrics["empty_prediction"] if name in ("iou", "empty_prediction") else None
     row = {"name": name, "empty": empty, **METRICS[name]._asdict(), **estimate, "value": metrics[name]}
     return row | {"interval": show_interval(estimate, row["form"])}
-
-
-def failure(kind: dict[str, Any], slices: pd.DataFrame) -> dict[str, Any]:
-    """Return a kind of failure with the per-slice values of the examples that are shown."""
-    values = slices.set_index("image_path")[["dice", "tumour_pixels", "predicted_pixels"]].to_dict("index")
-    examples = [example | values[example["image_path"]] for example in kind["examples"][:EXAMPLES]]
-    for example in examples:
-        value = example["value"]
-        example["value_text"] = f"{value:.0%}" if "share" in kind["value_is"] else shown(value)
-    return kind | {"examples": examples}
 
 
 def genomics_section(study: Study) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """Tables and metrics of hand-made masks: empty, full, one pixel, at the border, with several components."""
 
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -153,6 +152,13 @@ def test_files_say_what_the_tables_say(tables, tmp_path):
     assert stored["brier"] is None and stored["ece"] is None  # NaN is null
     assert (stored["patients"], stored["slices"], stored["lesions"], stored["loss"]) == (3, 8, 4, 0.25)
     assert stored["notes"] == ["a note"]
+
+
+def test_names_are_read_back_as_text(tmp_path):
+    names, run = ["001", "NA", "None"], RunFolder(tmp_path)
+    slices = make_slices({name: [box((9, 9, 9, 9))] for name in names})
+    run.write_test(make_tables(slices, np.zeros((3, 256, 256), np.uint8))._asdict(), {}, None)
+    assert all(table["patient"].tolist() == names for table in run.read_test_tables().values())
 
 
 def test_the_printed_result_is_one_screen(tables):
