@@ -184,13 +184,12 @@ def _mark(axes: Axes, epochs: pd.DataFrame, chosen: int, column: str) -> None:
 
 
 def write_plots(run: RunFolder, plots: dict[str, Plot], note: str = "") -> None:
-    """Write each plot as plots/<name>.png and .svg of the run, under its title and the note."""
+    """Write each plot as plots/<name>.png of the run, under its title and the note."""
     for name, plot in plots.items():
         plot.figure.axes[0].set_title(plot.title, fontsize=11)
         if note:
             plot.figure.suptitle(note, fontsize=7)  # small, and centred on the figure: it is nearly as wide
         run.write(f"plots/{name}.png", to_png(plot.figure, DPI))
-        run.write(f"plots/{name}.svg", plain_svg(plot.figure, name).encode())
 
 
 def to_png(figure: Figure, dpi: int) -> bytes:
@@ -200,23 +199,18 @@ def to_png(figure: Figure, dpi: int) -> bytes:
         return file.getvalue()
 
 
-def plain_svg(figure: Figure, name: str, transparent: bool = False) -> str:
-    """Return a figure as the content of an SVG file: the same text for the same figure and name."""
-    file = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
-        metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        figure.savefig(file, format="svg", transparent=transparent, metadata=metadata)
-    return file.getvalue()
-
-
 def to_svg(figure: Figure, name: str) -> str:
     """Return a figure as an <svg> element for a page: the same text for the same figure.
 
     Its ids begin with `name`: those of several figures on a page differ. Its colours are the page's own, see
     SVG_COLORS; it has no background.
     """
-    _, start, rest = plain_svg(figure, name, transparent=True).partition("<svg")
-    text = re.sub(r"<style.*?</style>", "", start + rest)  # it would hold for the whole page
+    file = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+        metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(file, format="svg", transparent=True, metadata=metadata)
+    text = file.getvalue()
+    text = re.sub(r"<style.*?</style>", "", text[text.index("<svg") :])  # it would hold for the whole page
     text = re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{name}-", text)
     for color, variable in SVG_COLORS.items():
         text = text.replace(color.lower(), variable)
