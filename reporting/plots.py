@@ -209,8 +209,8 @@ def to_svg(figure: Figure, name: str) -> str:
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
         metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(file, format="svg", transparent=True, metadata=metadata)
-    text = file.getvalue()
-    text = re.sub(r"<style.*?</style>", "", text[text.index("<svg") :])  # it would hold for the whole page
+    _, start, rest = file.getvalue().partition("<svg")  # after the declaration of a file
+    text = re.sub(r"<style.*?</style>", "", start + rest)  # it would hold for the whole page
     text = re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{name}-", text)
     for color, variable in SVG_COLORS.items():
         text = text.replace(color.lower(), variable)
