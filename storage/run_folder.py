@@ -36,7 +36,6 @@ KNOWN = (  # every file that a run may hold
     "test_predictions.npz",
     *GENOMICS,
     "plots/*.png",
-    "plots/*.svg",
     "report.html",
     "models/resume.pt",
     "models/epoch_*.pt",
