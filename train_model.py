@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from storage.run_folder import RunFolder
     from training.hardware import Hardware
 
+CPU_GFLOPS = {True: 160, False: 55}  # per second and core, in bf16 and in fp32
 REDRAW = 60  # seconds, at least, between two drawings of the curves
 
 
@@ -203,7 +204,7 @@ def train(
         else:
             tables = {split: subset.table.assign(**{CHECKSUM: checksums(subset)}) for split, subset in slices.items()}
             run.begin(config, tables)
-        say_disk(args.keep, recipe.epochs, network, run)
+        say_costs(args.keep, recipe, len(order(1)), network, run, hardware)
         if finished:
             say(f"resumed after epoch {finished}")
 
@@ -302,17 +303,25 @@ def print_run(config: dict, slices: dict[str, Slices]) -> None:
         say(NO_TUMOUR)
 
 
-def say_disk(keep: int, epochs: int, network: torch.nn.Module, run: RunFolder) -> None:
-    """Print the size of all checkpoints, and warn if there is less space."""
+def say_costs(
+    keep: int, recipe: Recipe, slices: int, network: torch.nn.Module, run: RunFolder, hardware: Hardware
+) -> None:
+    """Print the size of all checkpoints and, on a CPU, roughly the hours of training, before they are spent."""
+    import os
     import shutil
 
     size = sum(tensor.nbytes for tensor in network.state_dict().values())
-    checkpoints = min(epochs, 1 + keep * len(constants.CRITERIA)) if keep else epochs
+    checkpoints = min(recipe.epochs, 1 + keep * len(constants.CRITERIA)) if keep else recipe.epochs
     needed = size * (checkpoints + 4)  # resume.pt holds the optimiser and the average too
     print(f"disk        up to {needed / 1e9:.1f} GB in {run.models}: {checkpoints} epochs of {size / 1e6:.0f} MB each")
     free = shutil.disk_usage(run.path).free
     if free < needed:
         print(f"warning: {free / 1e9:.1f} GB are free there. Free some, or keep the best epochs only with --keep 3")
+    if hardware.device.type == "cpu":
+        gflop = (240 if recipe.bilinear else 289) * (recipe.width / 64 / recipe.pixel_unshuffle) ** 2  # of a slice
+        hours = recipe.epochs * slices * gflop / ((os.cpu_count() or 1) * CPU_GFLOPS[hardware.bf16]) / 3600
+        if hours > 1:
+            print(f"time        roughly {hours:.0f} hours; --width 16 takes a sixteenth, --recipe tuned minutes")
 
 
 def refuse_not_finite(loss: float, epoch: int) -> None:

@@ -36,7 +36,6 @@ KNOWN = (  # every file that a run may hold
     "test_predictions.npz",
     *GENOMICS,
     "plots/*.png",
-    "plots/*.svg",
     "report.html",
     "models/resume.pt",
     "models/epoch_*.pt",
@@ -182,15 +181,16 @@ class RunFolder:
 
     def read_test_tables(self) -> dict[str, pd.DataFrame]:
         """Return test_results.csv, test_patients.csv and test_lesions.csv under the keys of TEST_TABLES."""
-        return {
-            table: pd.read_csv(
-                io.BytesIO(self.read(name, "test_model.py")),
-                keep_default_na=False,
-                na_values=[""],
-                dtype={"patient": str, "institution": str},
-            )
-            for table, name in TEST_TABLES.items()
-        }
+        return {table: self.read_test_table(table) for table in TEST_TABLES}
+
+    def read_test_table(self, table: str) -> pd.DataFrame:
+        """Return one of TEST_TABLES by its key."""
+        return pd.read_csv(
+            io.BytesIO(self.read(TEST_TABLES[table], "test_model.py")),
+            keep_default_na=False,
+            na_values=[""],
+            dtype={"patient": str, "institution": str},
+        )
 
     def is_tested(self) -> bool:
         return (self.path / "metrics.json").is_file()

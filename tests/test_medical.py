@@ -67,8 +67,8 @@ HEADER = np.dtype({
     "names": ["sizeof_hdr", "dim", "datatype", "bitpix", "pixdim", "vox_offset", "scl_slope", "scl_inter", "xyzt_units",
               "qform_code", "sform_code", "quatern", "qoffset", "srow", "magic"],
     "offsets": [0, 40, 70, 72, 76, 108, 112, 116, 123, 252, 254, 256, 268, 280, 344],
-    "formats": ["<i4", "<8i2", "<i2", "<i2", "<8f4", "<f4", "<f4", "<f4", "u1", "<i2", "<i2", "<3f4", "<3f4", "(3,4)<f4",
-                "S4"],
+    "formats": ["<i4", "<8i2", "<i2", "<i2", "<8f4", "<f4", "<f4", "<f4", "u1", "<i2", "<i2", "<3f4", "<3f4",
+                "(3,4)<f4", "S4"],
     "itemsize": 348,
 })  # fmt: skip
 
@@ -77,8 +77,9 @@ def nifti(voxels: np.ndarray, **changes) -> bytes:
     """Return a NIfTI-1 file of voxels [X, Y, Z, ...] 2 x 2 x 5 mm, which run to the right, front and up."""
     header = np.zeros((), HEADER)
     codes = {"uint8": 2, "int16": 4, "float32": 16}
-    values = {"sizeof_hdr": 348, "magic": b"n+1", "vox_offset": 352, "scl_slope": 1, "bitpix": voxels.dtype.itemsize * 8,
-              "datatype": codes[voxels.dtype.name], "dim": (voxels.ndim, *voxels.shape, *[1] * (7 - voxels.ndim)),
+    values = {"sizeof_hdr": 348, "magic": b"n+1", "vox_offset": 352, "scl_slope": 1,
+              "bitpix": voxels.dtype.itemsize * 8, "datatype": codes[voxels.dtype.name],
+              "dim": (voxels.ndim, *voxels.shape, *[1] * (7 - voxels.ndim)),
               "pixdim": (1, 2, 2, 5, 1, 1, 1, 1), "xyzt_units": 2, "sform_code": 1, "qform_code": 1,
               "srow": ((2, 0, 0, -3), (0, 2, 0, 7), (0, 0, 5, 1)), "qoffset": (-3, 7, 1)}  # fmt: skip
     for name, value in (values | changes).items():

@@ -18,6 +18,7 @@ import train_model
 from dataset.preprocess import Preprocessing, preprocess
 from dataset.slices import load_slices
 from dataset.split import SPLITS
+from evaluation.selection import load_chosen
 from storage.checkpoints import load_network
 from storage.run_folder import RunFolder
 from training.engine import evaluate
@@ -116,6 +117,20 @@ def test_a_split_without_test_patients_is_tested_on_validation_and_says_so(call,
     assert metrics["split"] == "validation" and metrics["patients"] == 4
     assert metrics["tuned"]["tuned"] == metrics["patient_dice"]  # tuned on the very patients that are shown
     assert "(validation)" in (run / "report.html").read_text()
+
+
+def test_a_test_of_an_unfinished_run_says_so_and_its_choice_grows_stale(call, folder, tmp_path):
+    run = RunFolder(tmp_path / "run")
+    assert call("train_model", "--data", folder, "--run", run, "--epochs", 2, *QUICK)[0] == 0
+    newest = run.checkpoint(2).read_bytes()
+    run.checkpoint(2).unlink()
+    table = run.read_epochs_table()
+    run.write_epochs(table[table["epoch"] < 2])
+    assert "training has done 1 of 2 epochs: test again" in " ".join(call("test_model", "--run", run)[1].split())
+    run.checkpoint(2).write_bytes(newest)
+    warned = "it was chosen when epoch 1 was the last; now it is 2. Test again."
+    assert warned in load_chosen(run)[2]
+    assert call("test_model", "--run", run)[0] == 0 and warned not in load_chosen(run)[2]
 
 
 def test_a_used_folder_is_refused_unless_overwritten(call, folder, finished):
@@ -259,7 +274,7 @@ def test_masks_that_are_all_empty_are_one_error(call, folder, tmp_path):
 @pytest.mark.parametrize(
     ("script", "arguments", "message"),
     [
-        ("train_model", ["--data", "nowhere"], "nowhere: no such folder"),
+        ("train_model", ["--data", "nowhere"], "nowhere: no such file or folder"),
         ("train_model", ["--epochs", "0"], "0 is not greater than 0"),
         ("train_model", ["--lr", "nan"], "nan is not greater than 0"),
         ("train_model", ["--neighbours", "9"], "invalid choice: 9"),  # more than a file of weights may have
