@@ -223,12 +223,12 @@ def test_a_patient_without_permission_is_named(folder, monkeypatch):
 
 def test_what_a_folder_looks_like_that_is_not_one_of_patients(folder, tmp_path):
     """One sentence with the folder or the script to take, and never to remove anything."""
-    for number in (1, 2):
-        for name in (f"cohort/P{number}/flair.nii.gz", f"readme/{number}/notes.txt"):
-            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-            (tmp_path / name).touch()
+    for name in ("cohort/P1/flair.nii.gz", "dicom/P1/series/IM0001", "readme/notes.txt"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).touch()
     for wrong, message in (
-        (tmp_path / "cohort", r"holds scans such as P1/flair\.nii\.gz, .* predict_model\.py segments scans"),
+        (tmp_path / "cohort", r"holds files such as P1/flair\.nii\.gz, .* predict_model\.py segments scans"),
+        (tmp_path / "dicom", r"holds files such as P1/series/IM0001, .* predict_model\.py segments scans"),
         (tmp_path, rf"is a level too high, the patients are in {folder}\. Name that folder with --data"),
         (folder / "SYNTH_T_0", r"holds slices itself, as the folder of one patient does\. Name its parent"),
         (tmp_path / "readme", "holds no patient folders"),
