@@ -55,14 +55,14 @@ def main(argv: list[str] | None = None) -> None:
     run, predicted = (RunFolder(args.run) if args.run else None), None
     if run:
         table, predicted = run.read_tested()
-        folder = find_folder(args.data or run.tested_runs()[0].read_config()["data"])
+        folder = find_folder(args.data, run.tested_runs()[0].read_config()["data"])
     else:
         refuse_used(args.out, args.overwrite)
         folder = find_folder(args.data)
         table = find_slices(folder, fewest=1)
     out = run or RunFolder(args.out)
     patients = sorted(set(table["patient"]))
-    labels = read_labels(args.labels or default_label_files(folder, patients), patients)
+    labels, notes = read_labels(args.labels or default_label_files(folder, patients), patients)
     slices = load_slices(folder, {"all": table})["all"]
     rows = rows_of_patients(slices.patients)
 
@@ -86,6 +86,8 @@ def main(argv: list[str] | None = None) -> None:
         print(notice)
     known = ", ".join(f"{LABELS[name]} {n}" for name, n in study.result["labels"].items())
     print(f"{len(patients)} patients of {folder}; with a label: {known}")
+    for note in notes:
+        print(f"note: {note}")
     for title, text in text_tables(study).items():
         print(f"\n{title}\n{textwrap.indent(text.to_string(index=False), '  ')}")
     print()

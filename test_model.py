@@ -48,6 +48,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(argv)
+    from dataset.slices import describe_changes
     from dataset.synthetic import any_synthetic
     from evaluation import summary
     from evaluation.selection import Postprocessing, best_epoch, postprocess, selection_warning, tune
@@ -83,7 +84,8 @@ def main(argv: list[str] | None = None) -> None:
     trained, planned = int(epochs["epoch"].max()), run.read_config()["settings"]["epochs"]
     details |= {**postprocessing._asdict(), "tuned": tuned, "epochs": trained}
     unfinished = UNFINISHED.format(trained, planned) if trained < planned else ""
-    notes = [selection_warning(epochs, best), unfinished, ON_VALIDATION if split == "validation" else ""]
+    on_validation = ON_VALIDATION if split == "validation" else ""
+    notes = [selection_warning(epochs, best), unfinished, describe_changes(test), on_validation]
     notes = [note for note in notes if note]
     tables, metrics = summary.evaluate_masks(test, masks, probabilities, details, notes)
     write_result(run, test, masks, tables, metrics, epochs)
@@ -106,7 +108,7 @@ def load(run: RunFolder, folder: Path | None, splits: set[str]) -> dict[str, Sli
     for split, table in tables.items():
         if table.empty:
             raise UserError(f"{run.path / f'{split}.csv'}: names no patients to test on.")
-    found = find_folder(folder or run.read_config()["data"])
+    found = find_folder(folder, run.read_config()["data"])
     if folder is not None:
         refuse_other_patients(run, found, tables)
     return load_slices(found, tables)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dataset.slices import COLUMNS
+from dataset.slices import CHECKSUM, COLUMNS
 from dataset.split import SPLITS
 from utils import UserError, atomic_write, describe_problems, is_unsafe_path, parse_csv, to_csv, to_json
 
@@ -130,7 +130,8 @@ class RunFolder:
     def read_split_table(self, split: str) -> pd.DataFrame:
         """Return train.csv, validation.csv or test.csv; a path that leaves the data folder is an error."""
         path = self.path / f"{split}.csv"
-        table = parse_csv(self.read(path.name, "train_model.py"), path, COLUMNS)[COLUMNS]
+        table = parse_csv(self.read(path.name, "train_model.py"), path, COLUMNS)
+        table = table[[column for column in (*COLUMNS, CHECKSUM) if column in table]]
         problems = [
             f"{path}, line {line}: {text!r} leaves the data folder. "
             "Paths must be relative to it, such as PATIENT/FILE.tif."

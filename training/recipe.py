@@ -114,7 +114,8 @@ def make_parser(description: str | None = None) -> argparse.ArgumentParser:
         metavar="DIR",
         help="folder kaggle_3m or its parent (the downloaded set, or synthetic patients)",
     )
-    add("--split", type=existing, metavar="FILE", help="CSV with the columns patient and split (the published split)")
+    add("--split", type=existing, metavar="FILE",
+        help="CSV: patient, split and, if ids do not say it, person (the published split)")  # fmt: skip
     add("--fold", type=fold, metavar="K/N", help="test on the K-th of N folds of the patients; see cross_validate.py")
     add("--patients", type=existing, metavar="FILE", help="use only the patients listed, one per line (all)")
 
