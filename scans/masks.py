@@ -12,7 +12,9 @@ import cv2
 import numpy as np
 
 from scans import medical
-from scans.cohort import MASK, Patient, files_below, kind_of
+from scans.cohort import Patient
+from scans.files import walk
+from scans.names import MASK, base_of, kind_of
 from scans.read import read_array, read_picture
 from scans.scan import PICTURES, Scan, file_ending, stem
 
@@ -45,7 +47,7 @@ def find_masks(folder: Path) -> tuple[dict[str, list[Path]], list[str]]:
     """
     found: dict[str, list[Path]] = defaultdict(list)
     problems = []
-    files = [path for path in files_below(folder, levels=1, ours=True) if file_ending(path)]
+    files = [path for path, reason in walk(folder, levels=1, ours=True) if file_ending(path) and not reason]
     for pictured in (False, True):
         own = [path for path in files if (file_ending(path) in PICTURES) == pictured]
         for path in [path for path in own if kind_of(stem(path))[1] == MASK] or own:
@@ -126,7 +128,8 @@ def read_reference(patient: Patient, scan: Scan) -> list[np.ndarray] | None:
     paths = patient.files[MASK]
     try:
         if file_ending(paths[0]) in PICTURES:
-            by_slice = {whose(path): path for path in paths}
+            names = {stem(path) for path in scan.paths}
+            by_slice = {base_of(stem(path), names) or whose(path): path for path in paths}
             if lacking := [path.name for path in scan.paths if stem(path) not in by_slice]:
                 raise ValueError(f"{len(lacking)} slices have none, such as {lacking[0]}.")
             masks = [read_mask(by_slice[stem(path)]) for path in scan.paths]

@@ -9,6 +9,7 @@ import itertools
 import math
 import tempfile
 import zlib
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -117,6 +118,8 @@ def encode(slices: np.ndarray, grid: Grid) -> bytes:
 
 def _open(path: Path, kind: str = "") -> Any:
     """Return a SimpleITK reader that has read the header of a file; no pixel yet. kind: GDCMImageIO for DICOM."""
+    if not path.exists():
+        raise ValueError(f"{path.name} is gone, or a link that leads nowhere. Restore it.")
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
     reader = sitk.ImageFileReader()
     try:
@@ -206,6 +209,7 @@ ROUNDED = 1e-3  # of direction cosines and of mm between pixels
 PLACE = {"Rows": "0028|0010", "Columns": "0028|0011", "PixelSpacing": "0028|0030",
          "ImageOrientationPatient": "0020|0037", "ImagePositionPatient": "0020|0032"}  # fmt: skip
 TAGS = PLACE | {"SeriesInstanceUID": "0020|000e", "SeriesNumber": "0020|0011", "SeriesDescription": "0008|103e",
+                "StudyInstanceUID": "0020|000d",
                 "SliceThickness": "0018|0050", "NumberOfFrames": "0028|0008", "BitsAllocated": "0028|0100",
                 "PhotometricInterpretation": "0028|0004"}  # fmt: skip
 ROOT = "1.2.840.10008."  # of DICOM's own UIDs
@@ -225,15 +229,13 @@ def is_dicom(path: Path) -> bool:
         return False
 
 
-def read_series(paths: Sequence[Path], series: str = "") -> Volume:
+def read_series(paths: Sequence[Path]) -> Volume:
     """Return the axial slices of a DICOM series, float32 [S, H, W], their spacing and their grid.
 
-    Args:
-        paths: its files in any order, perhaps with others of the same folder.
-        series: its number, description or UID, where the files are of several.
+    paths: its files in any order. Padding outside of the field of view is NaN.
     Raises: ValueError for what is not one even stack of grey slices.
     """
-    tags = choose_series({path: found for path in paths if (found := _read_tags(path))}, series)
+    tags = {path: _read_tags(path) for path in paths}
     first = next(iter(tags.values()))
     check_voxels(count_voxels(int(first["Rows"]), int(first["Columns"]), len(tags)))
     ordered, step = _sort(tags)
@@ -274,27 +276,70 @@ def _uid(start: bytes, tag: bytes) -> str:
     return start[place : place + start[place - 2]].decode("ascii", "replace").strip("\0 ") if place > 7 else ""
 
 
-def choose_series(tags: Tags, series: str) -> Tags:
-    """Return the files of one series. Raises: ValueError that names all series if none, or more than one, is meant."""
-    files: dict[str, Tags] = {}
-    names: dict[str, list[str]] = {}
+class Series(NamedTuple):
+    """The files of one DICOM series.
+
+    Attributes:
+        label: its number and description, which tell it from the others of its folder; empty if it is damaged.
+        names: by which a user may name it, in lower case.
+        study: UID, the same for all series of one examination.
+    """
+
+    label: str
+    paths: list[Path]
+    description: str = ""
+    names: tuple[str, ...] = ()
+    study: str = ""
+
+
+def find_series(paths: Sequence[Path]) -> tuple[list[Series], list[Path]]:
+    """Return the series of the DICOM files of a folder, and the files that hold no image, such as reports.
+
+    A damaged file is of every series: reading each of them says so.
+    """
+    tags: Tags = {}
+    damaged, others = [], []
+    for path in paths:
+        try:
+            tags[path] = _read_tags(path)
+            if not tags[path]:
+                others.append(path)
+        except (ValueError, LookupError, OSError):
+            damaged.append(path)
+    files: dict[tuple[str, ...], list[Path]] = defaultdict(list)
+    sizes = Counter(found.get("SeriesInstanceUID") for found in tags.values())
     for path, found in tags.items():
-        uid = found.get("SeriesInstanceUID", "")
-        files.setdefault(uid, {})[path] = found
-        names[uid] = [*filter(None, map(found.get, ("SeriesNumber", "SeriesDescription"))), uid]
-    meant = [uid for uid in files if not series or series.lower() in map(str.lower, names[uid])]
-    if len(meant) == 1:
-        return files[meant[0]]
-    if not files:
-        raise ValueError("holds no DICOM image.")
-    labels = {uid: " ".join(names[uid][:-1]) for uid in files}
-    labels = labels if len(set(labels.values())) == len(labels) else {uid: " ".join(names[uid]) for uid in files}
-    listed = "; ".join(f"{labels[uid]}, {len(own)} files" for uid, own in files.items())
-    wrong = f"--series {series} names {len(meant) or 'none'} of them. " if series else ""
-    raise ValueError(
-        f"holds {len(files)} series. {wrong}Say which one is FLAIR: --series with its number, description or UID. The "
-        f"series of --pre or --post needs a folder of its own. They are {listed}."
-    )
+        number, about, uid = (found.get(n, "") for n in ("SeriesNumber", "SeriesDescription", "SeriesInstanceUID"))
+        if found:  # some vendors give each slice a UID of its own
+            files[number, about, "" if sizes[uid] == 1 else uid].append(path)
+    labels = Counter(key[:2] for key in files)
+    series = []
+    for key, own in files.items():
+        label = " ".join(filter(None, key[:2] if labels[key[:2]] == 1 and any(key[:2]) else key))
+        names = tuple(text.lower() for text in (label, *key) if text)
+        series.append(Series(label, [*own, *damaged], key[1], names, tags[own[0]].get("StudyInstanceUID", "")))
+    return series or ([Series("", damaged)] if damaged else []), others
+
+
+def outline_series(paths: Sequence[Path]) -> tuple[int, tuple[float, float, float]]:
+    """Return the slices of a DICOM series and the mm between its rows, columns and slices, as they were taken.
+
+    Raises: ValueError for what is not one even stack of grey slices.
+    """
+    tags = {path: _read_tags(path) for path in paths}
+    rows, columns = _numbers(next(iter(tags.values())).get("PixelSpacing") or "nan\\nan")
+    return len(tags), (rows, columns, _sort(tags)[1])
+
+
+def outline(path: Path) -> tuple[int, tuple[float, float, float]]:
+    """Return the axial slices of a file by its header, and the mm between rows, columns and slices."""
+    reader = _open(path)
+    dimension = reader.GetDimension()
+    if dimension < 3:
+        return 1, (*reader.GetSpacing()[::-1], 1.0)
+    turn = np.abs(np.reshape(reader.GetDirection(), (dimension, dimension))[:3, :3])
+    columns, rows, between = turn.argmax(axis=1)
+    return reader.GetSize()[between], tuple(reader.GetSpacing()[axis] for axis in (rows, columns, between))
 
 
 def _numbers(text: str) -> np.ndarray:

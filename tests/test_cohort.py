@@ -1,16 +1,23 @@
 """Whole cohorts: which files are one patient's, how patients are named, and which file is taken for which sequence."""
 
+import csv
 import json
 import os
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+import SimpleITK as sitk
 from PIL import Image
 
 from constants import FLAIR, POST, PRE
-from scans.cohort import MASK, OTHER, Patient, find_patients, kind_of
-
-STANDS_IN = "; FLAIR stands in for post-contrast"
+from scans.cohort import Cohort, Patient, find_patients
+from scans.masks import read_reference
+from scans.names import MASK, OTHER, kind_of
+from scans.read import read_patient
+from scans.table import mask_of, to_table
+from utils import UserError
 
 
 def touch(folder: Path, *names: str) -> Path:
@@ -23,11 +30,11 @@ def touch(folder: Path, *names: str) -> Path:
 
 def found(*inputs: Path, **patterns: str) -> dict[str, Patient]:
     """Return the patients of inputs in which nothing is wrong."""
-    patients, problems = find_patients(
+    patients, problems, _ = find_patients(
         inputs, {{"pre": PRE, "post": POST}.get(k, MASK): v for k, v in patterns.items()}
     )
     assert problems == []
-    return {patient.name: patient for patient in patients}
+    return {patient.name: patient for patient in patients if FLAIR in patient.items}
 
 
 def files(patient: Patient) -> dict[str, list[str]]:
@@ -39,16 +46,16 @@ def files(patient: Patient) -> dict[str, list[str]]:
 def test_files_are_grouped_into_patients(tmp_path):
     folder = touch(tmp_path / "all", "1_10.png", "1_9.tif", "1_9_mask.tif", "notes.txt", ".hidden.png", "x_overlay.png",
                    "b/1.jpg", ".cache/1.png", "a/x.nii.gz", "a/deep/1.png", "b/X.npy", "c/s.nrrd")  # fmt: skip
-    (folder / "loop.png").symlink_to("loop.png")
+    (folder / "loop.txt").symlink_to("loop.txt")
     if hasattr(os, "mkfifo"):
         os.mkfifo(folder / "pipe.png")  # opening it would wait for ever
-    patients, problems = find_patients([folder, folder / "1_10.png", folder / "notes.txt", folder / "no.png"])
+    patients, problems, _ = find_patients([folder, folder / "1_10.png", folder / "notes.txt", folder / "no.png"])
     assert [(patient.name, files(patient)) for patient in patients] == [
         ("all", {"flair": ["1_9.tif", "1_10.png"], "mask": ["1_9_mask.tif"]}), ("a_x", {"flair": ["x.nii.gz"]}),
         ("a_deep", {"flair": ["1.png"]}), ("b", {"flair": ["1.jpg"]}), ("b_X", {"flair": ["X.npy"]}),
         ("c_s", {"flair": ["s.nrrd"]}),
     ]  # fmt: skip
-    assert [problem.split(": ")[1][:12] for problem in problems] == ["nothing to r", "no such file"]
+    assert [problem.split(": ")[1][:12] for problem in problems] == ["a link that ", "nothing to r", "no such file"]
 
 
 # --- Names -----------------------------------------------------------------------------------------------------
@@ -100,7 +107,7 @@ def test_patients_are_named_by_their_place(tmp_path, names, patients):
 
 
 def test_names_that_say_little_name_a_patient_only_where_nothing_else_does(tmp_path, monkeypatch):
-    folder = touch(tmp_path / "coh", "a/scan.nii", "b/nifti/scan.nii", "c/images/1.png", "anat/t1.nii")
+    folder = touch(tmp_path / "coh", "a/scan.nii", "b/nifti/scan.nii", "c/images/1.png", "anat/flair.nii")
     assert list(found(folder)) == ["a", "coh", "b", "c"]
     assert list(found(folder / "c" / "images" / "1.png")) == list(found(folder / "c" / "images")) == ["c"]
     (folder / "c" / "sub").mkdir()
@@ -110,7 +117,7 @@ def test_names_that_say_little_name_a_patient_only_where_nothing_else_does(tmp_p
 
 def test_files_that_are_named_one_by_one_are_named_alike(tmp_path):
     folder = touch(tmp_path, "a/flair.nii.gz", "b/flair.nii.gz", "b/t1.nii.gz", "a/x.npy", "b/x.npy", "b/x.nii")
-    assert list(found(folder / "b" / "flair.nii.gz")) == list(found(folder / "b" / "t1.nii.gz")) == ["b"]
+    assert list(found(folder / "b" / "flair.nii.gz")) == ["b"]
     both = found(*sorted(folder.glob("*/*.nii.gz")))
     assert {name: files(patient) for name, patient in both.items()} == {
         "a": {"flair": ["flair.nii.gz"]},
@@ -133,10 +140,7 @@ def test_files_that_are_named_one_by_one_are_named_alike(tmp_path):
 def test_the_sequences_of_a_patient_belong_together_and_no_mask_is_segmented(tmp_path, flair, pre, post, seg, unused):
     (patient,) = found(touch(tmp_path / "coh", *(f"x/{name}" for name in (flair, pre, post, seg, unused)))).values()
     assert patient.name == "x" and files(patient) == {"flair": [flair], "pre": [pre], "post": [post], "mask": [seg]}
-    assert patient.notes == [
-        f"sequences: pre-contrast {pre}, FLAIR {flair}, post-contrast {post}",
-        f"not used: {unused}",
-    ]
+    assert [(item.place.name, reason) for item, reason in patient.unused] == [(unused, "no sequence that is used")]
 
 
 def test_of_a_bids_data_set_the_scans_as_taken_are_read(tmp_path):
@@ -167,7 +171,7 @@ def test_masks_and_what_other_programs_and_this_one_leave_are_passed_over(tmp_pa
                    "Thumbs.db", "out/slices.csv", "out/patients.csv", "out/P1/P1_mask.npy")  # fmt: skip
     (patient,) = found(folder).values()
     assert files(patient) == {"flair": ["P1_1.tif", "P1_2.tif"], "mask": ["P1_1_mask.tif"]}
-    patients, problems = find_patients([touch(tmp_path / "only", "a/x_seg.nii", "masks/1.png")])
+    patients, problems, _ = find_patients([touch(tmp_path / "only", "a/x_seg.nii", "masks/1.png")])
     assert patients == [] and len(problems) == 1 and "no image that is not a mask by its name" in problems[0]
 
 
@@ -181,8 +185,8 @@ def test_a_folder_that_links_to_itself_is_read_once(tmp_path):
 
 def test_a_patient_without_flair_is_named_and_the_others_are_read(tmp_path):
     folder = touch(tmp_path, "a/flair.nii", "b/t1.nii", "b/t1ce.nii", "c/t1.nii", "c/t1n.nii", "c/flair.nii")
-    patients, problems = find_patients([folder])
-    assert [patient.name for patient in patients] == ["a"]
+    patients, problems, _ = find_patients([folder])
+    assert [(patient.name, FLAIR in patient.items) for patient in patients] == [("a", True), ("b", False), ("c", True)]
     assert problems[0].startswith(f"{folder / 'b'}: no FLAIR") and "beside t1.nii, t1ce.nii" in problems[0]
     assert "t1.nii and t1n.nii are both pre-contrast. Name one with --pre" in problems[1]
 
@@ -196,7 +200,6 @@ def test_a_pattern_names_a_sequence_or_the_mask_of_each_patient(tmp_path):
     assert {name: files(patient)["pre"] for name, patient in patients.items()} == {
         "a_main": ["early.nii"], "b_main": ["early.nii"]
     }  # fmt: skip
-    assert patients["a_main"].notes == [f"sequences: pre-contrast early.nii, FLAIR main.nii{STANDS_IN}"]
     kinds = ("flair", "early", "late", "t1", "drawn")
     flat = touch(tmp_path / "flat", *(f"p{n}_{kind}.nii" for n in (1, 10) for kind in kinds))
     assert {n: files(p) for n, p in found(flat, pre="*_early*", post="*late.nii", mask="*_drawn.nii").items()} == {
@@ -211,23 +214,26 @@ def test_a_pattern_names_a_sequence_or_the_mask_of_each_patient(tmp_path):
     pictures = touch(tmp_path / "P1", "1.png", "1_m.png", "2.png", "2_m.png")
     assert files(found(pictures, mask="*_m.png")["P1"]) == {"flair": ["1.png", "2.png"], "mask": ["1_m.png", "2_m.png"]}
     (apart / "b" / "early.nii").unlink()
-    patients, problems = find_patients([apart], {PRE: "early*.nii"})
-    assert [patient.name for patient in patients] == ["a_main"]
+    patients, problems, _ = find_patients([apart], {PRE: "early*.nii"})
+    assert [(patient.name, PRE in patient.items) for patient in patients] == [("a_main", True), ("b_main", False)]
     assert problems == [
-        f"{apart / 'b' / 'main.nii'}: no files match early*.nii beside it. Name a pattern that fits one for each "
-        "patient, or list the files of each patient in a table (patient,flair,pre,post,mask)."
+        "b_main: no files match early*.nii beside it. Name a pattern that fits one, or write it into the table of "
+        "--list."
     ]
     (flat / "p10_early.nii").unlink()
-    assert [patient.name for patient in find_patients([flat], {PRE: "*_early*"})[0]] == ["p1"]  # p10 takes none of p1
+    patients = find_patients([flat], {PRE: "*_early*"}).patients
+    early = {patient.name: PRE in patient.items for patient in patients}
+    assert early["p1"] and not early["p10"]  # p10 takes none of p1
 
 
 def test_one_patient_takes_the_files_that_options_name(tmp_path):
     folder = touch(tmp_path, "P1/scan.nii", "other/early.nii", "P2/scan.nii")
     pre = str(folder / "other" / "early.nii")
     assert files(found(folder / "P1", pre=pre)["P1"]) == {"flair": ["scan.nii"], "pre": ["early.nii"]}
-    assert find_patients([folder / "P1"], {PRE: "no.nii"})[1] == ["no.nii: no such file or folder. Name another."]
-    patients, problems = find_patients([folder / "P1", folder / "P2"], {PRE: pre})
-    assert patients == [] and "is the file of one patient, but there are 2. Name a pattern" in problems[0]
+    with pytest.raises(UserError, match=r"no.nii: no such file or folder. Name another."):
+        find_patients([folder / "P1"], {PRE: "no.nii"})
+    with pytest.raises(UserError, match="is the file of one patient, but there are 2"):
+        find_patients([folder / "P1", folder / "P2"], {PRE: pre})
 
 
 @pytest.mark.parametrize(("mark", "comma", "end"), [("", ",", "\n"), ("\ufeff", ";", "\r\n")])
@@ -247,7 +253,7 @@ def test_mistakes_in_a_table_are_named_with_their_line(tmp_path):
     touch(tmp_path, "1.nii")
     table = tmp_path / "cohort.csv"
     table.write_text("patient,flair,pre\n../x,1.nii,\na,1.nii,\nA,1.nii,\nb,no.nii,\nc,1.nii,no.nii\n")
-    patients, problems = find_patients([table])
+    patients, problems, _ = find_patients([table])
     assert [patient.name for patient in patients] == ["a"]
     starts = [problem.removeprefix(f"{table}, line ") for problem in problems]
     assert [start[:2] for start in starts] == ["2:", "4:", "5:", "6:"]
@@ -259,3 +265,131 @@ def test_mistakes_in_a_table_are_named_with_their_line(tmp_path):
 def test_a_real_folder_of_pictures_is_one_patient(tmp_path):
     Image.new("L", (8, 8)).save(tmp_path / "1.png")
     assert list(found(tmp_path / "1.png")) == list(found(tmp_path))
+
+
+# --- The table of what was understood --------------------------------------------------------------------------
+
+
+def write_table(folder: Path, cohort) -> list[dict[str, str]]:
+    """Write the table of a cohort into a folder, and return its rows."""
+    (folder / "cohort.csv").write_text(to_table(cohort, folder), encoding="utf-8")
+    return list(csv.DictReader((folder / "cohort.csv").read_text(encoding="utf-8").splitlines()))
+
+
+def test_the_table_says_of_every_file_whose_it_is_or_why_it_is_not_used_and_is_read_back(tmp_path):
+    """A folder with all kinds: what the table says is taken again when the table is the input."""
+    names = ["P1/flair.npy", "P1/t1.npy", "P1/t2.npy", "P1/seg.npy", "P1/notes.txt", "P2/scan.nrrd", "P3/1.png",
+             "P3/2.png", "P3/1_mask.png", "P3/2_mask.png", "P4/t1.nii", "readme.md", "P1/.hidden.npy",
+             "gone/x_seg.nii"]  # fmt: skip
+    folder = touch(tmp_path / "coh", *names)
+    np.save(folder / "P1" / "flair.npy", np.ones((3, 4, 5)))
+    image = sitk.GetImageFromArray(np.ones((2, 4, 5), np.int16))
+    image.SetSpacing((0.5, 0.75, 4))
+    sitk.WriteImage(image, str(folder / "P2" / "scan.nrrd"))
+    cohort = find_patients([folder])
+    rows = {row["patient"] or row["unused"]: row for row in write_table(tmp_path, cohort)}
+    assert rows["P1"] | {"notes": ""} == {
+        "patient": "P1", "flair": "coh/P1/flair.npy", "pre": "coh/P1/t1.npy", "post": "", "mask": "coh/P1/seg.npy",
+        "mask_of": "reader", "slices": "3", "spacing": "", "notes": "",
+        "unused": "coh/P1/t2.npy (no sequence that is used); coh/P1/notes.txt (no image)",
+    }  # fmt: skip
+    assert (rows["P2"]["slices"], rows["P2"]["spacing"]) == ("2", "0.75 x 0.5 x 4")
+    assert (rows["P3"]["flair"], rows["P3"]["mask"], rows["P3"]["slices"]) == ("coh/P3", "coh/P3/*_mask.png", "2")
+    assert rows["P4"]["flair"] == "" and rows["P4"]["pre"] == "coh/P4/t1.nii" and "no FLAIR" in rows["P4"]["notes"]
+    assert {"coh/readme.md (no image)", "coh/gone/x_seg.nii (a mask beside no image)"} < rows.keys()
+    again = find_patients([tmp_path / "cohort.csv"])
+    assert [files(patient) for patient in again.patients] == [
+        files(patient) for patient in cohort.patients if FLAIR in patient.items
+    ]
+    assert len(again.problems) == 1 and "P4 has no FLAIR. Write its file into flair" in again.problems[0]
+
+
+def test_files_that_are_gone_or_must_not_be_read_are_named_and_the_others_are_done(tmp_path, monkeypatch):
+    folder = touch(tmp_path / "coh", "a/flair.nii", "b/t1.nii", "c/1.png", "d/flair.nii", "e/flair.nii", "e/text")
+    (folder / "b" / "flair.nii").symlink_to(tmp_path / "never fetched.nii")
+    (folder / "c" / "2.png").symlink_to(tmp_path / "never fetched.png")
+    (folder / "c" / "extra").symlink_to(tmp_path / "never fetched")
+    usual = Path.iterdir
+
+    def iterdir(path: Path):
+        if path.name == "d":
+            raise PermissionError(13, "Permission denied", str(path))
+        return usual(path)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "text")
+    cohort = find_patients([folder])
+    assert [patient.name for patient in cohort.patients] == ["a", "b", "c", "e"]
+    assert files(cohort.patients[1]) == {"flair": ["flair.nii"], "pre": ["t1.nii"]}  # reading it says that it is gone
+    assert files(cohort.patients[2]) == {"flair": ["1.png", "2.png"]}
+    assert sorted(cohort.problems) == [
+        f"{folder / 'c' / 'extra'}: a link that leads nowhere. Restore it, or leave it out.",
+        f"{folder / 'd'}: no permission to read it (Permission denied). Restore it, or leave it out.",
+        f"{folder / 'e' / 'text'}: no permission to read it. Restore it, or leave it out.",
+    ]
+    unused = [row["unused"] for row in write_table(tmp_path, cohort)]
+    assert all(any(name in text for text in unused) for name in ("coh/c/extra (a link", "coh/d (no", "coh/e/text (no"))
+
+
+def test_masks_beside_pictures_are_judged_by_their_values_whatever_they_are_called(tmp_path):
+    for ending in ("_m", "_lesion", "_annotation", "_mask_1"):
+        folder = tmp_path / ending[:2] / "P1"
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in folder.iterdir():
+            path.unlink()
+        for number in range(6):
+            plane = np.arange(64, dtype=np.uint8).reshape(8, 8) + number
+            Image.fromarray(plane).save(folder / f"s_{number}.png")
+            Image.fromarray((plane > 40 + 9 * number).astype(np.uint8) * 255).save(folder / f"s_{number}{ending}.png")
+        (patient,) = found(folder).values()
+        assert files(patient)["flair"] == [f"s_{n}.png" for n in range(6)]
+        scan, _ = read_patient(patient)
+        masks = read_reference(patient, scan)
+        assert [int(mask.sum()) for mask in masks] == [max(0, 23 - 8 * n) for n in range(6)]
+    for number in range(6):
+        Image.new("L", (8, 8)).save(folder / f"s_{number}_mask_reader2.png")
+    (patient,) = found(folder).values()
+    assert list(patient.items) == [FLAIR] and len(patient.unused) == 2
+    assert "one of 2 that may be reference mask: write one into mask" in patient.unused[0][1]
+    (row,) = write_table(tmp_path, Cohort([patient], [], []))
+    assert "P1/*_mask_1.png (one of 2" in row["unused"] and "P1/*_mask_reader2.png (one of" in row["unused"]
+
+
+def test_labels_beside_a_flair_are_its_mask_and_those_of_the_brain_are_not(tmp_path):
+    """As in the example data of DeepMedic, UCSF-PDGM, and folders of readers."""
+    cases = {
+        "pat1": ("OTMultiClass", "Flair_subtrMeanDivStd", "T1_subtrMeanDivStd", "brainmask"),
+        "UCSF-PDGM-0004_nifti": ("UCSF-PDGM-0004_tumor_segmentation", "UCSF-PDGM-0004_FLAIR", "UCSF-PDGM-0004_T1",
+                                 "UCSF-PDGM-0004_brain_segmentation"),
+        "P3": ("corrected_mask", "flair", "t1", "flair_bet_mask"), "P4": ("GOLD_STANDARD", "flair", "t1", "brain_mask"),
+    }  # fmt: skip
+    labels = np.zeros((3, 8, 8), np.uint8)
+    labels[1, 2, 2:5] = 1, 2, 4
+    for folder, (mask, *others) in cases.items():
+        (tmp_path / "coh" / folder).mkdir(parents=True)
+        for name in others:
+            np.save(tmp_path / "coh" / folder / f"{name}.npy", np.arange(192).reshape(3, 8, 8))
+        np.save(tmp_path / "coh" / folder / f"{mask}.npy", labels)
+    np.save(
+        tmp_path / "coh" / "UCSF-PDGM-0004_nifti" / "UCSF-PDGM-0004_FLAIR_bias.npy", np.arange(192).reshape(3, 8, 8)
+    )
+    patients = found(tmp_path / "coh")
+    assert set(patients) == {"pat1", "UCSF-PDGM-0004", "P3", "P4"}
+    for folder, (mask, flair, pre, brain) in cases.items():
+        patient = patients[folder.removesuffix("_nifti")]
+        assert files(patient) == {"flair": [f"{flair}.npy"], "pre": [f"{pre}.npy"], "mask": [f"{mask}.npy"]}
+        assert f"{brain}.npy" in [item.place.name for item, _ in patient.unused]
+    assert mask_of(patients["P3"]) == "corrected"
+
+
+def test_time_points_and_copies_of_one_patient_bear_its_name_whoever_else_is_there(tmp_path):
+    names = [f"P1/{time}/{kind}.nii" for time in ("pre", "post") for kind in ("flair", "t1", "t1ce")]
+    folder = touch(
+        tmp_path / "coh", *names, "P2/DICOM/flair.nii", "P2/NIFTI/flair.nii", "P3/pre/t1.nii", "P3/flair.nii"
+    )
+    patients = found(folder)
+    assert set(patients) == {"P1_pre", "P1_post", "P2_DICOM_flair", "P2_NIFTI_flair", "P3"}
+    assert all(set(files(patients[f"P1_{time}"])) == {"flair", "pre", "post"} for time in ("pre", "post"))
+    assert files(patients["P3"]) == {"flair": ["flair.nii"], "pre": ["t1.nii"]}
+    shutil.rmtree(folder / "P2")
+    assert set(found(folder)) == {"P1_pre", "P1_post", "P3"}

@@ -13,10 +13,11 @@ import pytest
 import SimpleITK as sitk
 from test_scans import read, refusal
 
+from constants import FLAIR, POST
 from scans import medical
 from scans.cohort import find_patients
 from scans.masks import mask_files, read_mask_stack
-from scans.read import combine, read_patient
+from scans.read import check_sequence, combine, read_patient
 from scans.scan import Scan
 
 KINDS = (".nii", ".nii.gz", ".nrrd", ".mha", ".mhd", ".nhdr")
@@ -241,8 +242,8 @@ def test_sequences_are_combined_only_on_one_grid(tmp_path):
         (scan(2, slices=3), "has 3 slices of 8x6, but .* has 4 slices of 8x6"),
         (whole, "more than one sequence"),
     ):
-        with pytest.raises(ValueError, match=message):
-            combine(scan(1), pre, None)
+        (problem,) = check_sequence(scan(1), pre)
+        assert re.search(message, problem)
 
 
 # --- DICOM -----------------------------------------------------------------------------------------------------
@@ -283,15 +284,15 @@ def write_series(folder: Path, pixels: np.ndarray | None = None, compressor: str
     return folder
 
 
-def read_dicom(folder: Path, series: str = "") -> Scan:
-    (patient,), problems = find_patients([folder], series=series)
+def read_dicom(folder: Path) -> Scan:
+    (patient,), problems, _ = find_patients([folder])
     scan, more = read_patient(patient)
     assert problems + more == []
     return scan
 
 
-def refused(folder: Path, series: str = "") -> str:
-    (patient,), problems = find_patients([folder], series=series)
+def refused(folder: Path) -> str:
+    (patient,), problems, _ = find_patients([folder])
     scan, more = read_patient(patient)
     assert scan is None and problems == [] and len(more) == 1 and more[0].startswith(f"{folder}: cannot be read: ")
     return more[0]
@@ -340,27 +341,27 @@ def test_a_sagittal_series_is_shown_in_axial_slices(tmp_path):
     assert shown.shape == (3, 4, 2) and np.argwhere(shown).tolist() == [[2, 3, 1]] and scan.spacing == (0.5, 5, 2)
 
 
-def test_several_series_are_named_and_one_is_asked_for(tmp_path):
+def test_several_series_are_told_apart_by_description_or_one_is_asked_for(tmp_path):
     folder = write_series(tmp_path / "P1")
-    other = {"SeriesInstanceUID": "1.2.4", "SeriesNumber": "8", "SeriesDescription": "AX T1"}
+    other = {"SeriesInstanceUID": "1.2.4", "SeriesNumber": "8", "SeriesDescription": "AX T1 POST"}
     write_slice(folder / "X", stack()[0], (0, 0, 0), **other)
-    problem = refused(folder)
-    assert "holds 2 series. Say which one is FLAIR: --series" in problem
-    assert "7 AX FLAIR, 3 files" in problem and "8 AX T1, 1 files" in problem
-    assert "--series T2 names none of them" in refused(folder, series="T2")
+    (patient,), problems, _ = find_patients([folder])
+    assert problems == [] and {kind: len(paths) for kind, paths in patient.files.items()} == {FLAIR: 3, POST: 1}
     for series in ("7", "ax flair", "1.2.3"):
-        assert len(read_dicom(folder, series=series).slices) == 3
+        assert len(find_patients([folder], series=series).patients[0].files[FLAIR]) == 3
+    write_slice(folder / "X", stack()[0], (0, 0, 0), **other | {"SeriesDescription": "AX FLAIR FS"})
+    for series, wrong in (("", ""), ("T2", "--series T2 names none of them. ")):
+        (patient,), (problem,), _ = find_patients([folder], series=series)
+        assert f"P1: holds 2 series. {wrong}Say which one is FLAIR: --series" in problem and not patient.items
+        assert "7 AX FLAIR, 3 files; 8 AX FLAIR FS, 1 files" in problem
+        assert [reason for _, reason in patient.unused] == ["not chosen as FLAIR"] * 2
 
 
 @pytest.mark.parametrize(
     ("position", "changes", "message"),
     [
         ((-1, -2, 8), {}, "lie at one position"),
-        (
-            (-1, -2, 33),
-            {},
-            "its slices are 5 mm apart, but 20 mm between IMB and X. Restore the slices that are missing",
-        ),
+        ((-1, -2, 33), {}, "its slices are 5 mm apart, but 20 mm between IMB and X. Restore the slices"),
         ((-1, -2, 18), {"size": "0.6"}, "differ in PixelSpacing"),
         ((-1, -2, 18), {"ImageOrientationPatient": r"0\1\0\1\0\0"}, "differ in ImageOrientationPatient"),
     ],

@@ -208,6 +208,38 @@ def test_a_cohort_is_scored_against_masks_beside_it_and_its_own_output_is_not_re
     assert pd.read_csv(folder / "patients.csv")["dice"].isna().all()
 
 
+def test_a_table_is_written_edited_and_taken_and_lies_beside_the_masks(predict, call, tmp_path):
+    cohort = write_cohort(tmp_path / "coh")
+    write_volume(cohort / "b" / "t1_second.nii.gz", np.zeros((2, 8, 8), np.uint8))
+    (cohort / "a" / "drawn.nii.gz").write_bytes((cohort / "b" / "seg.nii.gz").read_bytes())
+    (cohort / "b" / "seg.nii.gz").rename(cohort / "b" / "old.dat")
+    table = tmp_path / "cohort.csv"
+    code, out, err = call("predict_model", cohort, "--list", table)
+    assert (
+        (code, err) == (0, "")
+        and "  a: pre-contrast t1.nii.gz, FLAIR flair.nii.gz" in out
+        and not (tmp_path / "out").exists()
+    )
+    assert call("predict_model", cohort, "--list", table)[0] == 2  # edits are not lost
+    rows = pd.read_csv(table, dtype=str).fillna("")
+    assert rows["mask"].tolist() == ["coh/a/drawn.nii.gz", ""] and rows["slices"].tolist() == ["2", "2"]
+    assert "coh/b/t1_second.nii.gz (a variant of t1.nii.gz); coh/b/old.dat (no image)" in rows["unused"][1]
+    rows.loc[1, ["patient", "post", "pre"]] = ["renamed", "", "coh/b/t1_second.nii.gz"]
+    rows.to_csv(table, index=False)
+    code, out, err, folder = predict(table)
+    assert code == 1 and "Resample the sequences onto FLAIR first" in err  # FLAIR is segmented all the same
+    assert "note: pre-contrast is not used" in out and "one sequence only" in out
+    assert pd.read_csv(folder / "patients.csv")["patient"].tolist() == ["a", "renamed"]
+    taken = pd.read_csv(folder / "cohort.csv", dtype=str).fillna("")
+    assert taken["flair"].tolist() == [str(cohort / name / "flair.nii.gz") for name in "ab"]
+    (cohort / "a" / "flair.nii.gz").unlink()
+    (cohort / "a" / "flair.nii.gz").symlink_to(tmp_path / "never fetched")
+    code, _, err, folder = predict(cohort, "--overwrite")
+    assert code == 1 and "a/flair.nii.gz: cannot be read" in err
+    assert pd.read_csv(folder / "patients.csv")["patient"].tolist() == ["b"]
+    assert "cannot be read" in pd.read_csv(folder / "cohort.csv")["notes"][0]
+
+
 def test_tables_hold_the_patients_whose_masks_are_on_disk(predict, tmp_path, monkeypatch):
     for name in "ab":
         np.save(tmp_path / f"{name}.npy", np.stack([blob()[0]]))
@@ -310,9 +342,9 @@ def test_tables_are_written_whatever_the_terminal_can_show(predict, tmp_path, pi
 def test_what_options_and_headers_say_of_the_spacing(predict, tmp_path):
     stack = np.stack([blob()[0][..., 1]] * 2)
     write_volume(tmp_path / "x.nii", stack, (1, 5, 1))
-    code, out, _, _ = predict(tmp_path / "x.nii", "--spacing", 1, 1, 1, "--series", "FLAIR")
+    code, out, _, _ = predict(tmp_path / "x.nii", "--spacing", 1, 1, 1)
     assert code == 0 and "pixels of 5 x 1 mm, as of slices that were taken in another plane" in out
-    assert "--spacing is not used: the file says it" in out and "--series is not used: no DICOM" in out
+    assert "--spacing is not used: the file says it" in out
     content = bytearray((tmp_path / "x.nii").read_bytes())
     content[252:256] = bytes(4)  # the codes of both forms: it does not say how it lies
     (tmp_path / "x.nii").write_bytes(content)
