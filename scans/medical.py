@@ -211,7 +211,8 @@ PLACE = {"Rows": "0028|0010", "Columns": "0028|0011", "PixelSpacing": "0028|0030
 TAGS = PLACE | {"SeriesInstanceUID": "0020|000e", "SeriesNumber": "0020|0011", "SeriesDescription": "0008|103e",
                 "StudyInstanceUID": "0020|000d",
                 "SliceThickness": "0018|0050", "NumberOfFrames": "0028|0008", "BitsAllocated": "0028|0100",
-                "PhotometricInterpretation": "0028|0004"}  # fmt: skip
+                "PhotometricInterpretation": "0028|0004", "PixelPaddingValue": "0028|0120",
+                "RescaleSlope": "0028|1053", "RescaleIntercept": "0028|1052"}  # fmt: skip
 ROOT = "1.2.840.10008."  # of DICOM's own UIDs
 NO_IMAGES = tuple(f"{ROOT}{kind}" for kind in ("1.3.10", *(f"5.1.4.1.1.{n}" for n in (11, 66, 88, 104, 481))))
 PLAIN = (f"{ROOT}1.2", f"{ROOT}1.2.1", f"{ROOT}1.2.2")  # transfer syntaxes without compression
@@ -243,12 +244,25 @@ def read_series(paths: Sequence[Path]) -> Volume:
         image = sitk.ReadImage([str(path) for path in ordered], sitk.sitkFloat32, "GDCMImageIO")
     except RuntimeError as error:
         raise ValueError(_describe("one of its slices", error)) from None
+    image = _without_padding(image, [tags[path] for path in ordered])
     across, down = _numbers(first["ImageOrientationPatient"]).reshape(2, 3)
     rows, columns = _numbers(first["PixelSpacing"])
     image.SetSpacing((columns, rows, step))
     image.SetDirection(np.stack([across, down, np.cross(across, down)], axis=1).ravel().tolist())
     image.SetOrigin(_numbers(tags[ordered[0]]["ImagePositionPatient"]).tolist())
     return _as_shown([image])
+
+
+def _without_padding(image: Any, tags: list[dict[str, str]]) -> Any:
+    """Return a volume with NaN where the header of a slice says that nothing was measured."""
+    if not any("PixelPaddingValue" in found for found in tags):
+        return image
+    slices = sitk.GetArrayFromImage(image)
+    for plane, found in zip(slices, tags, strict=True):
+        if padding := found.get("PixelPaddingValue"):
+            scale, shift = float(found.get("RescaleSlope") or 1), float(found.get("RescaleIntercept") or 0)
+            plane[np.isclose(plane, float(padding) * scale + shift)] = np.nan
+    return sitk.GetImageFromArray(slices)
 
 
 def _read_tags(path: Path) -> dict[str, str]:

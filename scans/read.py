@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 from PIL.TiffImagePlugin import BITSPERSAMPLE
 
 from constants import CHANNELS, FLAIR, POST, PRE
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from scans.cohort import Patient
 
 PERCENTILES = (0.5, 99.5)  # become 0 and 255 where there are more than 8 bits
+FILLING = np.float32([-(2**15), -(2**31), np.finfo(np.float32).min])  # outside of the field of view
 MASK_VALUES = {*range(11), 255}  # labels, or 0 and 255
 MOST_SORTED = 2**24  # values that the percentiles are taken of; of a larger stack, every second, third, ...
 OBLONG = 1.5  # pixels whose sides differ by more than this factor are of another plane than axial
@@ -120,13 +121,29 @@ def read_picture(path: Path) -> np.ndarray:
     """
     with _opened(path) as picture:
         mode = COLOURS.get(picture.mode, picture.mode)
-        return np.asarray(picture if picture.mode == mode else picture.convert(mode))
+        return np.asarray(_turned(picture if picture.mode == mode else picture.convert(mode)))
+
+
+def read_alpha(path: Path) -> np.ndarray | None:
+    """Return how opaque the pixels of a picture are: uint8 [H, W]; None if it has no transparency."""
+    with _opened(path) as picture:
+        return np.asarray(_turned(picture.convert("RGBA")))[..., 3] if picture.has_transparency_data else None
+
+
+def _turned(picture: Image.Image) -> Image.Image:
+    """Return a picture turned as its EXIF orientation says, as every viewer shows it."""
+    picture.load()  # which turns TIFF
+    return ImageOps.exif_transpose(picture)
 
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
     """Open a picture, checked but not decoded."""
-    with warnings.catch_warnings(action="ignore"), Image.open(path, formats=[*PICTURES.values()]) as picture:
+    with (
+        warnings.catch_warnings(action="ignore"),
+        open(path, "rb") as file,  # by its path, Pillow 13 would garble a TIFF that is turned
+        Image.open(file, formats=[*PICTURES.values()]) as picture,
+    ):
         check_voxels(count_voxels(picture.height, picture.width))
         if getattr(picture, "is_animated", False):
             raise ValueError("has more than one page. Save one slice per file, or the stack as .npy or NIfTI.")
@@ -213,14 +230,16 @@ def _to_eight_bits(scan: Scan) -> None:
     """Scale the slices of more than 8 bits together, each channel by its percentiles, so that dark ones stay dark.
 
     A value that is not finite is no value: it is black, and no percentile counts it. Some programs set NaN outside of
-    the brain.
+    the brain, or the lowest value that fits (FILLING).
     """
     deep = {number: plane.astype(np.float32) for number, plane in enumerate(scan.slices) if plane.dtype != np.uint8}
+    for plane in deep.values():
+        plane[np.isin(plane, FILLING)] = np.nan
     if not deep:
         return
     flat = [plane.reshape(-1, plane.shape[2]) for plane in deep.values()]
     if broken := sum(np.count_nonzero(~np.isfinite(values)) for values in flat):
-        scan.notes.append(f"{broken:,} values that are not finite are black")
+        scan.notes.append(f"{broken:,} values that are not finite, or padding, are black")
     step = -(-sum(map(len, flat)) // MOST_SORTED)
     limits = [_limits([values[:, channel] for values in flat], step) for channel in range(flat[0].shape[1])]
     if broken == sum(values.size for values in flat):

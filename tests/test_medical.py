@@ -13,7 +13,7 @@ import pytest
 import SimpleITK as sitk
 from test_scans import read, refusal
 
-from constants import FLAIR, POST
+from constants import FLAIR, POST, PRE
 from scans import medical
 from scans.cohort import find_patients
 from scans.masks import mask_files, read_mask_stack
@@ -355,6 +355,53 @@ def test_several_series_are_told_apart_by_description_or_one_is_asked_for(tmp_pa
         assert f"P1: holds 2 series. {wrong}Say which one is FLAIR: --series" in problem and not patient.items
         assert "7 AX FLAIR, 3 files; 8 AX FLAIR FS, 1 files" in problem
         assert [reason for _, reason in patient.unused] == ["not chosen as FLAIR"] * 2
+
+
+def test_a_tilted_stack_has_the_real_distance_of_its_slices_and_a_uid_may_be_of_one_slice(tmp_path):
+    turn = np.radians(30)
+    rows = rf"1\0\0\0\{np.cos(turn):.9f}\{np.sin(turn):.9f}"  # tilted about the left-right axis
+    for number, plane in enumerate(stack()):  # 5 mm apart along the body, 5 cos 30 along their normal
+        changes = {"ImageOrientationPatient": rows, "SeriesInstanceUID": f"1.2.{number}"}
+        write_slice(tmp_path / "P1" / f"{number}", plane, (0, 0, 5 * number), **changes)
+    scan = read_dicom(tmp_path / "P1")
+    assert len(scan.slices) == 3 and scan.spacing == pytest.approx((2, 0.5, 5 * np.cos(turn)), abs=1e-4)
+
+
+def test_padding_of_a_series_is_air(tmp_path):
+    pixels = np.arange(72, dtype=np.int16).reshape(3, 4, 6)
+    plain = read_dicom(write_series(tmp_path / "P1", pixels))
+    padded = np.pad(pixels, ((0, 0), (2, 2), (0, 0)), constant_values=-2000)
+    scan = read_dicom(write_series(tmp_path / "P2", padded, PixelPaddingValue="-2000"))
+    assert np.array_equal(np.array(scan.slices)[:, 2:-2], plain.slices) and not np.array(scan.slices)[:, :2].any()
+
+
+def test_a_tree_with_a_folder_for_each_series_is_one_patient_by_descriptions(tmp_path):
+    """As TCIA names folders; and a PACS, by numbers alone."""
+    for n, description in enumerate(("AX FLAIR", "AX T1", "AX T1 POST GD", "AX T2", "LOCALIZER")):
+        about = {"SeriesInstanceUID": f"1.2.{n}", "SeriesNumber": str(n), "SeriesDescription": description}
+        for patient, study, folder in (("TCGA-CS-4941", "09-09-1996-NA-MRI-12345", f"{n}.000000-{description}-12345"),
+                                       ("P2", "study", f"S{n}")):  # fmt: skip
+            about["StudyInstanceUID"] = f"1.3.{len(patient)}"
+            write_series(tmp_path / "coh" / patient / study / folder, **about)
+    for series in ("a", "b"):  # one series of each of two patients, all of one study: anonymised
+        write_series(tmp_path / "other" / series)
+    patients, problems, _ = find_patients([tmp_path / "coh"])
+    assert problems == []
+    assert [patient.name for patient in patients] == ["P2_study", "TCGA-CS-4941_09-09-1996-NA-MRI-12345"]
+    for patient in patients:
+        assert {kind: item.series.label for kind, item in patient.items.items()} == {
+            FLAIR: "0 AX FLAIR", PRE: "1 AX T1", POST: "2 AX T1 POST GD"}  # fmt: skip
+        assert [item.series.description for item, _ in patient.unused] == ["AX T2", "LOCALIZER"]
+    assert [patient.name for patient in find_patients([tmp_path / "other"]).patients] == ["a", "b"]
+
+
+def test_a_dead_link_among_the_slices_of_a_series_refuses_it_alone(tmp_path):
+    for patient in ("P1", "P2"):
+        write_series(tmp_path / patient)
+    (tmp_path / "P1" / "IMZ.dcm").symlink_to(tmp_path / "never fetched")
+    patients, problems, _ = find_patients([tmp_path])
+    (scan, more), (other, none) = map(read_patient, patients)
+    assert problems == [] and scan is None and "IMZ.dcm" in more[0] and len(other.slices) == 3 and not none
 
 
 @pytest.mark.parametrize(
