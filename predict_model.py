@@ -100,9 +100,10 @@ def main(argv: list[str] | None = None) -> None:
         if args.table.exists() and not args.overwrite:
             raise UserError(f"{args.table}: is there already. Name another file with --list, or add --overwrite.")
         cohort = find(args)
-        write_text(args.table, to_table(cohort, args.table.parent))
+        text, problems = to_table(cohort, args.table.parent)
+        write_text(args.table, text)
         print("\n".join([*describe(cohort), f"written to {args.table}: edit it, and name it as INPUT"]))
-        report(cohort.problems, done=any(constants.FLAIR in patient.items for patient in cohort.patients))
+        report(cohort.problems + problems, done=any(constants.FLAIR in patient.items for patient in cohort.patients))
         return
     refuse_used(args.out, args.overwrite)
     cohort = find(args)
@@ -133,7 +134,7 @@ def main(argv: list[str] | None = None) -> None:
         probabilities = predict(model, scan, checkpoint["input"], args.batch_size, hardware)
         if not slices:
             measure.begin_tables(args.out)
-            write_text(args.out / "cohort.csv", to_table(cohort, args.out))
+            write_text(args.out / "cohort.csv", to_table(cohort, args.out)[0])
         try:
             write(patient, scan, probabilities, segment(probabilities, postprocessing), args, notice)
             slices += len(probabilities)

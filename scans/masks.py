@@ -13,7 +13,7 @@ import numpy as np
 
 from scans import medical
 from scans.cohort import Patient
-from scans.files import walk
+from scans.items import walk
 from scans.names import MASK, base_of, kind_of
 from scans.read import read_alpha, read_array, read_picture
 from scans.scan import PICTURES, Scan, file_ending, stem

@@ -56,18 +56,19 @@ class Grid(NamedTuple):
 Volume = tuple[np.ndarray, tuple[float, float, float] | None, Grid]
 
 
-def read_volume(path: Path, layers: bool = False) -> Volume:
+def read_volume(path: Path, layers: bool = False, volume: int | None = None) -> Volume:
     """Return the axial slices of a NIfTI, NRRD or MetaImage file, mm between rows, columns and slices, and the grid.
 
     The slices are [S, H, W] or [S, H, W, 3]. The spacing is None if the header does not say the place in space.
 
     layers: accept any number of volumes, such as the layers of a segmentation by 3D Slicer.
+    volume: the number of the one to read, from 0.
     Raises: ValueError for anything but one volume of one or three sequences, and for a damaged file.
     """
     reader = _open(path)
     size, components = reader.GetSize(), reader.GetNumberOfComponents()
     volumes = math.prod(size[3:]) * components
-    if len(size) < 3 or (volumes not in (1, CHANNELS) and not layers):
+    if len(size) < 3 or (volumes not in (1, CHANNELS) and not layers and volume is None):
         raise ValueError(
             f"has the shape {(*size, *[components] * (components > 1))}. Save one volume: FLAIR, or pre-contrast, "
             "FLAIR and post-contrast as a fourth axis; or name the other sequences with --pre and --post."
@@ -81,6 +82,7 @@ def read_volume(path: Path, layers: bool = False) -> Volume:
         while image.GetDimension() > 4:  # ITK leaves an axis of time before the sequences
             image = image[..., 0, :] if image.GetSize()[3] == 1 else image[..., 0]
         sequences = [image[..., n] for n in range(image.GetSize()[3])] if image.GetDimension() == 4 else [image]
+    sequences = sequences if volume is None else [sequences[volume]]
     known = _correct_geometry(sequences, reader, path)
     return _as_shown(sequences, known)
 
@@ -291,12 +293,13 @@ def _uid(start: bytes, tag: bytes) -> str:
 
 
 class Series(NamedTuple):
-    """The files of one DICOM series.
+    """The files of one DICOM series, or one volume of a file that holds several.
 
     Attributes:
         label: its number and description, which tell it from the others of its folder; empty if it is damaged.
         names: by which a user may name it, in lower case.
         study: UID, the same for all series of one examination.
+        volume: its number in the file, from 0.
     """
 
     label: str
@@ -304,6 +307,7 @@ class Series(NamedTuple):
     description: str = ""
     names: tuple[str, ...] = ()
     study: str = ""
+    volume: int | None = None
 
 
 def find_series(paths: Sequence[Path]) -> tuple[list[Series], list[Path]]:

@@ -33,14 +33,19 @@ def read_patient(patient: "Patient", spacing: Sequence[float] | None = None) -> 
     A picture that cannot be read is left out of a scan of one sequence, and is a problem.
     spacing: mm between rows, columns and slices, if the files do not say it.
     """
-    scan, problems = read_scan(patient.name, patient.files[FLAIR])
+
+    def stack(channel: int) -> tuple[list[Path], int | None]:
+        item = patient.items[channel]
+        return item.paths, item.series.volume if item.series else None
+
+    scan, problems = read_scan(patient.name, *stack(FLAIR))
     if scan is None:
         return None, problems
     scan.notes = [*patient.notes, *scan.notes]
     others = {}
     for channel, name in ((PRE, "pre-contrast"), (POST, "post-contrast")):
-        if channel in patient.files:
-            other, wrong = read_scan(patient.name, patient.files[channel])
+        if channel in patient.items:
+            other, wrong = read_scan(patient.name, *stack(channel))
             wrong = wrong or check_sequence(scan, other)
             if wrong:  # never costs the FLAIR
                 problems += wrong
@@ -61,14 +66,14 @@ def read_patient(patient: "Patient", spacing: Sequence[float] | None = None) -> 
     return scan, problems
 
 
-def read_scan(name: str, paths: Sequence[Path]) -> tuple[Scan | None, list[str]]:
-    """Return one sequence, or None, and problems as text; paths as of cohort.Patient."""
+def read_scan(name: str, paths: Sequence[Path], volume: int | None = None) -> tuple[Scan | None, list[str]]:
+    """Return one sequence, or None, and problems as text; paths as of cohort.Item; volume as of medical.Series."""
     problems: list[str] = []
     ending = file_ending(paths[0])
     place = paths[0] if ending and len(paths) == 1 else paths[0].parent
     try:
         with np.errstate(over="ignore", invalid="ignore"):  # of values beyond float32
-            scan = _read_pictures(name, paths, problems) if ending in PICTURES else _read_volume(name, paths)
+            scan = _read_pictures(name, paths, problems) if ending in PICTURES else _read_volume(name, paths, volume)
             if scan:
                 _refuse_mask(scan)
                 _to_eight_bits(scan)
@@ -156,13 +161,13 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         yield picture
 
 
-def _read_volume(name: str, paths: Sequence[Path]) -> Scan:
+def _read_volume(name: str, paths: Sequence[Path], volume: int | None) -> Scan:
     ending = file_ending(paths[0])
     spacing = grid = None
     if ending == ".npy":
         stack = read_array(paths[0])
     elif ending:
-        stack, spacing, grid = medical.read_volume(paths[0])
+        stack, spacing, grid = medical.read_volume(paths[0], volume=volume)
     else:
         stack, spacing, grid = medical.read_series(paths)
     digits = len(str(len(stack)))

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from constants import FLAIR, POST, PRE
 from scans import medical
-from scans.cohort import COLUMNS, SHOWN, Cohort, Item, Patient, find_items, is_pattern
+from scans.cohort import COLUMNS, SHOWN, Cohort, Patient, is_pattern
+from scans.items import Item, find_items
 from scans.names import MASK, Kind, maker_of
 from scans.scan import PICTURES, file_ending, safe_name, stem
 from utils import UserError, is_unsafe_path, read_csv
@@ -21,14 +22,15 @@ HEADER = ("patient", *COLUMNS, "mask_of", "slices", "spacing", "unused", "notes"
 SHOWN_PATIENTS = 10
 
 
-def to_table(cohort: Cohort, folder: Path) -> str:
-    """Return the table of a cohort as CSV. Of what is of no patient there is a row each without a name.
+def to_table(cohort: Cohort, folder: Path) -> tuple[str, list[str]]:
+    """Return the table of a cohort as CSV, and what headers say that is wrong. What is of no patient has rows as well.
 
     folder: of the table.
     """
     text = io.StringIO()
     table = csv.DictWriter(text, HEADER, lineterminator="\n")
     table.writeheader()
+    problems = []
     for patient in cohort.patients:
         row = {"patient": patient.name, "mask_of": mask_of(patient)}
         row |= {column: cell(patient.items[kind], folder) for column, kind in COLUMNS.items() if kind in patient.items}
@@ -39,13 +41,14 @@ def to_table(cohort: Cohort, folder: Path) -> str:
                 row |= {"slices": slices, "spacing": " x ".join(f"{size:.4g}" for size in spacing)}
             except (ValueError, OSError, LookupError) as error:
                 notes.append(f"cannot be read: {' '.join(str(error).split())}")
+                problems.append(f"{patient.items[FLAIR].place}: {notes[-1]}")
         else:
             notes.append("no FLAIR: write its file into flair, or remove the line")
         row["unused"] = "; ".join(f"{cell(item, folder)} ({reason})" for item, reason in patient.unused)
         table.writerow(row | {"notes": "; ".join(notes)})
     for item, reason in cohort.unused:
         table.writerow({"unused": f"{cell(item, folder)} ({reason})"})
-    return text.getvalue()
+    return text.getvalue(), problems
 
 
 def mask_of(patient: Patient) -> str:
@@ -55,7 +58,7 @@ def mask_of(patient: Patient) -> str:
 
 def outline(item: Item) -> tuple[int, tuple[float, ...]]:
     """Return the slices of an item, and mm between rows, columns and slices as far as its headers say them."""
-    if item.series:
+    if item.series and item.series.volume is None:
         return medical.outline_series(item.paths)
     ending = file_ending(item.paths[0])
     if ending in PICTURES:
@@ -94,10 +97,10 @@ def cell(item: Item, folder: Path) -> str:
         top = Path(os.path.abspath(folder))
         return safe_name(str(place.relative_to(top) if place.is_relative_to(top) else place))
 
-    if item.whole or item.place == item.paths[0]:
-        return path(item.place)
-    if item.series:
+    if item.series and not item.whole:
         return f"{path(item.place)}#{item.series.label}"
+    if item.whole or item.alone:
+        return path(item.place)
     alike = itertools.takewhile(
         lambda letters: len(set(letters)) == 1, zip(*(p.name[::-1] for p in item.paths), strict=False)
     )
