@@ -35,13 +35,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import constants
-from utils import USER_ERROR, UserError, atomic_write, fraction, positive, refuse_used, run_script
+from utils import USER_ERROR, UserError, atomic_write, fraction, positive, refuse_used, run_script, write_text
 
 if TYPE_CHECKING:
     import numpy as np
 
     from evaluation.selection import Postprocessing
-    from scans.cohort import Patient
+    from scans.cohort import Cohort, Patient
     from scans.scan import Scan
     from training.hardware import Hardware
     from unet import UNet
@@ -76,7 +76,9 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
                          help="from which a pixel is tumour (that of the network)")  # fmt: skip
 
     add = parser.add_argument_group("output").add_argument
-    add("--out", type=Path, required=True, metavar="DIR", help="where masks, overlays and tables go")
+    add("--out", type=Path, metavar="DIR", help="where masks, overlays and tables go")
+    add("--list", type=Path, metavar="FILE", dest="table",
+        help="only write what would be taken for whom, as a table to edit and to name as INPUT")  # fmt: skip
     add("--probabilities", action="store_true", help="write the probability of each pixel, too")
     add("--overwrite", action="store_true", help="replace an earlier prediction in --out")
 
@@ -84,13 +86,29 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--batch-size", type=positive(int), default=constants.BATCH_SIZE, metavar="N",
         help="slices at a time (%(default)s)")  # fmt: skip
     add("--device", default="auto", help="cpu, cuda, cuda:1, mps (auto: CUDA, else MPS, else the CPU)")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if not (args.out or args.table):
+        parser.error("name a folder with --out, or a table with --list")
+    return args
 
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(argv)
+    from scans.table import describe, to_table
+
+    if args.table:
+        if args.table.exists() and not args.overwrite:
+            raise UserError(f"{args.table}: is there already. Name another file with --list, or add --overwrite.")
+        cohort = find(args)
+        text, problems = to_table(cohort, args.table.parent)
+        write_text(args.table, text)
+        print("\n".join([*describe(cohort), f"written to {args.table}: edit it, and name it as INPUT"]))
+        report(cohort.problems + problems, done=any(constants.FLAIR in patient.items for patient in cohort.patients))
+        return
     refuse_used(args.out, args.overwrite)
-    patients, problems = find(args)
+    cohort = find(args)
+    problems = cohort.problems
+    print("\n".join(describe(cohort)))
     from evaluation.selection import Postprocessing
     from scans import measure
     from scans.read import read_patient
@@ -106,7 +124,9 @@ def main(argv: list[str] | None = None) -> None:
     print("\n".join(filter(None, [chosen, notice])))
 
     started, slices = time.perf_counter(), 0
-    for patient in patients:
+    for patient in cohort.patients:
+        if constants.FLAIR not in patient.items:
+            continue
         scan, wrong = read_patient(patient, args.spacing)
         problems += wrong
         if scan is None:
@@ -114,6 +134,7 @@ def main(argv: list[str] | None = None) -> None:
         probabilities = predict(model, scan, checkpoint["input"], args.batch_size, hardware)
         if not slices:
             measure.begin_tables(args.out)
+            write_text(args.out / "cohort.csv", to_table(cohort, args.out)[0])
         try:
             write(patient, scan, probabilities, segment(probabilities, postprocessing), args, notice)
             slices += len(probabilities)
@@ -126,14 +147,19 @@ def main(argv: list[str] | None = None) -> None:
         print(f"{slices} slices in {seconds:.1f} s, {slices / seconds:.1f} slices/s on {hardware}")
         print(f"written to {args.out}: masks and overlays by patient; slices.csv, patients.csv")
         print(constants.RESEARCH_USE)
+    report(problems, done=slices > 0)
+
+
+def report(problems: list[str], done: bool) -> None:
+    """Print the problems, and end with an exit code if there are any."""
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)
     if problems:
-        sys.exit(SOME_FAILED if slices else USER_ERROR)
+        sys.exit(SOME_FAILED if done else USER_ERROR)
 
 
-def find(args: argparse.Namespace) -> tuple[list[Patient], list[str]]:
-    """Return the patients, and problems as text.
+def find(args: argparse.Namespace) -> Cohort:
+    """Return the patients of the inputs.
 
     Raises: UserError if there are none, or if --out holds their images, or else no earlier prediction.
     """
@@ -141,16 +167,19 @@ def find(args: argparse.Namespace) -> tuple[list[Patient], list[str]]:
     from scans.cohort import MASK, find_patients
 
     patterns = {constants.PRE: args.pre, constants.POST: args.post, MASK: args.mask}
-    patients, problems = find_patients(args.inputs, patterns, args.series)
+    cohort = find_patients(args.inputs, patterns, args.series)
+    patients = [patient for patient in cohort.patients if constants.FLAIR in patient.items]
+    if args.table and cohort.patients:
+        return cohort
     if not patients:
-        raise UserError("\n".join(problems))
+        raise UserError("\n".join(cohort.problems))
     if args.out.is_dir() and any(args.out.iterdir()) and not (args.out / measure.PATIENTS).is_file():
         raise UserError(f"{args.out}: holds no earlier prediction to overwrite. Name another folder with --out.")
     for patient in patients:
         folders = {path.parent.resolve() for paths in patient.files.values() for path in paths}
         if (args.out / patient.name).resolve() in folders:
             raise UserError(f"{args.out / patient.name}: holds images to segment. Name another folder with --out.")
-    return patients, problems
+    return cohort
 
 
 def load(args: argparse.Namespace) -> tuple[UNet, dict[str, Any], str]:

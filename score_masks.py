@@ -71,7 +71,7 @@ def main(argv: list[str] | None = None) -> None:
     listed = read_patient_list(args.patients) if args.patients else None
     if listed is None and RunFolder(args.predicted).is_tested():
         listed = list(predicted)
-    slices, references = read_reference(args.data, args.reference, listed)
+    slices, references, unmarked = read_reference(args.data, args.reference, listed, predicted)
     if listed is not None:
         predicted = {patient: stack for patient, stack in predicted.items() if patient in listed}
     masks, empty = arrange(predicted, slices, references, args.predicted, args.missing_as_empty)
@@ -82,13 +82,18 @@ def main(argv: list[str] | None = None) -> None:
     details |= {"split": "scored masks", "synthetic": synthetic, "loss": float("nan"), "masks": str(args.predicted),
                 "reference": str(args.reference or args.data), "commit": commit(),
                 "command": shlex.join(["python", "score_masks.py", *given])}  # fmt: skip
-    notes = [f"Counted as empty, since no mask was predicted: {'; '.join(empty)}."] if empty else []
+    notes = [
+        f"Counted as empty, since there is no file of {whose}: {'; '.join(names)}."
+        for whose, names in (("a predicted mask", empty), ("a reference mask", unmarked))
+        if names
+    ]
     tables, metrics = summary.evaluate_masks(slices, masks, None, details, notes)
     write_result(out, slices, masks, tables, metrics)
 
     if synthetic:
         print(constants.SYNTHETIC_NOTICE)
     print(f"scored      {slices.describe()}")
+    print("".join(f"note: {note}\n" for note in notes), end="")
     print(summary.describe(metrics, tables.patients))
     print(f"written to {out}: test_*.csv, metrics.json, test_predictions.npz, plots/*.png, report.html")
 
@@ -120,19 +125,23 @@ def read_folder(folder: Path) -> Masks:
     return stacks
 
 
-def read_reference(data: str | None, reference: Path | None, listed: list[str] | None) -> tuple[Slices, Masks]:
-    """Return the slices with their reference masks, and the masks in `reference` as they were read.
+def read_reference(
+    data: str | None, reference: Path | None, listed: list[str] | None, predicted: Masks
+) -> tuple[Slices, Masks, list[str]]:
+    """Return the slices with their reference masks, the masks in `reference` as read, and the slices without a file.
 
-    Without `data` the images are black. listed: the patients to score; all if None.
+    Without `data` the images are black, and the slices are those of which either has a mask. Of pictures in
+    `reference`, a slice without one is empty: many readers save none of these.
+    listed: the patients to score; all if None.
     """
     import torch
 
     from dataset.folder import find_folder, find_slices
-    from dataset.slices import load_slices, slice_number
+    from dataset.slices import load_slices
 
     if reference is None:
         folder = find_folder(data)
-        return load_slices(folder, {"scored": find_slices(folder, listed, fewest=1)})["scored"], {}
+        return load_slices(folder, {"scored": find_slices(folder, listed, fewest=1)})["scored"], {}, []
     masks = read_folder(reference)
     if listed is not None:
         if lacking := sorted(set(listed) - masks.keys()):
@@ -140,28 +149,26 @@ def read_reference(data: str | None, reference: Path | None, listed: list[str] |
         masks = {patient: masks[patient] for patient in sorted(listed)}
     if data:
         folder = find_folder(data)
-        table = find_slices(folder, masks, fewest=1)
-        numbers = [(masks[patient].numbers, slice_number(path)) for patient, path, _ in table.itertuples(index=False)]
-        marked = [of is None or number in of for of, number in numbers]  # pictures may be of some slices only
-        slices = load_slices(folder, {"scored": table[marked].reset_index(drop=True)})["scored"]
+        slices = load_slices(folder, {"scored": find_slices(folder, masks, fewest=1)})["scored"]
     else:
-        slices = without_images(masks)
-    slices.masks = torch.from_numpy(arrange(masks, slices, {} if data else masks, reference)[0])
-    return slices, masks
+        slices = without_images(masks, predicted)
+    arranged, unmarked = arrange(masks, slices, {} if data else masks, reference, missing_as_empty=True)
+    slices.masks = torch.from_numpy(arranged)
+    return slices, masks, unmarked
 
 
-def without_images(masks: Masks) -> Slices:
+def without_images(masks: Masks, predicted: Masks) -> Slices:
     """Return black slices of a square size into which each of the masks fits."""
     import pandas as pd
     import torch
 
     from dataset.slices import COLUMNS, Slices
 
-    rows = [
-        (patient, f"{patient}/{patient}_{number}.tif", f"{patient}/{patient}_{number}_mask.tif")
-        for patient, stack in masks.items()
-        for number in stack.numbers or range(1, len(stack.masks) + 1)
-    ]
+    rows = []
+    for patient, stack in masks.items():
+        other = predicted.get(patient, stack)
+        numbers = sorted({*(stack.numbers or range(1, len(stack.masks) + 1)), *(other.numbers or ())})
+        rows += [(patient, f"{patient}/{patient}_{n}.tif", f"{patient}/{patient}_{n}_mask.tif") for n in numbers]
     side = max(max(stack.masks.shape[1:]) for stack in masks.values())
     black = torch.zeros(1, dtype=torch.uint8).expand(len(rows), side, side, constants.CHANNELS)
     return Slices(black, black[..., 0], pd.DataFrame(rows, columns=COLUMNS))
@@ -175,7 +182,8 @@ def arrange(
     Smaller masks get empty rows and columns at their ends.
 
     Args:
-        references: the masks of each patient that these must match in size and place; {} for those of the data.
+        references: the masks of each patient that these must match in size and place, of which slices may be missing;
+            {} for those of the data.
         source: where they are from, for messages.
 
     Raises: UserError that names what does not fit, and what is missing unless it counts as empty.
@@ -186,19 +194,18 @@ def arrange(
 
     arranged = np.zeros(slices.masks.shape, np.uint8)
     numbers = slices.table["image_path"].map(slice_number)
-    missing, problems = [], []
+    missing, absent, problems = [], [], []
     for patient, of_rows in numbers.groupby(slices.table["patient"]):
         of_rows = of_rows.sort_values()
         stack = stacks.get(patient)
         if stack is None:
-            missing.append(patient)
+            absent.append(patient)
             continue
         if wrong := misfit(stack, references.get(patient), (len(of_rows), *arranged.shape[1:])):
             problems.append(f"{source}: {patient} {wrong}")
             continue
         place = {number: n for n, number in enumerate(stack.numbers or of_rows)}
-        beyond = sorted(place.keys() - set(of_rows))
-        if beyond and not references:  # another reader may have left slices out
+        if beyond := sorted(place.keys() - set(of_rows)):
             problems.append(
                 f"{source}: {patient}, slices {few(list(map(str, beyond)))}: no such slices in the data, which has "
                 f"{of_rows.min()} to {of_rows.max()}. Renumber or remove the files."
@@ -211,14 +218,15 @@ def arrange(
         arranged[rows.index, :height, :width] = stack.masks[rows.map(place)]
     if unknown := sorted(stacks.keys() - set(slices.patients)):
         problems.append(f"{source}: {few(unknown)}: no such patient in the reference. Rename or remove the files.")
-    if missing and not missing_as_empty:
+    lacking = absent if references else [*missing, *absent]  # another reader may save no empty slices
+    if lacking and not missing_as_empty:
         problems.append(
-            f"{source}: no mask of {few(missing)}. Add what is missing, list the patients to score with --patients, or "
+            f"{source}: no mask of {few(lacking)}. Add what is missing, list the patients to score with --patients, or "
             "count it as empty with --missing-as-empty."
         )
     if problems:
         raise UserError(describe_problems(source, problems))
-    return arranged, missing
+    return arranged, [*missing, *absent]
 
 
 def misfit(stack: MaskStack, reference: MaskStack | None, shape: tuple[int, int, int]) -> str:

@@ -12,11 +12,14 @@ import cv2
 import numpy as np
 
 from scans import medical
-from scans.cohort import MASK, Patient, files_below, kind_of
-from scans.read import read_array, read_picture
+from scans.cohort import Patient
+from scans.items import walk
+from scans.names import MASK, base_of, kind_of
+from scans.read import read_alpha, read_array, read_picture
 from scans.scan import PICTURES, Scan, file_ending, stem
 
 MOST_LABELS = 9  # a mask of labels has whole numbers up to this; grey levels of resizing go on to 255
+NEARLY = 1e-3  # by which values of a mask may differ from whole numbers
 SLICE = re.compile(r"(?P<patient>.+)_(?P<number>\d+)")  # name of a picture of a mask, without _mask
 
 
@@ -45,7 +48,7 @@ def find_masks(folder: Path) -> tuple[dict[str, list[Path]], list[str]]:
     """
     found: dict[str, list[Path]] = defaultdict(list)
     problems = []
-    files = [path for path in files_below(folder, levels=1, ours=True) if file_ending(path)]
+    files = [path for path, reason in walk(folder, levels=1, ours=True) if file_ending(path) and not reason]
     for pictured in (False, True):
         own = [path for path in files if (file_ending(path) in PICTURES) == pictured]
         for path in [path for path in own if kind_of(stem(path))[1] == MASK] or own:
@@ -89,7 +92,13 @@ def read_masks(paths: list[Path]) -> MaskStack:
 
 
 def read_mask(path: Path) -> np.ndarray:
-    """Return the mask in a picture, uint8 [H, W], 0 or 1. Raises: as of `read_picture` and `foreground`."""
+    """Return the mask in a picture, uint8 [H, W], 0 or 1: its transparency where that varies.
+
+    Raises: as of `read_picture` and `foreground`.
+    """
+    alpha = read_alpha(path)
+    if alpha is not None and alpha.min() < alpha.max():
+        return foreground(alpha)
     pixels = np.atleast_3d(read_picture(path))
     if not (pixels == pixels[..., :1]).all():
         raise ValueError("a mask in colours. Save it as grey, with 0 and one positive value.")
@@ -109,13 +118,18 @@ def read_mask_stack(path: Path) -> MaskStack:
 def foreground(values: np.ndarray) -> np.ndarray:
     """Return where a mask marks something, as uint8 0 or 1; several labels count as one.
 
-    Raises: ValueError for other values than 0 and one positive value, or whole numbers up to MOST_LABELS.
+    Raises: ValueError for other values than 0 and one positive value, or whole numbers up to MOST_LABELS with 0.
     """
     found = np.unique(values)
+    if np.isfinite(found).all() and np.abs(found - found.round()).max() < NEARLY:  # 0.99999994 of resampling
+        values, found = np.round(values), np.unique(found.round())
     labels = found.max() <= MOST_LABELS and (found == found.round()).all()
     if not np.isfinite(found).all() or found.min() < 0 or not (labels or len(found[found > 0]) == 1):
         shown = ", ".join(f"{value:g}" for value in found[:5]) + (", ..." if len(found) > 5 else "")
         raise ValueError(f"a mask with the values {shown}. Save it with 0 and one positive value only.")
+    if found.min() > 0 and len(found) > 1:
+        shown = " and ".join(f"{value:g}" for value in found)
+        raise ValueError(f"a mask with the values {shown} and no 0: which is background? Save that as 0.")
     return (values > 0).astype(np.uint8)
 
 
@@ -126,7 +140,8 @@ def read_reference(patient: Patient, scan: Scan) -> list[np.ndarray] | None:
     paths = patient.files[MASK]
     try:
         if file_ending(paths[0]) in PICTURES:
-            by_slice = {whose(path): path for path in paths}
+            names = {stem(path) for path in scan.paths}
+            by_slice = {base_of(stem(path), names) or whose(path): path for path in paths}
             if lacking := [path.name for path in scan.paths if stem(path) not in by_slice]:
                 raise ValueError(f"{len(lacking)} slices have none, such as {lacking[0]}.")
             masks = [read_mask(by_slice[stem(path)]) for path in scan.paths]

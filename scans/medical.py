@@ -9,6 +9,7 @@ import itertools
 import math
 import tempfile
 import zlib
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -55,18 +56,19 @@ class Grid(NamedTuple):
 Volume = tuple[np.ndarray, tuple[float, float, float] | None, Grid]
 
 
-def read_volume(path: Path, layers: bool = False) -> Volume:
+def read_volume(path: Path, layers: bool = False, volume: int | None = None) -> Volume:
     """Return the axial slices of a NIfTI, NRRD or MetaImage file, mm between rows, columns and slices, and the grid.
 
     The slices are [S, H, W] or [S, H, W, 3]. The spacing is None if the header does not say the place in space.
 
     layers: accept any number of volumes, such as the layers of a segmentation by 3D Slicer.
+    volume: the number of the one to read, from 0.
     Raises: ValueError for anything but one volume of one or three sequences, and for a damaged file.
     """
     reader = _open(path)
     size, components = reader.GetSize(), reader.GetNumberOfComponents()
     volumes = math.prod(size[3:]) * components
-    if len(size) < 3 or (volumes not in (1, CHANNELS) and not layers):
+    if len(size) < 3 or (volumes not in (1, CHANNELS) and not layers and volume is None):
         raise ValueError(
             f"has the shape {(*size, *[components] * (components > 1))}. Save one volume: FLAIR, or pre-contrast, "
             "FLAIR and post-contrast as a fourth axis; or name the other sequences with --pre and --post."
@@ -80,6 +82,7 @@ def read_volume(path: Path, layers: bool = False) -> Volume:
         while image.GetDimension() > 4:  # ITK leaves an axis of time before the sequences
             image = image[..., 0, :] if image.GetSize()[3] == 1 else image[..., 0]
         sequences = [image[..., n] for n in range(image.GetSize()[3])] if image.GetDimension() == 4 else [image]
+    sequences = sequences if volume is None else [sequences[volume]]
     known = _correct_geometry(sequences, reader, path)
     return _as_shown(sequences, known)
 
@@ -117,6 +120,8 @@ def encode(slices: np.ndarray, grid: Grid) -> bytes:
 
 def _open(path: Path, kind: str = "") -> Any:
     """Return a SimpleITK reader that has read the header of a file; no pixel yet. kind: GDCMImageIO for DICOM."""
+    if not path.exists():
+        raise ValueError(f"{path.name} is gone, or a link that leads nowhere. Restore it.")
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
     reader = sitk.ImageFileReader()
     try:
@@ -206,8 +211,10 @@ ROUNDED = 1e-3  # of direction cosines and of mm between pixels
 PLACE = {"Rows": "0028|0010", "Columns": "0028|0011", "PixelSpacing": "0028|0030",
          "ImageOrientationPatient": "0020|0037", "ImagePositionPatient": "0020|0032"}  # fmt: skip
 TAGS = PLACE | {"SeriesInstanceUID": "0020|000e", "SeriesNumber": "0020|0011", "SeriesDescription": "0008|103e",
+                "StudyInstanceUID": "0020|000d",
                 "SliceThickness": "0018|0050", "NumberOfFrames": "0028|0008", "BitsAllocated": "0028|0100",
-                "PhotometricInterpretation": "0028|0004"}  # fmt: skip
+                "PhotometricInterpretation": "0028|0004", "PixelPaddingValue": "0028|0120",
+                "RescaleSlope": "0028|1053", "RescaleIntercept": "0028|1052"}  # fmt: skip
 ROOT = "1.2.840.10008."  # of DICOM's own UIDs
 NO_IMAGES = tuple(f"{ROOT}{kind}" for kind in ("1.3.10", *(f"5.1.4.1.1.{n}" for n in (11, 66, 88, 104, 481))))
 PLAIN = (f"{ROOT}1.2", f"{ROOT}1.2.1", f"{ROOT}1.2.2")  # transfer syntaxes without compression
@@ -225,15 +232,13 @@ def is_dicom(path: Path) -> bool:
         return False
 
 
-def read_series(paths: Sequence[Path], series: str = "") -> Volume:
+def read_series(paths: Sequence[Path]) -> Volume:
     """Return the axial slices of a DICOM series, float32 [S, H, W], their spacing and their grid.
 
-    Args:
-        paths: its files in any order, perhaps with others of the same folder.
-        series: its number, description or UID, where the files are of several.
+    paths: its files in any order. Padding outside of the field of view is NaN.
     Raises: ValueError for what is not one even stack of grey slices.
     """
-    tags = choose_series({path: found for path in paths if (found := _read_tags(path))}, series)
+    tags = {path: _read_tags(path) for path in paths}
     first = next(iter(tags.values()))
     check_voxels(count_voxels(int(first["Rows"]), int(first["Columns"]), len(tags)))
     ordered, step = _sort(tags)
@@ -241,12 +246,25 @@ def read_series(paths: Sequence[Path], series: str = "") -> Volume:
         image = sitk.ReadImage([str(path) for path in ordered], sitk.sitkFloat32, "GDCMImageIO")
     except RuntimeError as error:
         raise ValueError(_describe("one of its slices", error)) from None
+    image = _without_padding(image, [tags[path] for path in ordered])
     across, down = _numbers(first["ImageOrientationPatient"]).reshape(2, 3)
     rows, columns = _numbers(first["PixelSpacing"])
     image.SetSpacing((columns, rows, step))
     image.SetDirection(np.stack([across, down, np.cross(across, down)], axis=1).ravel().tolist())
     image.SetOrigin(_numbers(tags[ordered[0]]["ImagePositionPatient"]).tolist())
     return _as_shown([image])
+
+
+def _without_padding(image: Any, tags: list[dict[str, str]]) -> Any:
+    """Return a volume with NaN where the header of a slice says that nothing was measured."""
+    if not any("PixelPaddingValue" in found for found in tags):
+        return image
+    slices = sitk.GetArrayFromImage(image)
+    for plane, found in zip(slices, tags, strict=True):
+        if padding := found.get("PixelPaddingValue"):
+            scale, shift = float(found.get("RescaleSlope") or 1), float(found.get("RescaleIntercept") or 0)
+            plane[np.isclose(plane, float(padding) * scale + shift)] = np.nan
+    return sitk.GetImageFromArray(slices)
 
 
 def _read_tags(path: Path) -> dict[str, str]:
@@ -274,27 +292,72 @@ def _uid(start: bytes, tag: bytes) -> str:
     return start[place : place + start[place - 2]].decode("ascii", "replace").strip("\0 ") if place > 7 else ""
 
 
-def choose_series(tags: Tags, series: str) -> Tags:
-    """Return the files of one series. Raises: ValueError that names all series if none, or more than one, is meant."""
-    files: dict[str, Tags] = {}
-    names: dict[str, list[str]] = {}
+class Series(NamedTuple):
+    """The files of one DICOM series, or one volume of a file that holds several.
+
+    Attributes:
+        label: its number and description, which tell it from the others of its folder; empty if it is damaged.
+        names: by which a user may name it, in lower case.
+        study: UID, the same for all series of one examination.
+        volume: its number in the file, from 0.
+    """
+
+    label: str
+    paths: list[Path]
+    description: str = ""
+    names: tuple[str, ...] = ()
+    study: str = ""
+    volume: int | None = None
+
+
+def find_series(paths: Sequence[Path]) -> tuple[list[Series], list[Path]]:
+    """Return the series of the DICOM files of a folder, and the files that hold no image, such as reports.
+
+    A damaged file is of every series: reading each of them says so.
+    """
+    tags: Tags = {}
+    damaged, others = [], []
+    for path in paths:
+        try:
+            tags[path] = _read_tags(path)
+            if not tags[path]:
+                others.append(path)
+        except (ValueError, LookupError, OSError):
+            damaged.append(path)
+    files: dict[tuple[str, ...], list[Path]] = defaultdict(list)
+    sizes = Counter(found.get("SeriesInstanceUID") for found in tags.values())
     for path, found in tags.items():
-        uid = found.get("SeriesInstanceUID", "")
-        files.setdefault(uid, {})[path] = found
-        names[uid] = [*filter(None, map(found.get, ("SeriesNumber", "SeriesDescription"))), uid]
-    meant = [uid for uid in files if not series or series.lower() in map(str.lower, names[uid])]
-    if len(meant) == 1:
-        return files[meant[0]]
-    if not files:
-        raise ValueError("holds no DICOM image.")
-    labels = {uid: " ".join(names[uid][:-1]) for uid in files}
-    labels = labels if len(set(labels.values())) == len(labels) else {uid: " ".join(names[uid]) for uid in files}
-    listed = "; ".join(f"{labels[uid]}, {len(own)} files" for uid, own in files.items())
-    wrong = f"--series {series} names {len(meant) or 'none'} of them. " if series else ""
-    raise ValueError(
-        f"holds {len(files)} series. {wrong}Say which one is FLAIR: --series with its number, description or UID. The "
-        f"series of --pre or --post needs a folder of its own. They are {listed}."
-    )
+        number, about, uid = (found.get(n, "") for n in ("SeriesNumber", "SeriesDescription", "SeriesInstanceUID"))
+        if found:  # some vendors give each slice a UID of its own
+            files[number, about, "" if sizes[uid] == 1 else uid].append(path)
+    labels = Counter(key[:2] for key in files)
+    series = []
+    for key, own in files.items():
+        label = " ".join(filter(None, key[:2] if labels[key[:2]] == 1 and any(key[:2]) else key))
+        names = tuple(text.lower() for text in (label, *key) if text)
+        series.append(Series(label, [*own, *damaged], key[1], names, tags[own[0]].get("StudyInstanceUID", "")))
+    return series or ([Series("", damaged)] if damaged else []), others
+
+
+def outline_series(paths: Sequence[Path]) -> tuple[int, tuple[float, float, float]]:
+    """Return the slices of a DICOM series and the mm between its rows, columns and slices, as they were taken.
+
+    Raises: ValueError for what is not one even stack of grey slices.
+    """
+    tags = {path: _read_tags(path) for path in paths}
+    rows, columns = _numbers(next(iter(tags.values())).get("PixelSpacing") or "nan\\nan")
+    return len(tags), (rows, columns, _sort(tags)[1])
+
+
+def outline(path: Path) -> tuple[int, tuple[float, float, float]]:
+    """Return the axial slices of a file by its header, and the mm between rows, columns and slices."""
+    reader = _open(path)
+    dimension = reader.GetDimension()
+    if dimension < 3:
+        return 1, (*reader.GetSpacing()[::-1], 1.0)
+    turn = np.abs(np.reshape(reader.GetDirection(), (dimension, dimension))[:3, :3])
+    columns, rows, between = turn.argmax(axis=1)
+    return reader.GetSize()[between], tuple(reader.GetSpacing()[axis] for axis in (rows, columns, between))
 
 
 def _numbers(text: str) -> np.ndarray:

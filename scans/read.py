@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 from PIL.TiffImagePlugin import BITSPERSAMPLE
 
 from constants import CHANNELS, FLAIR, POST, PRE
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from scans.cohort import Patient
 
 PERCENTILES = (0.5, 99.5)  # become 0 and 255 where there are more than 8 bits
+FILLING = np.float32([-(2**15), -(2**31), np.finfo(np.float32).min])  # outside of the field of view
 MASK_VALUES = {*range(11), 255}  # labels, or 0 and 255
 MOST_SORTED = 2**24  # values that the percentiles are taken of; of a larger stack, every second, third, ...
 OBLONG = 1.5  # pixels whose sides differ by more than this factor are of another plane than axial
@@ -32,22 +33,27 @@ def read_patient(patient: "Patient", spacing: Sequence[float] | None = None) -> 
     A picture that cannot be read is left out of a scan of one sequence, and is a problem.
     spacing: mm between rows, columns and slices, if the files do not say it.
     """
-    scan, problems = read_scan(patient.name, patient.files[FLAIR], patient.series)
-    others = {}
-    for channel in (PRE, POST):
-        if channel in patient.files:
-            others[channel], wrong = read_scan(patient.name, patient.files[channel])
-            problems += wrong
-    if scan is None or (problems and others):  # a sequence must not be left out without a word
+
+    def stack(channel: int) -> tuple[list[Path], int | None]:
+        item = patient.items[channel]
+        return item.paths, item.series.volume if item.series else None
+
+    scan, problems = read_scan(patient.name, *stack(FLAIR))
+    if scan is None:
         return None, problems
     scan.notes = [*patient.notes, *scan.notes]
+    others = {}
+    for channel, name in ((PRE, "pre-contrast"), (POST, "post-contrast")):
+        if channel in patient.items:
+            other, wrong = read_scan(patient.name, *stack(channel))
+            wrong = wrong or check_sequence(scan, other)
+            if wrong:  # never costs the FLAIR
+                problems += wrong
+                scan.notes.append(f"{name} is not used: {wrong[0]}")
+            else:
+                others[channel] = other
     if others:
-        try:
-            combine(scan, others.get(PRE), others.get(POST))
-        except ValueError as error:
-            return None, [str(error)]
-    if patient.series and file_ending(patient.files[FLAIR][0]):
-        scan.notes.append("--series is not used: no DICOM")
+        combine(scan, others.get(PRE), others.get(POST))
     if spacing and scan.spacing:
         scan.notes.append("--spacing is not used: the file says it")
     scan.spacing = scan.spacing or (tuple(spacing) if spacing else None)
@@ -60,14 +66,14 @@ def read_patient(patient: "Patient", spacing: Sequence[float] | None = None) -> 
     return scan, problems
 
 
-def read_scan(name: str, paths: Sequence[Path], series: str = "") -> tuple[Scan | None, list[str]]:
-    """Return one sequence, or None, and problems as text; paths and series as of cohort.Patient."""
+def read_scan(name: str, paths: Sequence[Path], volume: int | None = None) -> tuple[Scan | None, list[str]]:
+    """Return one sequence, or None, and problems as text; paths as of cohort.Item; volume as of medical.Series."""
     problems: list[str] = []
     ending = file_ending(paths[0])
     place = paths[0] if ending and len(paths) == 1 else paths[0].parent
     try:
         with np.errstate(over="ignore", invalid="ignore"):  # of values beyond float32
-            scan = _read_pictures(name, paths, problems) if ending in PICTURES else _read_volume(name, paths, series)
+            scan = _read_pictures(name, paths, problems) if ending in PICTURES else _read_volume(name, paths, volume)
             if scan:
                 _refuse_mask(scan)
                 _to_eight_bits(scan)
@@ -120,13 +126,29 @@ def read_picture(path: Path) -> np.ndarray:
     """
     with _opened(path) as picture:
         mode = COLOURS.get(picture.mode, picture.mode)
-        return np.asarray(picture if picture.mode == mode else picture.convert(mode))
+        return np.asarray(_turned(picture if picture.mode == mode else picture.convert(mode)))
+
+
+def read_alpha(path: Path) -> np.ndarray | None:
+    """Return how opaque the pixels of a picture are: uint8 [H, W]; None if it has no transparency."""
+    with _opened(path) as picture:
+        return np.asarray(_turned(picture.convert("RGBA")))[..., 3] if picture.has_transparency_data else None
+
+
+def _turned(picture: Image.Image) -> Image.Image:
+    """Return a picture turned as its EXIF orientation says, as every viewer shows it."""
+    picture.load()  # which turns TIFF
+    return ImageOps.exif_transpose(picture)
 
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
     """Open a picture, checked but not decoded."""
-    with warnings.catch_warnings(action="ignore"), Image.open(path, formats=[*PICTURES.values()]) as picture:
+    with (
+        warnings.catch_warnings(action="ignore"),
+        open(path, "rb") as file,  # by its path, Pillow 13 would garble a TIFF that is turned
+        Image.open(file, formats=[*PICTURES.values()]) as picture,
+    ):
         check_voxels(count_voxels(picture.height, picture.width))
         if getattr(picture, "is_animated", False):
             raise ValueError("has more than one page. Save one slice per file, or the stack as .npy or NIfTI.")
@@ -139,15 +161,15 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         yield picture
 
 
-def _read_volume(name: str, paths: Sequence[Path], series: str) -> Scan:
+def _read_volume(name: str, paths: Sequence[Path], volume: int | None) -> Scan:
     ending = file_ending(paths[0])
     spacing = grid = None
     if ending == ".npy":
         stack = read_array(paths[0])
     elif ending:
-        stack, spacing, grid = medical.read_volume(paths[0])
+        stack, spacing, grid = medical.read_volume(paths[0], volume=volume)
     else:
-        stack, spacing, grid = medical.read_series(paths, series)
+        stack, spacing, grid = medical.read_series(paths)
     digits = len(str(len(stack)))
     names = [f"{name}_{number:0{digits}d}" for number in range(1, len(stack) + 1)]
     place = paths[0] if ending else paths[0].parent
@@ -155,7 +177,12 @@ def _read_volume(name: str, paths: Sequence[Path], series: str) -> Scan:
 
 
 def read_array(path: Path) -> np.ndarray:
-    """Return the slices of a .npy file: [S, H, W], or [S, H, W, C] with 1 or 3 channels.
+    """Return the slices of a .npy file, as of `open_array`."""
+    return np.array(open_array(path))
+
+
+def open_array(path: Path) -> np.ndarray:
+    """Return the slices of a .npy file, not read yet: [S, H, W], or [S, H, W, C] with 1 or 3 channels.
 
     Raises: ValueError for any other shape or a larger one; any error of NumPy for a damaged file.
     """
@@ -171,21 +198,36 @@ def read_array(path: Path) -> np.ndarray:
     if array.dtype.kind not in "buif":
         raise ValueError(f"holds values of the type {array.dtype}. Save it with whole or floating point numbers.")
     check_voxels(count_voxels(*shape[1:3], shape[0] * math.prod(shape[3:])))
-    return np.array(array)
+    return array
 
 
 # --- Intensities and channels ----------------------------------------------------------------------------------
 
 
-def _refuse_mask(scan: Scan) -> None:
-    """Raise ValueError if a scan holds the values of a mask alone, whatever it is called."""
+def holds_mask(path: Path) -> bool:
+    """Return whether a picture, array or volume holds the values of a mask alone: labels, or in a picture any two."""
+    try:
+        if file_ending(path) in PICTURES:
+            return len(np.unique(read_picture(path))) <= 2
+        return is_mask(read_array(path) if file_ending(path) == ".npy" else medical.read_volume(path, layers=True)[0])
+    except Exception:  # a damaged file, which is named when it is read
+        return False
+
+
+def is_mask(planes: Iterable[np.ndarray]) -> bool:
+    """Return whether planes hold only 0 and 255, or labels."""
     values: set[float] = set()
-    for plane in scan.slices:
+    for plane in planes:
         values.update(np.unique(plane).tolist())
         if not values <= MASK_VALUES:
-            return
-    if len(values) > 1 and (values == {0, 255} or 255 not in values):
-        shown = ", ".join(f"{value:g}" for value in sorted(values))
+            return False
+    return len(values) > 1 and (values == {0, 255} or 255 not in values)
+
+
+def _refuse_mask(scan: Scan) -> None:
+    """Raise ValueError if a scan holds the values of a mask alone, whatever it is called."""
+    if is_mask(scan.slices):
+        shown = ", ".join(f"{value:g}" for value in np.unique(np.concatenate([np.unique(p) for p in scan.slices])))
         raise ValueError(f"holds only {shown}: a mask, and no image. Name it like one (x_mask), or leave it out.")
 
 
@@ -193,14 +235,16 @@ def _to_eight_bits(scan: Scan) -> None:
     """Scale the slices of more than 8 bits together, each channel by its percentiles, so that dark ones stay dark.
 
     A value that is not finite is no value: it is black, and no percentile counts it. Some programs set NaN outside of
-    the brain.
+    the brain, or the lowest value that fits (FILLING).
     """
     deep = {number: plane.astype(np.float32) for number, plane in enumerate(scan.slices) if plane.dtype != np.uint8}
+    for plane in deep.values():
+        plane[np.isin(plane, FILLING)] = np.nan
     if not deep:
         return
     flat = [plane.reshape(-1, plane.shape[2]) for plane in deep.values()]
     if broken := sum(np.count_nonzero(~np.isfinite(values)) for values in flat):
-        scan.notes.append(f"{broken:,} values that are not finite are black")
+        scan.notes.append(f"{broken:,} values that are not finite, or padding, are black")
     step = -(-sum(map(len, flat)) // MOST_SORTED)
     limits = [_limits([values[:, channel] for values in flat], step) for channel in range(flat[0].shape[1])]
     if broken == sum(values.size for values in flat):
@@ -236,18 +280,23 @@ def _to_three_channels(scan: Scan) -> None:
     scan.slices = [np.broadcast_to(plane, (*plane.shape[:2], CHANNELS)) for plane in scan.slices]
 
 
+def check_sequence(flair: Scan, other: Scan) -> list[str]:
+    """Return why another sequence cannot be combined with FLAIR, as a list of one problem; empty if it can."""
+    size, own = (len(flair.slices), *flair.slices[0].shape[:2]), other.paths[0]
+    if not (flair.grey and other.grey):
+        holder = own if flair.grey else flair.paths[0]
+        return [f"{holder}: holds more than one sequence already. Leave out --pre and --post."]
+    if [plane.shape for plane in other.slices] != [plane.shape for plane in flair.slices]:
+        return [f"{_size(other)}, but {_size(flair)}. Resample the sequences onto FLAIR first."]
+    if flair.grid and other.grid and not flair.grid.matches(other.grid, size):
+        return [f"{own}: lies elsewhere in space than FLAIR. Register it to FLAIR first."]
+    return []
+
+
 def combine(flair: Scan, pre: Scan | None, post: Scan | None) -> None:
-    """Put the other sequences into the channels of FLAIR, which stands in for a missing one. Raises: ValueError."""
-    shape = [plane.shape for plane in flair.slices]
-    for scan in filter(None, (flair, pre, post)):
-        if not scan.grey:
-            raise ValueError(f"{scan.paths[0]}: holds more than one sequence already. Leave out --pre and --post.")
-        if [plane.shape for plane in scan.slices] != shape:
-            raise ValueError(f"{_size(scan)}, but {_size(flair)}. Resample the sequences onto FLAIR first.")
-        if scan.grid and flair.grid and not flair.grid.matches(scan.grid, (len(shape), *shape[0][:2])):
-            raise ValueError(f"{scan.paths[0]}: lies elsewhere in space than FLAIR. Register it to FLAIR first.")
-    for name, scan in (("pre-contrast", pre), ("post-contrast", post)):
-        flair.notes += [f"{name}: {note}" for note in (scan.notes if scan else [])]
+    """Put the other sequences into the channels of FLAIR, which stands in for a missing one."""
+    for scan, name in ((pre, "pre-contrast"), (post, "post-contrast")):
+        flair.notes += [f"{name}: {note}" for note in scan.notes] if scan else [f"FLAIR stands in for {name}"]
     channels = zip((pre or flair).slices, flair.slices, (post or flair).slices, strict=True)
     flair.slices = [np.stack([plane[..., 0] for plane in planes], axis=2) for planes in channels]
     flair.grey = False

@@ -4,6 +4,7 @@ Files may come from anyone: only known formats are read, the size is checked bef
 unpickled.
 """
 
+import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -94,6 +95,7 @@ def safe_name(name: str) -> str:
     return UNSAFE.sub(lambda match: f"%{ord(match[0]) & 0xFF:02X}", name)
 
 
-def natural_order(path: Path) -> list[tuple[int, str]]:
-    """Return a sort key by which slice_2 comes before slice_10."""
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", stem(path).lower())]
+def natural_order(path: Path) -> list[tuple[float, str]]:
+    """Return a sort key by which slice_2 comes before slice_10, and z_-12.5 before z_2.5; the sign follows no word."""
+    parts = re.split(r"((?:(?<![^_ =])-)?(?<![\d.])\d+\.\d+(?![\d.])|(?:(?<![^_ =])-)?\d+)", stem(path).lower())
+    return [(float(part), "") if number % 2 else (-math.inf, part) for number, part in enumerate(parts)]

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 from constants import FLAIR
+from dataset.preprocess import find_head, head_box
 from scans.scan import Scan
 
 # Okabe and Ito's colours, which people without full colour vision can tell apart
@@ -19,8 +20,8 @@ BRIGHTEST = 99.5  # percentile of FLAIR that is shown white
 MOST_TILES = 20  # slices of a contact sheet
 SHEET_WIDTH, LARGEST_TILE = 1280, 512  # pixels
 LINE = 20  # pixels of a line of text
-HEAD = 20  # of 255; what is brighter is shown as the head; a sheet leaves out the air around it
-LEAST_HEAD = 0.02  # of a row, a column or a slice; fewer bright pixels are noise
+LEAST_HEAD = 0.02  # of a slice; a smaller head is noise
+MARGIN = 4  # pixels of air shown around the head
 TEXT, DIM = (235, 235, 235), (160, 160, 160)
 
 
@@ -56,13 +57,15 @@ def contact_sheet(
     outlined = [(masks, PREDICTION_COLOR), *([(references, MASK_COLOR)] if references else [])]
     shown = brightness(plane[..., FLAIR] for plane in scan.slices)
     flair = [shown[plane[..., FLAIR]] for plane in scan.slices]
+    alike = len({plane.shape for plane in flair}) == 1
+    stacks = [np.stack(scan.slices)] if alike else [plane[None] for plane in scan.slices]
+    heads = [head for stack in stacks for head in find_head(stack)]
     chosen = choose_slices(
         [any(of[n].any() for of, _ in outlined) for n in range(len(masks))],
-        [np.count_nonzero(plane > HEAD) > LEAST_HEAD * plane.size for plane in flair],
+        [head.mean() > LEAST_HEAD for head in heads],
     )
     planes = [flair[n] for n in chosen]
-    alike = len({plane.shape for plane in planes}) == 1
-    box = head_box([*planes, *(of[n] * 255 for of, _ in outlined for n in chosen)]) if alike else np.s_[:, :]
+    box = window([heads[n] for n in chosen] + [of[n] > 0 for of, _ in outlined for n in chosen]) if alike else np.s_[:]
     tall = scan.spacing[0] / scan.spacing[1] if scan.spacing else 1
     columns = min(range(math.ceil(math.sqrt(len(chosen))), 6), key=lambda n: -len(chosen) % n)  # fewest empty tiles
     side = min(SHEET_WIDTH // columns, LARGEST_TILE)
@@ -96,14 +99,10 @@ def choose_slices(marked: Sequence[bool], heads: Sequence[bool], most: int = MOS
     return numbers[np.unique(np.linspace(0, len(numbers) - 1, min(most, len(numbers))).round().astype(int))].tolist()
 
 
-def head_box(planes: Sequence[np.ndarray]) -> tuple[slice, slice]:
-    """Return the rows and columns that hold the head, or a mask, in any of the planes, uint8 [H, W], with some air."""
-    bright = np.max(planes, axis=0) > HEAD
-    sides = []
-    for axis in (1, 0):
-        found = np.flatnonzero(bright.mean(axis) > LEAST_HEAD)
-        sides.append(slice(max(found[0] - 4, 0), found[-1] + 5) if len(found) else slice(None))
-    return tuple(sides)
+def window(regions: Sequence[np.ndarray]) -> tuple[slice, slice]:
+    """Return the rows and columns of the head and of masks in all slices (bool [H, W] each), with some air."""
+    top, bottom, left, right = head_box(np.stack(regions))
+    return slice(max(top - MARGIN, 0), bottom + MARGIN), slice(max(left - MARGIN, 0), right + MARGIN)
 
 
 def tile(flair: np.ndarray, outlined: Iterable[tuple[np.ndarray, str]], side: int, tall: float = 1) -> np.ndarray:

@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from constants import FLAIR, POST, PRE
-from scans.cohort import MASK, OTHER, Patient, find_patients, kind_of
-
-STANDS_IN = "; FLAIR stands in for post-contrast"
+from scans.cohort import Patient, find_patients
+from scans.names import MASK, OTHER, kind_of
+from utils import UserError
 
 
 def touch(folder: Path, *names: str) -> Path:
@@ -23,11 +23,11 @@ def touch(folder: Path, *names: str) -> Path:
 
 def found(*inputs: Path, **patterns: str) -> dict[str, Patient]:
     """Return the patients of inputs in which nothing is wrong."""
-    patients, problems = find_patients(
+    patients, problems, _ = find_patients(
         inputs, {{"pre": PRE, "post": POST}.get(k, MASK): v for k, v in patterns.items()}
     )
     assert problems == []
-    return {patient.name: patient for patient in patients}
+    return {patient.name: patient for patient in patients if FLAIR in patient.items}
 
 
 def files(patient: Patient) -> dict[str, list[str]]:
@@ -39,16 +39,16 @@ def files(patient: Patient) -> dict[str, list[str]]:
 def test_files_are_grouped_into_patients(tmp_path):
     folder = touch(tmp_path / "all", "1_10.png", "1_9.tif", "1_9_mask.tif", "notes.txt", ".hidden.png", "x_overlay.png",
                    "b/1.jpg", ".cache/1.png", "a/x.nii.gz", "a/deep/1.png", "b/X.npy", "c/s.nrrd")  # fmt: skip
-    (folder / "loop.png").symlink_to("loop.png")
+    (folder / "loop.txt").symlink_to("loop.txt")
     if hasattr(os, "mkfifo"):
         os.mkfifo(folder / "pipe.png")  # opening it would wait for ever
-    patients, problems = find_patients([folder, folder / "1_10.png", folder / "notes.txt", folder / "no.png"])
+    patients, problems, _ = find_patients([folder, folder / "1_10.png", folder / "notes.txt", folder / "no.png"])
     assert [(patient.name, files(patient)) for patient in patients] == [
         ("all", {"flair": ["1_9.tif", "1_10.png"], "mask": ["1_9_mask.tif"]}), ("a_x", {"flair": ["x.nii.gz"]}),
         ("a_deep", {"flair": ["1.png"]}), ("b", {"flair": ["1.jpg"]}), ("b_X", {"flair": ["X.npy"]}),
         ("c_s", {"flair": ["s.nrrd"]}),
     ]  # fmt: skip
-    assert [problem.split(": ")[1][:12] for problem in problems] == ["nothing to r", "no such file"]
+    assert [problem.split(": ")[1][:12] for problem in problems] == ["a link that ", "nothing to r", "no such file"]
 
 
 # --- Names -----------------------------------------------------------------------------------------------------
@@ -100,7 +100,7 @@ def test_patients_are_named_by_their_place(tmp_path, names, patients):
 
 
 def test_names_that_say_little_name_a_patient_only_where_nothing_else_does(tmp_path, monkeypatch):
-    folder = touch(tmp_path / "coh", "a/scan.nii", "b/nifti/scan.nii", "c/images/1.png", "anat/t1.nii")
+    folder = touch(tmp_path / "coh", "a/scan.nii", "b/nifti/scan.nii", "c/images/1.png", "anat/flair.nii")
     assert list(found(folder)) == ["a", "coh", "b", "c"]
     assert list(found(folder / "c" / "images" / "1.png")) == list(found(folder / "c" / "images")) == ["c"]
     (folder / "c" / "sub").mkdir()
@@ -110,7 +110,7 @@ def test_names_that_say_little_name_a_patient_only_where_nothing_else_does(tmp_p
 
 def test_files_that_are_named_one_by_one_are_named_alike(tmp_path):
     folder = touch(tmp_path, "a/flair.nii.gz", "b/flair.nii.gz", "b/t1.nii.gz", "a/x.npy", "b/x.npy", "b/x.nii")
-    assert list(found(folder / "b" / "flair.nii.gz")) == list(found(folder / "b" / "t1.nii.gz")) == ["b"]
+    assert list(found(folder / "b" / "flair.nii.gz")) == ["b"]
     both = found(*sorted(folder.glob("*/*.nii.gz")))
     assert {name: files(patient) for name, patient in both.items()} == {
         "a": {"flair": ["flair.nii.gz"]},
@@ -133,10 +133,7 @@ def test_files_that_are_named_one_by_one_are_named_alike(tmp_path):
 def test_the_sequences_of_a_patient_belong_together_and_no_mask_is_segmented(tmp_path, flair, pre, post, seg, unused):
     (patient,) = found(touch(tmp_path / "coh", *(f"x/{name}" for name in (flair, pre, post, seg, unused)))).values()
     assert patient.name == "x" and files(patient) == {"flair": [flair], "pre": [pre], "post": [post], "mask": [seg]}
-    assert patient.notes == [
-        f"sequences: pre-contrast {pre}, FLAIR {flair}, post-contrast {post}",
-        f"not used: {unused}",
-    ]
+    assert [(item.place.name, reason) for item, reason in patient.unused] == [(unused, "no sequence that is used")]
 
 
 def test_of_a_bids_data_set_the_scans_as_taken_are_read(tmp_path):
@@ -167,7 +164,7 @@ def test_masks_and_what_other_programs_and_this_one_leave_are_passed_over(tmp_pa
                    "Thumbs.db", "out/slices.csv", "out/patients.csv", "out/P1/P1_mask.npy")  # fmt: skip
     (patient,) = found(folder).values()
     assert files(patient) == {"flair": ["P1_1.tif", "P1_2.tif"], "mask": ["P1_1_mask.tif"]}
-    patients, problems = find_patients([touch(tmp_path / "only", "a/x_seg.nii", "masks/1.png")])
+    patients, problems, _ = find_patients([touch(tmp_path / "only", "a/x_seg.nii", "masks/1.png")])
     assert patients == [] and len(problems) == 1 and "no image that is not a mask by its name" in problems[0]
 
 
@@ -181,8 +178,8 @@ def test_a_folder_that_links_to_itself_is_read_once(tmp_path):
 
 def test_a_patient_without_flair_is_named_and_the_others_are_read(tmp_path):
     folder = touch(tmp_path, "a/flair.nii", "b/t1.nii", "b/t1ce.nii", "c/t1.nii", "c/t1n.nii", "c/flair.nii")
-    patients, problems = find_patients([folder])
-    assert [patient.name for patient in patients] == ["a"]
+    patients, problems, _ = find_patients([folder])
+    assert [(patient.name, FLAIR in patient.items) for patient in patients] == [("a", True), ("b", False), ("c", True)]
     assert problems[0].startswith(f"{folder / 'b'}: no FLAIR") and "beside t1.nii, t1ce.nii" in problems[0]
     assert "t1.nii and t1n.nii are both pre-contrast. Name one with --pre" in problems[1]
 
@@ -196,7 +193,6 @@ def test_a_pattern_names_a_sequence_or_the_mask_of_each_patient(tmp_path):
     assert {name: files(patient)["pre"] for name, patient in patients.items()} == {
         "a_main": ["early.nii"], "b_main": ["early.nii"]
     }  # fmt: skip
-    assert patients["a_main"].notes == [f"sequences: pre-contrast early.nii, FLAIR main.nii{STANDS_IN}"]
     kinds = ("flair", "early", "late", "t1", "drawn")
     flat = touch(tmp_path / "flat", *(f"p{n}_{kind}.nii" for n in (1, 10) for kind in kinds))
     assert {n: files(p) for n, p in found(flat, pre="*_early*", post="*late.nii", mask="*_drawn.nii").items()} == {
@@ -211,23 +207,26 @@ def test_a_pattern_names_a_sequence_or_the_mask_of_each_patient(tmp_path):
     pictures = touch(tmp_path / "P1", "1.png", "1_m.png", "2.png", "2_m.png")
     assert files(found(pictures, mask="*_m.png")["P1"]) == {"flair": ["1.png", "2.png"], "mask": ["1_m.png", "2_m.png"]}
     (apart / "b" / "early.nii").unlink()
-    patients, problems = find_patients([apart], {PRE: "early*.nii"})
-    assert [patient.name for patient in patients] == ["a_main"]
+    patients, problems, _ = find_patients([apart], {PRE: "early*.nii"})
+    assert [(patient.name, PRE in patient.items) for patient in patients] == [("a_main", True), ("b_main", False)]
     assert problems == [
-        f"{apart / 'b' / 'main.nii'}: no files match early*.nii beside it. Name a pattern that fits one for each "
-        "patient, or list the files of each patient in a table (patient,flair,pre,post,mask)."
+        "b_main: no files match early*.nii beside it. Name a pattern that fits one, or write it into the table of "
+        "--list."
     ]
     (flat / "p10_early.nii").unlink()
-    assert [patient.name for patient in find_patients([flat], {PRE: "*_early*"})[0]] == ["p1"]  # p10 takes none of p1
+    patients = find_patients([flat], {PRE: "*_early*"}).patients
+    early = {patient.name: PRE in patient.items for patient in patients}
+    assert early["p1"] and not early["p10"]  # p10 takes none of p1
 
 
 def test_one_patient_takes_the_files_that_options_name(tmp_path):
     folder = touch(tmp_path, "P1/scan.nii", "other/early.nii", "P2/scan.nii")
     pre = str(folder / "other" / "early.nii")
     assert files(found(folder / "P1", pre=pre)["P1"]) == {"flair": ["scan.nii"], "pre": ["early.nii"]}
-    assert find_patients([folder / "P1"], {PRE: "no.nii"})[1] == ["no.nii: no such file or folder. Name another."]
-    patients, problems = find_patients([folder / "P1", folder / "P2"], {PRE: pre})
-    assert patients == [] and "is the file of one patient, but there are 2. Name a pattern" in problems[0]
+    with pytest.raises(UserError, match=r"no.nii: no such file or folder. Name another."):
+        find_patients([folder / "P1"], {PRE: "no.nii"})
+    with pytest.raises(UserError, match="is the file of one patient, but there are 2"):
+        find_patients([folder / "P1", folder / "P2"], {PRE: pre})
 
 
 @pytest.mark.parametrize(("mark", "comma", "end"), [("", ",", "\n"), ("\ufeff", ";", "\r\n")])
@@ -247,7 +246,7 @@ def test_mistakes_in_a_table_are_named_with_their_line(tmp_path):
     touch(tmp_path, "1.nii")
     table = tmp_path / "cohort.csv"
     table.write_text("patient,flair,pre\n../x,1.nii,\na,1.nii,\nA,1.nii,\nb,no.nii,\nc,1.nii,no.nii\n")
-    patients, problems = find_patients([table])
+    patients, problems, _ = find_patients([table])
     assert [patient.name for patient in patients] == ["a"]
     starts = [problem.removeprefix(f"{table}, line ") for problem in problems]
     assert [start[:2] for start in starts] == ["2:", "4:", "5:", "6:"]

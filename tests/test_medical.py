@@ -2,7 +2,6 @@
 
 import gzip
 import itertools
-import locale
 import os
 import re
 import struct
@@ -14,9 +13,8 @@ import SimpleITK as sitk
 from test_scans import read, refusal
 
 from scans import medical
-from scans.cohort import find_patients
 from scans.masks import mask_files, read_mask_stack
-from scans.read import combine, read_patient
+from scans.read import check_sequence, combine
 from scans.scan import Scan
 
 KINDS = (".nii", ".nii.gz", ".nrrd", ".mha", ".mhd", ".nhdr")
@@ -242,163 +240,5 @@ def test_sequences_are_combined_only_on_one_grid(tmp_path):
         (scan(2, slices=3), "has 3 slices of 8x6, but .* has 4 slices of 8x6"),
         (whole, "more than one sequence"),
     ):
-        with pytest.raises(ValueError, match=message):
-            combine(scan(1), pre, None)
-
-
-# --- DICOM -----------------------------------------------------------------------------------------------------
-
-
-def stack() -> np.ndarray:
-    """Return three slices, uint16 [3, 4, 6], the lowest first."""
-    return np.arange(72, dtype=np.uint16).reshape(3, 4, 6) * 10
-
-
-def write_slice(path: Path, pixels: np.ndarray, position: tuple, compressor: str = "", **changes: str) -> None:
-    """Write a slice (uint16 [H, W]) of an axial MR series whose first pixel is at `position` (mm); changes by TAGS."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image = sitk.GetImageFromArray(pixels)
-    about = {"SeriesInstanceUID": "1.2.3", "SeriesNumber": "7", "SeriesDescription": "AX FLAIR", "SliceThickness": "4"}
-    about |= {"ImageOrientationPatient": r"1\0\0\0\1\0", "ImagePositionPatient": "\\".join(map(str, position))}
-    tags = {medical.TAGS[name]: value for name, value in (about | changes).items() if name in medical.TAGS}
-    tags |= {"0008|0060": "MR", "0010|0010": "Doe^Jane", "0010|0020": "MRN-42", "0020|000d": "1.2"}
-    image.SetSpacing([0.5, 2] if "size" not in changes else [float(changes["size"])] * 2)
-    for tag, value in tags.items():
-        image.SetMetaData(tag, value)
-    writer = sitk.ImageFileWriter()
-    writer.SetImageIO("GDCMImageIO")
-    writer.KeepOriginalImageUIDOn()
-    writer.SetUseCompression(bool(compressor))
-    writer.SetCompressor(compressor)
-    writer.SetFileName(str(path.with_suffix(".dcm")))
-    before = locale.setlocale(locale.LC_ALL)
-    writer.Execute(image)
-    locale.setlocale(locale.LC_ALL, before)  # GDCM's writer leaves another, in which Python reads ASCII
-    path.with_suffix(".dcm").rename(path)
-
-
-def write_series(folder: Path, pixels: np.ndarray | None = None, compressor: str = "", **changes: str) -> Path:
-    """Write slices 5 mm apart; their names are in another order than their places."""
-    for number, plane in enumerate(stack() if pixels is None else pixels):
-        write_slice(folder / f"IM{'CAB'[number % 3]}", plane, (-1, -2, 3 + 5 * number), compressor, **changes)
-    return folder
-
-
-def read_dicom(folder: Path, series: str = "") -> Scan:
-    (patient,), problems = find_patients([folder], series=series)
-    scan, more = read_patient(patient)
-    assert problems + more == []
-    return scan
-
-
-def refused(folder: Path, series: str = "") -> str:
-    (patient,), problems = find_patients([folder], series=series)
-    scan, more = read_patient(patient)
-    assert scan is None and problems == [] and len(more) == 1 and more[0].startswith(f"{folder}: cannot be read: ")
-    return more[0]
-
-
-@pytest.mark.parametrize("compressor", ["", "JPEG", "JPEG2000"])
-def test_slices_are_sorted_by_place_in_every_transfer_syntax(tmp_path, compressor):
-    pixels = np.arange(3 * 64 * 48, dtype=np.uint16).reshape(3, 64, 48)
-    scan = read_dicom(write_series(tmp_path / "P1", pixels, compressor))
-    low, high = np.percentile(pixels, (0.5, 99.5)).astype(np.float32)
-    assert np.array_equal(np.array(scan.slices)[..., 1], ((pixels - low) / (high - low) * 255).clip(0, 255).round())
-    assert scan.name == "P1" and scan.spacing == (2, 0.5, 5) and scan.paths == [tmp_path / "P1"]
-
-
-def test_values_are_rescaled_slice_by_slice(tmp_path):
-    for number, slope in enumerate((b"1 ", b"0.37", b"4 ")):
-        path = tmp_path / str(number)
-        write_slice(path, np.full((2, 2), 60, np.uint16), (0, 0, number))
-        texts = ((0x1052, b"-%d" % number), (0x1053, slope))  # intercept and slope, before the pixels
-        added = b"".join(struct.pack("<HHI", 0x28, tag, len(text)) + text for tag, text in texts)
-        content = re.sub(rb"\x28\0\x52\x10.*(?=\xe0\x7f\x10\0)", b"", path.read_bytes(), flags=re.DOTALL)  # GDCM's own
-        path.write_bytes(content.replace(b"\xe0\x7f\x10\0", added + b"\xe0\x7f\x10\0"))
-    pixels, *_ = medical.read_series(sorted(tmp_path.iterdir()))
-    assert pixels.dtype == np.float32 and pixels[:, 0, 0] == pytest.approx([60, 60 * 0.37 - 1, 238])
-
-
-def test_masks_are_nifti_on_the_grid_of_the_series_and_name_nobody(tmp_path):
-    scan = read_dicom(write_series(tmp_path / "P1"))
-    masks = np.zeros((3, 4, 6), np.uint8)
-    masks[2, 0, 5] = 1  # the highest slice, its first row, its last column
-    ((name, encode),) = mask_files(scan, list(masks)).items()
-    (tmp_path / name).write_bytes(encode())
-    mask = sitk.ReadImage(str(tmp_path / "P1_mask.nii.gz"))
-    (index,) = np.argwhere(sitk.GetArrayFromImage(mask).T).tolist()
-    assert mask.TransformIndexToPhysicalPoint(index) == (-1 + 0.5 * 5, -2, 3 + 5 * 2)
-    assert mask.GetSpacing() == (0.5, 2, 5) and not any(word in encode() for word in (b"Doe", b"MRN", b"FLAIR"))
-
-
-def test_a_sagittal_series_is_shown_in_axial_slices(tmp_path):
-    for number in range(2):  # from right to left; rows run down, columns to the back
-        plane = np.zeros((3, 4), np.uint16)
-        plane[0, 3] = 900 * number  # left, at the top, at the back
-        write_slice(tmp_path / "P1" / str(number), plane, (5.0 * number, 0, 0), ImageOrientationPatient=r"0\1\0\0\0\-1")
-    scan = read_dicom(tmp_path / "P1")
-    shown = np.array(scan.slices)[..., 1]
-    assert shown.shape == (3, 4, 2) and np.argwhere(shown).tolist() == [[2, 3, 1]] and scan.spacing == (0.5, 5, 2)
-
-
-def test_several_series_are_named_and_one_is_asked_for(tmp_path):
-    folder = write_series(tmp_path / "P1")
-    other = {"SeriesInstanceUID": "1.2.4", "SeriesNumber": "8", "SeriesDescription": "AX T1"}
-    write_slice(folder / "X", stack()[0], (0, 0, 0), **other)
-    problem = refused(folder)
-    assert "holds 2 series. Say which one is FLAIR: --series" in problem
-    assert "7 AX FLAIR, 3 files" in problem and "8 AX T1, 1 files" in problem
-    assert "--series T2 names none of them" in refused(folder, series="T2")
-    for series in ("7", "ax flair", "1.2.3"):
-        assert len(read_dicom(folder, series=series).slices) == 3
-
-
-@pytest.mark.parametrize(
-    ("position", "changes", "message"),
-    [
-        ((-1, -2, 8), {}, "lie at one position"),
-        (
-            (-1, -2, 33),
-            {},
-            "its slices are 5 mm apart, but 20 mm between IMB and X. Restore the slices that are missing",
-        ),
-        ((-1, -2, 18), {"size": "0.6"}, "differ in PixelSpacing"),
-        ((-1, -2, 18), {"ImageOrientationPatient": r"0\1\0\1\0\0"}, "differ in ImageOrientationPatient"),
-    ],
-)
-def test_what_is_no_even_stack_is_refused(tmp_path, position, changes, message):
-    folder = write_series(tmp_path / "P1")
-    write_slice(folder / "X", stack()[0], position, **changes)
-    assert message in refused(folder)
-
-
-@pytest.mark.parametrize(
-    ("before", "after", "message"),
-    [
-        (b"MONOCHROME2 ", b"MONOCHROME1 ", "is not grey with black as 0"),
-        (b"\x28\x00\x10\x00\x02\x00\x00\x00\x04\x00", b"\x28\x00\x10\x00\x02\x00\x00\x00\xff\x00", "IMA is cut off"),
-        (b"\x20\x00\x32\x00", b"\x20\x00\x33\x00", "does not say its ImagePositionPatient"),
-    ],
-)
-def test_what_is_no_whole_grey_slice_with_a_place_is_refused(tmp_path, before, after, message):
-    folder = write_series(tmp_path / "P1")
-    content = (folder / "IMA").read_bytes()
-    assert before in content
-    (folder / "IMA").write_bytes(content.replace(before, after))
-    assert message in refused(folder)
-
-
-def test_a_file_cut_short_or_without_its_beginning_is_one_error_and_a_report_is_left_out(tmp_path):
-    for compressor in ("", "JPEG"):
-        folder = write_series(tmp_path / "P1", compressor=compressor)
-        whole = (folder / "IMA").read_bytes()
-        for size in (132, 200, 420, 600, len(whole) - 9):
-            (folder / "IMA").write_bytes(whole[:size])
-            assert "IMA is damaged, cut off or of another kind" in refused(folder)
-        (folder / "IMA").write_bytes(whole)
-        for content in (b"", whole[132:]):  # as before DICOM had a preamble
-            (folder / "Z.DCM").write_bytes(content)
-            assert "Z.DCM does not begin as DICOM does. Restore it, or save it as NIfTI" in refused(folder)
-        kind = b"1.2.840.10008.5.1.4.1.1.88.11\0"
-        (folder / "Z.DCM").write_bytes(bytes(128) + b"DICM\2\0\2\0UI" + struct.pack("<H", len(kind)) + kind)
-        assert len(read_dicom(folder).slices) == 3
+        (problem,) = check_sequence(scan(1), pre)
+        assert re.search(message, problem)

@@ -110,22 +110,22 @@ def test_a_picture_of_the_networks_size_is_mapped_back_to_the_pixel(predict, tmp
 def test_a_patient_folder_gives_tables_with_volumes_and_one_sheet_with_both_outlines(predict, tmp_path):
     patient = tmp_path / "SYNTH_P_1"
     patient.mkdir()
-    for number in (10, 9, 2):
-        image, mask = blob(60 + number)
+    for number, rows in ((10, 10), (9, 9), (8, 2)):
+        image, mask = blob(60 + rows)
         Image.fromarray(image).save(patient / f"SYNTH_P_1_{number}.tif")
-        Image.fromarray(np.roll(mask, 20, 0) * 255 if number == 2 else mask * 255).save(
+        Image.fromarray(np.roll(mask, 20, 0) * 255 if number == 8 else mask * 255).save(
             patient / f"SYNTH_P_1_{number}_mask.tif"
         )
     code, out, err, folder = predict(patient, "--spacing", 0.5, 0.5, 4)
     assert (code, err) == (0, "") and "1,260 px = 1.3 ml; Dice 0.905 with the reference mask of 1,260 px" in out
     table = pd.read_csv(folder / "slices.csv")
-    assert table["slice"].tolist() == [f"SYNTH_P_1_{n}" for n in (2, 9, 10)]  # the masks are not taken for images
+    assert table["slice"].tolist() == [f"SYNTH_P_1_{n}" for n in (8, 9, 10)]  # the masks are not taken for images
     assert table["lesion_pixels"].tolist() == [120, 540, 600] and table["lesion_mm2"].tolist() == [30, 135, 150]
     assert (folder / "patients.csv").read_text().splitlines()[1:] == [
         f"SYNTH_P_1,3,3,1260,1260.000000,SYNTH_P_1_10,1260,1140,0.904762,{patient}"
     ]
     assert sorted(path.name for path in (folder / "SYNTH_P_1").iterdir()) == [
-        *(f"SYNTH_P_1_{n}_mask.tif" for n in (10, 2, 9)), "SYNTH_P_1_overlay.png"
+        *(f"SYNTH_P_1_{n}_mask.tif" for n in (10, 8, 9)), "SYNTH_P_1_overlay.png"
     ]  # fmt: skip
     sheet = read_picture(folder / "SYNTH_P_1" / "SYNTH_P_1_overlay.png")
     for color in (PREDICTION_COLOR, MASK_COLOR):
@@ -206,6 +206,38 @@ def test_a_cohort_is_scored_against_masks_beside_it_and_its_own_output_is_not_re
     code, out, _, folder = predict(cohort, "--overwrite")
     assert code == 0 and "not scored against the reference mask seg.nii.gz" in out
     assert pd.read_csv(folder / "patients.csv")["dice"].isna().all()
+
+
+def test_a_table_is_written_edited_and_taken_and_lies_beside_the_masks(predict, call, tmp_path):
+    cohort = write_cohort(tmp_path / "coh")
+    write_volume(cohort / "b" / "t1_second.nii.gz", np.zeros((2, 8, 8), np.uint8))
+    (cohort / "a" / "drawn.nii.gz").write_bytes((cohort / "b" / "seg.nii.gz").read_bytes())
+    (cohort / "b" / "seg.nii.gz").rename(cohort / "b" / "old.dat")
+    table = tmp_path / "cohort.csv"
+    code, out, err = call("predict_model", cohort, "--list", table)
+    assert (
+        (code, err) == (0, "")
+        and "  a: pre-contrast t1.nii.gz, FLAIR flair.nii.gz" in out
+        and not (tmp_path / "out").exists()
+    )
+    assert call("predict_model", cohort, "--list", table)[0] == 2  # edits are not lost
+    rows = pd.read_csv(table, dtype=str).fillna("")
+    assert rows["mask"].tolist() == ["coh/a/drawn.nii.gz", ""] and rows["slices"].tolist() == ["2", "2"]
+    assert "coh/b/t1_second.nii.gz (a variant of t1.nii.gz); coh/b/old.dat (no image)" in rows["unused"][1]
+    rows.loc[1, ["patient", "post", "pre"]] = ["renamed", "", "coh/b/t1_second.nii.gz"]
+    rows.to_csv(table, index=False)
+    code, out, err, folder = predict(table)
+    assert code == 1 and "Resample the sequences onto FLAIR first" in err  # FLAIR is segmented all the same
+    assert "note: pre-contrast is not used" in out and "one sequence only" in out
+    assert pd.read_csv(folder / "patients.csv")["patient"].tolist() == ["a", "renamed"]
+    taken = pd.read_csv(folder / "cohort.csv", dtype=str).fillna("")
+    assert taken["flair"].tolist() == [str(cohort / name / "flair.nii.gz") for name in "ab"]
+    (cohort / "a" / "flair.nii.gz").unlink()
+    (cohort / "a" / "flair.nii.gz").symlink_to(tmp_path / "never fetched")
+    code, _, err, folder = predict(cohort, "--overwrite")
+    assert code == 1 and "a/flair.nii.gz: cannot be read" in err
+    assert pd.read_csv(folder / "patients.csv")["patient"].tolist() == ["b"]
+    assert "cannot be read" in pd.read_csv(folder / "cohort.csv")["notes"][0]
 
 
 def test_tables_hold_the_patients_whose_masks_are_on_disk(predict, tmp_path, monkeypatch):
@@ -310,9 +342,9 @@ def test_tables_are_written_whatever_the_terminal_can_show(predict, tmp_path, pi
 def test_what_options_and_headers_say_of_the_spacing(predict, tmp_path):
     stack = np.stack([blob()[0][..., 1]] * 2)
     write_volume(tmp_path / "x.nii", stack, (1, 5, 1))
-    code, out, _, _ = predict(tmp_path / "x.nii", "--spacing", 1, 1, 1, "--series", "FLAIR")
+    code, out, _, _ = predict(tmp_path / "x.nii", "--spacing", 1, 1, 1)
     assert code == 0 and "pixels of 5 x 1 mm, as of slices that were taken in another plane" in out
-    assert "--spacing is not used: the file says it" in out and "--series is not used: no DICOM" in out
+    assert "--spacing is not used: the file says it" in out
     content = bytearray((tmp_path / "x.nii").read_bytes())
     content[252:256] = bytes(4)  # the codes of both forms: it does not say how it lies
     (tmp_path / "x.nii").write_bytes(content)

@@ -16,10 +16,10 @@ from PIL import Image, ImageColor
 from scans import read as reading
 from scans import show
 from scans.cohort import find_patients
-from scans.masks import foreground
+from scans.masks import foreground, mask_files, read_mask
 from scans.measure import append, begin_tables, measure, sum_up
 from scans.read import read_scan
-from scans.scan import Scan, safe_name, to_network_size, to_original_size
+from scans.scan import Scan, natural_order, safe_name, to_network_size, to_original_size
 
 
 def read(path: Path) -> Scan:
@@ -167,7 +167,7 @@ def test_stacks_of_almost_nothing(tmp_path):
     stack[0, 0, :3] = np.nan, np.inf, -np.inf
     np.save(tmp_path / "x.npy", stack)
     scan = read(tmp_path / "x.npy")
-    assert "3 values that are not finite are black" in scan.notes
+    assert "3 values that are not finite, or padding, are black" in scan.notes
     assert not scan.slices[0].any() and np.array_equal(scan.slices[1][..., 0] == 255, stack[1] > 0)
     np.save(tmp_path / "x.npy", np.full((2, 8, 8), np.nan))
     assert "holds no finite value" in refusal(tmp_path / "x.npy")
@@ -227,11 +227,57 @@ def test_the_networks_size_and_the_original_one_are_inverse_in_place(height, wid
 
 def test_values_of_masks():
     for values, marked in (([0, 255], [0, 1]), ([0, 1, 2, 4], [0, 1, 1, 1]), ([0, 0], [0, 0]), ([0, 0.5], [0, 1]),
-                           ([True, False], [1, 0])):  # fmt: skip
+                           ([True, False], [1, 0]), ([0, 0.99999994, 1], [0, 1, 1])):  # fmt: skip
         assert foreground(np.array(values)).tolist() == marked
-    for values in ([0, 10, 255], [-1, 0], [0, 0.2, 0.7], [0, np.nan], [0, 3, 80]):
+    for values in ([0, 10, 255], [-1, 0], [0, 0.2, 0.7], [0, np.nan], [0, 3, 80], [1, 2]):
         with pytest.raises(ValueError, match="a mask with the values"):
             foreground(np.array(values))
+
+
+def test_the_transparency_of_a_mask_is_the_mask_where_it_varies(tmp_path):
+    drawn = np.zeros((6, 8), np.uint8)
+    drawn[1:3, 2:5] = 255
+    layers = {"black on transparent": (drawn * 0, drawn), "white on transparent white": (drawn * 0 + 255, drawn),
+              "white on black, opaque": (drawn, drawn * 0 + 255)}  # fmt: skip
+    for name, (grey, alpha) in layers.items():
+        path = tmp_path / f"{name}.png"
+        Image.fromarray(np.dstack([grey, grey, grey, alpha])).save(path)
+        assert np.array_equal(read_mask(path), drawn // 255), name
+        Image.fromarray(np.dstack([grey, alpha])).save(path)
+        assert np.array_equal(read_mask(path), drawn // 255), name
+
+
+def test_pictures_are_turned_as_every_viewer_shows_them(tmp_path):
+    plane = np.arange(48, dtype=np.uint8).reshape(6, 8) * 5
+    turned = np.rot90(plane, -1)  # orientation 6
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for ending, options in ((".png", {}), (".tif", {}), (".jpg", {"quality": 100})):
+        Image.fromarray(plane).save(tmp_path / f"x{ending}", exif=exif, **options)
+        scan = read(tmp_path / f"x{ending}")
+        assert scan.slices[0].shape == (8, 6, 3), ending
+        np.testing.assert_allclose(scan.slices[0][..., 0], turned, atol=3, err_msg=ending)
+        (encode,) = mask_files(scan, [(scan.slices[0][..., 0] > 120).astype(np.uint8)]).values()
+        (tmp_path / "mask.png").write_bytes(encode())
+        assert read_mask(tmp_path / "mask.png").shape == (8, 6)
+
+
+def test_slices_are_in_the_order_of_their_numbers_with_sign():
+    names = ["z_-12.5", "z_-2.5", "z_0.0", "z_2.5", "z_10.25", "z_10.5"]
+    assert [path.stem for path in sorted((Path(f"{name}.png") for name in names[::-1]), key=natural_order)] == names
+    for names in (["slice-2", "slice-10"], ["P1-2", "P1-10"], ["1.2.840.9", "1.2.840.10"], ["a 2", "a 10", "b 1"]):
+        assert [p.name[:-4] for p in sorted((Path(f"{n}.png") for n in names[::-1]), key=natural_order)] == names
+
+
+@pytest.mark.parametrize("filling", [-32768, float(np.finfo(np.float32).min), np.nan])
+def test_filling_outside_of_the_field_of_view_is_air(tmp_path, filling):
+    stack = np.linspace(0, 900, 2 * 20 * 30).reshape(2, 20, 30).round().astype(np.float32)
+    np.save(tmp_path / "plain.npy", stack)
+    padded = np.pad(stack, ((0, 0), (5, 5), (5, 5)), constant_values=filling)
+    np.save(tmp_path / "padded.npy", padded if np.isnan(filling) or filling < -1e9 else padded.astype(np.int16))
+    shown = np.array(read(tmp_path / "padded.npy").slices)
+    assert np.array_equal(shown[:, 5:-5, 5:-5], read(tmp_path / "plain.npy").slices)
+    assert not shown[:, :5].any()
 
 
 def test_names_that_cannot_be_printed_or_written_in_utf8():

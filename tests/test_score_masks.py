@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import SimpleITK as sitk
-from conftest import box, save_checkpoint
+from conftest import box, make_patients, save_checkpoint
 from PIL import Image
 from test_predict import bright_network
 
@@ -183,9 +183,27 @@ def test_a_reader_of_some_slices_on_the_images_of_the_data(score, folder, tmp_pa
     code, _, err, scored = score(readers[1], "--reference", readers[0], "--data", folder)
     assert (code, err) == (0, "")
     assert scored.read_test_tables()["slices"]["image_path"].tolist() == [
-        f"SYNTH_T_{p}/SYNTH_T_{p}_{n}.tif" for p, n in ((0, 1), (0, 3), (1, 1), (1, 2), (1, 3))
+        f"SYNTH_T_{p}/SYNTH_T_{p}_{n}.tif" for p in (0, 1) for n in (1, 2, 3)
     ]
     assert scored.read_test_tables()["patients"]["sequences"].tolist() == ["all three"] * 2
+
+
+@pytest.mark.parametrize("with_data", [True, False])
+def test_a_slice_of_which_a_reader_saved_no_file_is_empty_in_both_directions(score, tmp_path, with_data):
+    """A marks 4,000 px in slices 1 and 2; B the same, and 6,000 px in 3 others: 2 * 4000 / (4000 + 10000)."""
+    data = make_patients(tmp_path / "kaggle_3m", patients=1, slices=8)
+    marks = np.pad(np.full((100, 20), 255, np.uint8), ((0, 156), (0, 236)))
+    for reader, numbers in (("a", (1, 2)), ("b", (1, 2, 4, 5, 7))):
+        (tmp_path / reader).mkdir()
+        for n in numbers:
+            Image.fromarray(marks).save(tmp_path / reader / f"SYNTH_T_0_{n}_mask.png")
+    for predicted, reference in (("b", "a"), ("a", "b")):
+        more = ("--data", data) if with_data else ()
+        code, out, err, scored = score(tmp_path / predicted, "--reference", tmp_path / reference, *more)
+        assert (code, err) == (0, "") and "Counted as empty" in out and "SYNTH_T_0, slices" in out
+        table = scored.read_test_tables()["patients"]
+        assert table["dice"].item() == pytest.approx(2 * 4000 / 14000, abs=1e-6)
+        assert table["slices"].item() == (8 if with_data else 5)
 
 
 # --- What is missing or does not fit ---------------------------------------------------------------------------

@@ -1,0 +1,112 @@
+"""What the names of files, folders and DICOM series say: whose they are, and which sequence."""
+
+import functools
+import json
+import re
+from pathlib import Path
+
+from constants import FLAIR, POST, PRE
+from scans.scan import safe_name, stem
+
+Kind = int | str | None  # a channel; one of the next two; None where the names do not say
+MASK, OTHER = "mask", "other"
+WORDS = {  # of BraTS, BIDS and common habits; short ones say nothing where they may be of a patient's name
+    MASK: r"d?seg|segmentations?|masks?|labels?(?:tr|ts)?|lesions?|(?:ground|gold)[_-]?(?:truth|standard)|(?:roi|gt)$",
+    FLAIR: r"(?:t2[_-]?)?flair|t2f|fla",
+    POST: r"ce-[a-z0-9]+_t1w|t1w?[_-]?(?:ce|c|gd|post|contrast)|(?<!.)post(?:[_-]?contrast)?$|post[_-]?contrast",
+    PRE: r"t1(?:w|n|[_-]?pre)?|(?<!.)pre$|pre[_-]?contrast",
+    OTHER: r"t2w?|adc|dwi|swi|pd$|brain[_-]?masks?",
+}
+KINDS = {kind: re.compile(rf"(?<![a-z0-9])(?:{words})(?![a-z0-9])", re.IGNORECASE) for kind, words in WORDS.items()}
+ONTO = re.compile(r"[_-](?:space|to|in|on|reg)[_-][a-z0-9]+(?=[_-]|$)", re.IGNORECASE)  # T1_to_FLAIR is a T1
+OF_BRAIN = re.compile(r"brain|bet|skull", re.IGNORECASE)  # a mask of this is no reference
+AGENT = re.compile(r"(?<![a-z])(?:post|gad|gado|gd|ce|\+c|c\+)(?![a-z])", re.IGNORECASE)  # contrast agent, in DICOM
+NOBODY = re.compile(r"anat|nifti|nii|dicom|dcm|mri?|images?(?:tr|ts)?|scans?|volumes?|stack|brain", re.IGNORECASE)
+FORMAT = re.compile(r"[_-](?:nifti|nii|dicom|dcm)$", re.IGNORECASE)  # ends names of folders
+MAKER = {  # of a mask, by its name
+    "corrected": re.compile(r"correct|edited|revised", re.IGNORECASE),
+    "network": re.compile(r"(?<![a-z])(?:pred|auto|nnu|model|network)", re.IGNORECASE),
+}
+
+
+def kind_of(name: str, within: bool = True) -> tuple[str, Kind]:
+    """Return whose a file or folder is by its name, and its kind; the name itself and None where it says no kind.
+
+    x_flair, flair_x and, within, x_flair_y are FLAIR of x, x and x_y; x_flair_mask_y is a mask of x_flair.
+    """
+    text = ONTO.sub("", name)
+    found = {kind: match for kind, words in KINDS.items() for match in words.finditer(text)
+             if within or match.start() == 0 or match.end() == len(text)}  # fmt: skip
+    if not found:
+        return name, None
+    kind = max(found, key=lambda kind: (kind == MASK, found[kind].end(), -found[kind].start()))  # t2_flair is no t2
+    before, after = text[: found[kind].start()].rstrip("_-. "), text[found[kind].end() :].lstrip("_-. ")
+    if kind == MASK:
+        return before or after, OTHER if OF_BRAIN.search(name) else MASK
+    return "_".join(filter(None, (before, after))), kind
+
+
+def kind_of_series(description: str) -> Kind:
+    """Return the sequence of a DICOM series by its description, such as "AX T1 POST"."""
+    kind = kind_of(re.sub(r"\s+", "_", description))[1]
+    return POST if kind == PRE and AGENT.search(description) else kind
+
+
+def maker_of(name: str) -> str:
+    """Return whose a mask is by its name: corrected, network, or else reader."""
+    return next((maker for maker, words in MAKER.items() if words.search(name)), "reader")
+
+
+def read_place(parts: list[str], root: Path, file: bool) -> tuple[str, Kind]:
+    """Return the name of the patient whose images lie at a place below the root, and their kind.
+
+    Not what is called like a sequence or says nothing, nor a folder whose name is repeated in what it holds.
+    parts: folders, and the name of the file or of the folder of slices last.
+    file: whether that is a file, whose kind may stand anywhere in its name.
+    """
+    kind: Kind = None
+    left: list[str] = []
+    folder = root.joinpath(*parts)
+    for number, part in enumerate(reversed([*root.parts[1:], *parts])):
+        if number >= len(parts) and left:
+            break
+        whose, found = kind_of(part, within=file and number == 0)
+        if found in (PRE, POST) and not (file and number == 0) and is_time_point(folder):
+            whose, found = part, None
+        folder = folder.parent
+        kind = MASK if found == MASK else kind
+        if found in (MASK, OTHER):  # of some sequence
+            whose = kind_of(whose)[0]
+        elif left and whose and found is not None:  # sub-01_flair/x.nii.gz: the folder is of no sequence alone
+            whose, found = part, None
+        kind = found if kind is None else kind
+        whose = whose if file and number == 0 else FORMAT.sub("", whose)
+        repeated = left and re.search(rf"(?<![a-z0-9]){re.escape(whose)}(?![a-z0-9])", left[0], re.IGNORECASE)
+        if whose and not NOBODY.fullmatch(whose) and not repeated:
+            left.insert(0, whose)
+    return safe_name("_".join(left)).lstrip(".") or "images", kind
+
+
+@functools.cache
+def is_time_point(folder: Path) -> bool:
+    """Return whether a folder called pre or post holds a FLAIR: it is before or after surgery, and no sequence."""
+    try:
+        return any(kind_of(stem(path))[1] == FLAIR for path in folder.iterdir())
+    except OSError:
+        return False
+
+
+@functools.cache
+def channels_of_set(folder: Path) -> dict[str, str]:
+    """Return the sequence of each number in a set of nnU-Net (x_0000.nii.gz) or the Decathlon; {} if it is none."""
+    try:
+        about = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
+        return {str(int(n)): str(name) for n, name in (about.get("channel_names") or about["modality"]).items()}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):  # none, or of another program
+        return {}
+
+
+def base_of(name: str, others: set[str]) -> str:
+    """Return the longest of the other names that this one continues, as s_0_mask does s_0; an empty text if none."""
+    cuts = (match.start() for match in reversed(list(re.finditer(r"[_\-. ]", name))))
+    return next((name[:cut] for cut in cuts if name[:cut] in others), "")

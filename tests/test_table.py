@@ -1,0 +1,174 @@
+"""The table of a cohort: every file is in it, used or with a reason, and what it says is taken when it is the input."""
+
+import csv
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+from PIL import Image
+from test_cohort import files, found, touch
+
+from constants import FLAIR, POST, PRE
+from scans.cohort import Cohort, find_patients
+from scans.masks import read_reference
+from scans.read import read_patient
+from scans.table import mask_of, to_table
+
+
+def write_table(folder: Path, cohort) -> list[dict[str, str]]:
+    """Write the table of a cohort into a folder, and return its rows."""
+    (folder / "cohort.csv").write_text(to_table(cohort, folder)[0], encoding="utf-8")
+    return list(csv.DictReader((folder / "cohort.csv").read_text(encoding="utf-8").splitlines()))
+
+
+def test_the_table_says_of_every_file_whose_it_is_or_why_it_is_not_used_and_is_read_back(tmp_path):
+    """A folder with all kinds: what the table says is taken again when the table is the input."""
+    names = ["P1/flair.npy", "P1/t1.npy", "P1/t2.npy", "P1/seg.npy", "P1/notes.txt", "P2/scan.nrrd", "P3/1.png",
+             "P3/2.png", "P3/1_mask.png", "P3/2_mask.png", "P4/t1.nii", "readme.md", "P1/.hidden.npy",
+             "gone/x_seg.nii"]  # fmt: skip
+    folder = touch(tmp_path / "coh", *names)
+    np.save(folder / "P1" / "flair.npy", np.ones((3, 4, 5)))
+    image = sitk.GetImageFromArray(np.ones((2, 4, 5), np.int16))
+    image.SetSpacing((0.5, 0.75, 4))
+    sitk.WriteImage(image, str(folder / "P2" / "scan.nrrd"))
+    cohort = find_patients([folder])
+    rows = {row["patient"] or row["unused"]: row for row in write_table(tmp_path, cohort)}
+    assert rows["P1"] | {"notes": ""} == {
+        "patient": "P1", "flair": "coh/P1/flair.npy", "pre": "coh/P1/t1.npy", "post": "", "mask": "coh/P1/seg.npy",
+        "mask_of": "reader", "slices": "3", "spacing": "", "notes": "",
+        "unused": "coh/P1/t2.npy (no sequence that is used); coh/P1/notes.txt (no image)",
+    }  # fmt: skip
+    assert (rows["P2"]["slices"], rows["P2"]["spacing"]) == ("2", "0.75 x 0.5 x 4")
+    assert (rows["P3"]["flair"], rows["P3"]["mask"], rows["P3"]["slices"]) == ("coh/P3", "coh/P3/*_mask.png", "2")
+    assert rows["P4"]["flair"] == "" and rows["P4"]["pre"] == "coh/P4/t1.nii" and "no FLAIR" in rows["P4"]["notes"]
+    assert {"coh/readme.md (no image)", "coh/gone/x_seg.nii (a mask beside no image)"} < rows.keys()
+    again = find_patients([tmp_path / "cohort.csv"])
+    assert [files(patient) for patient in again.patients] == [
+        files(patient) for patient in cohort.patients if FLAIR in patient.items
+    ]
+    assert len(again.problems) == 1 and "P4 has no FLAIR. Write its file into flair" in again.problems[0]
+
+
+def test_files_that_are_gone_or_must_not_be_read_are_named_and_the_others_are_done(tmp_path, monkeypatch):
+    folder = touch(tmp_path / "coh", "a/flair.nii", "b/t1.nii", "c/1.png", "d/flair.nii", "e/flair.nii", "e/text")
+    (folder / "b" / "flair.nii").symlink_to(tmp_path / "never fetched.nii")
+    (folder / "c" / "2.png").symlink_to(tmp_path / "never fetched.png")
+    (folder / "c" / "extra").symlink_to(tmp_path / "never fetched")
+    usual = Path.iterdir
+
+    def iterdir(path: Path):
+        if path.name == "d":
+            raise PermissionError(13, "Permission denied", str(path))
+        return usual(path)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "text")
+    cohort = find_patients([folder])
+    assert [patient.name for patient in cohort.patients] == ["a", "b", "c", "e"]
+    assert files(cohort.patients[1]) == {"flair": ["flair.nii"], "pre": ["t1.nii"]}  # reading it says that it is gone
+    assert files(cohort.patients[2]) == {"flair": ["1.png", "2.png"]}
+    assert sorted(cohort.problems) == [
+        f"{folder / 'c' / 'extra'}: a link that leads nowhere. Restore it, or leave it out.",
+        f"{folder / 'd'}: no permission to read it (Permission denied). Restore it, or leave it out.",
+        f"{folder / 'e' / 'text'}: no permission to read it. Restore it, or leave it out.",
+    ]
+    unused = [row["unused"] for row in write_table(tmp_path, cohort)]
+    assert all(any(name in text for text in unused) for name in ("coh/c/extra (a link", "coh/d (no", "coh/e/text (no"))
+
+
+def test_masks_beside_pictures_are_judged_by_their_values_whatever_they_are_called(tmp_path):
+    for ending in ("_m", "_lesion", "_annotation", "_mask_1"):
+        folder = tmp_path / ending[:2] / "P1"
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in folder.iterdir():
+            path.unlink()
+        for number in range(6):
+            plane = np.arange(64, dtype=np.uint8).reshape(8, 8) + number
+            Image.fromarray(plane).save(folder / f"s_{number}.png")
+            Image.fromarray((plane > 40 + 9 * number).astype(np.uint8) * 255).save(folder / f"s_{number}{ending}.png")
+        (patient,) = found(folder).values()
+        assert files(patient)["flair"] == [f"s_{n}.png" for n in range(6)]
+        scan, _ = read_patient(patient)
+        masks = read_reference(patient, scan)
+        assert [int(mask.sum()) for mask in masks] == [max(0, 23 - 8 * n) for n in range(6)]
+    for number in range(6):
+        Image.new("L", (8, 8)).save(folder / f"s_{number}_mask_reader2.png")
+    (patient,) = found(folder).values()
+    assert list(patient.items) == [FLAIR] and len(patient.unused) == 2
+    assert "one of 2 that may be reference mask: write one into mask" in patient.unused[0][1]
+    (row,) = write_table(tmp_path, Cohort([patient], [], []))
+    assert "P1/*_mask_1.png (one of 2" in row["unused"] and "P1/*_mask_reader2.png (one of" in row["unused"]
+
+
+def test_labels_beside_a_flair_are_its_mask_and_those_of_the_brain_are_not(tmp_path):
+    """As in the example data of DeepMedic, UCSF-PDGM, and folders of readers."""
+    cases = {
+        "pat1": ("OTMultiClass", "Flair_subtrMeanDivStd", "T1_subtrMeanDivStd", "brainmask"),
+        "UCSF-PDGM-0004_nifti": ("UCSF-PDGM-0004_tumor_segmentation", "UCSF-PDGM-0004_FLAIR", "UCSF-PDGM-0004_T1",
+                                 "UCSF-PDGM-0004_brain_segmentation"),
+        "P3": ("corrected_mask", "flair", "t1", "flair_bet_mask"), "P4": ("GOLD_STANDARD", "flair", "t1", "brain_mask"),
+    }  # fmt: skip
+    labels = np.zeros((3, 8, 8), np.uint8)
+    labels[1, 2, 2:5] = 1, 2, 4
+    for folder, (mask, *others) in cases.items():
+        (tmp_path / "coh" / folder).mkdir(parents=True)
+        for name in others:
+            np.save(tmp_path / "coh" / folder / f"{name}.npy", np.arange(192).reshape(3, 8, 8))
+        np.save(tmp_path / "coh" / folder / f"{mask}.npy", labels)
+    np.save(
+        tmp_path / "coh" / "UCSF-PDGM-0004_nifti" / "UCSF-PDGM-0004_FLAIR_bias.npy", np.arange(192).reshape(3, 8, 8)
+    )
+    patients = found(tmp_path / "coh")
+    assert set(patients) == {"pat1", "UCSF-PDGM-0004", "P3", "P4"}
+    for folder, (mask, flair, pre, brain) in cases.items():
+        patient = patients[folder.removesuffix("_nifti")]
+        assert files(patient) == {"flair": [f"{flair}.npy"], "pre": [f"{pre}.npy"], "mask": [f"{mask}.npy"]}
+        assert f"{brain}.npy" in [item.place.name for item, _ in patient.unused]
+    assert mask_of(patients["P3"]) == "corrected"
+
+
+def test_time_points_and_copies_of_one_patient_bear_its_name_whoever_else_is_there(tmp_path):
+    names = [f"P1/{time}/{kind}.nii" for time in ("pre", "post") for kind in ("flair", "t1", "t1ce")]
+    folder = touch(
+        tmp_path / "coh", *names, "P2/DICOM/flair.nii", "P2/NIFTI/flair.nii", "P3/pre/t1.nii", "P3/flair.nii"
+    )
+    patients = found(folder)
+    assert set(patients) == {"P1_pre", "P1_post", "P2_DICOM_flair", "P2_NIFTI_flair", "P3"}
+    assert all(set(files(patients[f"P1_{time}"])) == {"flair", "pre", "post"} for time in ("pre", "post"))
+    assert files(patients["P3"]) == {"flair": ["flair.nii"], "pre": ["t1.nii"]}
+    shutil.rmtree(folder / "P2")
+    assert set(found(folder)) == {"P1_pre", "P1_post", "P3"}
+
+
+def test_a_set_of_the_decathlon_holds_its_sequences_in_one_file_as_its_dataset_json_says(tmp_path):
+    folder = touch(tmp_path / "Task01_BrainTumour", "imagesTr/BRATS_001.nii.gz", "labelsTr/BRATS_001.nii.gz")
+    sequences = [np.arange(60, dtype=np.int16).reshape(3, 4, 5) * (n + 1) for n in range(4)]
+    image = sitk.JoinSeries([sitk.GetImageFromArray(stack % 47) for stack in sequences])
+    sitk.WriteImage(image, str(folder / "imagesTr" / "BRATS_001.nii.gz"))
+    names = {"modality": {"0": "FLAIR", "1": "T1w", "2": "t1gd", "3": "T2w"}}
+    (folder / "dataset.json").write_text(json.dumps(names))
+    cohort = find_patients([folder])
+    (row, about) = write_table(tmp_path, cohort)
+    file = "Task01_BrainTumour/imagesTr/BRATS_001.nii.gz"
+    assert [row[column] for column in ("patient", "flair", "pre", "post", "mask", "slices")] == [
+        "BRATS_001", f"{file}#FLAIR", f"{file}#T1w", f"{file}#t1gd", file.replace("images", "labels"), "3"]  # fmt: skip
+    assert row["unused"] == f"{file}#T2w (no sequence that is used)" and "dataset.json (no image)" in about["unused"]
+    (again,) = find_patients([tmp_path / "cohort.csv"]).patients
+    for patient in (*cohort.patients, again):
+        scan, problems = read_patient(patient)
+        assert problems == [] and not scan.grey
+        for channel, number in ((PRE, 1), (FLAIR, 0), (POST, 2)):
+            order = np.argsort(np.array(scan.slices)[..., channel], axis=None, kind="stable")
+            assert np.isin(order[-1], np.flatnonzero(sequences[number] % 47 == (sequences[number] % 47).max()))
+
+
+def test_a_gap_in_the_numbers_of_pictures_is_named(tmp_path):
+    folder = touch(tmp_path / "coh", *(f"P1/s_{n}.png" for n in (1, 2, 3, 6, 7)), *(f"P2/{n}.png" for n in (0, 2, 4)))
+    cohort = find_patients([folder])
+    assert [len(patient.files[FLAIR]) for patient in cohort.patients] == [5, 3]
+    assert len(cohort.problems) == 1 and "slices between s_3.png and s_6.png are missing" in cohort.problems[0]
+    assert "s_3.png and s_6.png" in write_table(tmp_path, cohort)[0]["notes"]
+    assert find_patients(sorted((folder / "P1").iterdir())).problems  # of the same folder
