@@ -7,7 +7,7 @@ from conftest import box, make_slices, run_here
 from constants import SEED
 from studies import ablate
 from studies.speed import count_flop
-from training.recipe import Recipe, make_parser, parse_recipe
+from training.recipe import Recipe, make_parser, make_settings
 
 QUICK = ("--epochs", "2", "--width", "2", "--batch-size", "4")
 TWO = {"base": QUICK, "half resolution": (*QUICK, "--pixel-unshuffle", "2", "--tta-flip")}
@@ -44,7 +44,7 @@ def test_a_study_trains_scores_and_goes_on(call, folder, tmp_path, calls, capsys
 
 
 def test_the_options_of_every_variant_are_understood():
-    recipes = {name: parse_recipe(make_parser().parse_args(options)) for name, options in every_variant()}
+    recipes = {name: Recipe.of(make_settings(make_parser().parse_args(options))) for name, options in every_variant()}
     assert len(set(recipes.values())) == len(recipes) - 1  # "without Dice of each slice" is "bce+dice"
     assert recipes["base"].width == 16 and recipes["false negatives 0.9"].false_negative_weight == 0.9
 

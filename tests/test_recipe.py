@@ -5,13 +5,13 @@ import dataclasses
 
 import pytest
 
-from training.recipe import RECIPES, Recipe, fold, make_parser, parse_recipe
+from training.recipe import RECIPES, Recipe, fold, make_parser, make_settings
 
 REFERENCE, TUNED = RECIPES["reference"], RECIPES["tuned"]
 
 
 def parse(*words: str) -> Recipe:
-    return parse_recipe(make_parser().parse_args(words))
+    return Recipe.of(make_settings(make_parser().parse_args(words)))
 
 
 def test_the_reference_recipe_is_the_published_run():
