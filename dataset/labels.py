@@ -37,10 +37,7 @@ HOW_TO_LABEL = f"A table of labels has a column Patient and one or more of {', '
 
 
 def default_label_files(folder: Path, patients: Iterable[str]) -> list[Path]:
-    """Return the table beside the patient folders and, for patients of the published set, the one of IDH status.
-
-    Raises: UserError if there is no table beside them.
-    """
+    """Return the table beside the patient folders and, for patients of the published set, the one of IDH status."""
     beside = folder / LABEL_FILE
     if not beside.is_file():
         raise UserError(
@@ -88,7 +85,8 @@ def read_column(rows: pd.DataFrame, column: str) -> tuple[dict[str, str], list[s
     missing, spellings, problems = Counter(), defaultdict(Counter), []
     first: dict[str, str] = {}  # {id: key of its label}
     for path, patient, own, word in rows[["path", "Patient", "id", column]].fillna("").itertuples(index=False):
-        word, key = clean_label(word), label_key(word)
+        word = re.sub(r"^(\d+)[.,]0+$", r"\1", word.strip())  # pandas makes 2.0 of a 2 in a column with blanks
+        key = label_key(word)
         if MISSING.fullmatch(re.sub(r"[^a-z0-9+]", "", word.lower())):
             missing[word] += bool(word)
             continue
@@ -98,17 +96,14 @@ def read_column(rows: pd.DataFrame, column: str) -> tuple[dict[str, str], list[s
             problems.append(f"{path}: {patient} has the {column} {word!r}, and {other!r} elsewhere. Correct one.")
     labels = {key: words.most_common(1)[0][0] for key, words in spellings.items()}
     notes = [f"{column}: taken for missing: {list_counts(missing)}"] if any(missing) else []
-    notes += [
-        f"{column}: taken for one label, {labels[key]}: {list_counts(words)}"
-        for key, words in spellings.items()
-        if len(words) > 1
-    ]
-    problems += [
-        f"the {column} {word!r} ({n}) looks like a word for missing. Leave its cells empty, or rename the group."
-        for words in spellings.values()
-        for word, n in words.items()
-        if LOOKS_MISSING.search(word.lower())
-    ]
+    for key, words in spellings.items():
+        if len(words) > 1:
+            notes.append(f"{column}: taken for one label, {labels[key]}: {list_counts(words)}")
+        problems += [
+            f"the {column} {word!r} ({n}) looks like a word for missing. Leave its cells empty, or rename the group."
+            for word, n in words.items()
+            if LOOKS_MISSING.search(word.lower())
+        ]
     return {own: labels[key] for own, key in first.items()}, notes, problems
 
 
@@ -141,14 +136,9 @@ def list_few(names: list[str]) -> str:
 
 
 def label_key(word: str) -> str:
-    """Return what spellings of one label share: Wild-type, wildtype and WT are "wildtype"; 2.0 and 2,0 are "2"."""
-    key = re.sub(r"[\s_-]", "", clean_label(word).casefold())
+    """Return what spellings of one label share: Wild-type, wildtype and WT are "wildtype"."""
+    key = re.sub(r"[\s_-]", "", word.casefold())
     return SAME.get(key, key)
-
-
-def clean_label(word: str) -> str:
-    """Return a label; 2.0, to which pandas turns a 2 in a column with blanks, and 2,0 are 2."""
-    return re.sub(r"^(\d+)[.,]0+$", r"\1", word.strip())
 
 
 def normalise_id(patient: str) -> str:

@@ -26,17 +26,11 @@ cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # it would re
 
 @dataclass
 class Slices:
-    """Decoded slices in the order of their table, on one device.
+    """Decoded slices in the order of their table, on one device."""
 
-    Attributes:
-        images: uint8 [N, 256, 256, 3]; pre-contrast, FLAIR, post-contrast.
-        masks: uint8 [N, 256, 256]; 1 on the FLAIR abnormality, else 0.
-        table: N rows of patient, image_path, mask_path.
-    """
-
-    images: torch.Tensor
-    masks: torch.Tensor
-    table: pd.DataFrame
+    images: torch.Tensor  # uint8 [N, 256, 256, 3]; pre-contrast, FLAIR, post-contrast
+    masks: torch.Tensor  # uint8 [N, 256, 256]; 1 on the FLAIR abnormality, else 0
+    table: pd.DataFrame  # N rows of COLUMNS
 
     def __len__(self) -> int:
         return len(self.images)
@@ -105,11 +99,9 @@ def load_slices(folder: Path, tables: dict[str, pd.DataFrame]) -> dict[str, Slic
     decoded, problems = decode(folder, pd.concat(tables.values(), ignore_index=True))
     if problems:
         raise UserError(describe_problems(folder, problems))
-    loaded, first = {}, 0
-    for split, table in tables.items():
-        rows = slice(first, first := first + len(table))
-        loaded[split] = Slices(decoded.images[rows], decoded.masks[rows], table)
-    return loaded
+    sizes = [len(table) for table in tables.values()]
+    parts = zip(decoded.images.split(sizes), decoded.masks.split(sizes), tables.values(), strict=True)
+    return {split: Slices(*part) for split, part in zip(tables, parts, strict=True)}
 
 
 def decode(folder: Path, table: pd.DataFrame) -> tuple[Slices, list[str]]:
@@ -175,16 +167,13 @@ def read_tiff(path: Path, mode: str, what: str) -> np.ndarray:
             pages, actual_mode, size = getattr(picture, "n_frames", 1), picture.mode, picture.size
             pixels = np.asarray(picture)
     except Exception as error:  # Pillow raises many kinds for damaged files
-        raise ValueError(
-            f"{path}: cannot be read as a TIFF ({type(error).__name__}: {error}). Restore it from the data set."
-        ) from None
+        reason = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{path}: cannot be read as a TIFF ({reason}). Restore it from the data set.") from None
     if pages != 1:
         raise ValueError(f"{path}: has {pages} pages. Save {what} as a TIFF with one page.")
     if actual_mode != mode:
         raise ValueError(f"{path}: has the mode {actual_mode}, but {what} must have {mode} (8 bits). Convert it.")
     if pixels.shape != SHAPES[mode]:
-        raise ValueError(
-            f"{path}: is {size[0]}x{size[1]} pixels, but {what} must be {IMAGE_SIZE}x{IMAGE_SIZE}. "
-            "Resize image and mask."
-        )
+        is_size, side = "x".join(map(str, size)), f"{IMAGE_SIZE}x{IMAGE_SIZE}"
+        raise ValueError(f"{path}: is {is_size} pixels, but {what} must be {side}. Resize image and mask.")
     return pixels

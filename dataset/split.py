@@ -35,8 +35,7 @@ def group_scans(patients: Iterable[str]) -> dict[str, list[str]]:
 def describe_persons(patients: Iterable[str]) -> str:
     """Return a sentence on persons with several scans, by their ids; an empty text if there are none."""
     persons = group_scans(patients)
-    several = [scans for scans in persons.values() if len(scans) > 1]
-    if not several:
+    if not (several := [scans for scans in persons.values() if len(scans) > 1]):
         return ""
     example = f"{person_of(several[0][0])} ({', '.join(several[0][:3])})"
     return f"{len(several)} of {len(persons)} persons have several scans by their ids, such as {example}"

@@ -70,8 +70,3 @@ def test_the_cost_of_training_by_hand():
     assert ablate.training_cost(settings | {"patient_balanced": 0.1}, epochs, slices) == plain
     growing = ablate.training_cost(settings | {"progressive_resolution": True}, epochs, slices)
     assert growing["tflop"] / plain["tflop"] == pytest.approx((3 / 4 + 3 * 9 / 16 + 4) / 10)  # of the pixels
-
-
-def test_an_unknown_variant_is_one_error(call, calls):
-    code, _, err = call("studies.ablate", "screen", "--only", "nothing")
-    assert code == 2 and "screen has no nothing (base, half resolution)" in err and calls == []

@@ -1,16 +1,15 @@
 """Cross-validation: its folds, what it hands on and refuses, and pooling."""
 
-import importlib
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import make_patients
+from conftest import make_patients, run_here
 
 import cross_validate
 from dataset.split import SPLITS, assign_fold
 from storage.run_folder import RunFolder
-from utils import UserError, run_python
+from utils import UserError
 
 QUICK = ("--width", 2, "--batch-size", 8, "--device", "cpu")
 
@@ -42,9 +41,6 @@ def calls(monkeypatch):
 
 def test_two_folds_from_end_to_end(call, monkeypatch, tmp_path):
     """All scripts in this process; then once more, which trains nothing; then with other settings and patients."""
-
-    def run_here(script: Path, *arguments) -> None:
-        importlib.import_module(script.stem).main([str(argument) for argument in arguments])
 
     monkeypatch.setattr(cross_validate, "run_python", run_here)
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda *_, **__: None)  # drawing takes most of the time
@@ -103,11 +99,3 @@ def test_what_the_scripts_are_called_with(call, calls, folder, tmp_path):
 def test_mistakes_are_found_before_anything_runs(call, calls, folder, tmp_path, arguments, message):
     code, _, err = call("cross_validate", "--run", tmp_path / "cv", "--data", folder, *arguments)
     assert code == 2 and message in err and calls == [] and not (tmp_path / "cv").exists()
-
-
-def test_a_script_that_fails_ends_it_with_its_exit_code(capfd, tmp_path):
-    (tmp_path / "child.py").write_text("import sys\nsys.exit(int(sys.argv[1]))\n")
-    run_python(tmp_path / "child.py", 0)
-    with pytest.raises(SystemExit) as stop:
-        run_python(tmp_path / "child.py", 2)
-    assert stop.value.code == 2 and "child.py stopped with exit code 2" in capfd.readouterr().err

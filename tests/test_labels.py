@@ -39,11 +39,6 @@ def test_ways_to_write_a_table(table, text):
     assert labels["RNASeqCluster"].iloc[0] == "2" and labels["RNASeqCluster"].isna().tolist() == [False, True, True]
 
 
-def test_a_column_of_blanks_is_kept(table):
-    labels, _ = read_labels([table("Patient;IDH;RPPACluster\nTCGA_CS_4941;mutant;\n")], PATIENTS)
-    assert list(labels) == ["RPPACluster", "IDH"] and labels["RPPACluster"].isna().all()  # in the order of LABELS
-
-
 def test_several_tables_are_joined_and_must_not_contradict(table):
     first = table("Patient;RNASeqCluster\nTCGA_CS_4941;2\nTCGA_CS_4942;\n", "a.csv")
     second = table("Patient,RNASeqCluster,IDH\nTCGA_CS_4942_19970222,3,mutant\nTCGA_CS_4941,2,\n", "b.csv")
@@ -63,7 +58,7 @@ def test_words_for_missing_are_counted_and_listed(table):
     assert notes == ["IDH: taken for missing: N/A (2), [Not Available] (1), not reported (1), unknown (1), -- (1)"]
 
 
-@pytest.mark.parametrize("word", ["[Discrepancy]", "status pending", "+", "not evaluable"])
+@pytest.mark.parametrize("word", ["[Discrepancy]", "status pending"])
 def test_other_words_that_look_like_missing_are_asked_about(table, word):
     with pytest.raises(UserError, match=rf"the IDH '{re.escape(word)}' \(2\) looks like a word for missing"):
         read_labels([table(f"Patient;IDH\nA;{word}\nB;{word}\nC;mutant\n")], ["A", "B", "C"])
@@ -74,16 +69,6 @@ def test_spellings_of_one_label_are_merged_and_said(table):
     labels, notes = read_labels([table(text)], list("ABCDE"))
     assert labels["IDH"].tolist() == ["wildtype"] * 5 and labels["CNCluster"].tolist() == ["2", "2", "2", "1", "02"]
     assert notes == ["IDH: taken for one label, wildtype: wildtype (2), Wildtype (1), WT (1), Wild-type (1)"]
-
-
-def test_ids_that_end_in_eight_digits_are_ids(table):
-    patients = [f"LGG_{10000001 + n}" for n in range(3)]
-    labels, _ = read_labels([table("Patient;IDH\nLGG_10000001;mutant\nLGG_10000002;wildtype\n")], patients)
-    assert labels["IDH"].tolist()[:2] == ["mutant", "wildtype"] and labels["IDH"].isna().tolist() == [
-        False,
-        False,
-        True,
-    ]
 
 
 def test_lost_leading_zeros_are_completed_and_rows_that_fit_nobody_named(table):
@@ -104,8 +89,6 @@ def test_lost_leading_zeros_are_completed_and_rows_that_fit_nobody_named(table):
         ("Patient,Age\nTCGA_CS_4941,3\n", "no column of labels"),
         ("Id,IDH\nTCGA_CS_4941,mutant\n", "no column Patient"),
         ("Patient,IDH\nTCGA_ZZ_0001,mutant\n", "names none of the 3 patients"),
-        ("Patient,IDH\n,mutant\n", "names none of the 3 patients"),
-        ('Patient,IDH\n"TCGA,mutant\n', "cannot be read as CSV"),
         ("", "cannot be read as CSV"),
     ],
 )

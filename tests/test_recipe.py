@@ -43,12 +43,6 @@ def test_a_recipe_in_words():
     assert Recipe.of(dataclasses.asdict(TUNED) | {"seed": 1, "precision": "fp32"}) == TUNED
 
 
-def test_only_a_recipe_without_schedule_may_be_continued():
-    assert not REFERENCE.has_schedule and TUNED.has_schedule
-    for schedule in ({"cosine": True}, {"warm_up": 0.1}, {"progressive_resolution": True}):
-        assert Recipe(**schedule).has_schedule
-
-
 @pytest.mark.parametrize("text", ["0/5", "6/5", "1/1", "1", "1.0/5"])
 def test_texts_that_are_no_fold(text):
     with pytest.raises(argparse.ArgumentTypeError, match=f"{text} is not K/N"):

@@ -1,7 +1,6 @@
 """Published runs by name: continued, copied without patients or paths, never replaced; and the table of the results."""
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +8,6 @@ import pytest
 from conftest import ROOT, make_patients, run_here
 
 import cross_validate
-from dataset import published
 from storage import checkpoints
 from storage.run_folder import RunFolder
 from studies import reproduce
@@ -98,17 +96,6 @@ def test_of_a_cross_validation_the_masks_are_copied(again, folder, tmp_path):
     table, predicted = RunFolder(tmp_path / "my runs" / "cv_tuned").read_tested()
     assert np.array_equal(np.unpackbits(masks, axis=2), predicted) and masks.shape == (15, 256, 32)
     assert paths == table["image_path"].tolist() and len(set(paths)) == 15
-
-
-def test_the_subset_is_taken_from_a_folder_that_holds_more(again, folder, tmp_path, monkeypatch):
-    rows = [f"SYNTH_T_{n},3,{int(n < 3)}\n" for n in range(5)]
-    (tmp_path / "patients.csv").write_text("patient,slices,in_subset\n" + "".join(rows))
-    monkeypatch.setattr(published, "PATIENTS_FILE", tmp_path / "patients.csv")
-    for name, only in (("twelve_seed_1", True), ("full_bilinear", False)):
-        monkeypatch.setattr(reproduce, "run_python", lambda *arguments: sys.exit(repr(arguments)))
-        assert ("--patients" in again(name, "--data", folder)[0]) is only
-    listed = tmp_path / "my runs" / "twelve_seed_1" / "patients.txt"
-    assert listed.read_text().split() == ["SYNTH_T_0", "SYNTH_T_1", "SYNTH_T_2"]
 
 
 @pytest.mark.parametrize(

@@ -333,7 +333,10 @@ def test_a_folder_without_the_test_patients_is_one_error(call, folder, tmp_path)
     make_patients(tmp_path / "others", patients=2)
     code, _, err = call("test_model", "--run", run, "--data", tmp_path / "others")
     assert code == 2 and len(err.splitlines()) == 1
-    assert "holds none of the 3 test patients" in err and f"Training used {folder}: leave out --data" in err
+    assert (
+        "lacks 3 (SYNTH_T_2, SYNTH_T_3, SYNTH_T_4) of the 3 test patients" in err
+        and f"Training used {folder}: leave out --data" in err
+    )
     make_patients(copy)
     assert call("test_model", "--run", run, "--data", copy)[0] == 0
 
