@@ -22,13 +22,13 @@ def main(argv: list[str] | None = None) -> None:
     from evaluation.summary import describe_epoch
     from reporting import plots
     from storage import checkpoints
-    from storage.run_folder import RunFolder
+    from storage.run_folder import RESULT_COLUMNS, RunFolder
 
     run = RunFolder(args.run)
     epochs = checkpoints.read_epochs(run)
     best = best_epoch(epochs)
     notice = constants.SYNTHETIC_NOTICE if run.read_config()["synthetic"] else ""
-    run.write_results(epochs)
+    run.write("results.csv", epochs[RESULT_COLUMNS])
     marked = run.read_metrics()["epoch"] if run.is_tested() else best
     plots.write_plots(run, plots.training_plots(epochs, marked), notice)
 

@@ -32,7 +32,7 @@ ON_VALIDATION = (
 UNFINISHED = "warning: training has done {} of {} epochs: test again when it has finished."
 
 
-def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--run", type=Path, default=constants.RUN_DIR, metavar="DIR", help="folder of the run (%(default)s)")
@@ -42,11 +42,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--tune", action="store_true", help="choose threshold and smallest component on the validation patients")
     add("--batch-size", type=positive(int), help="slices at a time, on which a Dice loss depends (that of training)")
     add("--device", default="auto", help="cpu, cuda, cuda:1, mps (auto: CUDA, else MPS, else the CPU)")
-    return parser.parse_args(argv)
-
-
-def main(argv: list[str] | None = None) -> None:
-    args = parse_arguments(argv)
+    args = parser.parse_args(argv)
     from dataset.slices import describe_changes
     from dataset.synthetic import any_synthetic
     from evaluation import summary

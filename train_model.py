@@ -29,18 +29,13 @@ CPU_GFLOPS = {True: 160, False: 55}  # per second and core, in bf16 and in fp32
 REDRAW = 60  # seconds, at least, between two drawings of the curves
 
 
-def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+def main(argv: list[str] | None = None) -> None:
     parser = make_parser(__doc__)
     args = parser.parse_args(argv)
     if args.split and args.fold:
         parser.error("--split and --fold exclude each other")
     if args.resume and args.overwrite:
         parser.error("--resume and --overwrite exclude each other")
-    return args
-
-
-def main(argv: list[str] | None = None) -> None:
-    args = parse_arguments(argv)
     from dataset.folder import find_folder
     from dataset.slices import load_slices
     from storage.run_folder import RunFolder
@@ -172,7 +167,7 @@ def train(
         return
     if rank() == 0:
         if resumed:
-            run.write_config(config)
+            run.write("config.json", config)
         else:
             tables = {split: subset.table.assign(**{CHECKSUM: checksums(subset)}) for split, subset in slices.items()}
             run.begin(config, tables)
@@ -237,7 +232,6 @@ def train(
 
 
 def draw_curves(run: RunFolder, epochs: pd.DataFrame, notice: str) -> None:
-    """Draw plots/loss and plots/iou anew."""
     from evaluation.selection import best_epoch
     from reporting.plots import training_plots, write_plots
 
@@ -245,7 +239,6 @@ def draw_curves(run: RunFolder, epochs: pd.DataFrame, notice: str) -> None:
 
 
 def log_to_board(run: RunFolder, record: dict[str, float]) -> None:
-    """Log an epoch to DIR/tensorboard."""
     from torch.utils.tensorboard import SummaryWriter
 
     with SummaryWriter(run.path / "tensorboard") as board:

@@ -168,9 +168,8 @@ def load_weights(path: str) -> tuple[UNet, dict[str, str]]:
     if metadata.get("sha256") != weights_digest(tensors, metadata):
         raise ValueError("its checksum does not fit its content")
     try:
-        network = dict(json.loads(metadata["network"]))
         with torch.device("meta"):  # no memory yet
-            model = UNet(**network)
+            model = UNet(**json.loads(metadata["network"]))
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"its metadata does not describe a U-Net ({error})") from None
     tensors = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}

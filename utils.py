@@ -6,7 +6,6 @@ It imports no package, so that --help and a mistake in the options answer at onc
 import argparse
 import contextlib
 import csv
-import errno
 import io
 import json
 import math
@@ -51,8 +50,7 @@ def run_script(main: Callable[[], None]) -> None:
     except OSError as error:
         if error.filename is None and error.errno is None:
             raise
-        code = USER_ERROR if error.errno == errno.ENAMETOOLONG else SYSTEM_ERROR
-        _end(f"{error.filename or 'input/output'}: {error.strerror}", code)
+        _end(f"{error.filename or 'input/output'}: {error.strerror}", SYSTEM_ERROR)
     except (MemoryError, RuntimeError) as error:  # of NumPy; of PyTorch on each kind of hardware
         if not isinstance(error, MemoryError) and not OUT_OF_MEMORY.search(str(error)):
             raise

@@ -1,8 +1,6 @@
 """Find the slices of a data folder and check that images and masks belong together."""
 
-import os
 import re
-import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -64,13 +62,13 @@ def find_slices(folder: Path, only: Iterable[str] | None = None, fewest: int = F
     patients = present if only is None else sorted(set(only))
     rows, problems, empty = [], [], []
     for patient in patients:
-        path = folder / (shown := _printable(patient))
+        path = folder / patient
         if patient not in present:
             problems.append(
                 f"{path}: no such folder, but the list of patients names it. Remove the name or restore it."
             )
-        elif shown != patient:
-            problems.append(f"{path}: a name that is not UTF-8, or has control characters. Rename the folder.")
+        elif not patient.isprintable():
+            problems.append(f"{str(path)!a}: a name that is not UTF-8, or has control characters. Rename the folder.")
         else:
             paired, unpaired = _pair_files(folder, patient)
             rows += paired
@@ -108,12 +106,6 @@ def explain_empty(folder: Path) -> str:
     return f"{folder}: holds no patient folders. {HOW_TO_GET}"
 
 
-def _printable(name: str) -> str:
-    r"""Return the name of a file with \x.. for bytes that are not UTF-8 and for control characters."""
-    valid = os.fsencode(name).decode(errors="backslashreplace")
-    return "".join(repr(c)[1:-1] if unicodedata.category(c) == "Cc" else c for c in valid)
-
-
 def _pair_files(folder: Path, patient: str) -> tuple[list[tuple[str, str, str]], list[str]]:
     """Return (rows of the table, problems) of one patient, sorted by slice number."""
     pattern = re.compile(re.escape(patient) + r"_(?P<number>\d+)(?P<mask>_mask)?\.tiff?", re.IGNORECASE)
@@ -126,7 +118,7 @@ def _pair_files(folder: Path, patient: str) -> tuple[list[tuple[str, str, str]],
     for name in names:
         if name.startswith(".") or not name.lower().endswith(TIFF):
             continue
-        path = folder / patient / _printable(name)
+        path = folder / patient / name
         if not (match := pattern.fullmatch(name)):
             names = f"{patient}_NUMBER.tif or {patient}_NUMBER_mask.tif"
             problems.append(f"{path}: not named like a slice of this patient. Rename it to {names}, or remove it.")

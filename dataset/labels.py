@@ -63,7 +63,7 @@ def read_labels(files: Iterable[Path], patients: Iterable[str]) -> tuple[pd.Data
         if "Patient" not in table or not columns:
             raise UserError(f"{path}: has no column {'of labels' if 'Patient' in table else 'Patient'}. {HOW_TO_LABEL}")
         table = table.loc[table["Patient"] != "", ["Patient", *columns]]
-        tables.append(table.assign(path=path, id=match_ids(table["Patient"], ids)))
+        tables.append(table.assign(path=path, id=table["Patient"].map(normalise_id)))
     shown = " and ".join(map(str, files))
     table = pd.concat(tables, ignore_index=True)
     fits = table["id"].isin(ids)
@@ -107,24 +107,13 @@ def read_column(rows: pd.DataFrame, column: str) -> tuple[dict[str, str], list[s
     return {own: labels[key] for own, key in first.items()}, notes, problems
 
 
-def match_ids(written: pd.Series, ids: set[str]) -> pd.Series:
-    """Return the normalised ids; a number that lost its leading zeros in a spreadsheet becomes the one id it fits."""
-    numbers = Counter(own.lstrip("0") for own in ids if own.isdigit())
-    full = {own.lstrip("0"): own for own in ids if own.isdigit() and numbers[own.lstrip("0")] == 1}
-    return written.map(normalise_id).map(lambda own: own if own in ids else full.get(own, own))
-
-
 def describe_ids(table: pd.DataFrame, fits: pd.Series, patients: list[str]) -> list[str]:
-    """Return sentences on ids that were completed and, where patients have no row, on these and on the rows left."""
-    notes, named = [], set(table["id"])
-    if (completed := table[fits & (table["Patient"].map(normalise_id) != table["id"])]).size:
-        pairs = [f"{written} is {own}" for written, own in zip(completed["Patient"], completed["id"], strict=True)]
-        notes.append(f"leading zeros were lost: {list_few(pairs)}")
-    if lacking := [patient for patient in patients if normalise_id(patient) not in named]:
-        notes.append(f"no row for {len(lacking)} of {len(patients)} patients: {list_few(lacking)}")
-        if strangers := table.loc[~fits, "Patient"].tolist():
-            notes.append(f"{len(strangers)} rows fit none of the patients: {list_few(strangers)}")
-    return notes
+    """Return sentences on patients without a row and, if there are any, on the rows that fit nobody."""
+    named, strangers = set(table["id"]), table.loc[~fits, "Patient"].tolist()
+    if not (lacking := [patient for patient in patients if normalise_id(patient) not in named]):
+        return []
+    notes = [f"no row for {len(lacking)} of {len(patients)} patients: {list_few(lacking)}"]
+    return notes + ([f"{len(strangers)} rows fit none of the patients: {list_few(strangers)}"] if strangers else [])
 
 
 def list_counts(words: Mapping[str, int]) -> str:

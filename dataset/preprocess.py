@@ -26,17 +26,13 @@ Box = tuple[int, int, int, int]  # top, bottom, left, right; ends excluded
 class Preprocessing(NamedTuple):
     """How slices become the network's input.
 
-    Attributes:
-        normalisation: a name in NORMALISATIONS.
-        neighbours: number of slices before and after whose FLAIR is added as channels, nearest first, the one before
-            ahead of the one after. At the ends of a stack the last slice is repeated.
-        crop: compute only the window around the head; nothing is predicted outside of it.
-        resolution: fraction of the resolution at which the network computes; its logits are interpolated to full size.
+    FLAIR of neighbours is added as channels, nearest first, the slice before ahead of the one after; at the ends of a
+    stack the last slice is repeated. At a fraction of the resolution the logits are interpolated to full size.
     """
 
-    normalisation: str = "plain"
-    neighbours: int = 0
-    crop: bool = False
+    normalisation: str = "plain"  # a name in NORMALISATIONS
+    neighbours: int = 0  # slices before and after
+    crop: bool = False  # compute only the window around the head; nothing is predicted outside of it
     resolution: float = 1.0
 
     @classmethod

@@ -1,6 +1,5 @@
 """Decode slices and masks, each file once, into uint8 arrays."""
 
-import contextlib
 import re
 import zlib
 from dataclasses import dataclass
@@ -18,7 +17,6 @@ from utils import UserError, describe_problems, parallel_map
 
 COLUMNS = ["patient", "image_path", "mask_path"]  # of a table of slices; paths are relative to the data folder
 CHECKSUM = "checksum"  # a further column of the split tables of a run, see `checksums`
-SWAPPED = "image and mask have each other's names in"
 SHAPES = {"RGB": (IMAGE_SIZE, IMAGE_SIZE, CHANNELS), "L": (IMAGE_SIZE, IMAGE_SIZE)}  # of an image, of a mask
 
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # it would report damaged files without their names
@@ -117,16 +115,9 @@ def decode(folder: Path, table: pd.DataFrame) -> tuple[Slices, list[str]]:
                 target[row] = read(path)
             except ValueError as error:
                 problems.append(str(error))
-        if len(problems) == 2:
-            with contextlib.suppress(ValueError):
-                read_image(mask), read_mask(image)
-                return [SWAPPED]
         return problems
 
     problems = list(chain.from_iterable(parallel_map(read_row, range(len(table)))))
-    if SWAPPED in problems:
-        said = f"{folder}: {SWAPPED} {problems.count(SWAPPED)} slices. Swap the names: that of a mask ends in _mask."
-        problems = [said, *(problem for problem in problems if problem != SWAPPED)]
     return Slices(torch.from_numpy(images), torch.from_numpy(masks), table), problems
 
 
@@ -172,7 +163,8 @@ def read_tiff(path: Path, mode: str, what: str) -> np.ndarray:
     if pages != 1:
         raise ValueError(f"{path}: has {pages} pages. Save {what} as a TIFF with one page.")
     if actual_mode != mode:
-        raise ValueError(f"{path}: has the mode {actual_mode}, but {what} must have {mode} (8 bits). Convert it.")
+        remedy = "Convert it, or swap the names if those of image and mask are exchanged"
+        raise ValueError(f"{path}: has the mode {actual_mode}, but {what} must have {mode} (8 bits). {remedy}.")
     if pixels.shape != SHAPES[mode]:
         is_size, side = "x".join(map(str, size)), f"{IMAGE_SIZE}x{IMAGE_SIZE}"
         raise ValueError(f"{path}: is {is_size} pixels, but {what} must be {side}. Resize image and mask.")

@@ -109,11 +109,9 @@ def read_assignment(path: Path, patients: Iterable[str], folder: Path) -> tuple[
     scans = rows.assign(person=persons)[rows["patient"].isin(assignment) & (persons != "")]
     for person, own in scans.groupby("person"):
         if own["split"].nunique() > 1:
-            shown = ", ".join(own["patient"] + " in " + own["split"])
-            problems.append(
-                f"{path}: scans of {person} are in several splits ({shown}). Assign a person to one split; if these "
-                "are different people, say so in a column person."
-            )
+            several = ", ".join(own["patient"] + " in " + own["split"])
+            remedy = "Assign a person to one split; if these are different people, say so in a column person."
+            problems.append(f"{path}: scans of {person} are in several splits ({several}). {remedy}")
     if not problems:
         problems += [
             f"{path}: leaves no patient with a folder for {split}. Assign at least one."

@@ -79,7 +79,7 @@ class Writer:
             raise UserError(f"{path}: does not fit this network ({error}). Begin again with --overwrite.") from None
         epochs = read_epochs(self.run).drop(columns="saved")
         self.epochs = epochs[epochs["epoch"] <= state["epoch"]]
-        self.run.write_epochs(self.epochs)
+        self.run.write("epochs.csv", self.epochs)
         return state["epoch"]
 
     def save_epoch(self, record: dict[str, float]) -> None:
@@ -118,7 +118,7 @@ class Writer:
         _write(self.run.checkpoint(record["epoch"]), content)
         _write(self.run.resume, state)
         self.epochs = pd.concat([self.epochs, pd.DataFrame([record])], ignore_index=True)
-        self.run.write_epochs(self.epochs)
+        self.run.write("epochs.csv", self.epochs)
         if self.choose_kept:
             for epoch in self.run.checkpoints().keys() - self.choose_kept(self.epochs) - {record["epoch"]}:
                 self.run.checkpoint(epoch).unlink()

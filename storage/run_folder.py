@@ -63,8 +63,6 @@ class RunFolder:
         except ValueError as error:
             raise UserError(f"{self.path / name}: is no JSON ({error}). Run {script} --run {self} again.") from None
 
-    # --- Begin ---
-
     def known_files(self) -> list[Path]:
         return [path for pattern in KNOWN for path in sorted(self.path.glob(pattern))]
 
@@ -73,9 +71,7 @@ class RunFolder:
         return (self.path / "config.json").is_file()
 
     def refuse_used(self, overwrite: bool = False) -> None:
-        """Raise UserError if the folder is a file, or holds files of a run that may not be overwritten."""
-        if self.path.exists() and not self.path.is_dir():
-            raise UserError(f"{self}: is a file. Name a folder with --run.")
+        """Raise UserError if the folder holds files of a run that may not be overwritten."""
         if not overwrite and (known := self.known_files()):
             raise UserError(
                 f"{self}: holds {known[0].relative_to(self.path)} already. Name another folder with --run, go on with "
@@ -86,11 +82,9 @@ class RunFolder:
         """Write config.json and the split tables of a new run; files of an earlier run are removed."""
         for path in self.known_files():
             path.unlink()
-        self.write_config(config)
+        self.write("config.json", config)
         for split, table in tables.items():
             self.write(f"{split}.csv", table)
-
-    # --- Checkpoints ---
 
     def checkpoint(self, epoch: int) -> Path:
         return self.models / f"epoch_{epoch}.pt"
@@ -99,11 +93,6 @@ class RunFolder:
         """Return the checkpoint files by epoch, sorted. Files with other names are ignored."""
         matches = ((EPOCH_FILE.fullmatch(path.name), path) for path in self.models.glob("epoch_*.pt"))
         return dict(sorted((int(match[1]), path) for match, path in matches if match))
-
-    # --- Settings and split ---
-
-    def write_config(self, config: dict[str, Any]) -> None:
-        self.write("config.json", config)
 
     def read_config(self) -> dict[str, Any]:
         return self._read_json("config.json", "train_model.py")
@@ -118,24 +107,12 @@ class RunFolder:
             )
         return table[[column for column in (*COLUMNS, CHECKSUM) if column in table]]
 
-    # --- Epochs ---
-
-    def write_epochs(self, epochs: pd.DataFrame) -> None:
-        """Write epochs.csv, every metric of each epoch."""
-        self.write("epochs.csv", epochs)
-
     def read_epochs_table(self) -> pd.DataFrame:
         """Return epochs.csv as numbers; an empty table if there is none."""
         path = self.path / "epochs.csv"
         if not path.is_file():
             return pd.DataFrame({"epoch": []})
         return parse_csv(self.read(path.name, "train_model.py"), path, ["epoch"]).apply(pd.to_numeric)
-
-    def write_results(self, epochs: pd.DataFrame) -> None:
-        """Write results.csv, loss and IoU of each epoch."""
-        self.write("results.csv", epochs[RESULT_COLUMNS])
-
-    # --- Test ---
 
     def write_test(
         self, tables: dict[str, pd.DataFrame], metrics: dict[str, Any], predicted: np.ndarray | None
@@ -191,8 +168,6 @@ class RunFolder:
             if len(table) != len(predicted):
                 raise UserError(f"{run}: {len(table)} slices, but {len(predicted)} predicted masks. Test it again.")
         return pd.concat(tables, ignore_index=True), np.concatenate(masks)
-
-    # --- Radiogenomics ---
 
     def write_genomics(self, features: pd.DataFrame, associations: pd.DataFrame, result: dict[str, Any]) -> None:
         """Write shape_features.csv, associations.csv and radiogenomics.json."""

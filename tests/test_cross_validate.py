@@ -9,7 +9,7 @@ from conftest import make_patients, run_here
 import cross_validate
 from dataset.split import SPLITS, assign_fold
 from storage.run_folder import RunFolder
-from utils import UserError
+from utils import UserError, run_python
 
 QUICK = ("--width", 2, "--batch-size", 8, "--device", "cpu")
 
@@ -99,3 +99,11 @@ def test_what_the_scripts_are_called_with(call, calls, folder, tmp_path):
 def test_mistakes_are_found_before_anything_runs(call, calls, folder, tmp_path, arguments, message):
     code, _, err = call("cross_validate", "--run", tmp_path / "cv", "--data", folder, *arguments)
     assert code == 2 and message in err and calls == [] and not (tmp_path / "cv").exists()
+
+
+def test_a_script_that_fails_ends_it_with_its_exit_code(capfd, tmp_path):
+    (tmp_path / "child.py").write_text("import sys\nsys.exit(int(sys.argv[1]))\n")
+    run_python(tmp_path / "child.py", 0)
+    with pytest.raises(SystemExit) as stop:
+        run_python(tmp_path / "child.py", 2)
+    assert stop.value.code == 2 and "child.py stopped with exit code 2" in capfd.readouterr().err

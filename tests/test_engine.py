@@ -1,5 +1,6 @@
 """The engine against the same computation written naively."""
 
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -186,18 +187,17 @@ def test_a_loss_that_is_not_finite_stops_at_once_and_names_batch_and_patients(sl
     assert len(seen) == 2
 
 
-def test_bf16_is_close_to_fp32(slices):
-    exact, _ = evaluate(small_net(), slices, 8, bce, CPU)
-    rough, _ = evaluate(small_net(), slices, 8, bce, Hardware(torch.device("cpu"), bf16=True))
-    assert rough["loss"] == pytest.approx(exact["loss"], rel=2e-2)
-
-
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_cuda_agrees_with_cpu(slices):
     device = torch.device("cuda")
     exact, _ = evaluate(small_net(), slices, 8, bce, CPU)
     there, _ = evaluate(small_net().to(device), slices.to(device), 8, bce, Hardware(device, bf16=False))
     assert there["loss"] == pytest.approx(exact["loss"], rel=1e-3)
+
+
+def test_no_progress_bar_without_standard_error(slices, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", None)  # pythonw, or 2>&-
+    assert 0 <= evaluate(small_net(), slices, 8, bce, CPU)[0]["iou"] <= 1
 
 
 # --- Transforms, windows and mirror images -----------------------------------------------------------------------

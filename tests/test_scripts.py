@@ -125,7 +125,7 @@ def test_a_test_of_an_unfinished_run_says_so_and_its_choice_grows_stale(call, fo
     newest = run.checkpoint(2).read_bytes()
     run.checkpoint(2).unlink()
     table = run.read_epochs_table()
-    run.write_epochs(table[table["epoch"] < 2])
+    run.write("epochs.csv", table[table["epoch"] < 2])
     assert "training has done 1 of 2 epochs: test again" in " ".join(call("test_model", "--run", run)[1].split())
     run.checkpoint(2).write_bytes(newest)
     warned = "it was chosen when epoch 1 was the last; now it is 2. Test again."

@@ -62,17 +62,6 @@ def test_padding_repeats_the_edge_and_is_cropped_away():
     torch.testing.assert_close(model(image), model(padded)[..., :40, :40])
 
 
-def test_what_enters_a_stem_leaves_it_again():
-    model = UNet(width=2, pixel_unshuffle=2)
-    image = torch.randn(2, 3, 37, 70)
-    entered = model._pad_and_fold(image)
-    assert entered.shape == (2, 12, 32, 48)
-    assert torch.equal(model._unfold_and_crop(entered, 37, 70), image)
-    # Channel 4c + 2y + x holds the pixels (2i + y, 2j + x) of channel c
-    assert torch.equal(entered[:, 4 * 1 + 2 * 1 + 0, :18, :35], image[:, 1, 1::2, 0::2])
-    assert torch.equal(model._unfold_and_crop(entered, 64, 96)[..., :37, 70:], image[..., -1:].expand(-1, -1, -1, 26))
-
-
 def test_a_network_with_a_stem_is_the_plain_one_between_unshuffle_and_shuffle():
     torch.manual_seed(0)
     model, inner = UNet(width=2, pixel_unshuffle=2).eval(), UNet(channels=12, classes=4, width=2).eval()

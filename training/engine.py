@@ -15,7 +15,7 @@ from tqdm import tqdm
 from constants import IMAGE_SIZE, THRESHOLD
 from dataset.preprocess import PreprocessedSlices, Preprocessing, preprocess, window_side
 from dataset.slices import Slices
-from evaluation.metrics import Counts, count_pixels, slice_mean_iou, summarise
+from evaluation.metrics import Counts, count_pixels, summarise
 from training import augment
 from training.hardware import Hardware, rank, sum_over_processes, world
 from training.losses import Loss, make_loss
@@ -264,7 +264,7 @@ def resize(planes: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
 
 
 def _progress(batches: Sequence[Any], title: str, metrics: EpochMetrics) -> Iterator[Any]:
-    """Yield the batches behind a progress bar with loss and IoU; silent off a terminal."""
+    """Yield the batches behind a progress bar with the loss; silent off a terminal."""
     no_terminal = sys.stderr is None or sys.stderr.closed
     disable = True if no_terminal or rank() else None  # None: tqdm looks for a terminal
     bar = tqdm(batches, title, leave=False, disable=disable, unit="batch", dynamic_ncols=True)
@@ -273,9 +273,7 @@ def _progress(batches: Sequence[Any], title: str, metrics: EpochMetrics) -> Iter
         yield batch
         if not bar.disable and time.monotonic() - shown > 1:  # reading a metric waits for the device: rarely
             shown = time.monotonic()
-            counts = Counts(*(torch.cat(columns).cpu().numpy() for columns in zip(*metrics.counts, strict=True)))
-            loss = torch.stack(metrics.losses).mean().item()
-            bar.set_postfix(loss=f"{loss:.4f}", IoU=f"{slice_mean_iou(counts):.3f}")
+            bar.set_postfix(loss=f"{torch.stack(metrics.losses).mean().item():.4f}")
 
 
 def _refuse_not_finite(losses: list[torch.Tensor], batches: Sequence[torch.Tensor], patients: Sequence[str]) -> None:
