@@ -26,9 +26,8 @@ PROJECT = Path(__file__).resolve().parent
 
 def parse_arguments(argv: list[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
     """Return the options of this script, and those for train_model.py as they were given."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    layout = {"description": __doc__, "formatter_class": argparse.RawDescriptionHelpFormatter}
+    parser = argparse.ArgumentParser(**layout, allow_abbrev=False)
     add = parser.add_argument
     add("--folds", type=positive(int), default=5, metavar="N", help="(%(default)s)")
     add("--run", type=Path, required=True, metavar="DIR", help="where fold_1, fold_2, ... and the pooled files go")
@@ -104,8 +103,7 @@ def pool(run: RunFolder, folds: dict[int, RunFolder], folder: Path) -> None:
     if metrics["synthetic"]:
         print(SYNTHETIC_NOTICE)
     for number, r in results.items():
-        dice = show_number(r["patient_dice"])
-        print(f"  fold {number}: epoch {r['epoch']}, {r['patients']} patients, mean volumetric Dice {dice}")
+        print(f"  fold {number}: epoch {r['epoch']}, {r['patients']} patients, Dice {show_number(r['patient_dice'])}")
     print(summary.describe(metrics, tables["patients"]))
     print(f"written to {run}: test_*.csv, metrics.json, report.html")
 

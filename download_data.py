@@ -18,25 +18,21 @@ from collections.abc import Iterable
 from pathlib import Path, PurePath, PurePosixPath
 
 import constants
-from utils import UserError, list_problems, new_folder, run_script
+from utils import UserError, describe_problems, new_folder, run_script
 
 HANDLE = "mateuszbuda/lgg-mri-segmentation"  # on Kaggle
 PAGE = f"https://www.kaggle.com/datasets/{HANDLE}"
-BY_HAND = f"Download {PAGE} in a browser and name the zip: download_data.py --from archive.zip."
 LABELS = "data.csv"  # beside the patient folders
+BY_HAND = f"Download {PAGE} in a browser and name the zip: download_data.py --from archive.zip."
 
 
-def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--subset", action="store_true", help="only the 12 patients of the 100 MB run (336 slices)")
     add("--from", dest="source", type=Path, metavar="PATH", help="a zip or folder on the disk; no network is used")
     add("--out", type=Path, default=constants.DATA_DIR, metavar="DIR", help="folder of the patients (%(default)s)")
-    return parser.parse_args(argv)
-
-
-def main(argv: list[str] | None = None) -> None:
-    args = parse_arguments(argv)
+    args = parser.parse_args(argv)
     from dataset.published import published_patients
 
     patients = published_patients(args.subset)
@@ -78,8 +74,7 @@ def download() -> Path:
 def verify(folder: Path, patients: dict[str, int]) -> str:
     """Check that a folder holds these patients ({patient: number of slices}) and no others; decode every slice.
 
-    Returns: a one-line summary.
-    Raises: UserError that lists slices that are missing, too many, or no valid image or mask.
+    Returns: a one-line summary. Raises: UserError that lists what is missing, too much, or damaged.
     """
     from dataset.folder import find_slices
     from dataset.slices import load_slices
@@ -93,13 +88,12 @@ def verify(folder: Path, patients: dict[str, int]) -> str:
     ]
     if problems:
         raise UserError(
-            f"{folder}: is not the published set of {len(patients)} patients.\n{list_problems(problems)}\n"
-            f"Get it again, name another folder with --out, or add --subset for 12 patients. {BY_HAND}"
+            f"{describe_problems(folder, problems)}\nThis is not the published set of {len(patients)} patients. Get it "
+            f"again, name another folder with --out, or add --subset for 12 patients. {BY_HAND}"
         )
-    patient_tables = (rows for _, rows in table.groupby("patient"))  # one at a time, to save memory
-    tumour = sum(
-        int(load_slices(folder, {"all": rows})["all"].masks.flatten(1).any(1).sum()) for rows in patient_tables
-    )
+    tumour = 0
+    for _, rows in table.groupby("patient"):
+        tumour += int(load_slices(folder, {"all": rows})["all"].masks.flatten(1).any(1).sum())
     return f"checked: {len(patients)} patients, {len(table):,} slices with masks, {tumour:,} of them with tumour"
 
 
@@ -119,8 +113,7 @@ def link_folder(source: Path, folder: Path, patients: dict[str, int]) -> str:
 def unpack_archive(archive: Path, folder: Path, patients: dict[str, int]) -> str:
     """Unpack the patients and data.csv from one of the two copies in a zip into `folder`.
 
-    Only names of the set's own files are written, so that no member can lead out of the folder.
-    Raises: UserError if it is damaged.
+    Only names of the set's own files are written: no member can lead out of the folder.
     """
     wanted = re.compile(rf"({'|'.join(map(re.escape, patients))})/\1_\d+(_mask)?\.tif|{re.escape(LABELS)}")
     try:
@@ -137,7 +130,7 @@ def unpack_archive(archive: Path, folder: Path, patients: dict[str, int]) -> str
 
 
 def find_copy(folders: Iterable[PurePath], patients: dict[str, int], source: Path) -> PurePath:
-    """Return the folder with the most patient folders; of equals, the least deep. Raises: UserError if none has any."""
+    """Return the folder with the most patient folders; of equals, the least deep."""
     by_depth = sorted(folders, key=lambda folder: (len(folder.parts), folder))
     parents = Counter(folder.parent for folder in by_depth if folder.name in patients)
     if not parents:

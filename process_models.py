@@ -2,9 +2,8 @@
 
     python process_models.py --run runs/first
 
-The curves mark the epoch that was tested, or before any test the one with the best validation IoU.
-
-Works while training is still running.
+The curves mark the epoch that was tested, or before any test the one with the best validation IoU. Works while training
+is still running.
 """
 
 import argparse
@@ -14,27 +13,22 @@ import constants
 from utils import run_script
 
 
-def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--run", type=Path, default=constants.RUN_DIR, metavar="DIR", help="folder of the run (%(default)s)"
-    )
-    return parser.parse_args(argv)
-
-
 def main(argv: list[str] | None = None) -> None:
-    args = parse_arguments(argv)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--run", type=Path, default=constants.RUN_DIR, metavar="DIR", help="folder of the run (%(default)s)")
+    args = parser.parse_args(argv)
     from evaluation.selection import best_epoch, selection_warning
     from evaluation.summary import describe_epoch
     from reporting import plots
     from storage import checkpoints
-    from storage.run_folder import RunFolder
+    from storage.run_folder import RESULT_COLUMNS, RunFolder
 
     run = RunFolder(args.run)
     epochs = checkpoints.read_epochs(run)
     best = best_epoch(epochs)
-    notice = constants.SYNTHETIC_NOTICE if run.is_synthetic() else ""
-    run.write_results(epochs)
+    notice = constants.SYNTHETIC_NOTICE if run.read_config()["synthetic"] else ""
+    run.write("results.csv", epochs[RESULT_COLUMNS])
     marked = run.read_metrics()["epoch"] if run.is_tested() else best
     plots.write_plots(run, plots.training_plots(epochs, marked), notice)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import constants
-from utils import parallel_map, refuse_used, run_script, show_number, to_csv
+from utils import parallel_map, refuse_used, run_script, show_number
 
 if TYPE_CHECKING:
     import numpy as np
@@ -76,7 +76,7 @@ def main(argv: list[str] | None = None) -> None:
     study.result["synthetic"] = synthetic
     study.result["predictions"] = "" if predicted is None else masks_digest(predicted)
 
-    out.write_genomics(to_csv(study.features), to_csv(with_small_p(study.associations)), study.result)
+    out.write_genomics(study.features, with_small_p(study.associations), study.result)
     write_plots(out, study_plots(study), notice)
     if run:
         epochs = None if run.read_metrics().get("folds") else checkpoints.read_epochs(run)

@@ -21,7 +21,6 @@ from utils import UserError, existing, list_few, positive, run_script
 
 if TYPE_CHECKING:
     import numpy as np
-    import pandas as pd
 
     from dataset.slices import Slices
     from storage.run_folder import RunFolder
@@ -33,7 +32,7 @@ ON_VALIDATION = (
 UNFINISHED = "warning: training has done {} of {} epochs: test again when it has finished."
 
 
-def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--run", type=Path, default=constants.RUN_DIR, metavar="DIR", help="folder of the run (%(default)s)")
@@ -43,11 +42,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--tune", action="store_true", help="choose threshold and smallest component on the validation patients")
     add("--batch-size", type=positive(int), help="slices at a time, on which a Dice loss depends (that of training)")
     add("--device", default="auto", help="cpu, cuda, cuda:1, mps (auto: CUDA, else MPS, else the CPU)")
-    return parser.parse_args(argv)
-
-
-def main(argv: list[str] | None = None) -> None:
-    args = parse_arguments(argv)
+    args = parser.parse_args(argv)
     from dataset.slices import describe_changes
     from dataset.synthetic import any_synthetic
     from evaluation import summary
@@ -100,32 +95,27 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def load(run: RunFolder, folder: Path | None, splits: set[str]) -> dict[str, Slices]:
-    """Decode the slices of the splits of a run."""
+    """Decode the slices of the splits of a run.
+
+    Raises: UserError if a split is empty, or another folder than the one used for training lacks its patients.
+    """
     from dataset.folder import find_folder
     from dataset.slices import load_slices
 
-    tables = {split: run.read_split_table(split) for split in sorted(splits)}
+    tables, trained = {split: run.read_split_table(split) for split in sorted(splits)}, run.read_config()["data"]
     for split, table in tables.items():
         if table.empty:
             raise UserError(f"{run.path / f'{split}.csv'}: names no patients to test on.")
-    found = find_folder(folder, run.read_config()["data"])
-    if folder is not None:
-        refuse_other_patients(run, found, tables)
-    return load_slices(found, tables)
-
-
-def refuse_other_patients(run: RunFolder, folder: Path, tables: dict[str, pd.DataFrame]) -> None:
-    """Raise UserError if the folder, another than the one used for training, lacks patients of the tables."""
-    trained = run.read_config()["data"]
+    found = find_folder(folder, trained)
     patients = sorted({patient for table in tables.values() for patient in table["patient"]})
-    lacking = [patient for patient in patients if not (folder / patient).is_dir()]
-    if not lacking or folder.resolve() == Path(trained):
-        return
-    lacks = "holds none" if lacking == patients else f"lacks {len(lacking)} ({list_few(lacking)})"
-    raise UserError(
-        f"{folder}: {lacks} of the {len(patients)} {' and '.join(tables)} patients of {run}. "
-        f"Training used {trained}: leave out --data, or name that folder."
-    )
+    lacking = [patient for patient in patients if not (found / patient).is_dir()]
+    if lacking and found.resolve() != Path(trained):
+        few = ", ".join(lacking[:3]) + (", ..." if len(lacking) > 3 else "")
+        raise UserError(
+            f"{found}: lacks {len(lacking)} ({few}) of the {len(patients)} {' and '.join(tables)} patients of {run}. "
+            f"Training used {trained}: leave out --data, or name that folder."
+        )
+    return load_slices(found, tables)
 
 
 if __name__ == "__main__":

@@ -10,12 +10,11 @@ import argparse
 import shlex
 import sys
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import constants
-from training.recipe import COMPUTING, Recipe, chosen_values, make_parser, parse_recipe
+from training.recipe import Recipe, chosen_settings, make_parser, make_settings
 from utils import UserError, run_script, show_number
 
 if TYPE_CHECKING:
@@ -30,18 +29,13 @@ CPU_GFLOPS = {True: 160, False: 55}  # per second and core, in bf16 and in fp32
 REDRAW = 60  # seconds, at least, between two drawings of the curves
 
 
-def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+def main(argv: list[str] | None = None) -> None:
     parser = make_parser(__doc__)
     args = parser.parse_args(argv)
     if args.split and args.fold:
         parser.error("--split and --fold exclude each other")
     if args.resume and args.overwrite:
         parser.error("--resume and --overwrite exclude each other")
-    return args
-
-
-def main(argv: list[str] | None = None) -> None:
-    args = parse_arguments(argv)
     from dataset.folder import find_folder
     from dataset.slices import load_slices
     from storage.run_folder import RunFolder
@@ -54,10 +48,9 @@ def main(argv: list[str] | None = None) -> None:
     resumed = args.resume and run.exists()
     if not resumed:
         run.refuse_used(args.overwrite)
-    config = run.read_config() if resumed else {}
-    folder = find_folder(args.data, config.get("data"))
-    tables = make_tables(args, folder, run if resumed else None)
-    settings = make_settings(args, config.get("settings"), run)
+    before = run.read_config() if resumed else {}
+    folder = find_folder(args.data, before.get("data"))
+    tables, settings = resume(args, run, folder) if resumed else (split_patients(args, folder), make_settings(args))
 
     hardware = hw.choose_hardware(args.device, settings["precision"])
     settings["precision"] = "bf16" if hardware.bf16 else "fp32"
@@ -68,79 +61,55 @@ def main(argv: list[str] | None = None) -> None:
     slices = load_slices(folder, tables)
     if not slices["train"].masks.any():
         raise UserError(f"{folder}: all masks of the training patients are empty: nothing can be learned from them.")
-    given = sys.argv[1:] if argv is None else argv
-    config = describe_run(args, settings, folder, slices, hardware, given, config)
+    command = shlex.join(["python", "train_model.py", *map(str, sys.argv[1:] if argv is None else argv)])
+    config = describe_run(settings, folder, slices, hardware, command, before)
     print_run(config, slices)
     train(args, run, config, slices, hardware, resumed)
     hw.leave_processes()
 
 
-def make_tables(args: argparse.Namespace, folder: Path, resumed: RunFolder | None) -> dict[str, pd.DataFrame]:
-    """Find the slices and split them by patient; a resumed run keeps its split.
-
-    Raises: UserError if options ask a resumed run for other patients.
-    """
+def split_patients(args: argparse.Namespace, folder: Path) -> dict[str, pd.DataFrame]:
+    """Find the slices and split them by patient."""
+    from dataset import split
     from dataset.folder import find_slices
-    from dataset.split import (
-        SPLITS,
-        assign_fold,
-        assign_patients,
-        describe_persons,
-        read_assignment,
-        read_patient_list,
-        split_tables,
-    )
     from training.hardware import say
 
-    if resumed:
-        recorded = {split: resumed.read_split_table(split) for split in SPLITS}
-        if not (args.split or args.fold or args.patients):
-            return recorded
-    table = find_slices(folder, read_patient_list(args.patients) if args.patients else None)
-    if args.fold:
-        assignment = assign_fold(table["patient"], *args.fold)
-    elif args.split:
-        assignment, missing = read_assignment(args.split, table["patient"], folder)
+    table = find_slices(folder, split.read_patient_list(args.patients) if args.patients else None)
+    if args.split:
+        assignment, missing = split.read_assignment(args.split, table["patient"], folder)
         if missing:
-            say(
-                f"warning: {args.split} names {len(missing)} patient(s) without a folder in {folder}, and goes on "
-                f"without them: {', '.join(missing)}"
-            )
-    else:
-        assignment = assign_patients(table["patient"])
-    if not args.split and (several := describe_persons(table["patient"])):
+            say(f"warning: {args.split} names patients without a folder in {folder}, left out: {', '.join(missing)}")
+        return split.split_tables(table, assignment)
+    if several := split.describe_persons(table["patient"]):
         say(f"{several}: all of a person are in one split")
-    tables = split_tables(table, assignment)
-    if resumed:
-        other = [split for split in SPLITS if set(tables[split]["patient"]) != set(recorded[split]["patient"])]
-        if other:
-            raise UserError(f"{resumed}: holds a run with other {' and '.join(other)} patients. Name another --run.")
-        return recorded
-    return tables
+    patients = table["patient"]
+    assignment = split.assign_fold(patients, *args.fold) if args.fold else split.assign_patients(patients)
+    return split.split_tables(table, assignment)
 
 
-def make_settings(args: argparse.Namespace, recorded: dict[str, Any] | None, run: RunFolder) -> dict[str, Any]:
-    """Return recipe, seed, mode and precision: those of the options, or of the run that goes on.
+def resume(args: argparse.Namespace, run: RunFolder, folder: Path) -> tuple[dict[str, pd.DataFrame], dict[str, Any]]:
+    """Return the split tables and the settings of the run that goes on.
 
-    Raises: UserError if an option asks a resumed run for other settings; more epochs are allowed without a schedule.
+    Raises: UserError if an option asks for others; more epochs are allowed without a schedule.
     """
-    if recorded is None:
-        return asdict(parse_recipe(args)) | {name: getattr(args, name) for name in COMPUTING}
-    defaults = make_parser().parse_args([])
-    asked = chosen_values(args)
-    asked |= {n: getattr(args, n) for n in COMPUTING if getattr(args, n) != getattr(defaults, n)}
-    if not Recipe.of(recorded).has_schedule:
-        recorded = recorded | {"epochs": asked.pop("epochs", recorded["epochs"])}
-    different = [f"{name} {recorded[name]}, not {value}" for name, value in asked.items() if recorded[name] != value]
+    from dataset.split import SPLITS
+
+    tables, settings = {split: run.read_split_table(split) for split in SPLITS}, run.read_config()["settings"]
+    asked = chosen_settings(args)
+    if not Recipe.of(settings).has_schedule:
+        settings["epochs"] = asked.get("epochs", settings["epochs"])
+    different = [f"{name} {settings[name]}, not {value}" for name, value in asked.items() if settings[name] != value]
+    if args.split or args.fold or args.patients:
+        others = split_patients(args, folder)
+        different += [f"other {s} patients" for s in SPLITS if set(others[s]["patient"]) != set(tables[s]["patient"])]
     if different:
         raise UserError(f"{run}: holds a run with {'; '.join(different)}. Leave that out, or name another --run.")
-    return dict(recorded)
+    return tables, settings
 
 
 def describe_run(
-    args: argparse.Namespace, settings: dict, folder: Path, slices: dict[str, Slices], hardware: Hardware,
-    given: list[str], before: dict,
-) -> dict[str, Any]:  # fmt: skip
+    settings: dict, folder: Path, slices: dict[str, Slices], hardware: Hardware, command: str, before: dict
+) -> dict[str, Any]:
     """Return the content of config.json, which each checkpoint holds too; before: that of a resumed run, or {}."""
     from dataset.published import is_published
     from dataset.synthetic import any_synthetic
@@ -150,10 +119,9 @@ def describe_run(
     commits = [*before.get("commit", "").split(", "), commit()]
     return {
         "settings": settings,
-        "options": {name: getattr(args, name) for name in ("device", "compile", "keep")},
         "data": str(folder.resolve()),
         "recipe": str(Recipe.of(settings)),
-        "command": before.get("command", shlex.join(["python", "train_model.py", *map(str, given)])),
+        "command": before.get("command", command),
         "commit": ", ".join(filter(None, dict.fromkeys(commits))),
         "synthetic": any(any_synthetic(subset.table) for subset in slices.values()),
         "published": all(is_published(subset.table) for subset in slices.values()),
@@ -193,18 +161,17 @@ def train(
     optimiser = Optimisation(network, recipe, recipe.epochs * math.ceil(len(order(1)) / recipe.batch_size))
     choose_kept = functools.partial(best_epochs, count=args.keep) if args.keep else None
     writer = checkpoints.Writer(run, optimiser.result, optimiser, config, choose_kept)
-    finished = checkpoints.restore(run, optimiser.result, optimiser) if resumed else 0
-    writer.resume_after(finished)
+    finished = writer.resume() if resumed else 0
     if finished >= recipe.epochs:
         say(f"nothing is left to do: all {finished} epochs are done")
         return
     if rank() == 0:
         if resumed:
-            run.write_config(config)
+            run.write("config.json", config)
         else:
             tables = {split: subset.table.assign(**{CHECKSUM: checksums(subset)}) for split, subset in slices.items()}
             run.begin(config, tables)
-        say_costs(args.keep, recipe, len(order(1)), network, run, hardware)
+        print_costs(args.keep, recipe, len(order(1)), network, run, hardware)
         if finished:
             say(f"resumed after epoch {finished}")
 
@@ -216,10 +183,9 @@ def train(
     model = torch.compile(model, dynamic=False) if args.compile else model
     loss = make_loss(recipe.loss, recipe.false_negative_weight)
     notice = constants.SYNTHETIC_NOTICE if config["synthetic"] else ""
-    best, drawn = -1.0, time.monotonic()
-    if finished:
-        best = writer.epochs["validation_iou"].max()
-    print_header()
+    best = writer.epochs["validation_iou"].max() if finished else -1.0
+    drawn = time.monotonic()
+    say(HEADER)
     try:
         for epoch in range(finished + 1, recipe.epochs + 1):
             started, title = time.monotonic(), f"epoch {epoch}/{recipe.epochs}"
@@ -233,7 +199,11 @@ def train(
                 replace(validation, preprocessing=preprocessing._replace(resolution=resolution)),
                 recipe.batch_size, loss, hardware, title, recipe.tta_flip,
             )  # fmt: skip
-            refuse_not_finite(validated["loss"], epoch)
+            if not math.isfinite(validated["loss"]):
+                raise UserError(
+                    f"the validation loss is not finite after epoch {epoch}, which is not saved. The epochs before it "
+                    "are saved. Try a smaller --lr or --precision fp32."
+                )
             record = {
                 "epoch": epoch,
                 **{f"training_{name}": value for name, value in learned.items()},
@@ -249,7 +219,7 @@ def train(
                 if time.monotonic() - drawn > REDRAW:
                     draw_curves(run, writer.epochs, notice)
                     drawn = time.monotonic()
-            print_epoch(record, recipe.epochs, best)
+            say(describe_epoch(record, recipe.epochs, best))
             best = max(best, record["validation_iou"])
     except KeyboardInterrupt:
         again = shlex.join(["python", "train_model.py", "--run", str(run), "--resume"])
@@ -261,11 +231,7 @@ def train(
     say(f"checkpoints: {run.models}. Next: {shlex.join(['python', 'process_models.py', '--run', str(run)])}")
 
 
-# --- Curves ----------------------------------------------------------------------------------------------------
-
-
 def draw_curves(run: RunFolder, epochs: pd.DataFrame, notice: str) -> None:
-    """Draw plots/loss and plots/iou anew."""
     from evaluation.selection import best_epoch
     from reporting.plots import training_plots, write_plots
 
@@ -273,7 +239,6 @@ def draw_curves(run: RunFolder, epochs: pd.DataFrame, notice: str) -> None:
 
 
 def log_to_board(run: RunFolder, record: dict[str, float]) -> None:
-    """Log an epoch to DIR/tensorboard."""
     from torch.utils.tensorboard import SummaryWriter
 
     with SummaryWriter(run.path / "tensorboard") as board:
@@ -283,27 +248,44 @@ def log_to_board(run: RunFolder, record: dict[str, float]) -> None:
 
 # --- Print -----------------------------------------------------------------------------------------------------
 
+HEADER = f"""
+IoU: mean over slices, empty against empty is 1; (empty): of an empty prediction;
+tumour: mean IoU over tumour slices alone; Dice: volumetric, mean over patients;
+*: the highest validation IoU so far; left: hours at the pace of this epoch.
+
+{"":9} {"training":^13} | {"validation":^34} |
+{"epoch":>9} {"loss":>7} {"Dice":>5} | {"loss":>7} {"IoU":>5} (empty) {"tumour":>6} {"Dice":>5} |  seconds    left"""
+
+
+def describe_epoch(record: dict[str, float], epochs: int, best: float) -> str:
+    """Return one line of at most 80 columns; best: the highest validation IoU of the epochs before."""
+    names = ("iou", "empty_prediction", "tumour_iou", "patient_dice")
+    iou, empty, tumour, dice = (show_number(record[f"validation_{name}"]) for name in names)
+    mark = "*" if record["validation_iou"] > best else " "
+    minutes = round(record["seconds"] * (epochs - record["epoch"]) / 60)
+    return (
+        f"{mark}{record['epoch']:3d}/{epochs:<4d} {record['training_loss']:7.4f} "
+        f"{show_number(record['training_patient_dice']):>5} | {record['validation_loss']:7.4f} {iou:>5} ({empty:>5}) "
+        f"{tumour:>6} {dice:>5} | {record['seconds']:8.1f} {minutes // 60:4d}:{minutes % 60:02d}"
+    )
+
 
 def print_run(config: dict, slices: dict[str, Slices]) -> None:
     from dataset.slices import describe_changes
     from evaluation.selection import NO_TUMOUR
     from training.hardware import say
 
-    if config["synthetic"]:
-        say(constants.SYNTHETIC_NOTICE)
-    say(f"data        {config['data']}")
+    lines = [constants.SYNTHETIC_NOTICE] if config["synthetic"] else []
+    lines.append(f"data        {config['data']}")
     for split, subset in slices.items():
-        say(f"{split:<11} {subset.describe()}")
-        if changes := describe_changes(subset):
-            say(changes)
+        lines += [f"{split:<11} {subset.describe()}", describe_changes(subset)]
     for name in ("settings", "versions"):
-        say(f"{name:<11} " + ", ".join(f"{key} {value}" for key, value in config[name].items()))
-    say(f"hardware    {config['hardware']}")
-    if not slices["validation"].masks.any():
-        say(NO_TUMOUR)
+        lines.append(f"{name:<11} " + ", ".join(f"{key} {value}" for key, value in config[name].items()))
+    lines += [f"hardware    {config['hardware']}", "" if slices["validation"].masks.any() else NO_TUMOUR]
+    say("\n".join(filter(None, lines)))
 
 
-def say_costs(
+def print_costs(
     keep: int, recipe: Recipe, slices: int, network: torch.nn.Module, run: RunFolder, hardware: Hardware
 ) -> None:
     """Print the size of all checkpoints and, on a CPU, roughly the hours of training, before they are spent."""
@@ -322,50 +304,6 @@ def say_costs(
         hours = recipe.epochs * slices * gflop / ((os.cpu_count() or 1) * CPU_GFLOPS[hardware.bf16]) / 3600
         if hours > 1:
             print(f"time        roughly {hours:.0f} hours; --width 16 takes a sixteenth, --recipe tuned minutes")
-
-
-def refuse_not_finite(loss: float, epoch: int) -> None:
-    """Raise UserError if the validation loss is not finite: the last step of the epoch has broken the weights."""
-    if loss - loss != 0:
-        raise UserError(
-            f"the validation loss is not finite after epoch {epoch}, which is not saved. The epochs before it are "
-            "saved. Try a smaller --lr or --precision fp32."
-        )
-
-
-def print_header() -> None:
-    from training.hardware import say
-
-    say("\nIoU: mean over slices, empty against empty is 1; (empty): of an empty prediction;")
-    say("tumour: mean IoU over tumour slices alone; Dice: volumetric, mean over patients;")
-    say("*: the highest validation IoU so far; left: at the pace of this epoch.\n")
-    say(f"{'':9} {'training':^13} | {'validation':^34} |")
-    validation = f"{'loss':>7} {'IoU':>5} (empty) {'tumour':>6} {'Dice':>5}"
-    say(f"{'epoch':>9} {'loss':>7} {'Dice':>5} | {validation} |  seconds    left")
-
-
-def print_epoch(record: dict[str, float], epochs: int, best: float) -> None:
-    """Print one plain line of at most 80 columns; best: the highest validation IoU of the epochs before."""
-    from training.hardware import say
-
-    mark = "*" if record["validation_iou"] > best else " "
-    iou, empty, tumour, dice = (
-        show_number(record[f"validation_{name}"]) for name in ("iou", "empty_prediction", "tumour_iou", "patient_dice")
-    )
-    left = show_duration(record["seconds"] * (epochs - record["epoch"]))
-    say(
-        f"{mark}{record['epoch']:3d}/{epochs:<4d} {record['training_loss']:7.4f} "
-        f"{show_number(record['training_patient_dice']):>5} | {record['validation_loss']:7.4f} {iou:>5} ({empty:>5}) "
-        f"{tumour:>6} {dice:>5} | {record['seconds']:8.1f} {left:>7}"
-    )
-
-
-def show_duration(seconds: float) -> str:
-    """Return a duration as text: 40 s, 12 min, 3 h 05."""
-    minutes = round(seconds / 60)
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d}"
 
 
 if __name__ == "__main__":

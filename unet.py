@@ -60,11 +60,7 @@ class Decoder(nn.Module):
 
     The resolution is doubled by a 2x2 up-convolution that halves the channels, or, with `bilinear`, by
     interpolation, which has no weights; the first of the two convolutions then reduces the channels.
-
-    Args:
-        deep: channels of the input, which has half the resolution.
-        skip: channels of the skip connection.
-        outputs: channels of the output.
+    deep, skip, outputs: channels of the input, the skip connection and the output.
     """
 
     def __init__(self, deep: int, skip: int, outputs: int, bilinear: bool):
@@ -106,9 +102,7 @@ class UNet(nn.Module):
         halved = 2 if bilinear else 1  # bilinear steps hand up the channels of the next skip connection
         self.encoders = nn.ModuleList(
             [
-                double_conv(
-                    channels * pixel_unshuffle**2, width
-                ),  # 256 x 256, for a slice of that size without folding
+                double_conv(channels * pixel_unshuffle**2, width),  # 256 x 256, for such a slice without folding
                 double_conv(width, 2 * width),  # 128 x 128
                 double_conv(2 * width, 4 * width),  # 64 x 64
                 double_conv(4 * width, 8 * width),  # 32 x 32
@@ -174,9 +168,8 @@ def load_weights(path: str) -> tuple[UNet, dict[str, str]]:
     if metadata.get("sha256") != weights_digest(tensors, metadata):
         raise ValueError("its checksum does not fit its content")
     try:
-        network = dict(json.loads(metadata["network"]))
         with torch.device("meta"):  # no memory yet
-            model = UNet(**network)
+            model = UNet(**json.loads(metadata["network"]))
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"its metadata does not describe a U-Net ({error})") from None
     tensors = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}

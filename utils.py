@@ -6,7 +6,6 @@ It imports no package, so that --help and a mistake in the options answer at onc
 import argparse
 import contextlib
 import csv
-import errno
 import io
 import json
 import math
@@ -44,18 +43,14 @@ def run_script(main: Callable[[], None]) -> None:
         _end(str(error), USER_ERROR)
     except ModuleNotFoundError as error:
         install = f"pip install -r {Path(__file__).with_name('requirements.txt')}"
-        _end(
-            f"{sys.executable} has no package {error.name}. Activate the environment ({install}); an optional package: "
-            f"pip install {error.name}",
-            USER_ERROR,
-        )
+        remedy = f"Activate the environment ({install}); an optional package: pip install {error.name}"
+        _end(f"{sys.executable} has no package {error.name}. {remedy}", USER_ERROR)
     except (FileExistsError, IsADirectoryError, NotADirectoryError) as error:
         _end(f"{error.filename}: {error.strerror}. Name another file or folder to write to.", USER_ERROR)
     except OSError as error:
         if error.filename is None and error.errno is None:
             raise
-        code = USER_ERROR if error.errno == errno.ENAMETOOLONG else SYSTEM_ERROR
-        _end(f"{error.filename or 'input/output'}: {error.strerror}", code)
+        _end(f"{error.filename or 'input/output'}: {error.strerror}", SYSTEM_ERROR)
     except (MemoryError, RuntimeError) as error:  # of NumPy; of PyTorch on each kind of hardware
         if not isinstance(error, MemoryError) and not OUT_OF_MEMORY.search(str(error)):
             raise
@@ -72,9 +67,7 @@ def _end(message: str, code: int) -> None:
 
 def run_python(*arguments: object) -> None:
     """Run a script, or a module after "-m", in a process of its own. A failure ends this one with its exit code."""
-    command = [sys.executable, *map(str, arguments)]
-    code = subprocess.call(command)
-    if code:
+    if code := subprocess.call([sys.executable, *map(str, arguments)]):
         print(f"{arguments[0]} stopped with exit code {code}, see above.", file=sys.stderr)
         sys.exit(code)
 
@@ -105,10 +98,9 @@ def positive(number_type: type) -> Callable[[str], int | float]:
 
 def fraction(text: str) -> float:
     """An argparse type: a number from 0 to 1."""
-    with contextlib.suppress(ValueError):
-        if 0 <= (value := float(text)) <= 1:
-            return value
-    raise argparse.ArgumentTypeError(f"{text} is not a number from 0 to 1")
+    if not 0 <= (value := float(text)) <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a number from 0 to 1")
+    return value
 
 
 def existing(text: str) -> Path:
@@ -206,14 +198,8 @@ def parse_csv(content: bytes, path: Path, columns: list[str]) -> "pd.DataFrame":
 
     separator = ";" if b";" in content.split(b"\n", 1)[0] else ","
     try:
-        table = pd.read_csv(
-            io.BytesIO(content),
-            sep=separator,
-            dtype=str,
-            keep_default_na=False,
-            encoding="utf-8-sig",
-            skip_blank_lines=False,
-        ).fillna("")  # of lines that are too short
+        options = {"sep": separator, "dtype": str, "keep_default_na": False, "skip_blank_lines": False}
+        table = pd.read_csv(io.BytesIO(content), encoding="utf-8-sig", **options).fillna("")  # of short lines
         if not isinstance(table.index, pd.RangeIndex):  # pandas takes surplus values in front for an index
             raise ValueError("its lines hold more values than its first one names columns")
         table = table[table.ne("").any(axis=1)]  # the index still counts blank lines
@@ -222,8 +208,7 @@ def parse_csv(content: bytes, path: Path, columns: list[str]) -> "pd.DataFrame":
         raise UserError(
             f"{path}: cannot be read as CSV ({reason}). Save it as CSV in UTF-8, with the columns {', '.join(columns)}."
         ) from None
-    missing = [column for column in columns if column not in table]
-    if missing:
+    if missing := [column for column in columns if column not in table]:
         raise UserError(f"{path}: has no column {', '.join(missing)}. Expected columns {', '.join(columns)}.")
     empty = table[columns].eq("").any(axis=1)
     if empty.any():
@@ -256,15 +241,12 @@ def show_number(value: float | None, form: str = ".3f") -> str:
 
 
 def describe_problems(source: Path, problems: list[str]) -> str:
-    """Return one problem unchanged, several as a list with one line each."""
-    several = f"{source}: {len(problems)} problems\n{list_problems(problems)}"
-    return problems[0] if len(problems) == 1 else several
-
-
-def list_problems(problems: list[str]) -> str:
-    """Return the first problems, one per line, and the number of further ones."""
+    """Return one problem unchanged, of several the first ones, one per line, and the number of further ones."""
+    if len(problems) == 1:
+        return problems[0]
     more = [f"  and {len(problems) - SHOWN_PROBLEMS} more"] if len(problems) > SHOWN_PROBLEMS else []
-    return "\n".join([*(f"  - {problem}" for problem in problems[:SHOWN_PROBLEMS]), *more])
+    listed = [f"  - {problem}" for problem in problems[:SHOWN_PROBLEMS]]
+    return "\n".join([f"{source}: {len(problems)} problems", *listed, *more])
 
 
 def list_few(names: list[str], most: int = 3) -> str:

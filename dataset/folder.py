@@ -1,8 +1,6 @@
 """Find the slices of a data folder and check that images and masks belong together."""
 
-import os
 import re
-import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -36,9 +34,7 @@ def find_folder(path: str | None, trained_on: str | None = None) -> Path:
         if constants.DATA_DIR.is_dir():
             return constants.DATA_DIR
         if constants.DATA_DIR.is_symlink():
-            raise UserError(
-                f"{constants.DATA_DIR}: a link to a folder that is gone. Restore the folder, or remove the link."
-            )
+            raise UserError(f"{constants.DATA_DIR}: a link to a folder that is gone. Restore it, or remove the link.")
         write_patients(constants.SYNTHETIC_DIR)
         return constants.SYNTHETIC_DIR
     folder = Path(path)
@@ -56,10 +52,7 @@ def find_slices(folder: Path, only: Iterable[str] | None = None, fewest: int = F
     Patients are sorted by name, slices by number. Only the patient folders themselves are searched, nothing deeper.
     The name of a folder is the patient's id, as text and unchanged: "001", "NA".
 
-    Args:
-        only: the patients to use; all if None.
-        fewest: patients that are needed.
-
+    only: the patients to use; all if None. fewest: patients that are needed.
     Raises: UserError that lists every problem of the folder, damaged files included.
     """
     entries = (entry for entry in folder.iterdir() if entry.is_dir() or not entry.exists())  # or a link to nothing
@@ -68,30 +61,27 @@ def find_slices(folder: Path, only: Iterable[str] | None = None, fewest: int = F
     patients = present if only is None else sorted(set(only))
     rows, problems, empty = [], [], []
     for patient in patients:
+        path = folder / patient
         if patient not in present:
             problems.append(
-                f"{folder / patient}: no such folder, but the list of patients names it. Remove the name or restore it."
+                f"{path}: no such folder, but the list of patients names it. Remove the name or restore it."
             )
-        elif (shown := _printable(patient)) != patient:
-            problems.append(
-                f"{folder / shown}: a name that is not UTF-8, or has control characters. Rename the folder."
-            )
+        elif not patient.isprintable():
+            problems.append(f"{str(path)!a}: a name that is not UTF-8, or has control characters. Rename the folder.")
         else:
             paired, unpaired = _pair_files(folder, patient)
             rows += paired
             problems += unpaired
-            empty += [patient] * (not paired and not unpaired)
+            empty += [] if paired or unpaired else [path]
     if len(empty) == len(patients):
         raise UserError(explain_empty(folder))
     problems += [
-        f"{folder / patient}: holds no slices named {patient}_NUMBER.tif. Restore them, or move the folder elsewhere."
-        for patient in empty
+        f"{path}: holds no slices named {path.name}_NUMBER.tif. Restore them, or move the folder elsewhere."
+        for path in empty
     ]
     if len(patients) < fewest:
-        problems.append(
-            f"{folder}: {len(patients)} patient(s), but training, validation and test need one each. "
-            f"Use at least {fewest}."
-        )
+        few = f"{len(patients)} patient(s), but training, validation and test need one each"
+        problems.append(f"{folder}: {few}. Use at least {fewest}.")
     table = pd.DataFrame(rows, columns=COLUMNS)
     if problems:
         problems += decode(folder, table)[1]
@@ -105,29 +95,20 @@ def explain_empty(folder: Path) -> str:
     if slices := [path for path in files if path.name.lower().endswith(TIFF)]:
         if slices[0].parent == folder:
             return f"{folder}: holds slices itself, as the folder of one patient does. Name its parent with --data."
-        above = slices[0].parents[1]
-        return f"{folder}: is a level too high, the patients are in {above}. Name that folder with --data."
-    if others := [path.relative_to(folder) for path in files if path.parent != folder]:
+        return f"{folder}: is a level too high, the patients are in {slices[0].parents[1]}. Name it with --data."
+    if files:
         return (
-            f"{folder}: holds files such as {others[0]}, not the slices that training reads "
+            f"{folder}: holds scans such as {files[0].relative_to(folder)}, not the slices that training reads "
             "(PATIENT/PATIENT_NUMBER.tif, see docs/usage.md). predict_model.py segments scans, score_masks.py scores "
             "their masks."
         )
     return f"{folder}: holds no patient folders. {HOW_TO_GET}"
 
 
-def _printable(name: str) -> str:
-    r"""Return the name of a file with \x.. for bytes that are not UTF-8 and for control characters."""
-    valid = os.fsencode(name).decode(errors="backslashreplace")
-    return "".join(repr(c)[1:-1] if unicodedata.category(c) == "Cc" else c for c in valid)
-
-
 def _pair_files(folder: Path, patient: str) -> tuple[list[tuple[str, str, str]], list[str]]:
     """Return (rows of the table, problems) of one patient, sorted by slice number."""
     pattern = re.compile(re.escape(patient) + r"_(?P<number>\d+)(?P<mask>_mask)?\.tiff?", re.IGNORECASE)
-    images: dict[int, str] = {}
-    masks: dict[int, str] = {}
-    problems = []
+    images, masks, problems = {}, {}, []  # images and masks: {number: name}
     try:
         names = sorted(entry.name for entry in (folder / patient).iterdir())
     except OSError as error:
@@ -136,21 +117,14 @@ def _pair_files(folder: Path, patient: str) -> tuple[list[tuple[str, str, str]],
     for name in names:
         if name.startswith(".") or not name.lower().endswith(TIFF):
             continue
-        path = folder / patient / _printable(name)
-        match = pattern.fullmatch(name)
-        if not match:
-            problems.append(
-                f"{path}: not named like a slice of this patient. Rename it to {patient}_NUMBER.tif or "
-                f"{patient}_NUMBER_mask.tif, or remove it."
-            )
-            continue
-        first = (masks if match["mask"] else images).setdefault(int(match["number"]), name)
-        if first != name:
+        path = folder / patient / name
+        if not (match := pattern.fullmatch(name)):
+            names = f"{patient}_NUMBER.tif or {patient}_NUMBER_mask.tif"
+            problems.append(f"{path}: not named like a slice of this patient. Rename it to {names}, or remove it.")
+        elif (first := (masks if match["mask"] else images).setdefault(int(match["number"]), name)) != name:
             problems.append(f"{path}: the same slice as {first}, number {match['number']}. Remove one.")
-    for number in sorted(images.keys() ^ masks.keys()):
-        name, lacks, ending = (
-            (images[number], "mask", "_mask.tif") if number in images else (masks[number], "image", ".tif")
-        )
-        problems.append(f"{folder / patient / name}: has no {lacks}. Restore {patient}_{number}{ending}.")
+    for ending, these, others in (("mask", images, masks), ("image", masks, images)):
+        for number in sorted(these.keys() - others.keys()):
+            problems.append(f"{folder / patient / these[number]}: has no {ending}. Restore the one of slice {number}.")
     paired = sorted(images.keys() & masks.keys())
     return [(patient, f"{patient}/{images[n]}", f"{patient}/{masks[n]}") for n in paired], problems

@@ -36,10 +36,7 @@ HOW_TO_LABEL = f"A table of labels has a column Patient and one or more of {', '
 
 
 def default_label_files(folder: Path, patients: Iterable[str]) -> list[Path]:
-    """Return the table beside the patient folders and, for patients of the published set, the one of IDH status.
-
-    Raises: UserError if there is no table beside them.
-    """
+    """Return the table beside the patient folders and, for patients of the published set, the one of IDH status."""
     beside = folder / LABEL_FILE
     if not beside.is_file():
         raise UserError(
@@ -65,7 +62,7 @@ def read_labels(files: Iterable[Path], patients: Iterable[str]) -> tuple[pd.Data
         if "Patient" not in table or not columns:
             raise UserError(f"{path}: has no column {'of labels' if 'Patient' in table else 'Patient'}. {HOW_TO_LABEL}")
         table = table.loc[table["Patient"] != "", ["Patient", *columns]]
-        tables.append(table.assign(path=path, id=match_ids(table["Patient"], ids)))
+        tables.append(table.assign(path=path, id=table["Patient"].map(normalise_id)))
     shown = " and ".join(map(str, files))
     table = pd.concat(tables, ignore_index=True)
     fits = table["id"].isin(ids)
@@ -87,7 +84,8 @@ def read_column(rows: pd.DataFrame, column: str) -> tuple[dict[str, str], list[s
     missing, spellings, problems = Counter(), defaultdict(Counter), []
     first: dict[str, str] = {}  # {id: key of its label}
     for path, patient, own, word in rows[["path", "Patient", "id", column]].fillna("").itertuples(index=False):
-        word, key = clean_label(word), label_key(word)
+        word = re.sub(r"^(\d+)[.,]0+$", r"\1", word.strip())  # pandas makes 2.0 of a 2 in a column with blanks
+        key = label_key(word)
         if MISSING.fullmatch(re.sub(r"[^a-z0-9+]", "", word.lower())):
             missing[word] += bool(word)
             continue
@@ -97,38 +95,24 @@ def read_column(rows: pd.DataFrame, column: str) -> tuple[dict[str, str], list[s
             problems.append(f"{path}: {patient} has the {column} {word!r}, and {other!r} elsewhere. Correct one.")
     labels = {key: words.most_common(1)[0][0] for key, words in spellings.items()}
     notes = [f"{column}: taken for missing: {list_counts(missing)}"] if any(missing) else []
-    notes += [
-        f"{column}: taken for one label, {labels[key]}: {list_counts(words)}"
-        for key, words in spellings.items()
-        if len(words) > 1
-    ]
-    problems += [
-        f"the {column} {word!r} ({n}) looks like a word for missing. Leave its cells empty, or rename the group."
-        for words in spellings.values()
-        for word, n in words.items()
-        if LOOKS_MISSING.search(word.lower())
-    ]
+    for key, words in spellings.items():
+        if len(words) > 1:
+            notes.append(f"{column}: taken for one label, {labels[key]}: {list_counts(words)}")
+        problems += [
+            f"the {column} {word!r} ({n}) looks like a word for missing. Leave its cells empty, or rename the group."
+            for word, n in words.items()
+            if LOOKS_MISSING.search(word.lower())
+        ]
     return {own: labels[key] for own, key in first.items()}, notes, problems
 
 
-def match_ids(written: pd.Series, ids: set[str]) -> pd.Series:
-    """Return the normalised ids; a number that lost its leading zeros in a spreadsheet becomes the one id it fits."""
-    numbers = Counter(own.lstrip("0") for own in ids if own.isdigit())
-    full = {own.lstrip("0"): own for own in ids if own.isdigit() and numbers[own.lstrip("0")] == 1}
-    return written.map(normalise_id).map(lambda own: own if own in ids else full.get(own, own))
-
-
 def describe_ids(table: pd.DataFrame, fits: pd.Series, patients: list[str]) -> list[str]:
-    """Return sentences on ids that were completed and, where patients have no row, on these and on the rows left."""
-    notes, named = [], set(table["id"])
-    if (completed := table[fits & (table["Patient"].map(normalise_id) != table["id"])]).size:
-        pairs = [f"{written} is {own}" for written, own in zip(completed["Patient"], completed["id"], strict=True)]
-        notes.append(f"leading zeros were lost: {list_few(pairs)}")
-    if lacking := [patient for patient in patients if normalise_id(patient) not in named]:
-        notes.append(f"no row for {len(lacking)} of {len(patients)} patients: {list_few(lacking)}")
-        if strangers := table.loc[~fits, "Patient"].tolist():
-            notes.append(f"{len(strangers)} rows fit none of the patients: {list_few(strangers)}")
-    return notes
+    """Return sentences on patients without a row and, if there are any, on the rows that fit nobody."""
+    named, strangers = set(table["id"]), table.loc[~fits, "Patient"].tolist()
+    if not (lacking := [patient for patient in patients if normalise_id(patient) not in named]):
+        return []
+    notes = [f"no row for {len(lacking)} of {len(patients)} patients: {list_few(lacking)}"]
+    return notes + ([f"{len(strangers)} rows fit none of the patients: {list_few(strangers)}"] if strangers else [])
 
 
 def list_counts(words: Mapping[str, int]) -> str:
@@ -136,14 +120,9 @@ def list_counts(words: Mapping[str, int]) -> str:
 
 
 def label_key(word: str) -> str:
-    """Return what spellings of one label share: Wild-type, wildtype and WT are "wildtype"; 2.0 and 2,0 are "2"."""
-    key = re.sub(r"[\s_-]", "", clean_label(word).casefold())
+    """Return what spellings of one label share: Wild-type, wildtype and WT are "wildtype"."""
+    key = re.sub(r"[\s_-]", "", word.casefold())
     return SAME.get(key, key)
-
-
-def clean_label(word: str) -> str:
-    """Return a label; 2.0, to which pandas turns a 2 in a column with blanks, and 2,0 are 2."""
-    return re.sub(r"^(\d+)[.,]0+$", r"\1", word.strip())
 
 
 def normalise_id(patient: str) -> str:

@@ -6,7 +6,7 @@ the same, and every normalisation costs the same. A single slice is its own stac
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import cv2
@@ -26,17 +26,13 @@ Box = tuple[int, int, int, int]  # top, bottom, left, right; ends excluded
 class Preprocessing(NamedTuple):
     """How slices become the network's input.
 
-    Attributes:
-        normalisation: a name in NORMALISATIONS.
-        neighbours: number of slices before and after whose FLAIR is added as channels, nearest first, the one before
-            ahead of the one after. At the ends of a stack the last slice is repeated.
-        crop: compute only the window around the head; nothing is predicted outside of it.
-        resolution: fraction of the resolution at which the network computes; its logits are interpolated to full size.
+    FLAIR of neighbours is added as channels, nearest first, the slice before ahead of the one after; at the ends of a
+    stack the last slice is repeated. At a fraction of the resolution the logits are interpolated to full size.
     """
 
-    normalisation: str = "plain"
-    neighbours: int = 0
-    crop: bool = False
+    normalisation: str = "plain"  # a name in NORMALISATIONS
+    neighbours: int = 0  # slices before and after
+    crop: bool = False  # compute only the window around the head; nothing is predicted outside of it
     resolution: float = 1.0
 
     @classmethod
@@ -142,18 +138,14 @@ def window(box: Box, resolution: float = 1.0, size: int = IMAGE_SIZE) -> tuple[s
 class PreprocessedSlices:
     """Slices with the tables and boxes that make them the network's input.
 
-    Attributes:
-        slices: the decoded slices; those of a patient stand together, sorted by number.
-        stack: int64 [N], on the CPU; the number of the patient of each slice, from 0.
-        levels: float32 [P x 3 x 256]; the value of each intensity of each sequence of each patient.
-        boxes: the head's box of each patient.
+    The slices of a patient stand together, sorted by number.
     """
 
     slices: Slices
     preprocessing: Preprocessing
-    stack: torch.Tensor
-    levels: torch.Tensor
-    boxes: list[Box]
+    stack: torch.Tensor  # int64 [N], on the CPU; the number of the patient of each slice, from 0
+    levels: torch.Tensor  # float32 [P x 3 x 256]; the value of each intensity of each sequence of each patient
+    boxes: list[Box]  # the head's box of each patient
 
     def __len__(self) -> int:
         return len(self.slices)
@@ -164,9 +156,7 @@ class PreprocessedSlices:
         return self.slices.patients
 
     def to(self, device: torch.device) -> "PreprocessedSlices":
-        return PreprocessedSlices(
-            self.slices.to(device), self.preprocessing, self.stack, self.levels.to(device), self.boxes
-        )
+        return replace(self, slices=self.slices.to(device), levels=self.levels.to(device))
 
     def batch(self, rows: torch.Tensor, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the network's input and the masks of the given rows (int64 [B], on the CPU), on the device.
@@ -217,10 +207,5 @@ def preprocess(slices: Slices, preprocessing: Preprocessing) -> PreprocessedSlic
 
     statistics = parallel_map(patient_statistics, range(len(patients)))
     levels = np.stack([table for table, _ in statistics]) if statistics else np.zeros((0, CHANNELS, 256), np.float32)
-    return PreprocessedSlices(
-        slices,
-        preprocessing,
-        torch.from_numpy(stack),
-        torch.from_numpy(levels).flatten(),
-        [box for _, box in statistics],
-    )
+    levels, boxes = torch.from_numpy(levels).flatten(), [box for _, box in statistics]
+    return PreprocessedSlices(slices, preprocessing, torch.from_numpy(stack), levels, boxes)

@@ -1,6 +1,5 @@
 """Decode slices and masks, each file once, into uint8 arrays."""
 
-import contextlib
 import re
 import zlib
 from dataclasses import dataclass
@@ -18,7 +17,6 @@ from utils import UserError, describe_problems, list_few, parallel_map
 
 COLUMNS = ["patient", "image_path", "mask_path"]  # of a table of slices; paths are relative to the data folder
 CHECKSUM = "checksum"  # a further column of the split tables of a run, see `checksums`
-SWAPPED = "image and mask have each other's names in"
 SHAPES = {"RGB": (IMAGE_SIZE, IMAGE_SIZE, CHANNELS), "L": (IMAGE_SIZE, IMAGE_SIZE)}  # of an image, of a mask
 
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # it would report damaged files without their names
@@ -26,17 +24,11 @@ cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # it would re
 
 @dataclass
 class Slices:
-    """Decoded slices in the order of their table, on one device.
+    """Decoded slices in the order of their table, on one device."""
 
-    Attributes:
-        images: uint8 [N, 256, 256, 3]; pre-contrast, FLAIR, post-contrast.
-        masks: uint8 [N, 256, 256]; 1 on the FLAIR abnormality, else 0.
-        table: N rows of patient, image_path, mask_path.
-    """
-
-    images: torch.Tensor
-    masks: torch.Tensor
-    table: pd.DataFrame
+    images: torch.Tensor  # uint8 [N, 256, 256, 3]; pre-contrast, FLAIR, post-contrast
+    masks: torch.Tensor  # uint8 [N, 256, 256]; 1 on the FLAIR abnormality, else 0
+    table: pd.DataFrame  # N rows of COLUMNS
 
     def __len__(self) -> int:
         return len(self.images)
@@ -105,11 +97,9 @@ def load_slices(folder: Path, tables: dict[str, pd.DataFrame]) -> dict[str, Slic
     decoded, problems = decode(folder, pd.concat(tables.values(), ignore_index=True))
     if problems:
         raise UserError(describe_problems(folder, problems))
-    loaded, first = {}, 0
-    for split, table in tables.items():
-        rows = slice(first, first := first + len(table))
-        loaded[split] = Slices(decoded.images[rows], decoded.masks[rows], table)
-    return loaded
+    sizes = [len(table) for table in tables.values()]
+    parts = zip(decoded.images.split(sizes), decoded.masks.split(sizes), tables.values(), strict=True)
+    return {split: Slices(*part) for split, part in zip(tables, parts, strict=True)}
 
 
 def decode(folder: Path, table: pd.DataFrame) -> tuple[Slices, list[str]]:
@@ -125,16 +115,9 @@ def decode(folder: Path, table: pd.DataFrame) -> tuple[Slices, list[str]]:
                 target[row] = read(path)
             except ValueError as error:
                 problems.append(str(error))
-        if len(problems) == 2:
-            with contextlib.suppress(ValueError):
-                read_image(mask), read_mask(image)
-                return [SWAPPED]
         return problems
 
     problems = list(chain.from_iterable(parallel_map(read_row, range(len(table)))))
-    if SWAPPED in problems:
-        said = f"{folder}: {SWAPPED} {problems.count(SWAPPED)} slices. Swap the names: that of a mask ends in _mask."
-        problems = [said, *(problem for problem in problems if problem != SWAPPED)]
     return Slices(torch.from_numpy(images), torch.from_numpy(masks), table), problems
 
 
@@ -175,16 +158,14 @@ def read_tiff(path: Path, mode: str, what: str) -> np.ndarray:
             pages, actual_mode, size = getattr(picture, "n_frames", 1), picture.mode, picture.size
             pixels = np.asarray(picture)
     except Exception as error:  # Pillow raises many kinds for damaged files
-        raise ValueError(
-            f"{path}: cannot be read as a TIFF ({type(error).__name__}: {error}). Restore it from the data set."
-        ) from None
+        reason = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{path}: cannot be read as a TIFF ({reason}). Restore it from the data set.") from None
     if pages != 1:
         raise ValueError(f"{path}: has {pages} pages. Save {what} as a TIFF with one page.")
     if actual_mode != mode:
-        raise ValueError(f"{path}: has the mode {actual_mode}, but {what} must have {mode} (8 bits). Convert it.")
+        remedy = "Convert it, or swap the names if those of image and mask are exchanged"
+        raise ValueError(f"{path}: has the mode {actual_mode}, but {what} must have {mode} (8 bits). {remedy}.")
     if pixels.shape != SHAPES[mode]:
-        raise ValueError(
-            f"{path}: is {size[0]}x{size[1]} pixels, but {what} must be {IMAGE_SIZE}x{IMAGE_SIZE}. "
-            "Resize image and mask."
-        )
+        is_size, side = "x".join(map(str, size)), f"{IMAGE_SIZE}x{IMAGE_SIZE}"
+        raise ValueError(f"{path}: is {is_size} pixels, but {what} must be {side}. Resize image and mask.")
     return pixels

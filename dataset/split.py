@@ -35,8 +35,7 @@ def group_scans(patients: Iterable[str]) -> dict[str, list[str]]:
 def describe_persons(patients: Iterable[str]) -> str:
     """Return a sentence on persons with several scans, by their ids; an empty text if there are none."""
     persons = group_scans(patients)
-    several = [scans for scans in persons.values() if len(scans) > 1]
-    if not several:
+    if not (several := [scans for scans in persons.values() if len(scans) > 1]):
         return ""
     example = f"{person_of(several[0][0])} ({', '.join(several[0][:3])})"
     return f"{len(several)} of {len(persons)} persons have several scans by their ids, such as {example}"
@@ -110,11 +109,9 @@ def read_assignment(path: Path, patients: Iterable[str], folder: Path) -> tuple[
     scans = rows.assign(person=persons)[rows["patient"].isin(assignment) & (persons != "")]
     for person, own in scans.groupby("person"):
         if own["split"].nunique() > 1:
-            shown = ", ".join(own["patient"] + " in " + own["split"])
-            problems.append(
-                f"{path}: scans of {person} are in several splits ({shown}). Assign a person to one split; if these "
-                "are different people, say so in a column person."
-            )
+            several = ", ".join(own["patient"] + " in " + own["split"])
+            remedy = "Assign a person to one split; if these are different people, say so in a column person."
+            problems.append(f"{path}: scans of {person} are in several splits ({several}). {remedy}")
     if not problems:
         problems += [
             f"{path}: leaves no patient with a folder for {split}. Assign at least one."

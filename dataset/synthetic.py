@@ -140,11 +140,8 @@ def make_patient(seed: int, number: int, slices: int | None = None) -> tuple[np.
     grey = (np.minimum(inside, fissure) < 4) | (furrow < 0.6 * reach)
     grey |= ellipsoids(np.abs(u), v, z, DEEP_GREY) + 0.1 * rough > 0
     fluid = (furrow < rng.uniform(0.1, 0.2) * reach) | (fissure < 0.8) | (ventricles > 0) | (np.abs(stem + 0.2) < 0.12)
-    tissue = np.select(
-        [depth < 0, depth < scalp, inside < -1.5, orbits > 0, orbits > -0.45, fluid | ~brain, grey],
-        [AIR, SCALP, BONE, FLUID, FAT, FLUID, GREY],
-        WHITE,
-    ).astype(np.uint8)
+    where = [depth < 0, depth < scalp, inside < -1.5, orbits > 0, orbits > -0.45, fluid | ~brain, grey]
+    tissue = np.select(where, [AIR, SCALP, BONE, FLUID, FAT, FLUID, GREY], WHITE).astype(np.uint8)
     tumour[~brain | (ventricles > 0)] = -9
 
     # Bright in FLAIR and no tumour: caps on the ventricles, a patchy rim of the brain, and in some small lesions

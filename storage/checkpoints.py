@@ -47,31 +47,45 @@ class Writer:
     """
 
     def __init__(
-        self,
-        run: RunFolder,
-        model: UNet,
-        optimiser: Any,
-        config: dict,
+        self, run: RunFolder, model: UNet, optimiser: Any, config: dict,
         choose_kept: Callable[[pd.DataFrame], set[int]] | None = None,
-    ):
+    ):  # fmt: skip
         self.run, self.model, self.optimiser, self.config = run, model, optimiser, config
         self.choose_kept = choose_kept
         self.background = ThreadPoolExecutor(1) if next(model.parameters()).device.type != "cpu" else None
         self.pending: Future | None = None
         self.epochs = pd.DataFrame()
 
-    def resume_after(self, epoch: int) -> None:
-        """Take up the metrics of the finished epochs; epochs.csv loses those of an unfinished one."""
-        self.epochs = read_epochs(self.run) if epoch else pd.DataFrame()
-        if epoch:
-            self.epochs = self.epochs[self.epochs["epoch"] <= epoch].drop(columns="saved")
-            self.run.write_epochs(self.epochs)
+    def resume(self) -> int:
+        """Load the newest state into network and optimiser. Returns the last finished epoch, 0 if there is none.
+
+        An epoch without its resume.pt is trained again: its order depends on seed and number alone.
+
+        Raises: UserError when a file is damaged, or missing beside others.
+        """
+        path = self.run.resume
+        if not path.is_file():
+            if max(self.run.checkpoints(), default=0) > 1:
+                raise UserError(
+                    f"{path}: no such file; the run cannot go on. Restore it, or begin again with --overwrite."
+                )
+            return 0
+        state = _read(path)
+        source = self.run.checkpoint(state["epoch"])
+        try:
+            _load(self.model, read_checkpoint(source)["weights"], source)
+            self.optimiser.load_state_dict(state["optimiser"])
+        except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+            raise UserError(f"{path}: does not fit this network ({error}). Begin again with --overwrite.") from None
+        epochs = read_epochs(self.run).drop(columns="saved")
+        self.epochs = epochs[epochs["epoch"] <= state["epoch"]]
+        self.run.write("epochs.csv", self.epochs)
+        return state["epoch"]
 
     def save_epoch(self, record: dict[str, float]) -> None:
         """Write models/epoch_N.pt, models/resume.pt and epochs.csv.
 
-        record: epoch, training_loss, training_iou, validation_loss, validation_iou, further metrics, and the resolution
-            of training and validation in this epoch.
+        record: RESULT_COLUMNS, further metrics, and the resolution of training and validation in this epoch.
         """
         settings = self.config["settings"]
         content = {
@@ -104,14 +118,14 @@ class Writer:
         _write(self.run.checkpoint(record["epoch"]), content)
         _write(self.run.resume, state)
         self.epochs = pd.concat([self.epochs, pd.DataFrame([record])], ignore_index=True)
-        self.run.write_epochs(self.epochs)
+        self.run.write("epochs.csv", self.epochs)
         if self.choose_kept:
             for epoch in self.run.checkpoints().keys() - self.choose_kept(self.epochs) - {record["epoch"]}:
                 self.run.checkpoint(epoch).unlink()
 
 
 def _on_host(content: Any) -> Any:
-    """Return the same nested content with its tensors in host memory; tensors that are there are not copied."""
+    """Return nested content with its tensors in host memory; tensors that are there are not copied."""
     if isinstance(content, torch.Tensor):
         return content.detach().cpu()
     if isinstance(content, dict):
@@ -130,29 +144,6 @@ def _write(path: Path, content: dict) -> None:
 # --- Read ------------------------------------------------------------------------------------------------------
 
 
-def restore(run: RunFolder, model: UNet, optimiser: Any) -> int:
-    """Load the newest state into the network and its optimiser. Returns the last finished epoch, 0 if there is none.
-
-    An epoch without its resume.pt is trained again: its order depends on the seed and its number alone.
-
-    Raises: UserError when a file is damaged, or missing beside others.
-    """
-    if not run.resume.is_file():
-        if max(run.checkpoints(), default=0) > 1:
-            raise UserError(
-                f"{run.resume}: no such file; the run cannot go on. Restore it, or begin again with --overwrite."
-            )
-        return 0
-    state = _read(run.resume)
-    source = run.checkpoint(state["epoch"])
-    try:
-        _load(model, read_checkpoint(source)["weights"], source)
-        optimiser.load_state_dict(state["optimiser"])
-    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
-        raise UserError(f"{run.resume}: does not fit this network ({error}). Begin again with --overwrite.") from None
-    return state["epoch"]
-
-
 def read_checkpoint(path: Path, metrics_only: bool = False) -> dict[str, Any]:
     """Return the content of models/epoch_N.pt, tensors on the CPU. With `metrics_only` no tensor is read from disk."""
     content = _read(path, metrics_only)
@@ -167,7 +158,6 @@ def load_network(path: Path) -> tuple[UNet, dict[str, Any]]:
 
     Returns: the network with its weights, on the CPU, in evaluation mode; and the rest of the file: epoch, network,
         input (INPUT), config (synthetic, published).
-    Raises: UserError when the file is missing, damaged, or no network of this project.
     """
     if path.suffix == ".safetensors":
         return _load_safetensors(path)
@@ -192,8 +182,7 @@ def _load_safetensors(path: Path) -> tuple[UNet, dict[str, Any]]:
     except Exception as error:  # safetensors has its own kinds
         raise UserError(f"{path}: is damaged or no weights of this project ({str(error)[:200]}). Restore it.") from None
     return model, {
-        "epoch": values["epoch"],
-        "network": values["network"],
+        **{name: values[name] for name in ("epoch", "network")},
         "input": {name: values[name] for name in INPUT},
         "config": {name: values[name] for name in ("synthetic", "published")},
         "weights": model.state_dict(),
@@ -217,8 +206,8 @@ def read_epochs(run: RunFolder) -> pd.DataFrame:
         raise UserError(f"{run.models}: holds no checkpoints (epoch_1.pt, ...). Run train_model.py first.")
     saved = pd.DataFrame(rows)
     recorded = run.read_epochs_table()
-    recorded = recorded[~recorded["epoch"].isin(saved["epoch"])]
-    both = [table for table in (saved.assign(saved=True), recorded.assign(saved=False)) if len(table)]
+    recorded = recorded[~recorded["epoch"].isin(saved["epoch"])].assign(saved=False)
+    both = [saved.assign(saved=True), *([recorded] if len(recorded) else [])]
     return pd.concat(both).sort_values("epoch", ignore_index=True)
 
 

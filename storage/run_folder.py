@@ -1,8 +1,4 @@
-"""The folder of one run: the name of every file in it, its reader and its writer.
-
-config.json, train.csv, validation.csv, test.csv, models/, epochs.csv, results.csv, metrics.json, test_*.csv, plots/,
-report.html; of radiogenomics.py: shape_features.csv, associations.csv, radiogenomics.json
-"""
+"""The folder of one run: the name of every file in it (KNOWN), its reader and its writer."""
 
 import hashlib
 import io
@@ -18,7 +14,7 @@ import pandas as pd
 
 from dataset.slices import CHECKSUM, COLUMNS
 from dataset.split import SPLITS
-from utils import UserError, atomic_write, describe_problems, is_unsafe_path, parse_csv, to_csv, to_json
+from utils import UserError, atomic_write, is_unsafe_path, parse_csv, to_csv, to_json
 
 PROJECT = Path(__file__).resolve().parents[1]
 RESULT_COLUMNS = ["epoch", "training_loss", "training_iou", "validation_loss", "validation_iou"]
@@ -27,19 +23,10 @@ GENOMICS = ("shape_features.csv", "associations.csv", "radiogenomics.json")
 PRIVATE = ("data", "command")  # of config.json: names of folders of this machine, which nothing published repeats
 EPOCH_FILE = re.compile(r"epoch_([1-9]\d*)\.pt")
 KNOWN = (  # every file that a run may hold
-    "config.json",
-    *(f"{split}.csv" for split in SPLITS),
-    "epochs.csv",
-    "results.csv",
-    "metrics.json",
-    *TEST_TABLES.values(),
-    "test_predictions.npz",
-    *GENOMICS,
-    "plots/*.png",
-    "report.html",
-    "models/resume.pt",
-    "models/epoch_*.pt",
-)
+    "config.json", *(f"{split}.csv" for split in SPLITS), "epochs.csv", "results.csv", "metrics.json",
+    *TEST_TABLES.values(), "test_predictions.npz", *GENOMICS, "plots/*.png", "report.html",
+    "models/resume.pt", "models/epoch_*.pt",
+)  # fmt: skip
 
 
 class RunFolder:
@@ -53,8 +40,10 @@ class RunFolder:
     def __str__(self) -> str:
         return str(self.path)
 
-    def write(self, name: str, content: bytes) -> None:
-        """Write a file atomically; `name` is relative to the folder."""
+    def write(self, name: str, content: bytes | pd.DataFrame | dict) -> None:
+        """Write a file atomically, tables as CSV, dicts as JSON; `name` is relative to the folder."""
+        if not isinstance(content, bytes):
+            content = (to_csv if isinstance(content, pd.DataFrame) else to_json)(content).encode()
         with atomic_write(self.path / name) as file:
             file.write(content)
 
@@ -74,10 +63,7 @@ class RunFolder:
         except ValueError as error:
             raise UserError(f"{self.path / name}: is no JSON ({error}). Run {script} --run {self} again.") from None
 
-    # --- Begin ---
-
     def known_files(self) -> list[Path]:
-        """Return the files that bear a name of a run's."""
         return [path for pattern in KNOWN for path in sorted(self.path.glob(pattern))]
 
     def exists(self) -> bool:
@@ -85,9 +71,7 @@ class RunFolder:
         return (self.path / "config.json").is_file()
 
     def refuse_used(self, overwrite: bool = False) -> None:
-        """Raise UserError if the folder is a file, or holds files of a run and may not be overwritten."""
-        if self.path.exists() and not self.path.is_dir():
-            raise UserError(f"{self}: is a file. Name a folder with --run.")
+        """Raise UserError if the folder holds files of a run that may not be overwritten."""
         if not overwrite and (known := self.known_files()):
             raise UserError(
                 f"{self}: holds {known[0].relative_to(self.path)} already. Name another folder with --run, go on with "
@@ -98,56 +82,30 @@ class RunFolder:
         """Write config.json and the split tables of a new run; files of an earlier run are removed."""
         for path in self.known_files():
             path.unlink()
-        self.write_config(config)
+        self.write("config.json", config)
         for split, table in tables.items():
-            self.write(f"{split}.csv", to_csv(table).encode())
-
-    # --- Checkpoints ---
+            self.write(f"{split}.csv", table)
 
     def checkpoint(self, epoch: int) -> Path:
         return self.models / f"epoch_{epoch}.pt"
 
     def checkpoints(self) -> dict[int, Path]:
         """Return the checkpoint files by epoch, sorted. Files with other names are ignored."""
-        if not self.models.is_dir():
-            return {}
-        matches = ((EPOCH_FILE.fullmatch(path.name), path) for path in self.models.iterdir())
+        matches = ((EPOCH_FILE.fullmatch(path.name), path) for path in self.models.glob("epoch_*.pt"))
         return dict(sorted((int(match[1]), path) for match, path in matches if match))
-
-    # --- Settings and split ---
-
-    def write_config(self, config: dict[str, Any]) -> None:
-        """Write config.json: settings, options, data folder, patients and slices per split, hardware, versions."""
-        self.write("config.json", to_json(config).encode())
 
     def read_config(self) -> dict[str, Any]:
         return self._read_json("config.json", "train_model.py")
-
-    def is_synthetic(self) -> bool:
-        """Return whether the run was trained on synthetic patients."""
-        return self.read_config()["synthetic"]
 
     def read_split_table(self, split: str) -> pd.DataFrame:
         """Return train.csv, validation.csv or test.csv; a path that leaves the data folder is an error."""
         path = self.path / f"{split}.csv"
         table = parse_csv(self.read(path.name, "train_model.py"), path, COLUMNS)
-        table = table[[column for column in (*COLUMNS, CHECKSUM) if column in table]]
-        problems = [
-            f"{path}, line {line}: {text!r} leaves the data folder. "
-            "Paths must be relative to it, such as PATIENT/FILE.tif."
-            for line, row in enumerate(table.itertuples(index=False), start=2)
-            for text in (row.image_path, row.mask_path)
-            if is_unsafe_path(text)
-        ]
-        if problems:
-            raise UserError(describe_problems(path, problems))
-        return table
-
-    # --- Epochs ---
-
-    def write_epochs(self, epochs: pd.DataFrame) -> None:
-        """Write epochs.csv, every metric of each epoch."""
-        self.write("epochs.csv", to_csv(epochs).encode())
+        if unsafe := [text for column in ("image_path", "mask_path") for text in table[column] if is_unsafe_path(text)]:
+            raise UserError(
+                f"{path}: {unsafe[0]!r} leaves the data folder. Paths are relative to it, such as PATIENT/FILE.tif."
+            )
+        return table[[column for column in (*COLUMNS, CHECKSUM) if column in table]]
 
     def read_epochs_table(self) -> pd.DataFrame:
         """Return epochs.csv as numbers; an empty table if there is none."""
@@ -156,41 +114,29 @@ class RunFolder:
             return pd.DataFrame({"epoch": []})
         return parse_csv(self.read(path.name, "train_model.py"), path, ["epoch"]).apply(pd.to_numeric)
 
-    def write_results(self, epochs: pd.DataFrame) -> None:
-        """Write results.csv, loss and IoU of each epoch."""
-        self.write("results.csv", to_csv(epochs[RESULT_COLUMNS]).encode())
-
-    # --- Test ---
-
     def write_test(
         self, tables: dict[str, pd.DataFrame], metrics: dict[str, Any], predicted: np.ndarray | None
     ) -> None:
-        """Write test_results.csv, test_patients.csv, test_lesions.csv, metrics.json and test_predictions.npz.
-
-        Args:
-            tables: the keys of TEST_TABLES.
-            predicted: the masks in the order of the slices, uint8 [N, H, W], 0 or 1; None writes no such file.
-        """
+        """Write TEST_TABLES, metrics.json and, unless `predicted` (uint8 [N, H, W], 0 or 1) is None, the masks."""
         for table, name in TEST_TABLES.items():
-            self.write(name, to_csv(tables[table]).encode())
-        self.write("metrics.json", to_json(metrics).encode())
+            self.write(name, tables[table])
+        self.write("metrics.json", metrics)
         if predicted is not None:
             with io.BytesIO() as file:
                 np.savez_compressed(file, predicted=predicted)
                 self.write("test_predictions.npz", file.getvalue())
 
     def read_test_tables(self) -> dict[str, pd.DataFrame]:
-        """Return test_results.csv, test_patients.csv and test_lesions.csv under the keys of TEST_TABLES."""
         return {table: self.read_test_table(table) for table in TEST_TABLES}
 
     def read_test_table(self, table: str) -> pd.DataFrame:
         """Return one of TEST_TABLES by its key."""
-        return pd.read_csv(
-            io.BytesIO(self.read(TEST_TABLES[table], "test_model.py")),
-            keep_default_na=False,
-            na_values=[""],
-            dtype={"patient": str, "institution": str},
-        )
+        return self._read_table(TEST_TABLES[table], "test_model.py", ["patient", "institution"])
+
+    def _read_table(self, name: str, script: str, text: list[str]) -> pd.DataFrame:
+        """Return a table that this project wrote, with numbers but in the columns `text`; empty cells are NaN."""
+        content = io.BytesIO(self.read(name, script))
+        return pd.read_csv(content, keep_default_na=False, na_values=[""], dtype=dict.fromkeys(text, str))
 
     def is_tested(self) -> bool:
         return (self.path / "metrics.json").is_file()
@@ -223,28 +169,22 @@ class RunFolder:
                 raise UserError(f"{run}: {len(table)} slices, but {len(predicted)} predicted masks. Test it again.")
         return pd.concat(tables, ignore_index=True), np.concatenate(masks)
 
-    # --- Radiogenomics ---
-
-    def write_genomics(self, features: str, associations: str, result: dict[str, Any]) -> None:
-        """Write shape_features.csv, associations.csv (their text) and radiogenomics.json."""
-        for name, text in zip(GENOMICS, (features, associations, to_json(result)), strict=True):
-            self.write(name, text.encode())
+    def write_genomics(self, features: pd.DataFrame, associations: pd.DataFrame, result: dict[str, Any]) -> None:
+        """Write shape_features.csv, associations.csv and radiogenomics.json."""
+        for name, content in zip(GENOMICS, (features, associations, result), strict=True):
+            self.write(name, content)
 
     def read_genomics(self, predicted: np.ndarray) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, Any]] | None:
         """Return what `write_genomics` wrote for these predicted masks; None if there is nothing."""
+        script = "radiogenomics.py"
         if not all((self.path / name).is_file() for name in GENOMICS):
             return None
-        features, associations, result = (self.read(name, "radiogenomics.py") for name in GENOMICS)
-        result = json.loads(result)
+        result = self._read_json(GENOMICS[2], script)
         if result["predictions"] != masks_digest(predicted):
             return None
-        text = {"keep_default_na": False, "na_values": [""]}
-        labels = dict.fromkeys(("patient", *result["labels"]), str)
-        return (
-            pd.read_csv(io.BytesIO(features), dtype=labels, **text).fillna({"reason": "", "predicted_reason": ""}),
-            pd.read_csv(io.BytesIO(associations), **text),
-            result,
-        )
+        features = self._read_table(GENOMICS[0], script, ["patient", *result["labels"]])
+        features = features.fillna({"reason": "", "predicted_reason": ""})
+        return features, self._read_table(GENOMICS[1], script, []), result
 
 
 def masks_digest(masks: np.ndarray) -> str:
@@ -256,11 +196,9 @@ def commit() -> str:
     """Return the commit of this checkout, followed by "changed" if its files were; "" without a checkout or git."""
     if not (PROJECT / ".git").exists() or not shutil.which("git"):
         return ""
-
-    def git(*words: str) -> str:
-        return subprocess.run(
-            ["git", "-C", PROJECT, *words], capture_output=True, text=True, check=False
-        ).stdout.strip()
-
-    changed = git("status", "--porcelain", "--untracked-files=no")
-    return git("rev-parse", "--short=12", "HEAD") + (" changed" if changed else "")
+    commands = (["rev-parse", "--short=12", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
+    commit, changed = (
+        subprocess.run(["git", "-C", PROJECT, *words], capture_output=True, text=True, check=False).stdout.strip()
+        for words in commands
+    )
+    return commit + (" changed" if changed else "")

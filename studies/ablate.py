@@ -4,9 +4,9 @@
     python -m studies.ablate screen --seeds 1 2 3 --only base "reference, width 8"
 
 Each variant is a run in DIR/VARIANT_SEED; the same command goes on where it stopped. DIR/ablation.csv: metrics of
-the validation patients after the last epoch, without any choice of epoch or threshold; slices seen, TFLOP and seconds
-of training; and the difference of each variant's mean Dice from the first variant's, with its 95% interval over
-patients. DIR/recall.png: tumour slices found against false positives. Test patients are never looked at.
+the validation patients after the last epoch, without any choice of epoch or threshold; the cost of training; and the
+difference of each variant's mean Dice from the first variant's, with its 95% interval over patients. DIR/recall.png:
+tumour slices found against false positives. Test patients are never looked at.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from studies.speed import count_flop
 from training.engine import epoch_order, resolution_of_epoch, score, training_window
 from training.hardware import choose_hardware, keep_freed_memory
 from training.recipe import Recipe
-from utils import atomic_write, positive, run_python, run_script, show_number, to_csv, whole_number, write_text
+from utils import positive, run_python, run_script, show_number, whole_number
 
 # Studies: a base, and what each variant changes in it. The first variant is what the others are compared with.
 # Narrow, and so few epochs that many can be tried. Patient-balanced sampling is a variant: found with this base.
@@ -65,7 +65,7 @@ SHOWN = ("patient_dice", "patient_dice_median", "patient_sensitivity", "patient_
 PROJECT = Path(__file__).resolve().parents[1]
 
 
-def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("study", choices=STUDIES)
@@ -79,11 +79,6 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if unknown := sorted(set(args.only or ()) - STUDIES[args.study].keys()):
         parser.error(f"--only: {args.study} has no {', '.join(unknown)} ({', '.join(STUDIES[args.study])})")
-    return args
-
-
-def main(argv: list[str] | None = None) -> None:
-    args = parse_arguments(argv)
     keep_freed_memory()
     shared = ["--data", find_folder(args.data), *(["--split", args.split] if args.split else [])]
     trial = [word for name in ("epochs", "width") if getattr(args, name) for word in (f"--{name}", getattr(args, name))]
@@ -94,10 +89,9 @@ def main(argv: list[str] | None = None) -> None:
             options = [*STUDIES[args.study][name], *trial, "--seed", seed, *shared, "--keep", 1]
             run_python(PROJECT / "train_model.py", "--run", run, *options, "--resume")  # begins, goes on, or is done
             results.append({"variant": name, "seed": seed, **evaluate_run(run)})
-            write_text(args.run / "ablation.csv", to_csv(compare(results)))
+            RunFolder(args.run).write("ablation.csv", compare(results))
     table = compare(results)
-    with atomic_write(args.run / "recall.png") as file:
-        file.write(plots.to_png(draw_recall(table), plots.DPI))
+    RunFolder(args.run).write("recall.png", plots.to_png(draw_recall(table), plots.DPI))
     print(table.to_string(index=False, float_format=show_number))
     print(f"written to {args.run}: ablation.csv, recall.png")
 
@@ -139,9 +133,8 @@ def draw_recall(variants: pd.DataFrame) -> Figure:
     """Draw the tumour slices that each variant finds against its false positives: a point per seed."""
     figure, axes = plots.new_axes("empty slices with a false positive", "tumour slices found")
     for number, (name, seeds) in enumerate(variants.groupby("variant", sort=False)):
-        axes.plot(
-            seeds["false_positive_share"], seeds["tumour_found"], ls="", marker="o^sD"[number // 10 % 4], label=name
-        )
+        points = seeds["false_positive_share"], seeds["tumour_found"]
+        axes.plot(*points, ls="", marker="o^sD"[number // 10 % 4], label=name)
     return plots.finished(figure, "Tumour slices found against false positives", "").figure
 
 

@@ -3,11 +3,10 @@
     python -m studies.export_nnunet nnunet_raw
     python -m studies.export_nnunet nnunet_raw --slices --folds 5
 
-OUT/Dataset501_LGG with its splits_final.json: the training and the validation patients of the published split are fold
-0; the test patients are in imagesTs and named in test_patients.txt. With --folds they are the folds of
-cross_validate.py: the patients that it tests are nnU-Net's validation patients, all others train. Stacks are NIfTI, one
-file per sequence, 1 mm between voxels (the data set does not say their spacing); --slices are PNG, all sequences as the
-colours of one image. score_masks.py scores what nnU-Net predicts.
+OUT/Dataset501_LGG with its splits_final.json: training and validation patients of the published split are fold 0; test
+patients are in imagesTs and test_patients.txt. With --folds, the test patients of each fold of cross_validate.py are
+nnU-Net's validation patients, all others train. Stacks are NIfTI with 1 mm between voxels (the set does not say their
+spacing), one per sequence; --slices are PNG, sequences as colours. score_masks.py scores what nnU-Net predicts.
 """
 
 import argparse
@@ -90,12 +89,16 @@ def write_patient(raw: Path, slices: Slices, test: bool, single: bool) -> list[s
     folder, labels = raw / ("imagesTs" if test else "imagesTr"), raw / "labelsTr"
     for path in (folder, labels):
         path.mkdir(parents=True, exist_ok=True)
-    if not single:
+    if not single:  # columns to the left of the patient, rows to the back, slices upwards
+
+        def write(stack: np.ndarray, path: Path) -> None:
+            sitk.WriteImage(sitk.GetImageFromArray(stack), str(path), useCompression=True)
+
         name = slices.patients[0]
         for channel in range(len(SEQUENCES)):
-            write_volume(folder / f"{name}_{channel:04d}.nii.gz", images[..., channel])
+            write(images[..., channel], folder / f"{name}_{channel:04d}.nii.gz")
         if not test:
-            write_volume(labels / f"{name}.nii.gz", masks)
+            write(masks, labels / f"{name}.nii.gz")
         return [name]
     names = [f"{slices.patients[0]}_{slice_number(path)}" for path in slices.table["image_path"]]
     for name, image, mask in zip(names, images, masks, strict=True):
@@ -103,11 +106,6 @@ def write_patient(raw: Path, slices: Slices, test: bool, single: bool) -> list[s
         if not test:
             (labels / f"{name}.png").write_bytes(cv2.imencode(".png", mask)[1].tobytes())
     return names
-
-
-def write_volume(path: Path, stack: np.ndarray) -> None:
-    """Write slices, uint8 [S, H, W], as NIfTI: columns to the left of the patient, rows to the back, slices upwards."""
-    sitk.WriteImage(sitk.GetImageFromArray(stack), str(path), useCompression=True)
 
 
 if __name__ == "__main__":

@@ -7,10 +7,9 @@
     python -m studies.reproduce table                               # the table of docs/results.md
 
 The same command goes on where it stopped; a run of other settings or on other patients is refused. The run itself is in
-runs/RUN. results/RUN receives results.csv, epochs.csv, metrics.json, the tables of patients and lesions, the plots that
-show no patient, config.json, and run.json with metrics, seconds, memory and the network's size; of a cross-validation
-masks.npz with the predicted mask of every slice, too. A run on other data, or with --epochs or --width, is marked as a
-trial in run.json and never enters the table.
+runs/RUN. results/RUN receives its tables, the plots that show no patient, config.json, and run.json with metrics,
+seconds, memory and the network's size; of a cross-validation the predicted masks, too. A run on other data, or with
+--epochs or --width, is marked as a trial in run.json and never enters the table.
 """
 
 import argparse
@@ -32,17 +31,7 @@ from storage.checkpoints import describe_network, read_epochs
 from storage.run_folder import PRIVATE, RunFolder
 from studies.speed import count_flop
 from unet import UNet
-from utils import (
-    UserError,
-    atomic_write,
-    positive,
-    refuse_used,
-    run_python,
-    run_script,
-    show_number,
-    to_json,
-    write_text,
-)
+from utils import UserError, positive, refuse_used, run_python, run_script, show_number, write_text
 
 PROJECT = Path(__file__).resolve().parents[1]
 PAGE = PROJECT / "docs" / "results.md"  # holds the table
@@ -92,7 +81,7 @@ RUNS = {
 }
 
 
-def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("run", choices=(*RUNS, "table"), metavar="RUN", help=f"{', '.join(RUNS)}; or table")
@@ -107,14 +96,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.split and args.run in RUNS and RUNS[args.run].folds:
         parser.error(f"--split: {args.run} makes its folds itself")
-    return args
-
-
-def main(argv: list[str] | None = None) -> None:
-    args = parse_arguments(argv)
     if args.run == "table":
         write_text(PAGE, fill(PAGE.read_text(encoding="utf-8"), make_table(args.results)))
-        print(f"{PAGE}: its table is that of {args.results}")
         return
     published, run, results = RUNS[args.run], RunFolder(args.runs / args.run), args.results / args.run
     refuse_used(results, args.overwrite, "--results")
@@ -158,7 +141,6 @@ def describe(run: RunFolder) -> tuple[dict[str, Any], dict[str, Any]]:
         "metrics": {name: metrics["intervals"][name] for name in SHOWN},
         "epochs": len(epochs) // len(runs),
         "seconds": epochs["seconds"].sum(),
-        "seconds_counted": "training and validation, sum over epochs and folds",
         "seconds_per_epoch": epochs["seconds"].median(),
         "peak_memory_gib": epochs["peak_memory_gib"].max(),
         "parameters": parameters,
@@ -168,9 +150,7 @@ def describe(run: RunFolder) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def find_deviations(published: Published, config: dict[str, Any]) -> list[str]:
     """Return in words how the data of a run differ from those of the published run."""
-    deviations = []
-    if not config["published"]:
-        deviations.append("synthetic patients" if config["synthetic"] else "patients of another set")
+    deviations = [] if config["published"] else ["patients of another set"]
     whole = [published.slices, published.slices | {"test": 0}]  # a set that lacks the test patients counts as the same
     slices = list(config["slices"].values())
     if slices not in ([sum(w.values())] if published.folds else list(w.values()) for w in whole):
@@ -180,7 +160,7 @@ def find_deviations(published: Published, config: dict[str, Any]) -> list[str]:
 
 def publish(run: RunFolder, results: Path, config: dict, record: dict) -> None:
     """Write what shows no patient and names no folder of this machine."""
-    files = {"config.json": to_json(config).encode(), "run.json": to_json(record).encode()}
+    files = {"config.json": config, "run.json": record}
     files |= {Path(name).name: (run.path / name).read_bytes() for name in COPIED if (run.path / name).is_file()}
     if len(run.tested_runs()) > 1:
         table, predicted = run.read_tested()
@@ -189,11 +169,7 @@ def publish(run: RunFolder, results: Path, config: dict, record: dict) -> None:
             np.savez_compressed(file, masks=packed, image_path=table["image_path"].to_numpy(str))
             files["masks.npz"] = file.getvalue()
     for name, content in files.items():
-        with atomic_write(results / name) as file:
-            file.write(content)
-
-
-# --- The table -------------------------------------------------------------------------------------------------
+        RunFolder(results).write(name, content)
 
 
 def make_table(results: Path) -> str:
@@ -208,16 +184,11 @@ def make_table(results: Path) -> str:
         split = r["judged_on"]
         epoch = f"epoch {r['epoch']} of {r['epochs']}" if r["epoch"] else f"{r['epochs']} epochs"
         judged = f"{split}, {config['patients'][split]} / {config['slices'][split]}, {epoch}"
-        metrics = [show_estimate(r["metrics"][name]) for name in SHOWN]
+        metrics = [f"{show_number(e['value'])} ({show_interval(e, '.3f')})" for e in map(r["metrics"].get, SHOWN)]
+        metrics = [text.removesuffix(" ()") for text in metrics]  # without patients enough for an interval
         cost = [f"{r['parameters'] / 1e6:.2f} M", f"{r['gflop']:.1f}", f"{r['seconds'] / 60:.0f}"]
         rows.append([r["title"], judged, *metrics, *cost, f"{config['hardware']}, torch {config['versions']['torch']}"])
     return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
-
-
-def show_estimate(estimate: dict) -> str:
-    """Return a metric with its interval, or with the patients' values where they are too few for one."""
-    interval = show_interval(estimate, ".3f")
-    return show_number(estimate["value"]) + (f" ({interval})" if interval else "")
 
 
 def fill(page: str, content: str) -> str:

@@ -109,7 +109,7 @@ def save_checkpoint(run: RunFolder, model: UNet, record: dict, config: dict) -> 
     """Write a checkpoint as training does; `record` has the epoch and its metrics."""
     writer = checkpoints.Writer(run, model, torch.optim.Adam(model.parameters()), config)
     if run.checkpoints():
-        writer.resume_after(max(run.checkpoints()))
+        writer.epochs = checkpoints.read_epochs(run).drop(columns="saved")
     writer.save_epoch({"resolution": 1.0, **record})
     return run.checkpoint(record["epoch"])
 

@@ -7,7 +7,7 @@ from conftest import box, make_slices, run_here
 from constants import SEED
 from studies import ablate
 from studies.speed import count_flop
-from training.recipe import Recipe, make_parser, parse_recipe
+from training.recipe import Recipe, make_parser, make_settings
 
 QUICK = ("--epochs", "2", "--width", "2", "--batch-size", "4")
 TWO = {"base": QUICK, "half resolution": (*QUICK, "--pixel-unshuffle", "2", "--tta-flip")}
@@ -44,7 +44,7 @@ def test_a_study_trains_scores_and_goes_on(call, folder, tmp_path, calls, capsys
 
 
 def test_the_options_of_every_variant_are_understood():
-    recipes = {name: parse_recipe(make_parser().parse_args(options)) for name, options in every_variant()}
+    recipes = {name: Recipe.of(make_settings(make_parser().parse_args(options))) for name, options in every_variant()}
     assert len(set(recipes.values())) == len(recipes) - 1  # "without Dice of each slice" is "bce+dice"
     assert recipes["base"].width == 16 and recipes["false negatives 0.9"].false_negative_weight == 0.9
 
@@ -64,8 +64,3 @@ def test_the_cost_of_training_by_hand():
     assert ablate.training_cost(settings | {"patient_balanced": 0.1}, epochs, slices) == plain
     growing = ablate.training_cost(settings | {"progressive_resolution": True}, epochs, slices)
     assert growing["tflop"] / plain["tflop"] == pytest.approx((3 / 4 + 3 * 9 / 16 + 4) / 10)  # of the pixels
-
-
-def test_an_unknown_variant_is_one_error(call, calls):
-    code, _, err = call("studies.ablate", "screen", "--only", "nothing")
-    assert code == 2 and "screen has no nothing (base, half resolution)" in err and calls == []

@@ -1,11 +1,10 @@
 """Cross-validation: its folds, what it hands on and refuses, and pooling."""
 
-import importlib
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import make_patients
+from conftest import make_patients, run_here
 
 import cross_validate
 from dataset.split import SPLITS, assign_fold
@@ -42,9 +41,6 @@ def calls(monkeypatch):
 
 def test_two_folds_from_end_to_end(call, monkeypatch, tmp_path):
     """All scripts in this process; then once more, which trains nothing; then with other settings and patients."""
-
-    def run_here(script: Path, *arguments) -> None:
-        importlib.import_module(script.stem).main([str(argument) for argument in arguments])
 
     monkeypatch.setattr(cross_validate, "run_python", run_here)
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda *_, **__: None)  # drawing takes most of the time

@@ -41,7 +41,7 @@ def make_run(path: Path, bilinear: bool = False, **config) -> RunFolder:
     """Write two epochs, the first the better one, with random weights and batch norms that have seen data."""
     run = RunFolder(path)
     config = CONFIG | {"settings": CONFIG["settings"] | {"bilinear": bilinear}} | config
-    run.write_config(config)
+    run.write("config.json", config)
     for epoch, iou in ((1, 0.9), (2, 0.8)):
         torch.manual_seed(epoch)
         model = UNet(width=2, bilinear=bilinear).to(memory_format=torch.channels_last)  # as training in bf16 saves it

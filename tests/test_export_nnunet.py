@@ -74,12 +74,3 @@ def test_labels_in_this_format_score_as_the_masks_that_they_are(call, folder, tm
     labels = tmp_path / "raw" / DATASET / "labelsTr"
     code, _, err = call("score_masks", labels, "--data", folder, "--out", tmp_path / "scores")
     assert (code, err) == (0, "") and RunFolder(tmp_path / "scores").read_metrics()["patient_dice"] == 1
-
-
-def test_nothing_is_written_over(call, folder, tmp_path):
-    (tmp_path / "raw").mkdir()
-    (tmp_path / "raw" / "mine.txt").touch()
-    code, _, err = call("studies.export_nnunet", tmp_path / "raw", "--data", folder)
-    assert code == 2 and "is there already" in err and names(tmp_path / "raw") == ["mine.txt"]
-    code, _, err = call("studies.export_nnunet", tmp_path / "new", "--data", folder, "--slices", "--folds", 9)
-    assert code == 2 and "too few for 9 folds" in err and not (tmp_path / "new").exists()

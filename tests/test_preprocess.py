@@ -7,14 +7,12 @@ from conftest import box, make_slices
 
 from constants import FLAIR, POST, PRE
 from dataset.preprocess import (
-    MULTIPLE,
     NORMALISATIONS,
     PreprocessedSlices,
     Preprocessing,
     by_head,
     find_head,
     head_box,
-    plain,
     preprocess,
     window,
 )
@@ -62,17 +60,6 @@ def test_plain_is_the_formula_bit_for_bit():
     assert prepared.levels.view(3, 256)[:, [0, 255]].tolist() == [[-1, 1]] * 3
 
 
-def test_a_batch_has_images_and_masks_of_its_rows():
-    stack, mask = scan(1), box((3, 4, 10, 20))
-    prepared = preprocess(make_slices({"a": [box(), mask, box()]}, stack), Preprocessing())
-    images, masks = prepared.batch(torch.tensor([2, 1]), CPU)
-    assert images.shape == (2, 3, 256, 256) and masks.shape == (2, 1, 256, 256)
-    assert images.dtype == masks.dtype == torch.float32
-    assert torch.equal(masks[1, 0], torch.from_numpy(mask).float()) and not masks[0].any()
-    levels = torch.from_numpy(plain(stack, find_head(stack))[0])
-    assert torch.equal(images[0], levels[torch.from_numpy(stack[2]).int()].movedim(2, 0))
-
-
 def test_by_the_head_of_a_tiny_stack():
     stack = np.zeros((1, 2, 3, 3), np.uint8)
     stack[0, :, :, PRE] = [[0, 0, 200], [0, 10, 30]]
@@ -96,13 +83,6 @@ def test_by_head_air_is_0_and_brightness_does_not_matter():
     assert seen.std() == pytest.approx(1, abs=1e-3)
     low, high = np.percentile(bright[..., FLAIR][head], (0.5, 99.5)).astype(int)
     assert len(set(tables[FLAIR, : low + 1])) == len(set(tables[FLAIR, high + 1 :])) == 1
-
-
-def test_by_head_without_a_head_counts_everything():
-    stack = np.full((1, 2, 2, 3), 100, np.uint8)
-    stack[0, 0] = 0
-    tables = by_head(stack, np.zeros((1, 2, 2), bool))
-    assert tables[0, [0, 50, 100, 255]] == pytest.approx([0, 1, 2, 2])  # half 0, half 100: they vary by 50
 
 
 def test_a_filled_head_has_no_holes():
@@ -145,17 +125,6 @@ def test_windows_by_hand():
     # 32 computed pixels are 42.7 of the slice: 170 are four times that, 171 are as many, 172 need five
     assert window((40, 210, 40, 211), 0.75) == (slice(39, 210), slice(40, 211))
     assert window((40, 212, 40, 254), 0.75) == (slice(19, 232), slice(0, 256))
-
-
-def test_every_window_is_inside_the_frame_and_contains_the_box():
-    for resolution in (0.5, 0.75, 1.0):
-        for start in range(0, 256, 3):
-            for stop in range(start + 1, 257):
-                side, same = window((start, stop, start, stop), resolution)
-                assert side == same and 0 <= side.start <= start and stop <= side.stop <= 256
-                length = side.stop - side.start
-                assert round(length * resolution) % MULTIPLE == 0  # so that the network never pads
-                assert length - MULTIPLE / resolution < stop - start + 0.5
 
 
 # --- Neighbours ------------------------------------------------------------------------------------------------
@@ -214,13 +183,6 @@ def test_batches_cover_every_row_once_in_order(crop):
         assert batches[0][1] != batches[-1][1] != frame
     else:
         assert [len(rows) for rows, _ in batches] == [2, 2, 2, 1] and all(seen == frame for _, seen in batches)
-
-
-def test_no_slices_are_prepared_too():
-    prepared = preprocess(
-        without_masks(np.zeros((0, 256, 256, 3), np.uint8), "a"), Preprocessing("head", neighbours=1, crop=True)
-    )
-    assert len(prepared) == 0 and list(prepared.batches(4)) == []
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

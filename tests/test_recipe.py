@@ -5,13 +5,13 @@ import dataclasses
 
 import pytest
 
-from training.recipe import RECIPES, Recipe, fold, make_parser, parse_recipe
+from training.recipe import RECIPES, Recipe, fold, make_parser, make_settings
 
 REFERENCE, TUNED = RECIPES["reference"], RECIPES["tuned"]
 
 
 def parse(*words: str) -> Recipe:
-    return parse_recipe(make_parser().parse_args(words))
+    return Recipe.of(make_settings(make_parser().parse_args(words)))
 
 
 def test_the_reference_recipe_is_the_published_run():
@@ -41,12 +41,6 @@ def test_a_recipe_in_words():
     assert str(dataclasses.replace(TUNED, width=16, crop=False)) == "tuned, with width 16, crop False"
     assert str(Recipe(width=16)) == "reference, with width 16"
     assert Recipe.of(dataclasses.asdict(TUNED) | {"seed": 1, "precision": "fp32"}) == TUNED
-
-
-def test_only_a_recipe_without_schedule_may_be_continued():
-    assert not REFERENCE.has_schedule and TUNED.has_schedule
-    for schedule in ({"cosine": True}, {"warm_up": 0.1}, {"progressive_resolution": True}):
-        assert Recipe(**schedule).has_schedule
 
 
 @pytest.mark.parametrize("text", ["0/5", "6/5", "1/1", "1", "1.0/5"])

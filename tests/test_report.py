@@ -59,8 +59,8 @@ def write_run(folder: Path, empty: bool = False, **about) -> RunFolder:
         epochs |= {f"{split}_iou": [0.1, 0.6, 0.5] for split in ("training", "validation", "validation_tumour")}
         epochs = pd.DataFrame(epochs).assign(validation_empty_prediction=0.55)
     about = {"settings": {"width": 16, "seed": 3}, "hardware": "cpu", "versions": {"torch": "2"}}
-    run.tested_runs()[0].write_config(
-        {**about, "data": "", "patients": {"train": 8}, "recipe": "tuned", "command": "x"}
+    run.tested_runs()[0].write(
+        "config.json", {**about, "data": "", "patients": {"train": 8}, "recipe": "tuned", "command": "x"}
     )
     write_report(run, slices, predicted, epochs)
     return run

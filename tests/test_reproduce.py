@@ -1,7 +1,6 @@
 """Published runs by name: continued, copied without patients or paths, never replaced; and the table of the results."""
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +8,6 @@ import pytest
 from conftest import ROOT, make_patients, run_here
 
 import cross_validate
-from dataset import published
 from storage import checkpoints
 from storage.run_folder import RunFolder
 from studies import reproduce
@@ -59,7 +57,7 @@ def test_a_run_is_continued_copied_and_never_replaced(again, tmp_path, monkeypat
         assert str(tmp_path).encode() not in content and b"of a person" not in content, name
     record, config = read(results)
     assert config["settings"]["seed"] == 2 and "platform" not in config["versions"]
-    assert record["trial"] == ["--epochs 2", "--width 2", "synthetic patients", "9 + 3 + 3 slices"]
+    assert record["trial"] == ["--epochs 2", "--width 2", "patients of another set", "9 + 3 + 3 slices"]
     epochs = checkpoints.read_epochs(run).set_index("epoch")
     assert epochs.loc[record["epoch"], "validation_iou"] == epochs["validation_iou"].max()
     assert record["epochs"] == 2 and record["seconds"] == pytest.approx(epochs["seconds"].sum())
@@ -92,7 +90,7 @@ def test_of_a_cross_validation_the_masks_are_copied(again, folder, tmp_path):
     split = "cross-validation, 5 folds"
     assert (record["judged_on"], record["epochs"], record["epoch"]) == (split, 1, None)
     assert (config["patients"], config["slices"]) == ({split: 5}, {split: 15})
-    assert record["trial"] == ["--epochs 1", "--width 2", "synthetic patients", "15 slices"]
+    assert record["trial"] == ["--epochs 1", "--width 2", "patients of another set", "15 slices"]
     with np.load(results / "masks.npz") as archive:
         masks, paths = archive["masks"], archive["image_path"].tolist()
     table, predicted = RunFolder(tmp_path / "my runs" / "cv_tuned").read_tested()
@@ -100,21 +98,9 @@ def test_of_a_cross_validation_the_masks_are_copied(again, folder, tmp_path):
     assert paths == table["image_path"].tolist() and len(set(paths)) == 15
 
 
-def test_the_subset_is_taken_from_a_folder_that_holds_more(again, folder, tmp_path, monkeypatch):
-    rows = [f"SYNTH_T_{n},3,{int(n < 3)}\n" for n in range(5)]
-    (tmp_path / "patients.csv").write_text("patient,slices,in_subset\n" + "".join(rows))
-    monkeypatch.setattr(published, "PATIENTS_FILE", tmp_path / "patients.csv")
-    for name, only in (("twelve_seed_1", True), ("full_bilinear", False)):
-        monkeypatch.setattr(reproduce, "run_python", lambda *arguments: sys.exit(repr(arguments)))
-        assert ("--patients" in again(name, "--data", folder)[0]) is only
-    listed = tmp_path / "my runs" / "twelve_seed_1" / "patients.txt"
-    assert listed.read_text().split() == ["SYNTH_T_0", "SYNTH_T_1", "SYNTH_T_2"]
-
-
 @pytest.mark.parametrize(
     ("published_run", "slices", "deviations"),
     [
-        ("tuned", {"train": 2769, "validation": 756, "test": 0}, []),
         ("tuned", {"train": 2769, "validation": 700, "test": 404}, ["2769 + 700 + 404 slices"]),
         ("cv_tuned", {"cross-validation, 5 folds": 3929}, []),
         ("cv_tuned", {"cross-validation, 5 folds": 336}, ["336 slices"]),

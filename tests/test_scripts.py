@@ -125,7 +125,7 @@ def test_a_test_of_an_unfinished_run_says_so_and_its_choice_grows_stale(call, fo
     newest = run.checkpoint(2).read_bytes()
     run.checkpoint(2).unlink()
     table = run.read_epochs_table()
-    run.write_epochs(table[table["epoch"] < 2])
+    run.write("epochs.csv", table[table["epoch"] < 2])
     assert "training has done 1 of 2 epochs: test again" in " ".join(call("test_model", "--run", run)[1].split())
     run.checkpoint(2).write_bytes(newest)
     warned = "it was chosen when epoch 1 was the last; now it is 2. Test again."
@@ -206,17 +206,15 @@ def test_each_epoch_of_progressive_resolution_is_used_at_its_own(call, folder, t
         assert found["loss"] == pytest.approx(row.validation_loss, rel=1e-4)
 
 
-def test_what_is_undefined_is_a_dash_in_its_column(capsys):
+def test_what_is_undefined_is_a_dash_in_its_column():
     names = ("loss", "iou", "empty_prediction", "tumour_iou", "patient_dice")
     record = {f"{split}_{name}": 0.5 for split in ("training", "validation") for name in names}
-    train_model.print_header()
     record |= {"epoch": 1, "seconds": 12000, "validation_tumour_iou": float("nan")}
-    train_model.print_epoch(record, 94, 0.6)
-    train_model.print_epoch(record | {"epoch": 94}, 94, 0.4)
-    *_, header, line, last = capsys.readouterr().out.splitlines()
+    line, header = train_model.describe_epoch(record, 94, 0.6), train_model.HEADER.splitlines()[-1]
+    last = train_model.describe_epoch(record | {"epoch": 94}, 94, 0.4)
     assert line.index("|") == header.index("|") and line.rindex("|") == header.rindex("|")
     assert "nan" not in line and line.index(" - ") + 2 == header.rindex("tumour") + len("tumour")
-    assert line.endswith("310 h 00") and last.endswith("0 s") and len(line) <= 80
+    assert line.endswith(" 310:00") and last.endswith(" 0:00") and len(line) == len(header) <= 80
     assert line.startswith("   1/94") and last.startswith("* 94/94")  # IoU 0.5: better than 0.4 alone
 
 
@@ -335,7 +333,10 @@ def test_a_folder_without_the_test_patients_is_one_error(call, folder, tmp_path)
     make_patients(tmp_path / "others", patients=2)
     code, _, err = call("test_model", "--run", run, "--data", tmp_path / "others")
     assert code == 2 and len(err.splitlines()) == 1
-    assert "holds none of the 3 test patients" in err and f"Training used {folder}: leave out --data" in err
+    assert (
+        "lacks 3 (SYNTH_T_2, SYNTH_T_3, SYNTH_T_4) of the 3 test patients" in err
+        and f"Training used {folder}: leave out --data" in err
+    )
     make_patients(copy)
     assert call("test_model", "--run", run, "--data", copy)[0] == 0
 

@@ -76,14 +76,18 @@ def make_writer(run: RunFolder, **options) -> checkpoints.Writer:
     return checkpoints.Writer(run, model, torch.optim.Adam(model.parameters()), CONFIG, **options)
 
 
-def test_epochs_csv_has_every_epoch_and_a_resumed_writer_drops_an_unfinished_one(run):
+def test_epochs_csv_has_every_epoch_and_a_resumed_writer_drops_an_unfinished_one(run, tmp_path):
     writer = make_writer(run)
     for epoch in (1, 2, 3):
         writer.save_epoch({"epoch": epoch, **METRICS})
     table = pd.read_csv(run.path / "epochs.csv")
     assert table["epoch"].tolist() == [1, 2, 3]
     assert table.equals(checkpoints.read_epochs(run)[list(table)])
-    make_writer(run).resume_after(2)
+    save(run, epoch=2)
+    shutil.copy(run.resume, tmp_path / "resume.pt")
+    save(run, epoch=3)
+    shutil.copy(tmp_path / "resume.pt", run.resume)
+    assert make_writer(run).resume() == 2
     assert pd.read_csv(run.path / "epochs.csv")["epoch"].tolist() == [1, 2]
 
 
@@ -100,18 +104,17 @@ def test_keep_deletes_checkpoints_and_their_metrics_stay(run):
 
 
 def test_an_epoch_without_its_optimiser_state_is_trained_again(run):
-    model = save(run)
-    optimiser = torch.optim.Adam(model.parameters())
+    save(run)
     state_after_1 = run.resume.read_bytes()
     save(run, epoch=2)
     run.resume.write_bytes(state_after_1)  # killed between epoch_2.pt and resume.pt
-    assert checkpoints.restore(run, model, optimiser) == 1
+    assert make_writer(run).resume() == 1
     run.checkpoint(2).unlink()
     run.resume.unlink()  # killed between epoch_1.pt and resume.pt
-    assert checkpoints.restore(run, model, optimiser) == 0
+    assert make_writer(run).resume() == 0
     run.checkpoint(1).rename(run.checkpoint(3))
     with pytest.raises(UserError, match=r"resume.pt: no such file"):
-        checkpoints.restore(run, model, optimiser)
+        make_writer(run).resume()
 
 
 class Evil:

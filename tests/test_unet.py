@@ -17,13 +17,8 @@ def test_23_convolutional_layers_with_the_channels_of_the_paper():
     decoder = [512, 512, 512, 256, 256, 256, 128, 128, 128, 64, 64, 64]
     assert [layer.out_channels for layer in layers] == [*encoder, *decoder, 1]
     # A step up convolves the skip connection together with what came from below: twice the channels.
-    assert [layer.in_channels for layer in layers[10:]] == [
-        *(1024, 1024, 512),
-        *(512, 512, 256),
-        *(256, 256, 128),
-        *(128, 128, 64),
-        64,
-    ]
+    inputs = [1024, 1024, 512, 512, 512, 256, 256, 256, 128, 128, 128, 64, 64]
+    assert [layer.in_channels for layer in layers[10:]] == inputs
 
 
 def parameters_by_hand(width: int, bilinear: bool) -> int:
@@ -51,9 +46,8 @@ def test_parameters(bilinear, millions):
     assert round(count / 1e6, 2) == millions
 
 
-@pytest.mark.parametrize("pixel_unshuffle", [1, 2])
-@pytest.mark.parametrize("bilinear", [False, True])
-@pytest.mark.parametrize("size", [(1, 1), (15, 17), (48, 32), (37, 100)])
+@pytest.mark.parametrize(("bilinear", "pixel_unshuffle"), [(False, 1), (True, 2)])
+@pytest.mark.parametrize("size", [(1, 1), (37, 100)])
 def test_any_height_and_width(bilinear, size, pixel_unshuffle):
     model = UNet(width=2, bilinear=bilinear, pixel_unshuffle=pixel_unshuffle).eval()
     assert model(torch.randn(2, 3, *size)).shape == (2, 1, *size)
@@ -66,39 +60,6 @@ def test_padding_repeats_the_edge_and_is_cropped_away():
     padded = torch.cat([image, image[..., -1:].expand(-1, -1, -1, 8)], dim=3)
     padded = torch.cat([padded, padded[..., -1:, :].expand(-1, -1, 8, -1)], dim=2)
     torch.testing.assert_close(model(image), model(padded)[..., :40, :40])
-
-
-def test_output_is_logits():
-    model = UNet(width=2)
-    nn.init.constant_(model.head.weight, 0)
-    nn.init.constant_(model.head.bias, -7.5)
-    assert model(torch.randn(2, 3, 16, 16)).eq(-7.5).all()
-
-
-@pytest.mark.parametrize("bilinear", [False, True])
-def test_every_parameter_learns(bilinear):
-    torch.manual_seed(0)
-    model = UNet(width=2, bilinear=bilinear)
-    model(torch.randn(2, 3, 32, 32)).square().sum().backward()
-    assert all(p.grad is not None and p.grad.abs().sum() > 0 for n, p in model.named_parameters() if "bias" not in n)
-
-
-def test_a_stem_computes_at_half_of_the_resolution():
-    model, seen = UNet(channels=5, classes=2, width=2, pixel_unshuffle=2).eval(), []
-    model.encoders[0].register_forward_hook(lambda _, given, result: seen.append((given[0].shape, result.shape)))
-    assert model(torch.randn(3, 5, 50, 64)).shape == (3, 2, 50, 64)
-    assert seen == [((3, 20, 32, 32), (3, 2, 32, 32))]  # padded to 64 x 64, four pixels in one
-
-
-def test_what_enters_a_stem_leaves_it_again():
-    model = UNet(width=2, pixel_unshuffle=2)
-    image = torch.randn(2, 3, 37, 70)
-    entered = model._pad_and_fold(image)
-    assert entered.shape == (2, 12, 32, 48)
-    assert torch.equal(model._unfold_and_crop(entered, 37, 70), image)
-    # Channel 4c + 2y + x holds the pixels (2i + y, 2j + x) of channel c
-    assert torch.equal(entered[:, 4 * 1 + 2 * 1 + 0, :18, :35], image[:, 1, 1::2, 0::2])
-    assert torch.equal(model._unfold_and_crop(entered, 64, 96)[..., :37, 70:], image[..., -1:].expand(-1, -1, -1, 26))
 
 
 def test_a_network_with_a_stem_is_the_plain_one_between_unshuffle_and_shuffle():

@@ -36,13 +36,9 @@ def generators(seed: int, epoch: int, rows: torch.Tensor) -> list[np.random.Gene
 
 
 def cut_window(
-    images: torch.Tensor,
-    masks: torch.Tensor,
-    centres: torch.Tensor,
-    extent: tuple[int, int],
-    size: tuple[int, int],
+    images: torch.Tensor, masks: torch.Tensor, centres: torch.Tensor, extent: tuple[int, int], size: tuple[int, int],
     generators: Sequence[np.random.Generator] | None = None,
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
     """Cut a window out of each slice, turned, zoomed, shifted and flipped at random if `generators` are given.
 
     Args:

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from constants import IMAGE_SIZE, THRESHOLD
 from dataset.preprocess import PreprocessedSlices, Preprocessing, preprocess, window_side
 from dataset.slices import Slices
-from evaluation.metrics import Counts, count_pixels, slice_mean_iou, summarise
+from evaluation.metrics import Counts, count_pixels, summarise
 from training import augment
 from training.hardware import Hardware, rank, sum_over_processes, world
 from training.losses import Loss, make_loss
@@ -62,16 +62,12 @@ def epoch_order(
 class TrainingTransform:
     """Slices -> training input: the window around the head, its resolution, and random augmentation.
 
-    Args:
-        crop: the window around the head instead of the frame.
-        augmented: augment each slice at random.
-        resolution: fraction of the full resolution.
-        seed, epoch: of the augmentation.
+    The window depends on the head with `crop`, the augmentation on (seed, epoch) and the row.
     """
 
     crop: bool = False
     augmented: bool = False
-    resolution: float = 1.0
+    resolution: float = 1.0  # fraction of the full one
     seed: int = 0
     epoch: int = 1
 
@@ -90,9 +86,6 @@ class TrainingTransform:
         if generators is not None:  # on the window alone, which costs least
             images = augment.change_intensities(images, slices.preprocessing.sequences, generators)
         return images, masks
-
-
-IDENTITY = TrainingTransform()
 
 
 def training_window(crop: bool, resolution: float) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -137,16 +130,9 @@ class EpochMetrics:
 
 
 def train_one_epoch(
-    model: nn.Module,
-    slices: PreprocessedSlices,
-    order: torch.Tensor,
-    optimiser: Any,
-    batch_size: int,
-    loss_function: Loss,
-    hardware: Hardware,
-    title: str = "",
-    transform: TrainingTransform = IDENTITY,
-) -> dict[str, float]:
+    model: nn.Module, slices: PreprocessedSlices, order: torch.Tensor, optimiser: Any, batch_size: int,
+    loss_function: Loss, hardware: Hardware, title: str = "", transform: TrainingTransform | None = None,
+) -> dict[str, float]:  # fmt: skip
     """Train on the given rows, in their order. The metrics are of the network while it learns, on transformed slices.
 
     optimiser: has zero_grad() and step().
@@ -155,7 +141,7 @@ def train_one_epoch(
     Raises: UserError when the loss is no longer finite, naming the batch and its patients.
     """
     model.train()
-    metrics = EpochMetrics()
+    metrics, transform = EpochMetrics(), transform or TrainingTransform()
     patients = [slices.patients[row] for row in order]
     batches = torch.arange(len(order)).split(batch_size)
     check_every = 1 if hardware.device.type == "cpu" and world() == 1 else CHECK_EVERY
@@ -171,14 +157,9 @@ def train_one_epoch(
 
 
 def _train_step(
-    model: nn.Module,
-    images: torch.Tensor,
-    masks: torch.Tensor,
-    optimiser: Any,
-    loss_function: Loss,
-    hardware: Hardware,
-    batch: int,
-) -> tuple[torch.Tensor, torch.Tensor]:
+    model: nn.Module, images: torch.Tensor, masks: torch.Tensor, optimiser: Any, loss_function: Loss,
+    hardware: Hardware, batch: int,
+) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
     """Train on this process's slices of a batch of `batch` slices. Returns loss and logits, detached."""
     optimiser.zero_grad(set_to_none=True)
     with hardware.autocast():
@@ -192,15 +173,9 @@ def _train_step(
 
 @torch.inference_mode()
 def evaluate(
-    model: nn.Module,
-    slices: PreprocessedSlices,
-    batch_size: int,
-    loss_function: Loss,
-    hardware: Hardware,
-    title: str = "",
-    tta_flip: bool = False,
-    probabilities_out: np.ndarray | None = None,
-) -> tuple[dict[str, float], Counts]:
+    model: nn.Module, slices: PreprocessedSlices, batch_size: int, loss_function: Loss, hardware: Hardware,
+    title: str = "", tta_flip: bool = False, probabilities_out: np.ndarray | None = None,
+) -> tuple[dict[str, float], Counts]:  # fmt: skip
     """Predict every slice in order and compare with its mask.
 
     Args:
@@ -224,13 +199,9 @@ def evaluate(
 
 
 def score(
-    model: nn.Module,
-    checkpoint: Mapping[str, Any],
-    slices: Slices,
-    hardware: Hardware,
-    title: str,
+    model: nn.Module, checkpoint: Mapping[str, Any], slices: Slices, hardware: Hardware, title: str,
     batch_size: int | None = None,
-) -> tuple[float, np.ndarray]:
+) -> tuple[float, np.ndarray]:  # fmt: skip
     """Preprocess slices for the network of a checkpoint, and predict them.
 
     batch_size: slices at a time, on which a Dice loss depends; that of training if None.
@@ -242,13 +213,9 @@ def score(
     metrics, _ = evaluate(
         model.to(hardware.device, memory_format=hardware.memory_format),
         preprocess(slices, Preprocessing.of(input)).to(hardware.device),
-        batch_size or settings["batch_size"],
-        make_loss(settings["loss"], settings["false_negative_weight"]),
-        hardware,
-        title,
-        input["tta_flip"],
-        probabilities,
-    )
+        batch_size or settings["batch_size"], make_loss(settings["loss"], settings["false_negative_weight"]),
+        hardware, title, input["tta_flip"], probabilities,
+    )  # fmt: skip
     return metrics["loss"], probabilities
 
 
@@ -258,21 +225,14 @@ def predict(
 ) -> torch.Tensor:
     """Return the logits of slices without masks: float32 [N, H, W] on the CPU."""
     model.eval()
-    logits = [
-        compute_logits(model, slices, *batch, hardware, tta_flip)[0].squeeze(1).cpu()
-        for batch in slices.batches(batch_size)
-    ]
-    return torch.cat(logits)
+    batches = slices.batches(batch_size)
+    return torch.cat([compute_logits(model, slices, *b, hardware, tta_flip)[0].squeeze(1).cpu() for b in batches])
 
 
 def compute_logits(
-    model: nn.Module,
-    slices: PreprocessedSlices,
-    rows: torch.Tensor,
-    window: tuple[slice, slice],
-    hardware: Hardware,
-    tta_flip: bool = False,
-) -> tuple[torch.Tensor, torch.Tensor]:
+    model: nn.Module, slices: PreprocessedSlices, rows: torch.Tensor, window: tuple[slice, slice],
+    hardware: Hardware, tta_flip: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
     """Return logits and masks of some slices in the whole frame: float32 [B, 1, 256, 256] each.
 
     Args:
@@ -304,7 +264,7 @@ def resize(planes: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
 
 
 def _progress(batches: Sequence[Any], title: str, metrics: EpochMetrics) -> Iterator[Any]:
-    """Yield the batches behind a progress bar with loss and IoU; silent off a terminal."""
+    """Yield the batches behind a progress bar with the loss; silent off a terminal."""
     no_terminal = sys.stderr is None or sys.stderr.closed
     disable = True if no_terminal or rank() else None  # None: tqdm looks for a terminal
     bar = tqdm(batches, title, leave=False, disable=disable, unit="batch", dynamic_ncols=True)
@@ -313,9 +273,7 @@ def _progress(batches: Sequence[Any], title: str, metrics: EpochMetrics) -> Iter
         yield batch
         if not bar.disable and time.monotonic() - shown > 1:  # reading a metric waits for the device: rarely
             shown = time.monotonic()
-            counts = Counts(*(torch.cat(columns).cpu().numpy() for columns in zip(*metrics.counts, strict=True)))
-            loss = torch.stack(metrics.losses).mean().item()
-            bar.set_postfix(loss=f"{loss:.4f}", IoU=f"{slice_mean_iou(counts):.3f}")
+            bar.set_postfix(loss=f"{torch.stack(metrics.losses).mean().item():.4f}")
 
 
 def _refuse_not_finite(losses: list[torch.Tensor], batches: Sequence[torch.Tensor], patients: Sequence[str]) -> None:

@@ -17,6 +17,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from utils import UserError
 
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
 GLIBC = ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
 TIMEOUT = timedelta(minutes=10)  # until a silent process counts as lost
 
@@ -30,11 +34,7 @@ class Hardware:
 
     @property
     def memory_format(self) -> torch.memory_format:
-        """Channels last, which convolutions prefer, except in fp32 on the CPU.
-
-        There PyTorch's batch norm sums channels-last activations one by one in fp32, with an error of 5e-4 at the size
-        of a batch.
-        """
+        """Channels last, which convolutions prefer, except in fp32 on the CPU: batch norm then errs by 5e-4."""
         plain = self.device.type == "cpu" and not self.bf16
         return torch.contiguous_format if plain else torch.channels_last
 
@@ -68,10 +68,8 @@ def computes_bf16(device: torch.device) -> bool:
     """Return whether the device has bfloat16 arithmetic of its own; simulated, it is slow."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    if device.type == "cpu":
-        has = torch.cpu.get_capabilities()
-        return bool(has.get("avx512_bf16") or has.get("amx_bf16"))
-    return False
+    has = torch.cpu.get_capabilities() if device.type == "cpu" else {}
+    return bool(has.get("avx512_bf16") or has.get("amx_bf16"))
 
 
 def keep_freed_memory() -> None:
@@ -90,9 +88,7 @@ def peak_memory(device: torch.device) -> int:
     """Return the peak memory in bytes: of tensors on a CUDA device, elsewhere of the whole process; 0 if unknown."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    try:
-        import resource
-    except ImportError:  # Windows
+    if not resource:
         return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # bytes there, KiB elsewhere
@@ -121,12 +117,8 @@ def repeat_exactly(exact: bool, device: torch.device, sizes_vary: bool = False) 
 
 def versions() -> dict[str, str]:
     """Return the versions that a result depends on."""
-    return {
-        "python": platform.python_version(),
-        "torch": str(torch.__version__),
-        "numpy": np.__version__,
-        "platform": platform.platform(),
-    }
+    versions = {"python": platform.python_version(), "torch": str(torch.__version__), "numpy": np.__version__}
+    return versions | {"platform": platform.platform()}
 
 
 # --- Several processes, started by torchrun: each trains on its rows of every batch ------------------------------

@@ -1,7 +1,6 @@
 """Training losses: float logits and masks [N, 1, H, W] -> one number. Masks are 0 or 1."""
 
 from collections.abc import Callable
-from functools import partial
 
 import torch
 from torch.nn import functional as F
@@ -46,23 +45,12 @@ def tversky(logits: torch.Tensor, masks: torch.Tensor, false_negative_weight: fl
     return 1 - (overlap + 1) / (overlap + false_negative_weight * missed + (1 - false_negative_weight) * false + 1)
 
 
-def bce_dice(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
-    """The sum of both: cross-entropy for every pixel, Dice against the rarity of tumour pixels."""
-    return bce(logits, masks) + soft_dice(logits, masks)
-
-
-def bce_slice_dice(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy, and the mean of the Dice losses over the batch and over slices."""
-    return bce(logits, masks) + (soft_dice(logits, masks) + slice_dice(logits, masks)) / 2
-
-
-def bce_tversky(logits: torch.Tensor, masks: torch.Tensor, false_negative_weight: float) -> torch.Tensor:
-    """Cross-entropy and Tversky: `bce_dice` with a weight for missed pixels."""
-    return bce(logits, masks) + tversky(logits, masks, false_negative_weight)
-
-
 def make_loss(name: str, false_negative_weight: float) -> Loss:
-    """Return a loss of the recipe by its name."""
-    weighted = partial(bce_tversky, false_negative_weight=false_negative_weight)
-    losses = {"bce": bce, "dice": soft_dice, "bce+dice": bce_dice, "bce+slice-dice": bce_slice_dice}
-    return (losses | {"bce+tversky": weighted})[name]
+    """Return a loss of the recipe by its name: cross-entropy for every pixel, others against the rarity of tumour."""
+    return {
+        "bce": bce,
+        "dice": soft_dice,
+        "bce+dice": lambda x, y: bce(x, y) + soft_dice(x, y),
+        "bce+slice-dice": lambda x, y: bce(x, y) + (soft_dice(x, y) + slice_dice(x, y)) / 2,
+        "bce+tversky": lambda x, y: bce(x, y) + tversky(x, y, false_negative_weight),
+    }[name]

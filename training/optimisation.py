@@ -23,14 +23,9 @@ def learning_rate(recipe: Recipe, step: int, steps: int) -> float:
 
 
 class Optimisation:
-    """The optimiser of a recipe with its schedule and the average of the weights.
+    """The optimiser of a recipe with its schedule over `steps` steps and the average of the weights.
 
-    Args:
-        network: the network to train.
-        steps: of the whole training.
-
-    Attributes:
-        result: the network that is validated and saved: the average of the weights, or without one `network`.
+    result: the network that is validated and saved: the average of the weights, or without one `network`.
     """
 
     def __init__(self, network: nn.Module, recipe: Recipe, steps: int):
@@ -65,12 +60,8 @@ class Optimisation:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what resuming needs beside the weights of `result`."""
-        averaged = self.result is not self.network
-        return {
-            "optimiser": self.optimiser.state_dict(),
-            "done": self.done,
-            "network": self.network.state_dict() if averaged else {},
-        }
+        network = {} if self.result is self.network else self.network.state_dict()
+        return {"optimiser": self.optimiser.state_dict(), "done": self.done, "network": network}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Load a state; the weights of `result` are loaded before."""

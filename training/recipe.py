@@ -13,15 +13,16 @@ from typing import Any
 import constants
 from utils import existing, fraction, positive, whole_number
 
-COMPUTING = ("seed", "mode", "precision")  # settings beside the recipe that a resumed run must share
+LOSSES = ("bce", "dice", "bce+dice", "bce+slice-dice", "bce+tversky")
+# Settings beside the recipe that a resumed run must share
+COMPUTING = {"seed": constants.SEED, "mode": "exact", "precision": "auto"}
 
 
 def _setting(
     reference: Any, tuned: Any, help: str, type: Callable[[str], Any] | None = None, choices: Any = None
 ) -> Any:
-    return dataclasses.field(
-        default=reference, metadata={"tuned": tuned, "help": help, "type": type, "choices": choices}
-    )
+    metadata = {"tuned": tuned, "help": help, "type": type, "choices": choices}
+    return dataclasses.field(default=reference, metadata=metadata)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,15 +35,11 @@ class Recipe:
     # Network
     width: int = _setting(64, 24, "channels of the first level, doubled at each of four levels", positive(int))
     bilinear: bool = _setting(False, True, "bilinear upsampling instead of up-convolutions: 44%% fewer parameters")
-    pixel_unshuffle: int = _setting(
-        1, 2, "2: compute at half of the resolution, pixels folded into channels", int, (1, 2)
-    )
+    pixel_unshuffle: int = _setting(1, 2, "2: compute at half of the resolution, pixels in channels", int, (1, 2))
     # Input
     normalisation: str = _setting("plain", "head", "of intensities, see dataset/preprocess.py", str, ("plain", "head"))
-    neighbours: int = _setting(
-        0, 1, "FLAIR of so many slices before and after as further channels", whole_number,
-        range(constants.MOST_NEIGHBOURS + 1),
-    )  # fmt: skip
+    neighbours: int = _setting(0, 1, "FLAIR of so many slices before and after as further channels", whole_number,
+                               range(constants.MOST_NEIGHBOURS + 1))  # fmt: skip
     crop: bool = _setting(False, True, "compute a window around the head only")
     augment: bool = _setting(False, True, "random augmentation, see training/augment.py")
     negative_fraction: float = _setting(1.0, 0.35, "fraction of the slices without tumour drawn in an epoch", fraction)
@@ -55,10 +52,7 @@ class Recipe:
     # Optimisation
     epochs: int = _setting(94, 40, "", positive(int))
     batch_size: int = _setting(32, 16, "slices per step", positive(int))
-    loss: str = _setting(
-        "bce", "bce+slice-dice", "see training/losses.py", str,
-        ("bce", "dice", "bce+dice", "bce+slice-dice", "bce+tversky"),
-    )  # fmt: skip
+    loss: str = _setting("bce", "bce+slice-dice", "see training/losses.py", str, LOSSES)
     false_negative_weight: float = _setting(
         0.7, 0.7, "of bce+tversky: weight of missed against false pixels; 0.5 is Dice", fraction
     )
@@ -67,9 +61,7 @@ class Recipe:
     weight_decay: float = _setting(0.0, 0.01, "", fraction)
     warm_up: float = _setting(0.0, 0.03, "fraction of all steps with a rising learning rate", fraction)
     cosine: bool = _setting(False, True, "cosine decay of the learning rate to 0")
-    ema: float = _setting(
-        0.0, 0.99, "decay per step of the moving average of the weights, which is saved; 0: none", fraction
-    )
+    ema: float = _setting(0.0, 0.99, "decay per step of the average of the weights, which is saved; 0: none", fraction)
     progressive_resolution: bool = _setting(False, True, "train at half, then three quarters, then full resolution")
     # Prediction
     tta_flip: bool = _setting(False, True, "average predictions of the slice and of its mirror image")
@@ -99,21 +91,18 @@ RECIPES = {
     "reference": Recipe(),
     "tuned": Recipe(**{field.name: field.metadata["tuned"] for field in dataclasses.fields(Recipe)}),
 }
+SETTINGS = dataclasses.asdict(RECIPES["reference"]) | COMPUTING
 
 
 # --- Options ---------------------------------------------------------------------------------------------------
 
 
 def make_parser(description: str | None = None) -> argparse.ArgumentParser:
-    """Return the parser of train_model.py. Options of the recipe that are not given are absent from its result."""
+    """Return the parser of train_model.py. Settings of the recipe and COMPUTING that are not given stay unset."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument_group("data").add_argument
-    add(
-        "--data",
-        type=existing,
-        metavar="DIR",
-        help="folder kaggle_3m or its parent (the downloaded set, or synthetic patients)",
-    )
+    add("--data", type=existing, metavar="DIR",
+        help="folder kaggle_3m or its parent (the downloaded set, or synthetic patients)")  # fmt: skip
     add("--split", type=existing, metavar="FILE",
         help="CSV: patient, split and, if ids do not say it, person (the published split)")  # fmt: skip
     add("--fold", type=fold, metavar="K/N", help="test on the K-th of N folds of the patients; see cross_validate.py")
@@ -130,12 +119,12 @@ def make_parser(description: str | None = None) -> argparse.ArgumentParser:
 
     add = parser.add_argument_group("computing").add_argument
     add("--device", default="auto", help="cpu, cuda, cuda:1, mps (auto: CUDA, else MPS, else the CPU)")
-    add("--precision", choices=("auto", "fp32", "bf16"), default="auto",
-        help="of training (auto: bf16 where the hardware computes in it)")  # fmt: skip
-    add("--mode", choices=("exact", "fast"), default="exact",
-        help="exact repeats bit for bit on the same machine; fast may not (%(default)s)")  # fmt: skip
-    add("--seed", type=whole_number, default=constants.SEED,
-        help="of initial weights, order and augmentation; the split does not depend on it (%(default)s)")  # fmt: skip
+    for name, kind, choices, help in (
+        ("precision", str, ("auto", "fp32", "bf16"), "of training; auto: bf16 where the hardware computes in it"),
+        ("mode", str, ("exact", "fast"), "exact repeats bit for bit on the same machine; fast may not"),
+        ("seed", whole_number, None, "of initial weights, order and augmentation, not of the split"),
+    ):
+        add(f"--{name}", type=kind, choices=choices, default=argparse.SUPPRESS, help=f"{help} ({COMPUTING[name]})")
     add("--compile", action="store_true", help="torch.compile the network: a slow start, needs a compiler")
 
     group = parser.add_argument_group("recipe", "each option overrides one value of --recipe; values in brackets")
@@ -148,14 +137,8 @@ def make_parser(description: str | None = None) -> argparse.ArgumentParser:
             group.add_argument(option, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=help)
         else:
             metavar = None if about["type"] in (int, str) else "N" if field.type is int else "X"
-            group.add_argument(
-                option,
-                type=about["type"],
-                choices=about["choices"],
-                metavar=metavar,
-                default=argparse.SUPPRESS,
-                help=help,
-            )
+            kind = {"type": about["type"], "choices": about["choices"], "metavar": metavar}
+            group.add_argument(option, default=argparse.SUPPRESS, help=help, **kind)
     return parser
 
 
@@ -163,15 +146,16 @@ def _show(value: Any) -> str:
     return ("off", "on")[value] if type(value) is bool else f"{value:g}" if type(value) is float else str(value)
 
 
-def chosen_values(args: argparse.Namespace) -> dict[str, Any]:
-    """Return the recipe's values that were asked for on the command line: those of --recipe, and single options."""
+def chosen_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the settings that were asked for on the command line: those of --recipe, and single options."""
     preset = dataclasses.asdict(RECIPES[args.recipe]) if args.recipe else {}
-    return preset | {f.name: getattr(args, f.name) for f in dataclasses.fields(Recipe) if hasattr(args, f.name)}
+    given = {name: value for name, value in vars(args).items() if name in SETTINGS}
+    return preset | {name: value for name, value in given.items() if value != "auto"}
 
 
-def parse_recipe(args: argparse.Namespace) -> Recipe:
-    """Return the recipe that the options of a new run ask for."""
-    return Recipe(**chosen_values(args))
+def make_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """Return all settings of a new run."""
+    return SETTINGS | chosen_settings(args)
 
 
 def fold(text: str) -> tuple[int, int]:
