@@ -14,7 +14,6 @@ from evaluation.intervals import (
     DIFFERENCE,
     SHARE,
     auc_interval,
-    compare_measurements,
     estimate,
     intraclass,
     intraclass_interval,
@@ -202,15 +201,6 @@ def test_intraclass_correlation_by_sums_of_squares():
     assert intraclass(first, second) == pytest.approx(expected)
     assert intraclass(first, first) == pytest.approx(1) and math.isnan(intraclass(np.ones(3), np.ones(3)))
     assert intraclass(first, first + 3) < 0.5  # perfectly correlated, but not in agreement
-
-
-def test_agreement_leaves_out_who_lacks_one():
-    first = pd.Series([1.0, 2, 3, 4, 5, 6, 7, math.nan, 9])
-    row = compare_measurements(first, first + np.array([0.1, -0.1, 0.1, -0.1, 0.1, -0.1, 0.6, 1, math.nan]))
-    assert row["n"] == 7 and row["bias"] == pytest.approx(0.6 / 7)
-    assert row["icc"] < 1 and row["lower_limit"] < 0 < row["upper_limit"] and math.isnan(row["icc_low"])  # too few
-    nobody = compare_measurements(first * math.nan, first)
-    assert nobody["n"] == 0 and math.isnan(nobody["icc"]) and math.isnan(nobody["bias"])
 
 
 def test_limits_of_agreement_by_hand():

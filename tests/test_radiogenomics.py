@@ -77,7 +77,7 @@ def predicted(data) -> np.ndarray:
     return eroded
 
 
-def test_manual_masks_from_the_command_line(call, data, tmp_path, monkeypatch):
+def test_manual_masks_from_the_command_line(call, data, tmp_path):
     out = tmp_path / "out"
     code, text, err = call("radiogenomics", "--data", data, "--out", out)
     assert (code, err) == (0, "") and "SYNTHETIC PATIENTS" in text and "16 patients of" in text
@@ -97,15 +97,8 @@ def test_manual_masks_from_the_command_line(call, data, tmp_path, monkeypatch):
     pictures = sorted(path.stem for path in (out / "plots").glob("*.png"))
     assert pictures == ["boxes_angular_sd", "boxes_bevr", "boxes_margin_fluctuation", "roc"]
 
-    monkeypatch.setattr("reporting.plots.write_plots", lambda run, plots, note: None)
-    other = tmp_path / "other.csv"  # fills in IDH status; the files of the first call are replaced
-    status = [f"SYNTH-T-{n},{('mutant', 'wildtype')[n < 7]}" for n in range(PATIENTS)]
-    other.write_text("\n".join(["Patient,IDH", *status]))
-    options = ("--data", data, "--labels", data / "data.csv", other, "--out", out)
-    code, _, err = call("radiogenomics", *options)
+    code, _, err = call("radiogenomics", "--data", data, "--out", out)
     assert code == 2 and f"{out}: is not empty" in err
-    code, text, _ = call("radiogenomics", *options, "--overwrite")
-    assert code == 0 and "IDH status 16, Synthetic subtype 16" in text
 
 
 def test_predicted_masks_of_a_cross_validation(call, data, predicted, tmp_path, monkeypatch):
