@@ -97,7 +97,6 @@ def test_the_simulated_coverage_is_within_two_points_of_95(name):
         ([0.1, 0.8, 0.9], 0.8, NAN, NAN),
         ([0.1, 0.3, 0.2, 0.9, 0.8, 0.7], 0.5, 0.1, 0.9),  # misses the median with probability 2 / 2**6
         ([*range(11)], 5, 1, 9),  # 2 * (1 + 11) / 2**11 miss it
-        ([], NAN, NAN, NAN),
     ],
 )
 def test_medians(values, value, low, high):

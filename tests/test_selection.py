@@ -52,7 +52,7 @@ def test_warnings_name_the_better_epoch():
         table.assign(saved=[True, True, False]), 2
     )
     said = selection_warning(epochs(iou=[0.5] * 3, tumour_found=[NAN] * 3, tumour_iou=[NAN] * 3), 1)
-    assert said.startswith("warning: no validation slice has tumour. Nothing can be chosen on them")
+    assert said.startswith("warning: no validation slice has tumour: nothing can be chosen on them")
     assert "--select-by loss" in said and "--tune changes nothing" in said
 
 
