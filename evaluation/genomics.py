@@ -91,10 +91,9 @@ def associate_one(feature: pd.Series, label: pd.Series) -> dict[str, Any]:
 
 
 def fisher_exact(counts: np.ndarray) -> float:
-    """Return p of Fisher's exact test of counts (int [G, 2]): of all tables with these sums that are as unlikely.
+    """Return p of Fisher's exact test of counts (int [G, 2]), by enumeration of the tables with these sums.
 
-    SciPy's own only simulates p for more than two groups, which cannot show a small one; it stands in where there are
-    too many tables to enumerate.
+    SciPy's own only simulates p for more than two groups: it stands in where there are too many tables.
     """
     sizes, above = counts.sum(1), int(counts[:, 0].sum())
     if np.prod(sizes[1:] + 1.0) > MOST_TABLES:
@@ -168,11 +167,7 @@ def paired_difference(
 
 
 def auc_of_bevr(features: pd.DataFrame, labels: pd.DataFrame, label: str) -> dict[str, Any]:
-    """Return the AUC of 1/BEVR for the positive one of CONTRASTS against the rest; tables as in `associate`.
-
-    Keys: label, positive, n, positives, auc with low and high, and nested_auc (see there). NaN where there are fewer
-    than FEWEST patients on either side.
-    """
+    """Return the AUC of 1/BEVR for the positive one of CONTRASTS against the rest, NaN below FEWEST patients a side."""
     score, truth = contrast(features, labels, label)
     positives = int(truth.sum())
     row = {"label": label, "positive": CONTRASTS[label], "n": len(truth), "positives": positives}

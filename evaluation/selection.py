@@ -74,7 +74,7 @@ def selection_warning(epochs: pd.DataFrame, chosen: int) -> str:
         share, most = row["validation_tumour_found"], epochs["validation_tumour_found"].max()
         reasons.append(
             f"epoch {chosen} finds only {share:.0%} of the validation tumour slices, the best epoch {most:.0%}. Train "
-            "for longer, or with --recipe tuned, or choose by another metric (test_model.py --select-by patient_dice)."
+            "for longer, or with --recipe tuned, or try test_model.py --select-by patient_dice."
         )
     tumour_iou = epochs["validation_tumour_iou"]
     if (tumour_iou > row["validation_tumour_iou"] + CLEARLY).any():

@@ -34,6 +34,13 @@ def test_fisher_of_three_groups_by_hand():
     assert fisher_exact(np.array([[3, 0], [0, 3], [0, 0]])) == pytest.approx(2 / 20)  # an empty group adds nothing
 
 
+def test_too_many_tables_are_simulated(monkeypatch):
+    counts = np.array([[9, 3], [2, 8], [5, 6], [4, 3]])
+    exact = fisher_exact(counts)
+    monkeypatch.setattr(genomics, "MOST_TABLES", 100)
+    assert fisher_exact(counts) == pytest.approx(exact, abs=0.005)
+
+
 def test_holm_by_hand():
     adjusted = holm(pd.Series([0.01, 0.04, 0.03, 0.5]))
     assert adjusted.tolist() == pytest.approx([0.04, 0.09, 0.09, 0.5])  # never less than a smaller p

@@ -112,19 +112,10 @@ def test_an_interval_as_text():
         assert show_interval({"low": NAN, "high": NAN, "values": values}, ".3f") == ""
 
 
-@pytest.mark.parametrize(
-    ("differences", "p"),
-    [
-        ([1, 1, 1], 2 / 8),  # all up and all down
-        ([3, 1, -1], 6 / 8),  # sums 3, 3, 5, 1 and their negatives
-        ([0.3], NAN),
-    ],
-)
-def test_permutations_by_hand(differences, p):
-    assert intervals.paired_permutation(np.array(differences, float)) == pytest.approx(p, nan_ok=True)
-
-
-def test_permutations_are_exact_up_to_16_patients_then_drawn():
+def test_permutations_by_hand_and_exact_up_to_16_patients_then_drawn():
+    assert intervals.paired_permutation(np.ones(3)) == pytest.approx(2 / 8)  # all up and all down
+    assert intervals.paired_permutation(np.array([3.0, 1, -1])) == pytest.approx(6 / 8)  # sums ±3, ±3, ±5, ±1
+    assert math.isnan(intervals.paired_permutation(np.array([0.3])))
     assert [intervals.smallest_p(n) for n in (1, 2, 6, 16)] == [1, 0.5, 2 / 64, 2**-15]
     assert intervals.paired_permutation(np.ones(16)) == intervals.smallest_p(16)
     assert intervals.paired_permutation(np.ones(17)) in (2 / 100_000, 4 / 100_000)
