@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import constants
-from utils import parallel_map, refuse_used, run_script, show_number
+from utils import parallel_map, refuse_used, run_script, to_csv
 
 if TYPE_CHECKING:
     import numpy as np
-    import pandas as pd
 
 P_COLUMNS = ("fisher_p", "holm_p", "kruskal_p")
 
@@ -76,7 +75,8 @@ def main(argv: list[str] | None = None) -> None:
     study.result["synthetic"] = synthetic
     study.result["predictions"] = "" if predicted is None else masks_digest(predicted)
 
-    out.write_genomics(study.features, with_small_p(study.associations), study.result)
+    small = {name: study.associations[name].map("{:.3g}".format, na_action="ignore") for name in P_COLUMNS}  # 3.1e-07
+    out.write_genomics(to_csv(study.features), to_csv(study.associations.assign(**small)), study.result)
     write_plots(out, study_plots(study), notice)
     if run:
         epochs = None if run.read_metrics().get("folds") else checkpoints.read_epochs(run)
@@ -94,11 +94,6 @@ def main(argv: list[str] | None = None) -> None:
     for sentence in sentences(study):
         print(textwrap.fill(sentence, 118, initial_indent="  ! ", subsequent_indent="    "))
     print(f"written to {out}: {', '.join(GENOMICS)}, plots/*.png{', report.html' if run else ''}")
-
-
-def with_small_p(table: pd.DataFrame) -> pd.DataFrame:
-    """Return a table with its p values as text that shows small ones, too: 3.1e-07."""
-    return table.assign(**{name: table[name].map(lambda p: show_number(p, ".3g").strip("-")) for name in P_COLUMNS})
 
 
 if __name__ == "__main__":

@@ -1,7 +1,5 @@
 """Where a model fails: kinds of failure, each defined by a rule, with its worst examples; and metrics of subgroups."""
 
-from typing import NamedTuple
-
 import numpy as np
 import pandas as pd
 
@@ -19,68 +17,55 @@ OUTLINES = ("smooth (<1.5)", f"between (1.5-{COMPLEX:g})", f"complex (>={COMPLEX
 SHOWN = ("tumour_iou", "dice", "found")  # means over the tumour slices of a subgroup
 
 
-class Failure(NamedTuple):
-    """A kind of failure, with a value for each slice (columns as long as the per-slice table)."""
+def kinds_of_failure(slices: pd.DataFrame) -> dict[str, tuple[str, pd.Series, pd.Series, pd.Series]]:
+    """Return {kind: (rule in words, possible, failed, severity)} for a per-slice table.
 
-    kind: str
-    rule: str  # its definition in words
-    possible: pd.Series  # bool: slices that could fail in this way
-    failed: pd.Series  # bool: those that do, if possible
-    severity: pd.Series  # the larger, the worse
-
-
-def kinds_of_failure(slices: pd.DataFrame) -> list[Failure]:
-    """Return every kind of failure for a per-slice table."""
+    possible, failed: bool, slices that could fail in this way, and those that do, if possible; severity: the larger,
+    the worse.
+    """
     tumour, predicted = slices["tumour_pixels"], slices["predicted_pixels"]
     hit = slices["true_positive"] > 0
-    lesions, lesions_found = slices["lesions"], slices["lesions_found"]
-    excess = (predicted - tumour) / tumour
+    lesions, found = slices["lesions"], slices["lesions_found"]
+    size_off = ((predicted - tumour) / tumour).abs()
     lost = 1 - slices["predicted_complexity"] / slices["boundary_complexity"]
-    return [
-        Failure(
-            "small tumour missed",
+    return {
+        "small tumour missed": (
             f"a slice with fewer than {SMALL} tumour pixels, none of which is predicted",
             tumour.between(1, SMALL - 1), ~hit, tumour,
         ),
-        Failure(
-            "larger tumour missed",
+        "larger tumour missed": (
             f"a slice with at least {SMALL} tumour pixels, none of which is predicted",
             tumour >= SMALL, ~hit, tumour,
         ),
-        Failure(
-            "component of a tumour missed",
+        "component of a tumour missed": (
             f"a slice with several components of at least {SPECK} pixels, some of which are found and some are not",
-            lesions >= 2, (lesions_found > 0) & (lesions_found < lesions), slices["largest_missed"],
+            lesions >= 2, (found > 0) & (found < lesions), slices["largest_missed"],
         ),
-        Failure(
-            "complex boundary simplified",
+        "complex boundary simplified": (
             f"a tumour of at least {SMALL} pixels in one component with a boundary complexity of {COMPLEX:g} or more, "
             f"found, but with a predicted outline that is more than {SIMPLER:.0%} less complex",
             slices["kind"] == "complex boundary", hit & (lost > SIMPLER), lost,
         ),
-        Failure(
-            "size of a large tumour off",
+        "size of a large tumour off": (
             f"a slice with more than {LARGE} tumour pixels that is found, but whose predicted area differs by more "
             f"than {SIZE_OFF:.0%}",
-            (tumour > LARGE) & hit, excess.abs() > SIZE_OFF, excess.abs(),
+            (tumour > LARGE) & hit, size_off > SIZE_OFF, size_off,
         ),
-        Failure(
-            "false positive in an empty slice",
+        "false positive in an empty slice": (
             "a slice without tumour in which at least one pixel is predicted",
             tumour == 0, predicted > 0, predicted,
         ),
-        Failure(
-            "false component beside a tumour",
+        "false component beside a tumour": (
             f"a slice with tumour and a predicted component of at least {SPECK} pixels that matches no tumour",
             tumour > 0, slices["false_lesions"] > 0, slices["false_positive"],
         ),
-    ]  # fmt: skip
+    }  # fmt: skip
 
 
 def list_failures(slices: pd.DataFrame) -> list[dict]:
     """Return one dict per kind: kind, rule, count, of (slices that could fail), patients, examples, worst first."""
     rows = []
-    for kind, rule, possible, failed, severity in kinds_of_failure(slices):
+    for kind, (rule, possible, failed, severity) in kinds_of_failure(slices).items():
         cases = slices.assign(severity=-severity)[possible & failed]
         worst = cases.sort_values(["severity", "patient", "slice"], kind="stable").head(EXAMPLES)
         row = {"kind": kind, "rule": rule, "count": len(cases), "of": int(possible.sum())}
@@ -101,8 +86,8 @@ def subgroup_metrics(tables: Tables) -> list[dict]:
     slices = tables.slices[tables.slices["tumour_pixels"] > 0]
     columns = slices.assign(tumour_iou=slices["iou"], found=(slices["true_positive"] > 0).astype(float))
     rows = []
-    for by, (group_of, names) in subgroups(slices, tables.patients).items():
-        for group in names:
+    for by, (group_of, groups) in subgroups(slices, tables.patients).items():
+        for group in groups:
             member = group_of == group
             if not member.any():
                 continue

@@ -73,11 +73,9 @@ def associate_one(feature: pd.Series, label: pd.Series) -> dict[str, Any]:
     by_group = {name: values[groups == name] for name in sorted(groups.unique())}
     median = values.median()
     counts = np.array([((group > median).sum(), (group <= median).sum()) for group in by_group.values()])
-    reason = ""
+    reason = "" if counts.any(0).all() else "no value above the median"
     if len(by_group) < 2:
         reason = "fewer than two groups" if by_group else "no patient has both"
-    elif not counts.any(0).all():
-        reason = "no value above the median"
     row = {
         "n": len(values),
         "missing": len(feature) - len(values),
@@ -93,18 +91,15 @@ def associate_one(feature: pd.Series, label: pd.Series) -> dict[str, Any]:
 
 
 def fisher_exact(counts: np.ndarray) -> float:
-    """Return p of Fisher's exact test of counts (int [G, 2]): of all tables with these sums that are as unlikely.
+    """Return p of Fisher's exact test of counts (int [G, 2]), by enumeration of the tables with these sums.
 
-    SciPy's own only simulates p for more than two groups, which cannot show a small one; it stands in where there are
-    too many tables to enumerate.
+    SciPy's own only simulates p for more than two groups: it stands in where there are too many tables.
     """
     sizes, above = counts.sum(1), int(counts[:, 0].sum())
     if np.prod(sizes[1:] + 1.0) > MOST_TABLES:
         simulated = stats.MonteCarloMethod(n_resamples=SIMULATED, rng=np.random.default_rng(SEED))
         return float(stats.fisher_exact(counts, method=simulated).pvalue)
-    others = np.stack(np.meshgrid(*(np.arange(size + 1) for size in sizes[1:]), indexing="ij")).reshape(
-        len(sizes) - 1, -1
-    )
+    others = np.indices(sizes[1:] + 1).reshape(len(sizes) - 1, -1)
     first = above - others.sum(0)
     possible = (first >= 0) & (first <= sizes[0])
     tables = np.vstack([first[possible], others[:, possible]])
@@ -135,10 +130,8 @@ def rank_effect(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
     NaN where all values are equal.
     """
     ranks = stats.rankdata(values, axis=-1) - (values.shape[-1] + 1) / 2
-    between = sum(
-        (ranks * (groups == group)).sum(-1) ** 2 / np.maximum((groups == group).sum(-1), 1)
-        for group in range(groups.max() + 1)
-    )
+    members = [groups == group for group in range(groups.max() + 1)]
+    between = sum((ranks * own).sum(-1) ** 2 / np.maximum(own.sum(-1), 1) for own in members)
     with np.errstate(invalid="ignore"):
         return between / (ranks**2).sum(-1)
 
@@ -174,11 +167,7 @@ def paired_difference(
 
 
 def auc_of_bevr(features: pd.DataFrame, labels: pd.DataFrame, label: str) -> dict[str, Any]:
-    """Return the AUC of 1/BEVR for the positive one of CONTRASTS against the rest; tables as in `associate`.
-
-    Keys: label, positive, n, positives, auc with low and high, and nested_auc (see there). NaN where there are fewer
-    than FEWEST patients on either side.
-    """
+    """Return the AUC of 1/BEVR for the positive one of CONTRASTS against the rest, NaN below FEWEST patients a side."""
     score, truth = contrast(features, labels, label)
     positives = int(truth.sum())
     row = {"label": label, "positive": CONTRASTS[label], "n": len(truth), "positives": positives}
@@ -252,18 +241,18 @@ def study(features: pd.DataFrame) -> Study:
         ],
         **{name: [] for name in ("agreement", "auc_difference", "effect_difference")},  # with automatic masks
         "undefined": [
-            {"patient": row["patient"], "masks": masks, "reason": row[column]}
+            {"patient": patient, "masks": masks, "reason": reason}
             for masks, column in ((MANUAL, "reason"), (AUTOMATIC, f"{PREDICTED}reason"))
             if column in features
-            for _, row in features.iterrows()
-            if row[column]
+            for patient, reason in zip(features["patient"], features[column], strict=True)
+            if reason
         ],
         "caveat": CAVEAT,
     }
     if AUTOMATIC in by_masks:
         pairs = [(name, features[name], features[f"{PREDICTED}{name}"]) for name in FEATURES]
         result["agreement"] = [{"feature": name} | compare_measurements(*pair) for name, *pair in pairs]
-        result["auc_difference"] = [auc_difference(*by_masks.values(), labels, label) for label in contrasts]
+        result["auc_difference"] = [auc_difference(by_masks, labels, label) for label in contrasts]
         result["effect_difference"] = effect_differences(by_masks, tested, labels)
     table = pd.concat([rows.assign(masks=masks) for masks, rows in tested.items()], ignore_index=True)
     return Study(features, table[["masks", *table.columns.drop("masks")]], result)
@@ -279,9 +268,9 @@ def split_masks(features: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return {MANUAL: manual.where(both), AUTOMATIC: automatic.where(both)}
 
 
-def auc_difference(manual: pd.DataFrame, automatic: pd.DataFrame, labels: pd.DataFrame, label: str) -> dict[str, Any]:
-    """Return label, n, and the difference of the AUC of 1/BEVR with its interval; tables of `split_masks`."""
-    (first, truth), (second, _) = (contrast(features, labels, label) for features in (manual, automatic))
+def auc_difference(by_masks: dict[str, pd.DataFrame], labels: pd.DataFrame, label: str) -> dict[str, Any]:
+    """Return label, n, and the difference of the AUC of 1/BEVR with its interval; by_masks: of `split_masks`."""
+    (first, truth), (second, _) = (contrast(features, labels, label) for features in by_masks.values())
     enough = FEWEST <= truth.sum() <= len(truth) - FEWEST
     return {"label": label, "n": len(truth)} | (paired_difference(auc, first, second, truth) if enough else UNDEFINED)
 
@@ -291,19 +280,17 @@ def effect_differences(
 ) -> list[dict[str, Any]]:
     """Return the family of tests on both kinds of masks: feature, label, n, holm_p and effect of each, difference.
 
-    by_masks: of `split_masks`; tested: of `associate`, in the same rows.
+    by_masks: of `split_masks`; tested: of `associate`.
     """
+    manual, automatic = (table[table["family"] == 1].set_index(["feature", "label"]) for table in tested.values())
     rows = []
-    for manual, automatic in zip(*(table.to_dict("records") for table in tested.values()), strict=True):
-        if not manual["family"]:
-            continue
-        name, label = manual["feature"], manual["label"]
+    for (name, label), test in manual.iterrows():
+        row = {"feature": name, "label": label, "n": test["n"]}
+        for masks, other in ((MANUAL, test), (AUTOMATIC, automatic.loc[(name, label)])):
+            row |= {f"{column}_{masks}": other[column] for column in ("holm_p", "effect")}
         known = by_masks[MANUAL][name].notna() & labels[label].notna()
-        row = {"feature": name, "label": label, "n": manual["n"]}
-        for masks, test in ((MANUAL, manual), (AUTOMATIC, automatic)):
-            row |= {f"{column}_{masks}": test[column] for column in ("holm_p", "effect")}
         values = (table.loc[known, name].to_numpy(float) for table in by_masks.values())
         groups = pd.factorize(labels.loc[known, label])[0]
-        untested = manual["reason"] or automatic["reason"]
+        untested = test["reason"] or automatic.at[(name, label), "reason"]
         rows.append(row | (UNDEFINED if untested else paired_difference(rank_effect, *values, groups)))
     return rows

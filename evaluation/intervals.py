@@ -1,15 +1,10 @@
 """95% confidence intervals over patients, a paired permutation test of two runs, agreement of two measurements.
 
-Slices of one patient are alike: the sample is the patients, not the slices. Below FEWEST patients there is no interval;
-their values say more.
-
-A mean has a Student t interval, with the jackknife's standard error over patients (for one value per patient it is the
-usual one; it holds for a mean over slices or lesions too, where patients have different numbers of them). Dice and the
-like are skewed, which t does not allow for; the interval is therefore taken on a scale on which they are less skewed.
-A median has the interval of order statistics, which is valid for any distribution. An intraclass correlation has the t
-interval on Fisher's z scale with the jackknife's standard error, an area under the ROC curve the one that inverts
-Hanley and McNeil's variance as Wilson's does a proportion's (Newcombe 2006, method 5): both were chosen for their
-coverage in simulations, which tests/test_intervals.py repeats.
+Slices of one patient are alike: the sample is the patients, not the slices. A mean has a Student t interval, with the
+jackknife's standard error over patients, on a scale on which Dice and the like are less skewed; a median has that of
+order statistics, valid for any distribution. An intraclass correlation has the t interval on Fisher's z scale, an area
+under the ROC curve the one that inverts Hanley and McNeil's variance (Newcombe 2006, method 5). All were chosen for
+their coverage in simulations, which tests/test_intervals.py repeats.
 """
 
 from collections.abc import Callable
@@ -86,9 +81,7 @@ def jackknife_error(without_one: np.ndarray) -> np.ndarray:
 
 
 def estimate_median(values: np.ndarray) -> dict[str, Any]:
-    """Return the median over patients (float [P], no NaN), as `estimate` does."""
-    if not len(values):
-        return _estimate(np.nan, (np.nan, np.nan), values)
+    """Return the median over patients (float [P], at least one, no NaN), as `estimate` does."""
     return _estimate(np.median(values), stats.quantile_test(values).confidence_interval(LEVEL), values)
 
 

@@ -5,13 +5,10 @@ reference mask is found when at least a tenth of its pixels are predicted; a pre
 a tenth of its pixels are tumour. Components of fewer than SPECK pixels in a slice, or SPECK_3D in a stack, are not
 counted, neither as lesions nor as false ones.
 
-Distances between outlines are in pixels of a slice: the files carry no spacing. The surface of a mask is its pixels
-with a neighbour (above, below, left, right) outside of the mask, as is everything beyond the image. The distance of
-each surface pixel of one mask to the nearest of the other is taken, both ways.
-
-    both masks empty     undefined: NaN, left out of every mean
-    one of them empty    no distance exists: HD95 is NaN, surface Dice is 0. A missed slice therefore does not show
-                         in HD95; read HD95 beside the number of missed slices or the surface Dice.
+Distances between outlines are in pixels of a slice, from each surface pixel of one mask to the nearest of the other,
+both ways. The surface of a mask is its pixels with a neighbour (above, below, left, right) outside of the mask, as is
+everything beyond the image. With one mask empty, HD95 is NaN and surface Dice 0: a missed slice does not show in HD95.
+With both empty, both are NaN, and left out of every mean.
 """
 
 import math

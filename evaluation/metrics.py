@@ -68,7 +68,7 @@ def precision(counts: Counts) -> np.ndarray:
 
 
 def slice_mean_iou(counts: Counts) -> float:
-    """Return the published metric: mean IoU over slices, empty against empty is 1. NaN without slices."""
+    """Return the published metric: mean IoU over slices. NaN without slices."""
     return _mean(iou(counts))
 
 

@@ -27,9 +27,8 @@ THRESHOLDS = tuple(round(0.05 * step, 2) for step in range(1, 20))  # 0.05 to 0.
 SMALLEST = (0, 10, 50, 100, 200, 300)  # pixels of the largest section; 0 keeps everything
 FEWEST_SLICES = 2  # of a component, unless its stack is a single slice
 NO_TUMOUR = (
-    "warning: no validation slice has tumour. Nothing can be chosen on them: an empty prediction is the best, an epoch "
-    "chosen by its IoU is the first of equals, and --tune changes nothing. Train with validation patients who have "
-    "tumour (--split, --fold), or take the epoch with the lowest loss (test_model.py --select-by loss)."
+    "warning: no validation slice has tumour: nothing can be chosen on them, and --tune changes nothing. Train with "
+    "validation patients who have tumour (--split, --fold), or take the lowest loss (test_model.py --select-by loss)."
 )
 
 
@@ -75,7 +74,7 @@ def selection_warning(epochs: pd.DataFrame, chosen: int) -> str:
         share, most = row["validation_tumour_found"], epochs["validation_tumour_found"].max()
         reasons.append(
             f"epoch {chosen} finds only {share:.0%} of the validation tumour slices, the best epoch {most:.0%}. Train "
-            "for longer, or with --recipe tuned, or choose by another metric (test_model.py --select-by patient_dice)."
+            "for longer, or with --recipe tuned, or try test_model.py --select-by patient_dice."
         )
     tumour_iou = epochs["validation_tumour_iou"]
     if (tumour_iou > row["validation_tumour_iou"] + CLEARLY).any():
@@ -135,28 +134,26 @@ def remove_small_components(masks: np.ndarray, smallest: int) -> np.ndarray:
     box = bounding_box(masks)
     if smallest == 0 or box is None:
         return masks
-    labels, sections = label_components(masks[box])
+    labels, large = label_components(masks[box], (smallest,), len(masks))[:2]
     cleaned = np.zeros_like(masks)
-    cleaned[box] = _large(sections, smallest, len(masks))[labels]
+    cleaned[box] = large[0][labels]
     return cleaned
 
 
-def label_components(stack: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the label of each pixel of a stack [S, H, W], 0 for the background, and each component's pixels per slice.
+def label_components(stack: np.ndarray, sizes: Sequence[int], slices: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the components of a stack [S, H, W] and which of them are not small, for each of `sizes`.
 
-    Returns: int32 [S, H, W], and int64 [S, 1 + components], whose first column, the background's, is 0.
+    slices: of the stack from which this one is cropped.
+
+    Returns: the label of each pixel, int32 [S, H, W], 0 for the background; uint8 0 or 1 [sizes, 1 + components], 0 for
+        the background; the pixels of each, int64 [1 + components].
     """
     labels, components = ndimage.label(stack, CONNECTED)
     sections = np.stack([np.bincount(plane.ravel(), minlength=components + 1) for plane in labels])
     sections[:, 0] = 0
-    return labels, sections
-
-
-def _large(sections: np.ndarray, smallest: int, slices: int) -> np.ndarray:
-    """Return which components are not small, by their pixels per slice [S, C] in a stack of `slices`: bool [C]."""
-    if smallest == 0:
-        return np.ones(sections.shape[1], bool)
-    return (sections.max(0) >= smallest) & ((sections > 0).sum(0) >= min(FEWEST_SLICES, slices))
+    several = (sections > 0).sum(0) >= min(FEWEST_SLICES, slices)
+    large = [(sections.max(0) >= size) & several if size else np.arange(components + 1) > 0 for size in sizes]
+    return labels, np.array(large, np.uint8), sections.sum(0)
 
 
 def tune(slices: Slices, probabilities: np.ndarray) -> tuple[Postprocessing, dict | None]:
@@ -201,12 +198,8 @@ def _count(mask: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
         box = bounding_box(foreground)
         if box is None:
             break  # nor is anything above a higher threshold
-        labels, sections = label_components(foreground[box])
-        pixels = sections.sum(0)
-        hits = np.bincount(labels[mask[box] > 0], minlength=len(pixels))
-        hits[0] = 0
-        large = np.stack([_large(sections, smallest, len(mask)) for smallest in SMALLEST]).astype(np.int64)
-        counts[:, t] = large @ hits, large @ pixels
+        labels, large, pixels = label_components(foreground[box], SMALLEST, len(mask))
+        counts[:, t] = large @ np.bincount(labels[mask[box] > 0], minlength=len(pixels)), large @ pixels
     return counts
 
 
@@ -222,17 +215,14 @@ def load_chosen(run: RunFolder) -> tuple[UNet, dict[str, Any], str]:
         choice and its reason in one line, with a second one that warns where the choice is poor.
     """
     epochs = checkpoints.read_epochs(run)
-    epoch, by, tuned, rules, origin, stale = None, "iou", None, Postprocessing(), "not tested", ""
+    result, origin, stale = {"selected_by": "iou", "tuned": None} | Postprocessing()._asdict(), "not tested", ""
     if run.is_tested():
-        result = run.read_metrics()
-        if (newest := epochs["epoch"].max()) > result["epochs"]:
-            stale = (
-                f"warning: it was chosen when epoch {result['epochs']} was the last; now it is {newest}. Test again."
-            )
-        epoch, by, tuned = result["epoch"], result["selected_by"], result["tuned"]
-        rules, origin = Postprocessing.of(result), "as tested"
-    epoch = epoch or best_epoch(epochs)
+        result, origin = run.read_metrics(), "as tested"
+        last, newest = result["epochs"], epochs["epoch"].max()
+        if newest > last:
+            stale = f"warning: it was chosen when epoch {last} was the last; now it is {newest}. Test again."
+    epoch, rules = result.get("epoch") or best_epoch(epochs), Postprocessing.of(result)
     model, checkpoint = checkpoints.load_network(run.checkpoint(epoch))
     checkpoint["input"] |= rules._asdict()
-    line = f"epoch {epoch} of {run} ({origin}), {CRITERIA[by]}; {rules.describe(tuned)}"
+    line = f"epoch {epoch} of {run} ({origin}), {CRITERIA[result['selected_by']]}; {rules.describe(result['tuned'])}"
     return model, checkpoint, "\n".join(filter(None, [line, stale, selection_warning(epochs, epoch)]))

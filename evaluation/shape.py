@@ -152,10 +152,8 @@ def angular_sd(outline: Outline) -> float:
 def ellipsoid_volume(points: np.ndarray) -> float:
     """Return the volume of the smallest ellipsoid that holds all points (float [N, D]), not all in one plane.
 
-    As in Khachiyan's algorithm, every point carries a weight, the weighted covariance is the shape of the ellipsoid,
-    and each step moves weight to the point that is farthest outside. He takes it from all points; here it comes from
-    the one from which the exchange gains most, with the best step for this pair. On tumours, that needs a tenth of the
-    steps.
+    Khachiyan's algorithm: each step moves weight to the point that is farthest outside. Here it comes from the one
+    point from which the exchange gains most, not from all: a tenth of the steps.
     """
     number, size = points.shape
     middle, scale = points.mean(0), np.linalg.cholesky(np.cov(points.T, bias=True))

@@ -46,7 +46,7 @@ def slice_table(slices: Slices, predicted: np.ndarray) -> pd.DataFrame:
             **counts._asdict(),
             "iou": metrics.iou(counts),
             "dice": metrics.dice(counts),
-            "area_stratum": [area_stratum(pixels) for pixels in counts.target],
+            "area_stratum": np.array(["no tumour", *AREAS])[np.digitize(counts.target, [1, *AREAS.values()])],
         }
     )
     shapes = parallel_map(lambda row: describe_slice(masks[row], predicted[row]), range(len(masks)))
@@ -71,11 +71,6 @@ def describe_slice(mask: np.ndarray, predicted: np.ndarray) -> dict[str, Any]:
         "predicted_lesions": matched.predicted,
         "false_lesions": matched.false,
     }
-
-
-def area_stratum(pixels: int) -> str:
-    """Return one of AREAS, by the tumour pixels of a slice; "no tumour" for none."""
-    return next(name for name, end in AREAS.items() if pixels < end) if pixels else "no tumour"
 
 
 def lesion_tables(slices: Slices, predicted: np.ndarray) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -111,6 +106,9 @@ def planes_of(numbers: np.ndarray) -> np.ndarray:
 def patient_table(slices: Slices, per_slice: pd.DataFrame, lesion_counts: pd.DataFrame) -> pd.DataFrame:
     """Return one row per patient: overlap of the whole volume, slices, outlines, lesions in 3D."""
     images = slices.images.numpy()
+    weights = per_slice["surface_pixels"]
+    surface = per_slice[SURFACE_DICE].mul(weights, axis=0).assign(weights=weights).groupby(per_slice["patient"]).sum()
+    weighted = surface[SURFACE_DICE].div(surface["weights"], axis=0)  # NaN without an outline
     rows = []
     for patient, own in per_slice.groupby("patient"):
         volume = metrics.Counts(*(own[name].sum() for name in metrics.Counts._fields))
@@ -129,12 +127,7 @@ def patient_table(slices: Slices, per_slice: pd.DataFrame, lesion_counts: pd.Dat
                 "false_positive_slices": int((~tumour & predicted).sum()),
                 "hd95": own["hd95"].mean(),
                 "surface_pixels": int(own["surface_pixels"].sum()),
-                **{name: _weighted_mean(own[name], own["surface_pixels"]) for name in SURFACE_DICE},
+                **weighted.loc[patient].to_dict(),
             }
         )
     return pd.DataFrame(rows).merge(lesion_counts, on="patient", validate="one_to_one")
-
-
-def _weighted_mean(values: pd.Series, weights: pd.Series) -> float:
-    """Return the weighted mean; NaN where all weights are 0."""
-    return float((values * weights).sum() / weights.sum()) if weights.sum() else float("nan")

@@ -8,7 +8,7 @@ from matplotlib.ticker import MaxNLocator
 from sklearn.metrics import roc_curve
 
 from dataset.labels import LABELS
-from evaluation.genomics import FEWEST_PAIRED, MANUAL, PREDICTED, SIGNIFICANT, Study, contrast, split_masks
+from evaluation.genomics import FEWEST_PAIRED, MANUAL, SIGNIFICANT, Study, contrast, split_masks
 from evaluation.intervals import FEWEST_ICC
 from evaluation.shape import FEATURES, PUBLISHED
 from reporting.plots import GREY, STEPS, Plot, finished, new_axes
@@ -32,38 +32,37 @@ def study_plots(study: Study) -> dict[str, Plot]:
     plots = {f"boxes_{name}": draw_boxes(study, name) for name in PUBLISHED}
     if any(defined(row["auc"]) for row in study.result["auc"]):
         plots["roc"] = draw_roc(study)
-    rows = [row for row in study.result["agreement"] if row["feature"] in PUBLISHED and row["n"]]
-    return plots | {f"agreement_{row['feature']}": draw_agreement(study.features, row) for row in rows}
+    return plots
 
 
 def draw_boxes(study: Study, name: str) -> Plot:
     """Draw a feature on manual masks by label: boxes from quartile to quartile, and a dot per patient."""
     values = split_masks(study.features)[MANUAL][name]
     tests = study.associations[study.associations["masks"] == MANUAL].set_index(["feature", "label"])
-    boxes, headings, line = [], [], 0.0  # each with its line, counted downwards
+    groups, headings, line = {}, {}, 0.0  # by their line, counted downwards
     for label in study.result["labels"]:
-        known = study.features[label].notna() & values.notna()
-        headings.append((line, f"{LABELS[label]}, adjusted p {show_p(tests.at[(name, label), 'holm_p'])}"))
-        for group, patients in values[known].groupby(study.features.loc[known, label]):
+        headings[line] = f"{LABELS[label]}, adjusted p {show_p(tests.at[(name, label), 'holm_p'])}"
+        for group, patients in values.dropna().groupby(study.features[label]):
             line += 1
-            boxes.append((line, f"{group} ({len(patients)})", patients.to_numpy(float)))
+            groups[line] = (f"{group} ({len(patients)})", patients.to_numpy(float))
         line += 1.6
     figure, axes = new_axes(FEATURES[name].label, "", (WIDTH, 1.4 + 0.21 * line))
+    if groups:
+        boxes, lines = [patients for _, patients in groups.values()], {"color": ORANGE, "lw": 2}
+        axes.boxplot(boxes, positions=list(groups), orientation="horizontal", widths=0.62, whis=(0, 100),
+                     boxprops={"color": BLUE}, medianprops=lines)  # fmt: skip
     jitter = np.random.default_rng(0)
-    for at, _, group in boxes:
-        axes.boxplot([group], positions=[at], orientation="horizontal", widths=0.62, showfliers=False, whis=(0, 100),
-                     boxprops={"color": BLUE}, medianprops={"color": ORANGE, "lw": 2})  # fmt: skip
-        axes.plot(group, at + jitter.uniform(-0.18, 0.18, len(group)), "o", color=GREY, ms=2.5, alpha=0.6)
-    for at, heading in headings:
+    for at, (_, patients) in groups.items():
+        axes.plot(patients, at + jitter.uniform(-0.18, 0.18, len(patients)), "o", color=GREY, ms=2.5, alpha=0.6)
+    for at, heading in headings.items():
         axes.text(0.01, at, heading, transform=axes.get_yaxis_transform(), fontsize=8, va="center", color="black")
-    axes.set_yticks([at for at, *_ in boxes], [text for _, text, _ in boxes], fontsize=8, parse_math=False)
+    axes.set_yticks(list(groups), [text for text, _ in groups.values()], fontsize=8, parse_math=False)
     axes.set_ylim(line - 0.8, -0.7)
     axes.grid(axis="y", visible=False)
     axes.xaxis.set_major_locator(MaxNLocator(6, steps=STEPS))
-    axes.plot([], [], color=ORANGE, label="median")
-    axes.plot([], [], color=BLUE, label="quartiles")
-    axes.plot([], [], "o", color=GREY, ms=3, label="patient")
-    words = f"{FEATURES[name].meaning} {'; '.join(heading for _, heading in headings)}."
+    for color, style, label in ((ORANGE, "-", "median"), (BLUE, "-", "quartiles"), (GREY, ".", "patient")):
+        axes.plot([], [], style, color=color, label=label)
+    words = f"{FEATURES[name].meaning} {'; '.join(headings.values())}."
     return finished(figure, f"{FEATURES[name].label}, manual masks", words)
 
 
@@ -87,22 +86,6 @@ def draw_roc(study: Study) -> Plot:
     return finished(figure, "1/BEVR: ROC curves and their areas", f"Areas: {'; '.join(words)}.", columns=1)
 
 
-def draw_agreement(features: pd.DataFrame, row: dict) -> Plot:
-    """Draw a feature on automatic against manual masks, one dot per patient; row: its agreement."""
-    name = row["feature"]
-    figure, axes = new_axes("manual mask", "automatic mask")
-    both = features[[name, f"{PREDICTED}{name}"]].dropna()
-    ends = both.min().min(), both.max().max()
-    axes.plot(ends, ends, color=GREY, ls="--", lw=1, label="equal")
-    axes.plot(both[name], both[f"{PREDICTED}{name}"], "o", color=BLUE, alpha=0.7, ms=5, label=f"patient ({len(both)})")
-    form = FEATURES[name].form
-    title = f"{FEATURES[name].short}: ICC {show_number(row['icc'], '.2f')}, bias {show_number(row['bias'], form)}"
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(MaxNLocator(6, steps=STEPS))
-    axes.set_aspect("equal", adjustable="datalim")
-    return finished(figure, title, f"{row['n']} patients; automatic against manual masks.")
-
-
 # --- Text ------------------------------------------------------------------------------------------------------
 
 
@@ -122,6 +105,20 @@ def text_tables(study: Study) -> dict[str, pd.DataFrame]:
     result = study.result
     tests = study.associations.rename(columns={name: f"{name}_{MANUAL}" for name in ("holm_p", "effect")})
     family = result["effect_difference"] or tests[tests["family"] == 1].to_dict("records")
+    agreement = []
+    for row in result["agreement"]:
+        feature = FEATURES[row["feature"]]
+        form = feature.form.replace(".0f", ".1f")  # of a mean of whole numbers
+        agreement.append(
+            {
+                "feature": feature.short,
+                "n": str(row["n"]),
+                "ICC": show_number(row["icc"], ".2f"),
+                "95% interval": show_range(row["icc_low"], row["icc_high"], ".2f"),
+                "bias": show_number(row["bias"], form),
+                "limits of agreement": show_range(row["lower_limit"], row["upper_limit"], form),
+            }
+        )
     tables = {
         "1/BEVR: one label against the rest": [
             {
@@ -149,24 +146,9 @@ def text_tables(study: Study) -> dict[str, pd.DataFrame]:
             }
             for row in family
         ],
-        "Features on automatic against manual masks": [
-            {
-                "feature": FEATURES[row["feature"]].short,
-                "n": str(row["n"]),
-                "ICC": show_number(row["icc"], ".2f"),
-                "95% interval": show_range(row["icc_low"], row["icc_high"], ".2f"),
-                "bias": show_number(row["bias"], _mean_form(row["feature"])),
-                "limits of agreement": show_range(row["lower_limit"], row["upper_limit"], _mean_form(row["feature"])),
-            }
-            for row in result["agreement"]
-        ],
+        "Features on automatic against manual masks": agreement,
     }
     return {title: pd.DataFrame(rows) for title, rows in tables.items() if rows}
-
-
-def _mean_form(name: str) -> str:
-    """Return the format of a mean of a feature: numbers of voxels have one decimal there."""
-    return FEATURES[name].form.replace(".0f", ".1f")
 
 
 def _difference(row: dict[str, Any], form: str) -> dict[str, str]:
@@ -187,28 +169,25 @@ def sentences(study: Study) -> list[str]:
         result["caveat"],
     ]
     if result["agreement"]:
+        columns = ["holm_p_manual", "holm_p_automatic", "difference_high"]
+        rows = pd.DataFrame(result["effect_difference"], columns=columns).astype(float)  # null becomes NaN
+        manual = rows[rows["holm_p_manual"] < SIGNIFICANT]
+        tested = manual["difference_high"].dropna()
+        notes.insert(
+            0,
+            f"Statistically significant associations: {len(manual)} on manual masks, "
+            f"{(manual['holm_p_automatic'] < SIGNIFICANT).sum()} of them on automatic masks, too. Being significant on "
+            "one and not on the other is no difference by itself. The difference of the effects, with a paired "
+            f"bootstrap over at least {FEWEST_PAIRED} patients, was tested for {len(tested)} of them: the effect is "
+            f"weaker on automatic masks in {(tested < 0).sum()} (95% interval below 0).",
+        )
         notes.append(
             "Of an automatic mask, only the largest component in 3D is measured: a false one far away would stretch "
             "the ellipsoid. Of a manual mask, all are. ICC: intraclass correlation of absolute agreement, with an "
             f"interval from {FEWEST_ICC} patients on. Bias and difference: automatic minus manual mask."
         )
-        notes.insert(0, _verdict(result["effect_difference"]))
     if undefined := result["undefined"]:
         few = "; ".join(f"{row['patient']}, {row['masks']} mask: {row['reason']}" for row in undefined[:3])
         more = f"; and {len(undefined) - 3} more" if len(undefined) > 3 else ""
         notes.append(f"Features undefined: {few}{more}.")
     return notes
-
-
-def _verdict(rows: list[dict[str, Any]]) -> str:
-    """Return whether the associations on manual masks are significant, and as strong, on automatic ones."""
-    manual = [row for row in rows if defined(row["holm_p_manual"]) and row["holm_p_manual"] < SIGNIFICANT]
-    both = sum(defined(row["holm_p_automatic"]) and row["holm_p_automatic"] < SIGNIFICANT for row in manual)
-    tested = [row for row in manual if defined(row["difference_high"])]
-    weaker = sum(row["difference_high"] < 0 for row in tested)
-    return (
-        f"Statistically significant associations: {len(manual)} on manual masks, {both} of them on automatic masks, "
-        "too. Being significant on one and not on the other is no difference by itself. The difference of the effects, "
-        f"with a paired bootstrap over at least {FEWEST_PAIRED} patients, was tested for {len(tested)} of them: the "
-        f"effect is weaker on automatic masks in {weaker} (95% interval below 0)."
-    )

@@ -51,7 +51,7 @@ def calibration_plots(curve: list[dict[str, float]]) -> dict[str, Plot]:
     """Return the plots of predicted probabilities by name; curve: see calibration.reliability."""
     bins = pd.DataFrame(curve)
     bins = bins[bins["pixels"] > 0]
-    return {"reliability": draw_reliability(bins), "pixels": draw_pixels(bins)} if len(bins) else {}
+    return {"reliability": draw_reliability(bins)} if len(bins) else {}
 
 
 # --- Drawings --------------------------------------------------------------------------------------------------
@@ -125,22 +125,14 @@ def draw_dice_against_area(tumour: pd.DataFrame) -> Plot:
 def draw_reliability(bins: pd.DataFrame) -> Plot:
     """Draw the share of tumour among the pixels of each bin of predicted probability."""
     figure, axes = new_axes("predicted probability", "share of tumour pixels")
-    mean, share = bins["probability"] / bins["pixels"], bins["tumour_pixels"] / bins["pixels"]
+    pixels = bins["pixels"]
+    mean, share = bins["probability"] / pixels, bins["tumour_pixels"] / pixels
     axes.plot((0, 1), (0, 1), color=GREY, ls="--", lw=1, label="perfectly calibrated")
-    axes.plot(mean, share, "o--", color=BLUE, label="this prediction")
+    axes.plot(
+        mean, share, "o--", color=BLUE, label=f"prediction ({pixels.max() / pixels.sum():.1%} of pixels in one bin)"
+    )
     points = ", ".join(f"{tumour:.2f} at {p:.2f}" for p, tumour in zip(mean, share, strict=True))
     return finished(figure, "Reliability", f"Share of tumour pixels per predicted probability: {points}.")
-
-
-def draw_pixels(bins: pd.DataFrame) -> Plot:
-    """Draw the pixels in each bin of predicted probability."""
-    figure, axes = new_axes("predicted probability", "pixels (log scale)")
-    pixels, width = bins["pixels"], 0.94 * (bins["high"] - bins["low"])
-    axes.bar(bins["low"], pixels, width, align="edge", color=GREY, alpha=0.6, label="pixels per bin")
-    axes.set(xlim=(-0.02, 1.02), yscale="log")
-    axes.yaxis.set_major_formatter("{x:,.0f}")
-    words = f"{pixels.max() / pixels.sum():.1%} of the {pixels.sum():,} pixels are in the largest bin."
-    return finished(figure, "Pixels per bin of predicted probability", words)
 
 
 def new_axes(x: str, y: str, size: tuple[float, float] = SIZE) -> tuple[Figure, Axes]:

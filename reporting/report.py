@@ -28,13 +28,9 @@ SPELLING = {"iou": "IoU", "dice": "Dice", "hd95": "HD95"}
 
 
 def write_result(
-    run: RunFolder,
-    slices: Slices,
-    predicted: np.ndarray,
-    tables: Tables,
-    metrics: dict[str, Any],
+    run: RunFolder, slices: Slices, predicted: np.ndarray, tables: Tables, metrics: dict[str, Any],
     epochs: pd.DataFrame | None = None,
-) -> None:
+) -> None:  # fmt: skip
     """Write test_*.csv, metrics.json, test_predictions.npz, plots and report.html.
 
     Args:
@@ -61,7 +57,11 @@ def write_report(run: RunFolder, slices: Slices, predicted: np.ndarray, epochs: 
     """
     tables, metrics = Tables(**run.read_test_tables()), run.read_metrics()
     patients = tables.patients.sort_values(["dice", "patient"], ascending=[False, True])
-    genomics = run.read_genomics(predicted)
+    genomics = None
+    if stored := run.read_genomics(predicted):
+        study = Study(*stored)
+        texts = [{"title": title, **as_table(table)} for title, table in text_tables(study).items()]
+        genomics = {"sentences": sentences(study), "tables": texts, "charts": charts(study_plots(study))}
     network = "masks" not in metrics
     measured = [name for name in METRICS if network or name not in OF_NETWORKS]
     hidden = ["surface_pixels", "head_pixels"] + ["brier"] * (not network)
@@ -81,7 +81,7 @@ def write_report(run: RunFolder, slices: Slices, predicted: np.ndarray, epochs: 
         "lesion_table": as_table(tables.lesions.sort_values("volume", ascending=False)),
         "calibration": [metric_row(name, metrics) for name in ("brier", "ece") if name in measured],
         "calibration_charts": charts(plots.calibration_plots(metrics["calibration"])),
-        "genomics": genomics_section(Study(*genomics)) if genomics else None,
+        "genomics": genomics,
         "training": charts({} if epochs is None else plots.training_plots(epochs, metrics["epoch"])),
         "conventions": metrics["conventions"],
         "fewest": FEWEST,
@@ -117,7 +117,7 @@ def facts(metrics: dict[str, Any], slices: pd.DataFrame, config: dict[str, Any] 
             "Epoch": f"{epoch or 'per fold'}, {CRITERIA[metrics['selected_by']]}",
             "Threshold": _range(folds["threshold"]),
             "Smallest component": _range(folds["min_component"], " px in a slice"),
-            "Training patients": epoch and f"{config['patients']['train']:,}",
+            "Training patients": epoch and config["patients"]["train"],
             "Checkpoint": epoch and f"models/epoch_{epoch}.pt",
             "Network": f"U-Net, width {config['settings']['width']}",
             "Seed": f"{config['settings']['seed']}",
@@ -166,12 +166,6 @@ def metric_row(name: str, metrics: dict[str, Any]) -> dict[str, Any]:
     empty = metrics["empty_prediction"] if name in ("iou", "empty_prediction") else None
     row = {"name": name, "empty": empty, **METRICS[name]._asdict(), **estimate, "value": metrics[name]}
     return row | {"interval": show_interval(estimate, row["form"])}
-
-
-def genomics_section(study: Study) -> dict[str, Any]:
-    """Return the result of radiogenomics.py for the page: sentences, tables of text, plots."""
-    tables = [{"title": title, **as_table(table)} for title, table in text_tables(study).items()]
-    return {"sentences": sentences(study), "tables": tables, "charts": charts(study_plots(study))}
 
 
 def charts(drawn: dict[str, plots.Plot]) -> list[dict[str, str]]:

@@ -3,7 +3,6 @@
 import base64
 import io
 import itertools
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -85,18 +84,19 @@ def encode_pictures(shown: np.ndarray) -> list[list[str]]:
     shown: uint8 [sequences, N, H, W]. In the best of QUALITIES that stays within PICTURE_BYTES, by a sample of slices.
     """
 
-    def encode(picture: np.ndarray, quality: int) -> bytes:
-        file = io.BytesIO()
-        Image.fromarray(picture).save(file, "WEBP", quality=quality, method=3)
-        return file.getvalue()
+    def encode(slices: np.ndarray, count: int, quality: int) -> list[bytes]:
+        def to_webp(picture: np.ndarray) -> bytes:
+            file = io.BytesIO()
+            Image.fromarray(picture).save(file, "WEBP", quality=quality, method=3)
+            return file.getvalue()
+
+        return parallel_map(to_webp, slices[:count].swapaxes(0, 1).reshape(-1, *slices.shape[2:]))
 
     step = max(shown.shape[1] // SAMPLE, 1)
     for count, quality in QUALITIES:
-        sample = shown[:count, ::step].reshape(-1, *shown.shape[2:])
-        if sum(map(len, parallel_map(partial(encode, quality=quality), sample))) * step <= PICTURE_BYTES:
+        if sum(map(len, encode(shown[:, ::step], count, quality))) * step <= PICTURE_BYTES:
             break
-    encoded = parallel_map(partial(encode, quality=quality), shown[:count].swapaxes(0, 1).reshape(-1, *shown.shape[2:]))
-    texts = [base64.b64encode(picture).decode() for picture in encoded]
+    texts = [base64.b64encode(picture).decode() for picture in encode(shown, count, quality)]
     return [texts[first : first + count] for first in range(0, len(texts), count)]
 
 

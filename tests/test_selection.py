@@ -21,7 +21,6 @@ from evaluation.selection import (
     tune,
 )  # fmt: skip
 from evaluation.tables import make_tables
-from reporting import plots
 from storage.run_folder import RunFolder
 from utils import UserError
 
@@ -32,10 +31,6 @@ def epochs(**metrics: list[float]) -> pd.DataFrame:
     """Epochs 1, 2, 3 with validation metrics; their row labels are not their numbers."""
     columns = {f"validation_{name}": values for name, values in metrics.items()}
     return pd.DataFrame({"epoch": [1, 2, 3], **columns}, index=[7, 8, 9])
-
-
-def rules(checkpoint: dict) -> tuple[float, int]:
-    return checkpoint["input"]["threshold"], checkpoint["input"]["min_component"]
 
 
 def test_the_best_epoch_and_of_equals_the_first():
@@ -57,43 +52,35 @@ def test_warnings_name_the_better_epoch():
         table.assign(saved=[True, True, False]), 2
     )
     said = selection_warning(epochs(iou=[0.5] * 3, tumour_found=[NAN] * 3, tumour_iou=[NAN] * 3), 1)
-    assert said.startswith("warning: no validation slice has tumour. Nothing can be chosen on them")
+    assert said.startswith("warning: no validation slice has tumour: nothing can be chosen on them")
     assert "--select-by loss" in said and "--tune changes nothing" in said
 
 
 def test_select_by_and_tune(call, monkeypatch, folder, tmp_path):
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda *_, **__: None)  # drawing takes most of the time
-    run, marked, draw = RunFolder(tmp_path / "run"), [], plots.training_plots
+    run = RunFolder(tmp_path / "run")
     options = ("--width", 2, "--batch-size", 8, "--device", "cpu", "--epochs", 2)
     assert call("train_model", "--data", folder, "--run", run, *options)[0] == 0
-    monkeypatch.setattr(plots, "training_plots", lambda epochs, chosen: marked.append(chosen) or draw(epochs, chosen))
     assert call("process_models", "--run", run)[0] == 0
     table = pd.read_csv(run.path / "epochs.csv")
     _, checkpoint, said = load_chosen(run)
-    assert (
-        checkpoint["epoch"] == best_epoch(table) and f"of {run} (not tested), {CRITERIA['iou']}; threshold 0.5" in said
-    )
+    assert checkpoint["epoch"] == best_epoch(table)
+    assert f"of {run} (not tested), {CRITERIA['iou']}; threshold 0.5" in said
     expected = best_epoch(table, "loss")
     code, out, err = call("test_model", "--run", run, "--select-by", "loss", "--device", "cpu")
-    found = run.read_metrics()
-    assert (code, err, found["selected_by"], found["epoch"]) == (0, "", "loss", expected)
+    result = run.read_metrics()
+    assert (code, err, result["selected_by"], result["epoch"]) == (0, "", "loss", expected)
     assert f"epoch {expected} of 2, {CRITERIA['loss']}" in out
-    assert call("process_models", "--run", run)[0] == 0
-    assert marked == [best_epoch(table), expected, expected, expected]  # process; test, its report; process
-    assert (found["threshold"], found["min_component"], found["tuned"]) == (0.5, 0, None)
+    assert (result["threshold"], result["min_component"], result["tuned"]) == (0.5, 0, None)
 
     code, out, err = call("test_model", "--run", run, "--select-by", "patient_dice", "--tune", "--device", "cpu")
-    found = run.read_metrics()
-    assert (code, err) == (0, "")
-    assert "tuned on 1 validation patients" in out and f"threshold {found['threshold']:g}" in out
-    assert found["tuned"]["split"] == "validation" and found["tuned"]["tuned"] >= found["tuned"]["untuned"]
-    assert found["tuned"]["untuned"] == pytest.approx(table["validation_patient_dice"].max(), abs=1e-6)
-    assert found["iou"] == pytest.approx(run.read_test_tables()["slices"]["iou"].mean(), abs=1e-6)
-
-    run.write("metrics.json", json.dumps(found | {"threshold": 0.35, "min_component": 20}).encode())
+    result = run.read_metrics()
+    assert (code, err) == (0, "") and f"threshold {result['threshold']:g}" in out
+    assert result["tuned"]["split"] == "validation" and result["tuned"]["tuned"] >= result["tuned"]["untuned"]
+    assert result["tuned"]["untuned"] == pytest.approx(table["validation_patient_dice"].max(), abs=1e-6)
+    run.write("metrics.json", json.dumps(result | {"threshold": 0.35, "min_component": 20}).encode())
     _, checkpoint, said = load_chosen(run)
-    assert (checkpoint["epoch"], *Postprocessing(0.35, 20)) == (found["epoch"], *rules(checkpoint))
-    assert said.startswith(f"epoch {found['epoch']} of {run} (as tested), {CRITERIA['patient_dice']}; threshold 0.35")
+    assert (checkpoint["epoch"], Postprocessing.of(checkpoint["input"])) == (result["epoch"], (0.35, 20))
     assert "components below 20 px, or in one slice alone, removed (tuned on 1 validation patients)" in said
 
 
@@ -137,11 +124,6 @@ def test_nothing_to_choose_between_keeps_the_default():
     assert tune(slices, np.full((1, 16, 16), 0.6, np.float32)) == (Postprocessing(0.5, 0), None)
 
 
-def test_small_components_of_a_single_slice_are_removed():
-    masks = box((0, 0, 3, 3), (10, 10, 2, 5))[None]
-    assert [remove_small_components(masks, size).sum() for size in (0, 9, 10, 11)] == [19, 19, 10, 0]
-
-
 def test_the_thin_ends_of_a_large_component_stay_and_what_one_slice_alone_shows_goes():
     large = [box((5, 5, 1, 1)), box((5, 5, 10, 10)), box((15, 15, 3, 3)), box()]  # the third touches by a corner
     alone = [box(), box((40, 40, 8, 8)), box(), box()]
@@ -150,6 +132,8 @@ def test_the_thin_ends_of_a_large_component_stay_and_what_one_slice_alone_shows_
     assert (remove_small_components(masks, 9) == np.stack(large) | np.stack(small)).all()
     assert (remove_small_components(masks, 10) == np.stack(large)).all()
     assert remove_small_components(masks, 101).sum() == 0
+    alone = box((0, 0, 3, 3), (10, 10, 2, 5))[None]  # a stack of one slice
+    assert [remove_small_components(alone, size).sum() for size in (0, 9, 10, 11)] == [19, 19, 10, 0]
 
 
 def test_components_do_not_go_on_from_patient_to_patient():
