@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from evaluation.selection import Postprocessing
-    from scans.cohort import Cohort, Patient
+    from scans.items import Cohort, Patient
     from scans.scan import Scan
     from training.hardware import Hardware
     from unet import UNet
@@ -164,7 +164,8 @@ def find(args: argparse.Namespace) -> Cohort:
     Raises: UserError if there are none, or if --out holds their images, or else no earlier prediction.
     """
     from scans import measure
-    from scans.cohort import MASK, find_patients
+    from scans.cohort import find_patients
+    from scans.names import MASK
 
     patterns = {constants.PRE: args.pre, constants.POST: args.post, MASK: args.mask}
     cohort = find_patients(args.inputs, patterns, args.series)
@@ -176,7 +177,7 @@ def find(args: argparse.Namespace) -> Cohort:
     if args.out.is_dir() and any(args.out.iterdir()) and not (args.out / measure.PATIENTS).is_file():
         raise UserError(f"{args.out}: holds no earlier prediction to overwrite. Name another folder with --out.")
     for patient in patients:
-        folders = {path.parent.resolve() for paths in patient.files.values() for path in paths}
+        folders = {path.parent.resolve() for item in patient.items.values() for path in item.paths}
         if (args.out / patient.name).resolve() in folders:
             raise UserError(f"{args.out / patient.name}: holds images to segment. Name another folder with --out.")
     return cohort

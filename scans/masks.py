@@ -12,8 +12,7 @@ import cv2
 import numpy as np
 
 from scans import medical
-from scans.cohort import Patient
-from scans.items import walk
+from scans.items import Patient, walk
 from scans.names import MASK, base_of, kind_of
 from scans.read import read_alpha, read_array, read_picture
 from scans.scan import PICTURES, Scan, file_ending, stem
@@ -135,9 +134,9 @@ def foreground(values: np.ndarray) -> np.ndarray:
 
 def read_reference(patient: Patient, scan: Scan) -> list[np.ndarray] | None:
     """Return the reference mask of each slice of a scan, uint8 [H, W], 0 or 1; None, and a note, where none fits."""
-    if MASK not in patient.files:
+    if MASK not in patient.items:
         return None
-    paths = patient.files[MASK]
+    paths = patient.items[MASK].paths
     try:
         if file_ending(paths[0]) in PICTURES:
             names = {stem(path) for path in scan.paths}

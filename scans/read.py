@@ -16,7 +16,7 @@ from scans import medical
 from scans.scan import PICTURES, Scan, check_voxels, count_voxels, file_ending, safe_name, stem
 
 if TYPE_CHECKING:
-    from scans.cohort import Patient
+    from scans.items import Patient
 
 PERCENTILES = (0.5, 99.5)  # become 0 and 255 where there are more than 8 bits
 FILLING = np.float32([-(2**15), -(2**31), np.finfo(np.float32).min])  # outside of the field of view

@@ -6,14 +6,12 @@ or several files with | between them. Paths are relative to the folder of the ta
 
 import csv
 import io
-import itertools
 import os
 from pathlib import Path
 
 from constants import FLAIR, POST, PRE
 from scans import medical
-from scans.cohort import COLUMNS, SHOWN, Cohort, Patient, is_pattern
-from scans.items import Item, find_items
+from scans.items import COLUMNS, SHOWN, Cohort, Item, Patient, find_items, is_pattern
 from scans.names import MASK, Kind, maker_of
 from scans.scan import PICTURES, file_ending, safe_name, stem
 from utils import UserError, is_unsafe_path, read_csv
@@ -93,18 +91,14 @@ def cell(item: Item, folder: Path) -> str:
     """Return an item as the cell of a table in a folder; see `read_cell`."""
 
     def path(place: Path) -> str:
-        place = Path(os.path.abspath(place))
-        top = Path(os.path.abspath(folder))
+        place, top = Path(os.path.abspath(place)), Path(os.path.abspath(folder))
         return safe_name(str(place.relative_to(top) if place.is_relative_to(top) else place))
 
     if item.series and not item.whole:
         return f"{path(item.place)}#{item.series.label}"
     if item.whole or item.alone:
         return path(item.place)
-    alike = itertools.takewhile(
-        lambda letters: len(set(letters)) == 1, zip(*(p.name[::-1] for p in item.paths), strict=False)
-    )
-    ending = "".join(letters[0] for letters in alike)[::-1]
+    ending = os.path.commonprefix([path.name[::-1] for path in item.paths])[::-1]
     if len(item.paths) > 1 and sorted(item.place.glob(f"*{ending}")) == sorted(item.paths):
         return f"{path(item.place)}/*{ending}"
     return "|".join(map(path, item.paths))

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from constants import FLAIR, POST, PRE
-from scans.cohort import Patient, find_patients
+from scans.cohort import find_patients
+from scans.items import Patient
 from scans.names import MASK, OTHER, kind_of
 from utils import UserError
 
@@ -33,7 +34,7 @@ def found(*inputs: Path, **patterns: str) -> dict[str, Patient]:
 def files(patient: Patient) -> dict[str, list[str]]:
     """Return the names of a patient's files."""
     names = {FLAIR: "flair", PRE: "pre", POST: "post", MASK: "mask"}
-    return {names[kind]: [path.name for path in paths] for kind, paths in patient.files.items()}
+    return {names[kind]: [path.name for path in item.paths] for kind, item in patient.items.items()}
 
 
 def test_files_are_grouped_into_patients(tmp_path):

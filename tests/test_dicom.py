@@ -114,9 +114,9 @@ def test_several_series_are_told_apart_by_description_or_one_is_asked_for(tmp_pa
     other = {"SeriesInstanceUID": "1.2.4", "SeriesNumber": "8", "SeriesDescription": "AX T1 POST"}
     write_slice(folder / "X", stack()[0], (0, 0, 0), **other)
     (patient,), problems, _ = find_patients([folder])
-    assert problems == [] and {kind: len(paths) for kind, paths in patient.files.items()} == {FLAIR: 3, POST: 1}
+    assert problems == [] and {kind: len(item.paths) for kind, item in patient.items.items()} == {FLAIR: 3, POST: 1}
     for series in ("7", "ax flair", "1.2.3"):
-        assert len(find_patients([folder], series=series).patients[0].files[FLAIR]) == 3
+        assert len(find_patients([folder], series=series).patients[0].items[FLAIR].paths) == 3
     write_slice(folder / "X", stack()[0], (0, 0, 0), **other | {"SeriesDescription": "AX FLAIR FS"})
     for series, wrong in (("", ""), ("T2", "--series T2 names none of them. ")):
         (patient,), (problem,), _ = find_patients([folder], series=series)

@@ -108,7 +108,7 @@ def test_the_pictures_of_a_folder_are_counted_before_one_is_decoded(tmp_path, mo
         (tmp_path / f"{number}.png").write_bytes(png(4096, 9, 8, 2))
     (tmp_path / "words.png").write_text("no picture")
     monkeypatch.setattr(reading, "read_picture", None)
-    paths = find_patients([tmp_path])[0][0].files[1]
+    paths = find_patients([tmp_path])[0][0].items[1].paths
     scan, problems = read_scan("x", paths)
     assert scan is None and len(problems) == 2 and "words.png: cannot be read" in problems[0]
     assert f"{tmp_path}: cannot be read: 150,994,944 voxels" in problems[1]
@@ -209,7 +209,7 @@ def test_pictures_of_different_bits_channels_and_endings_in_one_folder(tmp_path)
     Image.fromarray(image[..., 1].astype(np.float32)).save(tmp_path / "3.tif")
     for mode in ("1", "P", "LA", "RGBA"):
         Image.new(mode, (6, 6)).save(tmp_path / f"mode_{mode}.png")
-    scan, problems = read_scan("x", find_patients([tmp_path])[0][0].files[1])
+    scan, problems = read_scan("x", find_patients([tmp_path])[0][0].items[1].paths)
     assert problems == [] and scan.names[:3] == ["1.png", "1.tif", "2.png"]  # 1 alone would name two masks
     assert all(plane.dtype == np.uint8 and plane.shape == (6, 6, 3) for plane in scan.slices) and not scan.grey
     assert "3 of 8 slices hold one sequence only, used for all three channels" in scan.notes

@@ -12,7 +12,8 @@ from PIL import Image
 from test_cohort import files, found, touch
 
 from constants import FLAIR, POST, PRE
-from scans.cohort import Cohort, find_patients
+from scans.cohort import find_patients
+from scans.items import Cohort
 from scans.masks import read_reference
 from scans.read import read_patient
 from scans.table import mask_of, to_table
@@ -168,7 +169,7 @@ def test_a_set_of_the_decathlon_holds_its_sequences_in_one_file_as_its_dataset_j
 def test_a_gap_in_the_numbers_of_pictures_is_named(tmp_path):
     folder = touch(tmp_path / "coh", *(f"P1/s_{n}.png" for n in (1, 2, 3, 6, 7)), *(f"P2/{n}.png" for n in (0, 2, 4)))
     cohort = find_patients([folder])
-    assert [len(patient.files[FLAIR]) for patient in cohort.patients] == [5, 3]
+    assert [len(patient.items[FLAIR].paths) for patient in cohort.patients] == [5, 3]
     assert len(cohort.problems) == 1 and "slices between s_3.png and s_6.png are missing" in cohort.problems[0]
     assert "s_3.png and s_6.png" in write_table(tmp_path, cohort)[0]["notes"]
     assert find_patients(sorted((folder / "P1").iterdir())).problems  # of the same folder
