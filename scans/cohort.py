@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from constants import FLAIR
-from scans.items import COLUMNS, SHOWN, Cohort, Item, Patient, find_items, gap_in, is_pattern
-from scans.names import MASK, OTHER, Kind, kind_of
+from scans.items import Cohort, Item, Patient, find_items, gap_in, is_pattern
+from scans.names import COLUMNS, MASK, OTHER, SHOWN, Kind, kind_of
 from scans.scan import safe_name, stem
 from scans.table import read_cell, read_table
 from utils import UserError
@@ -41,18 +41,17 @@ def find_patients(inputs: Iterable[Path], options: dict[Kind, str] | None = None
             patient.notes.append(gap)
             problems.append(f"{patient.items[FLAIR].place}: {gap}")
         for kind in options.keys() - patient.items.keys():  # the cells of a table go before options
+            text = options[kind]
             if kind in patterns:
-                problems.append(
-                    f"{patient.name}: no files match {options[kind]} beside it. Name a pattern that fits one, or {REMEDY}"
-                )
+                problems.append(f"{patient.name}: no file matches {text} beside it. Name another pattern, or {REMEDY}")
                 continue
             if len(ready) > 1:
                 raise UserError(
-                    f"{options[kind]} is the file of one patient, but there are {len(ready)}. Name a pattern of file "
-                    f"names, such as '*_t1.nii.gz', or {REMEDY}"
+                    f"{text} is the file of one patient, but there are {len(ready)}. Name a pattern of file names, "
+                    f"such as '*_t1.nii.gz', or {REMEDY}"
                 )
             try:
-                patient.items[kind] = read_cell(Path(), options[kind], kind, patient.name)
+                patient.items[kind] = read_cell(Path(), text, kind, patient.name)
             except ValueError as error:
                 raise UserError(str(error)) from None
     if not ready and not problems:

@@ -17,8 +17,6 @@ from scans.names import KINDS, MASK, OTHER, Kind, base_of, channels_of_set, kind
 from scans.read import holds_mask
 from scans.scan import ENDINGS, PICTURES, file_ending, natural_order, stem
 
-COLUMNS = {"flair": FLAIR, "pre": PRE, "post": POST, "mask": MASK}  # of a table; options but for flair
-SHOWN = {PRE: "pre-contrast", FLAIR: "FLAIR", POST: "post-contrast", MASK: "reference mask"}
 DEEPEST = 8  # levels of folders below a folder that is named; patient, session, kind and series are 4
 BIDS = "dataset_description.json"  # in a folder of that standard, where these hold no scans as they were taken
 BIDS_OTHERS = {"code", "derivatives", "sourcedata", "stimuli"}

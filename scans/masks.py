@@ -14,7 +14,7 @@ import numpy as np
 from scans import medical
 from scans.items import Patient, walk
 from scans.names import MASK, base_of, kind_of
-from scans.read import read_alpha, read_array, read_picture
+from scans.read import open_array, open_picture, read_picture
 from scans.scan import PICTURES, Scan, file_ending, stem
 
 MOST_LABELS = 9  # a mask of labels has whole numbers up to this; grey levels of resizing go on to 255
@@ -95,9 +95,11 @@ def read_mask(path: Path) -> np.ndarray:
 
     Raises: as of `read_picture` and `foreground`.
     """
-    alpha = read_alpha(path)
-    if alpha is not None and alpha.min() < alpha.max():
-        return foreground(alpha)
+    picture = open_picture(path)
+    if picture.has_transparency_data:
+        alpha = np.asarray(picture.convert("RGBA"))[..., 3]
+        if alpha.min() < alpha.max():
+            return foreground(alpha)
     pixels = np.atleast_3d(read_picture(path))
     if not (pixels == pixels[..., :1]).all():
         raise ValueError("a mask in colours. Save it as grey, with 0 and one positive value.")
@@ -110,7 +112,7 @@ def read_mask_stack(path: Path) -> MaskStack:
     Several layers, as 3D Slicer writes them, count as one.
     """
     array = file_ending(path) == ".npy"
-    stack, _, grid = (read_array(path), None, None) if array else medical.read_volume(path, layers=True)
+    stack, _, grid = (open_array(path), None, None) if array else medical.read_volume(path, layers=True)
     return MaskStack(foreground(stack.reshape(*stack.shape[:3], -1)).max(3), grid=grid)
 
 

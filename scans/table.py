@@ -11,8 +11,8 @@ from pathlib import Path
 
 from constants import FLAIR, POST, PRE
 from scans import medical
-from scans.items import COLUMNS, SHOWN, Cohort, Item, Patient, find_items, is_pattern
-from scans.names import MASK, Kind, maker_of
+from scans.items import Cohort, Item, Patient, find_items, is_pattern
+from scans.names import COLUMNS, MASK, SHOWN, Kind, maker_of
 from scans.scan import PICTURES, file_ending, safe_name, stem
 from utils import UserError, is_unsafe_path, read_csv
 
@@ -98,7 +98,7 @@ def cell(item: Item, folder: Path) -> str:
         return f"{path(item.place)}#{item.series.label}"
     if item.whole or item.alone:
         return path(item.place)
-    ending = os.path.commonprefix([path.name[::-1] for path in item.paths])[::-1]
+    ending = os.path.commonprefix([path.name[::-1] for path in item.paths])[::-1]  # noqa: RUF071
     if len(item.paths) > 1 and sorted(item.place.glob(f"*{ending}")) == sorted(item.paths):
         return f"{path(item.place)}/*{ending}"
     return "|".join(map(path, item.paths))

@@ -117,7 +117,7 @@ def test_files_that_are_named_one_by_one_are_named_alike(tmp_path):
         "a": {"flair": ["flair.nii.gz"]},
         "b": {"flair": ["flair.nii.gz"], "pre": ["t1.nii.gz"]},
     }
-    assert list(found(*sorted(folder.glob("*/x.n*")))) == ["x", "b_x", "x_2"]
+    assert list(found(*sorted(folder.glob("*/x.n*")))) == ["x", "x_2", "x_3"]
 
 
 @pytest.mark.parametrize(
@@ -210,10 +210,7 @@ def test_a_pattern_names_a_sequence_or_the_mask_of_each_patient(tmp_path):
     (apart / "b" / "early.nii").unlink()
     patients, problems, _ = find_patients([apart], {PRE: "early*.nii"})
     assert [(patient.name, PRE in patient.items) for patient in patients] == [("a_main", True), ("b_main", False)]
-    assert problems == [
-        "b_main: no files match early*.nii beside it. Name a pattern that fits one, or write it into the table of "
-        "--list."
-    ]
+    assert len(problems) == 1 and problems[0].startswith("b_main: no file matches early*.nii beside it. Name another")
     (flat / "p10_early.nii").unlink()
     patients = find_patients([flat], {PRE: "*_early*"}).patients
     early = {patient.name: PRE in patient.items for patient in patients}

@@ -190,9 +190,9 @@ def test_what_is_no_even_stack_is_refused(tmp_path, position, changes, message):
 @pytest.mark.parametrize(
     ("before", "after", "message"),
     [
-        (b"MONOCHROME2 ", b"MONOCHROME1 ", "is not grey with black as 0"),
+        (b"MONOCHROME2 ", b"MONOCHROME1 ", "IMA is not one grey slice"),
         (b"\x28\x00\x10\x00\x02\x00\x00\x00\x04\x00", b"\x28\x00\x10\x00\x02\x00\x00\x00\xff\x00", "IMA is cut off"),
-        (b"\x20\x00\x32\x00", b"\x20\x00\x33\x00", "does not say its ImagePositionPatient"),
+        (b"\x20\x00\x32\x00", b"\x20\x00\x33\x00", "IMA is not one grey slice"),
     ],
 )
 def test_what_is_no_whole_grey_slice_with_a_place_is_refused(tmp_path, before, after, message):

@@ -12,6 +12,7 @@ import pytest
 import SimpleITK as sitk
 from test_scans import read, refusal
 
+from constants import POST, PRE
 from scans import medical
 from scans.masks import mask_files, read_mask_stack
 from scans.read import check_sequence, combine
@@ -230,9 +231,9 @@ def test_sequences_are_combined_only_on_one_grid(tmp_path):
 
     for axes, signs in (((0, 1, 2), (1, 1, 1)), ((2, 0, 1), (-1, 1, -1))):
         for shift in (0, 0.04, -0.049):  # mm; a tenth of a voxel is 0.05
-            combine(whole := scan(1), scan(0, axes, signs, shift), scan(2))
+            combine(whole := scan(1), {PRE: scan(0, axes, signs, shift), POST: scan(2)})
             assert np.array_equal(whole.slices, np.moveaxis(voxels, 0, 3).swapaxes(0, 2)) and not whole.grey
-    combine(without := scan(1), None, scan(2))
+    combine(without := scan(1), {POST: scan(2)})
     assert np.array_equal(without.slices, np.array(whole.slices)[..., [1, 1, 2]])
     for pre, message in (
         (scan(0, size=2), "lies elsewhere in space"),
