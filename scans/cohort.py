@@ -19,6 +19,7 @@ from utils import UserError
 
 COLUMNS = {"flair": FLAIR, "pre": PRE, "post": POST, "mask": MASK}  # of a table; options but for flair
 SHOWN = {PRE: "pre-contrast", FLAIR: "FLAIR", POST: "post-contrast", MASK: "reference mask"}
+NOT_CHOSEN = "not chosen as FLAIR"
 REMEDY = "write it into the table of --list."
 
 
@@ -132,7 +133,7 @@ def choose_series(own: list[Item], series: str, problems: list[str]) -> list[Ite
     left_out = [item for item in stacks if item.kind in (FLAIR, None)]
     return [
         item._replace(kind=FLAIR) if item in meant
-        else item._replace(kind=OTHER, reason="not chosen as FLAIR") if item in left_out
+        else item._replace(kind=OTHER, reason=NOT_CHOSEN) if item in left_out
         else item for item in own
     ]  # fmt: skip
 
@@ -159,7 +160,7 @@ def add_patients(cohort: Cohort, name: str, own: list[Item]) -> None:
                 cohort.problems.append(f"{name}: {shown} are both {SHOWN[kind]}. Name one with --{column}.")
         rest = [item for item in others if item.kind in (None, OTHER)]
         patient.unused.extend((item, item.reason or "no sequence that is used") for item in rest)
-        if not main and not any(item.series for item in own):
+        if not main and not any(item.reason == NOT_CHOSEN for item in own):
             shown = ", ".join(item.place.name for item in own)
             cohort.problems.append(
                 f"{own[0].folder}: no FLAIR, which is what is segmented, beside {shown}. Name its file like one "

@@ -66,6 +66,7 @@ def find_items(inputs: Iterable[Path], patterns: dict[Kind, str], problems: list
     found: dict[tuple[Path, str], dict[Path, None]] = defaultdict(dict)  # by place, and format
     roots: dict[Path, Path] = {}
     unused: dict[Path, str] = {}
+    folders: set[Path] = set()  # all of whose files are given
     for given in inputs:
         if not os.path.lexists(given):
             problems.append(f"{given}: no such file or folder. Name another.")
@@ -78,6 +79,7 @@ def find_items(inputs: Iterable[Path], patterns: dict[Kind, str], problems: list
             place = path.parent if format in ("pictures", "DICOM") and not reason else path
             root = Path(os.path.abspath(given if os.path.isdir(given) and place != given else place.parent))
             roots[place] = min(roots.get(place, root), root, key=lambda folder: len(folder.parts))
+            folders |= {path.parent} if os.path.isdir(given) else set()
             if reason:
                 unused[path] = reason
                 if reason.startswith(PROBLEMS):
@@ -95,9 +97,8 @@ def find_items(inputs: Iterable[Path], patterns: dict[Kind, str], problems: list
         if format != "pictures":
             items += volume_items(Item(place, [place], roots[place], name, kind))
             continue
-        items += picture_items(
-            Item(place, sorted(sorted(paths), key=natural_order), roots[place], name, kind), patterns
-        )
+        ordered = sorted(sorted(paths), key=natural_order)
+        items += picture_items(Item(place, ordered, roots[place], name, kind, whole=place in folders), patterns)
     items = [*judge_volumes(items), *series_items(dicom, roots, patterns)]
     for path, reason in unused.items():
         items.append(Item(path, [path], roots[path], identify(path, roots[path], {})[0], OTHER, reason=reason))
@@ -148,6 +149,8 @@ def picture_items(stack: Item, patterns: dict[Kind, str]) -> list[Item]:
     images, others = [], []
     for path in stack.paths:
         base = base_of(stem(path), names)
+        if stem(path)[len(base) + 1 :].isdecimal():  # scan.png, scan_2.png
+            base = ""
         if MASK in patterns and fnmatch.fnmatch(path.name, patterns[MASK]):
             masks[""].append(path)
         elif MASK in patterns or not (base or KINDS[MASK].search(stem(path))):

@@ -171,4 +171,6 @@ def test_a_gap_in_the_numbers_of_pictures_is_named(tmp_path):
     assert [len(patient.files[FLAIR]) for patient in cohort.patients] == [5, 3]
     assert len(cohort.problems) == 1 and "slices between s_3.png and s_6.png are missing" in cohort.problems[0]
     assert "s_3.png and s_6.png" in write_table(tmp_path, cohort)[0]["notes"]
-    assert find_patients(sorted((folder / "P1").iterdir())).problems  # of the same folder
+    cohort = find_patients(sorted((folder / "P1").iterdir())[1:])  # as the user chose them
+    assert cohort.problems == [] and write_table(tmp_path, cohort)[0]["flair"].count("|") == 3
+    assert files(find_patients([tmp_path / "cohort.csv"])[0][0]) == files(cohort.patients[0])
