@@ -349,15 +349,15 @@ def outline_series(paths: Sequence[Path]) -> tuple[int, tuple[float, float, floa
     return len(tags), (rows, columns, _sort(tags)[1])
 
 
-def outline(path: Path) -> tuple[int, tuple[float, float, float]]:
-    """Return the axial slices of a file by its header, and the mm between rows, columns and slices."""
+def outline(path: Path) -> tuple[int, tuple[float, ...]]:
+    """Return the axial slices of a file by its header, and the mm between rows, columns and slices, () if unknown."""
     reader = _open(path)
-    dimension = reader.GetDimension()
-    if dimension < 3:
-        return 1, (*reader.GetSpacing()[::-1], 1.0)
-    turn = np.abs(np.reshape(reader.GetDirection(), (dimension, dimension))[:3, :3])
-    columns, rows, between = turn.argmax(axis=1)
-    return reader.GetSize()[between], tuple(reader.GetSpacing()[axis] for axis in (rows, columns, between))
+    size, axes = reader.GetSize(), reader.GetDimension()
+    image = sitk.Image([1, 1, 1], sitk.sitkUInt8)
+    image.SetSpacing(reader.GetSpacing()[:3])
+    image.SetDirection(np.reshape(reader.GetDirection(), (axes, axes))[:3, :3].ravel().tolist())
+    _, spacing, grid = _as_shown([image], _correct_geometry([image], reader, path))
+    return next(size[n] for n, letter in enumerate(grid.code) if letter in "SI"), spacing or ()
 
 
 def _numbers(text: str) -> np.ndarray:

@@ -6,9 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import SimpleITK as sitk
-from conftest import box, make_patients, save_checkpoint
+from conftest import box, bright_network, make_patients, save_checkpoint
 from PIL import Image
-from test_predict import bright_network
 
 from dataset.folder import find_slices
 from dataset.slices import read_mask
