@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from constants import FLAIR, POST, PRE
 from scans.items import Item, find_items, gap_in
-from scans.names import MASK, OTHER, Kind, kind_of
+from scans.names import KINDS, MASK, OTHER, Kind, base_of
 from scans.scan import safe_name, stem
 from utils import UserError
 
@@ -98,22 +98,38 @@ def find_patients(inputs: Iterable[Path], patterns: dict[Kind, str] | None = Non
 
 
 def group(items: Iterable[Item]) -> Iterator[tuple[str, list[Item]]]:
-    """Yield name and items of each patient; masks of another name go to the images that they lie beside."""
+    """Yield name and items of each patient.
+
+    Masks of another name go to the images that they lie beside; and so do, to be listed as unused, images of no known
+    sequence beside a FLAIR whose name begins alike.
+    """
     patients: dict[tuple[Path, str], list[Item]] = defaultdict(list)
     for item in items:
         patients[item.root, item.name].append(item)
-    beside = defaultdict(set)  # patients by folder
-    for key, own in patients.items():
-        for item in own:
-            if item.kind in (FLAIR, None):
-                says_nothing = item.alone and not kind_of(stem(item.place))[0]
-                beside[item.folder].add((key, says_nothing))
-    for key in [key for key, own in patients.items() if all(item.kind in (MASK, OTHER) for item in own)]:
-        fits = [other for other, says_nothing in beside[patients[key][0].folder]
-                if says_nothing or key[1].startswith(f"{other[1]}_")]  # fmt: skip
+    images = defaultdict(list)  # by folder
+    for item in items:
+        if item.kind in (FLAIR, None) and not item.series:
+            images[item.folder].append(item)
+    for key, own in list(patients.items()):
+        kinds = {item.kind for item in own}
+        if kinds & {PRE, FLAIR, POST} or not own[0].alone:
+            continue
+        beside = [item for item in images[own[0].folder] if item.name != key[1]]
+        beside = [item for item in beside if item.kind == FLAIR] or ([] if None in kinds else beside)
+        starts = {begin_of(item) for item in beside if item.alone}
+        start = base_of(f"{stem(own[0].place)}_", starts - {""})
+        fits = {(item.root, item.name) for item in beside if start and item.alone and begin_of(item) == start}
+        if not fits and len(beside) == 1 and (not beside[0].alone or not begin_of(beside[0])):
+            fits = {(beside[0].root, beside[0].name)}
         if len(fits) == 1:
-            patients[fits[0]] += patients.pop(key)
+            patients[fits.pop()] += patients.pop(key)
     yield from ((name, own) for (_, name), own in patients.items())
+
+
+def begin_of(item: Item) -> str:
+    """Return what stands before the sequence in the name of a file."""
+    word = KINDS[FLAIR].search(stem(item.place))
+    return stem(item.place)[: word.start()].rstrip("_-. ") if word else stem(item.place)
 
 
 def choose_series(own: list[Item], series: str, problems: list[str]) -> list[Item]:
