@@ -190,7 +190,8 @@ def test_a_gap_in_the_numbers_of_pictures_is_named(tmp_path):
          ("training01_01_mprage_pp", "training01_01_pd_pp")),  # ISBI 2015
         ("UCSF-PDGM-0004_nifti", ("UCSF-PDGM-0004_FLAIR", "UCSF-PDGM-0004_T1", "UCSF-PDGM-0004_T1c"),
          ("UCSF-PDGM-0004_FLAIR_bias", "UCSF-PDGM-0004_T1c_bias", "UCSF-PDGM-0004_ASL")),
-        ("TCGA-CS-4941", ("TCGA-CS-4941_1996.09.09_flair", "TCGA-CS-4941_1996.09.09_t1", "TCGA-CS-4941_1996.09.09_t1Gd"),
+        ("TCGA-CS-4941", ("TCGA-CS-4941_1996.09.09_flair", "TCGA-CS-4941_1996.09.09_t1",
+                          "TCGA-CS-4941_1996.09.09_t1Gd"),
          ("TCGA-CS-4941_1996.09.09_GlistrBoost",)),
         ("case_01", ("flair_LPS_rSRI", "t1_LPS_rSRI", "t1Gd_LPS_rSRI"), ("GlistrBoost",)),  # Rembrandt
     ],
