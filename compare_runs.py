@@ -60,7 +60,7 @@ def pair(first: RunFolder, second: RunFolder) -> pd.DataFrame:
     """
     from evaluation.tables import PATIENT_METRICS, SURFACE_DICE
 
-    a, b = (run.read_test_tables()["patients"] for run in (first, second))
+    a, b = (run.read_test_table("patients") for run in (first, second))
     needed = ("patient", "slices", "tumour_pixels", *PATIENT_METRICS, *SURFACE_DICE, "hd95")
     for run, table in ((first, a), (second, b)):
         if missing := [name for name in needed if name not in table]:

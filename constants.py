@@ -16,14 +16,6 @@ THRESHOLD = 0.5  # probability from which a pixel counts as foreground
 BATCH_SIZE = 32  # slices at a time in tests and predictions
 SEED = 56121002  # of the initial weights and the batch order
 
-# Choice of the epoch
-CRITERIA = {  # validation metric: how the choice is described
-    "iou": "the best validation IoU",
-    "tumour_iou": "the best validation IoU over tumour slices",
-    "patient_dice": "the best volumetric Dice of the validation patients",
-    "loss": "the lowest validation loss",
-}
-
 # Split by patient. The seed was chosen on slice counts alone (without looking at an image or a score), so that the
 # sorted patient ids fall into the published composition:
 #   all 110 patients: 79 / 20 / 11 patients with 2769 / 756 / 404 slices

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from constants import CRITERIA, SYNTHETIC_NOTICE
 from training.recipe import make_parser
-from utils import UserError, positive, run_python, run_script, show_number
+from utils import UserError, existing, positive, run_python, run_script, show_number
 
 if TYPE_CHECKING:
     from storage.run_folder import RunFolder
@@ -32,8 +32,8 @@ def parse_arguments(argv: list[str] | None = None) -> tuple[argparse.Namespace, 
     add = parser.add_argument
     add("--folds", type=positive(int), default=5, metavar="N", help="(%(default)s)")
     add("--run", type=Path, required=True, metavar="DIR", help="where fold_1, fold_2, ... and the pooled files go")
-    add("--data", metavar="DIR", help="folder kaggle_3m or its parent")
-    add("--patients", type=Path, metavar="FILE", help="use only the patients listed, one per line")
+    add("--data", type=existing, metavar="DIR", help="folder kaggle_3m or its parent")
+    add("--patients", type=existing, metavar="FILE", help="use only the patients listed, one per line")
     add("--device", default="auto", help="cpu, cuda, cuda:1, mps (auto: CUDA, else MPS, else the CPU)")
     add("--select-by", choices=CRITERIA, default="iou", help="validation metric that selects the epoch (%(default)s)")
     add("--tune", action="store_true", help="choose threshold and smallest component on the validation patients")

@@ -22,7 +22,7 @@ import io
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import constants
 from utils import UserError, atomic_write, run_script
@@ -79,7 +79,7 @@ def main(argv: list[str] | None = None) -> None:
         run = None
     model, checkpoint, chosen = load(run, args.epoch)
     out = args.out or (run.path if run else Path()) / "export"
-    files = {name: out / f"{args.name or 'unet'}.{form.ending}" for name, form in FORMATS.items()}
+    files = {name: out / f"{args.name or 'unet'}.{ending}" for name, (ending, _) in FORMATS.items()}
     card = out / (f"{args.name}.md" if args.name else "MODEL_CARD.md")
     known = [card, *files.values()]
     if not args.overwrite and (existing := [path for path in known if path.exists()]):
@@ -92,13 +92,16 @@ def main(argv: list[str] | None = None) -> None:
     exported, largest = (halve(model), LARGEST_HALVED) if args.half else (model, LARGEST_DIFFERENCE)
     contents = {}
     for name in args.formats:
-        content = contents[files[name]] = FORMATS[name].write(exported, metadata)
-        difference = compare(model, FORMATS[name].load(content, metadata), metadata)
+        content, read_back = FORMATS[name][1](exported, metadata)
+        contents[files[name]] = content
+        difference = compare(model, read_back, metadata)
         if not difference <= largest:
             raise UserError(f"{name}: its logits differ by {difference:.1e} from the network's. Nothing was written.")
         print(f"{name}: {len(content) / 1e6:.1f} MB, logits differ by at most {difference:.1e} of the largest")
-    digest = weights_digest(checkpoint["weights"], {})
-    contents[card] = (model_card(run, checkpoint, digest) if run else shipped_card(digest)).encode()  # written last
+    if run:
+        contents[card] = model_card(run, checkpoint, weights_digest(checkpoint["weights"], {})).encode()
+    else:
+        contents[card] = constants.WEIGHTS.with_suffix(".md").read_bytes()
 
     for path in known:  # the card first: at no time it lies beside weights that it does not describe
         path.unlink(missing_ok=True)
@@ -122,15 +125,6 @@ def load(run: RunFolder | None, epoch: int | None) -> tuple[UNet, dict[str, Any]
     model, checkpoint = checkpoints.load_network(path)
     rules = Postprocessing.of(checkpoint["input"]).describe()
     return model, checkpoint, f"epoch {checkpoint['epoch']} of {source}; {rules}"
-
-
-def shipped_card(digest: str) -> str:
-    """Return the card of the weights that come with the project, with the digest of the weights as they are read."""
-    from reporting.model_card import WEIGHTS
-
-    text = constants.WEIGHTS.with_suffix(".md").read_text(encoding="utf-8")
-    before, _, after = text.partition(WEIGHTS)
-    return f"{before}{WEIGHTS} {digest}\n{after.partition(chr(10))[2]}"
 
 
 def halve(model: nn.Module) -> nn.Module:
@@ -158,25 +152,16 @@ def compare(model: nn.Module, exported: Network, metadata: dict[str, Any]) -> fl
     return worst
 
 
-# --- Formats ---------------------------------------------------------------------------------------------------
+# --- Formats: each returns the content of its file, and the network that is read back from it ---------------------
 
 
-def input_shape(metadata: dict[str, Any]) -> tuple[int, int, int]:
-    return metadata["network"]["channels"], metadata["size"], metadata["size"]
-
-
-def as_text(metadata: dict[str, Any]) -> dict[str, str]:
-    """Return metadata as formats store it: text values, in JSON."""
-    return {name: json.dumps(value) for name, value in metadata.items()}
-
-
-def write_onnx(model: nn.Module, metadata: dict[str, Any]) -> bytes:
+def to_onnx(model: nn.Module, metadata: dict[str, Any]) -> tuple[bytes, Network]:
     import logging
     import warnings
 
     import onnx
-    import onnxruntime  # noqa: F401 - a missing package ends it here, before the slow export
-    import onnxscript  # noqa: F401
+    import onnxruntime
+    import onnxscript  # noqa: F401 - a missing package ends it here, before the slow export
     import torch
 
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it lists operators of other packages
@@ -189,64 +174,46 @@ def write_onnx(model: nn.Module, metadata: dict[str, Any]) -> bytes:
     proto = program.model_proto
     onnx.helper.set_model_props(proto, as_text(metadata))
     onnx.checker.check_model(proto)
-    return proto.SerializeToString()
-
-
-def load_onnx(content: bytes, metadata: dict[str, Any]) -> Network:
-    import onnxruntime
-    import torch
-
+    content = proto.SerializeToString()
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    return lambda images: torch.from_numpy(session.run(["logits"], {"slices": images.numpy()})[0])
+    return content, lambda images: torch.from_numpy(session.run(["logits"], {"slices": images.numpy()})[0])
 
 
-def write_torch_export(model: nn.Module, metadata: dict[str, Any]) -> bytes:
+def to_torch_export(model: nn.Module, metadata: dict[str, Any]) -> tuple[bytes, Network]:
     import torch
 
     slices = torch.zeros(TRACED, *input_shape(metadata))
     program = torch.export.export(model, (slices,), dynamic_shapes=({0: torch.export.Dim("batch")},), strict=False)
-    with io.BytesIO() as file:
-        torch.export.save(program, file, extra_files={"metadata.json": json.dumps(metadata, indent=2)})
-        return file.getvalue()
+    file = io.BytesIO()
+    torch.export.save(program, file, extra_files={"metadata.json": json.dumps(metadata, indent=2)})
+    return file.getvalue(), torch.export.load(io.BytesIO(file.getvalue())).module()
 
 
-def load_torch_export(content: bytes, metadata: dict[str, Any]) -> Network:
-    import torch
-
-    return torch.export.load(io.BytesIO(content)).module()
-
-
-def write_safetensors(model: nn.Module, metadata: dict[str, Any]) -> bytes:
+def to_safetensors(model: nn.Module, metadata: dict[str, Any]) -> tuple[bytes, Network]:
     import safetensors.torch
 
-    from unet import weights_digest
+    from unet import UNet, weights_digest
 
     weights, text = model.state_dict(), as_text(metadata)
-    return safetensors.torch.save(weights, text | {"sha256": weights_digest(weights, text)})
+    content = safetensors.torch.save(weights, text | {"sha256": weights_digest(weights, text)})
+    read_back = UNet(**metadata["network"]).eval()
+    read_back.load_state_dict(safetensors.torch.load(content))  # copies float16 into float32
+    return content, read_back
 
 
-def load_safetensors(content: bytes, metadata: dict[str, Any]) -> Network:
-    import safetensors.torch
-
-    from unet import UNet
-
-    model = UNet(**metadata["network"])
-    model.load_state_dict(safetensors.torch.load(content))  # copies float16 into float32
-    return model.eval()
+def input_shape(metadata: dict[str, Any]) -> tuple[int, int, int]:
+    return metadata["network"]["channels"], metadata["size"], metadata["size"]
 
 
-class Format(NamedTuple):
-    """The ending of a format's files, its writer and its reader."""
-
-    ending: str
-    write: Callable[[nn.Module, dict[str, Any]], bytes]
-    load: Callable[[bytes, dict[str, Any]], Network]
+def as_text(metadata: dict[str, Any]) -> dict[str, str]:
+    """Return metadata as formats store it: text values, in JSON."""
+    return {name: json.dumps(value) for name, value in metadata.items()}
 
 
-FORMATS = {
-    "onnx": Format("onnx", write_onnx, load_onnx),
-    "safetensors": Format("safetensors", write_safetensors, load_safetensors),
-    "torch_export": Format("pt2", write_torch_export, load_torch_export),
+FORMATS = {  # {name: (ending of its files, its function)}
+    "onnx": ("onnx", to_onnx),
+    "safetensors": ("safetensors", to_safetensors),
+    "torch_export": ("pt2", to_torch_export),
 }
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import constants
-from utils import UserError, positive, run_script
+from utils import UserError, existing, positive, run_script
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,13 +30,14 @@ ON_VALIDATION = (
     "No patients were left to test on: these are the validation patients, on whom the network was chosen. Expect less "
     "on others."
 )
+UNFINISHED = "warning: training has done {} of {} epochs: test again when it has finished."
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--run", type=Path, default=constants.RUN_DIR, metavar="DIR", help="folder of the run (%(default)s)")
-    add("--data", metavar="DIR", help="folder kaggle_3m or its parent (the one used for training)")
+    add("--data", type=existing, metavar="DIR", help="folder kaggle_3m or its parent (the one used for training)")
     add("--select-by", choices=constants.CRITERIA, default="iou",
         help="validation metric that selects the epoch (%(default)s)")  # fmt: skip
     add("--tune", action="store_true", help="choose threshold and smallest component on the validation patients")
@@ -47,6 +48,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(argv)
+    from dataset.slices import describe_changes
     from dataset.synthetic import any_synthetic
     from evaluation import summary
     from evaluation.selection import Postprocessing, best_epoch, postprocess, selection_warning, tune
@@ -79,8 +81,12 @@ def main(argv: list[str] | None = None) -> None:
 
     synthetic = any_synthetic(test.table)
     details = {"split": split, "epoch": best, "selected_by": args.select_by, "synthetic": synthetic, "loss": loss}
-    details |= {**postprocessing._asdict(), "tuned": tuned}
-    notes = [*filter(None, [selection_warning(epochs, best)]), *([ON_VALIDATION] if split == "validation" else [])]
+    trained, planned = int(epochs["epoch"].max()), run.read_config()["settings"]["epochs"]
+    details |= {**postprocessing._asdict(), "tuned": tuned, "epochs": trained}
+    unfinished = UNFINISHED.format(trained, planned) if trained < planned else ""
+    on_validation = ON_VALIDATION if split == "validation" else ""
+    notes = [selection_warning(epochs, best), unfinished, describe_changes(test), on_validation]
+    notes = [note for note in notes if note]
     tables, metrics = summary.evaluate_masks(test, masks, probabilities, details, notes)
     write_result(run, test, masks, tables, metrics, epochs)
 
@@ -93,7 +99,7 @@ def main(argv: list[str] | None = None) -> None:
     print(f"all of it on one page: {run.path / 'report.html'}")
 
 
-def load(run: RunFolder, folder: str | None, splits: set[str]) -> dict[str, Slices]:
+def load(run: RunFolder, folder: Path | None, splits: set[str]) -> dict[str, Slices]:
     """Decode the slices of the splits of a run."""
     from dataset.folder import find_folder
     from dataset.slices import load_slices
@@ -102,7 +108,7 @@ def load(run: RunFolder, folder: str | None, splits: set[str]) -> dict[str, Slic
     for split, table in tables.items():
         if table.empty:
             raise UserError(f"{run.path / f'{split}.csv'}: names no patients to test on.")
-    found = find_folder(folder or run.read_config()["data"])
+    found = find_folder(folder, run.read_config()["data"])
     if folder is not None:
         refuse_other_patients(run, found, tables)
     return load_slices(found, tables)

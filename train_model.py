@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from storage.run_folder import RunFolder
     from training.hardware import Hardware
 
+CPU_GFLOPS = {True: 160, False: 55}  # per second and core, in bf16 and in fp32
 REDRAW = 60  # seconds, at least, between two drawings of the curves
 
 
@@ -54,7 +55,7 @@ def main(argv: list[str] | None = None) -> None:
     if not resumed:
         run.refuse_used(args.overwrite)
     config = run.read_config() if resumed else {}
-    folder = find_folder(config["data"] if resumed and not args.data else args.data)
+    folder = find_folder(args.data, config.get("data"))
     tables = make_tables(args, folder, run if resumed else None)
     settings = make_settings(args, config.get("settings"), run)
 
@@ -80,7 +81,15 @@ def make_tables(args: argparse.Namespace, folder: Path, resumed: RunFolder | Non
     Raises: UserError if options ask a resumed run for other patients.
     """
     from dataset.folder import find_slices
-    from dataset.split import SPLITS, assign_fold, assign_patients, read_assignment, read_patient_list, split_tables
+    from dataset.split import (
+        SPLITS,
+        assign_fold,
+        assign_patients,
+        describe_persons,
+        read_assignment,
+        read_patient_list,
+        split_tables,
+    )
     from training.hardware import say
 
     if resumed:
@@ -99,11 +108,14 @@ def make_tables(args: argparse.Namespace, folder: Path, resumed: RunFolder | Non
             )
     else:
         assignment = assign_patients(table["patient"])
+    if not args.split and (several := describe_persons(table["patient"])):
+        say(f"{several}: all of a person are in one split")
     tables = split_tables(table, assignment)
     if resumed:
         other = [split for split in SPLITS if set(tables[split]["patient"]) != set(recorded[split]["patient"])]
         if other:
             raise UserError(f"{resumed}: holds a run with other {' and '.join(other)} patients. Name another --run.")
+        return recorded
     return tables
 
 
@@ -163,6 +175,7 @@ def train(
     import torch
 
     from dataset.preprocess import Preprocessing, preprocess
+    from dataset.slices import CHECKSUM, checksums
     from evaluation.selection import best_epochs
     from storage import checkpoints
     from training.engine import TrainingTransform, epoch_order, evaluate, resolution_of_epoch, train_one_epoch
@@ -189,8 +202,9 @@ def train(
         if resumed:
             run.write_config(config)
         else:
-            run.begin(config, {split: subset.table for split, subset in slices.items()})
-        say_disk(args.keep, recipe.epochs, network, run)
+            tables = {split: subset.table.assign(**{CHECKSUM: checksums(subset)}) for split, subset in slices.items()}
+            run.begin(config, tables)
+        say_costs(args.keep, recipe, len(order(1)), network, run, hardware)
         if finished:
             say(f"resumed after epoch {finished}")
 
@@ -271,6 +285,7 @@ def log_to_board(run: RunFolder, record: dict[str, float]) -> None:
 
 
 def print_run(config: dict, slices: dict[str, Slices]) -> None:
+    from dataset.slices import describe_changes
     from evaluation.selection import NO_TUMOUR
     from training.hardware import say
 
@@ -279,6 +294,8 @@ def print_run(config: dict, slices: dict[str, Slices]) -> None:
     say(f"data        {config['data']}")
     for split, subset in slices.items():
         say(f"{split:<11} {subset.describe()}")
+        if changes := describe_changes(subset):
+            say(changes)
     for name in ("settings", "versions"):
         say(f"{name:<11} " + ", ".join(f"{key} {value}" for key, value in config[name].items()))
     say(f"hardware    {config['hardware']}")
@@ -286,17 +303,25 @@ def print_run(config: dict, slices: dict[str, Slices]) -> None:
         say(NO_TUMOUR)
 
 
-def say_disk(keep: int, epochs: int, network: torch.nn.Module, run: RunFolder) -> None:
-    """Print the size of all checkpoints, and warn if there is less space."""
+def say_costs(
+    keep: int, recipe: Recipe, slices: int, network: torch.nn.Module, run: RunFolder, hardware: Hardware
+) -> None:
+    """Print the size of all checkpoints and, on a CPU, roughly the hours of training, before they are spent."""
+    import os
     import shutil
 
     size = sum(tensor.nbytes for tensor in network.state_dict().values())
-    checkpoints = min(epochs, 1 + keep * len(constants.CRITERIA)) if keep else epochs
+    checkpoints = min(recipe.epochs, 1 + keep * len(constants.CRITERIA)) if keep else recipe.epochs
     needed = size * (checkpoints + 4)  # resume.pt holds the optimiser and the average too
     print(f"disk        up to {needed / 1e9:.1f} GB in {run.models}: {checkpoints} epochs of {size / 1e6:.0f} MB each")
     free = shutil.disk_usage(run.path).free
     if free < needed:
         print(f"warning: {free / 1e9:.1f} GB are free there. Free some, or keep the best epochs only with --keep 3")
+    if hardware.device.type == "cpu":
+        gflop = (240 if recipe.bilinear else 289) * (recipe.width / 64 / recipe.pixel_unshuffle) ** 2  # of a slice
+        hours = recipe.epochs * slices * gflop / ((os.cpu_count() or 1) * CPU_GFLOPS[hardware.bf16]) / 3600
+        if hours > 1:
+            print(f"time        roughly {hours:.0f} hours; --width 16 takes a sixteenth, --recipe tuned minutes")
 
 
 def refuse_not_finite(loss: float, epoch: int) -> None:

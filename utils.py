@@ -111,6 +111,14 @@ def fraction(text: str) -> float:
     raise argparse.ArgumentTypeError(f"{text} is not a number from 0 to 1")
 
 
+def existing(text: str) -> Path:
+    """An argparse type: the path of a file or folder that exists; a wrong one is answered before packages load."""
+    path = Path(text)
+    if not path.exists():
+        raise argparse.ArgumentTypeError(f"{text}: no such file or folder")
+    return path
+
+
 # --- Files -----------------------------------------------------------------------------------------------------
 
 

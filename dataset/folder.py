@@ -14,6 +14,8 @@ from dataset.slices import COLUMNS, decode
 from dataset.synthetic import write_patients
 from utils import UserError, describe_problems
 
+TIFF = (".tif", ".tiff")
+SCANS = (".nii", ".nii.gz", ".nrrd", ".mha", ".mhd", ".dcm", ".ima", ".png", ".jpg", ".jpeg")
 FEWEST_PATIENTS = 3  # one for each split
 HOW_TO_GET = (
     "Run download_data.py to get the data set, name the folder kaggle_3m of a copy with --data, or leave --data out to "
@@ -21,11 +23,16 @@ HOW_TO_GET = (
 )
 
 
-def find_folder(path: str | None) -> Path:
+def find_folder(path: str | None, trained_on: str | None = None) -> Path:
     """Return the folder that holds the patient folders: `path`, or the kaggle_3m in it.
 
-    Without a path: the real data set if it is in its default place, else synthetic patients, made when first needed.
+    Without a path: the folder that a run was trained on; or the real data set if it is in its default place, else
+    synthetic patients, made when first needed.
     """
+    if path is None and trained_on is not None:
+        if not Path(trained_on).is_dir():
+            raise UserError(f"{trained_on}: the data of the run are gone from there. Name their folder with --data.")
+        path = trained_on
     if path is None:
         if constants.DATA_DIR.is_dir():
             return constants.DATA_DIR
@@ -56,10 +63,11 @@ def find_slices(folder: Path, only: Iterable[str] | None = None, fewest: int = F
 
     Raises: UserError that lists every problem of the folder, damaged files included.
     """
-    names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    entries = (entry for entry in folder.iterdir() if entry.is_dir() or not entry.exists())  # or a link to nothing
+    names = sorted(entry.name for entry in entries if not entry.name.startswith("."))
     present = [name for name in names if name not in NESTED_COPIES | constants.JUNK_FOLDERS]
     patients = present if only is None else sorted(set(only))
-    rows, problems = [], []
+    rows, problems, empty = [], [], []
     for patient in patients:
         if patient not in present:
             problems.append(
@@ -73,9 +81,14 @@ def find_slices(folder: Path, only: Iterable[str] | None = None, fewest: int = F
             paired, unpaired = _pair_files(folder, patient)
             rows += paired
             problems += unpaired
-    if not present:
-        problems.append(f"{folder}: holds no patient folders. {HOW_TO_GET}")
-    elif len(patients) < fewest:
+            empty += [patient] * (not paired and not unpaired)
+    if len(empty) == len(patients):
+        raise UserError(explain_empty(folder))
+    problems += [
+        f"{folder / patient}: holds no slices named {patient}_NUMBER.tif. Restore them, or move the folder elsewhere."
+        for patient in empty
+    ]
+    if len(patients) < fewest:
         problems.append(
             f"{folder}: {len(patients)} patient(s), but training, validation and test need one each. "
             f"Use at least {fewest}."
@@ -85,6 +98,24 @@ def find_slices(folder: Path, only: Iterable[str] | None = None, fewest: int = F
         problems += decode(folder, table)[1]
         raise UserError(describe_problems(folder, problems))
     return table
+
+
+def explain_empty(folder: Path) -> str:
+    """Return what a folder looks like in which no patient folder holds slices, and the remedy."""
+    files = sorted(path for path in folder.rglob("*") if path.name.lower().endswith((*TIFF, *SCANS)))
+    if slices := [path for path in files if path.name.lower().endswith(TIFF)]:
+        if slices[0].parent == folder:
+            return f"{folder}: holds slices itself, as the folder of one patient does. Name its parent with --data."
+        return (
+            f"{folder}: is a level too high, the patients are in {slices[0].parents[1]}. Name that folder with --data."
+        )
+    if files:
+        return (
+            f"{folder}: holds scans such as {files[0].relative_to(folder)}, not the slices that training reads "
+            "(PATIENT/PATIENT_NUMBER.tif, see docs/usage.md). predict_model.py segments scans, score_masks.py scores "
+            "their masks."
+        )
+    return f"{folder}: holds no patient folders. {HOW_TO_GET}"
 
 
 def _printable(name: str) -> str:
@@ -99,8 +130,13 @@ def _pair_files(folder: Path, patient: str) -> tuple[list[tuple[str, str, str]],
     images: dict[int, str] = {}
     masks: dict[int, str] = {}
     problems = []
-    for name in sorted(entry.name for entry in (folder / patient).iterdir()):
-        if name.startswith(".") or not name.lower().endswith((".tif", ".tiff")):
+    try:
+        names = sorted(entry.name for entry in (folder / patient).iterdir())
+    except OSError as error:
+        reason = "a link that leads nowhere" if isinstance(error, FileNotFoundError) else error.strerror
+        return [], [f"{folder / patient}: cannot be read ({reason}). Fetch or remove it, or change its permissions."]
+    for name in names:
+        if name.startswith(".") or not name.lower().endswith(TIFF):
             continue
         path = folder / patient / _printable(name)
         match = pattern.fullmatch(name)
@@ -113,8 +149,6 @@ def _pair_files(folder: Path, patient: str) -> tuple[list[tuple[str, str, str]],
         first = (masks if match["mask"] else images).setdefault(int(match["number"]), name)
         if first != name:
             problems.append(f"{path}: the same slice as {first}, number {match['number']}. Remove one.")
-    if not images and not masks:
-        problems.append(f"{folder / patient}: holds no slices. Remove the folder or restore its files.")
     for number in sorted(images.keys() ^ masks.keys()):
         name, lacks, ending = (
             (images[number], "mask", "_mask.tif") if number in images else (masks[number], "image", ".tif")

@@ -1,7 +1,8 @@
 """Read genomic subtypes and grades of patients from tables of labels."""
 
 import re
-from collections.abc import Iterable
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -22,8 +23,16 @@ LABELS = {  # columns that are tested, in this order, with their titles
     "neoplasm_histologic_grade": "Grade (code)",
     SYNTHETIC_LABEL: "Synthetic subtype",
 }
-BLANK = {"", "na", "nan"}
-DATE = re.compile(r"_\d{8}$")  # at the end of a patient's folder, but not of the published labels
+MISSING = re.compile(  # words for a missing label, in small letters and without signs: "na" is N/A, "" is --
+    r"|na|nan|nd|none|null|missing|unk|un(known|available)|"
+    r"not(available|reported|applicable|known|evaluated|determined|done|tested|assessed)"
+)
+LOOKS_MISSING = re.compile(  # other words of this kind: the user is asked
+    r"^[^a-z0-9]+$|^\[|known|available|report|missing|evalua|determin|pending|unclear|inconclusive|equivocal|discrepan"
+)
+SAME = {"wt": "wildtype", "mut": "mutant", "mutated": "mutant"}
+DATED = re.compile(r"((?:TCGA|SYNTH)_\w\w_\w{4})_\d{8}")  # a folder of the set, whose published labels lack the date
+FEW = 5  # names that a sentence shows
 HOW_TO_LABEL = f"A table of labels has a column Patient and one or more of {', '.join(LABELS)}."
 
 
@@ -41,49 +50,108 @@ def default_label_files(folder: Path, patients: Iterable[str]) -> list[Path]:
     return [beside, IDH_FILE] if is_published(pd.DataFrame({"patient": list(patients)})) else [beside]
 
 
-def read_labels(files: Iterable[Path], patients: Iterable[str]) -> pd.DataFrame:
-    """Return the labels of the patients: index their ids, those of LABELS that a file has as columns, text or NaN.
+def read_labels(files: Iterable[Path], patients: Iterable[str]) -> tuple[pd.DataFrame, list[str]]:
+    """Read tables of labels; one may fill in what is missing in another.
 
-    A patient without labels has NaN. Several files are joined; one may fill in what is blank in another.
-
-    Raises: UserError if a file cannot be used, two labels of a patient differ, or no patient has any.
+    Returns: the labels (index: `patients`; columns: those of LABELS that a file has; text or NaN), and sentences on
+        words taken for missing, spellings taken for one label, and ids that did not fit.
+    Raises: UserError if a file cannot be used, two labels of a patient differ, a label looks like a word for missing,
+        or no patient has any.
     """
-    patients = list(patients)
-    labels: dict[str, dict[str, str]] = {}  # column: {normalised id: label}
-    ids, problems = set(), []
+    patients, tables = list(patients), []
+    ids = {normalise_id(patient) for patient in patients}
     for path in files:
         table = read_csv(path, []).rename(columns=lambda name: "Patient" if name.lower() == "patient" else name)
         columns = [column for column in LABELS if column in table]
         if "Patient" not in table or not columns:
             raise UserError(f"{path}: has no column {'of labels' if 'Patient' in table else 'Patient'}. {HOW_TO_LABEL}")
-        table = table[table["Patient"] != ""]
-        ids |= set(table["Patient"].map(normalise_id))
-        for column in columns:
-            known = labels.setdefault(column, {})
-            for patient, label in zip(table["Patient"], table[column].map(clean_label), strict=True):
-                if label and (first := known.setdefault(normalise_id(patient), label)) != label:
-                    problems.append(
-                        f"{path}: {patient} has the {column} {label!r}, and {first!r} elsewhere. Correct one."
-                    )
+        table = table.loc[table["Patient"] != "", ["Patient", *columns]]
+        tables.append(table.assign(path=path, id=match_ids(table["Patient"], ids)))
     shown = " and ".join(map(str, files))
+    table = pd.concat(tables, ignore_index=True)
+    fits = table["id"].isin(ids)
+    if not fits.any():
+        raise UserError(f"{shown}: names none of the {len(patients)} patients, such as {patients[0]}. {HOW_TO_LABEL}")
+    notes, problems, labels = describe_ids(table, fits, patients), [], {}
+    for column in (column for column in LABELS if column in table):
+        labels[column], said, wrong = read_column(table[fits], column)
+        notes += said
+        problems += wrong
     if problems:
         raise UserError(describe_problems(shown, problems))
-    if ids.isdisjoint(map(normalise_id, patients)):
-        raise UserError(f"{shown}: names none of the {len(patients)} patients, such as {patients[0]}. {HOW_TO_LABEL}")
-    columns = {
-        column: [labels[column].get(normalise_id(patient)) for patient in patients]
-        for column in LABELS
-        if column in labels
-    }
-    return pd.DataFrame(columns, index=patients, dtype=object)
+    columns = {column: [known.get(normalise_id(patient)) for patient in patients] for column, known in labels.items()}
+    return pd.DataFrame(columns, index=patients, dtype=object), notes
+
+
+def read_column(rows: pd.DataFrame, column: str) -> tuple[dict[str, str], list[str], list[str]]:
+    """Return {id: label}, sentences and problems of a column of labels; rows: path, Patient, id and the column."""
+    missing, spellings, problems = Counter(), defaultdict(Counter), []
+    first: dict[str, str] = {}  # {id: key of its label}
+    for path, patient, own, word in rows[["path", "Patient", "id", column]].fillna("").itertuples(index=False):
+        word, key = clean_label(word), label_key(word)
+        if MISSING.fullmatch(re.sub(r"[^a-z0-9+]", "", word.lower())):
+            missing[word] += bool(word)
+            continue
+        spellings[key][word] += 1
+        if first.setdefault(own, key) != key:
+            other = spellings[first[own]].most_common(1)[0][0]
+            problems.append(f"{path}: {patient} has the {column} {word!r}, and {other!r} elsewhere. Correct one.")
+    labels = {key: words.most_common(1)[0][0] for key, words in spellings.items()}
+    notes = [f"{column}: taken for missing: {list_counts(missing)}"] if any(missing) else []
+    notes += [
+        f"{column}: taken for one label, {labels[key]}: {list_counts(words)}"
+        for key, words in spellings.items()
+        if len(words) > 1
+    ]
+    problems += [
+        f"the {column} {word!r} ({n}) looks like a word for missing. Leave its cells empty, or rename the group."
+        for words in spellings.values()
+        for word, n in words.items()
+        if LOOKS_MISSING.search(word.lower())
+    ]
+    return {own: labels[key] for own, key in first.items()}, notes, problems
+
+
+def match_ids(written: pd.Series, ids: set[str]) -> pd.Series:
+    """Return the normalised ids; a number that lost its leading zeros in a spreadsheet becomes the one id it fits."""
+    numbers = Counter(own.lstrip("0") for own in ids if own.isdigit())
+    full = {own.lstrip("0"): own for own in ids if own.isdigit() and numbers[own.lstrip("0")] == 1}
+    return written.map(normalise_id).map(lambda own: own if own in ids else full.get(own, own))
+
+
+def describe_ids(table: pd.DataFrame, fits: pd.Series, patients: list[str]) -> list[str]:
+    """Return sentences on ids that were completed and, where patients have no row, on these and on the rows left."""
+    notes, named = [], set(table["id"])
+    if (completed := table[fits & (table["Patient"].map(normalise_id) != table["id"])]).size:
+        pairs = [f"{written} is {own}" for written, own in zip(completed["Patient"], completed["id"], strict=True)]
+        notes.append(f"leading zeros were lost: {list_few(pairs)}")
+    if lacking := [patient for patient in patients if normalise_id(patient) not in named]:
+        notes.append(f"no row for {len(lacking)} of {len(patients)} patients: {list_few(lacking)}")
+        if strangers := table.loc[~fits, "Patient"].tolist():
+            notes.append(f"{len(strangers)} rows fit none of the patients: {list_few(strangers)}")
+    return notes
+
+
+def list_counts(words: Mapping[str, int]) -> str:
+    return ", ".join(f"{word} ({n})" for word, n in words.items() if n)
+
+
+def list_few(names: list[str]) -> str:
+    return ", ".join(names[:FEW]) + (", ..." if len(names) > FEW else "")
+
+
+def label_key(word: str) -> str:
+    """Return what spellings of one label share: Wild-type, wildtype and WT are "wildtype"; 2.0 and 2,0 are "2"."""
+    key = re.sub(r"[\s_-]", "", clean_label(word).casefold())
+    return SAME.get(key, key)
+
+
+def clean_label(word: str) -> str:
+    """Return a label; 2.0, to which pandas turns a 2 in a column with blanks, and 2,0 are 2."""
+    return re.sub(r"^(\d+)[.,]0+$", r"\1", word.strip())
 
 
 def normalise_id(patient: str) -> str:
-    """Return an id with underscores and without its date: TCGA-CS-4941, TCGA_CS_4941_19960909 -> TCGA_CS_4941."""
-    return DATE.sub("", patient.strip().replace("-", "_"))
-
-
-def clean_label(text: str) -> str:
-    """Return a label, "" if it is blank; 2.0, to which pandas turns a 2 in a column with blanks, is 2."""
-    text = text.strip()
-    return "" if text.lower() in BLANK else re.sub(r"^(\d+)\.0$", r"\1", text)
+    """Return an id with underscores, TCGA's without its date: TCGA-CS-4941, TCGA_CS_4941_19960909 -> TCGA_CS_4941."""
+    own = patient.strip().replace("-", "_")
+    return match[1] if (match := DATED.fullmatch(own)) else own

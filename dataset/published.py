@@ -1,5 +1,6 @@
 """Facts about the published data set: its patients, its files, and what their ids and pixels tell."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -28,8 +29,8 @@ def is_published(table: pd.DataFrame) -> bool:
 
 def institution(patient: str) -> str:
     """Return the code of the hospital in an id such as TCGA_CS_4942_19970222; "unknown" for ids of another kind."""
-    parts = patient.split("_")
-    return parts[1] if len(parts) > 2 else "unknown"
+    match = re.match(r"TCGA[_-]([A-Z0-9]{2})[_-]", patient)
+    return match[1] if match else "unknown"
 
 
 def sequences(images: np.ndarray) -> str:

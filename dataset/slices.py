@@ -1,6 +1,8 @@
 """Decode slices and masks, each file once, into uint8 arrays."""
 
+import contextlib
 import re
+import zlib
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -15,6 +17,8 @@ from constants import CHANNELS, IMAGE_SIZE
 from utils import UserError, describe_problems, parallel_map
 
 COLUMNS = ["patient", "image_path", "mask_path"]  # of a table of slices; paths are relative to the data folder
+CHECKSUM = "checksum"  # a further column of the split tables of a run, see `checksums`
+SWAPPED = "image and mask have each other's names in"
 SHAPES = {"RGB": (IMAGE_SIZE, IMAGE_SIZE, CHANNELS), "L": (IMAGE_SIZE, IMAGE_SIZE)}  # of an image, of a mask
 
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # it would report damaged files without their names
@@ -78,17 +82,33 @@ def slice_number(image_path: str) -> int:
     return int(re.search(r"_(\d+)\.tiff?$", image_path, re.IGNORECASE)[1])
 
 
+def checksums(slices: Slices) -> list[str]:
+    """Return a checksum of the pixels of each image and its mask, as text that no spreadsheet takes for a number."""
+    images, masks = slices.images.numpy(), slices.masks.numpy()
+    return parallel_map(lambda row: f"x{zlib.crc32(masks[row], zlib.crc32(images[row])):08x}", range(len(slices)))
+
+
+def describe_changes(slices: Slices) -> str:
+    """Return a warning that names slices whose pixels are others than when training began; "" if there are none."""
+    if CHECKSUM not in slices.table:
+        return ""
+    changed = slices.table.loc[slices.table[CHECKSUM] != checksums(slices), "mask_path"].tolist()
+    few = ", ".join(changed[:3]) + (", ..." if len(changed) > 3 else "")
+    return f"warning: image or mask of {len(changed)} slices changed since training began: {few}" if changed else ""
+
+
 def load_slices(folder: Path, tables: dict[str, pd.DataFrame]) -> dict[str, Slices]:
     """Decode and check every file of the tables ({split: table}).
 
     Raises: UserError that lists every file that is not a valid image or mask.
     """
-    loaded, problems = {}, []
-    for split, table in tables.items():
-        loaded[split], invalid = decode(folder, table)
-        problems += invalid
+    decoded, problems = decode(folder, pd.concat(tables.values(), ignore_index=True))
     if problems:
         raise UserError(describe_problems(folder, problems))
+    loaded, first = {}, 0
+    for split, table in tables.items():
+        rows = slice(first, first := first + len(table))
+        loaded[split] = Slices(decoded.images[rows], decoded.masks[rows], table)
     return loaded
 
 
@@ -98,15 +118,23 @@ def decode(folder: Path, table: pd.DataFrame) -> tuple[Slices, list[str]]:
     masks = np.empty((len(table), *SHAPES["L"]), np.uint8)
 
     def read_row(row: int) -> list[str]:
+        image, mask = (folder / table[column].iat[row] for column in ("image_path", "mask_path"))
         problems = []
-        for read, column, target in ((read_image, "image_path", images), (read_mask, "mask_path", masks)):
+        for read, path, target in ((read_image, image, images), (read_mask, mask, masks)):
             try:
-                target[row] = read(folder / table[column].iat[row])
+                target[row] = read(path)
             except ValueError as error:
                 problems.append(str(error))
+        if len(problems) == 2:
+            with contextlib.suppress(ValueError):
+                read_image(mask), read_mask(image)
+                return [SWAPPED]
         return problems
 
     problems = list(chain.from_iterable(parallel_map(read_row, range(len(table)))))
+    if SWAPPED in problems:
+        said = f"{folder}: {SWAPPED} {problems.count(SWAPPED)} slices. Swap the names: that of a mask ends in _mask."
+        problems = [said, *(problem for problem in problems if problem != SWAPPED)]
     return Slices(torch.from_numpy(images), torch.from_numpy(masks), table), problems
 
 
@@ -134,7 +162,10 @@ def read_tiff(path: Path, mode: str, what: str) -> np.ndarray:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise ValueError(f"{path}: {error.strerror}. Restore it from the data set.") from None
+        reason = "a link that leads nowhere" if path.is_symlink() else error.strerror
+        raise ValueError(f"{path}: {reason}. Restore it from the data set.") from None
+    if content.startswith((b"version https://git-lfs", b"/annex/objects")):
+        raise ValueError(f"{path}: stands for a file that was not fetched. Run git lfs pull, or git annex get.")
     if content.startswith((b"II", b"MM")):  # OpenCV tells formats by their first bytes, too
         _, pages = cv2.imdecodemulti(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
         if [(page.shape, page.dtype) for page in pages] == [(SHAPES[mode], np.uint8)]:

@@ -1,5 +1,6 @@
-"""Split by patient into training, validation and test; slices of one patient never part."""
+"""Split by patient into training, validation and test; slices of a patient and scans of a person never part."""
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -11,46 +12,85 @@ from utils import UserError, describe_problems, read_csv
 
 SPLITS = ("train", "validation", "test")
 Assignment = dict[str, str]  # {patient: one of SPLITS}
+SCAN = re.compile(  # the end of an id that tells scans of one person apart: a date, a session, a time point of BraTS
+    r"[_-](19|20)\d\d[_-]?(0[1-9]|1[0-2])[_-]?(0[1-9]|[12]\d|3[01])$|[_-]ses(sion)?[_-]?\w[\w-]*$|"
+    r"[_-](visit|timepoint|tp|week|fu)[_-]?\d[\w-]*$|(?<=^BraTS-[A-Z]{3}-\d{5})-\d{3}$",
+    re.IGNORECASE,
+)
+
+
+def person_of(patient: str) -> str:
+    """Return an id without a date or session at its end: PAT_02_20190101 and PAT_02_20200101 are PAT_02."""
+    return SCAN.sub("", patient)
+
+
+def group_scans(patients: Iterable[str]) -> dict[str, list[str]]:
+    """Return the scans of each person as {first scan: all scans}, sorted."""
+    persons: dict[str, list[str]] = {}
+    for patient in sorted(set(patients)):
+        persons.setdefault(person_of(patient), []).append(patient)
+    return {scans[0]: scans for scans in persons.values()}
+
+
+def describe_persons(patients: Iterable[str]) -> str:
+    """Return a sentence on persons with several scans, by their ids; an empty text if there are none."""
+    persons = group_scans(patients)
+    several = [scans for scans in persons.values() if len(scans) > 1]
+    if not several:
+        return ""
+    example = f"{person_of(several[0][0])} ({', '.join(several[0][:3])})"
+    return f"{len(several)} of {len(persons)} persons have several scans by their ids, such as {example}"
 
 
 def assign_patients(patients: Iterable[str]) -> Assignment:
-    """Return the published split; it depends on the set of ids alone. Needs at least three patients."""
+    """Return the published split; it depends on the set of ids alone.
+
+    Raises: UserError if there are less than three persons.
+    """
     from sklearn.model_selection import train_test_split  # its import takes a second, which predictions do without
 
-    rest, test = train_test_split(sorted(set(patients)), test_size=TEST_SHARE, random_state=SPLIT_SEED)
-    return _assignment(rest, test)
+    persons = group_scans(patients)
+    if len(persons) < len(SPLITS):
+        raise UserError(
+            f"{len(persons)} persons are too few for {', '.join(SPLITS)}; {describe_persons(patients)}. If they are "
+            "different people, name a table with the columns patient, person and split with --split."
+        )
+    rest, test = train_test_split(list(persons), test_size=TEST_SHARE, random_state=SPLIT_SEED)
+    return _assignment(persons, rest, test)
 
 
 def assign_fold(patients: Iterable[str], number: int, folds: int) -> Assignment:
-    """Return a split whose test patients are fold 1, 2, ... of `folds`; each patient is in exactly one fold.
+    """Return a split whose test patients are fold 1, 2, ... of `folds`; each person is in exactly one fold.
 
     The other patients are divided into training and validation as in the published split.
     Raises: UserError when there are too few patients for so many folds.
     """
-    shuffled = np.random.default_rng(SPLIT_SEED).permutation(sorted(set(patients))).tolist()
+    persons = group_scans(patients)
+    shuffled = np.random.default_rng(SPLIT_SEED).permutation(list(persons)).tolist()
     test = shuffled[number - 1 :: folds]
     largest_fold = -(-len(shuffled) // folds)
     if folds > len(shuffled) or len(shuffled) - largest_fold < 2:  # training and validation need one each
         raise UserError(f"{len(shuffled)} patients are too few for {folds} folds. Use fewer folds or more patients.")
-    return _assignment(sorted(set(shuffled) - set(test)), test)
+    return _assignment(persons, sorted(set(shuffled) - set(test)), test)
 
 
-def _assignment(rest: list[str], test: list[str]) -> Assignment:
+def _assignment(persons: dict[str, list[str]], rest: list[str], test: list[str]) -> Assignment:
     from sklearn.model_selection import train_test_split
 
     train, validation = train_test_split(rest, test_size=VALIDATION_SHARE, random_state=SPLIT_SEED)
     groups = zip(SPLITS, (train, validation, test), strict=True)
-    return {patient: split for split, group in groups for patient in group}
+    return {patient: split for split, group in groups for first in group for patient in persons[first]}
 
 
 def read_assignment(path: Path, patients: Iterable[str], folder: Path) -> tuple[Assignment, list[str]]:
-    """Read a saved split (CSV with the columns patient and split) for the patients that are in `folder`.
+    """Read a saved split (CSV: patient, split, and person where ids do not say it) for the patients in `folder`.
 
     Returns: the assignment, and the patients that the file names but that have no folder.
-    Raises: UserError for an unreadable file, an unknown split, a patient named twice, folders the file does not name,
-        or no patient left for training or validation.
+    Raises: UserError for an unreadable file, an unknown split, a patient named twice, a person in two splits, folders
+        the file does not name, or no patient left for training or validation.
     """
     rows = read_csv(path, ["patient", "split"])
+    persons = rows.get("person", rows["patient"].map(person_of))
     problems = []
     named: Assignment = {}
     for line, patient, split in zip(rows.index + 2, rows["patient"], rows["split"], strict=True):
@@ -67,6 +107,14 @@ def read_assignment(path: Path, patients: Iterable[str], folder: Path) -> tuple[
         if patient not in named
     ]
     assignment = {patient: named[patient] for patient in present if patient in named}
+    scans = rows.assign(person=persons)[rows["patient"].isin(assignment) & (persons != "")]
+    for person, own in scans.groupby("person"):
+        if own["split"].nunique() > 1:
+            shown = ", ".join(own["patient"] + " in " + own["split"])
+            problems.append(
+                f"{path}: scans of {person} are in several splits ({shown}). Assign a person to one split; if these "
+                "are different people, say so in a column person."
+            )
     if not problems:
         problems += [
             f"{path}: leaves no patient with a folder for {split}. Assign at least one."
@@ -76,11 +124,6 @@ def read_assignment(path: Path, patients: Iterable[str], folder: Path) -> tuple[
     if problems:
         raise UserError(describe_problems(path, problems))
     return assignment, sorted(named.keys() - set(present))
-
-
-def assign(patients: Iterable[str], saved: Path | None, folder: Path) -> Assignment:
-    """Return the split of a file, as of `read_assignment`, or without one the published split."""
-    return read_assignment(saved, patients, folder)[0] if saved else assign_patients(patients)
 
 
 def split_tables(table: pd.DataFrame, assignment: Assignment) -> dict[str, pd.DataFrame]:

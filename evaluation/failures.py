@@ -5,17 +5,18 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from evaluation.intervals import AMOUNT, SHARE, estimate
+from evaluation.intervals import estimate
 from evaluation.lesions import COMPLEX, SMALL, SPECK
 from evaluation.tables import AREAS, Tables
 
-EXAMPLES = 5  # worst slices that are listed for each kind
+EXAMPLES = 4  # worst slices of each kind that are listed, and shown in the report
+SHOWN_OF_SLICES = ["patient", "slice", "image_path", "dice", "tumour_pixels", "predicted_pixels"]
 LARGE = 2000  # pixels; a slice with more tumour is "large"
 SIZE_OFF = 0.25  # of the reference area
 SIMPLER = 0.25  # of the reference boundary complexity
 COMPONENTS = ("none of 10 px", "1", "2", "3 or more")
 OUTLINES = ("smooth (<1.5)", f"between (1.5-{COMPLEX:g})", f"complex (>={COMPLEX:g})")  # boundary complexity
-SHOWN = ("tumour_iou", "dice", "found", "hd95", "surface_dice_2")  # means over the tumour slices of a subgroup
+SHOWN = ("tumour_iou", "dice", "found")  # means over the tumour slices of a subgroup
 
 
 class Failure(NamedTuple):
@@ -25,8 +26,7 @@ class Failure(NamedTuple):
     rule: str  # its definition in words
     possible: pd.Series  # bool: slices that could fail in this way
     failed: pd.Series  # bool: those that do, if possible
-    value: pd.Series  # the larger its magnitude, the worse
-    value_is: str  # the value in words
+    severity: pd.Series  # the larger, the worse
 
 
 def kinds_of_failure(slices: pd.DataFrame) -> list[Failure]:
@@ -40,62 +40,52 @@ def kinds_of_failure(slices: pd.DataFrame) -> list[Failure]:
         Failure(
             "small tumour missed",
             f"a slice with fewer than {SMALL} tumour pixels, none of which is predicted",
-            tumour.between(1, SMALL - 1), ~hit, tumour, "tumour pixels",
+            tumour.between(1, SMALL - 1), ~hit, tumour,
         ),
         Failure(
             "larger tumour missed",
             f"a slice with at least {SMALL} tumour pixels, none of which is predicted",
-            tumour >= SMALL, ~hit, tumour, "tumour pixels",
+            tumour >= SMALL, ~hit, tumour,
         ),
         Failure(
             "component of a tumour missed",
             f"a slice with several components of at least {SPECK} pixels, some of which are found and some are not",
-            lesions >= 2, (lesions_found > 0) & (lesions_found < lesions),
-            slices["largest_missed"], "pixels of the largest missed component",
+            lesions >= 2, (lesions_found > 0) & (lesions_found < lesions), slices["largest_missed"],
         ),
         Failure(
             "complex boundary simplified",
             f"a tumour of at least {SMALL} pixels in one component with a boundary complexity of {COMPLEX:g} or more, "
             f"found, but with a predicted outline that is more than {SIMPLER:.0%} less complex",
-            slices["kind"] == "complex boundary", hit & (lost > SIMPLER),
-            lost, "boundary complexity that is lost, as a share of the reference",
+            slices["kind"] == "complex boundary", hit & (lost > SIMPLER), lost,
         ),
         Failure(
             "size of a large tumour off",
             f"a slice with more than {LARGE} tumour pixels that is found, but whose predicted area differs by more "
             f"than {SIZE_OFF:.0%}",
-            (tumour > LARGE) & hit, excess.abs() > SIZE_OFF,
-            excess, "predicted area minus reference area, as a share of the reference area",
+            (tumour > LARGE) & hit, excess.abs() > SIZE_OFF, excess.abs(),
         ),
         Failure(
             "false positive in an empty slice",
             "a slice without tumour in which at least one pixel is predicted",
-            tumour == 0, predicted > 0, predicted, "predicted pixels",
+            tumour == 0, predicted > 0, predicted,
         ),
         Failure(
             "false component beside a tumour",
             f"a slice with tumour and a predicted component of at least {SPECK} pixels that matches no tumour",
-            tumour > 0, slices["false_lesions"] > 0, slices["false_positive"], "false positive pixels",
+            tumour > 0, slices["false_lesions"] > 0, slices["false_positive"],
         ),
     ]  # fmt: skip
 
 
 def list_failures(slices: pd.DataFrame) -> list[dict]:
-    """Return one dict per kind: kind, rule, value_is, count, of (slices that could fail), patients, examples.
-
-    The examples have patient, slice, image_path and value, the worst first.
-    """
+    """Return one dict per kind: kind, rule, count, of (slices that could fail), patients, examples, worst first."""
     rows = []
-    for kind, rule, possible, failed, value, value_is in kinds_of_failure(slices):
-        cases = slices.assign(value=value, severity=-value.abs())[possible & failed]
+    for kind, rule, possible, failed, severity in kinds_of_failure(slices):
+        cases = slices.assign(severity=-severity)[possible & failed]
         worst = cases.sort_values(["severity", "patient", "slice"], kind="stable").head(EXAMPLES)
-        rows.append(
-            {
-                "kind": kind, "rule": rule, "value_is": value_is, "count": len(cases), "of": int(possible.sum()),
-                "patients": int(cases["patient"].nunique()),
-                "examples": worst[["patient", "slice", "image_path", "value"]].to_dict("records"),
-            }
-        )  # fmt: skip
+        row = {"kind": kind, "rule": rule, "count": len(cases), "of": int(possible.sum())}
+        row |= {"patients": int(cases["patient"].nunique()), "examples": worst[SHOWN_OF_SLICES].to_dict("records")}
+        rows.append(row)
     return rows
 
 
@@ -105,24 +95,21 @@ def list_failures(slices: pd.DataFrame) -> list[dict]:
 def subgroup_metrics(tables: Tables) -> list[dict]:
     """Return one dict per subgroup that has a tumour slice: by, group, slices, patients, and its metrics.
 
-    The metrics are the means of SHOWN, and patient_dice where a subgroup consists of whole patients; each with the ends
-    of its 95% confidence interval over patients, such as dice_low and dice_high. What is undefined is NaN.
+    The metrics are the means of SHOWN, each with the ends of its 95% confidence interval over patients, such as
+    dice_low and dice_high. What is undefined is NaN.
     """
-    slices, patients = tables.slices[tables.slices["tumour_pixels"] > 0], tables.patients
+    slices = tables.slices[tables.slices["tumour_pixels"] > 0]
     columns = slices.assign(tumour_iou=slices["iou"], found=(slices["true_positive"] > 0).astype(float))
     rows = []
-    for by, (group_of, names) in subgroups(slices, patients).items():
+    for by, (group_of, names) in subgroups(slices, tables.patients).items():
         for group in names:
             member = group_of == group
             if not member.any():
                 continue
             row = {"by": by, "group": group, "slices": int(member.sum())}
             row["patients"] = slices.loc[member, "patient"].nunique()
-            means = {name: (slices["patient"], columns[name].where(member)) for name in SHOWN}
-            if by in patients:
-                means["patient_dice"] = patients["patient"], patients["dice"].where(patients[by] == group)
-            for name, mean in means.items():
-                interval = estimate(*mean, scale=AMOUNT if name == "hd95" else SHARE)
+            for name in SHOWN:
+                interval = estimate(slices["patient"], columns[name].where(member))
                 row |= {name: interval["value"], f"{name}_low": interval["low"], f"{name}_high": interval["high"]}
             rows.append(row)
     return rows

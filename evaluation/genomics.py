@@ -20,7 +20,7 @@ from sklearn.model_selection import RepeatedStratifiedKFold
 
 from dataset.labels import LABELS, SYNTHETIC_LABEL
 from evaluation.intervals import FEWEST, LEVEL, SEED, auc_interval, compare_measurements
-from evaluation.shape import FEATURES, PUBLISHED, Shape
+from evaluation.shape import FEATURES, PUBLISHED
 
 SIGNIFICANT = 0.05
 MOST_TABLES = 2_000_000  # that are enumerated; more, and p is simulated
@@ -227,21 +227,16 @@ class Study(NamedTuple):
     result: dict[str, Any]
 
 
-def feature_table(labels: pd.DataFrame, shapes: dict[str, Shape], predicted: dict[str, Shape] | None) -> pd.DataFrame:
-    """Return one row per patient: features on manual and, if there are any, on predicted masks, reasons, labels."""
-    table = {"patient": list(shapes)}
-    for prefix, measured in (("", shapes), (PREDICTED, predicted)):
-        if measured:
-            table |= {f"{prefix}{name}": [measured[p].features[name] for p in shapes] for name in FEATURES}
-            table[f"{prefix}reason"] = [measured[p].reason for p in shapes]
-    return pd.DataFrame(table).assign(**{name: labels[name].to_numpy() for name in labels})
+def feature_table(manual: list[dict], automatic: list[dict] | None, labels: pd.DataFrame) -> pd.DataFrame:
+    """Return one row per patient of `labels` (their index): features and reasons on each kind of masks, labels."""
+    tables = [pd.DataFrame(manual, labels.index)]
+    if automatic:
+        tables.append(pd.DataFrame(automatic, labels.index).add_prefix(PREDICTED))
+    return pd.concat([*tables, labels], axis=1).rename_axis("patient").reset_index()
 
 
-def study(features: pd.DataFrame, other_choices: dict[str, dict[tuple[str, str], pd.Series]]) -> Study:
-    """Analyse a table of `feature_table`.
-
-    other_choices: published features under other choices, {masks: {(choice, feature): a value per patient}}.
-    """
+def study(features: pd.DataFrame) -> Study:
+    """Analyse a table of `feature_table`."""
     labels = features[[name for name in LABELS if name in features]]
     by_masks = split_masks(features)
     tested = {masks: associate(values, labels) for masks, values in by_masks.items()}
@@ -254,11 +249,6 @@ def study(features: pd.DataFrame, other_choices: dict[str, dict[tuple[str, str],
             {"masks": masks} | auc_of_bevr(values, labels, label)
             for label in contrasts
             for masks, values in by_masks.items()
-        ],
-        "choices": [
-            {"masks": masks} | row
-            for masks, values in by_masks.items()
-            for row in compare_choices(values, other_choices[masks], labels)
         ],
         **{name: [] for name in ("agreement", "auc_difference", "effect_difference")},  # with automatic masks
         "undefined": [
@@ -316,27 +306,4 @@ def effect_differences(
         groups = pd.factorize(labels.loc[known, label])[0]
         untested = manual["reason"] or automatic["reason"]
         rows.append(row | (UNDEFINED if untested else paired_difference(rank_effect, *values, groups)))
-    return rows
-
-
-def compare_choices(
-    features: pd.DataFrame, other_choices: dict[tuple[str, str], pd.Series], labels: pd.DataFrame
-) -> list[dict[str, Any]]:
-    """Return the result under each choice that the published definitions leave open, against the first label.
-
-    Each has choice, feature, n, its rank correlation with the choice that is taken, fisher_p, kruskal_p and the AUC.
-    """
-    label = labels.columns[0]
-    taken = {("as taken", name): features[name] for name in PUBLISHED}
-    rows = []
-    for (choice, name), values in sorted((taken | other_choices).items(), key=lambda item: PUBLISHED.index(item[0][1])):
-        values = values.where(features[name].notna())
-        test = associate_one(values, labels[label])
-        both = values.notna() & labels[label].notna()
-        truth = (labels[label] == CONTRASTS.get(label))[both].to_numpy(bool)
-        irregular = -1 if name == "bevr" else 1  # the lower BEVR, the more irregular
-        same = values.corr(features[name], "spearman") if values.count() > 2 else math.nan
-        row = {"choice": choice, "feature": name, "label": label, "correlation": float(same)}
-        row |= {key: test[key] for key in ("n", "fisher_p", "kruskal_p")}
-        rows.append(row | {"auc": float(auc(irregular * values[both].to_numpy(float), truth))})
     return rows

@@ -153,10 +153,10 @@ def auc_interval(area: float, positives: int, negatives: int) -> tuple[float, fl
 # --- Agreement of two measurements of the same patients --------------------------------------------------------
 
 
-def limits_of_agreement(difference: pd.Series) -> tuple[float, tuple[float, ...]]:
-    """Return the mean difference and the limits of agreement, ± 1.96 SD; no limits for fewer than three patients."""
-    bias, half = difference.mean(), 1.96 * difference.std()
-    return bias, (bias - half, bias + half) if len(difference) > 2 else ()
+def limits_of_agreement(difference: pd.Series) -> tuple[float, float, float]:
+    """Return the mean difference and the limits of agreement, ± 1.96 SD; NaN where undefined."""
+    bias, half = float(difference.mean()), 1.96 * float(difference.std())
+    return bias, bias - half, bias + half
 
 
 def intraclass(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -195,10 +195,6 @@ def compare_measurements(first: pd.Series, second: pd.Series) -> dict[str, Any]:
     both = first.notna() & second.notna()
     a, b = first[both].to_numpy(float), second[both].to_numpy(float)
     low, high = intraclass_interval(a, b)
-    bias, limits = limits_of_agreement(pd.Series(b - a)) if len(a) else (np.nan, ())
-    lower, upper = limits or (np.nan, np.nan)
     icc = float(intraclass(a, b)) if len(a) > 1 else np.nan
-    return {
-        "n": len(a), "icc": icc, "icc_low": float(low), "icc_high": float(high),
-        "bias": float(bias), "lower_limit": float(lower), "upper_limit": float(upper),
-    }  # fmt: skip
+    agreement = dict(zip(("bias", "lower_limit", "upper_limit"), limits_of_agreement(pd.Series(b - a)), strict=True))
+    return {"n": len(a), "icc": icc, "icc_low": float(low), "icc_high": float(high), **agreement}

@@ -15,9 +15,9 @@ TOO_MUCH = 1 / 3  # of the head in a slice; at most 0.31 in the reference masks 
 def input_warnings(images: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> list[str]:
     """Return warnings about a patient's slices (uint8 [H, W, 3] each) and predicted masks (uint8 [H, W], 0 or 1)."""
     warnings = []
-    uneven = np.median([corner_spread(image) for image in images]) > UNEVEN
-    if uneven or np.median([corner_level(image) for image in images]) > BRIGHT:
-        what = "vary like the rest" if uneven else "are as bright as the rest"
+    spread, level = np.median([corner_values(image) for image in images], axis=0)
+    if spread > UNEVEN or level > BRIGHT:
+        what = "vary like the rest" if spread > UNEVEN else "are as bright as the rest"
         warnings.append(
             f"this does not look like MR of one head: the corners, where MR shows air, {what}. The masks of "
             "anything else mean nothing. Give slices of a whole head, with pre-contrast, FLAIR and post-contrast as "
@@ -35,21 +35,13 @@ def input_warnings(images: Sequence[np.ndarray], masks: Sequence[np.ndarray]) ->
     return warnings
 
 
-def corner_spread(image: np.ndarray) -> float:
-    """Return the standard deviation in the corners of a slice over that of the whole slice, of its highest channel.
+def corner_values(image: np.ndarray) -> tuple[float, float]:
+    """Return how the four corners of a slice (uint8 [H, W, 3]) compare with all of it, in its highest channel.
 
-    0 for a slice of one value. image: uint8 [H, W, 3].
+    The ratio of the standard deviations, and that of the mean of the corners to the 99.5th percentile of the slice.
     """
-    return float((corners(image).std((0, 1)) / np.maximum(image.std((0, 1)), 1)).max())
-
-
-def corner_level(image: np.ndarray) -> float:
-    """Return the mean of the corners of a slice over its 99.5th percentile, of its highest channel."""
-    return float((corners(image).mean((0, 1)) / np.maximum(np.percentile(image, 99.5, axis=(0, 1)), 1)).max())
-
-
-def corners(image: np.ndarray) -> np.ndarray:
-    """Return the four corners of a slice beside each other: uint8 [2 * height, 2 * width, 3]."""
     height, width = (-(-side // CORNER) for side in image.shape[:2])
-    rows, columns = np.arange(-height, height), np.arange(-width, width)
-    return image[np.ix_(rows, columns)]
+    corners = image[np.ix_(np.arange(-height, height), np.arange(-width, width))]
+    spread = corners.std((0, 1)) / np.maximum(image.std((0, 1)), 1)
+    level = corners.mean((0, 1)) / np.maximum(np.percentile(image, 99.5, axis=(0, 1)), 1)
+    return float(spread.max()), float(level.max())

@@ -74,14 +74,9 @@ def selection_warning(epochs: pd.DataFrame, chosen: int) -> str:
     if row["validation_tumour_found"] < 0.5:
         share, most = row["validation_tumour_found"], epochs["validation_tumour_found"].max()
         reasons.append(
-            f"epoch {chosen} finds only {share:.0%} of the validation tumour slices, the best epoch {most:.0%}. "
-            "Train for longer, or with --recipe tuned."
+            f"epoch {chosen} finds only {share:.0%} of the validation tumour slices, the best epoch {most:.0%}. Train "
+            "for longer, or with --recipe tuned, or choose by another metric (test_model.py --select-by patient_dice)."
         )
-        if most > share:
-            reasons.append(
-                "The mean over all slices rewards an empty prediction: choose by another metric (test_model.py "
-                "--select-by patient_dice)."
-            )
     tumour_iou = epochs["validation_tumour_iou"]
     if (tumour_iou > row["validation_tumour_iou"] + CLEARLY).any():
         other = epochs.loc[tumour_iou.idxmax()]
@@ -227,13 +222,17 @@ def load_chosen(run: RunFolder) -> tuple[UNet, dict[str, Any], str]:
         choice and its reason in one line, with a second one that warns where the choice is poor.
     """
     epochs = checkpoints.read_epochs(run)
-    epoch, by, tuned, rules, origin = None, "iou", None, Postprocessing(), "not tested"
+    epoch, by, tuned, rules, origin, stale = None, "iou", None, Postprocessing(), "not tested", ""
     if run.is_tested():
         result = run.read_metrics()
+        if (newest := epochs["epoch"].max()) > result["epochs"]:
+            stale = (
+                f"warning: it was chosen when epoch {result['epochs']} was the last; now it is {newest}. Test again."
+            )
         epoch, by, tuned = result["epoch"], result["selected_by"], result["tuned"]
         rules, origin = Postprocessing.of(result), "as tested"
     epoch = epoch or best_epoch(epochs)
     model, checkpoint = checkpoints.load_network(run.checkpoint(epoch))
     checkpoint["input"] |= rules._asdict()
     line = f"epoch {epoch} of {run} ({origin}), {CRITERIA[by]}; {rules.describe(tuned)}"
-    return model, checkpoint, "\n".join(filter(None, [line, selection_warning(epochs, epoch)]))
+    return model, checkpoint, "\n".join(filter(None, [line, stale, selection_warning(epochs, epoch)]))

@@ -1,11 +1,11 @@
 """Shape features of a tumour, from the mask of a patient's stack alone; none of them needs the voxel spacing.
 
 Three are published as associated with genomic subtypes (Mazurowski 2017; Buda 2019, arXiv 1906.03720). Their texts
-leave choices open. docs/radiogenomics.md says what is taken here, and `variants` measures what else could have been.
+leave choices open: docs/radiogenomics.md says which are taken here, and how little the others change.
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -15,7 +15,10 @@ from scipy.spatial import ConvexHull
 from evaluation.lesions import CONNECTED, bounding_box
 
 SECTORS = 10  # of 36 degrees, of the angular standard deviation
+STARTS = (0, 18)  # degrees at which the first sector begins; both results are averaged
+WINDOW = 0.1  # share of the outline that is averaged over
 FEWEST_POINTS = 30  # of an outline: below, a tenth of it is too short to be averaged over
+TOO_SHORT = f"the outline of the largest slice has {{}} points, fewer than {FEWEST_POINTS}"
 ROUNDING = 1e-9  # degrees, by which an angle may be off
 ACCURACY = 1e-6  # of the largest squared distance; the volume is then too large by at most twice that, in 3D
 MOST_STEPS = 100_000  # 100 are usual; outlines of high symmetry take up to 15,000
@@ -55,120 +58,36 @@ FEATURES = {  # columns of shape_features.csv
 PUBLISHED = [name for name, feature in FEATURES.items() if feature.published]
 
 
-class Choices(NamedTuple):
-    """Choices that the published definitions of an outline leave open. The defaults are used, VARIANTS compared."""
+def measure(stack: np.ndarray, largest_only: bool = False) -> dict[str, Any]:
+    """Return FEATURES of the tumour of one patient, NaN where undefined, and the reason, empty where none is.
 
-    centre_of_outline: bool = False  # distances from the mean of the outline's points, not from that of its area
-    even_steps: bool = False  # outline points at equal distances along it, not one per boundary pixel
-    window: float = 0.1  # share of the outline that is averaged over
-    starts: tuple[float, ...] = (0, 18)  # degrees at which the first sector begins; the results are averaged
-
-
-DEFAULT = Choices()
-LARGEST_ONLY, ALL_COMPONENTS = "largest component in 3D only", "all components"
-VARIANTS = {  # {name: (choices, the features that depend on them)}
-    "centre of the outline": (Choices(centre_of_outline=True), ("margin_fluctuation", "angular_sd")),
-    "outline points at equal distances": (Choices(even_steps=True), ("margin_fluctuation", "angular_sd")),
-    "window of a twentieth": (Choices(window=0.05), ("margin_fluctuation",)),
-    "window of a fifth": (Choices(window=0.2), ("margin_fluctuation",)),
-    "sectors from 0 degrees only": (Choices(starts=(0,)), ("angular_sd",)),
-}
-
-
-class Ellipsoid(NamedTuple):
-    """All x with (x - centre) @ matrix @ (x - centre) <= 1."""
-
-    centre: np.ndarray  # float64 [D]
-    matrix: np.ndarray  # float64 [D, D]
-
-    @property
-    def volume(self) -> float:
-        size = len(self.centre)
-        unit_ball = math.pi ** (size / 2) / math.gamma(size / 2 + 1)
-        return unit_ball / math.sqrt(np.linalg.det(self.matrix))
-
-    @property
-    def radii(self) -> np.ndarray:
-        """The half axes, longest first: float64 [D]."""
-        return 1 / np.sqrt(np.linalg.eigvalsh(self.matrix))
-
-    @property
-    def angle(self) -> float:
-        """Of an ellipse (row, column): degrees from the columns' axis to the longest, towards higher rows."""
-        row, column = np.linalg.eigh(self.matrix)[1][:, 0]
-        return math.degrees(math.atan2(row, column))
-
-    def section(self, height: float) -> "Ellipsoid | None":
-        """Return the ellipse in which the plane at this first coordinate cuts it; None where they do not meet."""
-        inner, mixed = self.matrix[1:, 1:], self.matrix[1:, 0]
-        offset = height - self.centre[0]
-        lean = np.linalg.solve(inner, mixed)
-        left = 1 - offset**2 * (self.matrix[0, 0] - mixed @ lean)
-        return Ellipsoid(self.centre[1:] - offset * lean, inner / left) if left > 0 else None
-
-
-class Shape(NamedTuple):
-    """The features of a mask (NaN where undefined), and the ellipsoid and slice that they were measured on."""
-
-    features: dict[str, float]
-    reason: str  # why some are undefined; empty where none is
-    ellipsoid: Ellipsoid | None  # in voxel coordinates of the stack: slice, row, column
-    largest_slice: int  # -1 without tumour
-
-
-def measure(stack: np.ndarray, largest_only: bool = False) -> Shape:
-    """Measure the tumour of one patient (uint8 [S, H, W], 0 or 1, slices in their order).
-
-    largest_only: measure the largest component in 3D, not all of them together; their number is that of the mask.
+    Args:
+        stack: uint8 [S, H, W], 0 or 1, slices in their order.
+        largest_only: measure the largest component in 3D, not all of them together; their number is that of the mask.
     """
     box = bounding_box(stack)
     if box is None:
         none = dict.fromkeys(("volume", "components", "largest_area"), 0)
-        return Shape(dict.fromkeys(FEATURES, math.nan) | none, "the mask is empty", None, -1)
+        return dict.fromkeys(FEATURES, math.nan) | none | {"reason": "the mask is empty"}
     mask = stack[box]
     labels, components = ndimage.label(mask, CONNECTED)
     if largest_only and components > 1:
         mask = np.uint8(labels == 1 + np.bincount(labels.ravel())[1:].argmax())
     hull = ConvexHull(corners(mask))
-    ellipsoid = enclosing_ellipsoid(hull.points[hull.vertices])
-    largest, outline = largest_outline(mask)
+    largest = mask[mask.sum((1, 2)).argmax()]  # the slice with the most tumour, the first of equals
+    outline = outer_outline(largest)
+    defined = len(outline.distances) >= FEWEST_POINTS
     volume = int(mask.sum())
-    features = {
-        "bevr": volume / ellipsoid.volume,
-        **outline_features(outline),
+    return {
+        "bevr": volume / ellipsoid_volume(hull.points[hull.vertices]),
+        "margin_fluctuation": margin_fluctuation(outline) if defined else math.nan,
+        "angular_sd": angular_sd(outline) if defined else math.nan,
         "volume": volume,
         "components": components,
-        "largest_area": int(mask[largest].sum()),
+        "largest_area": int(largest.sum()),
         "solidity": volume / hull.volume,
+        "reason": "" if defined else TOO_SHORT.format(len(outline.distances)),
     }
-    reason = ""
-    if len(outline.distances) < FEWEST_POINTS:
-        reason = f"the outline of the largest slice has {len(outline.distances)} points, fewer than {FEWEST_POINTS}"
-    corner = np.array([side.start for side in box])
-    ellipsoid = ellipsoid._replace(centre=ellipsoid.centre + corner)
-    return Shape(features, reason, ellipsoid, int(corner[0]) + largest)
-
-
-def variants(stack: np.ndarray, features: dict[str, float]) -> dict[tuple[str, str], float]:
-    """Return the published features under other choices, {(choice, feature): value}.
-
-    stack, features: argument and result of `measure`, all components together.
-    """
-    box = bounding_box(stack)
-    if box is None:
-        return {}
-    alone = measure(stack, largest_only=True).features if features["components"] > 1 else features
-    values = {(LARGEST_ONLY, name): alone[name] for name in PUBLISHED}
-    for variant, (choices, names) in VARIANTS.items():
-        outline = outline_features(largest_outline(stack[box], choices)[1], choices)
-        values |= {(variant, name): outline[name] for name in names}
-    return values
-
-
-def all_components(stack: np.ndarray) -> dict[tuple[str, str], float]:
-    """Return the published features of all components, a choice to compare where only the largest is measured."""
-    features = measure(stack).features
-    return {(ALL_COMPONENTS, name): features[name] for name in PUBLISHED}
 
 
 def corners(mask: np.ndarray) -> np.ndarray:
@@ -190,58 +109,37 @@ class Outline(NamedTuple):
     angles: np.ndarray  # degrees from 0 to 360
 
 
-def largest_outline(mask: np.ndarray, choices: Choices = DEFAULT) -> tuple[int, Outline]:
-    """Return the slice with the most tumour (the first of equals; uint8 [S, H, W], not empty), and its outline.
+def outer_outline(mask: np.ndarray) -> Outline:
+    """Return the outer outline of the largest component of a slice (uint8 0 or 1, [H, W], not empty).
 
-    It is the outer outline of the largest component of the slice: holes do not count. It runs through the centres of
-    the boundary pixels, one point each, neighbours over corners included.
+    Holes do not count. It runs through the centres of the boundary pixels, neighbours over corners included.
     """
-    largest = int(mask.sum((1, 2)).argmax())
-    _, labels, stats, centres = cv2.connectedComponentsWithStats(mask[largest], connectivity=8)
+    _, labels, stats, centres = cv2.connectedComponentsWithStats(mask, connectivity=8)
     component = 1 + int(stats[1:, cv2.CC_STAT_AREA].argmax())
     alone = np.uint8(labels == component)
     points = cv2.findContours(alone, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0][0][:, 0].astype(float)
-    if choices.even_steps:
-        points = resample(points)
-    x, y = (points - (points.mean(0) if choices.centre_of_outline else centres[component])).T
+    x, y = (points - centres[component]).T
     distances = np.hypot(x, y)
-    return largest, Outline(distances / max(distances.mean(), ROUNDING), np.degrees(np.arctan2(y, x)) % 360)
+    return Outline(distances / max(distances.mean(), ROUNDING), np.degrees(np.arctan2(y, x)) % 360)
 
 
-def outline_features(outline: Outline, choices: Choices = DEFAULT) -> dict[str, float]:
-    """Return the features of an outline, NaN if it has fewer than FEWEST_POINTS points."""
-    defined = len(outline.distances) >= FEWEST_POINTS
-    return {
-        "margin_fluctuation": margin_fluctuation(outline, choices) if defined else math.nan,
-        "angular_sd": angular_sd(outline, choices) if defined else math.nan,
-    }
-
-
-def resample(points: np.ndarray) -> np.ndarray:
-    """Return as many points (float [N, 2]) at equal distances along a closed outline."""
-    closed = np.vstack([points, points[:1]])
-    along = np.concatenate([[0], np.hypot(*np.diff(closed, axis=0).T).cumsum()])
-    at = np.linspace(0, along[-1], len(points), endpoint=False)
-    return np.stack([np.interp(at, along, column) for column in closed.T], axis=1)
-
-
-def margin_fluctuation(outline: Outline, choices: Choices = DEFAULT) -> float:
+def margin_fluctuation(outline: Outline) -> float:
     """Return the standard deviation of the distances minus their circular moving average.
 
     The window is the odd number of points nearest to its share of the outline, at least three.
     """
-    window = max(3, 2 * round((choices.window * len(outline.distances) - 1) / 2) + 1)
+    window = max(3, 2 * round((WINDOW * len(outline.distances) - 1) / 2) + 1)
     smooth = ndimage.uniform_filter1d(outline.distances, window, mode="wrap")
     return float((outline.distances - smooth).std())
 
 
-def angular_sd(outline: Outline, choices: Choices = DEFAULT) -> float:
+def angular_sd(outline: Outline) -> float:
     """Return the mean over sectors of the standard deviation of the distances; a sector without points is left out.
 
     The mean of two divisions into sectors, half a sector apart, is the same for a tumour that is turned by 90 degrees.
     """
     divisions = []
-    for start in choices.starts:
+    for start in STARTS:
         sector = ((outline.angles - start + ROUNDING) % 360 // (360 / SECTORS)).astype(int)
         inside = [outline.distances[sector == number] for number in range(SECTORS)]
         divisions.append(np.mean([distances.std() for distances in inside if len(distances)]))
@@ -251,8 +149,8 @@ def angular_sd(outline: Outline, choices: Choices = DEFAULT) -> float:
 # --- The ellipsoid of least volume around a set of points ----------------------------------------------------------
 
 
-def enclosing_ellipsoid(points: np.ndarray) -> Ellipsoid:
-    """Return the smallest ellipsoid that holds all points (float [N, D]), which must not lie in one plane.
+def ellipsoid_volume(points: np.ndarray) -> float:
+    """Return the volume of the smallest ellipsoid that holds all points (float [N, D]), not all in one plane.
 
     As in Khachiyan's algorithm, every point carries a weight, the weighted covariance is the shape of the ellipsoid,
     and each step moves weight to the point that is farthest outside. He takes it from all points; here it comes from
@@ -283,7 +181,6 @@ def enclosing_ellipsoid(points: np.ndarray) -> Ellipsoid:
     centre = white @ weights
     spread = (white * weights) @ white.T - np.outer(centre, centre)
     away = white.T - centre
-    matrix = np.linalg.inv(spread)
-    matrix /= np.einsum("nd,de,ne->n", away, matrix, away).max()  # the farthest point lies on the surface
-    back = np.linalg.inv(scale)
-    return Ellipsoid(middle + scale @ centre, back.T @ matrix @ back)
+    farthest = np.einsum("nd,de,ne->n", away, np.linalg.inv(spread), away).max()  # this point lies on the surface
+    unit_ball = math.pi ** (size / 2) / math.gamma(size / 2 + 1)
+    return unit_ball * np.linalg.det(scale) * math.sqrt(np.linalg.det(spread) * farthest**size)

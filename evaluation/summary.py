@@ -15,13 +15,17 @@ from evaluation.tables import PATIENT_METRICS, SURFACE_DICE, Tables, make_tables
 from utils import show_number
 
 SHOWN_PATIENTS = 12  # worst, that are printed
+HEADLINES = (  # that are printed, and stand in the report's summary
+    "patient_dice", "patient_dice_median", "patient_sensitivity", "patient_precision", "tumour_iou", "tumour_found",
+    "false_positive_share", "lesion_recall", "surface_dice_2", "hd95", "iou", "empty_prediction", "brier", "loss",
+)  # fmt: skip
 OF_NETWORKS = ("loss", "brier", "ece")  # NaN for masks, which have no probabilities
 CONVENTIONS = (  # what the meanings in METRICS leave open
     "Empty against empty counts as 1 in IoU and Dice. Sensitivity without tumour, precision without prediction, and "
     "HD95 unless both masks exist, are undefined and left out of means; surface Dice is 0 if only one mask exists.",
     f"Lesions are connected components of at least {lesions.SPECK_3D} pixels in a patient's stack, or {lesions.SPECK} "
-    f"in a slice (slice_lesion_*). One is found when at least {lesions.COVERED:.0%} of its pixels are predicted; a "
-    f"predicted component is false when less than {lesions.COVERED:.0%} of its pixels are tumour.",
+    f"in a slice. One is found when at least {lesions.COVERED:.0%} of its pixels are predicted; a predicted component "
+    f"is false when less than {lesions.COVERED:.0%} of its pixels are tumour.",
     "95% confidence intervals are over patients: Student t of a mean, with the jackknife's standard error, on the "
     "logit scale for shares and the log scale for amounts; order statistics of a median. n is the number of patients "
     f"with a value: below {intervals.FEWEST}, their values stand instead. There is no interval if all are equal.",
@@ -42,13 +46,13 @@ METRICS = {  # every metric of metrics.json; in epochs.csv, training_ or validat
         "Volumetric Dice, mean over patients",
         "2 TP / (2 TP + FP + FN) over all pixels of a patient's stack, then the mean over patients.",
     ),
+    "patient_dice_median": Metric("Volumetric Dice, median over patients", "Half of the patients have more."),
     "patient_iou": Metric("Volumetric IoU, mean over patients", "TP / (TP + FP + FN) of a stack, then the mean."),
     "patient_sensitivity": Metric("Sensitivity, mean over patients", "Predicted share of a patient's tumour pixels."),
     "patient_precision": Metric("Precision, mean over patients", "Tumour's share of a patient's predicted pixels."),
     "tumour_iou": Metric("IoU, mean over tumour slices", "TP / (TP + FP + FN) of each slice with tumour."),
     "tumour_dice": Metric("Dice, mean over tumour slices", "2 TP / (2 TP + FP + FN) of each slice with tumour."),
     "tumour_found": Metric("Tumour slices found", "Share of the slices with tumour with a true positive pixel.", ".1%"),
-    "tumour_missed": Metric("Tumour slices missed", "Share of the slices with tumour that are not found.", ".1%"),
     "false_positive_share": Metric(
         "Empty slices with a false positive", "Share of the slices without tumour with any predicted pixel.", ".1%"
     ),
@@ -60,11 +64,6 @@ METRICS = {  # every metric of metrics.json; in epochs.csv, training_ or validat
         "Predicted lesions that match, in 3D", "Share of the predicted components in 3D that match tumour.", ".1%"
     ),
     "lesion_dice": Metric("Dice, mean over lesions in 3D", "Of a lesion and all predicted components that touch it."),
-    "slice_lesion_recall": Metric("Lesions found, in slices", "As in 3D, of the components of each slice.", ".1%"),
-    "slice_lesion_precision": Metric(
-        "Predicted lesions that match, in slices", "As in 3D, of the components of each slice.", ".1%"
-    ),
-    "slice_lesion_dice": Metric("Dice, mean over lesions in slices", "As in 3D, of the components of each slice."),
     "hd95": Metric(
         "HD95, pixels",
         "95th percentile of the distances between both outlines, in slices where both masks exist: missed slices do "
@@ -95,13 +94,6 @@ METRICS = {  # every metric of metrics.json; in epochs.csv, training_ or validat
         ".4f", False,
     ),
 }  # fmt: skip
-METRICS |= {
-    f"patient_{name}_median": METRICS[f"patient_{name}"]._replace(
-        label=METRICS[f"patient_{name}"].label.replace("mean", "median"),
-        meaning="Half of the patients have more, half less.",
-    )
-    for name in PATIENT_METRICS
-}
 
 
 def evaluate_masks(
@@ -157,7 +149,6 @@ def estimate_metrics(tables: Tables) -> dict[str, dict[str, float]]:
         "tumour_iou": (s, s["iou"].where(tumour)),
         "tumour_dice": (s, s["dice"].where(tumour)),
         "tumour_found": (s, hit.where(tumour)),
-        "tumour_missed": (s, (1 - hit).where(tumour)),
         "false_positive_share": (s, predicted.astype(float).where(~tumour)),
         "false_positive_area": (s, s["predicted_pixels"].astype(float).where(~tumour & predicted)),
         **{f"patient_{name}": (p, p[name]) for name in PATIENT_METRICS},
@@ -165,9 +156,6 @@ def estimate_metrics(tables: Tables) -> dict[str, dict[str, float]]:
         "lesion_recall": (p, p["lesions_found"], p["lesions"]),
         "lesion_precision": (p, p["predicted_lesions"] - p["false_lesions"], p["predicted_lesions"]),
         "lesion_dice": (tables.lesions, tables.lesions["dice"]),
-        "slice_lesion_recall": (s, s["lesions_found"], s["lesions"]),
-        "slice_lesion_precision": (s, s["predicted_lesions"] - s["false_lesions"], s["predicted_lesions"]),
-        "slice_lesion_dice": (s, s["lesion_dice"] * s["lesions"], s["lesions"]),
         "brier": (p, p["brier"] * p["head_pixels"], p["head_pixels"]),
     }
     estimates = {
@@ -176,8 +164,7 @@ def estimate_metrics(tables: Tables) -> dict[str, dict[str, float]]:
         )
         for name, (table, *columns) in means.items()
     }
-    medians = {name: intervals.estimate_median(p[name].dropna().to_numpy()) for name in PATIENT_METRICS}
-    return estimates | {f"patient_{name}_median": median for name, median in medians.items()}
+    return estimates | {"patient_dice_median": intervals.estimate_median(p["dice"].to_numpy())}
 
 
 def describe_epoch(metrics: dict[str, float]) -> str:
@@ -190,18 +177,13 @@ def describe(metrics: dict[str, Any], patients: pd.DataFrame) -> str:
     """Return the result of a test on one screen (metrics: see `summarise`; patients: as in test_patients.csv)."""
     area = metrics["false_positive_area"]  # NaN without any
     remarks = {
-        "patient_dice": f"median {show_number(metrics['patient_dice_median'])}",
         "false_positive_share": f"{area:.0f} px each" if area > 0 else "",
         "lesion_recall": f"{metrics['lesions_found']} of {metrics['lesions']}, and {metrics['false_lesions']} false",
         "hd95": "slices with both masks only",
         "brier": f"{METRICS['ece'].label.lower()} {show_number(metrics['ece'], METRICS['ece'].form)}",
     }
-    shown = (
-        "patient_dice", "patient_sensitivity", "patient_precision", "tumour_iou", "tumour_missed",
-        "false_positive_share", "lesion_recall", "hd95", *SURFACE_DICE, "iou", "empty_prediction", "brier", "loss",
-    )  # fmt: skip
     lines = [f"{'':47} value   95% confidence interval over patients; below {intervals.FEWEST}, their values"]
-    for name in (name for name in shown if name not in OF_NETWORKS or not np.isnan(metrics[name])):
+    for name in (name for name in HEADLINES if name not in OF_NETWORKS or not np.isnan(metrics[name])):
         label, _, form, _ = METRICS[name]
         interval = intervals.show_interval(metrics["intervals"][name], form) if name in metrics["intervals"] else ""
         value = show_number(metrics[name], form)

@@ -68,7 +68,6 @@ def describe_slice(mask: np.ndarray, predicted: np.ndarray) -> dict[str, Any]:
         "lesions": len(matched.found),
         "lesions_found": int(matched.found.sum()),
         "largest_missed": int(missed.max()) if len(missed) else 0,
-        "lesion_dice": float(matched.dice.mean()) if len(matched.dice) else np.nan,
         "predicted_lesions": matched.predicted,
         "false_lesions": matched.false,
     }

@@ -1,25 +1,21 @@
 """Plots and tables of text of radiogenomics.py: features by label, ROC curves, automatic against manual masks."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.patches import Ellipse
 from matplotlib.ticker import MaxNLocator
 from sklearn.metrics import roc_curve
 
 from dataset.labels import LABELS
 from evaluation.genomics import FEWEST_PAIRED, MANUAL, PREDICTED, SIGNIFICANT, Study, contrast, split_masks
 from evaluation.intervals import FEWEST_ICC
-from evaluation.shape import FEATURES, PUBLISHED, Ellipsoid
+from evaluation.shape import FEATURES, PUBLISHED
 from reporting.plots import GREY, STEPS, Plot, finished, new_axes
-from scans.show import BLUE, GREEN, MASK_COLOR, ORANGE, PREDICTION_COLOR
+from scans.show import BLUE, GREEN, ORANGE
 from utils import show_number
 
 WIDTH = 5.2  # inches, as the other plots
-MARGIN = 20  # pixels around a tumour and its ellipse
 SHOWN_P = 1e-4  # a smaller p is shown as <0.0001
 
 
@@ -53,14 +49,10 @@ def draw_boxes(study: Study, name: str) -> Plot:
             boxes.append((line, f"{group} ({len(patients)})", patients.to_numpy(float)))
         line += 1.6
     figure, axes = new_axes(FEATURES[name].label, "", (WIDTH, 1.4 + 0.21 * line))
-    jitter, grey = np.random.default_rng(0), {"color": GREY, "lw": 0.8}
-    if boxes:
-        axes.boxplot(
-            [values for *_, values in boxes], positions=[at for at, *_ in boxes], orientation="horizontal", widths=0.62,
-            showfliers=False, whis=(0, 100), boxprops={"color": BLUE, "lw": 1.2}, whiskerprops=grey, capprops=grey,
-            medianprops={"color": ORANGE, "lw": 2},
-        )  # fmt: skip
+    jitter = np.random.default_rng(0)
     for at, _, group in boxes:
+        axes.boxplot([group], positions=[at], orientation="horizontal", widths=0.62, showfliers=False, whis=(0, 100),
+                     boxprops={"color": BLUE}, medianprops={"color": ORANGE, "lw": 2})  # fmt: skip
         axes.plot(group, at + jitter.uniform(-0.18, 0.18, len(group)), "o", color=GREY, ms=2.5, alpha=0.6)
     for at, heading in headings:
         axes.text(0.01, at, heading, transform=axes.get_yaxis_transform(), fontsize=8, va="center", color="black")
@@ -109,42 +101,6 @@ def draw_agreement(features: pd.DataFrame, row: dict) -> Plot:
         axis.set_major_locator(MaxNLocator(6, steps=STEPS))
     axes.set_aspect("equal", adjustable="datalim")
     return finished(figure, title, f"{row['n']} patients; automatic against manual masks.")
-
-
-class Example(NamedTuple):
-    """The largest slice of a patient's tumour: FLAIR for display and mask (uint8 [H, W]), and the ellipse around it."""
-
-    title: str
-    flair: np.ndarray
-    mask: np.ndarray
-    ellipse: Ellipsoid
-
-
-def draw_examples(examples: list[Example], note: str) -> Figure:
-    """Draw the outline of the tumour and the section of its enclosing ellipsoid on FLAIR, one picture per patient."""
-    figure = Figure(figsize=(2.9 * len(examples), 3.8), layout="constrained")
-    if note:
-        figure.suptitle(note, fontsize=9)
-    reach = max(example.ellipse.radii[0] for example in examples) + MARGIN  # one scale for all
-    for axes, example in zip(figure.subplots(1, len(examples), squeeze=False)[0], examples, strict=True):
-        axes.set_facecolor("black")  # beyond the image
-        axes.imshow(example.flair, cmap="gray", vmin=0, vmax=255)
-        axes.contour(example.mask, levels=[0.5], colors=MASK_COLOR, linewidths=1.2)
-        row, column = example.ellipse.centre - 0.5  # voxel corners are whole numbers there, pixel centres here
-        width, height = 2 * example.ellipse.radii
-        ellipse = Ellipse((column, row), width, height, angle=example.ellipse.angle)
-        ellipse.set(fill=False, edgecolor=PREDICTION_COLOR, lw=1.4, ls="--")
-        axes.add_patch(ellipse)
-        axes.set(xlim=(column - reach, column + reach), ylim=(row + reach, row - reach), xticks=[], yticks=[])
-        axes.set_title(example.title, fontsize=9, parse_math=False)
-    figure.legend(
-        handles=[
-            Line2D([], [], color=MASK_COLOR, label="outline of the mask, largest slice"),
-            Line2D([], [], color=PREDICTION_COLOR, ls="--", label="section of the enclosing ellipsoid"),
-        ],
-        loc="outside lower center", ncols=2, fontsize=9, frameon=False,
-    )  # fmt: skip
-    return figure
 
 
 # --- Text ------------------------------------------------------------------------------------------------------
@@ -203,18 +159,6 @@ def text_tables(study: Study) -> dict[str, pd.DataFrame]:
                 "limits of agreement": show_range(row["lower_limit"], row["upper_limit"], _mean_form(row["feature"])),
             }
             for row in result["agreement"]
-        ],
-        "Choices that the published definitions leave open": [
-            {
-                "masks": row["masks"],
-                "feature": FEATURES[row["feature"]].short,
-                "choice": row["choice"],
-                "rank correlation": show_number(row["correlation"]),
-                f"p, {LABELS[row['label']]}": show_p(row["fisher_p"]),
-                "p, Kruskal-Wallis": show_p(row["kruskal_p"]),
-                "AUC": show_number(row["auc"]),
-            }
-            for row in result["choices"]
         ],
     }
     return {title: pd.DataFrame(rows) for title, rows in tables.items() if rows}

@@ -13,7 +13,6 @@ from storage.run_folder import RunFolder
 from utils import show_number
 
 SHOWN = ("patient_dice", "patient_dice_median", "tumour_iou", "tumour_found", "iou", "empty_prediction")
-WEIGHTS = "SHA-256 of the weights as trained:"
 LICENCE = "CC BY-NC-SA 4.0"
 CARD = """---
 license: {origin.licence_id}
@@ -34,7 +33,7 @@ For axial slices of the brain in three MR sequences, the network marks the abnor
 - input: {input}; {size} pixels square
 - output: {output}; threshold {threshold}
 - weights of epoch {epoch}
-- {weights} {digest}
+- SHA-256 of the weights as trained: {digest}
 
 ## Data
 
@@ -54,7 +53,7 @@ On {hardware}; {versions}.
 
 ## Limits
 
-{limits}
+{origin.limits}
 
 ## Licence
 
@@ -63,38 +62,34 @@ The code is under the MIT licence.{origin.licence}
 
 
 class Origin(NamedTuple):
-    """Sentences about the patients on whom the weights were trained, the limits that follow, and the licence."""
+    """Sentences about the patients of the training, the limits that follow, and the licence."""
 
     data: str
-    limits: tuple[str, ...]
+    limits: str  # as a list in Markdown
     licence_id: str  # as the Hugging Face hub names it
     licence: str = ""
 
 
-IN_SLICES = "Slices are evaluated at 256x256, and areas are in pixels: the data set carries no spacing."
+IN_SLICES = "- Slices are evaluated at 256x256, and areas are in pixels: the data set carries no spacing."
 SYNTHETIC = Origin(
     "Synthetic patients drawn by this project (python -m dataset.synthetic), labelled SYNTH.",
-    ("The network has never seen a real image. Its masks of real images mean nothing.",),
+    "- The network has never seen a real image. Its masks of real images mean nothing.",
     "mit",
 )
 PUBLISHED = Origin(
     "[LGG MRI segmentation](https://www.kaggle.com/datasets/mateuszbuda/lgg-mri-segmentation) (Buda, Saha, Mazurowski "
     "2019): lower-grade gliomas of TCGA-LGG, slices of pre-contrast, FLAIR and post-contrast MR with masks of the "
     f"FLAIR abnormality. {LICENCE}.",
-    (
-        "The 110 patients of the data set come from five institutions; this one saw those counted above.",
-        "It marks FLAIR abnormality: oedema and infiltration as well as tumour. It was trained on gliomas only; other "
-        "diseases, healthy brains and scans after treatment were not tested.",
-        IN_SLICES,
-        "Two thirds of the slices have no tumour: an empty prediction scores high in the IoU over all slices. The Dice "
-        "of the patients and the IoU over tumour slices say more.",
-    ),
+    "- It marks FLAIR abnormality: oedema and infiltration as well as tumour. It was trained on gliomas of five "
+    "institutions; other diseases, healthy brains and scans after treatment were not tested.\n"
+    f"{IN_SLICES}\n"
+    "- Two thirds of the slices have no tumour: an empty prediction scores high in the IoU over all slices.",
     "cc-by-nc-sa-4.0",
     f" The weights were learned from images under {LICENCE}: not for commercial use, share alike.",
 )
 OWN = Origin(
     "Patients some or all of whom are the user's own, not from the data set that this project was made for.",
-    ("Other patients, diseases, scanners and sequences than those of the data above were not tested.", IN_SLICES),
+    f"- Other patients, diseases, scanners and sequences than those of the data above were not tested.\n{IN_SLICES}",
     "other",
     " Whether the weights may be passed on depends on the images they were learned from; those of the Kaggle set, if "
     f"any were among them, are under {LICENCE}.",
@@ -130,7 +125,7 @@ def describe_input(checkpoint: dict[str, Any]) -> dict[str, Any]:
 def model_card(run: RunFolder, checkpoint: dict[str, Any], digest: str) -> str:
     """Return the card as Markdown. It says so where the run was not tested, or another epoch was.
 
-    digest: of the checkpoint's weights.
+    digest: of the checkpoint's weights, see unet.weights_digest.
     Raises: UserError when a file of the run is missing or damaged.
     """
     config, network = checkpoint["config"], checkpoint["network"]
@@ -145,7 +140,6 @@ def model_card(run: RunFolder, checkpoint: dict[str, Any], digest: str) -> str:
         parameters=weights / 1e6,
         upsampling=("bilinear interpolation" if network["bilinear"] else "up-convolutions")
         + ("; computes at half of the resolution (pixel unshuffle)" if network["pixel_unshuffle"] == 2 else ""),
-        weights=WEIGHTS,
         digest=digest,
         split=", ".join(
             f"{config['patients'][split]} patients with {config['slices'][split]} slices for {split}"
@@ -156,7 +150,6 @@ def model_card(run: RunFolder, checkpoint: dict[str, Any], digest: str) -> str:
         versions=_pairs(config["versions"]),
         tested_on="Test" if config["patients"]["test"] else "Validation",
         test=_test(run, checkpoint),
-        limits="\n".join(f"- {limit}" for limit in origin.limits),
     )
 
 
@@ -172,16 +165,12 @@ def _test(run: RunFolder, checkpoint: dict[str, Any]) -> str:
     if metrics["epoch"] != checkpoint["epoch"]:
         return f"Epoch {metrics['epoch']} was tested, not epoch {checkpoint['epoch']}: {again}"
     who = "that were in neither training nor validation" if metrics["split"] == "test" else "of the validation"
-    rows = [f"| metric | value | 95% confidence interval over patients; below {FEWEST}, their values |"]
-    rows.append("| --- | --- | --- |")
+    text = f"{len(dice)} patients, {metrics['slices']} slices {who}.\n\n"
+    text += f"| metric | value | 95% confidence interval over patients; below {FEWEST}, their values |\n"
+    text += "| --- | --- | --- |\n"
     for name in SHOWN:
         estimate, (label, _, form, _) = metrics["intervals"][name], METRICS[name]
-        rows.append(f"| {label} | {show_number(estimate['value'], form)} | {show_interval(estimate, form)} |")
+        text += f"| {label} | {show_number(estimate['value'], form)} | {show_interval(estimate, form)} |\n"
     return "\n\n".join(
-        [
-            f"{len(dice)} patients, {metrics['slices']} slices {who}.",
-            "\n".join(rows),
-            f"Dice of the single patients: {dice.min():.3f} to {dice.max():.3f}.",
-            *metrics["notes"],
-        ]
+        [text.strip(), f"Dice of the single patients: {dice.min():.3f} to {dice.max():.3f}.", *metrics["notes"]]
     )

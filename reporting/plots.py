@@ -5,26 +5,19 @@ import re
 from typing import NamedTuple
 
 import matplotlib
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFormatter
-from matplotlib.transforms import Bbox
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from evaluation.intervals import limits_of_agreement
 from scans.show import BLUE, GREEN, ORANGE
 from storage.run_folder import RunFolder
 
 GREY = "#737373"
-DATE = re.compile(r"_\d{8}$")  # at the end of a patient's id
-LOWEST = 3  # values that are named in a plot
-NAME_PLACES = (-11, 5, 14, 23, 32, 41)  # points above its own in which a name is tried; beyond 5 with a line
-NAME_MARGIN = 3  # pixels around it, half of a point's size
 SIZE = (5.2, 4.0)  # inches; narrow, for text that stays legible on a phone
 DPI = 200
-SHAPES = ("o", "^", "s", "D")  # of points, when ten colours are too few
 STEPS = (1, 2, 5, 10)  # between ticks, times a power of ten
 FEWEST_AGREE = 5  # patients for limits of agreement
 CURVE = {"marker": ".", "markersize": 3}  # shows a single epoch, too
@@ -97,7 +90,7 @@ def draw_iou(epochs: pd.DataFrame, chosen: int) -> Plot:
 def draw_bland_altman(patients: pd.DataFrame) -> Plot:
     """Draw the difference of predicted and reference volume against the mean of both, one dot per patient."""
     reference, predicted = patients["tumour_pixels"] / 1000, patients["predicted_pixels"] / 1000
-    bias, limits = limits_of_agreement(predicted - reference)
+    bias, *limits = limits_of_agreement(predicted - reference)
     figure, axes = new_axes("mean of both volumes (1,000 pixels)", "difference (1,000 pixels)")
     axes.axhline(0, color=GREY, lw=1)
     axes.axhline(bias, color=BLUE, lw=1.5, label=f"mean difference, {bias:,.1f}")
@@ -125,15 +118,8 @@ def draw_dice_against_area(tumour: pd.DataFrame) -> Plot:
         dots, label = tumour[rows], f"{name} ({rows.sum()})"
         axes.plot(dots["tumour_pixels"], dots["dice"], style, color=color, ms=5, alpha=0.75, label=label)
     _plain_ticks(axes.xaxis)
-    lowest = tumour[~missed].sort_values("dice").drop_duplicates("patient")  # of each patient; slices lie together
-    names = [
-        (f"{DATE.sub('', row.patient.removeprefix('TCGA_'))}, {row.slice}", (row.tumour_pixels, row.dice))
-        for row in lowest.head(LOWEST).itertuples()
-    ]
     words = f"Tumour slices: {len(tumour)}, missed: {missed.sum()}. Median Dice: {tumour['dice'].median():.2f}."
-    plot = finished(figure, "Dice against tumour area", words)
-    _name_points(axes, names, tumour[["tumour_pixels", "dice"]].to_numpy(float))
-    return plot
+    return finished(figure, "Dice against tumour area", words)
 
 
 def draw_reliability(bins: pd.DataFrame) -> Plot:
@@ -157,18 +143,6 @@ def draw_pixels(bins: pd.DataFrame) -> Plot:
     return finished(figure, "Pixels per bin of predicted probability", words)
 
 
-def draw_recall(variants: pd.DataFrame) -> Plot:
-    """Draw the tumour slices that each variant of an ablation finds against its false positives: a point per seed."""
-    figure, axes = new_axes("empty slices with a false positive", "tumour slices found")
-    for number, (name, seeds) in enumerate(variants.groupby("variant", sort=False)):
-        style = {"color": f"C{number % 10}", "marker": SHAPES[number // 10 % len(SHAPES)], "ls": "", "label": name}
-        axes.plot(seeds["false_positive_share"], seeds["tumour_found"], **style)
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(PercentFormatter(1, decimals=0))
-    words = "; ".join(f"{v.variant}: {v.tumour_found:.1%} found" for v in variants.itertuples())
-    return finished(figure, "Tumour slices found against false positives", words)
-
-
 def new_axes(x: str, y: str, size: tuple[float, float] = SIZE) -> tuple[Figure, Axes]:
     """Return an empty figure and its axes, with labels and a grid."""
     figure = Figure(figsize=size, layout="constrained")
@@ -183,30 +157,6 @@ def finished(figure: Figure, title: str, words: str, columns: int = 2) -> Plot:
     for text in figure.legend(fontsize=9, frameon=False, loc="outside lower center", ncols=columns).get_texts():
         text.set_parse_math(False)  # a group may be called $x$
     return Plot(figure, title, words)
-
-
-def _name_points(axes: Axes, names: list[tuple[str, tuple[float, float]]], points: np.ndarray) -> None:
-    """Write names at some points of a finished drawing, if possible neither on each other, a point, nor an axis.
-
-    points: all that are drawn, float [P, 2].
-    """
-    axes.figure.draw_without_rendering()  # sets all positions
-    zero, drawn = axes.transData.transform((1, 0))[1], axes.transData.transform(points)
-    line = {"arrowstyle": "-", "color": GREY, "lw": 0.6, "shrinkA": 0, "shrinkB": 2}
-    taken: list[Bbox] = []
-    for name, point in names:
-        style = {"textcoords": "offset points", "ha": "center", "fontsize": 7, "parse_math": False}
-        text = axes.annotate(name, point, (0, 0), **style)
-        box = text.get_window_extent()
-        text.set_ha("left" if box.x0 < axes.bbox.x0 else "right" if box.x1 > axes.bbox.x1 else "center")
-        for above in NAME_PLACES:
-            text.set_position((0, above))
-            box = text.get_window_extent().padded(NAME_MARGIN)
-            if box.y0 > zero and not box.count_contains(drawn) and not any(map(box.overlaps, taken)):
-                break
-        taken.append(box)
-        if above > 5:
-            axes.annotate("", point, (0, above), textcoords="offset points", arrowprops=line)
 
 
 def _plain_ticks(axis: Axis) -> None:
@@ -234,13 +184,12 @@ def _mark(axes: Axes, epochs: pd.DataFrame, chosen: int, column: str) -> None:
 
 
 def write_plots(run: RunFolder, plots: dict[str, Plot], note: str = "") -> None:
-    """Write each plot as plots/<name>.png and .svg of the run, under its title and the note."""
+    """Write each plot as plots/<name>.png of the run, under its title and the note."""
     for name, plot in plots.items():
         plot.figure.axes[0].set_title(plot.title, fontsize=11)
         if note:
             plot.figure.suptitle(note, fontsize=7)  # small, and centred on the figure: it is nearly as wide
         run.write(f"plots/{name}.png", to_png(plot.figure, DPI))
-        run.write(f"plots/{name}.svg", plain_svg(plot.figure, name).encode())
 
 
 def to_png(figure: Figure, dpi: int) -> bytes:
@@ -250,22 +199,17 @@ def to_png(figure: Figure, dpi: int) -> bytes:
         return file.getvalue()
 
 
-def plain_svg(figure: Figure, name: str, transparent: bool = False) -> str:
-    """Return a figure as the content of an SVG file: the same text for the same figure and name."""
-    file = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
-        metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        figure.savefig(file, format="svg", transparent=transparent, metadata=metadata)
-    return file.getvalue()
-
-
 def to_svg(figure: Figure, name: str) -> str:
     """Return a figure as an <svg> element for a page: the same text for the same figure.
 
     Its ids begin with `name`: those of several figures on a page differ. Its colours are the page's own, see
     SVG_COLORS; it has no background.
     """
-    _, start, rest = plain_svg(figure, name, transparent=True).partition("<svg")
+    file = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+        metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(file, format="svg", transparent=True, metadata=metadata)
+    _, start, rest = file.getvalue().partition("<svg")  # after the declaration of a file
     text = re.sub(r"<style.*?</style>", "", start + rest)  # it would hold for the whole page
     text = re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{name}-", text)
     for color, variable in SVG_COLORS.items():

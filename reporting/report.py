@@ -15,7 +15,7 @@ from constants import CRITERIA, RESEARCH_USE, SYNTHETIC_NOTICE
 from dataset.slices import Slices
 from evaluation.genomics import Study
 from evaluation.intervals import FEWEST, show_interval
-from evaluation.summary import METRICS, OF_NETWORKS
+from evaluation.summary import HEADLINES, METRICS, OF_NETWORKS
 from evaluation.tables import Tables
 from reporting import panels, plots
 from reporting.genomics import sentences, study_plots, text_tables
@@ -24,11 +24,6 @@ from scans.show import BRIGHTEST
 from storage.run_folder import RunFolder
 from utils import show_number
 
-SUMMARY = (  # the other METRICS are folded away below them
-    "patient_dice", "patient_dice_median", "tumour_iou", "tumour_found", "false_positive_share", "lesion_recall",
-    "surface_dice_2", "hd95", "iou", "empty_prediction", "loss",
-)  # fmt: skip
-EXAMPLES = 4  # slices shown per kind of failure: one row of pictures
 SPELLING = {"iou": "IoU", "dice": "Dice", "hd95": "HD95"}
 
 
@@ -77,10 +72,10 @@ def write_report(run: RunFolder, slices: Slices, predicted: np.ndarray, epochs: 
         "facts": facts(metrics, tables.slices, run.tested_runs()[0].read_config() if network else None),
         "verdict": verdict(metrics, tables),
         "notes": metrics["notes"],
-        "summary": [metric_row(name, metrics) for name in SUMMARY if name in measured],
-        "further": [metric_row(name, metrics) for name in measured if name not in SUMMARY],
+        "summary": [metric_row(name, metrics) for name in HEADLINES if name in measured],
+        "further": [metric_row(name, metrics) for name in measured if name not in HEADLINES],
         "patient_table": as_table(patients.drop(columns=hidden)),
-        "failures": [failure(kind, tables.slices) for kind in metrics["failures"]],
+        "failures": metrics["failures"],
         "subgroups": metrics["subgroups"],
         "volumes": charts(plots.volume_plots(patients, tables.slices)),
         "lesion_table": as_table(tables.lesions.sort_values("volume", ascending=False)),
@@ -171,16 +166,6 @@ def metric_row(name: str, metrics: dict[str, Any]) -> dict[str, Any]:
     empty = metrics["empty_prediction"] if name in ("iou", "empty_prediction") else None
     row = {"name": name, "empty": empty, **METRICS[name]._asdict(), **estimate, "value": metrics[name]}
     return row | {"interval": show_interval(estimate, row["form"])}
-
-
-def failure(kind: dict[str, Any], slices: pd.DataFrame) -> dict[str, Any]:
-    """Return a kind of failure with the per-slice values of the examples that are shown."""
-    values = slices.set_index("image_path")[["dice", "tumour_pixels", "predicted_pixels"]].to_dict("index")
-    examples = [example | values[example["image_path"]] for example in kind["examples"][:EXAMPLES]]
-    for example in examples:
-        value = example["value"]
-        example["value_text"] = f"{value:.0%}" if "share" in kind["value_is"] else shown(value)
-    return kind | {"examples": examples}
 
 
 def genomics_section(study: Study) -> dict[str, Any]:

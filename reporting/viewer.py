@@ -17,9 +17,9 @@ from scans.show import stretch
 from utils import parallel_map
 
 PICTURE_BYTES = 9_000_000  # of all pictures together, before base64 adds a third; FLAIR of 404 real slices needs 2.1 MB
-QUALITIES = (80, 60, 40, 20, 5)  # of WebP; the first one that stays within PICTURE_BYTES
-LOWEST_OF_ALL = 40  # quality below which the page rather shows FLAIR alone
 SEQUENCES = {"FLAIR": FLAIR, "pre-contrast": PRE, "post-contrast": POST}
+# Sequences and quality of WebP: the first that stay within PICTURE_BYTES; rather FLAIR alone than all below 40
+QUALITIES = ((3, 80), (3, 60), (3, 40), (1, 80), (1, 60), (1, 40), (1, 20), (1, 5))
 SAMPLE = 64  # slices from which the bytes of a quality are estimated
 REFERENCE, PREDICTION = 1, 2  # bits of a pixel's label in the page
 COLUMNS = {  # name of a slice's value in the page: column of test_results.csv
@@ -90,10 +90,8 @@ def encode_pictures(shown: np.ndarray) -> list[list[str]]:
         Image.fromarray(picture).save(file, "WEBP", quality=quality, method=3)
         return file.getvalue()
 
-    sequences, slices = shown.shape[:2]
-    step = max(slices // SAMPLE, 1)
-    choices = [(sequences, quality) for quality in QUALITIES if quality >= LOWEST_OF_ALL]
-    for count, quality in choices + [(1, quality) for quality in QUALITIES]:
+    step = max(shown.shape[1] // SAMPLE, 1)
+    for count, quality in QUALITIES:
         sample = shown[:count, ::step].reshape(-1, *shown.shape[2:])
         if sum(map(len, parallel_map(partial(encode, quality=quality), sample))) * step <= PICTURE_BYTES:
             break

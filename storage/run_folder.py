@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dataset.slices import COLUMNS
+from dataset.slices import CHECKSUM, COLUMNS
 from dataset.split import SPLITS
 from utils import UserError, atomic_write, describe_problems, is_unsafe_path, parse_csv, to_csv, to_json
 
@@ -36,7 +36,6 @@ KNOWN = (  # every file that a run may hold
     "test_predictions.npz",
     *GENOMICS,
     "plots/*.png",
-    "plots/*.svg",
     "report.html",
     "models/resume.pt",
     "models/epoch_*.pt",
@@ -131,7 +130,8 @@ class RunFolder:
     def read_split_table(self, split: str) -> pd.DataFrame:
         """Return train.csv, validation.csv or test.csv; a path that leaves the data folder is an error."""
         path = self.path / f"{split}.csv"
-        table = parse_csv(self.read(path.name, "train_model.py"), path, COLUMNS)[COLUMNS]
+        table = parse_csv(self.read(path.name, "train_model.py"), path, COLUMNS)
+        table = table[[column for column in (*COLUMNS, CHECKSUM) if column in table]]
         problems = [
             f"{path}, line {line}: {text!r} leaves the data folder. "
             "Paths must be relative to it, such as PATIENT/FILE.tif."
@@ -181,15 +181,16 @@ class RunFolder:
 
     def read_test_tables(self) -> dict[str, pd.DataFrame]:
         """Return test_results.csv, test_patients.csv and test_lesions.csv under the keys of TEST_TABLES."""
-        return {
-            table: pd.read_csv(
-                io.BytesIO(self.read(name, "test_model.py")),
-                keep_default_na=False,
-                na_values=[""],
-                dtype={"patient": str, "institution": str},
-            )
-            for table, name in TEST_TABLES.items()
-        }
+        return {table: self.read_test_table(table) for table in TEST_TABLES}
+
+    def read_test_table(self, table: str) -> pd.DataFrame:
+        """Return one of TEST_TABLES by its key."""
+        return pd.read_csv(
+            io.BytesIO(self.read(TEST_TABLES[table], "test_model.py")),
+            keep_default_na=False,
+            na_values=[""],
+            dtype={"patient": str, "institution": str},
+        )
 
     def is_tested(self) -> bool:
         return (self.path / "metrics.json").is_file()

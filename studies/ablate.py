@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from matplotlib.figure import Figure
 
 import constants
 from dataset.folder import find_folder
@@ -98,7 +99,7 @@ def main(argv: list[str] | None = None) -> None:
             write_text(args.run / "ablation.csv", to_csv(compare(results)))
     table = compare(results)
     with atomic_write(args.run / "recall.png") as file:
-        file.write(plots.to_png(plots.draw_recall(table).figure, plots.DPI))
+        file.write(plots.to_png(draw_recall(table), plots.DPI))
     print(table.to_string(index=False, float_format=show_number))
     print(f"written to {args.run}: ablation.csv, recall.png")
 
@@ -141,6 +142,16 @@ def training_cost(settings: dict[str, Any], epochs: pd.DataFrame, slices: Slices
         height, width = training_window(recipe.crop, resolution)[1]
         flop += 3 * seen * count_flop(checkpoints.describe_network(settings), height, width)
     return {"slices": seen * len(epochs), "tflop": flop / 1e12}
+
+
+def draw_recall(variants: pd.DataFrame) -> Figure:
+    """Draw the tumour slices that each variant finds against its false positives: a point per seed."""
+    figure, axes = plots.new_axes("empty slices with a false positive", "tumour slices found")
+    for number, (name, seeds) in enumerate(variants.groupby("variant", sort=False)):
+        axes.plot(
+            seeds["false_positive_share"], seeds["tumour_found"], ls="", marker="o^sD"[number // 10 % 4], label=name
+        )
+    return plots.finished(figure, "Tumour slices found against false positives", "").figure
 
 
 def compare(results: list[dict[str, Any]]) -> pd.DataFrame:

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import ROOT
 
 from storage.run_folder import RunFolder
 
@@ -51,7 +52,12 @@ def test_runs_that_cannot_be_compared(call, tmp_path):
     code, _, err = call("compare_runs", tmp_path / "a", tmp_path / "larger")
     assert code == 2 and "different reference masks of 2 patients, such as p" in err
     code, _, err = call("compare_runs", tmp_path / "a", tmp_path / "c")
-    assert code == 2 and "test_results.csv: no such file. Run test_model.py" in err
+    assert code == 2 and "test_patients.csv: no such file. Run test_model.py" in err
     (tmp_path / "b" / "test_patients.csv").write_text("patient,dice\np,0.1\nq,0.9\n")
     code, _, err = call("compare_runs", tmp_path / "a", tmp_path / "b")
     assert code == 2 and "test_patients.csv: has no column slices, tumour_pixels, iou" in err
+
+
+def test_the_committed_results_compare(call):
+    code, out, err = call("compare_runs", ROOT / "results" / "tuned", ROOT / "results" / "tuned_seed_1")
+    assert (code, err) == (0, "") and "20 patients" in out and "0.846   0.854" in out

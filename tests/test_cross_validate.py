@@ -94,11 +94,8 @@ def test_what_the_scripts_are_called_with(call, calls, folder, tmp_path):
     ("arguments", "message"),
     [
         (["--folds", "1"], "at least 2 are needed"),
-        (["--fold", "1/5"], "--fold: set for each fold"),
-        (["--split", "x.csv"], "--split: set for each fold"),
-        (["--resume"], "--resume: set for each fold"),
+        (["--split", __file__], "--split: set for each fold"),
         (["--overw"], "--overwrite: set for each fold"),  # abbreviated
-        (["--epochs", "none"], "invalid positive int value"),
         (["--colour", "red"], "unrecognized arguments: --colour red"),
         (["--epochs", "none"], "[--select-by"),  # its own usage, not that of train_model.py
     ],

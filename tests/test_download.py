@@ -74,15 +74,14 @@ def test_a_download_is_linked_to(get, monkeypatch, source, options, patients):
     assert asked == ["mateuszbuda/lgg-mri-segmentation"]  # and not again
 
 
-@pytest.mark.parametrize("inner", ["..", ".", "kaggle_3m", "lgg-mri-segmentation"])
+@pytest.mark.parametrize("inner", ["..", "kaggle_3m"])
 def test_a_folder_on_the_disk(get, source, inner):
     code, out, err = get("--from", source / inner, "--out", "elsewhere")
     assert (code, err) == (0, "") and "Next: python train_model.py --data elsewhere" in out
-    copy = source / {"lgg-mri-segmentation": "lgg-mri-segmentation/kaggle_3m"}.get(inner, "kaggle_3m")
-    assert Path("elsewhere/SYNTH_T_0").resolve() == (copy / "SYNTH_T_0").resolve()
+    assert Path("elsewhere/SYNTH_T_0").resolve() == (source / "kaggle_3m" / "SYNTH_T_0").resolve()
 
 
-@pytest.mark.parametrize(("root", "options"), [("../..", ()), (".", ("--subset",)), ("lgg-mri-segmentation", ())])
+@pytest.mark.parametrize(("root", "options"), [("../..", ()), (".", ("--subset",))])
 def test_one_copy_of_an_archive_is_unpacked(get, source, tmp_path, root, options):
     packed = shutil.make_archive(str(tmp_path / "archive"), "zip", source / root)
     code, out, err = get("--from", packed, *options)
@@ -105,20 +104,20 @@ def test_an_archive_of_another_system(get, source, tmp_path):
     assert (code, err) == (0, "") and len(find_slices(OUT)) == 15 and len(list(OUT.rglob("*.tif"))) == 30
 
 
-def test_files_are_copied_where_links_cannot_be_made(get, monkeypatch, source):
-    monkeypatch.setattr(Path, "symlink_to", lambda *_, **__: fail(OSError("A privilege is not held")))
-    code, out, _ = get("--from", source)
-    assert code == 0 and "copied from" in out and not any(path.is_symlink() for path in OUT.iterdir())
-    assert len(list(OUT.rglob("*.tif"))) == 30 and (OUT / "data.csv").is_file()
-
-
-def test_no_download(get, monkeypatch):
+def test_without_kagglehub_or_network(get, monkeypatch):
     monkeypatch.setitem(sys.modules, "kagglehub", None)
     code, _, err = get()
     assert code == 2 and "pip install kagglehub" in err and "--from archive.zip" in err and nothing_made()
     stand_in(monkeypatch, lambda: fail(ConnectionError("www.kaggle.com: no name")))
     code, _, err = get()
     assert code == 2 and "failed (ConnectionError: www.kaggle.com: no name)" in err and nothing_made()
+
+
+def test_files_are_copied_where_links_cannot_be_made(get, monkeypatch, source):
+    monkeypatch.setattr(Path, "symlink_to", lambda *_, **__: fail(OSError("A privilege is not held")))
+    code, out, _ = get("--from", source)
+    assert code == 0 and "copied from" in out and not any(path.is_symlink() for path in OUT.iterdir())
+    assert len(list(OUT.rglob("*.tif"))) == 30 and (OUT / "data.csv").is_file()
 
 
 def remove_slice(path: Path) -> None:
@@ -146,23 +145,14 @@ def test_incomplete_and_damaged_sets(get, source, tmp_path, message, packed):
     assert str(given) in err and ".tmp" not in err  # it names what the user knows
 
 
-@pytest.mark.parametrize(
-    ("name", "size", "message"),
-    [
-        *((name, 1, "leads out of its folder") for name in ("../x.tif", "/x.tif", "C:\\x.tif", "a\\..\\..\\x.tif")),
-        ("kaggle_3m/SYNTH_T_1/SYNTH_T_1_9.tif", 5 * 2**20, "is too large"),
-        ("kaggle_3m/SYNTH_T_1/SYNTH_T_1_9.tif", 1, "SYNTH_T_1_9.tif: has no mask"),  # a link, which becomes a file
-    ],
-)
-def test_hostile_members(get, source, tmp_path, name, size, message):
+def test_hostile_members_are_left_out(get, source, tmp_path):
     archive = shutil.make_archive(str(tmp_path / "archive"), "zip", source)
-    member = zipfile.ZipInfo(name)
-    member.external_attr = 0o120777 << 16
-    with zipfile.ZipFile(archive, "a", zipfile.ZIP_DEFLATED) as packed:
-        packed.writestr(member, bytes(size))
+    with zipfile.ZipFile(archive, "a") as packed:
+        for name in ("../x.tif", "/x.tif", "C:\\x.tif", "kaggle_3m/../x.tif", "kaggle_3m/SYNTH_T_1/../../x.tif"):
+            packed.writestr(name, b"x")
     code, _, err = get("--from", archive)
-    assert code == 2 and message in err and nothing_made()
-    assert not list(tmp_path.rglob("*x.tif")) and not Path("/x.tif").exists()
+    assert (code, err) == (0, "") and len(list(OUT.rglob("*.tif"))) == 30
+    assert not list(tmp_path.rglob("x.tif")) and not Path("/x.tif").exists()
 
 
 def test_damaged_archives(get, source, tmp_path):
@@ -179,7 +169,6 @@ EXISTING = {
     "a file of the user": lambda source: (OUT / "thesis.txt").write_text("three years of work"),
     "links of the user": lambda source: [(OUT / n).symlink_to(source / "kaggle_3m" / n) for n in SUBSET],
     "a link to the user's folder": lambda source: [OUT.rmdir(), OUT.symlink_to(source / "kaggle_3m" / "SYNTH_T_0")],
-    "a link that leads nowhere": lambda source: [OUT.rmdir(), OUT.symlink_to(source / "gone")],
 }
 
 

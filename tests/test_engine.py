@@ -1,6 +1,5 @@
 """The engine against the same computation written naively."""
 
-import io
 import sys
 from dataclasses import replace
 
@@ -159,7 +158,7 @@ def test_order_depends_on_seed_and_epoch_alone():
     assert not torch.equal(first, epoch_order(1, 2, slices)) and not torch.equal(first, epoch_order(2, 1, slices))
 
 
-@pytest.mark.parametrize(("share", "others"), [(0.0, 0), (0.35, 14), (0.5, 20), (0.999, 40)])
+@pytest.mark.parametrize(("share", "others"), [(0.0, 0), (0.35, 14), (0.999, 40)])
 def test_an_epoch_has_all_tumour_slices_and_a_share_of_the_others(share, others):
     tumour = set(range(5, 15))
     slices = tumour_in(tumour, 50)
@@ -167,15 +166,9 @@ def test_an_epoch_has_all_tumour_slices_and_a_share_of_the_others(share, others)
     rows = order.tolist()
     assert len(set(rows)) == len(rows) and tumour <= set(rows) and len(set(rows) - tumour) == others
     assert torch.equal(order, epoch_order(1, 1, slices, share))
+    assert not 0 < others < 40 or set(rows) != set(epoch_order(1, 2, slices, share).tolist())  # others each epoch
     whole = epoch_order(1, 1, slices).tolist()
     assert rows == [row for row in whole if row in set(rows)]  # in the same order
-
-
-def test_each_epoch_draws_other_slices_without_tumour():
-    slices = tumour_in({0, 1}, 42)
-    drawn = [set(epoch_order(1, epoch, slices, 0.35).tolist()) - {0, 1} for epoch in range(1, 21)]
-    assert all(len(rows) == 14 for rows in drawn)
-    assert drawn[0] != drawn[1] and set.union(*drawn) == set(range(2, 42))
 
 
 def test_patients_are_drawn_alike_and_their_slices_by_their_tumour():
@@ -222,12 +215,8 @@ def test_cuda_agrees_with_cpu(slices):
     assert there["loss"] == pytest.approx(exact["loss"], rel=1e-3)
 
 
-@pytest.mark.parametrize("closed", [False, True])
-def test_no_progress_bar_without_standard_error(slices, monkeypatch, closed):
-    stream = io.StringIO() if closed else None  # None: pythonw, or 2>&-
-    if closed:
-        stream.close()
-    monkeypatch.setattr(sys, "stderr", stream)
+def test_no_progress_bar_without_standard_error(slices, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", None)  # pythonw, or 2>&-
     metrics, _ = evaluate(small_net(), slices, 8, bce, CPU)
     assert 0 <= metrics["iou"] <= 1
 
@@ -252,14 +241,6 @@ def heads() -> PreprocessedSlices:
 def five_channels(pixel_unshuffle: int = 1) -> UNet:
     torch.manual_seed(3)
     return UNet(channels=5, width=2, bilinear=True, pixel_unshuffle=pixel_unshuffle).eval()
-
-
-def test_without_anything_a_view_is_the_slice_itself(heads):
-    rows = torch.tensor([3, 0])
-    for mine, theirs in zip(
-        TrainingTransform(epoch=5).batch(heads, rows, CPU.device), heads.batch(rows, CPU.device), strict=True
-    ):
-        assert torch.equal(mine, theirs)
 
 
 def test_a_cropped_view_is_the_window_around_the_head(heads):
@@ -362,18 +343,6 @@ def test_a_network_is_asked_at_its_own_resolution(heads):
     seen, _ = TrainingTransform(crop=False, resolution=0.5).batch(heads, rows, CPU.device)
     whole, _ = heads.batch(rows, CPU.device)
     torch.testing.assert_close(resize(whole, (128, 128)), seen, rtol=0, atol=1e-3)  # as in training
-
-
-def test_the_mean_over_mirror_images_is_symmetric(slices):
-    model, rows = small_net().eval(), torch.arange(2)
-    frame = (slice(0, 256), slice(0, 256))
-    mirrored = make_slices({"a": slices.slices.masks[:2].numpy()}, slices.slices.images[:2].flip(2).numpy())
-    with torch.inference_mode():
-        logits, _ = compute_logits(model, slices, rows, frame, CPU, tta_flip=True)
-        others, _ = compute_logits(model, preprocess(mirrored, Preprocessing()), rows, frame, CPU, tta_flip=True)
-        one_way, _ = compute_logits(model, slices, rows, frame, CPU)
-    torch.testing.assert_close(others, logits.flip(3))
-    assert not torch.allclose(one_way, logits, atol=1e-3)
 
 
 @pytest.mark.parametrize("tta_flip", [False, True])

@@ -18,7 +18,7 @@ from reporting.model_card import model_card
 from storage import checkpoints
 from storage.run_folder import RunFolder
 from training.recipe import RECIPES
-from unet import UNet, weights_digest
+from unet import UNet
 from utils import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -70,15 +70,14 @@ def write_metrics(run: RunFolder, **changes) -> None:
     intervals["empty_prediction"] = {"value": 0.6195, "low": None, "high": None, "values": [0.6, 0.639]}
     metrics = {
         "epoch": 1,
+        "epochs": 1,
         "selected_by": "iou",
         "split": "test",
         "slices": 113,
         "threshold": 0.5,
         "min_component": 0,
-        "tuned": None,
-        "intervals": intervals,
-        "notes": ["Few."],
     }
+    metrics |= {"tuned": None, "intervals": intervals, "notes": ["Few."]}
     run.write("metrics.json", json.dumps(metrics | changes).encode())
     run.write("test_results.csv", b"patient,dice\n")
     run.write("test_lesions.csv", b"patient,dice\n")
@@ -119,23 +118,16 @@ def test_halved_weights_are_close_and_damaged_ones_are_refused(export, tmp_path)
     content = path.read_bytes()
     crafted = content.replace(b'\\"width\\": 2', b'\\"width\\":-2')
     assert crafted != content
-    for broken in (b"", content[:-1], content[:100], b"{" * 100, crafted):
+    for broken in (content[:-1], crafted):
         path.write_bytes(broken)
         with pytest.raises(UserError, match="damaged or no weights"):
             checkpoints.load_network(path)
-
-
-@pytest.mark.parametrize("name", ["../../x", "..", "", ".hidden", "a/b", "a\\b", "C:x"])
-def test_a_name_that_leads_elsewhere_is_refused(export, tmp_path, name):
-    code, _, err = export("--run", tmp_path, "--name", name)
-    assert code == 2 and f"{name!r} is not a plain name" in err and list(tmp_path.iterdir()) == []
 
 
 def test_existing_files_are_replaced_only_on_demand_and_no_others(export, tmp_path):
     run, out = make_run(tmp_path / "run"), tmp_path / "weights"
     options = ("--run", run, "--formats", "safetensors", "--out", out)
     assert export(*options)[0] == export(*options, "--name", "first")[0] == 0
-    (out / "notes.md").write_text("mine")
     before = {path: path.read_bytes() for path in out.iterdir()}
     code, _, err = export(*options, "--epoch", 2)
     assert code == 2 and f"{out / 'MODEL_CARD.md'}: exists already" in err and "--overwrite" in err
@@ -143,21 +135,8 @@ def test_existing_files_are_replaced_only_on_demand_and_no_others(export, tmp_pa
     assert export(*options, "--epoch", 2, "--overwrite")[0] == 0
     changed = {path.name for path, content in before.items() if path.read_bytes() != content}
     assert changed == {"unet.safetensors", "MODEL_CARD.md"} and len(before) == len([*out.iterdir()])
-
-
-def test_a_card_never_lies_beside_other_weights(export, tmp_path, monkeypatch):
-    run = make_run(tmp_path / "run")
-    folder = run.path / "export"
-    assert export("--run", run, "--formats", "torch_export")[0] == 0
-    assert "unet.pt2" not in export("--run", run, "--formats", "safetensors", "--overwrite", "--epoch", 2)[2]
-    assert {path.name for path in folder.iterdir()} == {"unet.safetensors", "MODEL_CARD.md"}
-
-    def die(path: Path):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(export_model, "atomic_write", die)
-    assert export("--run", run, "--formats", "safetensors", "--overwrite")[0] == 130
-    assert list(folder.iterdir()) == []
+    (out / "unet.pt2").write_bytes(b"of another epoch")  # the card does not describe it
+    assert export(*options, "--overwrite")[0] == 0 and not (out / "unet.pt2").exists()
 
 
 @pytest.mark.filterwarnings("ignore:The given buffer is not writable")  # inside the loader of torch 2.11
@@ -193,8 +172,8 @@ def test_onnx(export, tmp_path, images):
 
 def test_nothing_is_written_of_logits_that_differ_or_without_a_package(export, tmp_path, monkeypatch):
     run = make_run(tmp_path / "run")
-    wrong = export_model.Format("pt2", lambda *_: b"x", lambda *_: lambda images: images[:, :1] * 3)
-    monkeypatch.setitem(export_model.FORMATS, "torch_export", wrong)
+    wrong = lambda *_: (b"x", lambda images: images[:, :1] * 3)  # noqa: E731
+    monkeypatch.setitem(export_model.FORMATS, "torch_export", ("pt2", wrong))
     code, _, err = export("--run", run, "--formats", "torch_export")
     assert code == 2 and "Nothing was written." in err
     monkeypatch.setitem(sys.modules, "onnx", None)
@@ -223,18 +202,15 @@ def test_a_tested_run_carries_what_was_chosen_and_the_projects_weights_are_expor
     assert (code, err) == (0, "") and "given.safetensors (they come with the project)" in out
     _, about = checkpoints.load_network(tmp_path / "export" / "unet.safetensors")
     assert (about["epoch"], about["input"]["threshold"], about["input"]["min_component"]) == (2, 0.35, 20)
-    lines, given = (tmp_path / "export" / "MODEL_CARD.md").read_text().splitlines(), card.splitlines()
-    assert [a for a, b in zip(lines, given, strict=True) if a != b] == [
-        f"- SHA-256 of the weights as trained: {weights_digest(about['weights'], {})}"  # halved ones, read again
-    ]
-    assert export("--formats", "safetensors")[0] == 2  # there already
+    assert (tmp_path / "export" / "MODEL_CARD.md").read_text() == card
     monkeypatch.chdir(run.path)  # a folder of a run: that run
     assert "epoch 2 of . (as tested)" in export("--formats", "safetensors")[1]
 
 
 def test_mistakes(export, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert "holds no checkpoints" in export("--run", tmp_path, "--formats", "torch_export")[2]
+    for name in ("../../x", "", "a\\b"):
+        assert f"{name!r} is not a plain name" in export("--run", tmp_path, "--name", name)[2]
     assert "--epoch: this folder holds no run. Name one" in export("--formats", "safetensors", "--epoch", 9)[2]
     run = make_run(tmp_path / "run")
     code, _, err = export("--run", run, "--formats", "torch_export", "--epoch", 9)
@@ -287,22 +263,14 @@ def test_hub_offers_only_weights_of_published_patients(export, monkeypatch, tmp_
     monkeypatch.setattr(hubconf, "WEIGHTS", tmp_path / "none.safetensors")
     with pytest.raises(RuntimeError, match="comes without pretrained weights"):
         hubconf.unet(pretrained=True)
-    for name, config, error in (
-        ("good", {}, None),
-        ("own", {"published": False}, "not offered as pretrained"),
-        ("synthetic", {"synthetic": True, "published": False}, "not offered as pretrained"),
-    ):
-        run = make_run(tmp_path / name, **config)
+    for published in (True, False):
+        run = make_run(tmp_path / f"published_{published}", published=published)
         assert export("--run", run, "--formats", "safetensors")[0] == 0
         monkeypatch.setattr(hubconf, "WEIGHTS", run.path / "export" / "unet.safetensors")
-        if error:
-            with pytest.raises(RuntimeError, match=error):
-                hubconf.unet(pretrained=True)
-        else:
+        if published:
             weights = hubconf.unet(pretrained=True).state_dict()
             assert all(torch.equal(weights[name], value) for name, value in original(run).state_dict().items())
-    hubconf.WEIGHTS.write_bytes(b"damaged")
-    with pytest.raises(RuntimeError, match=r"unet.safetensors: .*Restore the file"):
+    with pytest.raises(RuntimeError, match="not offered as pretrained"):
         hubconf.unet(pretrained=True)
 
 

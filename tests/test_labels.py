@@ -1,5 +1,6 @@
 """Tables of labels: how they may be written, how several are joined, and what is refused."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -33,24 +34,68 @@ def table(tmp_path):
     ids=["semicolons, a blank, an unknown patient", "commas, dates, NA", "BOM, hyphens, 2.0", "quotes, another order"],
 )
 def test_ways_to_write_a_table(table, text):
-    labels = read_labels([table(text)], PATIENTS)
+    labels, _ = read_labels([table(text)], PATIENTS)
     assert list(labels) == ["RNASeqCluster"] and labels.index.tolist() == PATIENTS
     assert labels["RNASeqCluster"].iloc[0] == "2" and labels["RNASeqCluster"].isna().tolist() == [False, True, True]
 
 
 def test_a_column_of_blanks_is_kept(table):
-    labels = read_labels([table("Patient;IDH;RPPACluster\nTCGA_CS_4941;mutant;\n")], PATIENTS)
+    labels, _ = read_labels([table("Patient;IDH;RPPACluster\nTCGA_CS_4941;mutant;\n")], PATIENTS)
     assert list(labels) == ["RPPACluster", "IDH"] and labels["RPPACluster"].isna().all()  # in the order of LABELS
 
 
 def test_several_tables_are_joined_and_must_not_contradict(table):
     first = table("Patient;RNASeqCluster\nTCGA_CS_4941;2\nTCGA_CS_4942;\n", "a.csv")
     second = table("Patient,RNASeqCluster,IDH\nTCGA_CS_4942_19970222,3,mutant\nTCGA_CS_4941,2,\n", "b.csv")
-    labels = read_labels([first, second], PATIENTS)
+    labels, _ = read_labels([first, second], PATIENTS)
     assert labels["RNASeqCluster"].tolist()[:2] == ["2", "3"] and labels["IDH"].notna().tolist() == [False, True, False]
     other = table("Patient,RNASeqCluster\nTCGA_CS_4941,4\n", "c.csv")
     with pytest.raises(UserError, match=r"c\.csv: TCGA_CS_4941 has the RNASeqCluster '4', and '2' elsewhere"):
         read_labels([first, other], PATIENTS)
+
+
+def test_words_for_missing_are_counted_and_listed(table):
+    words = ["N/A", "[Not Available]", "not reported", "unknown", "--", "", "N/A", "mutant"]
+    patients = [f"P{n}" for n in range(len(words))]
+    rows = "".join(f"P{n};{word}\n" for n, word in enumerate(words))
+    labels, notes = read_labels([table(f"Patient;IDH\n{rows}")], patients)
+    assert labels["IDH"].isna().tolist() == [True] * 7 + [False]
+    assert notes == ["IDH: taken for missing: N/A (2), [Not Available] (1), not reported (1), unknown (1), -- (1)"]
+
+
+@pytest.mark.parametrize("word", ["[Discrepancy]", "status pending", "+", "not evaluable"])
+def test_other_words_that_look_like_missing_are_asked_about(table, word):
+    with pytest.raises(UserError, match=rf"the IDH '{re.escape(word)}' \(2\) looks like a word for missing"):
+        read_labels([table(f"Patient;IDH\nA;{word}\nB;{word}\nC;mutant\n")], ["A", "B", "C"])
+
+
+def test_spellings_of_one_label_are_merged_and_said(table):
+    text = "Patient;IDH;CNCluster\nA;wildtype;2\nB;Wildtype;2,0\nC;WT;2.0\nD;wildtype;1\nE;Wild-type;02\n"
+    labels, notes = read_labels([table(text)], list("ABCDE"))
+    assert labels["IDH"].tolist() == ["wildtype"] * 5 and labels["CNCluster"].tolist() == ["2", "2", "2", "1", "02"]
+    assert notes == ["IDH: taken for one label, wildtype: wildtype (2), Wildtype (1), WT (1), Wild-type (1)"]
+
+
+def test_ids_that_end_in_eight_digits_are_ids(table):
+    patients = [f"LGG_{10000001 + n}" for n in range(3)]
+    labels, _ = read_labels([table("Patient;IDH\nLGG_10000001;mutant\nLGG_10000002;wildtype\n")], patients)
+    assert labels["IDH"].tolist()[:2] == ["mutant", "wildtype"] and labels["IDH"].isna().tolist() == [
+        False,
+        False,
+        True,
+    ]
+
+
+def test_lost_leading_zeros_are_completed_and_rows_that_fit_nobody_named(table):
+    labels, notes = read_labels([table("Patient;IDH\n1;mutant\n12;wildtype\nP9;mutant\n")], ["001", "012", "P3"])
+    assert labels["IDH"].tolist() == ["mutant", "wildtype", None]
+    assert notes == [
+        "leading zeros were lost: 1 is 001, 12 is 012",
+        "no row for 1 of 3 patients: P3",
+        "1 rows fit none of the patients: P9",
+    ]
+    with pytest.raises(UserError, match="names none"):  # 1 could be either
+        read_labels([table("Patient;IDH\n1;mutant\n")], ["001", "01"])
 
 
 @pytest.mark.parametrize(
@@ -81,6 +126,6 @@ def test_idh_status_comes_with_the_published_patients_only(table):
     assert default_label_files(folder, PATIENTS) == [folder / "data.csv"]
     published = list(published_patients())
     assert default_label_files(folder, published) == [folder / "data.csv", IDH_FILE]
-    status = read_labels([IDH_FILE], published)["IDH"]
+    status = read_labels([IDH_FILE], published)[0]["IDH"]
     assert len(status) == 110 and status.value_counts().to_dict() == {"mutant": 83, "wildtype": 23}
     assert "IDH" in LABELS

@@ -11,7 +11,7 @@ MAY_IMPORT = {  # our own modules that a folder may import besides itself
     "dataset": SHARED,
     "scans": SHARED | {"dataset"},
     "storage": SHARED | {"dataset", "unet"},
-    "evaluation": SHARED | {"dataset", "storage"},
+    "evaluation": SHARED | {"dataset", "storage", "unet"},
     "training": SHARED | {"dataset", "unet", "evaluation.metrics"},
     "reporting": SHARED | {"evaluation", "storage", "scans", "dataset"},
     "studies": SHARED | {"unet", "dataset", "scans", "storage", "evaluation", "training", "reporting"},

@@ -19,7 +19,7 @@ COMB = box((50, 50, 10, 100), *((60, left, 60, 1) for left in range(50, 150, 10)
 
 
 def test_boundary_complexity():
-    for radius in (3, 10, 40, 100):
+    for radius in (3, 100):
         assert 1.1 < boundary_complexity(disc(radius)) < 1.35
     length, area = 2 * (10 + 200) + np.pi, 10 * 200 + (10 + 200) + np.pi / 4  # a rectangle by hand
     assert boundary_complexity(box((100, 20, 11, 201))) == pytest.approx(length**2 / (4 * np.pi * area))
@@ -80,15 +80,11 @@ def test_matching_in_a_stack():
     assert found.found.tolist() == [True, False] and (found.predicted, found.false) == (0, 0)  # 25 px are too few
 
 
-@pytest.mark.parametrize("shape", [(16, 16), (3, 16, 16)])
-def test_matching_empty_and_full(shape):
-    empty, full = np.zeros(shape, np.uint8), np.ones(shape, np.uint8)
-    assert [len(part) for part in match(empty, empty, SPECK)[:6]] == [0] * 6
-    assert match(empty, empty, SPECK)[6:] == (0, 0)
-    assert match(empty, full, SPECK)[6:] == (1, 1)
-    nothing = match(full, empty, SPECK)
-    assert nothing.found.tolist() == [False] and nothing[6:] == (0, 0)
-    assert match(full, full, SPECK).dice.tolist() == [1.0]
+def test_matching_empty_and_full():
+    empty, full = np.zeros((16, 16), np.uint8), np.ones((16, 16), np.uint8)
+    for pair, expected in (((empty, empty), (0, 0)), ((empty, full), (1, 1)), ((full, empty), (0, 0))):
+        assert match(*pair, SPECK)[6:] == expected
+    assert match(full, empty, SPECK).found.tolist() == [False] and match(full, full, SPECK).dice.tolist() == [1.0]
 
 
 # --- Outlines --------------------------------------------------------------------------------------------------
@@ -104,21 +100,6 @@ def blobs(seed: int, size: int = 48) -> np.ndarray:
     return (noise > np.quantile(noise, 0.8)).astype(np.uint8)
 
 
-def test_single_pixels_by_hand():
-    found = lesions.compare_outlines(box((10, 10, 1, 1)), box((13, 14, 1, 1)))  # 3 down, 4 to the right
-    assert found == (5.0, 2, (0.0, 0.0, 0.0))
-    found = lesions.compare_outlines(box((10, 10, 1, 1)), box((10, 12, 1, 1)))
-    assert found == (2.0, 2, (0.0, 1.0, 1.0))  # a tolerance includes its end
-
-
-def test_distances_are_roots_of_whole_numbers_to_the_last_bit(monkeypatch):
-    one, other = box((10, 10, 1, 1)), box((13, 12, 1, 1))
-    root = np.float32(np.sqrt(13))
-    for wrong in (root, np.nextafter(root, np.float32(4)), np.nextafter(root, np.float32(3))):
-        monkeypatch.setattr("cv2.distanceTransform", lambda mask, *_, wrong=wrong: np.full(mask.shape, wrong))
-        assert lesions.distances(one, other).tolist() == [np.sqrt(13.0)]
-
-
 def test_a_shifted_square_by_hand():
     """5x5 against the same 2 px to the right: 16 surface pixels each, of which 10 are within 1 px of the other."""
     found = lesions.compare_outlines(box((10, 10, 5, 5)), box((10, 12, 5, 5)))
@@ -127,6 +108,8 @@ def test_a_shifted_square_by_hand():
     assert found.pixels == 32
     assert found.dice == (10 / 16, 1.0, 1.0)
     assert found.hd95 == 2.0
+    pixels = box((10, 10, 1, 1)), box((13, 14, 1, 1))  # 3 down, 4 to the right
+    assert lesions.compare_outlines(*pixels) == (5.0, 2, (0.0, 0.0, 0.0))
 
 
 def test_empty_masks():
@@ -138,11 +121,6 @@ def test_empty_masks():
         assert np.isnan(hd95) and dice == (0.0, 0.0, 0.0) and pixels == 4 * 255
 
 
-def test_the_border_of_the_image_is_a_surface():
-    assert lesions.surface(box((0, 0, 3, 3), size=8)).sum() == 8  # all but its centre
-    assert lesions.compare_outlines(box((0, 0, 1, 1)), box((255, 255, 1, 1))).hd95 == pytest.approx(255 * 2**0.5)
-
-
 def test_agrees_with_monai():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of its own imports
@@ -150,11 +128,7 @@ def test_agrees_with_monai():
     import torch
 
     pairs = [(blobs(seed), blobs(seed + 50)) for seed in range(6)]
-    pairs += [
-        (box((10, 10, 20, 30), size=48), box((14, 12, 20, 25), size=48)),
-        (box((0, 0, 9, 9), (30, 30, 10, 18), size=48), box((30, 28, 10, 18), size=48)),
-        (box((5, 5, 1, 1), size=48), box((0, 0, 48, 48), size=48)),
-    ]
+    pairs.append((box((5, 5, 1, 1), size=48), box((0, 0, 48, 48), size=48)))
     masks, predicted = (torch.from_numpy(np.stack(part)[:, None]).float() for part in zip(*pairs, strict=True))
     ours = [lesions.compare_outlines(*pair) for pair in pairs]
     with warnings.catch_warnings():

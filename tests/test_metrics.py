@@ -21,17 +21,9 @@ def test_count_pixels():
     predicted[0, 0, 1:3, :2] = True  # 4 pixels, 2 of them inside
     counts = metrics.count_pixels(predicted, target)
     assert [part.tolist() for part in counts] == [[2, 0], [2, 0], [4, 0]]
-
-
-@pytest.mark.parametrize(
-    ("shape", "dtype"), [((2, 4, 4), torch.bool), ((1, 1, 4, 4), torch.bool), ((2, 1, 4, 4), torch.uint8)]
-)
-def test_masks_of_another_shape_or_dtype_are_not_counted(shape, dtype):
-    """[2, 4, 4] against [2, 1, 4, 4], and one slice against two, would be broadcast silently."""
-    mask, other = torch.zeros(2, 1, 4, 4, dtype=torch.bool), torch.zeros(shape, dtype=dtype)
-    for pair in ((mask, other), (other, mask)):
+    for other in (target[:, 0], target[:1], target.byte()):  # the first two would be broadcast silently
         with pytest.raises(ValueError, match="must be bool tensors of one shape"):
-            metrics.count_pixels(*pair)
+            metrics.count_pixels(other, target)
 
 
 def test_each_slice_by_hand():
@@ -56,13 +48,3 @@ def test_reductions_by_hand():
 def test_without_tumour_slices_their_metrics_are_nan_rather_than_perfect():
     found = metrics.summarise(Counts(np.array([0]), np.array([0]), np.array([0])), ["a"])
     assert math.isnan(found["tumour_iou"]) and math.isnan(found["tumour_found"]) and found["iou"] == 1
-
-
-def test_properties_on_random_masks():
-    generator = torch.Generator().manual_seed(1)
-    a, b = (torch.rand(50, 1, 8, 8, generator=generator) > 0.7 for _ in range(2))
-    ab, ba, aa = (Counts(*(part.numpy() for part in metrics.count_pixels(*pair))) for pair in ((a, b), (b, a), (a, a)))
-    np.testing.assert_array_equal(metrics.iou(ab), metrics.iou(ba))
-    np.testing.assert_allclose(metrics.dice(ab), 2 * metrics.iou(ab) / (1 + metrics.iou(ab)))
-    np.testing.assert_array_equal(metrics.sensitivity(ab), metrics.precision(ba))
-    assert metrics.iou(aa).min() == 1

@@ -29,12 +29,6 @@ def test_the_reference_learning_rate_is_constant():
     assert learning_rate(Recipe(lr=0.1, warm_up=1.0, cosine=True), 9, 10) == pytest.approx(0.1)
 
 
-@pytest.mark.parametrize("steps", [1, 2, 3])
-def test_short_trainings_have_a_learning_rate_too(steps):
-    rates = [learning_rate(TUNED, step, steps) for step in range(steps)]
-    assert all(0 < rate <= TUNED.lr for rate in rates)
-
-
 def network() -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))

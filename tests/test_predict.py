@@ -363,7 +363,14 @@ def test_the_network_of_a_run_is_the_one_that_was_chosen(call, tmp_path, picture
 
     found, said = pixels("--run", run)
     assert found == 2400 and f"epoch 1 of {run} (not tested)" in said
-    chosen = {"epoch": 1, "selected_by": "loss", "tuned": {"patients": 2}, "threshold": 0.6, "min_component": 2401}
+    chosen = {
+        "epoch": 1,
+        "epochs": 1,
+        "selected_by": "loss",
+        "tuned": {"patients": 2},
+        "threshold": 0.6,
+        "min_component": 2401,
+    }
     run.write("metrics.json", json.dumps(chosen).encode())
     found, said = pixels("--run", run)
     assert found == 0 and "(as tested), the lowest validation loss; threshold 0.6, components below 2401 px" in said

@@ -136,11 +136,6 @@ def test_the_head_is_the_largest_bright_region_of_each_slice():
     assert head_box(found) == (19, 140, 81, 232)  # of all slices
 
 
-def test_a_black_stack_has_no_head_and_the_box_of_the_frame():
-    found = find_head(np.zeros((2, 256, 256, 3), np.uint8))
-    assert not found.any() and head_box(found) == (0, 256, 0, 256)
-
-
 def test_windows_by_hand():
     assert window((100, 132, 64, 128)) == (slice(100, 132), slice(64, 128))  # multiples already
     assert window((100, 133, 10, 11)) == (slice(84, 148), slice(0, 32))  # at the left edge
@@ -205,13 +200,6 @@ def test_a_patient_is_prepared_the_same_without_the_others(normalisation):
         assert together.stack[list(rows)].tolist() == [number] * len(stack)
         assert torch.equal(images_of(alone), images_of(together, *rows))
         assert alone.boxes == together.boxes[number : number + 1]
-
-
-def test_patients_with_other_brightness_look_the_same_by_head():
-    prepared = preprocess(patients(a=scan(1), b=scan(1) // 2), Preprocessing("head"))
-    images = images_of(prepared)
-    torch.testing.assert_close(images[:3], images[3:])
-    assert images[:3].min() == 0
 
 
 @pytest.mark.parametrize("crop", [False, True])

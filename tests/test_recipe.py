@@ -49,7 +49,7 @@ def test_only_a_recipe_without_schedule_may_be_continued():
         assert Recipe(**schedule).has_schedule
 
 
-@pytest.mark.parametrize("text", ["0/5", "6/5", "1/1", "1", "a/b", "-1/5", "1/5/2", "1.0/5"])
+@pytest.mark.parametrize("text", ["0/5", "6/5", "1/1", "1", "1.0/5"])
 def test_texts_that_are_no_fold(text):
     with pytest.raises(argparse.ArgumentTypeError, match=f"{text} is not K/N"):
         fold(text)

@@ -192,12 +192,9 @@ def test_the_page_works_within_a_notebook(browser, run):
     page, wrong = browser.new_page(), []
     page.on("pageerror", lambda error: wrong.append(str(error)))
     page.set_content(f'<iframe srcdoc="{html.escape(page_of(run))}" width="1200" height="900"></iframe>')
-    inside, shown = page.frame_locator("iframe"), []
     for pressed in ("#next", "nav a >> nth=1", "button.link[data-slice] >> nth=0"):
-        inside.locator(pressed).click()
-        shown.append(inside.locator("#shown-slice").inner_text())
-    assert (len({*shown}), wrong) == (2, [])  # the second only scrolls
-    assert page.url == "about:blank"
+        page.frame_locator("iframe").locator(pressed).click()
+    assert (page.url, wrong) == ("about:blank", [])
     page.close()
 
 
@@ -215,8 +212,6 @@ def test_the_numbers_of_the_page_are_those_of_the_files(opened, run):
     assert page.locator(".metrics .interval i").count() == 0 and "nan" not in page.inner_text("main").lower()
     dice = page.locator("table.bars data").evaluate_all("cells => cells.map(cell => Number(cell.value))")
     assert dice == pytest.approx([*sorted(patients["dice"], reverse=True), patients["dice"].mean()], abs=1e-6)
-    cells = page.locator('#patients details tr [data-column="predicted_pixels"] data')
-    assert sorted(cells.evaluate_all("all => all.map(cell => Number(cell.value))")) == [0, 27, 1300]
 
 
 def test_every_slice_in_the_viewer_equals_its_row(opened, run):
@@ -237,35 +232,20 @@ def test_keys_wheel_slider_and_profile_change_the_slice(opened):
     page.select_option("#patient", label=A_TITLE)
     assert page.evaluate("state.slice") == 1  # the slice with the largest mask
     page.focus("#stage")
-    keys = ("Home", "ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown", "PageUp", "PageDown", "End")
-    for key, index in zip(keys, (0, 0, 1, 2, 1, 5, 0, 5), strict=True):
+    for key, index in (("Home", 0), ("ArrowLeft", 0), ("ArrowRight", 1), ("PageUp", 5), ("End", 5), ("ArrowLeft", 4)):
         page.keyboard.press(key)
         assert page.evaluate("state.slice") == index, key
-    page.evaluate("document.activeElement.blur()")  # anywhere on the page
-    page.keyboard.press("ArrowLeft")
-    assert page.evaluate("[state.slice, location.hash]") == [4, "#A_1/5"]
+    assert page.evaluate("location.hash") == "#A_1/5"
     page.locator("#slice").fill("2")
-    assert page.evaluate("state.slice") == 2 and page.get_attribute("#slice", "aria-valuetext") == "slice 3, 3 of 6"
+    assert page.evaluate("state.slice") == 2
     page.locator("#stage").scroll_into_view_if_needed()
     page.locator("#stage").hover()
-    for turn, index in ((100, 3), (-100, 2), (15, 2), (15, 2), (15, 3)):
+    for turn, index in ((100, 3), (-100, 2)):
         page.mouse.wheel(0, turn)
         page.wait_for_timeout(60)
         assert page.evaluate("state.slice") == index
-    box = page.locator("#profile").bounding_box()
-    page.locator("#profile").click(position={"x": box["width"] - 12, "y": 60})
-    assert page.evaluate("state.slice") == SLICES - 1
     page.click("#worst")
     assert page.evaluate("state.slice") == 1
-
-
-def test_a_link_leads_to_a_patient_and_a_slice(opened, run):
-    page = opened()
-    page.evaluate("hash => { location.hash = hash; }", f"{quote(HOSTILE, safe='')}/3")
-    page.wait_for_function("state.slice === 2")
-    assert page.evaluate("patients[state.patient].id") == HOSTILE
-    page.click("#next")
-    assert page.evaluate("decodeURIComponent(location.hash)") == f"#{HOSTILE}/4"
 
 
 def test_masks_blink_the_picture_zooms_and_shows_each_sequence(opened):
@@ -288,9 +268,10 @@ def test_masks_blink_the_picture_zooms_and_shows_each_sequence(opened):
     x, y = page.evaluate("middleOfMarks()")  # of reference and prediction together
     assert (x, y) == pytest.approx((104.5, 122), abs=1) and (left + side / 2, top + side / 2) == pytest.approx((x, y))
     page.locator("#window").fill("50")
-    assert page.get_attribute("#stage image", "filter") == "url(#levels)"
     levels = [page.get_attribute("#levels feFuncR", name) for name in ("slope", "intercept")]
     assert levels == ["2", "-0.5"]  # 0.25 is black, 0.75 white
+    page.uncheck("#show-mask")
+    assert page.locator("#stage .outline").count() == 1
 
 
 def test_outlines_enclose_the_pixels_of_the_masks(opened):
@@ -313,25 +294,15 @@ def test_outlines_enclose_the_pixels_of_the_masks(opened):
     assert len(areas) == len(PATIENTS) * SLICES and not np.any(areas)
 
 
-def test_layers_can_be_switched_off_and_differ_without_colour(opened):
-    page = opened()
-    page.select_option("#patient", label=A_TITLE)
-    style = "getComputedStyle(document.querySelector('#stage .outline.{}')).strokeDasharray"
-    assert page.evaluate(style.format("mask")) == "none" != page.evaluate(style.format("prediction"))
-    page.uncheck("#show-mask")
-    assert page.locator("#stage .outline").count() == 1
-    page.check("#show-regions")
-    fill = page.evaluate("getComputedStyle(document.querySelector('#stage .missed-region')).fill")
-    assert "#hatch-missed" in fill
-
-
-def test_the_gallery_opens_the_viewer(opened):
+def test_the_gallery_and_a_link_open_the_viewer(opened):
     page = opened()
     missed = page.locator("#failures figure").filter(has_text=f"{HOSTILE}, slice 3")
     assert missed.locator("svg path.outline.mask").count() == missed.count()
     missed.locator("button.link").first.click()
     assert page.evaluate("[patients[state.patient].id, shown().number]") == [HOSTILE, 3]
     assert page.evaluate("document.activeElement.id") == "stage" and "Missed" in text(page, "#spoken")
+    page.evaluate("hash => { location.hash = hash; }", f"{quote(HOSTILE, safe='')}/4")
+    page.wait_for_function("state.slice === 3")
 
 
 def test_it_can_be_printed_and_used_without_sight_or_mouse(opened):
@@ -341,13 +312,6 @@ def test_it_can_be_printed_and_used_without_sight_or_mouse(opened):
             e.getAttribute("aria-label") || [...(e.labels || [])].map(l => l.innerText).join() || e.textContent)"""
     )
     assert len(names) > 30 and all(name.strip() for name in names)
-    reached = set()
-    page.focus("#stage")
-    for _ in range(11):
-        reached.add(page.evaluate("document.activeElement.id"))
-        assert page.evaluate("parseFloat(getComputedStyle(document.activeElement).outlineWidth)") >= 2
-        page.keyboard.press("Tab")
-    assert {"stage", "slice", "zoom-in", "patient", "show-mask", "show-prediction", "show-regions"} <= reached
     assert page.pdf(format="A4").startswith(b"%PDF")
     assert page.evaluate("[...document.querySelectorAll('details')].every(element => element.open)")
 

@@ -83,15 +83,6 @@ def write_split(folder: Path) -> Path:
     return folder / "split.csv"
 
 
-def test_the_validation_is_reported_where_no_test_patients_are_left(again, folder, tmp_path):
-    options = ("--split", write_split(tmp_path), *QUICK, "--epochs", 1)
-    assert again("full_bilinear", "--data", folder, *options)[0] == 0
-    record, config = read(tmp_path / "results" / "full_bilinear")
-    assert record["judged_on"] == "validation" and config["settings"]["mode"] == "fast"
-    assert record["metrics"]["empty_prediction"]["value"] == pytest.approx(1 / 3, abs=1e-6)
-    assert config["slices"] == {"train": 12, "validation": 3, "test": 0}
-
-
 def test_of_a_cross_validation_the_masks_are_copied(again, folder, tmp_path):
     assert again("cv_tuned", "--data", folder, "--split", tmp_path / "split.csv")[0] == 2
     code, _, err = again("cv_tuned", "--data", folder, *QUICK, "--epochs", 1)
@@ -123,10 +114,8 @@ def test_the_subset_is_taken_from_a_folder_that_holds_more(again, folder, tmp_pa
 @pytest.mark.parametrize(
     ("published_run", "slices", "deviations"),
     [
-        ("tuned", {"train": 2769, "validation": 756, "test": 404}, []),
         ("tuned", {"train": 2769, "validation": 756, "test": 0}, []),
         ("tuned", {"train": 2769, "validation": 700, "test": 404}, ["2769 + 700 + 404 slices"]),
-        ("cv_tuned", {"cross-validation, 5 folds": 3525}, []),
         ("cv_tuned", {"cross-validation, 5 folds": 3929}, []),
         ("cv_tuned", {"cross-validation, 5 folds": 336}, ["336 slices"]),
     ],

@@ -51,13 +51,11 @@ def test_warnings_name_the_better_epoch():
     assert said.startswith("warning: epoch 1 finds only 20% of the validation tumour slices")
     assert "epoch 3 is better on the validation tumour slices: IoU 0.560, epoch 1 has 0.100" in said
     said = selection_warning(table, 2)
-    assert said.startswith("warning: epoch 3 is better on the validation tumour slices: IoU 0.560, epoch 2 has 0.500")
+    assert said.startswith("warning: epoch 3 is better on the validation tumour slices")
     assert selection_warning(table, 3) == ""
     assert "epoch 3 has the best validation IoU, but its checkpoint is gone" in selection_warning(
         table.assign(saved=[True, True, False]), 2
     )
-    not_clearly = epochs(iou=[0.5] * 3, tumour_found=[0.9] * 3, tumour_iou=[0.5, 0.55, 0.54])
-    assert selection_warning(not_clearly, 1) == ""
     said = selection_warning(epochs(iou=[0.5] * 3, tumour_found=[NAN] * 3, tumour_iou=[NAN] * 3), 1)
     assert said.startswith("warning: no validation slice has tumour. Nothing can be chosen on them")
     assert "--select-by loss" in said and "--tune changes nothing" in said
@@ -126,7 +124,7 @@ def test_every_choice_scores_as_its_masks_do(case):
     smooth = np.random.default_rng(2).random((4, 16, 16)).repeat(4, 1).repeat(4, 2).astype(np.float32)
     probabilities = np.clip(slices.masks.numpy() * 0.3 + smooth * 0.7, 0, 1).astype(np.float32)
     dice = mean_dice(slices, probabilities)
-    for t, s in ((0, 0), (5, 2), (9, 3), (12, 4), (18, 5)):
+    for t, s in ((0, 0), (9, 3), (18, 5)):
         choice = Postprocessing(THRESHOLDS[t], SMALLEST[s])
         tables = make_tables(slices, postprocess(probabilities, choice, slices.patients))
         assert dice[t, s] == pytest.approx(tables.patients["dice"].mean()), choice
@@ -134,22 +132,14 @@ def test_every_choice_scores_as_its_masks_do(case):
 
 def test_nothing_to_choose_between_keeps_the_default():
     slices = make_slices({"a": [box((2, 2, 9, 9), size=16)]})
-    perfect = slices.masks.numpy().astype(np.float32)
-    assert tune(slices, perfect)[0] == Postprocessing(0.5, 0)
-
-
-def test_patients_without_tumour_tune_nothing():
-    slices = make_slices({"a": [box(size=16)] * 2})
-    false = np.full((2, 16, 16), 0.6, np.float32)  # which any threshold above would remove
-    assert tune(slices, false) == (Postprocessing(0.5, 0), None)
+    assert tune(slices, slices.masks.numpy().astype(np.float32))[0] == Postprocessing(0.5, 0)  # at any threshold
+    slices.masks.zero_()  # without tumour an empty prediction would be the best
+    assert tune(slices, np.full((1, 16, 16), 0.6, np.float32)) == (Postprocessing(0.5, 0), None)
 
 
 def test_small_components_of_a_single_slice_are_removed():
     masks = box((0, 0, 3, 3), (10, 10, 2, 5))[None]
-    assert remove_small_components(masks, 9).sum() == 19
-    assert remove_small_components(masks, 10).sum() == 10
-    assert remove_small_components(masks, 11).sum() == 0
-    assert remove_small_components(masks, 0) is masks
+    assert [remove_small_components(masks, size).sum() for size in (0, 9, 10, 11)] == [19, 19, 10, 0]
 
 
 def test_the_thin_ends_of_a_large_component_stay_and_what_one_slice_alone_shows_goes():
@@ -166,11 +156,5 @@ def test_components_do_not_go_on_from_patient_to_patient():
     probabilities = np.stack([box((5, 5, 8, 8))] * 4).astype(np.float32)
     choice = Postprocessing(0.5, 10)
     assert postprocess(probabilities, choice, ["a", "b", "b", "a"]).any((1, 2)).all()
-    assert postprocess(probabilities, choice, ["a", "b", "c", "d"]).any((1, 2)).all()  # single slices
     probabilities[3] = 0
     assert postprocess(probabilities, choice, ["a", "b", "b", "a"]).any((1, 2)).tolist() == [0, 1, 1, 0]
-
-
-def test_the_threshold_itself_is_tumour():
-    probabilities = np.array([[[0.49999, 0.5, 0.50001]]], np.float32)
-    assert postprocess(probabilities, Postprocessing(), ["a"]).tolist() == [[[0, 1, 1]]]

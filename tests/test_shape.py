@@ -8,7 +8,7 @@ from conftest import box
 from scipy.spatial import ConvexHull
 
 from evaluation import shape
-from evaluation.shape import Ellipsoid, enclosing_ellipsoid
+from evaluation.shape import ellipsoid_volume
 
 BOX = 2 / (math.pi * math.sqrt(3))  # BEVR of any box: its ellipsoid is that of a cube, stretched
 
@@ -38,7 +38,7 @@ def blob(seed: int = 3) -> np.ndarray:
 
 
 def features(stack: np.ndarray) -> dict[str, float]:
-    return shape.measure(np.ascontiguousarray(stack)).features
+    return shape.measure(np.ascontiguousarray(stack))
 
 
 # --- Bounding ellipsoid ----------------------------------------------------------------------------------------
@@ -51,9 +51,7 @@ def test_a_ball_or_an_ellipsoid_fills_its_ellipsoid(radii):
     assert found["volume"] == pytest.approx(4 / 3 * math.pi * math.prod(radii), rel=0.01)
 
 
-@pytest.mark.parametrize(
-    "sides", [(1, 1, 1), (1, 1, 30), (1, 20, 30), (7, 20, 30)], ids=["voxel", "row", "plane", "box"]
-)
+@pytest.mark.parametrize("sides", [(1, 1, 30), (7, 20, 30)], ids=["row", "box"])
 def test_a_box_and_tumours_too_thin_for_voxel_centres(sides):
     stack = np.zeros((9, 40, 40), np.uint8)
     stack[tuple(slice(2, 2 + side) for side in sides)] = 1
@@ -62,68 +60,34 @@ def test_a_box_and_tumours_too_thin_for_voxel_centres(sides):
     assert (found["volume"], found["components"]) == (math.prod(sides), 1)
 
 
-def test_two_balls():
-    """Of all ellipsoids of revolution around both, the smallest; its volume by a search."""
-    radius, apart = 30, 40
-    stack = np.concatenate([ball((radius,) * 3, 2 * apart)] * 2)
-    angle, thick = np.linspace(0, np.pi, 500), np.linspace(radius * 1.001, 3 * radius, 500)[:, None]
-    room = 1 - (radius * np.sin(angle) / thick) ** 2
-    long = np.sqrt(((apart + radius * np.cos(angle)) ** 2 / room).max(1))
-    smallest = (4 / 3 * np.pi * long * thick[:, 0] ** 2).min()
-    found = features(stack)
-    assert found["components"] == 2
-    assert found["bevr"] == pytest.approx(2 * 4 / 3 * np.pi * radius**3 / smallest, rel=0.08)
-    alone = shape.measure(stack, largest_only=True).features
-    assert alone["bevr"] > 0.85 and alone["volume"] == found["volume"] / 2 and alone["components"] == 2
+def test_of_an_automatic_mask_the_largest_component_alone_is_measured():
+    stack = np.zeros((9, 40, 40), np.uint8)
+    stack[2:5, 2:12, 2:12] = stack[7, 30:33, 30:33] = 1
+    found, alone = features(stack), shape.measure(stack, largest_only=True)
+    assert found["bevr"] < alone["bevr"] == pytest.approx(BOX, rel=1e-5)
+    assert (found["volume"], alone["volume"], alone["components"]) == (309, 300, 2)
 
 
 def test_no_affine_map_changes_bevr():
     """Stretching, shearing, turning: the ellipsoid of mapped points is the mapped ellipsoid, and so is the volume."""
     rng = np.random.default_rng(1)
     hull = ConvexHull(shape.corners(blob()))
-    before = hull.volume / enclosing_ellipsoid(hull.points[hull.vertices]).volume
+    before = hull.volume / ellipsoid_volume(hull.points[hull.vertices])
     for _ in range(10):
         affine = rng.normal(size=(3, 3)) @ np.diag([0.1, 1, 10])
         mapped = ConvexHull(hull.points @ affine + rng.normal(size=3) * 100)
-        assert mapped.volume / enclosing_ellipsoid(mapped.points).volume == pytest.approx(before, rel=1e-4)
-
-
-def test_the_ellipsoid_holds_all_points_and_touches_some():
-    points = np.random.default_rng(2).normal(size=(500, 3)) @ np.diag([1, 5, 0.2]) + [100, -3, 7]
-    found = enclosing_ellipsoid(points)
-    away = points - found.centre
-    distances = np.einsum("nd,de,ne->n", away, found.matrix, away)
-    assert distances.max() == pytest.approx(1) and 4 <= (distances > 1 - 1e-4).sum() <= 9
-
-
-def test_sections_of_an_ellipsoid():
-    unit = Ellipsoid(np.array([5.0, 1.0, 2.0]), np.eye(3))
-    assert unit.volume == pytest.approx(4 / 3 * math.pi) and unit.section(6.1) is None
-    cut = unit.section(5.6)
-    assert cut.centre.tolist() == [1, 2] and cut.radii == pytest.approx([0.8, 0.8])
-    shear = np.array([[1, 0, 0], [0.5, 1, 0], [0, 0, 1]])  # a row further for every two slices
-    back = np.linalg.inv(shear)
-    leaning = Ellipsoid(np.zeros(3), back.T @ np.diag([1, 1 / 4, 1]) @ back)
-    cut = leaning.section(0.6)
-    assert cut.centre == pytest.approx([0.3, 0]) and cut.radii == pytest.approx([1.6, 0.8])
-    assert cut.angle % 180 == pytest.approx(90)  # it is longest along the rows
+        assert mapped.volume / ellipsoid_volume(mapped.points) == pytest.approx(before, rel=1e-4)
 
 
 # --- Outlines --------------------------------------------------------------------------------------------------
 
 
-def test_a_disc_has_neither_fluctuation_nor_deviation():
-    found = features(star(0, 0))
-    assert found["margin_fluctuation"] < 0.005 and found["angular_sd"] < 0.005
-    assert found["largest_area"] == pytest.approx(math.pi * 80**2, rel=0.01)
-
-
-@pytest.mark.parametrize("amplitude", [0.05, 0.1])
-def test_a_star_with_ten_rays(amplitude):
+@pytest.mark.parametrize("amplitude", [0, 0.1])
+def test_a_disc_and_a_star_with_ten_rays(amplitude):
     """One wave in each sector and in each window: smoothing leaves nothing of it, and both see its whole height."""
     found = features(star(amplitude, 10))
-    assert found["margin_fluctuation"] == pytest.approx(amplitude / math.sqrt(2), rel=0.08)
-    assert found["angular_sd"] == pytest.approx(amplitude / math.sqrt(2), rel=0.08)
+    expected = pytest.approx(amplitude / math.sqrt(2), rel=0.08, abs=0.005)
+    assert found["margin_fluctuation"] == expected and found["angular_sd"] == expected
 
 
 def test_a_slow_wave_is_no_fluctuation():
@@ -142,56 +106,34 @@ def test_holes_and_smaller_components_do_not_change_the_outline():
     before, after = features(stack), features(other)
     assert after["largest_area"] == 100 * 80 - 400 + 600 and after["components"] == 2
     assert after["angular_sd"] == pytest.approx(before["angular_sd"], abs=0.01)  # the hole moves the centre a little
-    assert shape.measure(other).largest_slice == 0
 
 
 def test_shift_and_right_angles_change_nothing():
     stack = np.pad(blob(), ((2, 2), (20, 20), (20, 20)))
-    before = shape.measure(stack)
+    before = features(stack)
     for moved in (
         np.roll(stack, (1, -7, 11), (0, 1, 2)),
         np.rot90(stack, 1, (1, 2)),
         np.rot90(stack, 2, (1, 2)),
         np.rot90(stack, 3, (1, 2)),
     ):
-        assert features(moved) == pytest.approx(before.features, rel=1e-5)
-
-
-def test_the_ellipsoid_lies_where_the_tumour_is():
-    stack = np.zeros((12, 64, 64), np.uint8)
-    stack[3:6, 10:20, 40:50] = 1
-    found = shape.measure(stack)
-    assert found.ellipsoid.centre == pytest.approx([4.5, 15, 45], abs=1e-3) and found.largest_slice == 3
+        found = features(moved)
+        assert [found[name] for name in shape.FEATURES] == pytest.approx(
+            [before[name] for name in shape.FEATURES], rel=1e-5
+        )
 
 
 # --- Nothing to measure ----------------------------------------------------------------------------------------
 
 
-def test_an_empty_mask_has_a_reason():
-    found = shape.measure(np.zeros((3, 8, 8), np.uint8))
-    assert found.reason == "the mask is empty" and found.ellipsoid is None and found.largest_slice == -1
-    assert found.features["volume"] == found.features["components"] == found.features["largest_area"] == 0
-    assert all(math.isnan(found.features[name]) for name in ("solidity", *shape.PUBLISHED))
-    assert shape.variants(np.zeros((3, 8, 8), np.uint8), found.features) == {}
-
-
-def test_a_tumour_of_one_voxel_has_no_outline_to_smooth():
+def test_an_empty_mask_and_one_voxel_have_a_reason():
     stack = np.zeros((3, 8, 8), np.uint8)
+    found = features(stack)
+    assert found["reason"] == "the mask is empty"
+    assert found["volume"] == found["components"] == found["largest_area"] == 0
+    assert all(math.isnan(found[name]) for name in ("solidity", *shape.PUBLISHED))
     stack[1, 4, 4] = 1
-    found = shape.measure(stack)
-    assert found.reason == "the outline of the largest slice has 1 points, fewer than 30"
-    assert found.features["bevr"] == pytest.approx(BOX, rel=1e-5)
-    assert math.isnan(found.features["margin_fluctuation"]) and math.isnan(found.features["angular_sd"])
-    assert all(math.isnan(v) for (_, name), v in shape.variants(stack, found.features).items() if name != "bevr")
-
-
-def test_other_choices_change_what_they_say():
-    two = np.zeros((5, 128, 128), np.uint8)
-    two[1:4, 20:60, 20:70] = 1
-    two[2, 100:110, 100:120] = 1
-    taken = features(two)
-    found = shape.variants(two, taken)
-    assert found[shape.LARGEST_ONLY, "bevr"] == pytest.approx(BOX, rel=1e-5) and taken["bevr"] < BOX
-    assert found["window of a fifth", "margin_fluctuation"] > taken["margin_fluctuation"]
-    assert found["window of a twentieth", "margin_fluctuation"] < taken["margin_fluctuation"]
-    assert len({name for name, _ in found}) == 1 + len(shape.VARIANTS)
+    found = features(stack)
+    assert found["reason"] == "the outline of the largest slice has 1 points, fewer than 30"
+    assert found["bevr"] == pytest.approx(BOX, rel=1e-5)
+    assert math.isnan(found["margin_fluctuation"]) and math.isnan(found["angular_sd"])

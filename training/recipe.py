@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import constants
-from utils import fraction, positive, whole_number
+from utils import existing, fraction, positive, whole_number
 
 COMPUTING = ("seed", "mode", "precision")  # settings beside the recipe that a resumed run must share
 
@@ -108,10 +108,16 @@ def make_parser(description: str | None = None) -> argparse.ArgumentParser:
     """Return the parser of train_model.py. Options of the recipe that are not given are absent from its result."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument_group("data").add_argument
-    add("--data", metavar="DIR", help="folder kaggle_3m or its parent (the downloaded set, or synthetic patients)")
-    add("--split", type=Path, metavar="FILE", help="CSV with the columns patient and split (the published split)")
+    add(
+        "--data",
+        type=existing,
+        metavar="DIR",
+        help="folder kaggle_3m or its parent (the downloaded set, or synthetic patients)",
+    )
+    add("--split", type=existing, metavar="FILE",
+        help="CSV: patient, split and, if ids do not say it, person (the published split)")  # fmt: skip
     add("--fold", type=fold, metavar="K/N", help="test on the K-th of N folds of the patients; see cross_validate.py")
-    add("--patients", type=Path, metavar="FILE", help="use only the patients listed, one per line (all)")
+    add("--patients", type=existing, metavar="FILE", help="use only the patients listed, one per line (all)")
 
     add = parser.add_argument_group("run").add_argument
     add("--run", type=Path, default=Path(constants.RUN_DIR), metavar="DIR",
