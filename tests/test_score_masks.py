@@ -14,8 +14,8 @@ from dataset.slices import read_mask
 from storage.run_folder import RunFolder
 from training.recipe import Recipe
 
-UNMEASURED = {"split", "epoch", "selected_by", "loss", "command", "commit", "threshold", "min_component", "tuned",
-              "brier", "ece", "calibration", "intervals", "masks", "reference", "notes"}  # fmt: skip
+UNMEASURED = {"split", "epoch", "epochs", "selected_by", "loss", "command", "commit", "threshold", "min_component",
+              "tuned", "brier", "ece", "calibration", "intervals", "masks", "reference", "notes"}  # fmt: skip
 
 
 @pytest.fixture
