@@ -210,7 +210,7 @@ def test_a_table_is_written_edited_and_taken_and_lies_beside_the_masks(predict, 
     assert code == 1 and "Resample the sequences onto FLAIR first" in err  # FLAIR is segmented all the same
     assert "note: pre-contrast is not used" in out and "one sequence only" in out
     assert pd.read_csv(folder / "patients.csv")["patient"].tolist() == ["a", "renamed"]
-    assert read_csv(folder / "cohort.csv", [])["flair"].tolist() == [str(cohort / name / "flair.nii.gz") for name in "ab"]
+    assert read_csv(folder / "cohort.csv", [])["flair"].tolist() == [str(cohort / f"{n}/flair.nii.gz") for n in "ab"]
     (cohort / "a" / "flair.nii.gz").unlink()
     (cohort / "a" / "flair.nii.gz").symlink_to(tmp_path / "never fetched")
     code, _, err, folder = predict(cohort, "--overwrite")
