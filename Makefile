@@ -24,7 +24,7 @@ demo: $(VENV)/requirements.stamp
 	$(BIN)/python train_model.py --data $(DATA) --run $(RUN) $(DEMO) --overwrite
 	$(BIN)/python process_models.py --run $(RUN)
 	$(BIN)/python test_model.py --run $(RUN)
-	$(BIN)/python radiogenomics.py --data $(DATA) --out $(RUN)/genomics
+	$(BIN)/python radiogenomics.py --data $(DATA) --out $(RUN)/genomics --overwrite
 	@echo
 	@echo "Look at $(RUN)/report.html (double click), $(RUN)/results.csv and $(RUN)/plots."
 

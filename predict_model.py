@@ -3,6 +3,7 @@
     python predict_model.py patient_folder --out masks                          # with the weights that come along
     python predict_model.py scans/*.png stack.npy --run runs/first --out masks  # with the network of a run
     python predict_model.py flair.nii.gz --pre t1.nii.gz --post t1c.nii.gz --out masks
+    python predict_model.py cohort --list cohort.csv  # a table of what is taken for whom, to edit and name as INPUT
 
 INPUT is a picture (.png .tif .jpg .bmp: grey, or RGB holding pre-contrast, FLAIR, post-contrast), a folder of
 pictures, a NumPy array (.npy: [S, H, W] or [S, H, W, 3]), a volume (.nii .nii.gz .nrrd .mha .mhd: FLAIR alone or with

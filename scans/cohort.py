@@ -8,9 +8,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from constants import FLAIR
+from constants import FLAIR, POST, PRE
 from scans.items import Cohort, Item, Patient, find_items, gap_in, is_pattern
-from scans.names import COLUMNS, MASK, OTHER, SHOWN, Kind, kind_of
+from scans.names import COLUMNS, KINDS, MASK, OTHER, SHOWN, Kind, base_of
 from scans.scan import safe_name, stem
 from scans.table import read_cell, read_table
 from utils import UserError
@@ -62,23 +62,36 @@ def find_patients(inputs: Iterable[Path], options: dict[Kind, str] | None = None
 def group(items: Iterable[Item], patterns: set[Kind]) -> Iterator[tuple[str, list[Item]]]:
     """Yield name and items of each patient.
 
-    Masks, and what matches a pattern, may have another name than the images that they lie beside.
+    Masks, and what matches a pattern, may have another name than the images that they lie beside; and so may, to be
+    listed as unused, images of no known sequence beside a FLAIR whose name begins alike.
     """
     patients: dict[tuple[Path, str], list[Item]] = defaultdict(list)
-    beside = defaultdict(set)  # patients by folder, and whether the name of their image says nothing
+    images = defaultdict(list)  # by folder
     for item in items:
-        key = item.root, item.name
-        patients[key].append(item)
-        if item.kind in (FLAIR, None):
-            beside[item.folder].add((key, item.alone and not kind_of(stem(item.place))[0]))
+        patients[item.root, item.name].append(item)
+        if item.kind in (FLAIR, None) and not item.series:
+            images[item.folder].append(item)
     for key, own in list(patients.items()):
         kinds = {item.kind for item in own}
-        if kinds <= {MASK, OTHER, *patterns}:
-            fits = [other for other, says_nothing in beside[own[0].folder]
-                    if says_nothing or kinds & patterns or key[1].startswith(f"{other[1]}_")]  # fmt: skip
-            if len(fits) == 1:
-                patients[fits[0]] += patients.pop(key)
+        if kinds & {PRE, FLAIR, POST} - patterns or not own[0].alone:
+            continue
+        beside = [item for item in images[own[0].folder] if item.name != key[1]]
+        beside = [item for item in beside if item.kind == FLAIR] or ([] if None in kinds else beside)
+        begins = {(item.root, item.name): begin_of(item) for item in beside}
+        start = base_of(f"{stem(own[0].place)}_", {*begins.values()} - {""})
+        fits = [other for other, begin in begins.items() if start and begin == start]
+        if not fits and len(beside) == 1 and (kinds & patterns or not begin_of(beside[0])):
+            fits = list(begins)
+        if len(fits) == 1:
+            patients[fits[0]] += patients.pop(key)
     yield from ((name, own) for (_, name), own in patients.items())
+
+
+def begin_of(item: Item) -> str:
+    """Return what stands before the sequence in the name of a file; nothing for a folder of pictures."""
+    word = KINDS[FLAIR].search(stem(item.place))
+    begin = stem(item.place)[: word.start()].rstrip("_-. ") if word else stem(item.place)
+    return begin if item.alone else ""
 
 
 def choose_series(own: list[Item], series: str, problems: list[str]) -> list[Item]:

@@ -21,7 +21,7 @@ DEEPEST = 8  # levels of folders below a folder that is named; patient, session,
 BIDS = "dataset_description.json"  # in a folder of that standard, where these hold no scans as they were taken
 BIDS_OTHERS = {"code", "derivatives", "sourcedata", "stimuli"}
 OURS = {"slices.csv", "patients.csv"}  # predict_model.py wrote a folder that holds both
-GONE, DENIED = "a link that leads nowhere", "no permission to read it"  # a problem, too
+PROBLEMS = GONE, DENIED = "a link that leads nowhere", "no permission to read it"  # of which one is told
 
 
 class Item(NamedTuple):
@@ -91,6 +91,7 @@ def find_items(inputs: Iterable[Path], patterns: dict[Kind, str], problems: list
     stacks: dict[tuple[Path, str], dict[Path, None]] = defaultdict(dict)  # by place, and format
     roots: dict[Path, Path] = {}
     unused: dict[Path, str] = {}
+    folders: set[Path] = set()  # all of whose files are given
     for given in inputs:
         if not os.path.lexists(given):
             problems.append(f"{given}: no such file or folder. Name another.")
@@ -103,9 +104,10 @@ def find_items(inputs: Iterable[Path], patterns: dict[Kind, str], problems: list
             place = path.parent if format in ("pictures", "DICOM") and not reason else path
             root = given if os.path.isdir(given) and place != given else place.parent
             roots.setdefault(place, Path(os.path.abspath(root)))
+            folders |= {path.parent} if os.path.isdir(given) else set()
             if reason:
                 unused[path] = reason
-                if reason.startswith((GONE, DENIED)):
+                if reason.startswith(PROBLEMS):
                     problems.append(f"{path}: {reason}. Restore it, or leave it out.")
             else:
                 stacks[place, format][path] = None
@@ -120,6 +122,7 @@ def find_items(inputs: Iterable[Path], patterns: dict[Kind, str], problems: list
             unused |= dict.fromkeys(reports, "DICOM without an image")
             roots |= dict.fromkeys(reports, roots[place])
         else:
+            stack = stack._replace(whole=place in folders or stack.alone)
             items += picture_items(stack, patterns.get(MASK)) if format == "pictures" else volume_items(stack)
     items = [*judge_volumes(items), *name_series(series, patterns)]
     for path, reason in unused.items():
@@ -171,6 +174,7 @@ def picture_items(stack: Item, pattern: str | None) -> list[Item]:
     for path in stack.paths:
         name = stem(path)
         base = base_of(name, names)
+        base = "" if name[len(base) + 1 :].isdecimal() else base  # scan.png, scan_2.png
         named = bool(KINDS[MASK].search(name))
         if pattern:
             kind = MASK if fnmatch.fnmatch(path.name, pattern) else OTHER if named else stack.kind
@@ -184,7 +188,7 @@ def picture_items(stack: Item, pattern: str | None) -> list[Item]:
         if ending and kind_of(f"x{ending}")[1] != MASK and sum(map(holds_mask, paths)) * 2 <= len(paths):
             stacks[stack.kind, ""] += stacks.pop((kind, ending))
     return [
-        stack._replace(paths=sorted(paths, key=natural_order), kind=kind, whole=kind == stack.kind)
+        stack._replace(paths=sorted(paths, key=natural_order), kind=kind, whole=stack.whole and kind == stack.kind)
         for (kind, _), paths in stacks.items()
     ]
 

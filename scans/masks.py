@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from scans import medical
-from scans.items import Patient, walk
+from scans.items import PROBLEMS, Patient, walk
 from scans.names import MASK, base_of, kind_of
 from scans.read import open_array, open_picture, read_picture
 from scans.scan import PICTURES, Scan, file_ending, stem
@@ -46,8 +46,11 @@ def find_masks(folder: Path) -> tuple[dict[str, list[Path]], list[str]]:
     Where some pictures do, the others are taken for images; so are volumes.
     """
     found: dict[str, list[Path]] = defaultdict(list)
-    problems = []
-    files = [path for path, reason in walk(folder, levels=1, ours=True) if file_ending(path) and not reason]
+    entries = list(walk(folder, levels=1, ours=True))
+    problems = [
+        f"{path}: {reason}. Restore it, or leave it out." for path, reason in entries if reason.startswith(PROBLEMS)
+    ]
+    files = [path for path, reason in entries if file_ending(path) and not reason]
     for pictured in (False, True):
         own = [path for path in files if (file_ending(path) in PICTURES) == pictured]
         for path in [path for path in own if kind_of(stem(path))[1] == MASK] or own:

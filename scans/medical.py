@@ -109,15 +109,15 @@ def _as_shown(sequences: list[Any], known: bool = True) -> Volume:
     return stack, (rows, columns, between) if known else None, Grid(affine if known else None, empty, code)
 
 
-def outline(path: Path) -> tuple[int, tuple[float, float, float]]:
-    """Return the axial slices of a file by its header, and the mm between rows, columns and slices."""
+def outline(path: Path) -> tuple[int, tuple[float, ...]]:
+    """Return the axial slices of a file by its header, and the mm between rows, columns and slices, () if unknown."""
     reader = _open(path)
-    dimension = reader.GetDimension()
-    if dimension < 3:
-        return 1, (*reader.GetSpacing()[::-1], 1.0)
-    turn = np.abs(np.reshape(reader.GetDirection(), (dimension, dimension))[:3, :3])
-    columns, rows, between = turn.argmax(axis=1)
-    return reader.GetSize()[between], tuple(reader.GetSpacing()[axis] for axis in (rows, columns, between))
+    size, axes = reader.GetSize(), reader.GetDimension()
+    image = sitk.Image([1, 1, 1], sitk.sitkUInt8)
+    image.SetSpacing(reader.GetSpacing()[:3])
+    image.SetDirection(np.reshape(reader.GetDirection(), (axes, axes))[:3, :3].ravel().tolist())
+    _, spacing, grid = _as_shown([image], _correct_geometry([image], reader, path))
+    return next(size[n] for n, letter in enumerate(grid.code) if letter in "SI"), spacing or ()
 
 
 def encode(slices: np.ndarray, grid: Grid) -> bytes:

@@ -37,7 +37,7 @@ def to_table(cohort: Cohort, folder: Path) -> tuple[str, list[str]]:
             try:
                 slices, spacing = outline(patient.items[FLAIR])
                 row |= {"slices": slices, "spacing": " x ".join(f"{size:.4g}" for size in spacing)}
-            except (ValueError, OSError, LookupError) as error:
+            except Exception as error:  # libraries raise many kinds for a damaged file
                 notes.append(f"cannot be read: {' '.join(str(error).split())}")
                 problems.append(f"{patient.items[FLAIR].place}: {notes[-1]}")
         else:

@@ -163,6 +163,12 @@ def test_a_tree_with_a_folder_for_each_series_is_one_patient_by_descriptions(tmp
     assert [patient.name for patient in find_patients([tmp_path / "other"]).patients] == ["a", "b"]
 
 
+def test_series_without_flair_are_named_and_not_segmented(tmp_path):
+    write_series(tmp_path / "P1", SeriesDescription="AX T1")
+    (patient,), problems, _ = find_patients([tmp_path / "P1"])
+    assert FLAIR not in patient.items and f"{tmp_path / 'P1'}: no FLAIR, which is what is segmented" in problems[0]
+
+
 def test_a_dead_link_among_the_slices_of_a_series_refuses_it_alone(tmp_path):
     for patient in ("P1", "P2"):
         write_series(tmp_path / patient)

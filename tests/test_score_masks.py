@@ -6,17 +6,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import SimpleITK as sitk
-from conftest import box, make_patients, save_checkpoint
+from conftest import box, bright_network, make_patients, save_checkpoint
 from PIL import Image
-from test_predict import bright_network
 
 from dataset.folder import find_slices
 from dataset.slices import read_mask
 from storage.run_folder import RunFolder
 from training.recipe import Recipe
 
-UNMEASURED = {"split", "epoch", "selected_by", "loss", "command", "commit", "threshold", "min_component", "tuned",
-              "brier", "ece", "calibration", "intervals", "masks", "reference", "notes"}  # fmt: skip
+UNMEASURED = {"split", "epoch", "epochs", "selected_by", "loss", "command", "commit", "threshold", "min_component",
+              "tuned", "brier", "ece", "calibration", "intervals", "masks", "reference", "notes"}  # fmt: skip
 
 
 @pytest.fixture
@@ -240,6 +239,11 @@ def test_what_does_not_fit_is_one_error_that_names_it(score, folder, tmp_path):
     refused({"typo": masks["SYNTH_T_2"]}, "typo: no such patient in the reference")
     refused({"SYNTH_T_2": masks["SYNTH_T_2"] * 77 + 3}, "a mask with the values 3, 80. Save it with 0 and one")
     (tmp_path / "empty").mkdir()
+    (tmp_path / "gone").mkdir()
+    for name in ("SYNTH_T_2.nii.gz", "SYNTH_T_3"):
+        (tmp_path / "gone" / name).symlink_to(tmp_path / "never fetched")
+    code, _, err, _ = score(tmp_path / "gone", "--data", folder)
+    assert code == 2 and "SYNTH_T_3: a link that leads nowhere" in err and "SYNTH_T_2.nii.gz: cannot be read" in err
     for source, message in ((tmp_path / "empty", "holds no masks"), (tmp_path / "no", "no such folder")):
         code, _, err, _ = score(source, "--data", folder)
         assert code == 2 and message in err
