@@ -28,7 +28,6 @@ Research use only: not a medical device, not for diagnosis or treatment.
 from __future__ import annotations
 
 import argparse
-import errno
 import sys
 import textwrap
 import time
@@ -136,13 +135,8 @@ def main(argv: list[str] | None = None) -> None:
         if not slices:
             measure.begin_tables(args.out)
             write_text(args.out / "cohort.csv", to_table(cohort, args.out)[0])
-        try:
-            write(patient, scan, probabilities, segment(probabilities, postprocessing), args, notice)
-            slices += len(probabilities)
-        except OSError as error:
-            if error.errno != errno.ENAMETOOLONG:
-                raise
-            problems.append(f"{error.filename}: a name too long for this file system. Use a shorter one.")
+        write(patient, scan, probabilities, segment(probabilities, postprocessing), args, notice)
+        slices += len(probabilities)
     if slices:
         seconds = time.perf_counter() - started
         print(f"{slices} slices in {seconds:.1f} s, {slices / seconds:.1f} slices/s on {hardware}")
@@ -258,7 +252,7 @@ def write(
     """Write the files of a patient, then the rows of both tables, and print what was found."""
     from evaluation.quality import input_warnings
     from scans import measure
-    from scans.masks import encode_picture, mask_files, probability_files, read_reference
+    from scans.masks import encode_picture, encode_stack, read_reference
     from scans.show import contact_sheet
 
     references = read_reference(patient, scan)
@@ -267,11 +261,11 @@ def write(
     heading, captions = measure.describe(total), [measure.caption(row) for row in rows]
     footer = [*filter(None, [notice]), constants.RESEARCH_USE]
     sheet = contact_sheet(scan, masks, references, captions, [scan.name, *heading], footer)
-    files = mask_files(scan, masks) | {f"{scan.name}_overlay.png": lambda: encode_picture(sheet)}
-    files |= probability_files(scan, probabilities) if args.probabilities else {}
-    for name, encode in files.items():
+    files = encode_stack(scan, masks, "mask") | {f"{scan.name}_overlay.png": encode_picture(sheet)}
+    files |= encode_stack(scan, probabilities, "probability") if args.probabilities else {}
+    for name, content in files.items():
         with atomic_write(args.out / scan.name / name) as file:
-            file.write(encode())
+            file.write(content)
     measure.append(args.out, rows, total)
 
     print(f"{scan.name}: {'; '.join(heading)}")

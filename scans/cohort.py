@@ -107,14 +107,11 @@ def choose_series(own: list[Item], series: str, problems: list[str]) -> list[Ite
             f"description or UID; or {REMEDY} They are {listed}."
         )
         meant = []
-    chosen = []
-    for item in own:
-        if item in meant:
-            item = item._replace(kind=FLAIR)
-        elif item.series and item.kind in (FLAIR, None):
-            item = item._replace(kind=OTHER, reason=NOT_CHOSEN)
-        chosen.append(item)
-    return chosen
+    return [
+        item._replace(kind=FLAIR) if item in meant
+        else item._replace(kind=OTHER, reason=NOT_CHOSEN) if item.series and item.kind in (FLAIR, None)
+        else item for item in own
+    ]  # fmt: skip
 
 
 def add_patients(cohort: Cohort, name: str, own: list[Item]) -> None:

@@ -25,26 +25,16 @@ PROBLEMS = GONE, DENIED = "a link that leads nowhere", "no permission to read it
 
 
 class Item(NamedTuple):
-    """One sequence, or the reference masks, of one patient.
+    """One sequence, or the reference masks, of one patient."""
 
-    Attributes:
-        place: its file, or the folder of its pictures or DICOM files.
-        paths: its files.
-        root: the folder that was named; items of one root and name are one patient's.
-        name: of the patient.
-        series: of DICOM, or one volume of several in a file.
-        whole: whether naming the place is enough.
-        reason: why it is not used, where it is none of the sequences.
-    """
-
-    place: Path
+    place: Path  # its file, or the folder of its pictures or DICOM files
     paths: list[Path]
-    root: Path
-    name: str
+    root: Path  # the folder that was named; items of one root and name are one patient's
+    name: str  # of the patient
     kind: Kind
-    series: medical.Series | None = None
-    whole: bool = True
-    reason: str = ""
+    series: medical.Series | None = None  # of DICOM, or one volume of several in a file
+    whole: bool = True  # whether naming the place is enough
+    reason: str = ""  # why it is not used, where it is none of the sequences
 
     @property
     def alone(self) -> bool:
@@ -58,14 +48,11 @@ class Item(NamedTuple):
 
 @dataclass
 class Patient:
-    """The stacks of one patient, none of them read, by channel and MASK. Without FLAIR nothing is segmented.
-
-    unused: other items of the patient, and why each is not used.
-    """
+    """The stacks of one patient, none of them read. Without FLAIR nothing is segmented."""
 
     name: str
-    items: dict[Kind, Item]
-    unused: list[tuple[Item, str]] = field(default_factory=list)
+    items: dict[Kind, Item]  # by channel, and MASK
+    unused: list[tuple[Item, str]] = field(default_factory=list)  # other items, and why each is not used
     notes: list[str] = field(default_factory=list)
 
 

@@ -30,17 +30,11 @@ CODES = slice(252, 256)  # bytes of qform_code and sform_code in a NIfTI header
 
 
 class Grid(NamedTuple):
-    """The place of a volume's slices in space and in its file.
+    """The place of a volume's slices in space and in its file."""
 
-    Attributes:
-        affine: (column, row, slice, 1) as shown -> mm (left, back, up), float64 [4, 4]; None if the file has none.
-        image: a SimpleITK image of these slices, all 0, for its geometry.
-        code: orientation of the axes in the file, such as RAS.
-    """
-
-    affine: np.ndarray | None
-    image: Any
-    code: str
+    affine: np.ndarray | None  # (column, row, slice, 1) as shown -> mm (left, back, up), float64 [4, 4], if known
+    image: Any  # a SimpleITK image of these slices, all 0, for its geometry
+    code: str  # orientation of the axes in the file, such as RAS
 
     def matches(self, other: "Grid", shape: Sequence[int]) -> bool:
         """Return whether each voxel lies within SAME_PLACE voxels of its like in the other; True if one is unknown.
@@ -292,21 +286,14 @@ def _read_tags(path: Path) -> dict[str, str]:
 
 
 class Series(NamedTuple):
-    """The files of one DICOM series, or one volume of a file that holds several.
+    """The files of one DICOM series, or one volume of a file that holds several."""
 
-    Attributes:
-        label: its number and description, which tell it from the others of its folder; empty if it is damaged.
-        names: by which a user may name it, in lower case.
-        study: UID, the same for all series of one examination.
-        volume: its number in the file, from 0.
-    """
-
-    label: str
+    label: str  # number and description, which tell it from the others of its folder; empty if it is damaged
     paths: list[Path]
     description: str = ""
-    names: tuple[str, ...] = ()
-    study: str = ""
-    volume: int | None = None
+    names: tuple[str, ...] = ()  # by which a user may name it, in lower case
+    study: str = ""  # UID, the same for all series of one examination
+    volume: int | None = None  # its number in the file, from 0
 
 
 def find_series(paths: Sequence[Path]) -> tuple[list[Series], list[Path]]:

@@ -9,15 +9,16 @@ import io
 import os
 from pathlib import Path
 
-from constants import FLAIR, POST, PRE
+from constants import FLAIR
 from scans import medical
 from scans.items import Cohort, Item, Patient, find_items, is_pattern
 from scans.names import COLUMNS, MASK, SHOWN, Kind, maker_of
+from scans.read import open_array
 from scans.scan import PICTURES, file_ending, safe_name, stem
 from utils import UserError, is_unsafe_path, read_csv
 
 HEADER = ("patient", *COLUMNS, "mask_of", "slices", "spacing", "unused", "notes")
-SHOWN_PATIENTS = 10
+MOST_LINES = 20  # of the table, printed
 
 
 def to_table(cohort: Cohort, folder: Path) -> tuple[str, list[str]]:
@@ -56,35 +57,23 @@ def mask_of(patient: Patient) -> str:
 
 def outline(item: Item) -> tuple[int, tuple[float, ...]]:
     """Return the slices of an item, and mm between rows, columns and slices as far as its headers say them."""
-    if item.series and item.series.volume is None:
-        return medical.outline_series(item.paths)
     ending = file_ending(item.paths[0])
+    if not ending:
+        return medical.outline_series(item.paths)
     if ending in PICTURES:
         return len(item.paths), ()
-    if ending == ".npy":
-        from scans.read import open_array
-
-        return len(open_array(item.paths[0])), ()
-    return medical.outline(item.paths[0])
+    return (len(open_array(item.paths[0])), ()) if ending == ".npy" else medical.outline(item.paths[0])
 
 
 def describe(cohort: Cohort) -> list[str]:
     """Return the table in a few lines."""
     lines = []
-    for patient in cohort.patients[:SHOWN_PATIENTS]:
-        taken = [
-            f"{SHOWN[kind]} {patient.items[kind].place.name}" for kind in (PRE, FLAIR, POST) if kind in patient.items
-        ]
-        if MASK in patient.items:
-            taken.append(f"reference mask ({mask_of(patient)}) {patient.items[MASK].place.name}")
+    for patient in cohort.patients:
+        taken = ", ".join(f"{SHOWN[kind]} {item.place.name}" for kind, item in patient.items.items())
         unused = f"; not used: {', '.join(item.place.name for item, _ in patient.unused)}" if patient.unused else ""
-        lines.append(f"  {patient.name}: {', '.join(taken)}{unused}")
-    if (more := len(cohort.patients) - SHOWN_PATIENTS) > 0:
-        lines.append(f"  and {more} more")
-    lines += [f"  not used: {item.place} ({reason})" for item, reason in cohort.unused[:SHOWN_PATIENTS]]
-    if (more := len(cohort.unused) - SHOWN_PATIENTS) > 0:
-        lines.append(f"  and {more} more files")
-    return lines
+        lines.append(f"  {patient.name}: {taken}{unused}")
+    lines += [f"  not used: {item.place} ({reason})" for item, reason in cohort.unused]
+    return [*lines[:MOST_LINES], *([f"  and {more} more"] if (more := len(lines) - MOST_LINES) > 0 else [])]
 
 
 def cell(item: Item, folder: Path) -> str:

@@ -5,7 +5,6 @@ import os
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 from constants import FLAIR, POST, PRE
 from scans.cohort import find_patients
@@ -227,19 +226,6 @@ def test_one_patient_takes_the_files_that_options_name(tmp_path):
         find_patients([folder / "P1", folder / "P2"], {PRE: pre})
 
 
-@pytest.mark.parametrize(("mark", "comma", "end"), [("", ",", "\n"), ("\ufeff", ";", "\r\n")])
-def test_a_table_lists_the_files_of_each_patient(tmp_path, mark, comma, end):
-    touch(tmp_path, "in/1.nii", "in/2.nii", "in/3.nii", "in/4.nii", "in/3_late.nii", "slices/1.png", "slices/2.png")
-    rows = ["patient,flair,pre,post,mask", "one,in/1.nii,in/2.nii,,in/4.nii", "two,in/3.nii,,,", "$x,slices,,,"]
-    table = tmp_path / "cohort.csv"
-    table.write_text(mark + end.join(row.replace(",", comma) for row in rows) + end, newline="", encoding="utf-8")
-    assert {name: files(patient) for name, patient in found(table).items()} == {
-        "one": {"flair": ["1.nii"], "pre": ["2.nii"], "mask": ["4.nii"]},
-        "two": {"flair": ["3.nii"]},
-        "$x": {"flair": ["1.png", "2.png"]},
-    }
-
-
 def test_mistakes_in_a_table_are_named_with_their_line(tmp_path):
     touch(tmp_path, "1.nii")
     table = tmp_path / "cohort.csv"
@@ -251,8 +237,3 @@ def test_mistakes_in_a_table_are_named_with_their_line(tmp_path):
     assert all("no.nii: no such" in start for start in starts[2:])
     table.write_text("patient,image\na,1.nii\n")
     assert "has no column flair" in find_patients([table])[1][0]
-
-
-def test_a_real_folder_of_pictures_is_one_patient(tmp_path):
-    Image.new("L", (8, 8)).save(tmp_path / "1.png")
-    assert list(found(tmp_path / "1.png")) == list(found(tmp_path))

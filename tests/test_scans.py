@@ -15,7 +15,7 @@ from PIL import Image, ImageColor
 
 from scans import show
 from scans.cohort import find_patients
-from scans.masks import foreground, mask_files, read_mask
+from scans.masks import encode_stack, foreground, read_mask
 from scans.measure import append, begin_tables, measure, sum_up
 from scans.read import read_scan
 from scans.scan import Scan, natural_order, safe_name, to_network_size, to_original_size
@@ -173,22 +173,6 @@ def test_what_holds_the_values_of_a_mask_alone_is_not_segmented_whatever_it_is_c
     assert read(tmp_path / "tumour.npy").slices
 
 
-def test_nan_outside_of_the_brain_is_black_and_no_percentile_counts_it(tmp_path):
-    stack = np.full((2, 30, 40), np.nan, np.float32)
-    stack[:, 5:25, 5:35] = np.linspace(-500, 700, 1200).reshape(2, 20, 30)
-    low, high = np.percentile(np.linspace(-500, 700, 1200), (0.5, 99.5))  # of the brain alone
-    np.save(tmp_path / "x.npy", stack)
-    shown = np.array(read(tmp_path / "x.npy").slices)[..., 1]
-    assert not shown[np.isnan(stack)].any()
-    expected = ((stack - low) / (high - low) * 255).clip(0, 255).round()
-    assert np.array_equal(shown[np.isfinite(stack)], expected[np.isfinite(stack)])
-    sequences = np.repeat(np.where(np.isnan(stack), np.nan, 90.0)[..., None], 3, axis=3)
-    sequences[:, 6:9, 6:9, 1], sequences[..., 2] = 200, np.nan
-    np.save(tmp_path / "x.npy", sequences)
-    shown = np.array(read(tmp_path / "x.npy").slices)
-    assert not shown[..., 2].any() and np.array_equal(shown[..., 1] == 255, sequences[..., 1] == 200)
-
-
 def test_pictures_of_different_bits_channels_and_endings_in_one_folder(tmp_path):
     image = np.random.default_rng(0).integers(1, 256, (6, 6, 3), dtype=np.uint8)
     Image.fromarray(image).save(tmp_path / "1.png")
@@ -244,8 +228,8 @@ def test_pictures_are_turned_as_every_viewer_shows_them(tmp_path):
         scan = read(tmp_path / f"x{ending}")
         assert scan.slices[0].shape == (8, 6, 3), ending
         np.testing.assert_allclose(scan.slices[0][..., 0], turned, atol=3, err_msg=ending)
-        (encode,) = mask_files(scan, [(scan.slices[0][..., 0] > 120).astype(np.uint8)]).values()
-        (tmp_path / "mask.png").write_bytes(encode())
+        (content,) = encode_stack(scan, [(scan.slices[0][..., 0] > 120).astype(np.uint8)], "mask").values()
+        (tmp_path / "mask.png").write_bytes(content)
         assert read_mask(tmp_path / "mask.png").shape == (8, 6)
 
 
