@@ -6,7 +6,7 @@
 
 PREDICTED is a folder of PATIENT_SLICE_mask.png (or .tif), or of PATIENT.nii.gz (.nrrd, .mha, or .npy: one mask per
 slice, in their order), each with 0 and one positive value; or a tested run. The reference masks are those of the data,
-or another such folder. Volumes are turned as predict_model.py turns them: any other file keeps its rows and columns.
+or another such folder.
 
 Prints the metrics with their confidence intervals; writes test_results.csv (per slice), test_patients.csv,
 test_lesions.csv, metrics.json, test_predictions.npz, plots/*.png and report.html. compare_runs.py takes such folders.
@@ -24,6 +24,8 @@ import constants
 from utils import UserError, describe_problems, refuse_used, run_script
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import numpy as np
 
     from dataset.slices import Slices
@@ -136,19 +138,18 @@ def read_reference(
     from dataset.folder import find_folder, find_slices
     from dataset.slices import load_slices
 
-    if reference is None:
+    def load(patients: Iterable[str] | None) -> Slices:
         folder = find_folder(data)
-        return load_slices(folder, {"scored": find_slices(folder, listed, fewest=1)})["scored"], {}, []
+        return load_slices(folder, {"scored": find_slices(folder, patients, fewest=1)})["scored"]
+
+    if reference is None:
+        return load(listed), {}, []
     masks = read_folder(reference)
     if listed is not None:
         if lacking := sorted(set(listed) - masks.keys()):
             raise UserError(f"{reference}: holds no mask of {few(lacking)}. Take them out of the list of patients.")
         masks = {patient: masks[patient] for patient in sorted(listed)}
-    if data:
-        folder = find_folder(data)
-        slices = load_slices(folder, {"scored": find_slices(folder, masks, fewest=1)})["scored"]
-    else:
-        slices = without_images(masks, predicted)
+    slices = load(masks) if data else without_images(masks, predicted)
     arranged, unmarked = arrange(masks, slices, {} if data else masks, reference, missing_as_empty=True)
     slices.masks = torch.from_numpy(arranged)
     return slices, masks, unmarked

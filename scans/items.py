@@ -212,13 +212,11 @@ def judge_volumes(items: list[Item]) -> list[Item]:
 
 def name_series(items: list[Item], patterns: dict[Kind, str]) -> list[Item]:
     """Return the items of DICOM series with their kinds. A folder of one series of a study names no patient."""
-    items = [
-        item._replace(kind=kind_of_series(item.series.description)) if item.kind is None or not item.whole else item
-        for item in items
-    ]
     studies: dict[tuple[Path, str], list[Item]] = defaultdict(list)
-    for item in items:
-        studies[item.place.parent, item.series.study].append(item)
+    for number, item in enumerate(items):
+        if item.kind is None or not item.whole:
+            items[number] = item._replace(kind=kind_of_series(item.series.description))
+        studies[item.place.parent, item.series.study].append(items[number])
     for number, item in enumerate(items):
         study = studies[item.place.parent, item.series.study]
         several = len({other.place for other in study}) > 1 and [other.kind for other in study].count(FLAIR) == 1

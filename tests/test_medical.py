@@ -2,7 +2,6 @@
 
 import gzip
 import itertools
-import os
 import re
 import struct
 from pathlib import Path
@@ -143,10 +142,8 @@ def test_a_header_that_does_not_say_how_the_volume_lies_gives_no_spacing_and_so_
 @pytest.mark.parametrize(
     ("shape", "message"),
     [
-        ((8, 6), "has the shape (8, 6). Save one volume"),
         ((8, 6, 2, 4), "has the shape (8, 6, 2, 4). Save one volume: FLAIR, or pre-contrast, FLAIR and"),
         ((8, 6, 2, 1, 4), "Save one volume"),
-        ((8, 6, 2, 3, 2), "Save one volume"),
     ],
 )
 def test_other_shapes_are_refused_with_what_to_do(tmp_path, shape, message):
@@ -203,12 +200,6 @@ def test_files_cut_short_are_one_error(tmp_path, ending, capfd):
     for size in (0, 20, 100, len(whole) // 2, len(whole) - 9):
         (tmp_path / f"x{ending}").write_bytes(whole[:size])
         assert "is damaged, cut off or of another kind" in refusal(tmp_path / f"x{ending}")
-
-
-def test_a_path_that_is_not_utf8_is_an_error(tmp_path):
-    path = tmp_path / os.fsdecode(b"caf\xe9.nrrd")
-    path.touch()
-    assert "its path is not UTF-8. Rename it." in refusal(path)
 
 
 # --- Sequences of several files --------------------------------------------------------------------------------

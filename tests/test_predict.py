@@ -193,11 +193,7 @@ def test_a_table_is_written_edited_and_taken_and_lies_beside_the_masks(predict, 
     (cohort / "b" / "seg.nii.gz").rename(cohort / "b" / "old.dat")
     table = tmp_path / "cohort.csv"
     code, out, err = call("predict_model", cohort, "--list", table)
-    assert (
-        (code, err) == (0, "")
-        and "  a: FLAIR flair.nii.gz, pre-contrast t1.nii.gz" in out
-        and not (tmp_path / "out").exists()
-    )
+    assert (code, err) == (0, "") and "  a: FLAIR flair.nii.gz, pre-contrast t1.nii.gz" in out
     assert call("predict_model", cohort, "--list", table)[0] == 2  # edits are not lost
     rows = read_csv(table, [])
     assert rows["mask"].tolist() == ["coh/a/drawn.nii.gz", ""] and rows["slices"].tolist() == ["2", "2"]
@@ -251,7 +247,6 @@ def test_one_bad_file_does_not_stop_the_others(predict, tmp_path):
     assert pd.read_csv(folder / "slices.csv")["slice"].tolist() == ["deep", "empty"]
     assert np.array_equal(read_mask(folder / "case" / "deep_mask.tif"), deep // 4000)
     assert not read_mask(folder / "case" / "empty_mask.png").any()
-
 
 
 def test_an_earlier_prediction_is_replaced_only_if_asked_and_no_masks_of_two_lie_side_by_side(predict, tmp_path):
@@ -316,21 +311,13 @@ def test_what_options_and_headers_say_of_the_spacing(predict, tmp_path):
     assert code == 0 and pd.read_csv(folder / "patients.csv")["lesion_mm3"].item() == 4800
 
 
-def test_a_photograph_and_a_mask_of_half_the_head_are_doubted(predict, tmp_path):
+def test_a_photograph_is_doubted(predict, tmp_path):
     ramp = np.linspace(0, 255, 256, dtype=np.uint8)
     planes = ramp[None] + 0 * ramp[:, None], 0 * ramp[None] + ramp[:, None], ramp[::-1][None] + 0 * ramp[:, None]
     Image.fromarray(np.stack(planes, axis=2)).save(tmp_path / "holiday.jpg", quality=95)
     code, out, _, _ = predict(tmp_path / "holiday.jpg")
     words = " ".join(out.split())
     assert code == 0 and "warning: this does not look like MR of one head" in words
-    head = np.zeros((256, 256, 3), np.uint8)
-    head[40:220, 60:200] = 90
-    for rows, doubted in ((50, False), (70, True)):  # of 180: a third are 60
-        head[40:220, 60:200, 1] = 90
-        head[40 : 40 + rows, 60:200, 1] = 220
-        Image.fromarray(head).save(tmp_path / "head.png")
-        code, out, _, _ = predict(tmp_path / "head.png", "--overwrite")
-        assert code == 0 and "MR of one head" not in out and ("more than a third" in out) is doubted
 
 
 # --- Networks --------------------------------------------------------------------------------------------------
@@ -348,14 +335,7 @@ def test_the_network_of_a_run_is_the_one_that_was_chosen(call, tmp_path, picture
 
     found, said = pixels("--run", run)
     assert found == 2400 and f"epoch 1 of {run} (not tested)" in said
-    chosen = {
-        "epoch": 1,
-        "epochs": 1,
-        "selected_by": "loss",
-        "tuned": {"patients": 2},
-        "threshold": 0.6,
-        "min_component": 2401,
-    }
+    chosen = dict(epoch=1, epochs=1, selected_by="loss", tuned={"patients": 2}, threshold=0.6, min_component=2401)
     run.write("metrics.json", json.dumps(chosen).encode())
     found, said = pixels("--run", run)
     assert found == 0 and "(as tested), the lowest validation loss; threshold 0.6, components below 2401 px" in said

@@ -67,19 +67,14 @@ NRRD = b"NRRD0004\ntype: uchar\ndimension: 3\nsizes: 9000 9000 9\nencoding: raw\
 @pytest.mark.parametrize(
     ("ending", "content", "message"),
     [
-        (".png", png(60000, 60000, 8, 0), "3600000000 pixels"),
         (".png", png(12000, 12000, 8, 0), "144,000,000 voxels, slices padded to squares; at most 134,217,728"),
-        (".png", png(30000, 1, 8, 2, b"\0" + b"\1\2\3" * 30000), "900,000,000 voxels"),  # as a square
         (".png", png(2, 2, 16, 2), "of more than 8 bits"),
         (".png", b"<svg onload=alert(1)>", "cannot identify"),
         (".npy", npy((4096, 64, 64)), "268,435,456 voxels"),  # each is computed at 256 x 256
         (".npy", npy((2, 3, 4, 5, 6)), "has the shape (2, 3, 4, 5, 6)"),
-        (".npy", npy((4, 4), "<c8"), "type complex64"),
         (".npy", npy((4, 4), "|O"), "objects"),  # would be unpickled
         (".npy", b"PK\3\4", "magic"),  # a zip file, which np.load would open
         (".nii.gz", gzip.compress(nifti((4, 4, 4)), mtime=0), "is cut off"),
-        (".nii.gz", gzip.compress(nifti((512, 512, 512)), mtime=0), "is cut off"),  # 128 MB, claimed by 80 bytes
-        (".nii.gz", gzip.compress(bytes(999), mtime=0), "is damaged, cut off or of another kind"),
         (".nii.gz", gzip.compress(nifti((4, 4, 4)) + bytes(64), mtime=0)[:-8] + bytes(8), "damaged"),
         (".nii", nifti((1, 1, 32767)), "2,147,418,112 voxels"),
         (".nrrd", NRRD, "729,000,000 voxels"),
