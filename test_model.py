@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import constants
-from utils import UserError, existing, positive, run_script
+from utils import UserError, existing, list_few, positive, run_script
 
 if TYPE_CHECKING:
     import numpy as np
@@ -121,8 +121,7 @@ def refuse_other_patients(run: RunFolder, folder: Path, tables: dict[str, pd.Dat
     lacking = [patient for patient in patients if not (folder / patient).is_dir()]
     if not lacking or folder.resolve() == Path(trained):
         return
-    few = ", ".join(lacking[:3]) + (", ..." if len(lacking) > 3 else "")
-    lacks = "holds none" if lacking == patients else f"lacks {len(lacking)} ({few})"
+    lacks = "holds none" if lacking == patients else f"lacks {len(lacking)} ({list_few(lacking)})"
     raise UserError(
         f"{folder}: {lacks} of the {len(patients)} {' and '.join(tables)} patients of {run}. "
         f"Training used {trained}: leave out --data, or name that folder."

@@ -267,6 +267,11 @@ def list_problems(problems: list[str]) -> str:
     return "\n".join([*(f"  - {problem}" for problem in problems[:SHOWN_PROBLEMS]), *more])
 
 
+def list_few(names: list[str], most: int = 3) -> str:
+    """Return the first names in one line, with dots for further ones."""
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
+
+
 def parallel_map(work: Callable[[Any], Any], items: Iterable[Any]) -> list:
     """Return the results of `work` in order, computed by threads on all cores.
 

@@ -15,7 +15,6 @@ from dataset.synthetic import write_patients
 from utils import UserError, describe_problems
 
 TIFF = (".tif", ".tiff")
-SCANS = (".nii", ".nii.gz", ".nrrd", ".mha", ".mhd", ".dcm", ".ima", ".png", ".jpg", ".jpeg")
 FEWEST_PATIENTS = 3  # one for each split
 HOW_TO_GET = (
     "Run download_data.py to get the data set, name the folder kaggle_3m of a copy with --data, or leave --data out to "
@@ -102,16 +101,15 @@ def find_slices(folder: Path, only: Iterable[str] | None = None, fewest: int = F
 
 def explain_empty(folder: Path) -> str:
     """Return what a folder looks like in which no patient folder holds slices, and the remedy."""
-    files = sorted(path for path in folder.rglob("*") if path.name.lower().endswith((*TIFF, *SCANS)))
+    files = sorted(path for path in folder.rglob("[!.]*") if path.is_file())
     if slices := [path for path in files if path.name.lower().endswith(TIFF)]:
         if slices[0].parent == folder:
             return f"{folder}: holds slices itself, as the folder of one patient does. Name its parent with --data."
+        above = slices[0].parents[1]
+        return f"{folder}: is a level too high, the patients are in {above}. Name that folder with --data."
+    if others := [path.relative_to(folder) for path in files if path.parent != folder]:
         return (
-            f"{folder}: is a level too high, the patients are in {slices[0].parents[1]}. Name that folder with --data."
-        )
-    if files:
-        return (
-            f"{folder}: holds scans such as {files[0].relative_to(folder)}, not the slices that training reads "
+            f"{folder}: holds files such as {others[0]}, not the slices that training reads "
             "(PATIENT/PATIENT_NUMBER.tif, see docs/usage.md). predict_model.py segments scans, score_masks.py scores "
             "their masks."
         )

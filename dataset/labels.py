@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from dataset.published import IDH_FILE, LABEL_FILE, is_published
-from utils import UserError, describe_problems, read_csv
+from utils import UserError, describe_problems, list_few, read_csv
 
 SYNTHETIC_LABEL = "SyntheticSubtype"  # of patients that this project draws
 LABELS = {  # columns that are tested, in this order, with their titles
@@ -32,7 +32,6 @@ LOOKS_MISSING = re.compile(  # other words of this kind: the user is asked
 )
 SAME = {"wt": "wildtype", "mut": "mutant", "mutated": "mutant"}
 DATED = re.compile(r"((?:TCGA|SYNTH)_\w\w_\w{4})_\d{8}")  # a folder of the set, whose published labels lack the date
-FEW = 5  # names that a sentence shows
 HOW_TO_LABEL = f"A table of labels has a column Patient and one or more of {', '.join(LABELS)}."
 
 
@@ -134,10 +133,6 @@ def describe_ids(table: pd.DataFrame, fits: pd.Series, patients: list[str]) -> l
 
 def list_counts(words: Mapping[str, int]) -> str:
     return ", ".join(f"{word} ({n})" for word, n in words.items() if n)
-
-
-def list_few(names: list[str]) -> str:
-    return ", ".join(names[:FEW]) + (", ..." if len(names) > FEW else "")
 
 
 def label_key(word: str) -> str:

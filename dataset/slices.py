@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from constants import CHANNELS, IMAGE_SIZE
-from utils import UserError, describe_problems, parallel_map
+from utils import UserError, describe_problems, list_few, parallel_map
 
 COLUMNS = ["patient", "image_path", "mask_path"]  # of a table of slices; paths are relative to the data folder
 CHECKSUM = "checksum"  # a further column of the split tables of a run, see `checksums`
@@ -93,8 +93,8 @@ def describe_changes(slices: Slices) -> str:
     if CHECKSUM not in slices.table:
         return ""
     changed = slices.table.loc[slices.table[CHECKSUM] != checksums(slices), "mask_path"].tolist()
-    few = ", ".join(changed[:3]) + (", ..." if len(changed) > 3 else "")
-    return f"warning: image or mask of {len(changed)} slices changed since training began: {few}" if changed else ""
+    warning = f"warning: image or mask of {len(changed)} slices changed since training began: {list_few(changed)}"
+    return warning if changed else ""
 
 
 def load_slices(folder: Path, tables: dict[str, pd.DataFrame]) -> dict[str, Slices]:

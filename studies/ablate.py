@@ -5,9 +5,8 @@
 
 Each variant is a run in DIR/VARIANT_SEED; the same command goes on where it stopped. DIR/ablation.csv: metrics of
 the validation patients after the last epoch, without any choice of epoch or threshold; slices seen, TFLOP and seconds
-of training; the minutes until the validation Dice passed 0.70, 0.75 and 0.80; and the difference of each variant's mean
-Dice from the first variant's, with its 95% interval over patients. DIR/recall.png: tumour slices found against false
-positives. Test patients are never looked at.
+of training; and the difference of each variant's mean Dice from the first variant's, with its 95% interval over
+patients. DIR/recall.png: tumour slices found against false positives. Test patients are never looked at.
 """
 
 import argparse
@@ -63,7 +62,6 @@ STUDIES: dict[str, dict[str, tuple[str, ...]]] = {
 }
 SHOWN = ("patient_dice", "patient_dice_median", "patient_sensitivity", "patient_precision", "tumour_iou",
          "tumour_found", "false_positive_share", "iou", "empty_prediction")  # fmt: skip
-DICE_LEVELS = (0.7, 0.75, 0.8)  # mean volumetric Dice, for the time until they are reached
 PROJECT = Path(__file__).resolve().parents[1]
 
 
@@ -118,15 +116,8 @@ def evaluate_run(run: RunFolder) -> dict[str, Any]:
         "epochs": len(epochs),
         **training_cost(config["settings"], epochs, train),
         "seconds": epochs["seconds"].sum(),
-        **{f"minutes_to_{dice}": minutes_to(dice, epochs) for dice in DICE_LEVELS},
         "dice": tables.patients.set_index("patient")["dice"],
     }
-
-
-def minutes_to(dice: float, epochs: pd.DataFrame) -> float:
-    """Return the minutes of training and validation until an epoch has this validation Dice; NaN if none has."""
-    reached = epochs["validation_patient_dice"] >= dice
-    return epochs["seconds"].cumsum()[reached].min() / 60
 
 
 def training_cost(settings: dict[str, Any], epochs: pd.DataFrame, slices: Slices) -> dict[str, float]:

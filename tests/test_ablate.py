@@ -53,12 +53,6 @@ def every_variant():
     return [variant for study in ablate.STUDIES.values() for variant in study.items()]
 
 
-def test_the_time_to_a_quality():
-    epochs = pd.DataFrame({"seconds": [60.0, 120, 60, 60], "validation_patient_dice": [0.2, 0.71, 0.69, 0.75]})
-    assert [ablate.minutes_to(dice, epochs) for dice in (0.7, 0.75)] == [3, 5]
-    assert pd.isna(ablate.minutes_to(0.8, epochs))
-
-
 def test_the_cost_of_training_by_hand():
     """Of 10 slices 4 have tumour, and half of the others are drawn: 7 are seen, ten times."""
     settings = vars(Recipe(width=4, epochs=10, negative_fraction=0.5)) | {"seed": 1}

@@ -149,7 +149,7 @@ def test_kinds_are_what_they_are_called(patients):
 
 
 def test_the_subtype_drives_the_outline(patients):
-    fluctuation = [shape.measure(np.uint8(masks)).features["margin_fluctuation"] for _, masks in patients]
+    fluctuation = [shape.measure(np.uint8(masks))["margin_fluctuation"] for _, masks in patients]
     subtypes = [describe_patient(number)[1] for number in NUMBERS]
     irregular, smooth = (
         np.array([value for value, other in zip(fluctuation, subtypes, strict=True) if other == subtype])
