@@ -6,8 +6,8 @@
     python predict_model.py cohort --list cohort.csv  # a table of what is taken for whom, to edit and name as INPUT
 
 INPUT is a picture (grey, or RGB holding pre-contrast, FLAIR, post-contrast), a folder of pictures, an array (.npy: [S,
-H, W] or [S, H, W, 3]), a volume (.nii .nii.gz .nrrd .mha: FLAIR, or three sequences as its fourth axis), the folder of a
-DICOM series, a folder of patients, or a table of patients (.csv: patient,flair,pre,post,mask). Sequences in files of
+H, W] or [S, H, W, 3]), a volume (.nii .nii.gz .nrrd .mha: FLAIR, or three sequences as its fourth axis), the folder of
+a DICOM series, a folder of patients, or a table of patients (.csv: patient,flair,pre,post,mask). Sequences in files of
 their own belong together by their names (x_flair, x_t1, x_t1ce), or by --pre and --post.
 
 Writes DIR/<patient>/: masks in the form of the input (volumes and DICOM as .nii.gz), and PATIENT_overlay.png, one sheet
