@@ -3,31 +3,24 @@
     python predict_model.py patient_folder --out masks                          # with the weights that come along
     python predict_model.py scans/*.png stack.npy --run runs/first --out masks  # with the network of a run
     python predict_model.py flair.nii.gz --pre t1.nii.gz --post t1c.nii.gz --out masks
+    python predict_model.py cohort --list cohort.csv  # a table of what is taken for whom, to edit and name as INPUT
 
-INPUT is a picture (.png .tif .jpg .bmp: grey, or RGB holding pre-contrast, FLAIR, post-contrast), a folder of
-pictures, a NumPy array (.npy: [S, H, W] or [S, H, W, 3]), a volume (.nii .nii.gz .nrrd .mha .mhd: FLAIR alone or with
-three sequences as its fourth axis), the folder of a DICOM series, a folder of patients, or a table of patients (.csv:
-patient,flair,pre,post,mask). Sequences in files of their own belong together by their names (x_flair, x_t1, x_t1ce), or
-by --pre and --post. Masks beside them are not segmented.
-
-Slices of any size are padded to a square and resized to the network's size, and their masks are resized back. More than
-8 bits are scaled by percentiles; a single sequence fills all three channels.
-
-With --run the epoch, the threshold and the smallest component are those that test_model.py chose.
+INPUT is a picture (grey, or RGB holding pre-contrast, FLAIR, post-contrast), a folder of pictures, an array (.npy: [S,
+H, W] or [S, H, W, 3]), a volume (.nii .nii.gz .nrrd .mha: FLAIR, or three sequences as its fourth axis), the folder of
+a DICOM series, a folder of patients, or a table of patients (.csv: patient,flair,pre,post,mask). Sequences in files of
+their own belong together by their names (x_flair, x_t1, x_t1ce), or by --pre and --post.
 
 Writes DIR/<patient>/: masks in the form of the input (volumes and DICOM as .nii.gz), and PATIENT_overlay.png, one sheet
 with the outlines; and DIR/slices.csv and DIR/patients.csv with areas and volumes, in mm where the spacing is known, and
-with the Dice where a reference mask lies beside the input.
+with the Dice where a reference mask lies beside the input. See docs/usage.md.
 
 Exit code 0 if all inputs were read, 1 if some were not (the others are done), 2 if nothing was done.
-
 Research use only: not a medical device, not for diagnosis or treatment.
 """
 
 from __future__ import annotations
 
 import argparse
-import errno
 import sys
 import textwrap
 import time
@@ -41,7 +34,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from evaluation.selection import Postprocessing
-    from scans.cohort import Cohort, Patient
+    from scans.items import Cohort, Patient
     from scans.scan import Scan
     from training.hardware import Hardware
     from unet import UNet
@@ -124,9 +117,7 @@ def main(argv: list[str] | None = None) -> None:
     print("\n".join(filter(None, [chosen, notice])))
 
     started, slices = time.perf_counter(), 0
-    for patient in cohort.patients:
-        if constants.FLAIR not in patient.items:
-            continue
+    for patient in [patient for patient in cohort.patients if constants.FLAIR in patient.items]:
         scan, wrong = read_patient(patient, args.spacing)
         problems += wrong
         if scan is None:
@@ -135,18 +126,14 @@ def main(argv: list[str] | None = None) -> None:
         if not slices:
             measure.begin_tables(args.out)
             write_text(args.out / "cohort.csv", to_table(cohort, args.out)[0])
-        try:
-            write(patient, scan, probabilities, segment(probabilities, postprocessing), args, notice)
-            slices += len(probabilities)
-        except OSError as error:
-            if error.errno != errno.ENAMETOOLONG:
-                raise
-            problems.append(f"{error.filename}: a name too long for this file system. Use a shorter one.")
+        write(patient, scan, probabilities, segment(probabilities, postprocessing), args, notice)
+        slices += len(probabilities)
     if slices:
         seconds = time.perf_counter() - started
         print(f"{slices} slices in {seconds:.1f} s, {slices / seconds:.1f} slices/s on {hardware}")
-        print(f"written to {args.out}: masks and overlays by patient; slices.csv, patients.csv")
-        print(constants.RESEARCH_USE)
+        print(
+            f"written to {args.out}: masks and overlays by patient; slices.csv, patients.csv\n{constants.RESEARCH_USE}"
+        )
     report(problems, done=slices > 0)
 
 
@@ -164,7 +151,8 @@ def find(args: argparse.Namespace) -> Cohort:
     Raises: UserError if there are none, or if --out holds their images, or else no earlier prediction.
     """
     from scans import measure
-    from scans.cohort import MASK, find_patients
+    from scans.cohort import find_patients
+    from scans.names import MASK
 
     patterns = {constants.PRE: args.pre, constants.POST: args.post, MASK: args.mask}
     cohort = find_patients(args.inputs, patterns, args.series)
@@ -176,7 +164,7 @@ def find(args: argparse.Namespace) -> Cohort:
     if args.out.is_dir() and any(args.out.iterdir()) and not (args.out / measure.PATIENTS).is_file():
         raise UserError(f"{args.out}: holds no earlier prediction to overwrite. Name another folder with --out.")
     for patient in patients:
-        folders = {path.parent.resolve() for paths in patient.files.values() for path in paths}
+        folders = {path.parent.resolve() for item in patient.items.values() for path in item.paths}
         if (args.out / patient.name).resolve() in folders:
             raise UserError(f"{args.out / patient.name}: holds images to segment. Name another folder with --out.")
     return cohort
@@ -229,8 +217,7 @@ def predict(
 def segment(probabilities: list[np.ndarray], postprocessing: Postprocessing) -> list[np.ndarray]:
     """Return the mask of each slice: uint8 [H, W], 0 or 1.
 
-    The smallest component is counted at the network's size. Components go through the slices, unless these differ in
-    size.
+    The smallest component is counted at the network's size, and through the slices unless these differ in size.
     """
     import numpy as np
 
@@ -240,8 +227,7 @@ def segment(probabilities: list[np.ndarray], postprocessing: Postprocessing) -> 
     stacks = [np.stack(probabilities)] if alike else [plane[None] for plane in probabilities]
     masks = []
     for stack in stacks:
-        scale = (max(stack.shape[1:]) / constants.IMAGE_SIZE) ** 2
-        smallest = round(postprocessing.min_component * scale)
+        smallest = round(postprocessing.min_component * (max(stack.shape[1:]) / constants.IMAGE_SIZE) ** 2)
         masks += list(postprocess_stack(stack, postprocessing._replace(min_component=smallest)))
     return masks
 
@@ -256,20 +242,20 @@ def write(
     """Write the files of a patient, then the rows of both tables, and print what was found."""
     from evaluation.quality import input_warnings
     from scans import measure
-    from scans.masks import encode_picture, mask_files, probability_files, read_reference
+    from scans.masks import encode_picture, encode_stack, read_reference
     from scans.show import contact_sheet
 
     references = read_reference(patient, scan)
     rows = measure.measure(scan, masks, references)
     total = measure.sum_up(rows)
-    heading, captions = measure.describe(total), [measure.caption(row) for row in rows]
-    footer = [*filter(None, [notice]), constants.RESEARCH_USE]
-    sheet = contact_sheet(scan, masks, references, captions, [scan.name, *heading], footer)
-    files = mask_files(scan, masks) | {f"{scan.name}_overlay.png": lambda: encode_picture(sheet)}
-    files |= probability_files(scan, probabilities) if args.probabilities else {}
-    for name, encode in files.items():
+    heading = measure.describe(total)
+    texts = [scan.name, *heading], [*filter(None, [notice]), constants.RESEARCH_USE]
+    sheet = contact_sheet(scan, masks, references, [measure.caption(row) for row in rows], *texts)
+    files = encode_stack(scan, masks, "mask") | {f"{scan.name}_overlay.png": encode_picture(sheet)}
+    files |= encode_stack(scan, probabilities, "probability") if args.probabilities else {}
+    for name, content in files.items():
         with atomic_write(args.out / scan.name / name) as file:
-            file.write(encode())
+            file.write(content)
     measure.append(args.out, rows, total)
 
     print(f"{scan.name}: {'; '.join(heading)}")

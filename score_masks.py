@@ -6,7 +6,7 @@
 
 PREDICTED is a folder of PATIENT_SLICE_mask.png (or .tif), or of PATIENT.nii.gz (.nrrd, .mha, or .npy: one mask per
 slice, in their order), each with 0 and one positive value; or a tested run. The reference masks are those of the data,
-or another such folder. Volumes are turned as predict_model.py turns them: any other file keeps its rows and columns.
+or another such folder.
 
 Prints the metrics with their confidence intervals; writes test_results.csv (per slice), test_patients.csv,
 test_lesions.csv, metrics.json, test_predictions.npz, plots/*.png and report.html. compare_runs.py takes such folders.
@@ -24,6 +24,8 @@ import constants
 from utils import UserError, describe_problems, refuse_used, run_script
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import numpy as np
 
     from dataset.slices import Slices
@@ -108,11 +110,8 @@ def read_folder(folder: Path) -> Masks:
 
     run = RunFolder(folder)
     if run.is_tested():
-        rows, masks = run.read_test_tables()["slices"], run.read_predictions()
-        return {
-            patient: MaskStack(masks[own.index], own["slice"].tolist())
-            for patient, own in rows.sort_values("slice").groupby("patient")
-        }
+        rows, masks = run.read_test_tables()["slices"].sort_values("slice"), run.read_predictions()
+        return {p: MaskStack(masks[own.index], own["slice"].tolist()) for p, own in rows.groupby("patient")}
     files, problems = find_masks(folder)
     stacks = {}
     for patient, paths in files.items():
@@ -139,19 +138,18 @@ def read_reference(
     from dataset.folder import find_folder, find_slices
     from dataset.slices import load_slices
 
-    if reference is None:
+    def load(patients: Iterable[str] | None) -> Slices:
         folder = find_folder(data)
-        return load_slices(folder, {"scored": find_slices(folder, listed, fewest=1)})["scored"], {}, []
+        return load_slices(folder, {"scored": find_slices(folder, patients, fewest=1)})["scored"]
+
+    if reference is None:
+        return load(listed), {}, []
     masks = read_folder(reference)
     if listed is not None:
         if lacking := sorted(set(listed) - masks.keys()):
             raise UserError(f"{reference}: holds no mask of {few(lacking)}. Take them out of the list of patients.")
         masks = {patient: masks[patient] for patient in sorted(listed)}
-    if data:
-        folder = find_folder(data)
-        slices = load_slices(folder, {"scored": find_slices(folder, masks, fewest=1)})["scored"]
-    else:
-        slices = without_images(masks, predicted)
+    slices = load(masks) if data else without_images(masks, predicted)
     arranged, unmarked = arrange(masks, slices, {} if data else masks, reference, missing_as_empty=True)
     slices.masks = torch.from_numpy(arranged)
     return slices, masks, unmarked
@@ -181,42 +179,38 @@ def arrange(
 
     Smaller masks get empty rows and columns at their ends.
 
-    Args:
-        references: the masks of each patient that these must match in size and place, of which slices may be missing;
-            {} for those of the data.
-        source: where they are from, for messages.
-
-    Raises: UserError that names what does not fit, and what is missing unless it counts as empty.
+    references: the masks of each patient that these must match in size and place, of which slices may be missing; {}
+    for those of the data.
+    Raises: UserError that names what in `source` does not fit, and what is missing unless it counts as empty.
     """
     import numpy as np
 
     from dataset.slices import slice_number
 
     arranged = np.zeros(slices.masks.shape, np.uint8)
-    numbers = slices.table["image_path"].map(slice_number)
+    all_numbers = slices.table["image_path"].map(slice_number)
     missing, absent, problems = [], [], []
-    for patient, of_rows in numbers.groupby(slices.table["patient"]):
-        of_rows = of_rows.sort_values()
+    for patient, numbers in all_numbers.groupby(slices.table["patient"]):
+        numbers = numbers.sort_values()
         stack = stacks.get(patient)
         if stack is None:
             absent.append(patient)
             continue
-        if wrong := misfit(stack, references.get(patient), (len(of_rows), *arranged.shape[1:])):
+        if wrong := misfit(stack, references.get(patient), (len(numbers), *arranged.shape[1:])):
             problems.append(f"{source}: {patient} {wrong}")
             continue
-        place = {number: n for n, number in enumerate(stack.numbers or of_rows)}
-        if beyond := sorted(place.keys() - set(of_rows)):
+        rows = {number: n for n, number in enumerate(stack.numbers or numbers)}
+        if beyond := sorted(rows.keys() - {*numbers}):
             problems.append(
-                f"{source}: {patient}, slices {few(list(map(str, beyond)))}: no such slices in the data, which has "
-                f"{of_rows.min()} to {of_rows.max()}. Renumber or remove the files."
+                f"{source}: {patient}, slices {few(beyond)}: no such slices in the data, which has {numbers.min()} to "
+                f"{numbers.max()}. Renumber or remove the files."
             )
-        found = of_rows.isin(place)
-        if not found.all():
-            missing.append(f"{patient}, slices {', '.join(map(str, of_rows[~found]))}")
-        rows = of_rows[found]
+        if lacking := numbers[~numbers.isin(rows)].tolist():
+            missing.append(f"{patient}, slices {', '.join(map(str, lacking))}")
+        numbers = numbers[numbers.isin(rows)]
         height, width = stack.masks.shape[1:]
-        arranged[rows.index, :height, :width] = stack.masks[rows.map(place)]
-    if unknown := sorted(stacks.keys() - set(slices.patients)):
+        arranged[numbers.index, :height, :width] = stack.masks[numbers.map(rows)]
+    if unknown := sorted(stacks.keys() - {*slices.patients}):
         problems.append(f"{source}: {few(unknown)}: no such patient in the reference. Rename or remove the files.")
     lacking = absent if references else [*missing, *absent]  # another reader may save no empty slices
     if lacking and not missing_as_empty:
@@ -231,19 +225,19 @@ def arrange(
 
 def misfit(stack: MaskStack, reference: MaskStack | None, shape: tuple[int, int, int]) -> str:
     """Return why masks do not fit their reference, or slices of a shape [S, H, W]; an empty text if they do."""
-    slices, *size = shape if reference is None else (shape[0], *reference.masks.shape[1:])
-    if list(stack.masks.shape[1:]) != size:
-        (height, width), (rows, columns) = stack.masks.shape[1:], size
-        return f"has masks of {width}x{height} pixels, but {columns}x{rows} are needed. Resample to nearest neighbours."
-    if stack.numbers is None and len(stack.masks) != slices:
-        return f"has {len(stack.masks)} masks, but {slices} slices. Save one mask for each slice."
-    if reference and reference.grid and stack.grid and not reference.grid.matches(stack.grid, (slices, *size)):
+    height, width = reference.masks.shape[1:] if reference else shape[1:]
+    if stack.masks.shape[1:] != (height, width):
+        own = "{1}x{0}".format(*stack.masks.shape[1:])
+        return f"has masks of {own} pixels, but {width}x{height} are needed. Resample to nearest neighbours."
+    if stack.numbers is None and len(stack.masks) != shape[0]:
+        return f"has {len(stack.masks)} masks, but {shape[0]} slices. Save one mask for each slice."
+    if reference and reference.grid and stack.grid and not reference.grid.matches(stack.grid, stack.masks.shape):
         return "lies elsewhere in space than its reference. Resample it onto the reference."
     return ""
 
 
-def few(names: list[str]) -> str:
-    return "; ".join(names[:SHOWN]) + (f"; and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+def few(names: list) -> str:
+    return "; ".join(map(str, names[:SHOWN])) + (f"; and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
 
 if __name__ == "__main__":

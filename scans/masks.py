@@ -3,8 +3,6 @@
 import io
 import re
 from collections import defaultdict
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,10 +10,9 @@ import cv2
 import numpy as np
 
 from scans import medical
-from scans.cohort import Patient
-from scans.items import walk
+from scans.items import PROBLEMS, Patient, walk
 from scans.names import MASK, base_of, kind_of
-from scans.read import read_alpha, read_array, read_picture
+from scans.read import open_array, open_picture, read_picture
 from scans.scan import PICTURES, Scan, file_ending, stem
 
 MOST_LABELS = 9  # a mask of labels has whole numbers up to this; grey levels of resizing go on to 255
@@ -24,17 +21,11 @@ SLICE = re.compile(r"(?P<patient>.+)_(?P<number>\d+)")  # name of a picture of a
 
 
 class MaskStack(NamedTuple):
-    """The masks of one patient.
+    """The masks of one patient."""
 
-    Attributes:
-        masks: uint8 [S, H, W], 0 or 1.
-        numbers: of the slices, increasing; None where the masks are those of all slices in their order.
-        grid: where they lie; None for pictures and arrays.
-    """
-
-    masks: np.ndarray
-    numbers: list[int] | None = None
-    grid: medical.Grid | None = None
+    masks: np.ndarray  # uint8 [S, H, W], 0 or 1
+    numbers: list[int] | None = None  # of the slices, increasing; None where they are all slices in their order
+    grid: medical.Grid | None = None  # where they lie; None for pictures and arrays
 
 
 # --- Reading ---------------------------------------------------------------------------------------------------
@@ -46,9 +37,10 @@ def find_masks(folder: Path) -> tuple[dict[str, list[Path]], list[str]]:
     One volume, such as PATIENT.nii.gz or PATIENT.npy, or pictures, PATIENT_SLICE.png or .tif; any may end in _mask.
     Where some pictures do, the others are taken for images; so are volumes.
     """
-    found: dict[str, list[Path]] = defaultdict(list)
-    problems = []
-    files = [path for path, reason in walk(folder, levels=1, ours=True) if file_ending(path) and not reason]
+    masks: dict[str, list[Path]] = defaultdict(list)
+    entries = list(walk(folder, levels=1, ours=True))
+    problems = [f"{path}: {why}. Restore it, or leave it out." for path, why in entries if why.startswith(PROBLEMS)]
+    files = [path for path, reason in entries if file_ending(path) and not reason]
     for pictured in (False, True):
         own = [path for path in files if (file_ending(path) in PICTURES) == pictured]
         for path in [path for path in own if kind_of(stem(path))[1] == MASK] or own:
@@ -56,10 +48,10 @@ def find_masks(folder: Path) -> tuple[dict[str, list[Path]], list[str]]:
             if pictured and not match:
                 problems.append(f"{path}: not named like a mask. Rename it to PATIENT_NUMBER_mask{path.suffix}.")
             else:
-                found[match["patient"] if match else whose(path)].append(path)
-    if not found and not problems:
+                masks[match["patient"] if match else whose(path)].append(path)
+    if not masks and not problems:
         problems.append(f"{folder}: holds no masks (PATIENT_NUMBER_mask.png or .tif, PATIENT.nii.gz, PATIENT.npy).")
-    return dict(sorted(found.items())), problems
+    return dict(sorted(masks.items())), problems
 
 
 def whose(path: Path) -> str:
@@ -70,25 +62,21 @@ def whose(path: Path) -> str:
 
 def read_masks(paths: list[Path]) -> MaskStack:
     """Return the masks of one patient, as of `find_masks`. Raises: ValueError that names the file."""
-    volumes = [path for path in paths if file_ending(path) not in PICTURES]
-    if volumes and len(paths) > 1:
-        raise ValueError(f"{paths[0]} and {paths[1].name} hold masks of one patient. Remove one of them.")
     masks: dict[int, np.ndarray] = {}
     for path in paths:
+        pictured = file_ending(path) in PICTURES
+        number = int(SLICE.fullmatch(whose(path))["number"]) if pictured else None
+        if number in masks or (len(paths) > 1 and not pictured):
+            raise ValueError(f"{path}: another file holds these masks of the patient, too. Remove one.")
         try:
-            if volumes:
+            if not pictured:
                 return read_mask_stack(path)
-            mask = read_mask(path)
+            masks[number] = read_mask(path)
         except Exception as error:  # libraries raise many kinds for a damaged file
             raise ValueError(f"{path}: cannot be read: {error}") from None
-        number = int(SLICE.fullmatch(whose(path))["number"])
-        if number in masks:
-            raise ValueError(f"{path}: another file holds slice {number} too. Remove one.")
-        masks[number] = mask
-    numbers = sorted(masks)
     if len({mask.shape for mask in masks.values()}) > 1:
         raise ValueError(f"{paths[0].parent}: the masks of {paths[0].name} and others differ in size. Save them alike.")
-    return MaskStack(np.stack([masks[number] for number in numbers]), numbers)
+    return MaskStack(np.stack([masks[number] for number in sorted(masks)]), sorted(masks))
 
 
 def read_mask(path: Path) -> np.ndarray:
@@ -96,9 +84,11 @@ def read_mask(path: Path) -> np.ndarray:
 
     Raises: as of `read_picture` and `foreground`.
     """
-    alpha = read_alpha(path)
-    if alpha is not None and alpha.min() < alpha.max():
-        return foreground(alpha)
+    picture = open_picture(path)
+    if picture.has_transparency_data:
+        alpha = np.asarray(picture.convert("RGBA"))[..., 3]
+        if alpha.min() < alpha.max():
+            return foreground(alpha)
     pixels = np.atleast_3d(read_picture(path))
     if not (pixels == pixels[..., :1]).all():
         raise ValueError("a mask in colours. Save it as grey, with 0 and one positive value.")
@@ -111,7 +101,7 @@ def read_mask_stack(path: Path) -> MaskStack:
     Several layers, as 3D Slicer writes them, count as one.
     """
     array = file_ending(path) == ".npy"
-    stack, _, grid = (read_array(path), None, None) if array else medical.read_volume(path, layers=True)
+    stack, _, grid = (open_array(path), None, None) if array else medical.read_volume(path, layers=True)
     return MaskStack(foreground(stack.reshape(*stack.shape[:3], -1)).max(3), grid=grid)
 
 
@@ -120,24 +110,24 @@ def foreground(values: np.ndarray) -> np.ndarray:
 
     Raises: ValueError for other values than 0 and one positive value, or whole numbers up to MOST_LABELS with 0.
     """
-    found = np.unique(values)
-    if np.isfinite(found).all() and np.abs(found - found.round()).max() < NEARLY:  # 0.99999994 of resampling
-        values, found = np.round(values), np.unique(found.round())
-    labels = found.max() <= MOST_LABELS and (found == found.round()).all()
-    if not np.isfinite(found).all() or found.min() < 0 or not (labels or len(found[found > 0]) == 1):
-        shown = ", ".join(f"{value:g}" for value in found[:5]) + (", ..." if len(found) > 5 else "")
+    levels = np.unique(values)
+    finite = np.isfinite(levels).all()
+    if finite and np.abs(levels - levels.round()).max() < NEARLY:  # 0.99999994 of resampling
+        values, levels = np.round(values), np.unique(levels.round())
+    labels = levels.max() <= MOST_LABELS and (levels == levels.round()).all()
+    shown = ", ".join(f"{value:g}" for value in levels[:5]) + (", ..." if len(levels) > 5 else "")
+    if not finite or levels.min() < 0 or not (labels or len(levels[levels > 0]) == 1):
         raise ValueError(f"a mask with the values {shown}. Save it with 0 and one positive value only.")
-    if found.min() > 0 and len(found) > 1:
-        shown = " and ".join(f"{value:g}" for value in found)
+    if levels.min() > 0 and len(levels) > 1:
         raise ValueError(f"a mask with the values {shown} and no 0: which is background? Save that as 0.")
     return (values > 0).astype(np.uint8)
 
 
 def read_reference(patient: Patient, scan: Scan) -> list[np.ndarray] | None:
     """Return the reference mask of each slice of a scan, uint8 [H, W], 0 or 1; None, and a note, where none fits."""
-    if MASK not in patient.files:
+    if MASK not in patient.items:
         return None
-    paths = patient.files[MASK]
+    paths, sizes = patient.items[MASK].paths, [plane.shape[:2] for plane in scan.slices]
     try:
         if file_ending(paths[0]) in PICTURES:
             names = {stem(path) for path in scan.paths}
@@ -148,9 +138,9 @@ def read_reference(patient: Patient, scan: Scan) -> list[np.ndarray] | None:
         else:
             stack, _, grid = read_mask_stack(paths[0])
             masks = list(stack)
-            if scan.grid and grid and not scan.grid.matches(grid, (len(scan.slices), *scan.slices[0].shape[:2])):
+            if scan.grid and grid and not scan.grid.matches(grid, (len(sizes), *sizes[0])):
                 raise ValueError("it lies elsewhere in space than the images.")
-        if [mask.shape for mask in masks] != [plane.shape[:2] for plane in scan.slices]:
+        if [mask.shape for mask in masks] != sizes:
             raise ValueError("it is not of the size of the images.")
         return masks
     except Exception as error:  # libraries raise many kinds for a damaged file
@@ -158,40 +148,25 @@ def read_reference(patient: Patient, scan: Scan) -> list[np.ndarray] | None:
         return None
 
 
-# --- Writing: each file by its name, with a function that returns its content ----------------------------------
-
-Files = dict[str, Callable[[], bytes]]
+# --- Writing ---------------------------------------------------------------------------------------------------
 
 
-def mask_files(scan: Scan, masks: list[np.ndarray]) -> Files:
-    """Return the masks of a scan (uint8 [H, W], 0 or 1) in the form of its files.
+def encode_stack(scan: Scan, planes: list[np.ndarray], what: str) -> dict[str, bytes]:
+    """Return masks (uint8 [H, W], 0 or 1) or probabilities (float32) as files by name, in the form of the scan's.
 
-    Pictures with 0 and 255, TIFF if the slice is TIFF, else PNG; an array [S, H, W]; or NIfTI on the grid of the scan.
+    An array [S, H, W]; NIfTI on the grid of the scan; or pictures whose 255 is 1: a mask is TIFF if the slice is, else
+    PNG. what: "mask" or "probability".
     """
-    if file_ending(scan.paths[0]) not in PICTURES:
-        return _stack_file(scan, masks, "mask")
-    endings = [".tif" if PICTURES[file_ending(path)] == "TIFF" else ".png" for path in scan.paths]  # JPEG would blur
-    named = zip(scan.names, endings, masks, strict=True)
-    return {f"{name}_mask{ending}": partial(encode_picture, mask * 255, ending) for name, ending, mask in named}
-
-
-def probability_files(scan: Scan, probabilities: list[np.ndarray]) -> Files:
-    """Return the probabilities of a scan (float32 [H, W]) in the form of its files; as pictures, grey PNG: 255 is 1."""
-    if file_ending(scan.paths[0]) not in PICTURES:
-        return _stack_file(scan, probabilities, "probability")
-    grey = [(plane * 255).round().astype(np.uint8) for plane in probabilities]
-    named = zip(scan.names, grey, strict=True)
-    return {f"{name}_probability.png": partial(encode_picture, plane) for name, plane in named}
-
-
-def _stack_file(scan: Scan, planes: list[np.ndarray], what: str) -> Files:
-    def array() -> bytes:
-        np.save(file := io.BytesIO(), np.stack(planes))
-        return file.getvalue()
-
-    if scan.grid is None:
-        return {f"{scan.name}_{what}.npy": array}
-    return {f"{scan.name}_{what}.nii.gz": lambda: medical.encode(np.stack(planes), scan.grid)}
+    if file_ending(scan.paths[0]) in PICTURES:
+        files = {}
+        for name, path, plane in zip(scan.names, scan.paths, planes, strict=True):
+            ending = ".tif" if what == "mask" and PICTURES[file_ending(path)] == "TIFF" else ".png"  # JPEG would blur
+            files[f"{name}_{what}{ending}"] = encode_picture((plane * 255).round().astype(np.uint8), ending)
+        return files
+    if scan.grid:
+        return {f"{scan.name}_{what}.nii.gz": medical.encode(np.stack(planes), scan.grid)}
+    np.save(file := io.BytesIO(), np.stack(planes))
+    return {f"{scan.name}_{what}.npy": file.getvalue()}
 
 
 def encode_picture(pixels: np.ndarray, ending: str = ".png") -> bytes:

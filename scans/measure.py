@@ -47,14 +47,13 @@ def sum_up(rows: list[Row]) -> Row:
     largest = max(rows, key=lambda row: row["lesion_pixels"])
     total = {"patient": rows[0]["patient"], "slices": len(rows)}
     total["lesion_slices"] = sum(row["lesion_pixels"] > 0 for row in rows)
-    for name in ("lesion_pixels", "lesion_mm3", "reference_pixels", "true_positive"):
-        if name in rows[0]:
-            total[name] = sum(row[name] for row in rows)
     total["largest_slice"] = largest["slice"] if largest["lesion_pixels"] else ""
+    for name in {"lesion_pixels", "lesion_mm3", "reference_pixels", "true_positive"} & rows[0].keys():
+        total[name] = sum(row[name] for row in rows)
     if "reference_pixels" in total:
         total["dice"] = dice(total)
-    sources = {row["source"] for row in rows}
-    return total | {"source": rows[0]["source"] if len(sources) == 1 else str(Path(rows[0]["source"]).parent)}
+    source = rows[0]["source"]
+    return total | {"source": source if all(row["source"] == source for row in rows) else str(Path(source).parent)}
 
 
 def dice(row: Row) -> float:

@@ -7,6 +7,7 @@ upwards.
 import gzip
 import itertools
 import math
+import re
 import tempfile
 import zlib
 from collections import Counter, defaultdict
@@ -29,17 +30,11 @@ CODES = slice(252, 256)  # bytes of qform_code and sform_code in a NIfTI header
 
 
 class Grid(NamedTuple):
-    """The place of a volume's slices in space and in its file.
+    """The place of a volume's slices in space and in its file."""
 
-    Attributes:
-        affine: (column, row, slice, 1) as shown -> mm (left, back, up), float64 [4, 4]; None if the file has none.
-        image: a SimpleITK image of these slices without pixels, for its geometry.
-        code: orientation of the axes in the file, such as RAS.
-    """
-
-    affine: np.ndarray | None
-    image: Any
-    code: str
+    affine: np.ndarray | None  # (column, row, slice, 1) as shown -> mm (left, back, up), float64 [4, 4], if known
+    image: Any  # a SimpleITK image of these slices, all 0, for its geometry
+    code: str  # orientation of the axes in the file, such as RAS
 
     def matches(self, other: "Grid", shape: Sequence[int]) -> bool:
         """Return whether each voxel lies within SAME_PLACE voxels of its like in the other; True if one is unknown.
@@ -75,7 +70,12 @@ def read_volume(path: Path, layers: bool = False, volume: int | None = None) -> 
         )
     check_voxels(count_voxels(*size[:2], size[2] * volumes))
     _refuse_cut_off(path, reader)
-    image = _read(reader, path)
+    try:
+        image = reader.Execute()
+    except RuntimeError as error:
+        raise ValueError(_describe(path.name, error)) from None
+    if "complex" in image.GetPixelIDTypeAsString():
+        raise ValueError("holds complex numbers. Save it with whole or floating point numbers.")
     if components > 1:
         sequences = [sitk.VectorIndexSelectionCast(image, number) for number in range(components)]
     else:
@@ -98,17 +98,26 @@ def _as_shown(sequences: list[Any], known: bool = True) -> Volume:
     affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
     affine[:3, 3] = image.GetOrigin()
     stack = slices[0] if len(slices) == 1 else np.stack(slices, axis=3)
-    empty = sitk.Image([1, 1, 1], sitk.sitkUInt8)
-    for name in ("Spacing", "Origin", "Direction"):
-        getattr(empty, f"Set{name}")(getattr(image, f"Get{name}")())
+    empty = sitk.Image(image.GetSize(), sitk.sitkUInt8)
+    empty.CopyInformation(image)
     return stack, (rows, columns, between) if known else None, Grid(affine if known else None, empty, code)
+
+
+def outline(path: Path) -> tuple[int, tuple[float, ...]]:
+    """Return the axial slices of a file by its header, and the mm between rows, columns and slices, () if unknown."""
+    reader = _open(path)
+    size, axes = reader.GetSize(), reader.GetDimension()
+    image = sitk.Image([1, 1, 1], sitk.sitkUInt8)
+    image.SetSpacing(reader.GetSpacing()[:3])
+    image.SetDirection(np.reshape(reader.GetDirection(), (axes, axes))[:3, :3].ravel().tolist())
+    _, spacing, grid = _as_shown([image], _correct_geometry([image], reader, path))
+    return next(size[n] for n, letter in enumerate(grid.code) if letter in "SI"), spacing or ()
 
 
 def encode(slices: np.ndarray, grid: Grid) -> bytes:
     """Return slices ([S, H, W], uint8 or float32) as the content of a .nii.gz file on the grid of the input."""
     image = sitk.GetImageFromArray(slices)
-    for name in ("Spacing", "Origin", "Direction"):
-        getattr(image, f"Set{name}")(getattr(grid.image, f"Get{name}")())
+    image.CopyInformation(grid.image)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "mask.nii")
         sitk.WriteImage(sitk.DICOMOrient(image, grid.code), str(path))
@@ -133,16 +142,6 @@ def _open(path: Path, kind: str = "") -> Any:
     except RuntimeError as error:
         raise ValueError(_describe(path.name, error)) from None
     return reader
-
-
-def _read(reader: Any, path: Path) -> Any:
-    try:
-        image = reader.Execute()
-    except RuntimeError as error:
-        raise ValueError(_describe(path.name, error)) from None
-    if "complex" in image.GetPixelIDTypeAsString():
-        raise ValueError("holds complex numbers. Save it with whole or floating point numbers.")
-    return image
 
 
 def _describe(name: str, error: RuntimeError) -> str:
@@ -211,13 +210,13 @@ ROUNDED = 1e-3  # of direction cosines and of mm between pixels
 PLACE = {"Rows": "0028|0010", "Columns": "0028|0011", "PixelSpacing": "0028|0030",
          "ImageOrientationPatient": "0020|0037", "ImagePositionPatient": "0020|0032"}  # fmt: skip
 TAGS = PLACE | {"SeriesInstanceUID": "0020|000e", "SeriesNumber": "0020|0011", "SeriesDescription": "0008|103e",
-                "StudyInstanceUID": "0020|000d",
-                "SliceThickness": "0018|0050", "NumberOfFrames": "0028|0008", "BitsAllocated": "0028|0100",
-                "PhotometricInterpretation": "0028|0004", "PixelPaddingValue": "0028|0120",
-                "RescaleSlope": "0028|1053", "RescaleIntercept": "0028|1052"}  # fmt: skip
-ROOT = "1.2.840.10008."  # of DICOM's own UIDs
-NO_IMAGES = tuple(f"{ROOT}{kind}" for kind in ("1.3.10", *(f"5.1.4.1.1.{n}" for n in (11, 66, 88, 104, 481))))
-PLAIN = (f"{ROOT}1.2", f"{ROOT}1.2.1", f"{ROOT}1.2.2")  # transfer syntaxes without compression
+                "StudyInstanceUID": "0020|000d", "SliceThickness": "0018|0050", "NumberOfFrames": "0028|0008",
+                "BitsAllocated": "0028|0100", "PhotometricInterpretation": "0028|0004",
+                "PixelPaddingValue": "0028|0120", "RescaleSlope": "0028|1053",
+                "RescaleIntercept": "0028|1052"}  # fmt: skip
+# Of the first group of a file, which is always plain: the kinds without an image, such as reports; no compression
+NO_IMAGE = re.compile(rb"\x02\0\x02\0UI..1\.2\.840\.10008\.(1\.3\.10|5\.1\.4\.1\.1\.(11|66|88|104|481))", re.DOTALL)
+PLAIN = re.compile(rb"\x02\0\x10\0UI..1\.2\.840\.10008\.1\.2(\.[12])?\0", re.DOTALL)
 Tags = dict[Path, dict[str, str]]  # of each file of a series, by the names of TAGS
 
 
@@ -239,32 +238,32 @@ def read_series(paths: Sequence[Path]) -> Volume:
     Raises: ValueError for what is not one even stack of grey slices.
     """
     tags = {path: _read_tags(path) for path in paths}
-    first = next(iter(tags.values()))
-    check_voxels(count_voxels(int(first["Rows"]), int(first["Columns"]), len(tags)))
     ordered, step = _sort(tags)
+    first = tags[ordered[0]]
+    check_voxels(count_voxels(int(first["Rows"]), int(first["Columns"]), len(tags)))
     try:
         image = sitk.ReadImage([str(path) for path in ordered], sitk.sitkFloat32, "GDCMImageIO")
     except RuntimeError as error:
         raise ValueError(_describe("one of its slices", error)) from None
-    image = _without_padding(image, [tags[path] for path in ordered])
+    slices = sitk.GetArrayFromImage(image)
+    for plane, path in zip(slices, ordered, strict=True):
+        if padding := tags[path].get("PixelPaddingValue"):
+            scale, shift = (float(tags[path].get(f"Rescale{n}") or d) for n, d in (("Slope", 1), ("Intercept", 0)))
+            plane[np.isclose(plane, float(padding) * scale + shift)] = np.nan
+    image = sitk.GetImageFromArray(slices)
     across, down = _numbers(first["ImageOrientationPatient"]).reshape(2, 3)
     rows, columns = _numbers(first["PixelSpacing"])
     image.SetSpacing((columns, rows, step))
     image.SetDirection(np.stack([across, down, np.cross(across, down)], axis=1).ravel().tolist())
-    image.SetOrigin(_numbers(tags[ordered[0]]["ImagePositionPatient"]).tolist())
+    image.SetOrigin(_numbers(first["ImagePositionPatient"]).tolist())
     return _as_shown([image])
 
 
-def _without_padding(image: Any, tags: list[dict[str, str]]) -> Any:
-    """Return a volume with NaN where the header of a slice says that nothing was measured."""
-    if not any("PixelPaddingValue" in found for found in tags):
-        return image
-    slices = sitk.GetArrayFromImage(image)
-    for plane, found in zip(slices, tags, strict=True):
-        if padding := found.get("PixelPaddingValue"):
-            scale, shift = float(found.get("RescaleSlope") or 1), float(found.get("RescaleIntercept") or 0)
-            plane[np.isclose(plane, float(padding) * scale + shift)] = np.nan
-    return sitk.GetImageFromArray(slices)
+def outline_series(paths: Sequence[Path]) -> tuple[int, tuple[float, float, float]]:
+    """Return the slices of a DICOM series and the mm between its rows, columns and slices. Raises: as `read_series`."""
+    tags = {path: _read_tags(path) for path in paths}
+    ordered, step = _sort(tags)
+    return len(tags), (*_numbers(tags[ordered[0]]["PixelSpacing"]), step)
 
 
 def _read_tags(path: Path) -> dict[str, str]:
@@ -276,38 +275,25 @@ def _read_tags(path: Path) -> dict[str, str]:
         start = file.read(2048)
     if start[128:132] != b"DICM":
         raise ValueError(f"{path.name} does not begin as DICOM does. Restore it, or save it as NIfTI (dcm2niix).")
-    if _uid(start, b"\2\0\2\0").startswith(NO_IMAGES):
+    if NO_IMAGE.search(start):
         return {}
     reader = _open(path, "GDCMImageIO")
     tags = {name: reader.GetMetaData(tag).strip(" \0") for name, tag in TAGS.items() if reader.HasMetaDataKey(tag)}
     size = int(tags["Rows"]) * int(tags["Columns"]) * int(tags["BitsAllocated"]) // 8
-    if _uid(start, b"\2\0\x10\0") in PLAIN and path.stat().st_size < size:  # GDCM would fill it up with anything
+    if PLAIN.search(start) and path.stat().st_size < size:  # GDCM would fill it up with anything
         raise ValueError(f"{path.name} is cut off. Restore it.")
     return tags
 
 
-def _uid(start: bytes, tag: bytes) -> str:
-    """Return a UID of the first group of a DICOM file, which is always plain; empty where it is missing."""
-    place = start.find(tag + b"UI") + 8
-    return start[place : place + start[place - 2]].decode("ascii", "replace").strip("\0 ") if place > 7 else ""
-
-
 class Series(NamedTuple):
-    """The files of one DICOM series, or one volume of a file that holds several.
+    """The files of one DICOM series, or one volume of a file that holds several."""
 
-    Attributes:
-        label: its number and description, which tell it from the others of its folder; empty if it is damaged.
-        names: by which a user may name it, in lower case.
-        study: UID, the same for all series of one examination.
-        volume: its number in the file, from 0.
-    """
-
-    label: str
+    label: str  # number and description, which tell it from the others of its folder; empty if it is damaged
     paths: list[Path]
     description: str = ""
-    names: tuple[str, ...] = ()
-    study: str = ""
-    volume: int | None = None
+    names: tuple[str, ...] = ()  # by which a user may name it, in lower case
+    study: str = ""  # UID, the same for all series of one examination
+    volume: int | None = None  # its number in the file, from 0
 
 
 def find_series(paths: Sequence[Path]) -> tuple[list[Series], list[Path]]:
@@ -316,48 +302,26 @@ def find_series(paths: Sequence[Path]) -> tuple[list[Series], list[Path]]:
     A damaged file is of every series: reading each of them says so.
     """
     tags: Tags = {}
-    damaged, others = [], []
+    damaged = []
     for path in paths:
         try:
             tags[path] = _read_tags(path)
-            if not tags[path]:
-                others.append(path)
         except (ValueError, LookupError, OSError):
             damaged.append(path)
+    sizes = Counter(own.get("SeriesInstanceUID") for own in tags.values())
     files: dict[tuple[str, ...], list[Path]] = defaultdict(list)
-    sizes = Counter(found.get("SeriesInstanceUID") for found in tags.values())
-    for path, found in tags.items():
-        number, about, uid = (found.get(n, "") for n in ("SeriesNumber", "SeriesDescription", "SeriesInstanceUID"))
-        if found:  # some vendors give each slice a UID of its own
-            files[number, about, "" if sizes[uid] == 1 else uid].append(path)
+    for path, own in tags.items():
+        if own:
+            number, about, uid = (own.get(f"Series{name}", "") for name in ("Number", "Description", "InstanceUID"))
+            files[number, about, "" if sizes[uid] == 1 else uid].append(path)  # some vendors give each slice a UID
     labels = Counter(key[:2] for key in files)
     series = []
     for key, own in files.items():
         label = " ".join(filter(None, key[:2] if labels[key[:2]] == 1 and any(key[:2]) else key))
         names = tuple(text.lower() for text in (label, *key) if text)
         series.append(Series(label, [*own, *damaged], key[1], names, tags[own[0]].get("StudyInstanceUID", "")))
-    return series or ([Series("", damaged)] if damaged else []), others
-
-
-def outline_series(paths: Sequence[Path]) -> tuple[int, tuple[float, float, float]]:
-    """Return the slices of a DICOM series and the mm between its rows, columns and slices, as they were taken.
-
-    Raises: ValueError for what is not one even stack of grey slices.
-    """
-    tags = {path: _read_tags(path) for path in paths}
-    rows, columns = _numbers(next(iter(tags.values())).get("PixelSpacing") or "nan\\nan")
-    return len(tags), (rows, columns, _sort(tags)[1])
-
-
-def outline(path: Path) -> tuple[int, tuple[float, float, float]]:
-    """Return the axial slices of a file by its header, and the mm between rows, columns and slices."""
-    reader = _open(path)
-    dimension = reader.GetDimension()
-    if dimension < 3:
-        return 1, (*reader.GetSpacing()[::-1], 1.0)
-    turn = np.abs(np.reshape(reader.GetDirection(), (dimension, dimension))[:3, :3])
-    columns, rows, between = turn.argmax(axis=1)
-    return reader.GetSize()[between], tuple(reader.GetSpacing()[axis] for axis in (rows, columns, between))
+    reports = [path for path, own in tags.items() if not own]
+    return series or ([Series("", damaged)] if damaged else []), reports
 
 
 def _numbers(text: str) -> np.ndarray:
@@ -370,27 +334,27 @@ def _sort(tags: Tags) -> tuple[list[Path], float]:
     Raises: ValueError if they are not one stack of grey slices at even distances.
     """
     first = next(iter(tags.values()))
-    for path, found in tags.items():
-        if missing := [name for name in PLACE if not found.get(name)]:
-            raise ValueError(f"{path.name} does not say its {missing[0]}. Save the series as NIfTI (dcm2niix).")
-        if int(found.get("NumberOfFrames") or 1) > 1:
-            raise ValueError(f"{path.name} holds several slices. Save the series as NIfTI (dcm2niix).")
-        if found.get("PhotometricInterpretation") != "MONOCHROME2":
-            raise ValueError(f"{path.name} is not grey with black as 0. Save the series as NIfTI (dcm2niix).")
+    for path, own in tags.items():
+        grey = own.get("PhotometricInterpretation") == "MONOCHROME2" and int(own.get("NumberOfFrames") or 1) == 1
+        if not grey or not all(own.get(name) for name in PLACE):
+            raise ValueError(
+                f"{path.name} is not one grey slice with black as 0, a position and a spacing. Save the series as "
+                "NIfTI (dcm2niix)."
+            )
         for name in list(PLACE)[:-1]:
-            if not np.allclose(_numbers(found[name]), _numbers(first[name]), atol=ROUNDED):
+            if not np.allclose(_numbers(own[name]), _numbers(first[name]), atol=ROUNDED):
                 raise ValueError(f"its slices differ in {name} ({path.name}). Leave those of another stack out.")
     upwards = np.cross(*_numbers(first["ImageOrientationPatient"]).reshape(2, 3))
-    positions = {path: _numbers(found["ImagePositionPatient"]) for path, found in tags.items()}
-    ordered = sorted(tags, key=lambda path: (float(positions[path] @ upwards), path))
+    heights = {path: float(_numbers(own["ImagePositionPatient"]) @ upwards) for path, own in tags.items()}
+    ordered = sorted(tags, key=lambda path: (heights[path], path))
     if len(ordered) == 1:
         return ordered, float(first.get("SliceThickness") or 1)
-    gaps = np.diff([positions[path] @ upwards for path in ordered])
+    gaps = np.diff([heights[path] for path in ordered])
     typical = np.median(gaps)
     if gaps.min() <= ROUNDED:
         raise ValueError("several of its slices lie at one position. Leave one time point or echo in the folder.")
-    if np.abs(gaps - typical).max() > EVEN * typical:
-        n = int(np.abs(gaps - typical).argmax())
+    n = int(np.abs(gaps - typical).argmax())
+    if abs(gaps[n] - typical) > EVEN * typical:
         raise ValueError(
             f"its slices are {typical:.4g} mm apart, but {gaps[n]:.4g} mm between {ordered[n].name} and "
             f"{ordered[n + 1].name}. Restore the slices that are missing there."

@@ -10,10 +10,14 @@ from scans.scan import safe_name, stem
 
 Kind = int | str | None  # a channel; one of the next two; None where the names do not say
 MASK, OTHER = "mask", "other"
+COLUMNS = {"flair": FLAIR, "pre": PRE, "post": POST, "mask": MASK}  # of a table; options but for flair
+SHOWN = {PRE: "pre-contrast", FLAIR: "FLAIR", POST: "post-contrast", MASK: "reference mask"}
 WORDS = {  # of BraTS, BIDS and common habits; short ones say nothing where they may be of a patient's name
-    MASK: r"d?seg|segmentations?|masks?|labels?(?:tr|ts)?|lesions?|(?:ground|gold)[_-]?(?:truth|standard)|(?:roi|gt)$",
+    MASK: r"d?segm?|segmentations?|masks?|labels?(?:tr|ts)?|lesions?|(?:ground|gold)[_-]?(?:truth|standard)"
+    r"|(?:roi|gt)$",
     FLAIR: r"(?:t2[_-]?)?flair|t2f|fla",
-    POST: r"ce-[a-z0-9]+_t1w|t1w?[_-]?(?:ce|c|gd|post|contrast)|(?<!.)post(?:[_-]?contrast)?$|post[_-]?contrast",
+    POST: r"ct1|gado|ce-[a-z0-9]+_t1w|t1w?[_-]?(?:ce|c|gd|post|contrast)|(?<!.)post(?:[_-]?contrast)?$"
+    r"|post[_-]?contrast",
     PRE: r"t1(?:w|n|[_-]?pre)?|(?<!.)pre$|pre[_-]?contrast",
     OTHER: r"t2w?|adc|dwi|swi|pd$|brain[_-]?masks?",
 }

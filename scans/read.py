@@ -1,11 +1,10 @@
 """Read a patient's files of any format as slices of three channels with 8 bits."""
 
-import contextlib
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -13,15 +12,15 @@ from PIL.TiffImagePlugin import BITSPERSAMPLE
 
 from constants import CHANNELS, FLAIR, POST, PRE
 from scans import medical
+from scans.names import SHOWN
 from scans.scan import PICTURES, Scan, check_voxels, count_voxels, file_ending, safe_name, stem
 
 if TYPE_CHECKING:
-    from scans.cohort import Patient
+    from scans.items import Patient
 
 PERCENTILES = (0.5, 99.5)  # become 0 and 255 where there are more than 8 bits
 FILLING = np.float32([-(2**15), -(2**31), np.finfo(np.float32).min])  # outside of the field of view
 MASK_VALUES = {*range(11), 255}  # labels, or 0 and 255
-MOST_SORTED = 2**24  # values that the percentiles are taken of; of a larger stack, every second, third, ...
 OBLONG = 1.5  # pixels whose sides differ by more than this factor are of another plane than axial
 GREYS = ("L", "I", "I;16", "I;16B", "I;16L", "F")  # Pillow's modes of one channel
 COLOURS = {"RGB": "RGB", "RGBA": "RGB", "P": "RGB", "LA": "L", "1": "L"}  # modes of 8 bits, and what they become
@@ -34,26 +33,23 @@ def read_patient(patient: "Patient", spacing: Sequence[float] | None = None) -> 
     spacing: mm between rows, columns and slices, if the files do not say it.
     """
 
-    def stack(channel: int) -> tuple[list[Path], int | None]:
+    def read(channel: int) -> tuple[Scan | None, list[str]]:
         item = patient.items[channel]
-        return item.paths, item.series.volume if item.series else None
+        return read_scan(patient.name, item.paths, item.series.volume if item.series else None)
 
-    scan, problems = read_scan(patient.name, *stack(FLAIR))
+    scan, problems = read(FLAIR)
     if scan is None:
         return None, problems
     scan.notes = [*patient.notes, *scan.notes]
     others = {}
-    for channel, name in ((PRE, "pre-contrast"), (POST, "post-contrast")):
-        if channel in patient.items:
-            other, wrong = read_scan(patient.name, *stack(channel))
-            wrong = wrong or check_sequence(scan, other)
-            if wrong:  # never costs the FLAIR
-                problems += wrong
-                scan.notes.append(f"{name} is not used: {wrong[0]}")
-            else:
-                others[channel] = other
+    for channel in {PRE, POST} & patient.items.keys():
+        others[channel], wrong = read(channel)
+        if wrong := wrong or check_sequence(scan, others[channel]):  # never costs the FLAIR
+            problems += wrong
+            scan.notes.append(f"{SHOWN[channel]} is not used: {wrong[0]}")
+            del others[channel]
     if others:
-        combine(scan, others.get(PRE), others.get(POST))
+        combine(scan, others)
     if spacing and scan.spacing:
         scan.notes.append("--spacing is not used: the file says it")
     scan.spacing = scan.spacing or (tuple(spacing) if spacing else None)
@@ -67,7 +63,7 @@ def read_patient(patient: "Patient", spacing: Sequence[float] | None = None) -> 
 
 
 def read_scan(name: str, paths: Sequence[Path], volume: int | None = None) -> tuple[Scan | None, list[str]]:
-    """Return one sequence, or None, and problems as text; paths as of cohort.Item; volume as of medical.Series."""
+    """Return one sequence, or None, and problems as text; paths as of items.Item; volume as of medical.Series."""
     problems: list[str] = []
     ending = file_ending(paths[0])
     place = paths[0] if ending and len(paths) == 1 else paths[0].parent
@@ -75,9 +71,15 @@ def read_scan(name: str, paths: Sequence[Path], volume: int | None = None) -> tu
         with np.errstate(over="ignore", invalid="ignore"):  # of values beyond float32
             scan = _read_pictures(name, paths, problems) if ending in PICTURES else _read_volume(name, paths, volume)
             if scan:
-                _refuse_mask(scan)
+                if is_mask(scan.slices):
+                    values = np.unique(np.concatenate([np.unique(plane) for plane in scan.slices]))
+                    shown = ", ".join(f"{value:g}" for value in values)
+                    raise ValueError(
+                        f"holds only {shown}: a mask, and no image. Name it like one (x_mask), or leave it out."
+                    )
                 _to_eight_bits(scan)
-                _to_three_channels(scan)
+                scan.grey = all((plane == plane[..., :1]).all() for plane in scan.slices)
+                scan.slices = [np.broadcast_to(plane, (*plane.shape[:2], CHANNELS)) for plane in scan.slices]
             return scan, problems
     except Exception as error:  # libraries raise many kinds for a damaged file
         return None, [*problems, _describe(error, place)]
@@ -94,56 +96,33 @@ def _describe(error: Exception, path: Path) -> str:
 
 def _read_pictures(name: str, paths: Sequence[Path], problems: list[str]) -> Scan | None:
     """Return the slices that can be read, if any, as they are; adds what is wrong with the others to the problems."""
-
-    def attempt(read: Callable[[Path], Any], paths: Iterable[Path]) -> dict[Path, Any]:
-        results = {}
-        for path in paths:
-            try:
-                results[path] = read(path)
-            except Exception as error:
-                problems.append(_describe(error, path))
-        return results
-
-    sizes = attempt(read_size, paths)
-    check_voxels(sum(count_voxels(*size) for size in sizes.values()))
-    slices = {path: np.atleast_3d(plane) for path, plane in attempt(read_picture, sizes).items()}
+    slices, voxels = {}, 0
+    for path in paths:
+        try:
+            slices[path] = np.atleast_3d(read_picture(path))
+        except Exception as error:
+            problems.append(_describe(error, path))
+        else:
+            voxels += count_voxels(*slices[path].shape[:2])
+            check_voxels(voxels)
     names = [safe_name(stem(path)) for path in slices]
     if len({name.lower() for name in names}) < len(names):  # such as 1.png beside 1.tif
         names = [safe_name(path.name) for path in slices]
     return Scan(name, list(slices.values()), names, list(slices)) if slices else None
 
 
-def read_size(path: Path) -> tuple[int, int]:
-    """Return height and width of a picture, from its header. Raises what `read_picture` raises."""
-    with _opened(path) as picture:
-        return picture.height, picture.width
-
-
 def read_picture(path: Path) -> np.ndarray:
-    """Return one picture: [H, W] of uint8, uint16, int32 or float32, or uint8 [H, W, 3].
+    """Return one picture: [H, W] of uint8, uint16, int32 or float32, or uint8 [H, W, 3]. Raises: as `open_picture`."""
+    picture = open_picture(path)
+    mode = COLOURS.get(picture.mode, picture.mode)
+    return np.asarray(picture if picture.mode == mode else picture.convert(mode))
+
+
+def open_picture(path: Path) -> Image.Image:
+    """Return a picture, checked before it is decoded, and turned as its EXIF orientation says and viewers show it.
 
     Raises: ValueError for what is not one slice; any of Pillow's errors.
     """
-    with _opened(path) as picture:
-        mode = COLOURS.get(picture.mode, picture.mode)
-        return np.asarray(_turned(picture if picture.mode == mode else picture.convert(mode)))
-
-
-def read_alpha(path: Path) -> np.ndarray | None:
-    """Return how opaque the pixels of a picture are: uint8 [H, W]; None if it has no transparency."""
-    with _opened(path) as picture:
-        return np.asarray(_turned(picture.convert("RGBA")))[..., 3] if picture.has_transparency_data else None
-
-
-def _turned(picture: Image.Image) -> Image.Image:
-    """Return a picture turned as its EXIF orientation says, as every viewer shows it."""
-    picture.load()  # which turns TIFF
-    return ImageOps.exif_transpose(picture)
-
-
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
-    """Open a picture, checked but not decoded."""
     with (
         warnings.catch_warnings(action="ignore"),
         open(path, "rb") as file,  # by its path, Pillow 13 would garble a TIFF that is turned
@@ -158,14 +137,15 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         bits = picture.tag_v2.get(BITSPERSAMPLE, (1,)) if picture.format == "TIFF" else (1,)
         if picture.mode in COLOURS and (max(bits) > 8 or ";16" in str(picture.tile)):
             raise ValueError("has colours, or transparency, of more than 8 bits. Save the sequences as .npy or NIfTI.")
-        yield picture
+        picture.load()  # which turns TIFF
+        return ImageOps.exif_transpose(picture)
 
 
 def _read_volume(name: str, paths: Sequence[Path], volume: int | None) -> Scan:
     ending = file_ending(paths[0])
     spacing = grid = None
     if ending == ".npy":
-        stack = read_array(paths[0])
+        stack = np.array(open_array(paths[0]))
     elif ending:
         stack, spacing, grid = medical.read_volume(paths[0], volume=volume)
     else:
@@ -174,11 +154,6 @@ def _read_volume(name: str, paths: Sequence[Path], volume: int | None) -> Scan:
     names = [f"{name}_{number:0{digits}d}" for number in range(1, len(stack) + 1)]
     place = paths[0] if ending else paths[0].parent
     return Scan(name, [np.atleast_3d(plane) for plane in stack], names, [place], spacing, grid=grid)
-
-
-def read_array(path: Path) -> np.ndarray:
-    """Return the slices of a .npy file, as of `open_array`."""
-    return np.array(open_array(path))
 
 
 def open_array(path: Path) -> np.ndarray:
@@ -209,7 +184,7 @@ def holds_mask(path: Path) -> bool:
     try:
         if file_ending(path) in PICTURES:
             return len(np.unique(read_picture(path))) <= 2
-        return is_mask(read_array(path) if file_ending(path) == ".npy" else medical.read_volume(path, layers=True)[0])
+        return is_mask(open_array(path) if file_ending(path) == ".npy" else medical.read_volume(path, layers=True)[0])
     except Exception:  # a damaged file, which is named when it is read
         return False
 
@@ -224,13 +199,6 @@ def is_mask(planes: Iterable[np.ndarray]) -> bool:
     return len(values) > 1 and (values == {0, 255} or 255 not in values)
 
 
-def _refuse_mask(scan: Scan) -> None:
-    """Raise ValueError if a scan holds the values of a mask alone, whatever it is called."""
-    if is_mask(scan.slices):
-        shown = ", ".join(f"{value:g}" for value in np.unique(np.concatenate([np.unique(p) for p in scan.slices])))
-        raise ValueError(f"holds only {shown}: a mask, and no image. Name it like one (x_mask), or leave it out.")
-
-
 def _to_eight_bits(scan: Scan) -> None:
     """Scale the slices of more than 8 bits together, each channel by its percentiles, so that dark ones stay dark.
 
@@ -238,21 +206,27 @@ def _to_eight_bits(scan: Scan) -> None:
     the brain, or the lowest value that fits (FILLING).
     """
     deep = {number: plane.astype(np.float32) for number, plane in enumerate(scan.slices) if plane.dtype != np.uint8}
-    for plane in deep.values():
-        plane[np.isin(plane, FILLING)] = np.nan
     if not deep:
         return
-    flat = [plane.reshape(-1, plane.shape[2]) for plane in deep.values()]
-    if broken := sum(np.count_nonzero(~np.isfinite(values)) for values in flat):
-        scan.notes.append(f"{broken:,} values that are not finite, or padding, are black")
-    step = -(-sum(map(len, flat)) // MOST_SORTED)
-    limits = [_limits([values[:, channel] for values in flat], step) for channel in range(flat[0].shape[1])]
-    if broken == sum(values.size for values in flat):
-        raise ValueError("holds no finite value. Restore it.")
+    for plane in deep.values():
+        plane[np.isin(plane, FILLING) | np.isinf(plane)] = np.nan
+    limits = []
+    for channel in range(next(iter(deep.values())).shape[2]):
+        values = np.concatenate([plane[..., channel].ravel() for plane in deep.values()])
+        values = values[~np.isnan(values)]
+        low, high = np.percentile(values, PERCENTILES) if len(values) else (0, 0)
+        limits.append((low, high if high > low else values.max(initial=low)))  # hardly anything but background
     low, high = np.array(limits, np.float32).T  # of each channel
+    black = 0
     for number, plane in deep.items():
+        unknown = np.isnan(plane)
+        black += np.count_nonzero(unknown)
         scaled = (plane - low) / np.where(high > low, high - low, 1) * 255
-        scan.slices[number] = np.where(np.isfinite(plane), scaled, 0).clip(0, 255).round().astype(np.uint8)
+        scan.slices[number] = np.where(unknown, 0, scaled).clip(0, 255).round().astype(np.uint8)
+    if black == sum(plane.size for plane in deep.values()):
+        raise ValueError("holds no finite value. Restore it.")
+    if black:
+        scan.notes.append(f"{black:,} values that are not finite, or padding, are black")
     low, high = (", ".join(f"{value:.4g}" for value in values) for values in (low, high))
     scan.notes.append(
         f"intensities scaled to 8 bits: {low} becomes 0 and {high} becomes 255 "
@@ -260,48 +234,30 @@ def _to_eight_bits(scan: Scan) -> None:
     )
 
 
-def _limits(planes: list[np.ndarray], step: int) -> tuple[float, float]:
-    """Return PERCENTILES of every `step`th finite value of a channel; up to its highest value if they are equal."""
-    values = np.concatenate([plane[::step] for plane in planes])
-    values = values[np.isfinite(values)]
-    low, high = np.percentile(values, PERCENTILES) if len(values) else (0, 0)
-    if high <= low:  # hardly anything but background
-        high = max(np.max(plane, initial=low, where=np.isfinite(plane)) for plane in planes)
-    return low, high
-
-
-def _to_three_channels(scan: Scan) -> None:
-    """Let the one sequence of a grey slice fill all channels, as the data set does where a sequence is missing."""
-    grey = [bool((plane == plane[..., :1]).all()) for plane in scan.slices]
-    scan.grey = all(grey)
-    count = sum(each and plane.any() for each, plane in zip(grey, scan.slices, strict=True))  # black ones do not count
-    if count and not scan.grey:
-        scan.notes.append(f"{count} of {len(grey)} slices hold one sequence only, used for all three channels")
-    scan.slices = [np.broadcast_to(plane, (*plane.shape[:2], CHANNELS)) for plane in scan.slices]
-
-
 def check_sequence(flair: Scan, other: Scan) -> list[str]:
     """Return why another sequence cannot be combined with FLAIR, as a list of one problem; empty if it can."""
-    size, own = (len(flair.slices), *flair.slices[0].shape[:2]), other.paths[0]
+    own, shapes = other.paths[0], [[plane.shape[:2] for plane in scan.slices] for scan in (flair, other)]
     if not (flair.grey and other.grey):
         holder = own if flair.grey else flair.paths[0]
         return [f"{holder}: holds more than one sequence already. Leave out --pre and --post."]
-    if [plane.shape for plane in other.slices] != [plane.shape for plane in flair.slices]:
-        return [f"{_size(other)}, but {_size(flair)}. Resample the sequences onto FLAIR first."]
-    if flair.grid and other.grid and not flair.grid.matches(other.grid, size):
+    if shapes[0] != shapes[1]:
+        sizes = [
+            f"{scan.paths[0]} has {len(scan.slices)} slices of {scan.slices[0].shape[1]}x{scan.slices[0].shape[0]}"
+            for scan in (other, flair)
+        ]
+        return [f"{sizes[0]}, but {sizes[1]}. Resample the sequences onto FLAIR first."]
+    if flair.grid and other.grid and not flair.grid.matches(other.grid, (len(shapes[0]), *shapes[0][0])):
         return [f"{own}: lies elsewhere in space than FLAIR. Register it to FLAIR first."]
     return []
 
 
-def combine(flair: Scan, pre: Scan | None, post: Scan | None) -> None:
-    """Put the other sequences into the channels of FLAIR, which stands in for a missing one."""
-    for scan, name in ((pre, "pre-contrast"), (post, "post-contrast")):
-        flair.notes += [f"{name}: {note}" for note in scan.notes] if scan else [f"FLAIR stands in for {name}"]
-    channels = zip((pre or flair).slices, flair.slices, (post or flair).slices, strict=True)
-    flair.slices = [np.stack([plane[..., 0] for plane in planes], axis=2) for planes in channels]
+def combine(flair: Scan, others: dict[int, Scan]) -> None:
+    """Put other sequences, by channel, into the channels of FLAIR, which stands in for a missing one."""
+    for channel in (PRE, POST):
+        if channel in others:
+            flair.notes += [f"{SHOWN[channel]}: {note}" for note in others[channel].notes]
+        else:
+            flair.notes.append(f"FLAIR stands in for {SHOWN[channel]}")
+    stacks = [others.get(channel, flair).slices for channel in range(CHANNELS)]
+    flair.slices = [np.stack([plane[..., 0] for plane in planes], axis=2) for planes in zip(*stacks, strict=True)]
     flair.grey = False
-
-
-def _size(scan: Scan) -> str:
-    height, width = scan.slices[0].shape[:2]
-    return f"{scan.paths[0]} has {len(scan.slices)} slices of {width}x{height}"

@@ -27,26 +27,16 @@ UNSAFE = re.compile(r"[\0-\x1f\x7f\ud800-\udfff]")  # of a name: control charact
 
 @dataclass
 class Scan:
-    """The slices of one patient, read.
-
-    Attributes:
-        slices: uint8 [H, W, 3] each, channels as in constants.py, from bottom to top where the file says so.
-        names: one per slice.
-        paths: the file of each slice, or the one file or folder of all.
-        spacing: mm between rows, columns, slices; None where unknown.
-        notes: what was done to intensities or channels, for the user.
-        grey: whether there is one sequence only, which fills all three channels.
-        grid: where the slices lie in a file of medical images; None for pictures and arrays.
-    """
+    """The slices of one patient: uint8 [H, W, 3] each, channels as in constants.py, upwards where the file says so."""
 
     name: str
     slices: list[np.ndarray]
-    names: list[str]
-    paths: list[Path]
-    spacing: tuple[float, float, float] | None = None
-    notes: list[str] = field(default_factory=list)
-    grey: bool = False
-    grid: "Grid | None" = None
+    names: list[str]  # of the slices
+    paths: list[Path]  # the file of each slice, or the one file or folder of all
+    spacing: tuple[float, float, float] | None = None  # mm between rows, columns, slices
+    notes: list[str] = field(default_factory=list)  # what was done to intensities or channels, for the user
+    grey: bool = False  # whether there is one sequence only, which fills all three channels
+    grid: "Grid | None" = None  # where the slices lie in a file of medical images
 
 
 def count_voxels(height: int, width: int, slices: int = 1) -> int:

@@ -50,9 +50,7 @@ def contact_sheet(
 ) -> np.ndarray:  # fmt: skip
     """Return one picture of the slices that matter, with the outlines of masks on FLAIR: uint8 [h, w, 3].
 
-    Args:
-        masks, references: of each slice, uint8 [H, W], 0 or 1. References are None where there are none.
-        captions: of each slice; heading, footer: lines above and below.
+    masks, references: uint8 [H, W], 0 or 1, of each slice, as captions are. heading, footer: lines above and below.
     """
     outlined = [(masks, PREDICTION_COLOR), *([(references, MASK_COLOR)] if references else [])]
     shown = brightness(plane[..., FLAIR] for plane in scan.slices)
@@ -60,10 +58,8 @@ def contact_sheet(
     alike = len({plane.shape for plane in flair}) == 1
     stacks = [np.stack(scan.slices)] if alike else [plane[None] for plane in scan.slices]
     heads = [head for stack in stacks for head in find_head(stack)]
-    chosen = choose_slices(
-        [any(of[n].any() for of, _ in outlined) for n in range(len(masks))],
-        [head.mean() > LEAST_HEAD for head in heads],
-    )
+    marked = [any(of[n].any() for of, _ in outlined) for n in range(len(masks))]
+    chosen = choose_slices(marked, [head.mean() > LEAST_HEAD for head in heads])
     planes = [flair[n] for n in chosen]
     box = window([heads[n] for n in chosen] + [of[n] > 0 for of, _ in outlined for n in chosen]) if alike else np.s_[:]
     tall = scan.spacing[0] / scan.spacing[1] if scan.spacing else 1

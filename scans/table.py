@@ -6,20 +6,19 @@ or several files with | between them. Paths are relative to the folder of the ta
 
 import csv
 import io
-import itertools
 import os
 from pathlib import Path
 
-from constants import FLAIR, POST, PRE
+from constants import FLAIR
 from scans import medical
-from scans.cohort import COLUMNS, SHOWN, Cohort, Patient, is_pattern
-from scans.items import Item, find_items
-from scans.names import MASK, Kind, maker_of
+from scans.items import Cohort, Item, Patient, find_items, is_pattern
+from scans.names import COLUMNS, MASK, SHOWN, Kind, maker_of
+from scans.read import open_array
 from scans.scan import PICTURES, file_ending, safe_name, stem
 from utils import UserError, is_unsafe_path, read_csv
 
 HEADER = ("patient", *COLUMNS, "mask_of", "slices", "spacing", "unused", "notes")
-SHOWN_PATIENTS = 10
+MOST_LINES = 20  # of the table, printed
 
 
 def to_table(cohort: Cohort, folder: Path) -> tuple[str, list[str]]:
@@ -39,7 +38,7 @@ def to_table(cohort: Cohort, folder: Path) -> tuple[str, list[str]]:
             try:
                 slices, spacing = outline(patient.items[FLAIR])
                 row |= {"slices": slices, "spacing": " x ".join(f"{size:.4g}" for size in spacing)}
-            except (ValueError, OSError, LookupError) as error:
+            except Exception as error:  # libraries raise many kinds for a damaged file
                 notes.append(f"cannot be read: {' '.join(str(error).split())}")
                 problems.append(f"{patient.items[FLAIR].place}: {notes[-1]}")
         else:
@@ -58,53 +57,37 @@ def mask_of(patient: Patient) -> str:
 
 def outline(item: Item) -> tuple[int, tuple[float, ...]]:
     """Return the slices of an item, and mm between rows, columns and slices as far as its headers say them."""
-    if item.series and item.series.volume is None:
-        return medical.outline_series(item.paths)
     ending = file_ending(item.paths[0])
+    if not ending:
+        return medical.outline_series(item.paths)
     if ending in PICTURES:
         return len(item.paths), ()
-    if ending == ".npy":
-        from scans.read import open_array
-
-        return len(open_array(item.paths[0])), ()
-    return medical.outline(item.paths[0])
+    return (len(open_array(item.paths[0])), ()) if ending == ".npy" else medical.outline(item.paths[0])
 
 
 def describe(cohort: Cohort) -> list[str]:
     """Return the table in a few lines."""
     lines = []
-    for patient in cohort.patients[:SHOWN_PATIENTS]:
-        taken = [
-            f"{SHOWN[kind]} {patient.items[kind].place.name}" for kind in (PRE, FLAIR, POST) if kind in patient.items
-        ]
-        if MASK in patient.items:
-            taken.append(f"reference mask ({mask_of(patient)}) {patient.items[MASK].place.name}")
+    for patient in cohort.patients:
+        taken = ", ".join(f"{SHOWN[kind]} {item.place.name}" for kind, item in patient.items.items())
         unused = f"; not used: {', '.join(item.place.name for item, _ in patient.unused)}" if patient.unused else ""
-        lines.append(f"  {patient.name}: {', '.join(taken)}{unused}")
-    if (more := len(cohort.patients) - SHOWN_PATIENTS) > 0:
-        lines.append(f"  and {more} more")
-    lines += [f"  not used: {item.place} ({reason})" for item, reason in cohort.unused[:SHOWN_PATIENTS]]
-    if (more := len(cohort.unused) - SHOWN_PATIENTS) > 0:
-        lines.append(f"  and {more} more files")
-    return lines
+        lines.append(f"  {patient.name}: {taken}{unused}")
+    lines += [f"  not used: {item.place} ({reason})" for item, reason in cohort.unused]
+    return [*lines[:MOST_LINES], *([f"  and {more} more"] if (more := len(lines) - MOST_LINES) > 0 else [])]
 
 
 def cell(item: Item, folder: Path) -> str:
     """Return an item as the cell of a table in a folder; see `read_cell`."""
 
     def path(place: Path) -> str:
-        place = Path(os.path.abspath(place))
-        top = Path(os.path.abspath(folder))
+        place, top = Path(os.path.abspath(place)), Path(os.path.abspath(folder))
         return safe_name(str(place.relative_to(top) if place.is_relative_to(top) else place))
 
     if item.series and not item.whole:
         return f"{path(item.place)}#{item.series.label}"
     if item.whole or item.alone:
         return path(item.place)
-    alike = itertools.takewhile(
-        lambda letters: len(set(letters)) == 1, zip(*(p.name[::-1] for p in item.paths), strict=False)
-    )
-    ending = "".join(letters[0] for letters in alike)[::-1]
+    ending = os.path.commonprefix([path.name[::-1] for path in item.paths])[::-1]  # noqa: RUF071
     if len(item.paths) > 1 and sorted(item.place.glob(f"*{ending}")) == sorted(item.paths):
         return f"{path(item.place)}/*{ending}"
     return "|".join(map(path, item.paths))

@@ -1,7 +1,6 @@
 """DICOM: series of any order and transfer syntax, trees of studies, and what is no even stack."""
 
 import locale
-import re
 import struct
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import SimpleITK as sitk
 from constants import FLAIR, POST, PRE
 from scans import medical
 from scans.cohort import find_patients
-from scans.masks import mask_files
+from scans.masks import encode_stack
 from scans.read import read_patient
 from scans.scan import Scan
 
@@ -75,28 +74,16 @@ def test_slices_are_sorted_by_place_in_every_transfer_syntax(tmp_path, compresso
     assert scan.name == "P1" and scan.spacing == (2, 0.5, 5) and scan.paths == [tmp_path / "P1"]
 
 
-def test_values_are_rescaled_slice_by_slice(tmp_path):
-    for number, slope in enumerate((b"1 ", b"0.37", b"4 ")):
-        path = tmp_path / str(number)
-        write_slice(path, np.full((2, 2), 60, np.uint16), (0, 0, number))
-        texts = ((0x1052, b"-%d" % number), (0x1053, slope))  # intercept and slope, before the pixels
-        added = b"".join(struct.pack("<HHI", 0x28, tag, len(text)) + text for tag, text in texts)
-        content = re.sub(rb"\x28\0\x52\x10.*(?=\xe0\x7f\x10\0)", b"", path.read_bytes(), flags=re.DOTALL)  # GDCM's own
-        path.write_bytes(content.replace(b"\xe0\x7f\x10\0", added + b"\xe0\x7f\x10\0"))
-    pixels, *_ = medical.read_series(sorted(tmp_path.iterdir()))
-    assert pixels.dtype == np.float32 and pixels[:, 0, 0] == pytest.approx([60, 60 * 0.37 - 1, 238])
-
-
 def test_masks_are_nifti_on_the_grid_of_the_series_and_name_nobody(tmp_path):
     scan = read_dicom(write_series(tmp_path / "P1"))
     masks = np.zeros((3, 4, 6), np.uint8)
     masks[2, 0, 5] = 1  # the highest slice, its first row, its last column
-    ((name, encode),) = mask_files(scan, list(masks)).items()
-    (tmp_path / name).write_bytes(encode())
+    ((name, content),) = encode_stack(scan, list(masks), "mask").items()
+    (tmp_path / name).write_bytes(content)
     mask = sitk.ReadImage(str(tmp_path / "P1_mask.nii.gz"))
     (index,) = np.argwhere(sitk.GetArrayFromImage(mask).T).tolist()
     assert mask.TransformIndexToPhysicalPoint(index) == (-1 + 0.5 * 5, -2, 3 + 5 * 2)
-    assert mask.GetSpacing() == (0.5, 2, 5) and not any(word in encode() for word in (b"Doe", b"MRN", b"FLAIR"))
+    assert mask.GetSpacing() == (0.5, 2, 5) and not any(word in content for word in (b"Doe", b"MRN", b"FLAIR"))
 
 
 def test_a_sagittal_series_is_shown_in_axial_slices(tmp_path):
@@ -114,9 +101,9 @@ def test_several_series_are_told_apart_by_description_or_one_is_asked_for(tmp_pa
     other = {"SeriesInstanceUID": "1.2.4", "SeriesNumber": "8", "SeriesDescription": "AX T1 POST"}
     write_slice(folder / "X", stack()[0], (0, 0, 0), **other)
     (patient,), problems, _ = find_patients([folder])
-    assert problems == [] and {kind: len(paths) for kind, paths in patient.files.items()} == {FLAIR: 3, POST: 1}
+    assert problems == [] and {kind: len(item.paths) for kind, item in patient.items.items()} == {FLAIR: 3, POST: 1}
     for series in ("7", "ax flair", "1.2.3"):
-        assert len(find_patients([folder], series=series).patients[0].files[FLAIR]) == 3
+        assert len(find_patients([folder], series=series).patients[0].items[FLAIR].paths) == 3
     write_slice(folder / "X", stack()[0], (0, 0, 0), **other | {"SeriesDescription": "AX FLAIR FS"})
     for series, wrong in (("", ""), ("T2", "--series T2 names none of them. ")):
         (patient,), (problem,), _ = find_patients([folder], series=series)
@@ -163,6 +150,12 @@ def test_a_tree_with_a_folder_for_each_series_is_one_patient_by_descriptions(tmp
     assert [patient.name for patient in find_patients([tmp_path / "other"]).patients] == ["a", "b"]
 
 
+def test_series_without_flair_are_named_and_not_segmented(tmp_path):
+    write_series(tmp_path / "P1", SeriesDescription="AX T1")
+    (patient,), problems, _ = find_patients([tmp_path / "P1"])
+    assert FLAIR not in patient.items and f"{tmp_path / 'P1'}: no FLAIR, which is what is segmented" in problems[0]
+
+
 def test_a_dead_link_among_the_slices_of_a_series_refuses_it_alone(tmp_path):
     for patient in ("P1", "P2"):
         write_series(tmp_path / patient)
@@ -190,9 +183,9 @@ def test_what_is_no_even_stack_is_refused(tmp_path, position, changes, message):
 @pytest.mark.parametrize(
     ("before", "after", "message"),
     [
-        (b"MONOCHROME2 ", b"MONOCHROME1 ", "is not grey with black as 0"),
+        (b"MONOCHROME2 ", b"MONOCHROME1 ", "IMA is not one grey slice"),
         (b"\x28\x00\x10\x00\x02\x00\x00\x00\x04\x00", b"\x28\x00\x10\x00\x02\x00\x00\x00\xff\x00", "IMA is cut off"),
-        (b"\x20\x00\x32\x00", b"\x20\x00\x33\x00", "does not say its ImagePositionPatient"),
+        (b"\x20\x00\x32\x00", b"\x20\x00\x33\x00", "IMA is not one grey slice"),
     ],
 )
 def test_what_is_no_whole_grey_slice_with_a_place_is_refused(tmp_path, before, after, message):

@@ -6,9 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import SimpleITK as sitk
-from conftest import box, make_patients, save_checkpoint
+from conftest import box, bright_network, make_patients, save_checkpoint
 from PIL import Image
-from test_predict import bright_network
 
 from dataset.folder import find_slices
 from dataset.slices import read_mask
@@ -176,18 +175,6 @@ def test_two_readers_are_measured_against_each_other(score, call, tmp_path):
     assert code == 2 and "p lies elsewhere in space than its reference" in err
 
 
-def test_a_reader_of_some_slices_on_the_images_of_the_data(score, folder, tmp_path):
-    masks = {patient: stack for patient, stack in stacks(folder).items() if patient < "SYNTH_T_2"}
-    readers = [write_pictures(tmp_path / name, masks) for name in "ab"]
-    (readers[0] / "SYNTH_T_0_2_mask.png").unlink()
-    code, _, err, scored = score(readers[1], "--reference", readers[0], "--data", folder)
-    assert (code, err) == (0, "")
-    assert scored.read_test_tables()["slices"]["image_path"].tolist() == [
-        f"SYNTH_T_{p}/SYNTH_T_{p}_{n}.tif" for p in (0, 1) for n in (1, 2, 3)
-    ]
-    assert scored.read_test_tables()["patients"]["sequences"].tolist() == ["all three"] * 2
-
-
 @pytest.mark.parametrize("with_data", [True, False])
 def test_a_slice_of_which_a_reader_saved_no_file_is_empty_in_both_directions(score, tmp_path, with_data):
     """A marks 4,000 px in slices 1 and 2; B the same, and 6,000 px in 3 others: 2 * 4000 / (4000 + 10000)."""
@@ -240,6 +227,11 @@ def test_what_does_not_fit_is_one_error_that_names_it(score, folder, tmp_path):
     refused({"typo": masks["SYNTH_T_2"]}, "typo: no such patient in the reference")
     refused({"SYNTH_T_2": masks["SYNTH_T_2"] * 77 + 3}, "a mask with the values 3, 80. Save it with 0 and one")
     (tmp_path / "empty").mkdir()
+    (tmp_path / "gone").mkdir()
+    for name in ("SYNTH_T_2.nii.gz", "SYNTH_T_3"):
+        (tmp_path / "gone" / name).symlink_to(tmp_path / "never fetched")
+    code, _, err, _ = score(tmp_path / "gone", "--data", folder)
+    assert code == 2 and "SYNTH_T_3: a link that leads nowhere" in err and "SYNTH_T_2.nii.gz: cannot be read" in err
     for source, message in ((tmp_path / "empty", "holds no masks"), (tmp_path / "no", "no such folder")):
         code, _, err, _ = score(source, "--data", folder)
         assert code == 2 and message in err

@@ -7,12 +7,14 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pytest
 import SimpleITK as sitk
 from PIL import Image
 from test_cohort import files, found, touch
 
 from constants import FLAIR, POST, PRE
-from scans.cohort import Cohort, find_patients
+from scans.cohort import find_patients
+from scans.items import Cohort
 from scans.masks import read_reference
 from scans.read import read_patient
 from scans.table import mask_of, to_table
@@ -168,7 +170,41 @@ def test_a_set_of_the_decathlon_holds_its_sequences_in_one_file_as_its_dataset_j
 def test_a_gap_in_the_numbers_of_pictures_is_named(tmp_path):
     folder = touch(tmp_path / "coh", *(f"P1/s_{n}.png" for n in (1, 2, 3, 6, 7)), *(f"P2/{n}.png" for n in (0, 2, 4)))
     cohort = find_patients([folder])
-    assert [len(patient.files[FLAIR]) for patient in cohort.patients] == [5, 3]
+    assert [len(patient.items[FLAIR].paths) for patient in cohort.patients] == [5, 3]
     assert len(cohort.problems) == 1 and "slices between s_3.png and s_6.png are missing" in cohort.problems[0]
     assert "s_3.png and s_6.png" in write_table(tmp_path, cohort)[0]["notes"]
-    assert find_patients(sorted((folder / "P1").iterdir())).problems  # of the same folder
+    cohort = find_patients(sorted((folder / "P1").iterdir())[1:])  # as the user chose them
+    assert cohort.problems == [] and write_table(tmp_path, cohort)[0]["flair"].count("|") == 3
+    assert files(find_patients([tmp_path / "cohort.csv"])[0][0]) == files(cohort.patients[0])
+
+
+@pytest.mark.parametrize(
+    ("folder", "names", "unused"),
+    [
+        ("UPENN-GBM-00001_11", ("UPENN-GBM-00001_11_FLAIR", "UPENN-GBM-00001_11_T1", "UPENN-GBM-00001_11_T1GD"),
+         ("UPENN-GBM-00001_11_T2",)),
+        ("Patient-001/week-000-1", ("FLAIR", "T1", "CT1"), ("T2",)),  # LUMIERE
+        ("EGD-0001", ("FLAIR", "T1", "T1GD"), ("T2", "ASL")),
+        ("Center_01/Patient_02/Preprocessed_Data", ("FLAIR_preprocessed", "T1_preprocessed", "GADO_preprocessed"),
+         ("DP_preprocessed",)),  # MSSEG 2016
+        ("training01/preprocessed", ("training01_01_flair_pp", None, None),
+         ("training01_01_mprage_pp", "training01_01_pd_pp")),  # ISBI 2015
+        ("UCSF-PDGM-0004_nifti", ("UCSF-PDGM-0004_FLAIR", "UCSF-PDGM-0004_T1", "UCSF-PDGM-0004_T1c"),
+         ("UCSF-PDGM-0004_FLAIR_bias", "UCSF-PDGM-0004_T1c_bias", "UCSF-PDGM-0004_ASL")),
+        ("TCGA-CS-4941", ("TCGA-CS-4941_1996.09.09_flair", "TCGA-CS-4941_1996.09.09_t1",
+                          "TCGA-CS-4941_1996.09.09_t1Gd"),
+         ("TCGA-CS-4941_1996.09.09_GlistrBoost",)),
+        ("case_01", ("flair_LPS_rSRI", "t1_LPS_rSRI", "t1Gd_LPS_rSRI"), ("GlistrBoost",)),  # Rembrandt
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)  # fmt: skip
+def test_a_folder_of_a_public_set_is_one_patient_with_its_sequences(tmp_path, folder, names, unused):
+    """Two patients lie beside each other; images of no known sequence are listed, never segmented as FLAIR."""
+    for number in "12":
+        touch(tmp_path / "set" / number / folder, *(f"{name}.nii.gz" for name in (*names, *unused) if name))
+    cohort = find_patients([tmp_path / "set"])
+    assert len(cohort.patients) == 2 and cohort.problems == [] and cohort.unused == []
+    for patient in cohort.patients:
+        sequences = [patient.items.get(kind) for kind in (FLAIR, PRE, POST)]
+        assert tuple(item and item.place.name.removesuffix(".nii.gz") for item in sequences) == names
+        assert sorted(item.place.name for item, _ in patient.unused) == sorted(f"{name}.nii.gz" for name in unused)
