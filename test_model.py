@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import constants
-from utils import UserError, existing, list_few, positive, run_script
+from utils import UserError, existing, positive, run_script
 
 if TYPE_CHECKING:
     import numpy as np

@@ -96,9 +96,9 @@ def explain_empty(folder: Path) -> str:
         if slices[0].parent == folder:
             return f"{folder}: holds slices itself, as the folder of one patient does. Name its parent with --data."
         return f"{folder}: is a level too high, the patients are in {slices[0].parents[1]}. Name it with --data."
-    if files:
+    if scans := [path for path in files if path.parent != folder]:
         return (
-            f"{folder}: holds scans such as {files[0].relative_to(folder)}, not the slices that training reads "
+            f"{folder}: holds scans such as {scans[0].relative_to(folder)}, not the slices that training reads "
             "(PATIENT/PATIENT_NUMBER.tif, see docs/usage.md). predict_model.py segments scans, score_masks.py scores "
             "their masks."
         )
