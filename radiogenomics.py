@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import constants
-from utils import parallel_map, refuse_used, run_script, to_csv
+from utils import parallel_map, refuse_used, run_script
 
 if TYPE_CHECKING:
     import numpy as np
@@ -76,7 +76,7 @@ def main(argv: list[str] | None = None) -> None:
     study.result["predictions"] = "" if predicted is None else masks_digest(predicted)
 
     small = {name: study.associations[name].map("{:.3g}".format, na_action="ignore") for name in P_COLUMNS}  # 3.1e-07
-    out.write_genomics(to_csv(study.features), to_csv(study.associations.assign(**small)), study.result)
+    out.write_genomics(study.features, study.associations.assign(**small), study.result)
     write_plots(out, study_plots(study), notice)
     if run:
         epochs = None if run.read_metrics().get("folds") else checkpoints.read_epochs(run)
