@@ -52,11 +52,18 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--half", action="store_true", help="safetensors with kernels in float16; logits then differ by up to 1%%")
     add("--out", type=Path, metavar="DIR", help="(export in the folder of the run, or here)")
     add("--overwrite", action="store_true", help="replace all files of the same name in --out")
-    add("--name", help="of the files, without ending, and of the model card (unet, and MODEL_CARD.md)")
+    add("--name", type=plain_name, help="of the files, without ending, and of the model card (unet, and MODEL_CARD.md)")
     args = parser.parse_args(argv)
     if args.half and args.formats != ["safetensors"]:
         parser.error("--half goes with --formats safetensors alone")
     return args
+
+
+def plain_name(text: str) -> str:
+    """An argparse type: the name of a file, neither hidden nor in another folder."""
+    if not text or text.startswith(".") or set(text) & set("/\\:\0"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a plain name, such as first")
+    return text
 
 
 def main(argv: list[str] | None = None) -> None:

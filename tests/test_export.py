@@ -130,6 +130,12 @@ def test_existing_files_are_replaced_only_on_demand_and_no_others(export, tmp_pa
 
 
 @pytest.mark.filterwarnings("ignore:The given buffer is not writable")  # inside the loader of torch 2.11
+@pytest.mark.parametrize("name", ["", ".hidden", "../first", "a/b", "a\\b", "C:first"])
+def test_a_name_that_leaves_the_folder_is_refused(call, tmp_path, name):
+    code, _, err = call("export_model", "--out", tmp_path / "out", "--name", name)
+    assert code == 2 and "is not a plain name" in err and not (tmp_path / "out").exists()
+
+
 def test_torch_export(export, tmp_path, images):
     run = make_run(tmp_path / "run")
     code, _, err = export("--run", run, "--formats", "torch_export", "--epoch", 2, "--out", tmp_path / "out")
