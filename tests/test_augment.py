@@ -177,3 +177,25 @@ def test_a_lower_resolution_keeps_size_and_loses_detail():
     assert torch.equal(lower_resolution(checks, 1.0), checks)
     assert lower_resolution(checks, 0.5).eq(0).all()  # every second column
     assert lower_resolution(torch.rand(2, 3, 7, 5), 0.1).shape == (2, 3, 7, 5)
+
+
+def test_random_turns_stay_in_their_limits():
+    flips = 0
+    for generator in generators(1, 1, torch.arange(300)):
+        matrix, shift = augment._random_turn(generator)
+        flip = np.linalg.det(matrix) < 0
+        matrix = matrix * np.array([-1 if flip else 1, 1])
+        zoom = 1 / math.sqrt(np.linalg.det(matrix))
+        assert augment.ZOOM[0] - 1e-9 <= zoom <= augment.ZOOM[1] + 1e-9
+        assert abs(math.atan2(matrix[1, 0], matrix[0, 0])) <= augment.ROTATION
+        assert np.abs(shift).max() <= augment.SHIFT
+        flips += flip
+    assert 100 < flips < 200
+
+
+def test_a_sequence_or_both_are_missing_as_often(monkeypatch):
+    monkeypatch.setattr(augment, "MISSING", 1.0)
+    missing = [augment._draw(generator)["missing"] for generator in generators(1, 1, torch.arange(300))]
+    assert {each: 80 < missing.count(each) < 120 for each in set(missing)} == dict.fromkeys(
+        [(PRE,), (POST,), (PRE, POST)], True
+    )
