@@ -55,8 +55,8 @@ def brain_distance(stack: np.ndarray, masks: np.ndarray) -> np.ndarray:
 
 
 def _inner_distance(region: np.ndarray) -> np.ndarray:
-    """Return the distance of each pixel in a region (bool [H, W]) from its outside, float32; 0 outside."""
-    return cv2.distanceTransform(np.pad(region, 1).view(np.uint8), cv2.DIST_L2, 3)[1:-1, 1:-1]
+    """Return the distance of each pixel in a region (bool [H, W]) from its outside in the frame, float32; 0 outside."""
+    return cv2.distanceTransform(np.pad(region, 1, mode="edge").view(np.uint8), cv2.DIST_L2, 3)[1:-1, 1:-1]
 
 
 def _disc(diameter: int) -> np.ndarray:
