@@ -19,7 +19,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from constants import CHANNELS
-from scans.scan import NIFTI, check_voxels, count_voxels, file_ending
+from scans.scan import NIFTI, check_voxels, file_ending
 
 SAME_PLACE = 0.1  # of a voxel; scanners round their positions
 SHOWN = "LPS"
@@ -64,7 +64,7 @@ def read_volume(path: Path, layers: bool = False) -> Volume:
             f"has the shape {(*size, *[components] * (components > 1))}. Save one volume: FLAIR, or pre-contrast, "
             "FLAIR and post-contrast as a fourth axis; or name the other sequences with --pre and --post."
         )
-    check_voxels(count_voxels(*size[:2], size[2] * volumes))
+    check_voxels(*size[:2], size[2] * volumes)
     _refuse_cut_off(path, reader)
     try:
         image = reader.Execute()
@@ -226,7 +226,7 @@ def read_series(paths: Sequence[Path]) -> Volume:
     """
     tags, step = _read_stack(paths)
     first = next(iter(tags.values()))
-    check_voxels(count_voxels(int(first["Rows"]), int(first["Columns"]), len(tags)))
+    check_voxels(int(first["Rows"]), int(first["Columns"]), len(tags))
     try:
         series = sitk.ReadImage([str(path) for path in tags], sitk.sitkFloat32, "GDCMImageIO")
     except RuntimeError as error:

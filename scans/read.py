@@ -13,7 +13,7 @@ from PIL.TiffImagePlugin import BITSPERSAMPLE
 from constants import CHANNELS, FLAIR, POST, PRE
 from scans import medical
 from scans.names import SHOWN
-from scans.scan import PICTURES, Scan, check_voxels, count_voxels, file_ending, safe_name, stem
+from scans.scan import PICTURES, Scan, check_voxels, file_ending, safe_name, stem
 
 if TYPE_CHECKING:
     from scans.cohort import Patient
@@ -98,8 +98,7 @@ def _read_pictures(name: str, paths: Sequence[Path], problems: list[str]) -> Sca
         except Exception as error:
             problems.append(_describe(error, path))
         else:
-            voxels += count_voxels(*slices[path].shape[:2])
-            check_voxels(voxels)
+            voxels = check_voxels(*slices[path].shape[:2], before=voxels)
     names = [safe_name(stem(path)) for path in slices]
     if len({name.lower() for name in names}) < len(names):  # such as 1.png beside 1.tif
         names = [safe_name(path.name) for path in slices]
@@ -123,7 +122,7 @@ def open_picture(path: Path) -> Image.Image:
         open(path, "rb") as file,  # by its path, Pillow 13 would garble a TIFF that is turned
         Image.open(file, formats=[*PICTURES.values()]) as picture,
     ):
-        check_voxels(count_voxels(picture.height, picture.width))
+        check_voxels(picture.height, picture.width)
         if getattr(picture, "is_animated", False):
             raise ValueError("has more than one page. Save one slice per file, or the stack as .npy or NIfTI.")
         if picture.mode not in (*GREYS, *COLOURS):
@@ -171,7 +170,7 @@ def open_array(path: Path) -> np.ndarray:
         )
     if array.dtype.kind not in "buif":
         raise ValueError(f"holds values of the type {array.dtype}. Save it with whole or floating point numbers.")
-    check_voxels(count_voxels(*shape[1:3], shape[0] * math.prod(shape[3:])))
+    check_voxels(*shape[1:3], shape[0] * math.prod(shape[3:]))
     return array
 
 
