@@ -46,15 +46,16 @@ def describe_input(checkpoint: dict[str, Any]) -> dict[str, Any]:
 
 def describe_graph(metadata: dict[str, Any]) -> dict[str, Any]:
     """Return the metadata of formats that hold unet.Segmenter: its inputs and outputs instead of the network's."""
-    window = ", only the rows and columns of the window around the head" if metadata["crop"] else ""
+    window = "; only the rows and columns of the window around the head" if metadata["crop"] else ""
     small = f"; {describe_small(metadata['min_component'])} afterwards" if metadata["min_component"] else ""
     return {
-        "slices": f"uint8 [N, H, W, 3]: consecutive slices of one patient, {metadata['size']} pixels square{window}; H "
-        "and W are multiples of 32 from 64 on; pre-contrast, FLAIR, post-contrast",
-        "levels": "float32 [3, 256], the same for all slices of a patient: the value of each intensity of each "
-        f"sequence, {NORMALISED[metadata['normalisation']]}",
+        "slices": f"uint8 [N, H, W, 3]: all slices of one patient in their order, {metadata['size']} pixels square; "
+        f"pre-contrast, FLAIR, post-contrast{window}; H and W are multiples of 32, at least 64",
+        "levels": "float32 [3, 256]: the value of each intensity of each sequence, one table per patient: "
+        f"{NORMALISED[metadata['normalisation']]}",
         "logits": "float32 [N, H, W]",
         "mask": f"uint8 [N, H, W]: 1 where sigmoid(logit) >= threshold{small}",
+        "code": "head, window and levels: dataset/preprocess.py of the project; all of it: segment in predict_model.py",
         **{name: value for name, value in metadata.items() if name not in ("input", "output")},
     }
 
