@@ -21,6 +21,7 @@ Research use only: not a medical device, not for diagnosis or treatment.
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import textwrap
 import time
@@ -28,7 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import constants
-from utils import USER_ERROR, UserError, fraction, positive, refuse_used, run_script, write_text
+from utils import USER_ERROR, UserError, fraction, list_few, positive, refuse_used, run_script, write_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -91,7 +92,7 @@ def main(argv: list[str] | None = None) -> None:
         write_list(args)
         return
     refuse_used(args.out, args.overwrite)
-    from scans.cohort import describe, to_table
+    from scans.cohort import SWAPPED, describe, to_table
 
     cohort = find(args)
     refuse_images(args.out, cohort)
@@ -99,7 +100,7 @@ def main(argv: list[str] | None = None) -> None:
     print("\n".join(describe(cohort)))
     from evaluation.quality import input_warnings
     from evaluation.selection import Postprocessing
-    from scans.masks import read_reference
+    from scans.masks import is_swapped, read_reference
     from scans.read import read_patient
     from scans.write import begin_tables, write_patient
     from training.hardware import choose_hardware, keep_freed_memory, repeat_exactly
@@ -113,12 +114,18 @@ def main(argv: list[str] | None = None) -> None:
     notice = SYNTHETIC_MODEL if checkpoint["config"]["synthetic"] else ""
     print("\n".join(filter(None, [chosen, notice])))
 
-    started, slices = time.perf_counter(), 0
+    started, slices, swapped = time.perf_counter(), 0, []
     for patient in cohort.with_flair:
         scan, wrong = read_patient(patient, args.spacing)
+        if scan is None and is_swapped(patient):
+            swapped.append(patient.name)
+            continue
         problems += wrong
         if scan is None:
             continue
+        if scan.spacing is None:
+            scan.notes.append("no spacing known, so that areas are in pixels only; add it with --spacing")
+        patient.notes = scan.notes
         probabilities = predict(model, scan, checkpoint["input"], args.batch_size, hardware)
         masks = segment(probabilities, postprocessing)
         if not slices:
@@ -129,7 +136,10 @@ def main(argv: list[str] | None = None) -> None:
         written = write_patient(args.out, scan, masks, references, wanted, notice)
         describe_patient(scan, written, input_warnings(scan.slices, masks))
         slices += len(masks)
+    problems += [f"{list_few(swapped)}: {SWAPPED}"] if swapped else []
     if slices:
+        write_text(args.out / "cohort.csv", to_table(cohort, args.out)[0])  # with the notes
+        print("\n".join(describe_notes(cohort)))
         seconds = time.perf_counter() - started
         print(f"{slices} slices in {seconds:.1f} s, {slices / seconds:.1f} slices/s on {hardware}")
         print(
@@ -139,14 +149,22 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def describe_patient(scan: Scan, written: list[str], warnings: list[str]) -> None:
-    """Print what was measured in a scan, what was done to it, and warnings."""
+    """Print what was measured in a scan, and warnings."""
     print(f"{scan.name}: {'; '.join(written)}")
-    for note in scan.notes:
-        print(f"  note: {note}")
-    if scan.spacing is None:
-        print("  note: no spacing known, so that areas are in pixels only; add it with --spacing")
     for warning in [*([ONE_SEQUENCE] if scan.grey else []), *warnings]:
         print(textwrap.fill(f"warning: {warning}", 118, initial_indent="  ", subsequent_indent=" " * 11))
+
+
+def describe_notes(cohort: Cohort) -> list[str]:
+    """Return what was done to the scans, each note once with its patients; notes that differ in numbers are one."""
+    alike: dict[str, list[tuple[str, str]]] = {}
+    for patient in cohort.with_flair:
+        for note in patient.notes:
+            alike.setdefault(re.sub(r"-?\d[\d.,e+-]*", "0", note), []).append((patient.name, note))
+    return [
+        f"note: {own[0][1]} ({own[0][0]}" + (f"; alike in {len(own) - 1} further patients)" if own[1:] else ")")
+        for own in alike.values()
+    ]
 
 
 def write_list(args: argparse.Namespace) -> None:

@@ -103,7 +103,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def read_folder(folder: Path) -> Masks:
     """Return the masks in a folder, or of a tested run. Raises: UserError that lists what cannot be read."""
-    from scans.masks import MaskStack, find_masks, read_masks
+    from scans.masks import MaskStack, NoMaskError, find_masks, read_masks
     from storage.run_folder import RunFolder
 
     run = RunFolder(folder)
@@ -111,12 +111,15 @@ def read_folder(folder: Path) -> Masks:
         rows, masks = run.read_test_tables()["slices"].sort_values("slice"), run.read_predictions()
         return {p: MaskStack(masks[own.index], own["slice"].tolist()) for p, own in rows.groupby("patient")}
     files, problems = find_masks(folder)
-    stacks = {}
+    stacks, images = {}, []
     for patient, paths in files.items():
         try:
             stacks[patient] = read_masks(paths)
         except ValueError as error:
             problems.append(str(error))
+            images += [patient] if isinstance(error, NoMaskError) else []
+    if len(files) == len(images) > 1:
+        raise UserError(f"{folder}: holds images, no masks ({few(images)}). Name the folder of the masks.")
     if problems:
         raise UserError(describe_problems(folder, problems))
     return stacks

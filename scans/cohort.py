@@ -8,6 +8,7 @@ between them. Paths are relative to the folder of the table.
 """
 
 import os
+import re
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -16,15 +17,16 @@ from typing import NamedTuple
 
 from constants import FLAIR, POST, PRE
 from scans import medical
-from scans.items import Item, find_items, gap_in
-from scans.names import COLUMNS, KINDS, MASK, OTHER, SHOWN, Kind, base_of, is_pattern, maker_of
-from scans.read import open_array
+from scans.items import NOT_CHOSEN, Item, find_items, gap_in, identify
+from scans.names import COLUMNS, KINDS, MASK, OTHER, SHOWN, Kind, base_of, is_pattern, maker_of, volumes_of_set
+from scans.read import holds_mask, open_array
 from scans.scan import PICTURES, file_ending, safe_name, stem
 from utils import UserError, is_unsafe_path, read_csv, to_csv
 
 HEADER = ("patient", *COLUMNS, "mask_of", "slices", "spacing", "unused", "notes")
 REMEDY = "write it into the table of --list."
-NOT_CHOSEN = "not chosen as FLAIR"
+SWAPPED = "the images are masks, and the masks are images. Swap their names, or the cells of the table of --list."
+SEVERAL = "fits several scans: write it into the table"
 MOST_LINES = 20  # of the table, printed
 
 
@@ -68,6 +70,9 @@ def find_patients(inputs: Iterable[Path], options: dict[Kind, str] | None = None
         add_patients(cohort, name, choose_series(own, series, problems))
     ready = cohort.with_flair
     for patient in ready:
+        if any(volumes := volumes_of_set(patient.items[FLAIR].place)) and patient.items[FLAIR].alone:
+            shown = ", ".join(f"{SHOWN[kind]} {volumes[kind]}" for kind in (PRE, FLAIR, POST))
+            patient.notes.append(f"volumes by their numbers from 0, as dataset.json says: {shown}")
         if gap := gap_in(patient.items[FLAIR]):
             patient.notes.append(gap)
             problems.append(f"{patient.items[FLAIR].place}: {gap}")
@@ -83,7 +88,11 @@ def find_patients(inputs: Iterable[Path], options: dict[Kind, str] | None = None
             else:
                 patient.items[kind] = read_cell(Path(), text, kind, patient.name)
     if not ready and not problems:
-        problems.append(f"{', '.join(map(str, inputs))}: no image that is not a mask by its name. Name another.")
+        drawn = {holds_mask(item.paths[0]): item for item in cohort.unused if item.kind == MASK}
+        problems.append(
+            f"{drawn[False].place}: {SWAPPED}" if len(drawn) == 2
+            else f"{', '.join(map(str, inputs))}: no image that is not a mask by its name or its values. Name another."
+        )  # fmt: skip
     return cohort
 
 
@@ -93,35 +102,53 @@ def find_patients(inputs: Iterable[Path], options: dict[Kind, str] | None = None
 def group(items: Iterable[Item], patterns: set[Kind]) -> list[tuple[str, list[Item]]]:
     """Return name and items of each patient.
 
-    Masks, and what matches a pattern, may have another name than the images that they lie beside; and so may, to be
-    listed as unused, images of no known sequence beside a FLAIR whose name begins alike.
+    Masks, what matches a pattern, and images of no known sequence, to be listed as unused, may have another name than
+    the FLAIR that they belong to: see `owners`.
     """
     patients: dict[tuple[Path, str], list[Item]] = defaultdict(list)
-    images = defaultdict(list)  # by folder
     for item in items:
         patients[item.root, item.name].append(item)
-        if item.kind in (FLAIR, None) and not item.series:
-            images[item.folder].append(item)
+    images = [item for own in patients.values() for item in own if item.kind in (FLAIR, None) and not item.series]
     for key, own in list(patients.items()):
         kinds = {item.kind for item in own}
         if kinds & {PRE, FLAIR, POST} - patterns or not own[0].alone:
             continue
-        beside = [item for item in images[own[0].folder] if item.name != key[1]]
-        beside = [item for item in beside if item.kind == FLAIR] or ([] if None in kinds else beside)
-        begins = {(item.root, item.name): begin_of(item) for item in beside}
-        start = base_of(f"{stem(own[0].place)}_", {*begins.values()} - {""})
-        fits = [other for other, begin in begins.items() if start and begin == start]
-        if not fits and len(beside) == 1 and (kinds & patterns or not begin_of(beside[0])):
-            fits = list(begins)
+        others = [image for image in images if image.root == key[0] and image.name != key[1]]
+        others = [image for image in others if image.kind == FLAIR] or ([] if None in kinds else others)
+        fits = owners(own[0], others, kinds, patterns)
         if len(fits) == 1:
-            patients[fits[0]] += patients.pop(key)
+            patients[fits.pop()] += patients.pop(key)
+        elif fits:
+            kind = {None: OTHER}
+            patients[key] = [i._replace(kind=kind.get(i.kind, i.kind), reason=i.reason or SEVERAL) for i in own]
     return [(name, own) for (_, name), own in patients.items()]
+
+
+def owners(item: Item, images: list[Item], kinds: set[Kind], patterns: set[Kind]) -> set[tuple[Path, str]]:
+    """Return root and name of the patients that a mask, or an image of no known sequence, may belong to.
+
+    Those of whom an image in its folder, or else anywhere, begins with the same name. Or the one in its folder, if that
+    bears the name of the patient, or the image has none. A mask may also lie above or below the folder of one FLAIR.
+    """
+    beside = [image for image in images if image.folder == item.folder]
+    for near in (beside, [image for image in images if re.search(r"\d", begin_of(image))]):
+        start = base_of(f"{stem(item.place)}_", {*map(begin_of, near)} - {""})
+        if fits := {(image.root, image.name) for image in near if start and begin_of(image) == start}:
+            return fits
+    if len(beside) == 1:
+        named = identify(item.folder, item.root, {})[0] == beside[0].name
+        if kinds & patterns or not begin_of(beside[0]) or (named and kinds <= {MASK, OTHER}):
+            return {(beside[0].root, beside[0].name)}
+    if kinds == {MASK}:
+        near = [i for i in images if item.folder in i.folder.parents or i.folder in item.folder.parents]
+        return {(image.root, image.name) for image in near if image.kind == FLAIR}
+    return set()
 
 
 def begin_of(item: Item) -> str:
     """Return what stands before the sequence in the name of a file; nothing for a folder of pictures."""
     word = KINDS[FLAIR].search(stem(item.place))
-    begin = stem(item.place)[: word.start()].rstrip("_-. ") if word else stem(item.place)
+    begin = stem(item.place)[: word.start()].rstrip("_-. ") if word else re.sub(r"_0000$", "", stem(item.place))
     return begin if item.alone else ""
 
 
@@ -148,8 +175,11 @@ def choose_series(own: list[Item], series: str, problems: list[str]) -> list[Ite
 def add_patients(cohort: Cohort, name: str, own: list[Item]) -> None:
     """Add the patient of some items to a cohort: one for each FLAIR, or for each image of no known sequence."""
     mains = [item for item in own if item.kind == FLAIR] or [item for item in own if item.kind is None]
-    if not mains and all(item.kind in (MASK, OTHER) and not item.series for item in own):
-        cohort.unused.extend(unused(own, "a mask beside no image"))
+    asked = any(item.reason == NOT_CHOSEN for item in own)
+    if not mains and not asked and all(item.kind in (MASK, OTHER) and not item.series for item in own):
+        for item in own:
+            fits = "a mask that fits no image" if item.kind == MASK else "no sequence that is used"
+            cohort.unused.extend(unused([item], fits))
         return
     top = os.path.commonpath([os.path.abspath(item.place.parent) for item in mains or own])
     rest = [item for item in own if item not in mains]
@@ -159,8 +189,10 @@ def add_patients(cohort: Cohort, name: str, own: list[Item]) -> None:
         others = [item for item in rest if len(mains) < 2 or item.folder == main.folder]
         for column, kind in COLUMNS.items():
             same = [item for item in others if item.kind == kind]
-            if len(same) == 1:
-                patient.items[kind] = same[0]
+            first = foremost(same) if kind == MASK else same
+            if len(first) == 1:
+                patient.items[kind] = first[0]
+                patient.unused += unused((item for item in same if item is not first[0]), "another mask goes first")
             elif same:
                 reason = f"one of {len(same)} that may be {SHOWN[kind]}: write one into {column} of the table"
                 patient.unused += unused(same, reason)
@@ -168,7 +200,7 @@ def add_patients(cohort: Cohort, name: str, own: list[Item]) -> None:
                     shown = " and ".join(item.place.name for item in same)
                     cohort.problems.append(f"{name}: {shown} are both {SHOWN[kind]}. Name one with --{column}.")
         patient.unused += unused((item for item in others if item.kind in (None, OTHER)), "no sequence that is used")
-        if not main and not any(item.reason == NOT_CHOSEN for item in own):
+        if not main and not asked:
             shown = ", ".join(item.place.name for item in own)
             cohort.problems.append(
                 f"{own[0].folder}: no FLAIR, which is what is segmented, beside {shown}. Name its file like one "
@@ -179,6 +211,13 @@ def add_patients(cohort: Cohort, name: str, own: list[Item]) -> None:
         folders = {main.folder for main in mains}
         left = [item for item in rest if item.folder not in folders]
         cohort.unused.extend(unused(left, "beside none of several scans"))
+
+
+def foremost(masks: list[Item]) -> list[Item]:
+    """Return the mask that a person has corrected, or else the one that a person drew; all masks if there are more."""
+    makers = [maker_of(stem(mask.paths[0])) for mask in masks]
+    best = next((maker for maker in ("corrected", "reader") if maker in makers), None)
+    return [masks[makers.index(best)]] if makers.count(best) == 1 else masks
 
 
 def unused(items: Iterable[Item], reason: str) -> list[Item]:

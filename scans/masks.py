@@ -7,16 +7,21 @@ from typing import NamedTuple
 
 import numpy as np
 
+from constants import FLAIR
 from scans import medical
 from scans.cohort import Patient
 from scans.items import PROBLEMS, walk
 from scans.names import MASK, base_of, kind_of
-from scans.read import open_picture, read_picture, read_stack
+from scans.read import holds_mask, open_picture, read_picture, read_stack
 from scans.scan import PICTURES, Scan, file_ending, stem
 
 MOST_LABELS = 9  # a mask of labels has whole numbers up to this; grey levels of resizing go on to 255
 NEARLY = 1e-3  # by which values of a mask may differ from whole numbers
 SLICE = re.compile(r"(?P<patient>.+)_(?P<number>\d+)")  # name of a picture of a mask, without _mask
+
+
+class NoMaskError(ValueError):
+    """Raised for an image, where a mask is expected."""
 
 
 class MaskStack(NamedTuple):
@@ -69,7 +74,8 @@ def read_masks(paths: list[Path]) -> MaskStack:
                 return read_mask_stack(path)
             masks[number] = read_mask(path)
         except Exception as error:  # libraries raise many kinds for a damaged file
-            raise ValueError(f"{path}: cannot be read: {error}") from None
+            kind = NoMaskError if isinstance(error, NoMaskError) else ValueError
+            raise kind(f"{path}: cannot be read: {error}") from None
     if len({mask.shape for mask in masks.values()}) > 1:
         raise ValueError(f"{paths[0].parent}: the masks of {paths[0].name} and others differ in size. Save them alike.")
     return MaskStack(np.stack([masks[number] for number in sorted(masks)]), sorted(masks))
@@ -87,7 +93,7 @@ def read_mask(path: Path) -> np.ndarray:
             return foreground(alpha)
     pixels = np.atleast_3d(read_picture(path))
     if not (pixels == pixels[..., :1]).all():
-        raise ValueError("a mask in colours. Save it as grey, with 0 and one positive value.")
+        raise NoMaskError("a mask in colours. Save it as grey, with 0 and one positive value.")
     return foreground(pixels[..., 0])
 
 
@@ -112,10 +118,16 @@ def foreground(values: np.ndarray) -> np.ndarray:
     labels = levels.max() <= MOST_LABELS and (levels == levels.round()).all()
     shown = ", ".join(f"{value:g}" for value in levels[:5]) + (", ..." if len(levels) > 5 else "")
     if not finite or levels.min() < 0 or not (labels or len(levels[levels > 0]) == 1):
-        raise ValueError(f"a mask with the values {shown}. Save it with 0 and one positive value only.")
+        raise NoMaskError(f"a mask with the values {shown}. Save it with 0 and one positive value only.")
     if levels.min() > 0 and len(levels) > 1:
         raise ValueError(f"a mask with the values {shown} and no 0: which is background? Save that as 0.")
     return (values > 0).astype(np.uint8)
+
+
+def is_swapped(patient: Patient) -> bool:
+    """Return whether the FLAIR of a patient is a mask, and the mask an image."""
+    middle = {kind: item.paths[len(item.paths) // 2] for kind, item in patient.items.items()}
+    return MASK in middle and holds_mask(middle[FLAIR]) and not holds_mask(middle[MASK])
 
 
 def read_reference(patient: Patient, scan: Scan) -> list[np.ndarray] | None:

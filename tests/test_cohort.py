@@ -135,7 +135,9 @@ def test_of_a_bids_data_set_the_scans_as_taken_are_read(tmp_path):
 def test_a_set_of_nnunet_says_in_its_dataset_json_which_channel_is_which(tmp_path):
     names = [f"imagesTr/p{n}_000{channel}.nii.gz" for n in (1, 2) for channel in range(4)]
     folder = touch(tmp_path / "Dataset1_x", *names, "labelsTr/p1.nii.gz")
-    assert len(found(folder / "imagesTr")) == 8  # numbers alone may be those of patients
+    unclear = find_patients([folder])
+    assert [(patient.name, *patient.items) for patient in unclear.patients] == [("p1", MASK), ("p2",)]
+    assert len(unclear.problems) == 1 and "no dataset.json says which of the channels" in unclear.problems[0]
     other = touch(tmp_path / "Dataset2_x", *names, "labelsTr/p1.nii.gz")
     (other / "dataset.json").write_text(
         json.dumps({"channel_names": {"0": "T1", "1": "T1ce", "2": "T2", "3": "Flair"}})

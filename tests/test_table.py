@@ -41,7 +41,7 @@ def test_the_table_says_of_every_file_whose_it_is_or_why_it_is_not_used_and_is_r
     assert (rows["P2"]["slices"], rows["P2"]["spacing"]) == ("2", "0.75 x 0.5 x 4")
     assert (rows["P3"]["flair"], rows["P3"]["mask"], rows["P3"]["slices"]) == ("coh/P3", "coh/P3/*_mask.png", "2")
     assert rows["P4"]["flair"] == "" and rows["P4"]["pre"] == "coh/P4/t1.nii" and "no FLAIR" in rows["P4"]["notes"]
-    assert {"coh/readme.md (no image)", "coh/gone/x_seg.nii (a mask beside no image)"} < rows.keys()
+    assert {"coh/readme.md (no image)", "coh/gone/x_seg.nii (a mask that fits no image)"} < rows.keys()
     again = find_patients([tmp_path / "cohort.csv"])
     assert [files(patient) for patient in again.patients] == [
         files(patient) for patient in cohort.patients if FLAIR in patient.items
