@@ -30,7 +30,7 @@ ONTO = re.compile(  # T1_to_FLAIR is a T1; how a sequence was acquired names nob
 CAMEL = re.compile(r"(?<=[a-z])(?=(?:Mask|Seg|Label|Lesion|Roi|ROI))")  # tumorMask
 OF_BRAIN = re.compile(r"brain|bet|skull", re.IGNORECASE)  # a mask of this is no reference
 AGENT = re.compile(r"(?<![a-z])(?:post|gad|gado|gd|ce|\+c|c\+)(?![a-z])", re.IGNORECASE)  # contrast agent, in DICOM
-NOBODY = re.compile(r"anat|nifti|nii|dicom|dcm|mri?|images?(?:tr|ts)?|scans?|volumes?|stack|brain", re.IGNORECASE)
+NOBODY = re.compile(r"anat|nifti|nii|dicom|dcm|mri?|imaging|images?(?:tr|ts)?|scans?|volumes?|stack|brain", re.IGNORECASE)
 FORMAT = re.compile(r"[_-](?:nifti|nii|dicom|dcm)$", re.IGNORECASE)  # ends names of folders
 MAKER = {  # of a mask, by its name
     "corrected": re.compile(r"correct|edited|revised", re.IGNORECASE),
