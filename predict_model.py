@@ -89,7 +89,10 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(argv)
     if args.table:
-        write_list(args)
+        from scans.cohort import COLUMNS, write_list
+
+        cohort, problems = write_list(args.table, args.overwrite, lambda: find(args), COLUMNS)
+        report(problems, done=bool(cohort.with_flair))
         return
     refuse_used(args.out, args.overwrite)
     from scans.cohort import SWAPPED, describe, to_table
@@ -156,28 +159,16 @@ def describe_patient(scan: Scan, written: list[str], warnings: list[str]) -> Non
 
 
 def describe_notes(cohort: Cohort) -> list[str]:
-    """Return what was done to the scans, each note once with its patients; notes that differ in numbers are one."""
-    alike: dict[str, list[tuple[str, str]]] = {}
+    """Return what was done to the scans, once for all patients and sequences whose notes differ in numbers alone."""
+    alike: dict[str, dict[str, str]] = {}  # by the note without numbers: patients, and their notes
     for patient in cohort.with_flair:
         for note in patient.notes:
-            alike.setdefault(re.sub(r"-?\d[\d.,e+-]*", "0", note), []).append((patient.name, note))
+            plain = re.sub(r"^(pre|post)-contrast: |-?\d[\d.,e+-]*", "", note)
+            alike.setdefault(plain, {}).setdefault(patient.name, note)
     return [
-        f"note: {own[0][1]} ({own[0][0]}" + (f"; alike in {len(own) - 1} further patients)" if own[1:] else ")")
+        f"note: {next(iter(own.values()))} ({next(iter(own))}" + (f" and {len(own) - 1} more)" if len(own) > 1 else ")")
         for own in alike.values()
     ]
-
-
-def write_list(args: argparse.Namespace) -> None:
-    """Write the table of --list, and print it in short."""
-    if args.table.exists() and not args.overwrite:
-        raise UserError(f"{args.table}: is there already. Name another file with --list, or add --overwrite.")
-    from scans.cohort import describe, to_table
-
-    cohort = find(args)
-    text, problems = to_table(cohort, args.table.parent)
-    write_text(args.table, text)
-    print("\n".join([*describe(cohort), f"written to {args.table}: edit it, and name it as INPUT"]))
-    report(cohort.problems + problems, done=bool(cohort.with_flair))
 
 
 def find(args: argparse.Namespace) -> Cohort:

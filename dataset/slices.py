@@ -176,8 +176,7 @@ def read_tiff(path: Path, mode: str, what: str) -> np.ndarray:
     if pages != 1:
         raise ValueError(f"{path}: has {pages} pages. Save {what} as a TIFF with one page.")
     if actual_mode != mode:
-        remedy = "Convert it, or swap the names if those of image and mask are exchanged"
-        raise ValueError(f"{path}: has the mode {actual_mode}, but {what} must have {mode} (8 bits). {remedy}.")
+        raise ValueError(f"{path}: has the mode {actual_mode}, but {what} must have {mode} (8 bits). Convert it.")
     if pixels.shape != SHAPES[mode]:
         is_size, side = "x".join(map(str, size)), f"{IMAGE_SIZE}x{IMAGE_SIZE}"
         raise ValueError(f"{path}: is {is_size} pixels, but {what} must be {side}. Resize image and mask.")

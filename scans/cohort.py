@@ -10,7 +10,7 @@ between them. Paths are relative to the folder of the table.
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -21,9 +21,10 @@ from scans.items import NOT_CHOSEN, Item, find_items, gap_in, identify
 from scans.names import COLUMNS, KINDS, MASK, OTHER, SHOWN, Kind, base_of, is_pattern, maker_of, volumes_of_set
 from scans.read import holds_mask, open_array
 from scans.scan import PICTURES, file_ending, safe_name, stem
-from utils import UserError, is_unsafe_path, read_csv, to_csv
+from utils import UserError, is_unsafe_path, read_csv, to_csv, write_text
 
-HEADER = ("patient", *COLUMNS, "mask_of", "slices", "spacing", "unused", "notes")
+HEADER = ("mask_of", "slices", "spacing", "unused", "notes")  # after the patient and its files
+Columns = dict[str, Kind]  # of files, in a table
 REMEDY = "write it into the table of --list."
 SWAPPED = "the images are masks, and the masks are images. Swap their names, or the cells of the table of --list."
 SEVERAL = "fits several scans: write it into the table"
@@ -240,35 +241,51 @@ def unique(name: str, where: Path, cohort: Cohort) -> str:
 # --- The table ---------------------------------------------------------------------------------------------------
 
 
-def to_table(cohort: Cohort, folder: Path) -> tuple[str, list[str]]:
+def write_list(table: Path, overwrite: bool, find: Callable[[], Cohort], columns: Columns) -> tuple[Cohort, list[str]]:
+    """Write the table of --list, and print it in short. Return the cohort, and what is wrong.
+
+    Raises: UserError for a table that is there already, unless it may be overwritten; as of `find`.
+    """
+    if table.exists() and not overwrite:
+        raise UserError(f"{table}: is there already. Name another file with --list, or add --overwrite.")
+    cohort = find()
+    text, problems = to_table(cohort, table.parent, columns)
+    write_text(table, text)
+    print("\n".join([*describe(cohort), f"written to {table}: edit it, and name it as INPUT"]))
+    return cohort, cohort.problems + problems
+
+
+def to_table(cohort: Cohort, folder: Path, columns: Columns = COLUMNS) -> tuple[str, list[str]]:
     """Return the table of a cohort as CSV, and what headers say that is wrong. What is of no patient has rows as well.
 
-    folder: of the table.
+    folder: of the table. columns: those of files, the main one first.
     """
     import pandas as pd
+
+    column, main = next(iter(columns.items()))
 
     def left(items: list[Item]) -> str:
         return "; ".join(f"{cell(item, folder)} ({item.reason})" for item in items)
 
     rows, problems = [], []
     for patient in cohort.patients:
-        row = {column: cell(patient.items[kind], folder) for column, kind in COLUMNS.items() if kind in patient.items}
+        row = {own: cell(patient.items[kind], folder) for own, kind in columns.items() if kind in patient.items}
         row |= {"patient": patient.name, "unused": left(patient.unused)}
         if MASK in patient.items:
             row["mask_of"] = maker_of(stem(patient.items[MASK].paths[0]))
         notes = list(patient.notes)
-        if FLAIR in patient.items:
+        if main in patient.items:
             try:
-                slices, spacing = outline(patient.items[FLAIR])
+                slices, spacing = outline(patient.items[main])
                 row |= {"slices": slices, "spacing": " x ".join(f"{size:.4g}" for size in spacing)}
             except Exception as error:  # libraries raise many kinds for a damaged file
                 notes.append(f"cannot be read: {' '.join(str(error).split())}")
-                problems.append(f"{patient.items[FLAIR].place}: {notes[-1]}")
+                problems.append(f"{patient.items[main].place}: {notes[-1]}")
         else:
-            notes.append("no FLAIR: write its file into flair, or remove the line")
+            notes.append(f"no {SHOWN[main]}: write its file into {column}, or remove the line")
         rows.append(row | {"notes": "; ".join(notes)})
     rows += [{"unused": left([item])} for item in cohort.unused]
-    return to_csv(pd.DataFrame(rows, columns=HEADER, dtype=object)), problems
+    return to_csv(pd.DataFrame(rows, columns=["patient", *columns, *HEADER], dtype=object)), problems
 
 
 def outline(item: Item) -> tuple[int, tuple[float, ...]]:
@@ -303,9 +320,10 @@ def cell(item: Item, folder: Path) -> str:
         return f"{path(item.place)}#{item.series.label}"
     if item.whole or item.alone:
         return path(item.place)
-    ending = os.path.commonprefix([path.name[::-1] for path in item.paths])[::-1]  # noqa: RUF071
-    if len(item.paths) > 1 and sorted(item.place.glob(f"*{ending}")) == sorted(item.paths):
-        return f"{path(item.place)}/*{ending}"
+    begin, ending = (os.path.commonprefix([path.name[::n] for path in item.paths])[::n] for n in (1, -1))  # noqa: RUF071
+    for pattern in (f"*{ending}", f"{begin}*{ending}") if len(item.paths) > 1 else ():
+        if sorted(item.place.glob(pattern)) == sorted(item.paths):
+            return f"{path(item.place)}/{pattern}"
     return "|".join(map(path, item.paths))
 
 
@@ -322,30 +340,30 @@ def read_cell(folder: Path, text: str, kind: Kind, name: str) -> Item:
     items = find_items(paths, {}, problems := [])
     items = [item for item in items if not item.reason]
     items = [item for item in items if not series or (item.series and series.lower() in item.series.names)]
-    items = [item for item in items if (item.kind == MASK) == (kind == MASK)] or items
+    items = [item for item in items if (item.kind == MASK) == (kind not in (PRE, FLAIR, POST))] or items
     if len(items) != 1:
         shown = ", ".join(cell(item, folder) for item in items)
         raise UserError(problems[0] if problems else f"{folder / text}: is {len(items)} stacks ({shown}). Write one.")
     return items[0]._replace(kind=kind, name=name)
 
 
-def read_table(table: Path, problems: list[str]) -> list[Patient]:
+def read_table(table: Path, problems: list[str], columns: Columns = COLUMNS) -> list[Patient]:
     """Return the patients in a CSV file; adds to the problems.
 
-    One row per patient: patient, flair and, if wanted, pre, post and mask, whose cells may be empty. A row without a
-    patient says what is not used.
+    One row per patient: patient, flair and, if wanted, pre, post and mask, whose cells may be empty; or other columns,
+    the main one first. A row without a patient says what is not used.
     """
     try:
         rows = read_csv(table, [])
-        if missing := [column for column in ("patient", "flair") if column not in rows]:
-            raise UserError(f"{table}: has no column {', '.join(missing)}. Expected patient,flair,pre,post,mask.")
+        if missing := [column for column in ("patient", *list(columns)[:1]) if column not in rows]:
+            raise UserError(f"{table}: has no column {', '.join(missing)}. Expected {','.join(['patient', *columns])}.")
     except UserError as error:
         problems.append(str(error))
         return []
     patients: dict[str, Patient] = {}  # by the name in lower case
     for line, row in zip(rows.index + 2, rows.to_dict("records"), strict=True):
         name = safe_name(row["patient"])
-        filled = {kind: row[column] for column, kind in COLUMNS.items() if row.get(column)}
+        filled = {kind: row[column] for column, kind in columns.items() if row.get(column)}
         if not name and not filled:
             continue
         try:
@@ -353,7 +371,7 @@ def read_table(table: Path, problems: list[str]) -> list[Patient]:
                 raise UserError(f"{name!r} cannot be the name of a folder. Write another.")
             if name.lower() in patients:
                 raise UserError(f"{name} is named twice. Remove one of the lines.")
-            if FLAIR not in filled:
+            if FLAIR in columns.values() and FLAIR not in filled:
                 raise UserError(f"{name} has no FLAIR. Write its file into flair, or remove the line.")
             items = {kind: read_cell(table.parent, text, kind, name) for kind, text in filled.items()}
             patients[name.lower()] = Patient(name, items)

@@ -8,10 +8,17 @@ from pathlib import Path
 from constants import FLAIR, POST, PRE
 from scans.scan import safe_name, stem
 
-Kind = int | str | None  # a channel; one of the next two; None where the names do not say
-MASK, OTHER = "mask", "other"
+Kind = int | str | None  # a channel; one of the next three; None where the names do not say
+MASK, OTHER, PREDICTED = "mask", "other", "predicted"
 COLUMNS = {"flair": FLAIR, "pre": PRE, "post": POST, "mask": MASK}  # of a table; options but for flair
-SHOWN = {PRE: "pre-contrast", FLAIR: "FLAIR", POST: "post-contrast", MASK: "reference mask"}
+PAIRS = {"predicted": PREDICTED, "reference": MASK}  # of a table of masks to score
+SHOWN = {
+    PREDICTED: "predicted mask",
+    PRE: "pre-contrast",
+    FLAIR: "FLAIR",
+    POST: "post-contrast",
+    MASK: "reference mask",
+}
 WORDS = {  # of BraTS, BIDS and common habits; short ones say nothing where they may be of a patient's name
     MASK: r"d?segm?|segmentations?|masks?|labels?(?:tr|ts)?|lesions?|(?:ground|gold)[_-]?(?:truth|standard)"
     r"|(?:roi|gtv?|wmh|msk)$",
@@ -30,7 +37,9 @@ ONTO = re.compile(  # T1_to_FLAIR is a T1; how a sequence was acquired names nob
 CAMEL = re.compile(r"(?<=[a-z])(?=(?:Mask|Seg|Label|Lesion|Roi|ROI))")  # tumorMask
 OF_BRAIN = re.compile(r"brain|bet|skull", re.IGNORECASE)  # a mask of this is no reference
 AGENT = re.compile(r"(?<![a-z])(?:post|gad|gado|gd|ce|\+c|c\+)(?![a-z])", re.IGNORECASE)  # contrast agent, in DICOM
-NOBODY = re.compile(r"anat|nifti|nii|dicom|dcm|mri?|imaging|images?(?:tr|ts)?|scans?|volumes?|stack|brain", re.IGNORECASE)
+NOBODY = re.compile(
+    r"anat|nifti|nii|dicom|dcm|mri?|imaging|images?(?:tr|ts)?|scans?|volumes?|stack|brain", re.IGNORECASE
+)
 FORMAT = re.compile(r"[_-](?:nifti|nii|dicom|dcm)$", re.IGNORECASE)  # ends names of folders
 MAKER = {  # of a mask, by its name
     "corrected": re.compile(r"correct|edited|revised", re.IGNORECASE),
