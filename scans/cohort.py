@@ -110,40 +110,56 @@ def group(items: Iterable[Item], patterns: set[Kind]) -> list[tuple[str, list[It
     for item in items:
         patients[item.root, item.name].append(item)
     images = [item for own in patients.values() for item in own if item.kind in (FLAIR, None) and not item.series]
+    begins = [begin_of(image) for image in images]
     for key, own in list(patients.items()):
         kinds = {item.kind for item in own}
         if kinds & {PRE, FLAIR, POST} - patterns or not own[0].alone:
             continue
-        others = [image for image in images if image.root == key[0] and image.name != key[1]]
-        others = [image for image in others if image.kind == FLAIR] or ([] if None in kinds else others)
-        fits = owners(own[0], others, kinds, patterns)
+        pairs = zip(images, begins, strict=True)
+        others = [(image, begin) for image, begin in pairs if image.root == key[0] and image.name != key[1]]
+        flairs = [(image, begin) for image, begin in others if image.kind == FLAIR]
+        fits = owners(own[0], flairs or ([] if None in kinds else others), kinds, bool(kinds & patterns))
         if len(fits) == 1:
-            patients[fits.pop()] += patients.pop(key)
+            patients[key[0], fits.pop()] += patients.pop(key)
         elif fits:
             kind = {None: OTHER}
             patients[key] = [i._replace(kind=kind.get(i.kind, i.kind), reason=i.reason or SEVERAL) for i in own]
     return [(name, own) for (_, name), own in patients.items()]
 
 
-def owners(item: Item, images: list[Item], kinds: set[Kind], patterns: set[Kind]) -> set[tuple[Path, str]]:
-    """Return root and name of the patients that a mask, or an image of no known sequence, may belong to.
+def owners(item: Item, images: list[tuple[Item, str]], kinds: set[Kind], wanted: bool) -> set[str]:
+    """Return the names of the patients that a mask, or an image of no known sequence, may belong to.
 
-    Those of whom an image in its folder, or else anywhere, begins with the same name. Or the one in its folder, if that
-    bears the name of the patient, or the image has none. A mask may also lie above or below the folder of one FLAIR.
+    Those of whom an image in its folder, or else in another that is not of masks alone, begins with the same name. Or
+    the one in its folder, if that bears the name of the patient, or the image has none. A mask may also lie above or
+    below the folder of a FLAIR that is called FLAIR alone.
+
+    images: those of others, and how their names begin. wanted: whether a pattern names the item.
     """
-    beside = [image for image in images if image.folder == item.folder]
-    for near in (beside, [image for image in images if re.search(r"\d", begin_of(image))]):
-        start = base_of(f"{stem(item.place)}_", {*map(begin_of, near)} - {""})
-        if fits := {(image.root, image.name) for image in near if start and begin_of(image) == start}:
-            return fits
+    beside = [(image, begin) for image, begin in images if image.folder == item.folder]
+    apart = [(image, begin) for image, begin in images if re.search(r"\d", begin)]
+    for near in (beside, apart):
+        start = base_of(f"{stem(item.place)}_", {begin for _, begin in near} - {""})
+        fits = [image for image, begin in near if start and begin == start]
+        if near is apart:
+            fits = [i for i in fits if not any(o.folder.is_relative_to(side_of(item, i)) for o, _ in images)]
+        if fits:
+            return {image.name for image in fits}
     if len(beside) == 1:
-        named = identify(item.folder, item.root, {})[0] == beside[0].name
-        if kinds & patterns or not begin_of(beside[0]) or (named and kinds <= {MASK, OTHER}):
-            return {(beside[0].root, beside[0].name)}
+        ((image, begin),) = beside
+        named = identify(item.folder, item.root, {})[0] == image.name
+        if wanted or not begin or (named and kinds <= {MASK, OTHER}):
+            return {image.name}
     if kinds == {MASK}:
-        near = [i for i in images if item.folder in i.folder.parents or i.folder in item.folder.parents]
-        return {(image.root, image.name) for image in near if image.kind == FLAIR}
+        near = [i for i, begin in images if i.kind == FLAIR and not begin]
+        return {i.name for i in near if item.folder in i.folder.parents or i.folder in item.folder.parents}
     return set()
+
+
+def side_of(item: Item, other: Item) -> Path:
+    """Return the highest folder that holds an item, but not another one; its own file if there is none."""
+    common = Path(os.path.commonpath([item.folder, other.folder]))
+    return Path(common, *item.place.relative_to(common).parts[:1])
 
 
 def begin_of(item: Item) -> str:

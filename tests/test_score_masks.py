@@ -195,7 +195,7 @@ def test_the_table_says_which_masks_belong_to_whom_and_is_scored_as_it_was_edite
     """Of two readers, by other names: what is in neither pair is listed; the edited table is scored."""
     mask, other = box((2, 2, 8, 8), size=20), box((2, 2, 8, 4), size=20)
     first = write_pictures(tmp_path / "a", {"p": np.stack([mask] * 3), "q": np.stack([mask] * 2)})
-    second = write_volumes(tmp_path / "b", {"p": np.stack([other] * 3), "Q": np.stack([mask] * 2)}, "_mask.npy")
+    second = write_volumes(tmp_path / "b", {"p": np.stack([other] * 3), "Z": np.stack([mask] * 2)}, "_mask.npy")
     np.save(second / "p.npy", np.ones((3, 20, 20)))
     (second / "notes.txt").touch()
     table = tmp_path / "pairs.csv"
@@ -203,19 +203,19 @@ def test_the_table_says_which_masks_belong_to_whom_and_is_scored_as_it_was_edite
     assert (code, err) == (0, "") and "written to" in out
     assert table.read_text().splitlines() == [
         "patient,predicted,reference,mask_of,slices,spacing,unused,notes",
-        "Q,b/Q_mask.npy,,,2,,,no reference mask",
+        "Z,b/Z_mask.npy,,,2,,,no reference mask",
         "p,b/p_mask.npy,a/p_*_mask.png,reader,3,,,",
         'q,,a/q_*_mask.png,reader,,,,"no predicted mask: write its file into predicted, or remove the line"',
         ",,,,,,b/notes.txt (no image),", ',,,,,,"b/p.npy (not called a mask, beside others that are)",',
     ]  # fmt: skip
     code, _, err, _ = score(table)
-    assert code == 2 and "Q: no such patient in the reference" in err and "no mask of q" in err
-    text = table.read_text().replace("\nQ,b/Q_mask.npy,,", "\nQ,b/Q_mask.npy,a/q_*_mask.png,").replace("\nq,", "\n,")
+    assert code == 2 and "Z: no such patient in the reference" in err and "no mask of q" in err
+    text = table.read_text().replace("\nZ,b/Z_mask.npy,,", "\nZ,b/Z_mask.npy,a/q_*_mask.png,").replace("\nq,", "\n,")
     table.write_text(text.replace("\n,,a/q_*_mask.png", "\n,,"))
     code, _, err, scored = score(table)
     assert (code, err) == (0, "")
     dice = scored.read_test_tables()["patients"].set_index("patient")["dice"]
-    assert dice.to_dict() == pytest.approx({"Q": 1, "p": 2 * 32 / (32 + 64)}, abs=1e-6)
+    assert dice.to_dict() == pytest.approx({"Z": 1, "p": 2 * 32 / (32 + 64)}, abs=1e-6)
 
 
 def test_images_in_the_place_of_masks_are_one_sentence(score, folder, tmp_path):

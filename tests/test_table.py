@@ -142,7 +142,7 @@ def test_time_points_and_copies_of_one_patient_bear_its_name_whoever_else_is_the
 
 def test_a_set_of_the_decathlon_holds_its_sequences_in_one_file_as_its_dataset_json_says(tmp_path):
     folder = touch(tmp_path / "Task01_BrainTumour", "imagesTr/BRATS_001.nii.gz", "labelsTr/BRATS_001.nii.gz")
-    sequences = [np.arange(60, dtype=np.int16).reshape(3, 4, 5) % 47 * (n + 1) + n for n in range(4)]
+    sequences = [np.arange(60, dtype=np.int16).reshape(3, 4, 5) * (5 * n + 3) % 47 for n in range(4)]
     image = sitk.JoinSeries([sitk.GetImageFromArray(stack) for stack in sequences])
     sitk.WriteImage(image, str(folder / "imagesTr" / "BRATS_001.nii.gz"))
     names = {"modality": {"0": "FLAIR", "1": "T1w", "2": "t1gd", "3": "T2w"}}
@@ -177,6 +177,21 @@ def test_a_mask_is_known_by_its_name_its_folder_or_its_values_and_never_a_patien
     assert [own.items[MASK].place.name for own in patients.values()] == [
         f"{drawn.format(n=n).split('/')[-1]}.nii.gz" for n in patients
     ]
+
+
+def test_a_mask_of_somebody_else_is_nobodys(tmp_path):
+    """P1 of another site, and P3, have lost their FLAIR; a mask called nothing lies above two scans."""
+    names = ["site_1/P1_flair.nii", "site_2/P1_seg.nii", "site_2/P2_flair.nii", "masks/P3.nii", "P4/flair.nii",
+             "P4/later/flair.nii", "P4/later/seg.nii", "P5/t1_seg.nii", "P5/flair.nii", "P6/a/flair.nii", "P6/seg.nii",
+             "P6/b/flair.nii"]  # fmt: skip
+    cohort = find_patients([touch(tmp_path / "coh", *names)])
+    masks = {patient.name: patient.items[MASK].place for patient in cohort.patients if MASK in patient.items}
+    assert masks == {"P4_later": tmp_path / "coh" / "P4" / "later" / "seg.nii"} and cohort.problems == []
+    assert {item.place.name: item.reason for item in cohort.unused} == {
+        "P1_seg.nii": "a mask that fits no image", "P3.nii": "a mask that fits no image",
+        "seg.nii": "fits several scans: write it into the table",
+    }  # fmt: skip
+    assert [item.place.name for own in cohort.patients for item in own.unused] == ["t1_seg.nii"]
 
 
 def test_pictures_of_masks_alone_are_no_patient_and_swapped_ones_are_one_sentence(tmp_path):
