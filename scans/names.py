@@ -92,10 +92,11 @@ def read_place(parts: list[str], root: Path, file: bool) -> tuple[str, Kind]:
             break
         is_file = file and number == 0
         whose, found = kind_of(part, within=is_file)
-        if found in (PRE, POST) and not is_file and is_time_point(folder):
-            whose, found = part, None
-        above = folder.parent if is_file and stem(folder) == folder.parent.name else folder
-        if above.name in sequence_folders(above.parent):
+        above = number >= max(len(parts), 1) and found == MASK  # of what was named, such as ~/TumorSegmentation
+        if above or (not is_file and (part.lower() == "wmh" or (found in (PRE, POST) and is_time_point(folder)))):
+            whose, found = part, None  # a folder of the patients of a disease, or of a time point
+        series = folder.parent if is_file and stem(folder) == folder.parent.name else folder
+        if series.name in sequence_folders(series.parent):
             whose = ""
         folder = folder.parent
         kind = MASK if found == MASK else kind

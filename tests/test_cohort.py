@@ -85,6 +85,7 @@ def test_names_say_a_sequence_or_a_mask_or_neither(name, whose, kind):
          ["sub-01_ses-1", "sub-01_ses-2"]),
         (["BraTS20_001/BraTS20_001_flair.nii", "BraTS20_002/BraTS20_002_flair.nii"], ["BraTS20_001", "BraTS20_002"]),
         (["flair/p1.nii.gz", "flair/p2.nii.gz", "t1/p1.nii.gz"], ["p1", "p2"]),
+        (["wmh/1_FLAIR.nii", "wmh/2_FLAIR.nii", "wmh/1_wmh.nii"], ["wmh_1", "wmh_2"]),
         (["site_1/p/flair.npy", "site_2/p/flair.npy"], ["site_1_p", "site_2_p"]),
         (["p1.npy", "p10.npy", "P1/p10.npy"], ["p1", "p10", "P1_p10"]),
         (["kaggle_3m/TCGA_1/TCGA_1_1.tif", "kaggle_3m/TCGA_1/TCGA_1_1_mask.tif"], ["kaggle_3m_TCGA_1"]),
@@ -95,6 +96,8 @@ def test_patients_are_named_by_their_place(tmp_path, names, patients):
     assert set(found(touch(tmp_path / "coh", *names))) == set(patients)
     alone = touch(tmp_path / "other" / "coh", names[0])
     assert list(found(alone)) == patients[:1]  # whoever else is there
+    (patient,) = found(touch(tmp_path / "TumorSegmentation", "flair.nii") / "flair.nii").values()
+    assert list(patient.items) == [FLAIR]
 
 
 def test_files_that_are_named_one_by_one_are_named_alike(tmp_path):
