@@ -142,7 +142,7 @@ def main(argv: list[str] | None = None) -> None:
     problems += [f"{list_few(swapped)}: {SWAPPED}"] if swapped else []
     if slices:
         write_text(args.out / "cohort.csv", to_table(cohort, args.out)[0])  # with the notes
-        print("\n".join(describe_notes(cohort)))
+        print("".join(f"{note}\n" for note in describe_notes(cohort)), end="")
         seconds = time.perf_counter() - started
         print(f"{slices} slices in {seconds:.1f} s, {slices / seconds:.1f} slices/s on {hardware}")
         print(

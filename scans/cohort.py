@@ -17,8 +17,8 @@ from typing import NamedTuple
 
 from constants import FLAIR, POST, PRE
 from scans import medical
-from scans.items import NOT_CHOSEN, Item, find_items, gap_in, identify
-from scans.names import COLUMNS, KINDS, MASK, OTHER, SHOWN, Kind, base_of, is_pattern, maker_of, volumes_of_set
+from scans.items import NOT_CHOSEN, Item, begin_of, find_items, gap_in, identify, side_of
+from scans.names import COLUMNS, MASK, OTHER, SHOWN, Kind, base_of, is_pattern, maker_of, volumes_of_set
 from scans.read import holds_mask, open_array
 from scans.scan import PICTURES, file_ending, safe_name, stem
 from utils import UserError, is_unsafe_path, read_csv, to_csv, write_text
@@ -156,19 +156,6 @@ def owners(item: Item, images: list[tuple[Item, str]], kinds: set[Kind], wanted:
     return set()
 
 
-def side_of(item: Item, other: Item) -> Path:
-    """Return the highest folder that holds an item, but not another one; its own file if there is none."""
-    common = Path(os.path.commonpath([item.folder, other.folder]))
-    return Path(common, *item.place.relative_to(common).parts[:1])
-
-
-def begin_of(item: Item) -> str:
-    """Return what stands before the sequence in the name of a file; nothing for a folder of pictures."""
-    word = KINDS[FLAIR].search(stem(item.place))
-    begin = stem(item.place)[: word.start()].rstrip("_-. ") if word else re.sub(r"_0000$", "", stem(item.place))
-    return begin if item.alone else ""
-
-
 def choose_series(own: list[Item], series: str, problems: list[str]) -> list[Item]:
     """Return the items of a patient, of which the DICOM series that is meant is FLAIR; none of several is guessed."""
     stacks = [item for item in own if item.series]
@@ -267,7 +254,7 @@ def write_list(table: Path, overwrite: bool, find: Callable[[], Cohort], columns
     cohort = find()
     text, problems = to_table(cohort, table.parent, columns)
     write_text(table, text)
-    print("\n".join([*describe(cohort), f"written to {table}: edit it, and name it as INPUT"]))
+    print("\n".join([*describe(cohort), f"written to {table}: edit it, and name it as the input"]))
     return cohort, cohort.problems + problems
 
 

@@ -135,10 +135,11 @@ def name_channels(items: list[Item], problems: list[str]) -> list[Item]:
     for item in items:
         if item.kind is None and item.folder.name in NNUNET and (match := NUMBERED.fullmatch(stem(item.place))):
             channels[item.folder, match[1]].append(item)
-    unclear = [item.place for own in channels.values() if len(own) > 1 for item in own]
+    unclear = {item.place for own in channels.values() if len(own) > 1 for item in own}
     if unclear:
+        first = min(unclear)
         problems.append(
-            f"{unclear[0].parent}: no dataset.json says which of the channels, such as {unclear[0].name}, is FLAIR. "
+            f"{first.parent}: no dataset.json says which of the channels, such as {first.name}, is FLAIR. "
             "Restore it in the folder above, or write FLAIR into the table of --list."
         )
     return [
@@ -236,6 +237,19 @@ def name_series(items: list[Item], patterns: dict[Kind, str]) -> list[Item]:
         if (several or named) and Path(os.path.abspath(item.place.parent)).is_relative_to(item.root):
             items[number] = item._replace(name=identify(item.place.parent, item.root, patterns)[0])
     return items
+
+
+def side_of(item: Item, other: Item) -> Path:
+    """Return the highest folder that holds an item, but not another one; its own file if there is none."""
+    common = Path(os.path.commonpath([item.folder, other.folder]))
+    return Path(common, *item.place.relative_to(common).parts[:1])
+
+
+def begin_of(item: Item) -> str:
+    """Return what stands before the sequence in the name of a file; nothing for a folder of pictures."""
+    word = KINDS[FLAIR].search(stem(item.place))
+    begin = stem(item.place)[: word.start()].rstrip("_-. ") if word else re.sub(r"_0000$", "", stem(item.place))
+    return begin if item.alone else ""
 
 
 def gap_in(item: Item) -> str:
