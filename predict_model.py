@@ -23,6 +23,7 @@ from __future__ import annotations
 import argparse
 import functools
 import json
+import re
 import sys
 import textwrap
 import time
@@ -31,7 +32,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import constants
-from utils import USER_ERROR, UserError, fraction, positive, refuse_used, run_script, write_text
+from utils import USER_ERROR, UserError, fraction, list_few, positive, refuse_used, run_script, write_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -94,10 +95,13 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(argv)
     if args.table:
-        write_list(args)
+        from scans.cohort import COLUMNS, write_list
+
+        cohort, problems = write_list(args.table, args.overwrite, lambda: find(args), COLUMNS)
+        report(problems, done=bool(cohort.with_flair))
         return
     refuse_used(args.out, args.overwrite)
-    from scans.cohort import describe, to_table
+    from scans.cohort import SWAPPED, describe, to_table
 
     cohort = find(args)
     refuse_images(args.out, cohort)
@@ -105,7 +109,7 @@ def main(argv: list[str] | None = None) -> None:
     print("\n".join(describe(cohort)))
     from evaluation.quality import input_warnings
     from evaluation.selection import Postprocessing
-    from scans.masks import read_reference
+    from scans.masks import is_swapped, read_reference
     from scans.read import read_patient
     from scans.write import begin_tables, write_patient
     from training.hardware import choose_hardware, keep_freed_memory
@@ -118,12 +122,18 @@ def main(argv: list[str] | None = None) -> None:
     notice = SYNTHETIC_MODEL if checkpoint["config"]["synthetic"] else ""
     print("\n".join(filter(None, [chosen, notice])))
 
-    started, slices = time.perf_counter(), 0
+    started, slices, swapped = time.perf_counter(), 0, []
     for patient in cohort.with_flair:
         scan, wrong = read_patient(patient, args.spacing)
+        if scan is None and is_swapped(patient):
+            swapped.append(patient.name)
+            continue
         problems += wrong
         if scan is None:
             continue
+        if scan.spacing is None:
+            scan.notes.append("no spacing known, so that areas are in pixels only; add it with --spacing")
+        patient.notes = scan.notes
         probabilities = predict(compute, scan, checkpoint["input"])
         masks = to_masks(probabilities, postprocessing)
         if not slices:
@@ -134,7 +144,10 @@ def main(argv: list[str] | None = None) -> None:
         written = write_patient(args.out, scan, masks, references, wanted, notice)
         describe_patient(scan, written, input_warnings(scan.slices, masks))
         slices += len(masks)
+    problems += [f"{list_few(swapped)}: {SWAPPED}"] if swapped else []
     if slices:
+        write_text(args.out / "cohort.csv", to_table(cohort, args.out)[0])  # with the notes
+        print("".join(f"{note}\n" for note in describe_notes(cohort)), end="")
         seconds = time.perf_counter() - started
         print(f"{slices} slices in {seconds:.1f} s, {slices / seconds:.1f} slices/s on {hardware}")
         print(
@@ -144,27 +157,23 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def describe_patient(scan: Scan, written: list[str], warnings: list[str]) -> None:
-    """Print what was measured in a scan, what was done to it, and warnings."""
+    """Print what was measured in a scan, and warnings."""
     print(f"{scan.name}: {'; '.join(written)}")
-    for note in scan.notes:
-        print(f"  note: {note}")
-    if scan.spacing is None:
-        print("  note: no spacing known, so that areas are in pixels only; add it with --spacing")
     for warning in [*([ONE_SEQUENCE] if scan.grey else []), *warnings]:
         print(textwrap.fill(f"warning: {warning}", 118, initial_indent="  ", subsequent_indent=" " * 11))
 
 
-def write_list(args: argparse.Namespace) -> None:
-    """Write the table of --list, and print it in short."""
-    if args.table.exists() and not args.overwrite:
-        raise UserError(f"{args.table}: is there already. Name another file with --list, or add --overwrite.")
-    from scans.cohort import describe, to_table
-
-    cohort = find(args)
-    text, problems = to_table(cohort, args.table.parent)
-    write_text(args.table, text)
-    print("\n".join([*describe(cohort), f"written to {args.table}: edit it, and name it as INPUT"]))
-    report(cohort.problems + problems, done=bool(cohort.with_flair))
+def describe_notes(cohort: Cohort) -> list[str]:
+    """Return what was done to the scans, once for all patients and sequences whose notes differ in numbers alone."""
+    alike: dict[str, dict[str, str]] = {}  # by the note without numbers: patients, and their notes
+    for patient in cohort.with_flair:
+        for note in patient.notes:
+            plain = re.sub(r"^(pre|post)-contrast: |-?\d[\d.,e+-]*", "", note)
+            alike.setdefault(plain, {}).setdefault(patient.name, note)
+    return [
+        f"note: {next(iter(own.values()))} ({next(iter(own))}" + (f" and {len(own) - 1} more)" if len(own) > 1 else ")")
+        for own in alike.values()
+    ]
 
 
 def find(args: argparse.Namespace) -> Cohort:

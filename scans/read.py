@@ -12,7 +12,7 @@ from PIL.TiffImagePlugin import BITSPERSAMPLE
 
 from constants import CHANNELS, FLAIR, POST, PRE
 from scans import medical
-from scans.names import SHOWN
+from scans.names import SHOWN, volumes_of_set
 from scans.scan import PICTURES, Scan, check_voxels, file_ending, safe_name, stem
 
 if TYPE_CHECKING:
@@ -145,7 +145,12 @@ def open_picture(path: Path) -> Image.Image:
 
 
 def _read_volume(name: str, paths: Sequence[Path]) -> Scan:
-    stack, spacing, grid = read_stack(paths)
+    volumes = volumes_of_set(paths[0])
+    stack, spacing, grid = read_stack(paths, layers=bool(volumes))
+    if stack.ndim == 4 and volumes:
+        if stack.shape[3] <= max(volumes):
+            raise ValueError(f"holds {stack.shape[3]} volumes, fewer than its dataset.json names. Restore it.")
+        stack = stack[..., volumes]
     digits = len(str(len(stack)))
     names = [f"{name}_{number:0{digits}d}" for number in range(1, len(stack) + 1)]
     place = paths[0] if file_ending(paths[0]) else paths[0].parent
