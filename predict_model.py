@@ -120,7 +120,7 @@ def main(argv: list[str] | None = None) -> None:
         if scan is None:
             continue
         probabilities = predict(model, scan, checkpoint["input"], args.batch_size, hardware)
-        masks = segment(probabilities, postprocessing)
+        masks = segment(probabilities, postprocessing, scan)
         if not slices:
             begin_tables(args.out)
             write_text(args.out / "cohort.csv", to_table(cohort, args.out)[0])
@@ -213,24 +213,20 @@ def predict(
 
     preprocessing: `input` of the checkpoint. The scan is one stack, whose intensities are scaled together.
     """
-    import numpy as np
     import torch
 
     from dataset.preprocess import Preprocessing, preprocess
     from dataset.slices import without_masks
-    from scans.scan import to_network_size, to_original_size
+    from scans.geometry import from_network, to_network
     from training import engine
 
-    images = np.stack([to_network_size(plane) for plane in scan.slices])
-    slices = preprocess(without_masks(images, scan.name), Preprocessing.of(preprocessing)).to(hardware.device)
+    images = without_masks(to_network(scan), scan.name)
+    slices = preprocess(images, Preprocessing.of(preprocessing)).to(hardware.device)
     logits = engine.predict(model, slices, batch_size, hardware, preprocessing["tta_flip"]).numpy()
-    return [
-        torch.from_numpy(to_original_size(logit, *plane.shape[:2])).sigmoid().numpy()
-        for plane, logit in zip(scan.slices, logits, strict=True)
-    ]
+    return [torch.from_numpy(plane).sigmoid().numpy() for plane in from_network(logits, scan)]
 
 
-def segment(probabilities: list[np.ndarray], postprocessing: Postprocessing) -> list[np.ndarray]:
+def segment(probabilities: list[np.ndarray], postprocessing: Postprocessing, scan: Scan) -> list[np.ndarray]:
     """Return the mask of each slice: uint8 [H, W], 0 or 1.
 
     The smallest component is counted at the network's size, and through the slices unless these differ in size.
@@ -238,12 +234,13 @@ def segment(probabilities: list[np.ndarray], postprocessing: Postprocessing) -> 
     import numpy as np
 
     from evaluation.selection import postprocess_stack
+    from scans.geometry import network_pixel
 
     alike = len({plane.shape for plane in probabilities}) == 1
     stacks = [np.stack(probabilities)] if alike else [plane[None] for plane in probabilities]
     masks = []
     for stack in stacks:
-        smallest = round(postprocessing.min_component * (max(stack.shape[1:]) / constants.IMAGE_SIZE) ** 2)
+        smallest = round(postprocessing.min_component * network_pixel(stack.shape[1:], scan.spacing))
         masks += list(postprocess_stack(stack, postprocessing._replace(min_component=smallest)))
     return masks
 

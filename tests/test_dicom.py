@@ -70,6 +70,7 @@ def test_slices_are_sorted_by_place_in_every_transfer_syntax(tmp_path, compresso
     pixels = np.arange(3 * 64 * 48, dtype=np.uint16).reshape(3, 64, 48)
     scan = read_dicom(write_series(tmp_path / "P1", pixels, compressor))
     low, high = np.percentile(pixels, (0.5, 99.5)).astype(np.float32)
+    high = np.percentile(pixels[pixels > low + 0.1 * (high - low)], 99.5).astype(np.float32)
     assert np.array_equal(np.array(scan.slices)[..., 1], ((pixels - low) / (high - low) * 255).clip(0, 255).round())
     assert scan.name == "P1" and scan.spacing == (2, 0.5, 5) and scan.paths == [tmp_path / "P1"]
 

@@ -289,7 +289,7 @@ def test_what_options_and_headers_say_of_the_spacing(predict, tmp_path):
     stack = np.stack([blob()[0][..., 1]] * 2)
     write_volume(tmp_path / "x.nii", stack, (1, 5, 1))
     code, out, _, _ = predict(tmp_path / "x.nii", "--spacing", 1, 1, 1)
-    assert code == 0 and "pixels of 5 x 1 mm, as of slices that were taken in another plane" in out
+    assert code == 0 and "pixels of 5 x 1 mm, as of slices taken in another plane, are made square" in out
     assert "--spacing is not used: the file says it" in out
     content = bytearray((tmp_path / "x.nii").read_bytes())
     content[252:256] = bytes(4)  # the codes of both forms: it does not say how it lies
