@@ -64,10 +64,9 @@ def test_thick_slices_of_every_plane_are_axial_and_square_to_the_network(tmp_pat
     scan = write(tmp_path / "x.nii.gz", head(spacing), spacing, plane)
     shown = geometry.to_network(scan)
     assert shown.shape == (30, 256, 256, 3)
-    rows, columns = (np.flatnonzero((shown[15, ..., 0] > 60).any(axis)) for axis in (1, 0))
-    assert np.ptp(rows) * 200 / 256 == pytest.approx(180, abs=8) and np.ptp(columns) * 200 / 256 == pytest.approx(
-        140, abs=8
-    )
+    for axis, mm in ((1, 180), (0, 140)):
+        places = np.flatnonzero((shown[15, ..., 0] > 60).any(axis))
+        assert np.ptp(places) * 200 / 256 == pytest.approx(mm, abs=8)
     mask = segment(scan).T.transpose(np.argsort(PLANES[plane]))
     assert mask.shape == head(spacing).shape
     places = np.argwhere(mask) * spacing + np.array(spacing) / 2 - (80, 100, 75)
