@@ -127,7 +127,7 @@ def main(argv: list[str] | None = None) -> None:
         references = read_reference(patient, scan)
         wanted = probabilities if args.probabilities else None
         written = write_patient(args.out, scan, masks, references, wanted, notice)
-        describe_patient(scan, written, input_warnings(scan.slices, masks))
+        describe_patient(scan, written, [*scan.warnings, *input_warnings(scan.slices, masks)])
         slices += len(masks)
     if slices:
         seconds = time.perf_counter() - started

@@ -14,6 +14,7 @@ from constants import CHANNELS, FLAIR, POST, PRE
 from scans import geometry, medical
 from scans.names import SHOWN
 from scans.scan import PICTURES, Scan, check_voxels, file_ending, safe_name, stem
+from scans.unusual import file_warnings, is_stripped
 
 if TYPE_CHECKING:
     from scans.cohort import Patient
@@ -37,6 +38,7 @@ def read_patient(patient: "Patient", spacing: Sequence[float] | None = None) -> 
     if scan is None:
         return None, problems
     scan.notes = [*patient.notes, *scan.notes]
+    scan.warnings = file_warnings(scan, patient.items[FLAIR].paths)
     others = {}
     for channel in {PRE, POST} & patient.items.keys():
         others[channel], wrong = read_scan(patient.name, patient.items[channel].paths)
@@ -50,6 +52,8 @@ def read_patient(patient: "Patient", spacing: Sequence[float] | None = None) -> 
         scan.notes.append("--spacing is not used: the file says it")
     scan.spacing = scan.spacing or (tuple(spacing) if spacing else None)
     scan.notes += geometry.describe(scan)
+    if is_stripped(scan):
+        scan.notes.append("scalp and skull seem to be removed")
     return scan, problems
 
 

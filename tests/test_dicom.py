@@ -151,6 +151,17 @@ def test_a_tree_with_a_folder_for_each_series_is_one_patient_by_descriptions(tmp
     assert [patient.name for patient in find_patients([tmp_path / "other"]).patients] == ["a", "b"]
 
 
+@pytest.mark.parametrize(
+    ("times", "expected"),
+    [({"EchoTime": "120", "InversionTime": "2500"}, ""), ({}, ""),
+     ({"EchoTime": "12"}, "the echo time of the series AX FLAIR taken for FLAIR is 12 ms, shorter than any of FLAIR"),
+     ({"EchoTime": "90", "InversionTime": "160"}, "the inversion time of the series AX FLAIR taken for FLAIR is 160")],
+)  # fmt: skip
+def test_a_series_with_the_times_of_another_sequence_is_doubted(tmp_path, times, expected):
+    warnings = read_dicom(write_series(tmp_path / "P1", **times)).warnings
+    assert (len(warnings) == 1 and expected in warnings[0]) if expected else warnings == []
+
+
 def test_series_without_flair_are_named_and_not_segmented(tmp_path):
     write_series(tmp_path / "P1", SeriesDescription="AX T1")
     (patient,), problems, _ = find_patients([tmp_path / "P1"])
