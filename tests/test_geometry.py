@@ -9,7 +9,7 @@ import SimpleITK as sitk
 from constants import FLAIR, POST, PRE
 from scans import geometry, medical
 from scans.read import align, combine, read_scan
-from scans.scan import Scan, to_network_size
+from scans.scan import Scan, to_network_size, to_original_size
 
 PLANES = {"axial": (0, 1, 2), "coronal": (0, 2, 1), "sagittal": (1, 2, 0)}  # axes of space in the order of the file
 
@@ -90,6 +90,9 @@ def test_axial_stacks_and_those_of_unknown_spacing_are_only_resized(spacing):
     planes = list(np.random.default_rng(0).integers(0, 256, (3, 40, 30, 3), dtype=np.uint8))
     assert np.array_equal(geometry.to_network(Scan("x", planes, [], [], spacing)), list(map(to_network_size, planes)))
     assert geometry.describe(Scan("x", planes, [], [], spacing)) == []
+    logits = np.random.default_rng(1).normal(size=(3, 256, 256)).astype(np.float32)
+    back = [to_original_size(plane, 40, 30) for plane in logits]
+    assert np.array_equal(geometry.from_network(logits, Scan("x", planes, [], [], spacing)), back)
 
 
 def test_how_many_pixels_one_of_the_network_covers():
