@@ -189,7 +189,7 @@ def test_a_table_is_written_edited_and_taken_and_lies_beside_the_masks(predict, 
     rows.loc[1, ["patient", "post", "pre"]] = ["renamed", "", "coh/b/t1_second.nii.gz"]
     rows.to_csv(table, index=False)
     code, out, err, folder = predict(table)
-    assert code == 1 and "Resample the sequences onto FLAIR first" in err  # FLAIR is segmented all the same
+    assert code == 1 and "its head and that of FLAIR overlap by 0% only" in err  # FLAIR is segmented all the same
     assert "note: pre-contrast is not used" in out and "one sequence only" in out
     assert pd.read_csv(folder / "patients.csv")["patient"].tolist() == ["a", "renamed"]
     assert read_csv(folder / "cohort.csv", [])["flair"].tolist() == [str(cohort / f"{n}/flair.nii.gz") for n in "ab"]
