@@ -27,7 +27,7 @@ import re
 import sys
 import textwrap
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -135,14 +135,14 @@ def main(argv: list[str] | None = None) -> None:
             scan.notes.append("no spacing known, so that areas are in pixels only; add it with --spacing")
         patient.notes = scan.notes
         probabilities = predict(compute, scan, checkpoint["input"])
-        masks = to_masks(probabilities, postprocessing)
+        masks = to_masks(probabilities, postprocessing, scan.spacing)
         if not slices:
             begin_tables(args.out)
             write_text(args.out / "cohort.csv", to_table(cohort, args.out)[0])
         references = read_reference(patient, scan)
         wanted = probabilities if args.probabilities else None
         written = write_patient(args.out, scan, masks, references, wanted, notice)
-        describe_patient(scan, written, input_warnings(scan.slices, masks))
+        describe_patient(scan, written, [*scan.warnings, *input_warnings(scan.slices, masks)])
         slices += len(masks)
     problems += [f"{list_few(swapped)}: {SWAPPED}"] if swapped else []
     if slices:
@@ -235,22 +235,19 @@ def predict(compute: Compute, scan: Scan, preprocessing: dict[str, Any]) -> list
 
     preprocessing: `input` of the checkpoint. The scan is one stack, whose intensities are scaled together.
     """
-    import numpy as np
     import torch
 
     from dataset.preprocess import Preprocessing, preprocess
     from dataset.slices import without_masks
-    from scans.scan import to_network_size, to_original_size
+    from scans.geometry import from_network, to_network
 
-    images = np.stack([to_network_size(plane) for plane in scan.slices])
-    logits = compute(preprocess(without_masks(images, scan.name), Preprocessing.of(preprocessing)))
-    return [
-        torch.from_numpy(to_original_size(logit, *plane.shape[:2])).sigmoid().numpy()
-        for plane, logit in zip(scan.slices, logits, strict=True)
-    ]
+    slices = preprocess(without_masks(to_network(scan), scan.name), Preprocessing.of(preprocessing))
+    return [torch.from_numpy(plane).sigmoid().numpy() for plane in from_network(compute(slices), scan)]
 
 
-def to_masks(probabilities: list[np.ndarray], postprocessing: Postprocessing) -> list[np.ndarray]:
+def to_masks(
+    probabilities: list[np.ndarray], postprocessing: Postprocessing, spacing: Sequence[float] | None = None
+) -> list[np.ndarray]:
     """Return the mask of each slice: uint8 [H, W], 0 or 1.
 
     The smallest component is counted at the network's size, and through the slices unless these differ in size.
@@ -258,12 +255,13 @@ def to_masks(probabilities: list[np.ndarray], postprocessing: Postprocessing) ->
     import numpy as np
 
     from evaluation.selection import postprocess_stack
+    from scans.geometry import network_pixel
 
     alike = len({plane.shape for plane in probabilities}) == 1
     stacks = [np.stack(probabilities)] if alike else [plane[None] for plane in probabilities]
     masks = []
     for stack in stacks:
-        smallest = round(postprocessing.min_component * (max(stack.shape[1:]) / constants.IMAGE_SIZE) ** 2)
+        smallest = round(postprocessing.min_component * network_pixel(stack.shape[1:], spacing))
         masks += list(postprocess_stack(stack, postprocessing._replace(min_component=smallest)))
     return masks
 

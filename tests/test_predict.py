@@ -190,7 +190,7 @@ def test_a_table_is_written_edited_and_taken_and_lies_beside_the_masks(predict, 
     rows.loc[1, ["patient", "post", "pre"]] = ["renamed", "", "coh/b/t1_second.nii.gz"]
     rows.to_csv(table, index=False)
     code, out, err, folder = predict(table)
-    assert code == 1 and "Resample the sequences onto FLAIR first" in err  # FLAIR is segmented all the same
+    assert code == 1 and "its head and that of FLAIR overlap by 0% only" in err  # FLAIR is segmented all the same
     assert "note: pre-contrast is not used" in out and "one sequence only" in out
     assert pd.read_csv(folder / "patients.csv")["patient"].tolist() == ["a", "renamed"]
     assert read_csv(folder / "cohort.csv", [])["flair"].tolist() == [str(cohort / f"{n}/flair.nii.gz") for n in "ab"]
@@ -305,7 +305,7 @@ def test_what_options_and_headers_say_of_the_spacing(predict, tmp_path):
     stack = np.stack([blob()[0][..., 1]] * 2)
     write_volume(tmp_path / "x.nii", stack, (1, 5, 1))
     code, out, _, _ = predict(tmp_path / "x.nii", "--spacing", 1, 1, 1)
-    assert code == 0 and "pixels of 5 x 1 mm, as of slices that were taken in another plane" in out
+    assert code == 0 and "pixels of 5 x 1 mm, as of slices taken in another plane, are made square" in out
     assert "--spacing is not used: the file says it" in out
     content = bytearray((tmp_path / "x.nii").read_bytes())
     content[252:256] = bytes(4)  # the codes of both forms: it does not say how it lies
