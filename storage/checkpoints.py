@@ -181,10 +181,11 @@ def _load_safetensors(path: Path) -> tuple[UNet, dict[str, Any]]:
         values = {name: json.loads(metadata[name]) for name in ("network", "epoch", "synthetic", "published", *INPUT)}
     except Exception as error:  # safetensors has its own kinds
         raise UserError(f"{path}: is damaged or no weights of this project ({str(error)[:200]}). Restore it.") from None
+    recorded = {name: json.loads(metadata[name]) for name in ("weights", "training_patients") if name in metadata}
     return model, {
         **{name: values[name] for name in ("epoch", "network")},
         "input": {name: values[name] for name in INPUT},
-        "config": {name: values[name] for name in ("synthetic", "published")},
+        "config": {name: values[name] for name in ("synthetic", "published")} | recorded,
         "weights": model.state_dict(),
     }
 
