@@ -78,7 +78,7 @@ def main(argv: list[str] | None = None) -> None:
     rows = []
     with new_folder(args.out, "Name another folder with --out.") as work:
         for patient in cohort.patients:
-            rows.append(begin_row(patient, args.out))
+            rows.append(begin_row(patient, args.out, args.masks))
             import_patient(work, patient, args, rows[-1], cohort.problems)
         import pandas as pd
 

@@ -61,12 +61,13 @@ def take_masks(cohort: Cohort, folder: Path) -> None:
         cohort.problems.append(f"{folder}: holds no masks (PATIENT_mask.nii.gz, PATIENT/PATIENT_1_mask.png).")
 
 
-def maker(item: Item) -> str:
-    """Return whose a mask is by the names of its file and folder: reader, corrected, or network."""
-    path = item.paths[0]
-    named = maker_of(f"{path.parent.name}/{stem(path)}")
-    top = path.parent.parent
-    return "network" if named == "reader" and all((top / name).is_file() for name in OURS) else named
+def maker(item: Item, folder: Path | None) -> str:
+    """Return whose a mask is by its name, and by that of the folder --masks: reader, corrected, or network."""
+    name = stem(item.paths[0])
+    if item.root != folder:
+        return maker_of(name)
+    named = maker_of(f"{folder.name}/{name}")
+    return "network" if named == "reader" and all((folder / table).is_file() for table in OURS) else named
 
 
 # --- Read a mask --------------------------------------------------------------------------------------------------
@@ -229,9 +230,12 @@ def write_patient(folder: Path, scan: Scan, masks: list[np.ndarray], row: Row) -
     write_text(folder / scan.name / GRID, to_json(about))
 
 
-def begin_row(patient: Patient, folder: Path) -> Row:
-    """Return the row of a patient before it is read: which file is which sequence. Paths are relative to a folder."""
+def begin_row(patient: Patient, folder: Path, masks: Path | None) -> Row:
+    """Return the row of a patient before it is read: which file is which sequence.
+
+    folder: to which paths are relative; masks: the folder of `take_masks`.
+    """
     row = {column: cell(patient.items[kind], folder) for column, kind in COLUMNS.items() if kind in patient.items}
     unused = "; ".join(f"{cell(item, folder)} ({item.reason})" for item in patient.unused)
-    mask_of = maker(patient.items[MASK]) if MASK in patient.items else ""
+    mask_of = maker(patient.items[MASK], masks) if MASK in patient.items else ""
     return {"patient": patient.name, **row, "mask_of": mask_of, "unused": unused}

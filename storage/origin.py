@@ -47,8 +47,8 @@ def digest_of(path: Path) -> str:
 def describe_origin(path: Path | None, slices: dict[str, Slices]) -> dict[str, Any]:
     """Return what config.json says about the weights of --weights, if any, and the patients of this training.
 
-    weights: file, sha256, licence, recorded (whether all patients that they were trained on are known), and
-        seen: of each split, the patients on whom they were trained or, if not recorded, may have been.
+    weights: file, sha256, licence, recorded (whether all patients that they were trained on are known); seen: of each
+        split, the patients on whom they were trained; or, where suspected, those of the published set, if it was that.
     training_patients: of training and validation, and those of the weights.
     """
     split_patients = {split: digests(subset) for split, subset in slices.items()}
@@ -68,6 +68,7 @@ def describe_origin(path: Path | None, slices: dict[str, Slices]) -> dict[str, A
         "sha256": digest_of(path),
         "licence": licence(config),
         "recorded": recorded,
+        "suspected": bool(suspected),
         "seen": {split: sorted(n for n, i in own.items() if is_seen(n, i)) for split, own in split_patients.items()},
     }
     return {"weights": weights, "training_patients": known | own}
@@ -103,7 +104,7 @@ def origin_warning(config: dict[str, Any], split: str) -> str:
         return ""
     seen, told = weights["seen"].get(split, []), "Scores of patients who were say nothing about new patients."
     if seen:
-        were = "were" if weights["recorded"] else "were, or may have been,"
+        were = "were, or may have been," if weights["suspected"] else "were"
         return (
             f"{len(seen)} of the {config['patients'][split]} {split} patients {were} in the training of the weights "
             f"that this one began with ({weights['file']}): {list_few(seen)}. {told}"
