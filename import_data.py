@@ -84,8 +84,8 @@ def main(argv: list[str] | None = None) -> None:
 
         table = pd.DataFrame(rows, columns=COLUMNS, dtype=object)
         if table["slices"].isna().all():
-            reasons = [f"{row['patient']}: {row['left_out']}" for row in rows if row["left_out"] == NO_MASK]
-            raise UserError("\n".join(["nothing was imported", *cohort.problems, *reasons]))
+            reasons = [f"{row['patient']}: left out: {row['left_out']}" for row in rows]
+            raise UserError("\n".join([f"{list_few([*map(str, args.inputs)])}: nothing was imported", *reasons]))
         write_text(work / TABLE, to_csv(table))
     print(describe(table, cohort))
     print(f"written to {args.out}: slices and masks of {table['slices'].notna().sum()} patients, and {TABLE}")
@@ -104,9 +104,9 @@ def check_healthy(cohort: Cohort, names: list[str]) -> None:
     patients = {patient.name: patient for patient in cohort.patients}
     if unknown := [name for name in names if name not in patients]:
         raise UserError(f"--empty {unknown[0]}: is no patient. There are {list_few(sorted(patients))}.")
-    if masked := [name for name in names if MASK in patients[name].items]:
-        mask = patients[masked[0]].items[MASK].place
-        raise UserError(f"--empty {masked[0]}: has a mask, {mask}. Leave the name or the mask out.")
+    for name in names:
+        if masks := [i for i in (*patients[name].items.values(), *patients[name].unused) if i.kind == MASK]:
+            raise UserError(f"--empty {name}: has a mask, {masks[0].place}. Leave the name or the mask out.")
 
 
 def import_patient(work: Path, patient: Patient, args: argparse.Namespace, row: Row, problems: list[str]) -> None:
@@ -121,7 +121,7 @@ def import_patient(work: Path, patient: Patient, args: argparse.Namespace, row: 
         row["left_out"] = "no FLAIR"
         return
     if MASK not in patient.items and patient.name not in args.empty:
-        row["left_out"] = NO_MASK
+        row["left_out"] = "; ".join(f"{i.place.name}: {i.reason}" for i in patient.unused if i.kind == MASK) or NO_MASK
         return
     scan, wrong = read_patient(patient, args.spacing)
     problems += wrong

@@ -1,5 +1,6 @@
 """Own scans and masks become a data set; training goes on from weights; corrected masks come back."""
 
+import errno
 import json
 import shutil
 from pathlib import Path
@@ -277,17 +278,35 @@ def test_patients_without_a_mask_are_left_out_or_healthy(small, tmp_path, call):
 
 
 def test_nothing_of_the_user_is_overwritten(small, tmp_path, call):
-    write_volume(small / "A" / "seg.nii.gz", TUMOUR, SPACING)
+    for name in ("A/seg.nii.gz", "B/seg_1.nii.gz", "B/seg_2.nii.gz"):
+        write_volume(small / name, TUMOUR, SPACING)
     for options, message in (
         (["--out", small], "is there already"),
         (["--empty", "X", "--out", tmp_path / "own"], "--empty X: is no patient"),
         (["--empty", "A", "--out", tmp_path / "own"], "--empty A: has a mask"),
+        (["--empty", "B", "--out", tmp_path / "own"], "--empty B: has a mask"),
         (["--labels", "one", "--out", tmp_path / "own"], "one is not all, nor whole numbers"),
         (["--labels", "3", "--out", tmp_path / "own"], "it holds 0 and 1, not a label of --labels"),
+        (["--labels", "3", "--out", tmp_path / "own"], "seg_2.nii.gz: one of 2 that may be reference mask"),
     ):
         code, _, err = call("import_data", small, *options)
         assert code == 2 and message in err and not (tmp_path / "own").exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["small"]
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(OSError(errno.ENOSPC, "no space left", "x"), 1), (KeyboardInterrupt, 130)]
+)
+def test_a_full_disk_or_ctrl_c_leaves_nothing(error, code, small, tmp_path, call, monkeypatch):
+    def fail(*arguments):
+        raise error
+
+    write_volume(small / "A" / "seg.nii.gz", TUMOUR, SPACING)
+    with monkeypatch.context() as patch:
+        patch.setattr("scans.training_set.write_text", fail)
+        assert call("import_data", small, "--out", tmp_path / "own")[0] == code
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["small"]
+    assert call("import_data", small, "--out", tmp_path / "own")[0] == 0
 
 
 def test_the_table_of_list_is_edited_and_imported(small, tmp_path, call):
@@ -335,11 +354,10 @@ def test_training_goes_on_from_weights_and_says_whom_they_know(folder, weights, 
     warning = "2 of the 2 test patients were in the training of the weights that this one began with (epoch_1.pt): " \
               "SYNTH_T_1, SYNTH_T_5."  # fmt: skip
     assert code == 0 and f"warning: {warning}" in out
-    assert warning in call("test_model", "--run", tmp_path / "second", "--device", "cpu")[1]
-    assert warning in (tmp_path / "second" / "report.html").read_text(encoding="utf-8")
-    card = model_card(
-        RunFolder(tmp_path / "second"), read_checkpoint(again.parents[2] / "second" / "models" / again.name), ""
-    )
+    assert warning in " ".join(call("test_model", "--run", tmp_path / "second", "--device", "cpu")[1].split())
+    run = RunFolder(tmp_path / "second")
+    assert run.read_metrics()["notes"][0].startswith(warning)  # which the report shows, too
+    card = model_card(run, read_checkpoint(run.checkpoint(1)), "")
     assert "Begun with the weights epoch_1.pt" in card and "Of the test patients, 2 of 2 were in their training" in card
     code, _, err = call("train_model", "--run", tmp_path / "second", "--resume", "--weights", weights)
     assert code == 2 and "other weights to begin with" in err
