@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 TABLE = "imported.csv"
 COLUMNS = ("patient", "slices", "tumour_slices", "ml", "spacing", "flair", "pre", "post", "mask", "mask_of", "left_out",
-           "unused", "notes")  # fmt: skip
+           "mask_notes", "unused", "notes")  # fmt: skip
 NO_MASK = "no mask beside it or in --masks; if it is healthy, name it with --empty"
 FEWEST = 3  # patients, one for each split
 
@@ -128,23 +128,25 @@ def import_patient(work: Path, patient: Patient, args: argparse.Namespace, row: 
     if scan is None:
         row["left_out"] = wrong[-1]
         return
+    notes = []
     if MASK not in patient.items:
         masks = [np.zeros(plane.shape[:2], np.uint8) for plane in scan.slices]
-        scan.notes.append("healthy, as --empty says")
+        notes.append("healthy, as --empty says")
     else:
         path = patient.items[MASK].paths[0]
         try:
-            masks = read_training_masks(patient.items[MASK], scan, args.labels)
+            masks, notes = read_training_masks(patient.items[MASK], scan, args.labels)
         except Exception as error:  # libraries raise many kinds for a damaged file
             reason = " ".join(str(error).split())
             row["left_out"] = f"mask {path.name}: {reason}"
             problems.append(f"{path}: {reason} {patient.name} is left out.")
             return
+    row["mask_notes"] = "; ".join(notes)
     write_patient(work, scan, masks, row)
 
 
 def describe(table: pd.DataFrame, cohort: Cohort) -> str:
-    """Return the table for the terminal, and below it who is left out and why, and notes."""
+    """Return the table for the terminal, and below it who is left out and why, and notes on masks."""
     shown = table[table["slices"].notna()].copy()
     shown["sequences"] = ["+".join(name for name in ("pre", "flair", "post") if row[name] == row[name])
                           for _, row in shown.iterrows()]  # fmt: skip
@@ -153,7 +155,7 @@ def describe(table: pd.DataFrame, cohort: Cohort) -> str:
     lines = [shown[names].fillna("").to_string(index=False)]
     for row in table.fillna("").to_dict("records"):
         lines += [f"{row['patient']}: left out: {row['left_out']}"] if row["left_out"] else []
-        lines += [f"{row['patient']}: {row['notes']}"] if row["notes"] else []
+        lines += [f"{row['patient']}: {row['mask_notes']}"] if row["mask_notes"] else []
         lines += [f"{row['patient']}: not used: {row['unused']}"] if row["unused"] else []
     return "\n".join([*lines, *(f"not used: {item.place} ({item.reason})" for item in cohort.unused)])
 

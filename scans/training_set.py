@@ -73,25 +73,24 @@ def maker(item: Item, folder: Path | None) -> str:
 # --- Read a mask --------------------------------------------------------------------------------------------------
 
 
-def read_training_masks(item: Item, scan: Scan, labels: set[int]) -> list[np.ndarray]:
-    """Return the mask of each slice of a scan, uint8 [H, W], 0 or 1; adds notes to those of the scan.
+def read_training_masks(item: Item, scan: Scan, labels: set[int]) -> tuple[list[np.ndarray], list[str]]:
+    """Return the mask of each slice of a scan, uint8 [H, W], 0 or 1; and notes on what was done to them.
 
     labels: which count; empty for all.
     Raises: ValueError for masks that do not fit the images or the head; any error of a library for a damaged file.
     """
     sizes = [plane.shape[:2] for plane in scan.slices]
     if file_ending(item.paths[0]) in PICTURES:
-        masks = [_of_picture(path, labels) for path in by_slice(item.paths, scan)]
+        masks, notes = [_of_picture(path, labels) for path in by_slice(item.paths, scan)], []
     else:
         values, _, grid = read_stack(item.paths[:1], layers=True)
         selected, note = select(values, labels)
-        masks = _onto(selected.reshape(*selected.shape[:3], -1).max(3), grid, scan)
-        scan.notes += [note] if note else []
+        masks, moved = _onto(selected.reshape(*selected.shape[:3], -1).max(3), grid, scan)
+        notes = [note, moved]
     if [mask.shape for mask in masks] != sizes:
         raise ValueError("it is not of the size of the images.")
-    warning = check_place(*to_network(scan, masks))
-    scan.notes += [warning] if warning else []
-    return masks
+    notes.append(check_place(*to_network(scan, masks)))
+    return masks, [*filter(None, notes)]
 
 
 def by_slice(paths: list[Path], scan: Scan) -> list[Path]:
@@ -126,8 +125,8 @@ def select(values: np.ndarray, labels: set[int]) -> tuple[np.ndarray, str]:
         return (values >= SOFT).astype(np.uint8), f"soft mask: counts from {SOFT} on"
 
 
-def _onto(mask: np.ndarray, grid: Grid | None, scan: Scan) -> list[np.ndarray]:
-    """Return a mask, uint8 [S, H, W], as the slices of a scan: as it is, or by nearest neighbour if it has other ones.
+def _onto(mask: np.ndarray, grid: Grid | None, scan: Scan) -> tuple[list[np.ndarray], str]:
+    """Return a mask, uint8 [S, H, W], on the slices of a scan, by nearest neighbour if it has others; and a note if so.
 
     Raises: ValueError if both cannot lie at the same place.
     """
@@ -137,7 +136,7 @@ def _onto(mask: np.ndarray, grid: Grid | None, scan: Scan) -> list[np.ndarray]:
             raise ValueError(
                 "it has the size of the images but lies elsewhere by its header. Save it with the header of the images."
             )
-        return list(mask)
+        return list(mask), ""
     shown = [f"{s} slices of {w}x{h}" for s, h, w in (mask.shape, size)]
     known = [one is not None and one.affine is not None for one in (grid, scan.grid)]
     if not all(known):
@@ -159,8 +158,7 @@ def _onto(mask: np.ndarray, grid: Grid | None, scan: Scan) -> list[np.ndarray]:
         values = np.zeros(len(places), np.uint8)
         values[inside] = mask[tuple(index[inside].T)]
         planes.append(values.reshape(plane.shape[:2]))
-    scan.notes.append(f"mask of {shown[0]} resampled by nearest neighbour to {shown[1]}")
-    return planes
+    return planes, f"mask of {shown[0]} resampled by nearest neighbour to {shown[1]}"
 
 
 def _nearest(matrix: np.ndarray, places: np.ndarray, size: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:

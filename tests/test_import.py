@@ -184,9 +184,8 @@ def test_pictures_of_masks_in_a_folder(small, tmp_path):
 def read(folder: Path, *labels: int) -> tuple[np.ndarray, list[str]]:
     """Return the masks of the patient in a folder, and notes."""
     patient = find_patients([folder]).patients[0]
-    scan = read_patient(patient)[0]
-    before = len(scan.notes)
-    return np.stack(read_training_masks(patient.items[MASK], scan, {*labels})), scan.notes[before:]
+    masks, notes = read_training_masks(patient.items[MASK], read_patient(patient)[0], {*labels})
+    return np.stack(masks), notes
 
 
 def finer() -> sitk.Image:
