@@ -1,6 +1,6 @@
 """The weights that a network began with: their digest, their licence, and whom of a split they were trained on.
 
-Names of patients leave a run as digests only: folders may be named after people.
+config.json, and so each checkpoint, names patients by digests only: folders may be named after people.
 """
 
 import hashlib
@@ -9,15 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from dataset.published import published_patients
-from dataset.slices import Slices
+from dataset.slices import Slices, fingerprint
 from dataset.split import SPLITS
 from storage.checkpoints import describe_network, load_network
 from unet import weights_digest
 from utils import UserError, list_few
 
 LICENCE = "CC BY-NC-SA 4.0"  # of the published images, and so of weights learned from them
-DIGITS = 16  # of a digest
-Patients = dict[str, str]  # {digest of a name: digest of the images} of each patient, as in config.json
+Patients = dict[str, str]  # {name, or its digest: fingerprint of the images}
 
 
 def needed_settings(path: Path | None) -> dict[str, Any]:
@@ -51,17 +50,18 @@ def describe_origin(path: Path | None, slices: dict[str, Slices]) -> dict[str, A
         split, the patients on whom they were trained; or, where suspected, those of the published set, if it was that.
     training_patients: of training and validation, and those of the weights.
     """
-    split_patients = {split: digests(subset) for split, subset in slices.items()}
+    split_patients = {split: fingerprints(subset) for split, subset in slices.items()}
     own = {name_digest(name): images for split in SPLITS[:2] for name, images in split_patients[split].items()}
     if not path:
         return {"training_patients": own}
-    config = load_network(path)[1]["config"]
-    known: Patients = config.get("training_patients", {})
-    recorded = "training_patients" in config and config.get("weights", {}).get("recorded", True)
+    checkpoint = load_network(path)[1]
+    config = checkpoint["config"]
+    known: Patients = checkpoint.get("training_patients") or config.get("training_patients") or {}
+    recorded = bool(known) and config.get("weights", {}).get("recorded", True)
     suspected = published_patients().keys() if config["published"] and not recorded else ()
 
     def is_seen(name: str, images: str) -> bool:
-        return name_digest(name) in known or images in known.values() or name in suspected
+        return bool({name, name_digest(name)} & known.keys()) or images in known.values() or name in suspected
 
     weights = {
         "file": path.name,
@@ -74,20 +74,16 @@ def describe_origin(path: Path | None, slices: dict[str, Slices]) -> dict[str, A
     return {"weights": weights, "training_patients": known | own}
 
 
-def digests(slices: Slices) -> Patients:
-    """Return {name: digest of the images} of each patient."""
+def fingerprints(slices: Slices) -> Patients:
+    """Return {name: fingerprint of the images} of each patient."""
     rows: dict[str, list[int]] = defaultdict(list)
     for row, patient in enumerate(slices.patients):
         rows[patient].append(row)
-    return {patient: _digest(slices.images[own].numpy()) for patient, own in rows.items()}
+    return {patient: fingerprint(slices.images[own].numpy()) for patient, own in rows.items()}
 
 
 def name_digest(patient: str) -> str:
-    return _digest(patient.encode())
-
-
-def _digest(content: Any) -> str:
-    return hashlib.sha256(content).hexdigest()[:DIGITS]
+    return hashlib.sha256(patient.encode()).hexdigest()[:16]
 
 
 def licence(config: dict[str, Any]) -> str:

@@ -97,8 +97,8 @@ def test_a_scan_is_predicted_alike_directly_and_imported(cohort, weights, tmp_pa
 def test_slices_of_another_size_become_those_that_the_network_sees(tmp_path, call):
     stack = np.random.default_rng(0).integers(0, 4000, (2, 300, 200)).astype(np.int16)
     mask = np.stack([box((100, 50, 60, 70), size=300)[:, :200]] * 2)
-    write_volume(tmp_path / "cohort" / "P" / "flair.nrrd", stack)
-    write_volume(tmp_path / "cohort" / "P" / "seg.nrrd", mask)
+    write_volume(tmp_path / "cohort" / "P" / "flair.nrrd", stack, SPACING)
+    write_volume(tmp_path / "cohort" / "P" / "seg.nrrd", mask, SPACING)
     assert call("import_data", tmp_path / "cohort", "--out", tmp_path / "own")[0] == 0
     scan, _ = read_patient(find_patients([tmp_path / "cohort"]).patients[0])
     slices = imported(tmp_path / "own")
@@ -362,7 +362,7 @@ def test_training_goes_on_from_weights_and_says_whom_they_know(folder, weights, 
     assert code == 2 and "other weights to begin with" in err
 
 
-@pytest.mark.parametrize(("known", "seen"), [({}, []), (None, ["TCGA_CS_4941_19960909"])])
+@pytest.mark.parametrize(("known", "seen"), [({"X": ""}, []), (None, ["TCGA_CS_4941_19960909"])])
 def test_weights_that_record_nobody_may_know_the_published_patients(known, seen, weights, tmp_path):
     network, checkpoint = load_network(weights)
     metadata = describe_input(checkpoint) | {"published": True, "synthetic": False}
