@@ -49,6 +49,7 @@ def main(argv: list[str] | None = None) -> None:
     from evaluation.selection import Postprocessing, best_epoch, postprocess, selection_warning, tune
     from reporting.report import write_result
     from storage import checkpoints
+    from storage.origin import origin_warning
     from storage.run_folder import RunFolder
     from training.engine import score
     from training.hardware import choose_hardware, keep_freed_memory, repeat_exactly
@@ -80,7 +81,8 @@ def main(argv: list[str] | None = None) -> None:
     details |= {**postprocessing._asdict(), "tuned": tuned, "epochs": trained}
     unfinished = UNFINISHED.format(trained, planned) if trained < planned else ""
     on_validation = ON_VALIDATION if split == "validation" else ""
-    notes = [selection_warning(epochs, best), unfinished, describe_changes(test), on_validation]
+    seen = origin_warning(run.read_config(), split)
+    notes = [seen, selection_warning(epochs, best), unfinished, describe_changes(test), on_validation]
     notes = [note for note in notes if note]
     tables, metrics = summary.evaluate_masks(test, masks, probabilities, details, notes)
     write_result(run, test, masks, tables, metrics, epochs)

@@ -2,6 +2,7 @@
 
 python train_model.py --data lgg-mri-segmentation/kaggle_3m --run runs/first
 python train_model.py --width 16 --epochs 20          # without any data: on synthetic patients
+python train_model.py --data my_patients --weights weights/lgg_unet.safetensors --run runs/own    # go on from weights
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ def main(argv: list[str] | None = None) -> None:
         parser.error("--resume and --overwrite exclude each other")
     from dataset.folder import find_folder
     from dataset.slices import load_slices
+    from storage import origin
     from storage.run_folder import RunFolder
     from training import hardware as hw
 
@@ -50,7 +52,12 @@ def main(argv: list[str] | None = None) -> None:
         run.refuse_used(args.overwrite)
     before = run.read_config() if resumed else {}
     folder = find_folder(args.data, before.get("data"))
-    tables, settings = resume(args, run, folder) if resumed else (split_patients(args, folder), make_settings(args))
+    needed = origin.needed_settings(args.weights)
+    if resumed:
+        tables, settings = resume(args, run, folder, needed)
+    else:
+        tables, settings = split_patients(args, folder), make_settings(args, needed)
+    begin = origin.trained_weights(args.weights, settings) if args.weights and not resumed else None
 
     hardware = hw.choose_hardware(args.device, settings["precision"])
     settings["precision"] = "bf16" if hardware.bf16 else "fp32"
@@ -63,8 +70,10 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(f"{folder}: all masks of the training patients are empty: nothing can be learned from them.")
     command = shlex.join(["python", "train_model.py", *map(str, sys.argv[1:] if argv is None else argv)])
     config = describe_run(settings, folder, slices, hardware, command, before)
+    origins = before if resumed else origin.describe_origin(args.weights, slices)
+    config |= {name: origins[name] for name in ("weights", "training_patients") if name in origins}
     print_run(config, slices)
-    train(args, run, config, slices, hardware, resumed)
+    train(args, run, config, slices, hardware, resumed, begin)
     hw.leave_processes()
 
 
@@ -87,21 +96,27 @@ def split_patients(args: argparse.Namespace, folder: Path) -> dict[str, pd.DataF
     return split.split_tables(table, assignment)
 
 
-def resume(args: argparse.Namespace, run: RunFolder, folder: Path) -> tuple[dict[str, pd.DataFrame], dict[str, Any]]:
+def resume(
+    args: argparse.Namespace, run: RunFolder, folder: Path, needed: dict[str, Any]
+) -> tuple[dict[str, pd.DataFrame], dict[str, Any]]:
     """Return the split tables and the settings of the run that goes on.
 
     Raises: UserError if an option asks for others; more epochs are allowed without a schedule.
     """
     from dataset.split import SPLITS
+    from storage.origin import digest_of
 
-    tables, settings = {split: run.read_split_table(split) for split in SPLITS}, run.read_config()["settings"]
-    asked = chosen_settings(args)
+    config = run.read_config()
+    tables, settings = {split: run.read_split_table(split) for split in SPLITS}, config["settings"]
+    asked = chosen_settings(args, needed)
     if not Recipe.of(settings).has_schedule:
         settings["epochs"] = asked.get("epochs", settings["epochs"])
     different = [f"{name} {settings[name]}, not {value}" for name, value in asked.items() if settings[name] != value]
     if args.split or args.fold or args.patients:
         others = split_patients(args, folder)
         different += [f"other {s} patients" for s in SPLITS if set(others[s]["patient"]) != set(tables[s]["patient"])]
+    if args.weights and digest_of(args.weights) != config.get("weights", {}).get("sha256"):
+        different.append("other weights to begin with")
     if different:
         raise UserError(f"{run}: holds a run with {'; '.join(different)}. Leave that out, or name another --run.")
     return tables, settings
@@ -133,9 +148,10 @@ def describe_run(
 
 
 def train(
-    args: argparse.Namespace, run: RunFolder, config: dict, slices: dict[str, Slices], hardware: Hardware, resumed: bool
-) -> None:
-    """Train, validate and save, epoch by epoch."""
+    args: argparse.Namespace, run: RunFolder, config: dict, slices: dict[str, Slices], hardware: Hardware,
+    resumed: bool, begin: dict[str, torch.Tensor] | None,
+) -> None:  # fmt: skip
+    """Train, validate and save, epoch by epoch; from weights to begin with, or from random ones."""
     import functools
     import math
     from dataclasses import replace
@@ -158,10 +174,9 @@ def train(
         epoch_order, settings["seed"], slices=slices["train"],
         negative_fraction=recipe.negative_fraction, patient_balanced=recipe.patient_balanced,
     )  # fmt: skip
-    arguments = checkpoints.describe_network(settings)
-    network = UNet(**arguments).to(hardware.device, memory_format=hardware.memory_format)
-    if args.weights and not resumed:
-        network.load_state_dict(trained_weights(args.weights, arguments))
+    network = UNet(**checkpoints.describe_network(settings)).to(hardware.device, memory_format=hardware.memory_format)
+    if begin:
+        network.load_state_dict(begin)
     optimiser = Optimisation(network, recipe, recipe.epochs * math.ceil(len(order(1)) / recipe.batch_size))
     choose_kept = functools.partial(best_epochs, count=args.keep) if args.keep else None
     writer = checkpoints.Writer(run, optimiser.result, optimiser, config, choose_kept)
@@ -236,18 +251,6 @@ def train(
     say(f"checkpoints: {run.models}. Next: {shlex.join(['python', 'process_models.py', '--run', str(run)])}")
 
 
-def trained_weights(path: Path, arguments: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """Return the weights in a file. Raises: UserError if they belong to a network with other arguments."""
-    from storage.checkpoints import load_network
-
-    network, checkpoint = load_network(path)
-    own = checkpoint["network"]
-    different = [f"{name} {own[name]}, not {value}" for name, value in arguments.items() if own[name] != value]
-    if different:
-        raise UserError(f"{path}: holds a network with {'; '.join(different)}. Ask for it with these options.")
-    return network.state_dict()
-
-
 def draw_curves(run: RunFolder, epochs: pd.DataFrame, notice: str) -> None:
     from evaluation.selection import best_epoch
     from reporting.plots import training_plots, write_plots
@@ -290,6 +293,7 @@ def describe_epoch(record: dict[str, float], epochs: int, best: float) -> str:
 def print_run(config: dict, slices: dict[str, Slices]) -> None:
     from dataset.slices import describe_changes
     from evaluation.selection import NO_TUMOUR
+    from storage.origin import origin_warning
     from training.hardware import say
 
     lines = [constants.SYNTHETIC_NOTICE] if config["synthetic"] else []
@@ -298,6 +302,10 @@ def print_run(config: dict, slices: dict[str, Slices]) -> None:
         lines += [f"{split:<11} {subset.describe()}", describe_changes(subset)]
     for name in ("settings", "versions"):
         lines.append(f"{name:<11} " + ", ".join(f"{key} {value}" for key, value in config[name].items()))
+    if weights := config.get("weights"):
+        lines.append(f"weights     {weights['file']}, SHA-256 {weights['sha256']}; licence: {weights['licence']}")
+        found = filter(None, (origin_warning(config, split) for split in slices if split != "train"))
+        lines += [f"warning: {warning}" for warning in found]
     lines += [f"hardware    {config['hardware']}", "" if slices["validation"].masks.any() else NO_TUMOUR]
     say("\n".join(filter(None, lines)))
 

@@ -27,6 +27,15 @@ def test_an_option_overrides_one_value_of_the_preset():
     assert asked == dataclasses.replace(TUNED, crop=False, lr=0.5, pixel_unshuffle=1, loss="dice")
 
 
+def test_settings_of_weights_go_between_recipe_and_options():
+    args = make_parser().parse_args(["--weights", __file__, "--crop", "--epochs", "3"])
+    needed = {"width": 16, "crop": False, "normalisation": "plain"}
+    expected = dataclasses.replace(RECIPES["finetune"], width=16, normalisation="plain", epochs=3)
+    assert Recipe.of(make_settings(args, needed)) == expected and expected.crop and expected.lr == 5e-4
+    args.recipe = "tuned"
+    assert Recipe.of(make_settings(args, needed)).lr == TUNED.lr
+
+
 def test_every_value_of_a_recipe_has_an_option_that_takes_it():
     for recipe in RECIPES.values():
         words = []

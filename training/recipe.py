@@ -1,6 +1,7 @@
 """A recipe: every setting that decides what a network learns. The options of train_model.py are generated from it.
 
-`reference` is the published run. `tuned` holds what gained in the ablation (docs/results.md).
+`reference` is the published run. `tuned` holds what gained in the ablation (docs/results.md). `finetune` goes on from
+trained weights, on as few as three patients: `tuned` with FINETUNE.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import constants
 from utils import existing, fraction, positive, whole_number
 
 LOSSES = ("bce", "dice", "bce+dice", "bce+slice-dice", "bce+tversky")
+FINETUNE = {"epochs": 8, "lr": 5e-4, "progressive_resolution": False}  # network and input are those of the weights
 # Settings beside the recipe that a resumed run must share
 COMPUTING = {"seed": constants.SEED, "mode": "exact", "precision": "auto"}
 
@@ -91,7 +93,8 @@ class Recipe:
 
 RECIPES = {
     "reference": Recipe(),
-    "tuned": Recipe(**{field.name: field.metadata["tuned"] for field in dataclasses.fields(Recipe)}),
+    "tuned": (_TUNED := Recipe(**{field.name: field.metadata["tuned"] for field in dataclasses.fields(Recipe)})),
+    "finetune": dataclasses.replace(_TUNED, **FINETUNE),
 }
 SETTINGS = dataclasses.asdict(RECIPES["reference"]) | COMPUTING
 
@@ -115,7 +118,8 @@ def make_parser(description: str | None = None) -> argparse.ArgumentParser:
         help="folder of models/, tables and plots (%(default)s)")  # fmt: skip
     add("--resume", action="store_true", help="go on with the run in --run, or begin it if there is none")
     add("--overwrite", action="store_true", help="replace the run in --run")
-    add("--weights", type=existing, metavar="FILE", help="begin with these weights instead of random ones")
+    add("--weights", type=existing, metavar="FILE",
+        help="begin with these weights, and with their settings of network and input")  # fmt: skip
     add("--keep", type=positive(int), default=0, metavar="K",
         help="keep the newest checkpoint and the K best by each criterion of test_model.py (all)")  # fmt: skip
     add("--tensorboard", action="store_true", help="log to DIR/tensorboard; needs the package tensorboard")
@@ -131,11 +135,13 @@ def make_parser(description: str | None = None) -> argparse.ArgumentParser:
     add("--compile", action="store_true", help="torch.compile the network: a slow start, needs a compiler")
 
     group = parser.add_argument_group("recipe", "each option overrides one value of --recipe; values in brackets")
-    group.add_argument("--recipe", choices=RECIPES, help="preset of the options below (reference)")
+    group.add_argument("--recipe", choices=RECIPES, help="preset of all (reference; finetune with --weights)")
     for field in dataclasses.fields(Recipe):
         option, about = f"--{field.name.replace('_', '-')}", field.metadata
-        shown = dict.fromkeys(_show(getattr(recipe, field.name)) for recipe in RECIPES.values())
-        help = f"{about['help']} ({', tuned '.join(shown)})".lstrip()
+        values = {name: _show(getattr(recipe, field.name)) for name, recipe in RECIPES.items()}
+        other = {"tuned": values["tuned"] != values["reference"], "finetune": field.name in FINETUNE}
+        shown = [values["reference"], *(f"{name} {values[name]}" for name in other if other[name])]
+        help = f"{about['help']} ({', '.join(shown)})".lstrip()
         if field.type is bool:
             group.add_argument(option, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=help)
         else:
@@ -149,16 +155,20 @@ def _show(value: Any) -> str:
     return ("off", "on")[value] if type(value) is bool else f"{value:g}" if type(value) is float else str(value)
 
 
-def chosen_settings(args: argparse.Namespace) -> dict[str, Any]:
-    """Return the settings that were asked for on the command line: those of --recipe, and single options."""
-    preset = dataclasses.asdict(RECIPES[args.recipe]) if args.recipe else {}
+def chosen_settings(args: argparse.Namespace, needed: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return the settings that were asked for on the command line: those of --recipe, and single options.
+
+    needed: settings of --weights, which go before the recipe.
+    """
+    recipe = args.recipe or ("finetune" if args.weights else None)
+    preset = dataclasses.asdict(RECIPES[recipe]) if recipe else {}
     given = {name: value for name, value in vars(args).items() if name in SETTINGS}
-    return preset | {name: value for name, value in given.items() if value != "auto"}
+    return preset | (needed or {}) | {name: value for name, value in given.items() if value != "auto"}
 
 
-def make_settings(args: argparse.Namespace) -> dict[str, Any]:
+def make_settings(args: argparse.Namespace, needed: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Return all settings of a new run."""
-    return SETTINGS | chosen_settings(args)
+    return SETTINGS | chosen_settings(args, needed)
 
 
 def fold(text: str) -> tuple[int, int]:

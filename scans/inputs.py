@@ -1,0 +1,61 @@
+"""What a user says about scans on the command line: the options, the patients they mean, and the table of --list."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from constants import POST, PRE
+from utils import USER_ERROR, UserError, positive, write_text
+
+if TYPE_CHECKING:
+    from scans.cohort import Cohort
+
+SOME_FAILED = 1  # exit code
+
+
+def add_image_options(parser: argparse.ArgumentParser) -> None:
+    """Add INPUT and the options that say what it holds."""
+    add = parser.add_argument_group("images").add_argument
+    add("inputs", nargs="+", type=Path, metavar="INPUT", help="file, folder or table")
+    add("--pre", default="", metavar="FILE",
+        help="pre-contrast sequence of the one INPUT, or a pattern of its name ('*_t1.nii.gz')")  # fmt: skip
+    add("--post", default="", metavar="FILE", help="post-contrast sequence, in the same way")
+    add("--mask", default="", metavar="FILE", help="reference mask, in the same way")
+    add("--series", default="", metavar="NAME", help="number or description of the DICOM series that is FLAIR")
+    add("--spacing", type=positive(float), nargs=3, metavar=("ROWS", "COLUMNS", "SLICES"),
+        help="mm between rows, columns and slices, for files that do not say so")  # fmt: skip
+
+
+def find(args: argparse.Namespace) -> Cohort:
+    """Return the patients of the inputs. Raises: UserError if there are none, or none with FLAIR unless for --list."""
+    from scans.cohort import find_patients
+    from scans.names import MASK
+
+    options = {PRE: args.pre, POST: args.post, MASK: args.mask}
+    cohort = find_patients(args.inputs, options, args.series)
+    if not (cohort.patients if args.table else cohort.with_flair):
+        raise UserError("\n".join(cohort.problems))
+    return cohort
+
+
+def write_list(path: Path, cohort: Cohort) -> None:
+    """Write the table of --list, and print it in short. Raises: UserError if there is such a file."""
+    from scans.cohort import describe, to_table
+
+    if path.exists():
+        raise UserError(f"{path}: is there already. Name another file with --list.")
+    text, problems = to_table(cohort, path.parent)
+    write_text(path, text)
+    print("\n".join([*describe(cohort), f"written to {path}: edit it, and name it as INPUT"]))
+    report(cohort.problems + problems, done=bool(cohort.with_flair))
+
+
+def report(problems: list[str], done: bool) -> None:
+    """Print the problems, and end with an exit code if there are any."""
+    for problem in problems:
+        print(f"error: {problem}", file=sys.stderr)
+    if problems:
+        sys.exit(SOME_FAILED if done else USER_ERROR)

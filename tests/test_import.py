@@ -1,0 +1,379 @@
+"""Own scans and masks become a data set; training goes on from weights; corrected masks come back."""
+
+import errno
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import SimpleITK as sitk
+from conftest import EPOCH, QUICK, box, bright_network, draw_patient, make_slices, save_checkpoint, write_volume
+
+from dataset.folder import find_slices
+from dataset.slices import Slices, load_slices
+from export_model import to_safetensors
+from reporting.model_card import describe_input, model_card
+from scans.cohort import find_patients
+from scans.names import MASK
+from scans.read import read_patient
+from scans.scan import to_network_size
+from scans.training_set import read_training_masks, select, take_masks, to_network_mask
+from storage import origin
+from storage.checkpoints import load_network, read_checkpoint
+from storage.run_folder import RunFolder
+from training.recipe import Recipe
+
+SPACING = (0.5, 0.5, 4.0)  # mm between columns, rows, slices: a pixel is 0.001 ml
+
+
+def write_patient(folder: Path, number: int, sequences: tuple[str, ...] = ("t1", "flair", "t1ce")) -> None:
+    """Write a synthetic patient as P0, P1, ... in NIfTI, with its mask."""
+    images, masks = draw_patient(number)
+    for channel, name in enumerate(("t1", "flair", "t1ce")):
+        if name in sequences:
+            write_volume(folder / f"P{number}" / f"{name}.nii.gz", images[..., channel], SPACING)
+    write_volume(folder / f"P{number}" / "seg.nii.gz", masks, SPACING)
+
+
+def orient(path: Path, code: str) -> None:
+    sitk.WriteImage(sitk.DICOMOrient(sitk.ReadImage(str(path)), code), str(path))
+
+
+def imported(folder: Path) -> Slices:
+    return load_slices(folder, {"all": find_slices(folder, fewest=1)})["all"]
+
+
+@pytest.fixture
+def cohort(tmp_path) -> Path:
+    """Three patients; one has FLAIR alone, one is stored in another order of axes."""
+    folder = tmp_path / "cohort"
+    for number in range(3):
+        write_patient(folder, number, ("flair",) if number == 1 else ("t1", "flair", "t1ce"))
+    for path in (folder / "P2").iterdir():
+        orient(path, "PIR")
+    return folder
+
+
+@pytest.fixture
+def weights(tmp_path) -> Path:
+    """A network that marks what is bright in FLAIR."""
+    settings = {**vars(Recipe(width=2)), "precision": "fp32"}
+    config = {"settings": settings, "synthetic": True, "published": False}
+    return save_checkpoint(RunFolder(tmp_path / "network"), bright_network(), EPOCH, config)
+
+
+# --- The same slices, and the same masks ------------------------------------------------------------------------
+
+
+def test_a_scan_is_predicted_alike_directly_and_imported(cohort, weights, tmp_path, call):
+    code, out, err = call("import_data", cohort, "--out", tmp_path / "own")
+    assert (code, err) == (0, "")
+    assert "pre+flair+post" in out and "train_model.py --data" in out
+    slices = imported(tmp_path / "own")
+    images, masks = zip(*(draw_patient(number) for number in range(3)), strict=True)
+    images[1][...] = images[1][..., 1:2]  # FLAIR stands in for the others
+    draw_patient.cache_clear()
+    assert np.array_equal(slices.images, np.concatenate(images)) and np.array_equal(slices.masks, np.concatenate(masks))
+
+    for source, masks in ((cohort, "direct"), (tmp_path / "own", "by_way")):
+        assert call("predict_model", source, "--checkpoint", weights, "--out", tmp_path / masks)[0] == 0
+    for name in ("P0", "P1", "P2"):
+        direct = sitk.DICOMOrient(sitk.ReadImage(str(tmp_path / "direct" / name / f"{name}_mask.nii.gz")), "LPS")
+        paths = [tmp_path / "by_way" / name / f"{name}_{number}_mask.tif" for number in range(1, 5)]
+        by_way = sitk.GetArrayFromImage(sitk.ReadImage([*map(str, paths)])) > 0
+        assert by_way.any() and np.array_equal(sitk.GetArrayFromImage(direct), by_way)
+
+    table = pd.read_csv(tmp_path / "own" / "imported.csv").set_index("patient")
+    pixels = [int(draw_patient(number)[1].sum()) for number in range(3)]
+    assert table["ml"].tolist() == [round(n / 1000, 3) for n in pixels] and table["tumour_slices"].tolist() == [2] * 3
+    assert set(table["mask_of"]) == {"reader"} and table.loc["P1", "pre"] != table.loc["P1", "pre"]
+    grid = json.loads((tmp_path / "own" / "P2" / "grid.json").read_text())
+    assert grid["spacing"] == [0.5, 0.5, 4] and grid["height_width"] == [256, 256]
+    assert np.array(grid["affine"]).diagonal().tolist() == [0.5, 0.5, 4, 1]
+
+
+def test_slices_of_another_size_become_those_that_the_network_sees(tmp_path, call):
+    stack = np.random.default_rng(0).integers(0, 4000, (2, 300, 200)).astype(np.int16)
+    mask = np.stack([box((100, 50, 60, 70), size=300)[:, :200]] * 2)
+    write_volume(tmp_path / "cohort" / "P" / "flair.nrrd", stack, SPACING)
+    write_volume(tmp_path / "cohort" / "P" / "seg.nrrd", mask, SPACING)
+    assert call("import_data", tmp_path / "cohort", "--out", tmp_path / "own")[0] == 0
+    scan, _ = read_patient(find_patients([tmp_path / "cohort"]).patients[0])
+    slices = imported(tmp_path / "own")
+    assert np.array_equal(slices.images, [to_network_size(plane) for plane in scan.slices])
+    rows, columns = np.nonzero(slices.masks[0].numpy())  # 300 pixels become 256, with 50 before the first column
+    assert (rows.min(), rows.max()) == (85, 136) and (columns.min(), columns.max()) == (85, 144)
+
+
+def test_masks_are_resized_by_the_nearest_pixel():
+    mask = np.random.default_rng(1).integers(0, 2, (256, 256)).astype(np.uint8)
+    assert np.array_equal(to_network_mask(mask), mask)
+    assert np.array_equal(to_network_mask(mask.repeat(3, 0).repeat(3, 1)), mask)
+    assert np.array_equal(to_network_mask(mask[:128, :128]), mask[:128, :128].repeat(2, 0).repeat(2, 1))
+
+
+# --- Corrected masks ----------------------------------------------------------------------------------------------
+
+
+def test_a_corrected_mask_changes_exactly_its_pixels(cohort, weights, tmp_path, call):
+    masks, corrected = tmp_path / "masks", tmp_path / "corrected" / "P0" / "P0_mask.nii.gz"
+    assert call("predict_model", cohort / "P0", "--checkpoint", weights, "--out", masks)[0] == 0
+    assert call("import_data", cohort, "--masks", masks, "--out", tmp_path / "before")[0] == 0
+    scan, mask = (sitk.ReadImage(str(p)) for p in (cohort / "P0" / "flair.nii.gz", masks / "P0" / "P0_mask.nii.gz"))
+    for place in ("GetSize", "GetSpacing", "GetOrigin", "GetDirection"):
+        assert getattr(scan, place)() == pytest.approx(getattr(mask, place)())
+    predicted = sitk.GetArrayFromImage(mask)
+    assert set(np.unique(predicted)) == {0, 1}
+    added, removed = np.zeros((2, *predicted.shape), bool)
+    added[1, 100:110, 120:140] = removed[2:] = True
+    edited = sitk.GetImageFromArray(((predicted > 0) & ~removed | added).astype(np.uint8))
+    edited.CopyInformation(mask)
+    corrected.parent.mkdir(parents=True)
+    sitk.WriteImage(edited, str(corrected))
+    assert call("import_data", cohort, "--masks", tmp_path / "corrected", "--out", tmp_path / "after")[0] == 0
+    before, after = (imported(tmp_path / folder).masks.numpy() for folder in ("before", "after"))
+    changed = (added & (predicted == 0)) | (removed & (predicted > 0))
+    assert np.array_equal(before[:4], predicted) and changed[1].any() and changed[2].any()
+    assert np.array_equal(before[:4] != after[:4], changed)
+    assert np.array_equal(before[4:], after[4:])  # of the others: the reader's
+    tables = [pd.read_csv(tmp_path / folder / "imported.csv")["mask_of"].tolist() for folder in ("before", "after")]
+    assert tables == [["network", "reader", "reader"], ["corrected", "reader", "reader"]]
+
+
+@pytest.fixture
+def small(tmp_path) -> Path:
+    """Three patients without a mask, spaces and umlauts in a name; 2 slices of 40 x 30 pixels."""
+    for name in ("A", "B", "C Müller"):
+        head = np.zeros((2, 40, 30), np.int16)
+        head[:, 5:35, 5:25] = np.arange(20) + 100
+        write_volume(tmp_path / "small" / name / "flair.nii.gz", head, SPACING)
+    return tmp_path / "small"
+
+
+TUMOUR = np.zeros((2, 40, 30), np.uint8)
+TUMOUR[:, 10:16, 10:18] = 1
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["A.nii.gz", "A_mask.mha", "A_seg.nii.gz", "A_mask.seg.nrrd", "A/Segmentation.seg.nrrd", "A/A_mask.nii.gz"],
+)
+def test_names_of_masks_in_a_folder(name, small, tmp_path):
+    write_volume(tmp_path / "masks" / name, TUMOUR, SPACING)
+    write_volume(tmp_path / "masks" / name.replace("A", "C Müller"), TUMOUR, SPACING)
+    cohort = find_patients([small])
+    take_masks(cohort, tmp_path / "masks")
+    assert [MASK in patient.items for patient in cohort.patients] == [True, False, True] and not cohort.problems
+
+
+def test_pictures_of_masks_in_a_folder(small, tmp_path):
+    (tmp_path / "masks" / "B").mkdir(parents=True)
+    for name in ("A_1_mask.png", "A_2_mask.png", "B/1.png", "B/2.png", "B/B_overlay.png"):
+        (tmp_path / "masks" / name).write_bytes(b"")
+    cohort = find_patients([small])
+    take_masks(cohort, tmp_path / "masks")
+    a, b = (patient.items[MASK] for patient in cohort.patients[:2])
+    assert [len(item.paths) for item in (a, b)] == [2, 2] and not cohort.problems
+
+
+# --- Masks that do not fit ----------------------------------------------------------------------------------------
+
+
+def read(folder: Path, *labels: int) -> tuple[np.ndarray, list[str]]:
+    """Return the masks of the patient in a folder, and notes."""
+    patient = find_patients([folder]).patients[0]
+    masks, notes = read_training_masks(patient.items[MASK], read_patient(patient)[0], {*labels})
+    return np.stack(masks), notes
+
+
+def finer() -> sitk.Image:
+    """TUMOUR at half of the spacing in each slice, in another order of axes."""
+    image = sitk.GetImageFromArray(TUMOUR.repeat(2, 1).repeat(2, 2))
+    image.SetSpacing((0.25, 0.25, 4))
+    image.SetOrigin((-0.125, -0.125, 0))
+    return sitk.DICOMOrient(image, "RAS")
+
+
+def cut_out() -> sitk.Image:
+    """The box around TUMOUR, as 3D Slicer writes it."""
+    image = sitk.GetImageFromArray(TUMOUR)
+    image.SetSpacing(SPACING)
+    return image[8:20, 8:20]
+
+
+@pytest.mark.parametrize("make", [finer, cut_out])
+def test_a_mask_on_another_grid_in_the_same_space_is_resampled(make, small):
+    sitk.WriteImage(make(), str(small / "A" / "seg.nii.gz"))
+    masks, notes = read(small / "A")
+    assert np.array_equal(masks, TUMOUR) and "resampled by nearest neighbour" in notes[0]
+
+
+def elsewhere(origin: tuple[float, ...], cut: int = 40) -> sitk.Image:
+    image = sitk.GetImageFromArray(TUMOUR[:, :cut])
+    image.SetSpacing(SPACING)
+    image.SetOrigin(origin)
+    return image
+
+
+@pytest.mark.parametrize(
+    ("image", "reason"),
+    [
+        (elsewhere((9, 0, 0)), "has the size of the images but lies elsewhere"),
+        (elsewhere((90, 0, 0), 20), "100% of it lies outside of the images"),
+        (sitk.GetImageFromArray(np.ones_like(TUMOUR) - TUMOUR), "covers 9.% of the head: .* inverted"),
+        (sitk.GetImageFromArray(TUMOUR + np.float32(0.5)), "with the values 0.5, 1.5"),
+    ],
+)
+def test_a_mask_that_does_not_fit_is_refused(image, reason, small):
+    if image.GetSpacing() == (1, 1, 1):
+        image.SetSpacing(SPACING)
+    sitk.WriteImage(image, str(small / "A" / "seg.nii.gz"))
+    with pytest.raises(ValueError, match=reason):
+        read(small / "A")
+
+
+def test_a_mask_of_another_size_without_a_place_in_space_is_refused(small):
+    np.save(small / "A" / "seg.npy", TUMOUR[:, :20])
+    with pytest.raises(ValueError, match="2 slices of 30x20, the images have 2 slices of 30x40, and headers do not"):
+        read(small / "A")
+
+
+@pytest.mark.parametrize(
+    ("values", "labels", "expected", "note"),
+    [
+        ([0, 1, 2, 4], set(), [0, 1, 1, 1], ""),
+        ([0, 1, 2, 4], {1, 4}, [0, 1, 0, 1], "labels left out: 2"),
+        ([0, 0, 255, 255], set(), [0, 0, 1, 1], ""),
+        ([0.0, 0.2, 0.5, 0.9], set(), [0, 0, 1, 1], "soft mask: counts from 0.5 on"),
+        ([0, 0, 0, 0], {1}, [0, 0, 0, 0], ""),
+    ],
+)
+def test_values_of_masks(values, labels, expected, note):
+    mask, said = select(np.array(values), labels)
+    assert (mask.tolist(), said) == (expected, note)
+
+
+@pytest.mark.parametrize(("values", "labels"), [([0, 255], {1}), ([-1, 0], ()), ([0, 0.5, 7.5], ()), ([0, np.nan], ())])
+def test_values_that_are_no_mask(values, labels):
+    with pytest.raises(ValueError, match="0"):
+        select(np.array(values), {*labels})
+
+
+# --- Who is left out ----------------------------------------------------------------------------------------------
+
+
+def test_patients_without_a_mask_are_left_out_or_healthy(small, tmp_path, call):
+    write_volume(small / "A" / "seg.nii.gz", TUMOUR, SPACING)
+    write_volume(tmp_path / "masks" / "D.nii.gz", TUMOUR, SPACING)
+    code, out, err = call("import_data", small, "--empty", "C Müller", "--out", tmp_path / "own")
+    assert (code, err) == (0, "") and "B: left out: no mask" in out and "needs at least 3 patients" in out
+    table = pd.read_csv(tmp_path / "own" / "imported.csv").set_index("patient")
+    assert table["tumour_slices"].fillna(-1).tolist() == [2, -1, 0]
+    assert find_slices(tmp_path / "own", fewest=1)["patient"].unique().tolist() == ["A", "C Müller"]
+    code, out, err = call("import_data", small, "--masks", tmp_path / "masks", "--out", tmp_path / "more")
+    assert code == 1 and "D.nii.gz: the mask of no patient by its name" in err
+
+
+def test_nothing_of_the_user_is_overwritten(small, tmp_path, call):
+    for name in ("A/seg.nii.gz", "B/seg_1.nii.gz", "B/seg_2.nii.gz"):
+        write_volume(small / name, TUMOUR, SPACING)
+    for options, message in (
+        (["--out", small], "is there already"),
+        (["--empty", "X", "--out", tmp_path / "own"], "--empty X: is no patient"),
+        (["--empty", "A", "--out", tmp_path / "own"], "--empty A: has a mask"),
+        (["--empty", "B", "--out", tmp_path / "own"], "--empty B: has a mask"),
+        (["--labels", "one", "--out", tmp_path / "own"], "one is not all, nor whole numbers"),
+        (["--labels", "3", "--out", tmp_path / "own"], "it holds 0 and 1, not a label of --labels"),
+        (["--labels", "3", "--out", tmp_path / "own"], "seg_2.nii.gz: one of 2 that may be reference mask"),
+    ):
+        code, _, err = call("import_data", small, *options)
+        assert code == 2 and message in err and not (tmp_path / "own").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["small"]
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(OSError(errno.ENOSPC, "no space left", "x"), 1), (KeyboardInterrupt, 130)]
+)
+def test_a_full_disk_or_ctrl_c_leaves_nothing(error, code, small, tmp_path, call, monkeypatch):
+    def fail(*arguments):
+        raise error
+
+    write_volume(small / "A" / "seg.nii.gz", TUMOUR, SPACING)
+    with monkeypatch.context() as patch:
+        patch.setattr("scans.training_set.write_text", fail)
+        assert call("import_data", small, "--out", tmp_path / "own")[0] == code
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["small"]
+    assert call("import_data", small, "--out", tmp_path / "own")[0] == 0
+
+
+def test_the_table_of_list_is_edited_and_imported(small, tmp_path, call):
+    write_volume(tmp_path / "masks" / "A.nii.gz", TUMOUR, SPACING)
+    table = tmp_path / "cohort.csv"
+    assert call("import_data", small, "--masks", tmp_path / "masks", "--list", table)[0] == 0
+    assert call("import_data", small, "--list", table)[0] == 2  # is there already
+    text = table.read_text(encoding="utf-8")
+    assert "masks/A.nii.gz" in text
+    table.write_text(text.replace("small/A/flair.nii.gz", "small/B/flair.nii.gz"), encoding="utf-8")
+    assert call("import_data", table, "--out", tmp_path / "own")[0] == 0
+    assert "small/B/flair.nii.gz" in (tmp_path / "own" / "imported.csv").read_text(encoding="utf-8")
+
+
+# --- Training from weights ----------------------------------------------------------------------------------------
+
+
+def assign(path: Path, *splits: str) -> Path:
+    """Write a split of the patients SYNTH_T_0, ..."""
+    path.write_text("patient,split\n" + "".join(f"SYNTH_T_{n},{split}\n" for n, split in enumerate(splits)))
+    return path
+
+
+def test_training_goes_on_from_weights_and_says_whom_they_know(folder, weights, tmp_path, call):
+    def train(name: str, begin: Path, *splits: str) -> tuple[int, str, str]:
+        split = ["--split", assign(tmp_path / "split.csv", *splits), "--run", tmp_path / name]
+        return call("train_model", "--data", folder, "--weights", begin, *split, *QUICK[2:], "--epochs", 1)
+
+    code, _, err = call(
+        "train_model", "--data", folder, "--weights", weights, "--width", 4, "--run", tmp_path / "other"
+    )
+    assert code == 2 and "holds a network with width 2, not 4. Leave the options for that out" in err
+    code, out, _ = train("first", weights, *["train"] * 3, "validation", "test")
+    assert code == 0 and "epoch_1.pt, which training began with, does not say whom it was trained on" in out
+    config = RunFolder(tmp_path / "first").read_config()
+    assert {"width": 2, "crop": False, "lr": 5e-4, "augment": True}.items() <= config["settings"].items()
+    assert config["weights"]["sha256"] == origin.digest_of(weights) and config["weights"]["licence"] == "MIT"
+    assert len(config["training_patients"]) == 4 and "SYNTH" not in str(config["training_patients"])
+
+    shutil.copytree(folder / "SYNTH_T_0", folder / "SYNTH_T_5")  # another name, the same images
+    for path in (folder / "SYNTH_T_5").iterdir():
+        path.rename(path.with_name(path.name.replace("T_0", "T_5")))
+    again = tmp_path / "first" / "models" / "epoch_1.pt"
+    code, out, _ = train("second", again, "train", "test", "train", "validation", "train", "test")
+    warning = "2 of the 2 test patients were in the training of the weights that this one began with (epoch_1.pt): " \
+              "SYNTH_T_1, SYNTH_T_5."  # fmt: skip
+    assert code == 0 and f"warning: {warning}" in out
+    assert warning in " ".join(call("test_model", "--run", tmp_path / "second", "--device", "cpu")[1].split())
+    run = RunFolder(tmp_path / "second")
+    assert run.read_metrics()["notes"][0].startswith(warning)  # which the report shows, too
+    card = model_card(run, read_checkpoint(run.checkpoint(1)), "")
+    assert "Begun with the weights epoch_1.pt" in card and "Of the test patients, 2 of 2 were in their training" in card
+    code, _, err = call("train_model", "--run", tmp_path / "second", "--resume", "--weights", weights)
+    assert code == 2 and "other weights to begin with" in err
+
+
+@pytest.mark.parametrize(("known", "seen"), [({"X": ""}, []), (None, ["TCGA_CS_4941_19960909"])])
+def test_weights_that_record_nobody_may_know_the_published_patients(known, seen, weights, tmp_path):
+    network, checkpoint = load_network(weights)
+    metadata = describe_input(checkpoint) | {"published": True, "synthetic": False}
+    metadata |= {} if known is None else {"training_patients": known}
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(to_safetensors(network, metadata)[0])
+    slices = {
+        "test": make_slices({name: [box()] for name in ("P", "TCGA_CS_4941_19960909")}),
+        "train": make_slices({"Q": [box()]}),
+    }
+    slices["validation"] = slices["train"]
+    config = origin.describe_origin(path, slices) | {"patients": {"test": 2}}
+    assert config["weights"]["seen"]["test"] == seen and config["weights"]["licence"] == origin.LICENCE
+    assert ("1 of the 2 test patients were, or may have been," in origin.origin_warning(config, "test")) == bool(seen)
