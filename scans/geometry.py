@@ -11,7 +11,7 @@ import SimpleITK as sitk
 
 from constants import CHANNELS, IMAGE_SIZE
 from dataset.preprocess import find_head
-from scans.scan import Scan, to_network_size, to_original_size
+from scans.scan import Scan, mask_to_network_size, to_network_size, to_original_size
 
 APART = 5.0  # mm between slices of the data set
 THIN = 3.0  # mm; slices nearer than this are averaged in slabs of about APART
@@ -28,6 +28,22 @@ def to_network(scan: Scan) -> np.ndarray:
         if (size := _square_size(plane.shape, scan.spacing)) != plane.shape[:2]:
             plane = cv2.resize(plane, size[::-1], interpolation=cv2.INTER_LINEAR)
         slabs.append(to_network_size(plane))
+    return np.stack(slabs)
+
+
+def masks_to_network(masks: Sequence[np.ndarray], scan: Scan) -> np.ndarray:
+    """Return masks of the slices (uint8 [H, W], 0 or 1) by nearest neighbour as `to_network` the slices.
+
+    A slab is marked where half of its slices are: uint8 [N, 256, 256].
+    """
+    slabs = []
+    for first, last in zip(*_slabs(scan), strict=True):
+        mask = (2 * np.sum(masks[first:last], axis=0) >= last - first).astype(np.uint8)
+        rows, columns = (
+            ((np.arange(new) + 0.5) * old / new).astype(int)
+            for old, new in zip(mask.shape, _square_size(mask.shape, scan.spacing), strict=True)
+        )
+        slabs.append(mask_to_network_size(mask[np.ix_(rows, columns)]))
     return np.stack(slabs)
 
 

@@ -63,6 +63,16 @@ def to_network_size(plane: np.ndarray, size: int = IMAGE_SIZE) -> np.ndarray:
     return cv2.resize(plane, (size, size), interpolation=cv2.INTER_AREA if side > size else cv2.INTER_LINEAR)
 
 
+def mask_to_network_size(mask: np.ndarray, size: int = IMAGE_SIZE) -> np.ndarray:
+    """Return a mask at the network's size, as `to_network_size` a slice, by nearest neighbour: uint8 [size, size]."""
+    height, width = mask.shape
+    side = max(height, width)
+    top, left = (side - height) // 2, (side - width) // 2
+    square = np.pad(mask, ((top, side - height - top), (left, side - width - left)))
+    nearest = ((np.arange(size) + 0.5) * side / size).astype(int)
+    return square[np.ix_(nearest, nearest)]
+
+
 def to_original_size(logits: np.ndarray, height: int, width: int) -> np.ndarray:
     """Return logits at the size of the slice, without the padding: float32 [size, size] -> [height, width]."""
     side = max(height, width)

@@ -8,16 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from constants import IMAGE_SIZE
 from dataset.preprocess import find_head
 from dataset.synthetic import write_slice
 from scans.cohort import Cohort, Patient, cell
+from scans.geometry import masks_to_network, to_network
 from scans.items import OURS, Item, walk
 from scans.masks import SLICE, foreground, read_mask, whose
 from scans.medical import Grid
 from scans.names import COLUMNS, MASK, base_of, kind_of, maker_of
 from scans.read import read_picture, read_stack
-from scans.scan import PICTURES, Scan, file_ending, stem, to_network_size
+from scans.scan import PICTURES, Scan, file_ending, stem
 from utils import to_json, write_text
 
 GRID = "grid.json"
@@ -89,7 +89,7 @@ def read_training_masks(item: Item, scan: Scan, labels: set[int]) -> tuple[list[
         notes = [note, moved]
     if [mask.shape for mask in masks] != sizes:
         raise ValueError("it is not of the size of the images.")
-    notes.append(check_place(*to_network(scan, masks)))
+    notes.append(check_place(to_network(scan), masks_to_network(masks, scan)))
     return masks, [*filter(None, notes)]
 
 
@@ -189,27 +189,12 @@ def check_place(images: np.ndarray, masks: np.ndarray) -> str:
 # --- Write --------------------------------------------------------------------------------------------------------
 
 
-def to_network_mask(mask: np.ndarray, size: int = IMAGE_SIZE) -> np.ndarray:
-    """Return a mask at the network's size, as `to_network_size` a slice, by nearest neighbour: uint8 [size, size]."""
-    height, width = mask.shape
-    side = max(height, width)
-    top, left = (side - height) // 2, (side - width) // 2
-    square = np.pad(mask, ((top, side - height - top), (left, side - width - left)))
-    nearest = ((np.arange(size) + 0.5) * side / size).astype(int)
-    return square[np.ix_(nearest, nearest)]
-
-
-def to_network(scan: Scan, masks: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Return slices and masks at the network's size, uint8 [S, 256, 256, 3] and [S, 256, 256]."""
-    return np.stack([*map(to_network_size, scan.slices)]), np.stack([*map(to_network_mask, masks)])
-
-
 def write_patient(folder: Path, scan: Scan, masks: list[np.ndarray], row: Row) -> None:
     """Write the slices of a patient, their masks and GRID into its folder, and what was measured into its row.
 
     masks: uint8 [H, W], 0 or 1, of each slice at its own size.
     """
-    images, small = to_network(scan, masks)
+    images, small = to_network(scan), masks_to_network(masks, scan)
     for number, (image, mask) in enumerate(zip(images, small, strict=True), start=1):
         write_slice(folder, scan.name, number, image, mask)
     row |= {"slices": len(images), "tumour_slices": int(small.any((1, 2)).sum())}

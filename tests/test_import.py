@@ -18,8 +18,8 @@ from reporting.model_card import describe_input, model_card
 from scans.cohort import find_patients
 from scans.names import MASK
 from scans.read import read_patient
-from scans.scan import to_network_size
-from scans.training_set import read_training_masks, select, take_masks, to_network_mask
+from scans.scan import mask_to_network_size, to_network_size
+from scans.training_set import read_training_masks, select, take_masks
 from storage import origin
 from storage.checkpoints import load_network, read_checkpoint
 from storage.run_folder import RunFolder
@@ -109,9 +109,9 @@ def test_slices_of_another_size_become_those_that_the_network_sees(tmp_path, cal
 
 def test_masks_are_resized_by_the_nearest_pixel():
     mask = np.random.default_rng(1).integers(0, 2, (256, 256)).astype(np.uint8)
-    assert np.array_equal(to_network_mask(mask), mask)
-    assert np.array_equal(to_network_mask(mask.repeat(3, 0).repeat(3, 1)), mask)
-    assert np.array_equal(to_network_mask(mask[:128, :128]), mask[:128, :128].repeat(2, 0).repeat(2, 1))
+    assert np.array_equal(mask_to_network_size(mask), mask)
+    assert np.array_equal(mask_to_network_size(mask.repeat(3, 0).repeat(3, 1)), mask)
+    assert np.array_equal(mask_to_network_size(mask[:128, :128]), mask[:128, :128].repeat(2, 0).repeat(2, 1))
 
 
 # --- Corrected masks ----------------------------------------------------------------------------------------------
