@@ -66,6 +66,20 @@ def write_report(run: RunFolder, slices: Slices, predicted: np.ndarray, epochs: 
     measured = [name for name in METRICS if network or name not in OF_NETWORKS]
     hidden = ["surface_pixels", "head_pixels"] + ["brier"] * (not network)
     page = {
+        "sections": {
+            "summary": "Summary",
+            "viewer": "Slice viewer",
+            "patients": "Patients",
+            "failures": "Failures",
+            "subgroups": "Subgroups",
+            "volumes": "Volumes",
+            "lesions": "Lesions",
+            **({"calibration": "Calibration"} if network else {}),
+            **({"genomics": "Genomics"} if genomics else {}),
+            **({"training": "Training"} if epochs is not None else {}),
+            "terms": "Terms and files",
+        },
+        "size": slices.images.shape[1],
         "title": f"Report: {run.path.resolve().name} ({metrics['split']})",
         "synthetic_notice": SYNTHETIC_NOTICE if metrics["synthetic"] else "",
         "research_use": RESEARCH_USE,
@@ -91,7 +105,7 @@ def write_report(run: RunFolder, slices: Slices, predicted: np.ndarray, epochs: 
     run.write("report.html", render(page).encode())
 
 
-def render(page: dict[str, Any]) -> str:
+def render(page: dict[str, Any], template: str = "report.html.jinja") -> str:
     """Return the page. Whatever comes from a file is escaped, and a name that is missing is an error."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -99,7 +113,7 @@ def render(page: dict[str, Any]) -> str:
     )  # fmt: skip
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
     environment.filters |= {"readable": readable, "shown": shown, "show_number": show_number}
-    return environment.get_template("report.html.jinja").render(page)
+    return environment.get_template(template).render(page)
 
 
 def facts(metrics: dict[str, Any], slices: pd.DataFrame, config: dict[str, Any] | None) -> dict[str, str]:
