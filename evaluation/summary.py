@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from dataset.slices import Slices
-from evaluation import calibration, failures, intervals, lesions
+from dataset.slices import Slices, slice_number
+from evaluation import calibration, failures, intervals, lesions, quality
 from evaluation.tables import PATIENT_METRICS, SURFACE_DICE, Tables, make_tables
-from utils import show_number
+from utils import parallel_map, show_number
 
 SHOWN_PATIENTS = 12  # worst, that are printed
 HEADLINES = (  # that are printed, and stand in the report's summary
@@ -110,7 +110,24 @@ def evaluate_masks(
     counts = calibration.count(slices, probabilities)
     brier = calibration.per_patient(counts, slices.patients)
     tables = tables._replace(patients=tables.patients.merge(brier, on="patient", validate="one_to_one"))
+    if probabilities is not None:
+        details = details | {"quality": quality.study(quality_rows(slices, predicted, probabilities, tables.patients))}
     return tables, summarise(tables, calibration.reliability(counts), details, notes)
+
+
+def quality_rows(
+    slices: Slices, predicted: np.ndarray, probabilities: np.ndarray, patients: pd.DataFrame
+) -> list[dict[str, Any]]:
+    """Return patient, dice and the features of quality.features for each patient; see `evaluate_masks`."""
+    numbers, dice = slices.table["image_path"].map(slice_number), patients.set_index("patient")["dice"]
+
+    def describe(patient: str) -> dict[str, Any]:
+        rows = numbers[slices.table["patient"] == patient].sort_values().index
+        return {"patient": patient, "dice": float(dice[patient])} | quality.features(
+            probabilities[rows], predicted[rows]
+        )
+
+    return parallel_map(describe, sorted(set(slices.patients)))
 
 
 def summarise(tables: Tables, bins: list[dict], details: dict, notes: list[str]) -> dict[str, Any]:

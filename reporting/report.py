@@ -94,7 +94,10 @@ def write_report(run: RunFolder, slices: Slices, predicted: np.ndarray, epochs: 
         "volumes": charts(plots.volume_plots(patients, tables.slices)),
         "lesion_table": as_table(tables.lesions.sort_values("volume", ascending=False)),
         "calibration": [metric_row(name, metrics) for name in ("brier", "ece") if name in measured],
-        "calibration_charts": charts(plots.calibration_plots(metrics["calibration"])),
+        "calibration_charts": charts(
+            plots.calibration_plots(metrics["calibration"]) | plots.quality_plots(metrics.get("quality"))
+        ),
+        "expected": plots.describe_expected(nested) if (nested := metrics.get("quality", {}).get("nested")) else "",
         "genomics": genomics,
         "training": charts({} if epochs is None else plots.training_plots(epochs, metrics["epoch"])),
         "conventions": metrics["conventions"],
