@@ -240,7 +240,7 @@ def write(
     notice: str,
 ) -> None:  # fmt: skip
     """Write the files of a patient, then the rows of both tables, and print what was found."""
-    from evaluation.quality import input_warnings
+    from scans.check import input_warnings
     from scans import measure
     from scans.masks import encode_picture, encode_stack, read_reference
     from scans.show import contact_sheet

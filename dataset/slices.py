@@ -1,7 +1,9 @@
 """Decode slices and masks, each file once, into uint8 arrays."""
 
+import hashlib
 import re
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -78,6 +80,14 @@ def checksums(slices: Slices) -> list[str]:
     """Return a checksum of the pixels of each image and its mask, as text that no spreadsheet takes for a number."""
     images, masks = slices.images.numpy(), slices.masks.numpy()
     return parallel_map(lambda row: f"x{zlib.crc32(masks[row], zlib.crc32(images[row])):08x}", range(len(slices)))
+
+
+def fingerprint(images: Iterable[np.ndarray]) -> str:
+    """Return a text that identifies the images of a patient (uint8 [H, W, 3] each, slices in their order)."""
+    content = hashlib.sha256()
+    for image in images:
+        content.update(f"{image.shape}".encode() + np.ascontiguousarray(image).tobytes())
+    return f"sha256:{content.hexdigest()[:16]}"
 
 
 def describe_changes(slices: Slices) -> str:

@@ -15,9 +15,10 @@ import numpy as np
 from constants import FLAIR, RESEARCH_USE
 from reporting.report import render
 from reporting.viewer import SEQUENCES, encode_labels, encode_pictures, head_view
-from scans.measure import CHECK_RULE, CORRECTED, Row, caption
+from scans.check import CORRECTED, RULE
 from scans.scan import Scan
 from scans.show import BRIGHTEST, stretch
+from scans.write import Row, caption
 from utils import show_number, write_text
 
 MOST_BYTES, MOST_PATIENTS = 16_000_000, 30  # of one page
@@ -71,7 +72,7 @@ class ScansReport:
             "warnings": list(warnings),
             "table": cohort_table(totals) if own else None,
             "links": {} if stacks else {t["patient"]: page_link(t["patient"]) for t in totals},
-            "rule": CHECK_RULE,
+            "rule": RULE,
             "brightest": BRIGHTEST,
             "viewer": {"patients": sorted(stacks, key=lambda s: [t["patient"] for t in totals].index(s["id"]))},
         }

@@ -23,6 +23,7 @@ from utils import UserError, atomic_write
 
 FORMAT = "lgg-unet-4"
 INPUT = ("size", *Preprocessing._fields, "tta_flip", "threshold", "min_component")  # how slices become masks
+ABOUT_PATIENTS = ("quality", "training_patients")  # model of quality.fit; {patient: fingerprint of its images, or ""}
 REMEDY = "A network is in models/epoch_N.pt of a run. Restore this file, or move it away."
 
 
@@ -157,7 +158,7 @@ def load_network(path: Path) -> tuple[UNet, dict[str, Any]]:
     """Load the network of models/epoch_N.pt, or of a safetensors file written by export_model.py.
 
     Returns: the network with its weights, on the CPU, in evaluation mode; and the rest of the file: epoch, network,
-        input (INPUT), config (synthetic, published).
+        input (INPUT), config (synthetic, published); of safetensors also ABOUT_PATIENTS, None where the file lacks it.
     """
     if path.suffix == ".safetensors":
         return _load_safetensors(path)
@@ -185,6 +186,7 @@ def _load_safetensors(path: Path) -> tuple[UNet, dict[str, Any]]:
         **{name: values[name] for name in ("epoch", "network")},
         "input": {name: values[name] for name in INPUT},
         "config": {name: values[name] for name in ("synthetic", "published")},
+        **{name: json.loads(metadata.get(name, "null")) for name in ABOUT_PATIENTS},
         "weights": model.state_dict(),
     }
 
