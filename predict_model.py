@@ -28,13 +28,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import constants
-from utils import USER_ERROR, UserError, atomic_write, fraction, positive, refuse_used, run_script, write_text
+from utils import USER_ERROR, UserError, fraction, positive, refuse_used, run_script, write_text
 
 if TYPE_CHECKING:
     import numpy as np
 
     from evaluation.selection import Postprocessing
-    from scans.items import Cohort, Patient
+    from scans.cohort import Cohort
     from scans.scan import Scan
     from training.hardware import Hardware
     from unet import UNet
@@ -87,24 +87,21 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(argv)
-    from scans.table import describe, to_table
-
     if args.table:
-        if args.table.exists() and not args.overwrite:
-            raise UserError(f"{args.table}: is there already. Name another file with --list, or add --overwrite.")
-        cohort = find(args)
-        text, problems = to_table(cohort, args.table.parent)
-        write_text(args.table, text)
-        print("\n".join([*describe(cohort), f"written to {args.table}: edit it, and name it as INPUT"]))
-        report(cohort.problems + problems, done=any(constants.FLAIR in patient.items for patient in cohort.patients))
+        write_list(args)
         return
     refuse_used(args.out, args.overwrite)
+    from scans.cohort import describe, to_table
+
     cohort = find(args)
+    refuse_images(args.out, cohort)
     problems = cohort.problems
     print("\n".join(describe(cohort)))
+    from scans.check import input_warnings
     from evaluation.selection import Postprocessing
-    from scans import measure
+    from scans.masks import read_reference
     from scans.read import read_patient
+    from scans.write import begin_tables, write_patient
     from training.hardware import choose_hardware, keep_freed_memory, repeat_exactly
 
     model, checkpoint, chosen = load(args)
@@ -117,17 +114,21 @@ def main(argv: list[str] | None = None) -> None:
     print("\n".join(filter(None, [chosen, notice])))
 
     started, slices = time.perf_counter(), 0
-    for patient in [patient for patient in cohort.patients if constants.FLAIR in patient.items]:
+    for patient in cohort.with_flair:
         scan, wrong = read_patient(patient, args.spacing)
         problems += wrong
         if scan is None:
             continue
         probabilities = predict(model, scan, checkpoint["input"], args.batch_size, hardware)
+        masks = segment(probabilities, postprocessing)
         if not slices:
-            measure.begin_tables(args.out)
+            begin_tables(args.out)
             write_text(args.out / "cohort.csv", to_table(cohort, args.out)[0])
-        write(patient, scan, probabilities, segment(probabilities, postprocessing), args, notice)
-        slices += len(probabilities)
+        references = read_reference(patient, scan)
+        wanted = probabilities if args.probabilities else None
+        written = write_patient(args.out, scan, masks, references, wanted, notice)
+        describe_patient(scan, written, input_warnings(scan.slices, masks))
+        slices += len(masks)
     if slices:
         seconds = time.perf_counter() - started
         print(f"{slices} slices in {seconds:.1f} s, {slices / seconds:.1f} slices/s on {hardware}")
@@ -137,37 +138,52 @@ def main(argv: list[str] | None = None) -> None:
     report(problems, done=slices > 0)
 
 
-def report(problems: list[str], done: bool) -> None:
-    """Print the problems, and end with an exit code if there are any."""
-    for problem in problems:
-        print(f"error: {problem}", file=sys.stderr)
-    if problems:
-        sys.exit(SOME_FAILED if done else USER_ERROR)
+def describe_patient(scan: Scan, written: list[str], warnings: list[str]) -> None:
+    """Print what was measured in a scan, what was done to it, and warnings."""
+    print(f"{scan.name}: {'; '.join(written)}")
+    for note in scan.notes:
+        print(f"  note: {note}")
+    if scan.spacing is None:
+        print("  note: no spacing known, so that areas are in pixels only; add it with --spacing")
+    for warning in [*([ONE_SEQUENCE] if scan.grey else []), *warnings]:
+        print(textwrap.fill(f"warning: {warning}", 118, initial_indent="  ", subsequent_indent=" " * 11))
+
+
+def write_list(args: argparse.Namespace) -> None:
+    """Write the table of --list, and print it in short."""
+    if args.table.exists() and not args.overwrite:
+        raise UserError(f"{args.table}: is there already. Name another file with --list, or add --overwrite.")
+    from scans.cohort import describe, to_table
+
+    cohort = find(args)
+    text, problems = to_table(cohort, args.table.parent)
+    write_text(args.table, text)
+    print("\n".join([*describe(cohort), f"written to {args.table}: edit it, and name it as INPUT"]))
+    report(cohort.problems + problems, done=bool(cohort.with_flair))
 
 
 def find(args: argparse.Namespace) -> Cohort:
-    """Return the patients of the inputs.
-
-    Raises: UserError if there are none, or if --out holds their images, or else no earlier prediction.
-    """
-    from scans import measure
+    """Return the patients of the inputs. Raises: UserError if there are none, or none with FLAIR unless for --list."""
     from scans.cohort import find_patients
     from scans.names import MASK
 
-    patterns = {constants.PRE: args.pre, constants.POST: args.post, MASK: args.mask}
-    cohort = find_patients(args.inputs, patterns, args.series)
-    patients = [patient for patient in cohort.patients if constants.FLAIR in patient.items]
-    if args.table and cohort.patients:
-        return cohort
-    if not patients:
+    options = {constants.PRE: args.pre, constants.POST: args.post, MASK: args.mask}
+    cohort = find_patients(args.inputs, options, args.series)
+    if not (cohort.patients if args.table else cohort.with_flair):
         raise UserError("\n".join(cohort.problems))
-    if args.out.is_dir() and any(args.out.iterdir()) and not (args.out / measure.PATIENTS).is_file():
-        raise UserError(f"{args.out}: holds no earlier prediction to overwrite. Name another folder with --out.")
-    for patient in patients:
-        folders = {path.parent.resolve() for item in patient.items.values() for path in item.paths}
-        if (args.out / patient.name).resolve() in folders:
-            raise UserError(f"{args.out / patient.name}: holds images to segment. Name another folder with --out.")
     return cohort
+
+
+def refuse_images(out: Path, cohort: Cohort) -> None:
+    """Raise UserError if an output folder holds images to segment, or else no earlier prediction."""
+    from scans.write import PATIENTS
+
+    if out.is_dir() and any(out.iterdir()) and not (out / PATIENTS).is_file():
+        raise UserError(f"{out}: holds no earlier prediction to overwrite. Name another folder with --out.")
+    for patient in cohort.with_flair:
+        folders = {path.parent.resolve() for item in patient.items.values() for path in item.paths}
+        if (out / patient.name).resolve() in folders:
+            raise UserError(f"{out / patient.name}: holds images to segment. Name another folder with --out.")
 
 
 def load(args: argparse.Namespace) -> tuple[UNet, dict[str, Any], str]:
@@ -232,39 +248,12 @@ def segment(probabilities: list[np.ndarray], postprocessing: Postprocessing) -> 
     return masks
 
 
-# --- Output ----------------------------------------------------------------------------------------------------
-
-
-def write(
-    patient: Patient, scan: Scan, probabilities: list[np.ndarray], masks: list[np.ndarray], args: argparse.Namespace,
-    notice: str,
-) -> None:  # fmt: skip
-    """Write the files of a patient, then the rows of both tables, and print what was found."""
-    from scans.check import input_warnings
-    from scans import measure
-    from scans.masks import encode_picture, encode_stack, read_reference
-    from scans.show import contact_sheet
-
-    references = read_reference(patient, scan)
-    rows = measure.measure(scan, masks, references)
-    total = measure.sum_up(rows)
-    heading = measure.describe(total)
-    texts = [scan.name, *heading], [*filter(None, [notice]), constants.RESEARCH_USE]
-    sheet = contact_sheet(scan, masks, references, [measure.caption(row) for row in rows], *texts)
-    files = encode_stack(scan, masks, "mask") | {f"{scan.name}_overlay.png": encode_picture(sheet)}
-    files |= encode_stack(scan, probabilities, "probability") if args.probabilities else {}
-    for name, content in files.items():
-        with atomic_write(args.out / scan.name / name) as file:
-            file.write(content)
-    measure.append(args.out, rows, total)
-
-    print(f"{scan.name}: {'; '.join(heading)}")
-    for note in scan.notes:
-        print(f"  note: {note}")
-    if scan.spacing is None:
-        print("  note: no spacing known, so that areas are in pixels only; add it with --spacing")
-    for warning in [*([ONE_SEQUENCE] if scan.grey else []), *input_warnings(scan.slices, masks)]:
-        print(textwrap.fill(f"warning: {warning}", 118, initial_indent="  ", subsequent_indent=" " * 11))
+def report(problems: list[str], done: bool) -> None:
+    """Print the problems, and end with an exit code if there are any."""
+    for problem in problems:
+        print(f"error: {problem}", file=sys.stderr)
+    if problems:
+        sys.exit(SOME_FAILED if done else USER_ERROR)
 
 
 if __name__ == "__main__":

@@ -24,8 +24,6 @@ import constants
 from utils import UserError, describe_problems, refuse_used, run_script
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     import numpy as np
 
     from dataset.slices import Slices
@@ -138,18 +136,19 @@ def read_reference(
     from dataset.folder import find_folder, find_slices
     from dataset.slices import load_slices
 
-    def load(patients: Iterable[str] | None) -> Slices:
-        folder = find_folder(data)
-        return load_slices(folder, {"scored": find_slices(folder, patients, fewest=1)})["scored"]
-
-    if reference is None:
-        return load(listed), {}, []
-    masks = read_folder(reference)
-    if listed is not None:
+    masks = read_folder(reference) if reference else {}
+    if reference and listed is not None:
         if lacking := sorted(set(listed) - masks.keys()):
             raise UserError(f"{reference}: holds no mask of {few(lacking)}. Take them out of the list of patients.")
         masks = {patient: masks[patient] for patient in sorted(listed)}
-    slices = load(masks) if data else without_images(masks, predicted)
+    if data:
+        folder = find_folder(data)
+        rows = find_slices(folder, masks if reference else listed, fewest=1)
+        slices = load_slices(folder, {"scored": rows})["scored"]
+    else:
+        slices = without_images(masks, predicted)
+    if reference is None:
+        return slices, {}, []
     arranged, unmarked = arrange(masks, slices, {} if data else masks, reference, missing_as_empty=True)
     slices.masks = torch.from_numpy(arranged)
     return slices, masks, unmarked
@@ -231,7 +230,7 @@ def misfit(stack: MaskStack, reference: MaskStack | None, shape: tuple[int, int,
         return f"has masks of {own} pixels, but {width}x{height} are needed. Resample to nearest neighbours."
     if stack.numbers is None and len(stack.masks) != shape[0]:
         return f"has {len(stack.masks)} masks, but {shape[0]} slices. Save one mask for each slice."
-    if reference and reference.grid and stack.grid and not reference.grid.matches(stack.grid, stack.masks.shape):
+    if reference and reference.grid and not reference.grid.matches(stack.grid):
         return "lies elsewhere in space than its reference. Resample it onto the reference."
     return ""
 

@@ -146,6 +146,7 @@ def train(
     from dataset.slices import CHECKSUM, checksums
     from evaluation.selection import best_epochs
     from storage import checkpoints
+    from training.brain import brain_distances
     from training.engine import TrainingTransform, epoch_order, evaluate, resolution_of_epoch, train_one_epoch
     from training.hardware import distribute, peak_memory, rank, say
     from training.losses import make_loss
@@ -157,7 +158,10 @@ def train(
         epoch_order, settings["seed"], slices=slices["train"],
         negative_fraction=recipe.negative_fraction, patient_balanced=recipe.patient_balanced,
     )  # fmt: skip
-    network = UNet(**checkpoints.describe_network(settings)).to(hardware.device, memory_format=hardware.memory_format)
+    arguments = checkpoints.describe_network(settings)
+    network = UNet(**arguments).to(hardware.device, memory_format=hardware.memory_format)
+    if args.weights and not resumed:
+        network.load_state_dict(trained_weights(args.weights, arguments))
     optimiser = Optimisation(network, recipe, recipe.epochs * math.ceil(len(order(1)) / recipe.batch_size))
     choose_kept = functools.partial(best_epochs, count=args.keep) if args.keep else None
     writer = checkpoints.Writer(run, optimiser.result, optimiser, config, choose_kept)
@@ -179,6 +183,7 @@ def train(
     training, validation = (
         preprocess(slices[split], preprocessing).to(hardware.device) for split in ("train", "validation")
     )
+    brain = brain_distances(slices["train"]) if recipe.robust else None
     model = distribute(network, hardware.device)
     model = torch.compile(model, dynamic=False) if args.compile else model
     loss = make_loss(recipe.loss, recipe.false_negative_weight)
@@ -190,7 +195,7 @@ def train(
         for epoch in range(finished + 1, recipe.epochs + 1):
             started, title = time.monotonic(), f"epoch {epoch}/{recipe.epochs}"
             resolution = resolution_of_epoch(epoch, recipe.epochs) if recipe.progressive_resolution else 1.0
-            transform = TrainingTransform(recipe.crop, recipe.augment, resolution, settings["seed"], epoch)
+            transform = TrainingTransform(recipe.crop, recipe.augment, brain, resolution, settings["seed"], epoch)
             learned = train_one_epoch(
                 model, training, order(epoch), optimiser, recipe.batch_size, loss, hardware, title, transform
             )
@@ -229,6 +234,18 @@ def train(
         if rank() == 0 and len(writer.epochs):
             draw_curves(run, writer.epochs, notice)
     say(f"checkpoints: {run.models}. Next: {shlex.join(['python', 'process_models.py', '--run', str(run)])}")
+
+
+def trained_weights(path: Path, arguments: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """Return the weights in a file. Raises: UserError if they belong to a network with other arguments."""
+    from storage.checkpoints import load_network
+
+    network, checkpoint = load_network(path)
+    own = checkpoint["network"]
+    different = [f"{name} {own[name]}, not {value}" for name, value in arguments.items() if own[name] != value]
+    if different:
+        raise UserError(f"{path}: holds a network with {'; '.join(different)}. Ask for it with these options.")
+    return network.state_dict()
 
 
 def draw_curves(run: RunFolder, epochs: pd.DataFrame, notice: str) -> None:

@@ -74,7 +74,21 @@ def by_head(stack: np.ndarray, head: np.ndarray) -> np.ndarray:
     return np.array(tables, np.float32)
 
 
-NORMALISATIONS = {"plain": plain, "head": by_head}
+def by_median(stack: np.ndarray, head: np.ndarray) -> np.ndarray:
+    """Per sequence: clip to the percentiles 0.5 and 99.5 in the head, divide by half of the median; air is 0.
+
+    The median is that of the brain, with scalp and skull or without them; the standard deviation is not.
+    """
+    tables = []
+    for sequence in range(CHANNELS):
+        inside = stack[..., sequence][head] if head.any() else stack[..., sequence].ravel()
+        low, middle, high = np.percentile(inside, (0.5, 50, 99.5))
+        clipped = np.clip(VALUES, low, high)
+        tables.append((clipped - clipped[0]) / max((middle - clipped[0]) / 2, 1))
+    return np.array(tables, np.float32)
+
+
+NORMALISATIONS = {"plain": plain, "head": by_head, "median": by_median}
 
 
 # --- The head --------------------------------------------------------------------------------------------------

@@ -1,29 +1,60 @@
 """Which files belong to whom: by names of files and folders, headers, patterns, or a table of the user.
 
 Every file below a folder is used, or unused with a reason. A patient is named by the place of the files alone.
+
+The table of a cohort has one row per patient. It is written, edited by the user, and read back. A cell names a file or
+a folder; a pattern of file names; one DICOM series of a folder (folder#number or description); or several files with |
+between them. Paths are relative to the folder of the table.
 """
 
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from constants import FLAIR, POST, PRE
-from scans.items import Cohort, Item, Patient, find_items, gap_in, is_pattern
-from scans.names import COLUMNS, KINDS, MASK, OTHER, SHOWN, Kind, base_of
-from scans.scan import safe_name, stem
-from scans.table import read_cell, read_table
-from utils import UserError
+from scans import medical
+from scans.items import Item, find_items, gap_in
+from scans.names import COLUMNS, KINDS, MASK, OTHER, SHOWN, Kind, base_of, is_pattern, maker_of
+from scans.read import open_array
+from scans.scan import PICTURES, file_ending, safe_name, stem
+from utils import UserError, is_unsafe_path, read_csv, to_csv
 
+HEADER = ("patient", *COLUMNS, "mask_of", "slices", "spacing", "unused", "notes")
 REMEDY = "write it into the table of --list."
 NOT_CHOSEN = "not chosen as FLAIR"
+MOST_LINES = 20  # of the table, printed
+
+
+@dataclass
+class Patient:
+    """The stacks of one patient, none of them read. Without FLAIR nothing is segmented."""
+
+    name: str
+    items: dict[Kind, Item]  # by channel, and MASK
+    unused: list[Item] = field(default_factory=list)  # each with its reason
+    notes: list[str] = field(default_factory=list)
+
+
+class Cohort(NamedTuple):
+    """Patients; problems as text; and what is of no patient, with the reason why it is not used."""
+
+    patients: list[Patient]
+    problems: list[str]
+    unused: list[Item]
+
+    @property
+    def with_flair(self) -> list[Patient]:
+        return [patient for patient in self.patients if FLAIR in patient.items]
 
 
 def find_patients(inputs: Iterable[Path], options: dict[Kind, str] | None = None, series: str = "") -> Cohort:
     """Return the patients of files, folders and tables. Masks are never segmented.
 
     Args:
-        inputs: folders stand for all in them and in their subfolders; tables are those of scans.table.
+        inputs: folders stand for all in them and in their subfolders; tables are those of `to_table`.
         options: of PRE, POST or MASK, the pattern of the names of its files; or its file, of the one patient.
         series: which DICOM series is FLAIR where there are several.
     """
@@ -35,7 +66,7 @@ def find_patients(inputs: Iterable[Path], options: dict[Kind, str] | None = None
     cohort = Cohort([patient for table in tables for patient in read_table(table, problems)], problems, [])
     for name, own in group(items, patterns):
         add_patients(cohort, name, choose_series(own, series, problems))
-    ready = [patient for patient in cohort.patients if FLAIR in patient.items]
+    ready = cohort.with_flair
     for patient in ready:
         if gap := gap_in(patient.items[FLAIR]):
             patient.notes.append(gap)
@@ -44,23 +75,23 @@ def find_patients(inputs: Iterable[Path], options: dict[Kind, str] | None = None
             text = options[kind]
             if kind in patterns:
                 problems.append(f"{patient.name}: no file matches {text} beside it. Name another pattern, or {REMEDY}")
-                continue
-            if len(ready) > 1:
+            elif len(ready) > 1:
                 raise UserError(
                     f"{text} is the file of one patient, but there are {len(ready)}. Name a pattern of file names, "
                     f"such as '*_t1.nii.gz', or {REMEDY}"
                 )
-            try:
+            else:
                 patient.items[kind] = read_cell(Path(), text, kind, patient.name)
-            except ValueError as error:
-                raise UserError(str(error)) from None
     if not ready and not problems:
         problems.append(f"{', '.join(map(str, inputs))}: no image that is not a mask by its name. Name another.")
     return cohort
 
 
-def group(items: Iterable[Item], patterns: set[Kind]) -> Iterator[tuple[str, list[Item]]]:
-    """Yield name and items of each patient.
+# --- From items to patients --------------------------------------------------------------------------------------
+
+
+def group(items: Iterable[Item], patterns: set[Kind]) -> list[tuple[str, list[Item]]]:
+    """Return name and items of each patient.
 
     Masks, and what matches a pattern, may have another name than the images that they lie beside; and so may, to be
     listed as unused, images of no known sequence beside a FLAIR whose name begins alike.
@@ -84,7 +115,7 @@ def group(items: Iterable[Item], patterns: set[Kind]) -> Iterator[tuple[str, lis
             fits = list(begins)
         if len(fits) == 1:
             patients[fits[0]] += patients.pop(key)
-    yield from ((name, own) for (_, name), own in patients.items())
+    return [(name, own) for (_, name), own in patients.items()]
 
 
 def begin_of(item: Item) -> str:
@@ -118,7 +149,7 @@ def add_patients(cohort: Cohort, name: str, own: list[Item]) -> None:
     """Add the patient of some items to a cohort: one for each FLAIR, or for each image of no known sequence."""
     mains = [item for item in own if item.kind == FLAIR] or [item for item in own if item.kind is None]
     if not mains and all(item.kind in (MASK, OTHER) and not item.series for item in own):
-        cohort.unused.extend((item, item.reason or "a mask beside no image") for item in own)
+        cohort.unused.extend(unused(own, "a mask beside no image"))
         return
     top = os.path.commonpath([os.path.abspath(item.place.parent) for item in mains or own])
     rest = [item for item in own if item not in mains]
@@ -132,12 +163,11 @@ def add_patients(cohort: Cohort, name: str, own: list[Item]) -> None:
                 patient.items[kind] = same[0]
             elif same:
                 reason = f"one of {len(same)} that may be {SHOWN[kind]}: write one into {column} of the table"
-                patient.unused += [(item, reason) for item in same]
+                patient.unused += unused(same, reason)
                 if kind != MASK:
                     shown = " and ".join(item.place.name for item in same)
                     cohort.problems.append(f"{name}: {shown} are both {SHOWN[kind]}. Name one with --{column}.")
-        patient.unused += [(item, item.reason or "no sequence that is used")
-                           for item in others if item.kind in (None, OTHER)]  # fmt: skip
+        patient.unused += unused((item for item in others if item.kind in (None, OTHER)), "no sequence that is used")
         if not main and not any(item.reason == NOT_CHOSEN for item in own):
             shown = ", ".join(item.place.name for item in own)
             cohort.problems.append(
@@ -148,7 +178,12 @@ def add_patients(cohort: Cohort, name: str, own: list[Item]) -> None:
     if len(mains) > 1:
         folders = {main.folder for main in mains}
         left = [item for item in rest if item.folder not in folders]
-        cohort.unused.extend((item, item.reason or "beside none of several scans") for item in left)
+        cohort.unused.extend(unused(left, "beside none of several scans"))
+
+
+def unused(items: Iterable[Item], reason: str) -> list[Item]:
+    """Return items with a reason why they are not used, unless they have one."""
+    return [item._replace(reason=item.reason or reason) for item in items]
 
 
 def unique(name: str, where: Path, cohort: Cohort) -> str:
@@ -161,3 +196,128 @@ def unique(name: str, where: Path, cohort: Cohort) -> str:
     taken = {patient.name.lower() for patient in cohort.patients}
     numbered = (f"{own}_{number}" for number in range(2, len(taken) + 3))
     return next(text for text in (own, *numbered) if text.lower() not in taken)
+
+
+# --- The table ---------------------------------------------------------------------------------------------------
+
+
+def to_table(cohort: Cohort, folder: Path) -> tuple[str, list[str]]:
+    """Return the table of a cohort as CSV, and what headers say that is wrong. What is of no patient has rows as well.
+
+    folder: of the table.
+    """
+    import pandas as pd
+
+    def left(items: list[Item]) -> str:
+        return "; ".join(f"{cell(item, folder)} ({item.reason})" for item in items)
+
+    rows, problems = [], []
+    for patient in cohort.patients:
+        row = {column: cell(patient.items[kind], folder) for column, kind in COLUMNS.items() if kind in patient.items}
+        row |= {"patient": patient.name, "unused": left(patient.unused)}
+        if MASK in patient.items:
+            row["mask_of"] = maker_of(stem(patient.items[MASK].paths[0]))
+        notes = list(patient.notes)
+        if FLAIR in patient.items:
+            try:
+                slices, spacing = outline(patient.items[FLAIR])
+                row |= {"slices": slices, "spacing": " x ".join(f"{size:.4g}" for size in spacing)}
+            except Exception as error:  # libraries raise many kinds for a damaged file
+                notes.append(f"cannot be read: {' '.join(str(error).split())}")
+                problems.append(f"{patient.items[FLAIR].place}: {notes[-1]}")
+        else:
+            notes.append("no FLAIR: write its file into flair, or remove the line")
+        rows.append(row | {"notes": "; ".join(notes)})
+    rows += [{"unused": left([item])} for item in cohort.unused]
+    return to_csv(pd.DataFrame(rows, columns=HEADER, dtype=object)), problems
+
+
+def outline(item: Item) -> tuple[int, tuple[float, ...]]:
+    """Return the slices of an item, and mm between rows, columns and slices as far as its headers say them."""
+    ending = file_ending(item.paths[0])
+    if not ending:
+        return medical.outline_series(item.paths)
+    if ending in PICTURES:
+        return len(item.paths), ()
+    return (len(open_array(item.paths[0])), ()) if ending == ".npy" else medical.outline(item.paths[0])
+
+
+def describe(cohort: Cohort) -> list[str]:
+    """Return the table in a few lines."""
+    lines = []
+    for patient in cohort.patients:
+        taken = ", ".join(f"{SHOWN[kind]} {item.place.name}" for kind, item in patient.items.items())
+        left = f"; not used: {', '.join(item.place.name for item in patient.unused)}" if patient.unused else ""
+        lines.append(f"  {patient.name}: {taken}{left}")
+    lines += [f"  not used: {item.place} ({item.reason})" for item in cohort.unused]
+    return [*lines[:MOST_LINES], *([f"  and {more} more"] if (more := len(lines) - MOST_LINES) > 0 else [])]
+
+
+def cell(item: Item, folder: Path) -> str:
+    """Return an item as the cell of a table in a folder; see `read_cell`."""
+
+    def path(place: Path) -> str:
+        place, top = Path(os.path.abspath(place)), Path(os.path.abspath(folder))
+        return safe_name(str(place.relative_to(top) if place.is_relative_to(top) else place))
+
+    if item.series and not item.whole:
+        return f"{path(item.place)}#{item.series.label}"
+    if item.whole or item.alone:
+        return path(item.place)
+    ending = os.path.commonprefix([path.name[::-1] for path in item.paths])[::-1]  # noqa: RUF071
+    if len(item.paths) > 1 and sorted(item.place.glob(f"*{ending}")) == sorted(item.paths):
+        return f"{path(item.place)}/*{ending}"
+    return "|".join(map(path, item.paths))
+
+
+def read_cell(folder: Path, text: str, kind: Kind, name: str) -> Item:
+    """Return what a cell of a table names. Raises: UserError if it is not one stack of images, or of masks."""
+    paths, series = [], ""
+    for piece in map(str.strip, text.split("|")):
+        place = folder / piece
+        if not os.path.lexists(place) and "#" in piece:
+            place, series = folder / piece.rpartition("#")[0], piece.rpartition("#")[2]
+        paths += sorted(place.parent.glob(place.name)) if is_pattern(str(place)) else [place]
+    if not paths:
+        raise UserError(f"{folder / text}: no file matches. Write another.")
+    items = find_items(paths, {}, problems := [])
+    items = [item for item in items if not item.reason]
+    items = [item for item in items if not series or (item.series and series.lower() in item.series.names)]
+    items = [item for item in items if (item.kind == MASK) == (kind == MASK)] or items
+    if len(items) != 1:
+        shown = ", ".join(cell(item, folder) for item in items)
+        raise UserError(problems[0] if problems else f"{folder / text}: is {len(items)} stacks ({shown}). Write one.")
+    return items[0]._replace(kind=kind, name=name)
+
+
+def read_table(table: Path, problems: list[str]) -> list[Patient]:
+    """Return the patients in a CSV file; adds to the problems.
+
+    One row per patient: patient, flair and, if wanted, pre, post and mask, whose cells may be empty. A row without a
+    patient says what is not used.
+    """
+    try:
+        rows = read_csv(table, [])
+        if missing := [column for column in ("patient", "flair") if column not in rows]:
+            raise UserError(f"{table}: has no column {', '.join(missing)}. Expected patient,flair,pre,post,mask.")
+    except UserError as error:
+        problems.append(str(error))
+        return []
+    patients: dict[str, Patient] = {}  # by the name in lower case
+    for line, row in zip(rows.index + 2, rows.to_dict("records"), strict=True):
+        name = safe_name(row["patient"])
+        filled = {kind: row[column] for column, kind in COLUMNS.items() if row.get(column)}
+        if not name and not filled:
+            continue
+        try:
+            if not name or is_unsafe_path(name) or "/" in name or "\\" in name or name.startswith("."):
+                raise UserError(f"{name!r} cannot be the name of a folder. Write another.")
+            if name.lower() in patients:
+                raise UserError(f"{name} is named twice. Remove one of the lines.")
+            if FLAIR not in filled:
+                raise UserError(f"{name} has no FLAIR. Write its file into flair, or remove the line.")
+            items = {kind: read_cell(table.parent, text, kind, name) for kind, text in filled.items()}
+            patients[name.lower()] = Patient(name, items)
+        except UserError as error:
+            problems.append(f"{table}, line {line}: {error}")
+    return list(patients.values())

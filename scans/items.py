@@ -5,7 +5,6 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,9 +31,9 @@ class Item(NamedTuple):
     root: Path  # the folder that was named; items of one root and name are one patient's
     name: str  # of the patient
     kind: Kind
-    series: medical.Series | None = None  # of DICOM, or one volume of several in a file
+    series: medical.Series | None = None  # of DICOM
     whole: bool = True  # whether naming the place is enough
-    reason: str = ""  # why it is not used, where it is none of the sequences
+    reason: str = ""  # why it is not used
 
     @property
     def alone(self) -> bool:
@@ -46,75 +45,55 @@ class Item(NamedTuple):
         return self.place.parent if self.alone else self.place
 
 
-@dataclass
-class Patient:
-    """The stacks of one patient, none of them read. Without FLAIR nothing is segmented."""
-
-    name: str
-    items: dict[Kind, Item]  # by channel, and MASK
-    unused: list[tuple[Item, str]] = field(default_factory=list)  # other items, and why each is not used
-    notes: list[str] = field(default_factory=list)
-
-
-class Cohort(NamedTuple):
-    """Patients; problems as text; and what is of no patient, with the reason why it is not used."""
-
-    patients: list[Patient]
-    problems: list[str]
-    unused: list[tuple[Item, str]]
-
-
-def is_pattern(text: str) -> bool:
-    """Return whether an option names a pattern of file names, and not a file."""
-    return bool(re.search(r"[*?[]", text)) and not Path(text).exists()
-
-
 def find_items(inputs: Iterable[Path], patterns: dict[Kind, str], problems: list[str]) -> list[Item]:
     """Return the items of all inputs in order, masks and unused files among them; adds to the problems.
 
     The pictures, or the DICOM series, of one folder are one item; any other file is its own. What matches a pattern is
     of its kind, and of the patient that the rest of its name says.
     """
-    stacks: dict[tuple[Path, str], dict[Path, None]] = defaultdict(dict)  # by place, and format
+    stacks: dict[tuple[Path, str], set[Path]] = defaultdict(set)  # by place, and format
     roots: dict[Path, Path] = {}
     unused: dict[Path, str] = {}
-    folders: set[Path] = set()  # all of whose files are given
+    whole: set[Path] = set()  # folders all of whose files are given
     for given in inputs:
         if not os.path.lexists(given):
             problems.append(f"{given}: no such file or folder. Name another.")
             continue
-        entries = list(walk(given)) if os.path.isdir(given) else [(given, why_unread(given))]
+        is_folder = os.path.isdir(given)
+        entries = list(walk(given)) if is_folder else [(given, why_unread(given))]
         if all(reason for _, reason in entries):
             problems.append(f"{given}: nothing to read here ({', '.join(ENDINGS)}, DICOM). Name another.")
+        whole |= {path.parent for path, _ in entries if is_folder}
         for path, reason in entries:
             format = "pictures" if file_ending(path) in PICTURES else file_ending(path) or "DICOM"
             place = path.parent if format in ("pictures", "DICOM") and not reason else path
-            root = given if os.path.isdir(given) and place != given else place.parent
-            roots.setdefault(place, Path(os.path.abspath(root)))
-            folders |= {path.parent} if os.path.isdir(given) else set()
-            if reason:
-                unused[path] = reason
-                if reason.startswith(PROBLEMS):
-                    problems.append(f"{path}: {reason}. Restore it, or leave it out.")
-            else:
-                stacks[place, format][path] = None
+            roots.setdefault(place, Path(os.path.abspath(given if is_folder and place != given else place.parent)))
+            if not reason:
+                stacks[place, format].add(path)
+                continue
+            unused[path] = reason
+            if reason.startswith(PROBLEMS):
+                problems.append(f"{path}: {reason}. Restore it, or leave it out.")
     items, series = [], []
     for (place, format), paths in stacks.items():
-        stack = Item(
-            place, sorted(sorted(paths), key=natural_order), roots[place], *identify(place, roots[place], patterns)
-        )
+        stack = Item(place, in_order(paths), roots[place], *identify(place, roots[place], patterns))
         if format == "DICOM":
             found, reports = medical.find_series(sorted(paths))
             series += [stack._replace(paths=one.paths, series=one, whole=len(found) == 1) for one in found]
             unused |= dict.fromkeys(reports, "DICOM without an image")
             roots |= dict.fromkeys(reports, roots[place])
+        elif format == "pictures":
+            items += picture_items(stack._replace(whole=place in whole), patterns.get(MASK))
         else:
-            stack = stack._replace(whole=place in folders or stack.alone)
-            items += picture_items(stack, patterns.get(MASK)) if format == "pictures" else volume_items(stack)
+            items.append(stack)
     items = [*judge_volumes(items), *name_series(series, patterns)]
     for path, reason in unused.items():
         items.append(Item(path, [path], roots[path], identify(path, roots[path], {})[0], OTHER, reason=reason))
     return items
+
+
+def in_order(paths: Iterable[Path]) -> list[Path]:
+    return sorted(paths, key=lambda path: (natural_order(path), path))
 
 
 def identify(place: Path, root: Path, patterns: dict[Kind, str]) -> tuple[str, Kind]:
@@ -128,25 +107,11 @@ def identify(place: Path, root: Path, patterns: dict[Kind, str]) -> tuple[str, K
                 last = last.replace(piece, "").strip("_-. ")
             return read_place([*folders, last], root, file)[0], kind
     numbered = re.fullmatch(r"(.+)_(\d{4})", last) if file else None
-    if numbered and (channel := channels_of_set(place.parent.parent).get(str(int(numbered[2])))):
-        return read_place([*folders, numbered[1]], root, file)[0], known(channel)
+    if numbered and (channel := channels_of_set(place.parent.parent).get(int(numbered[2]))):
+        kind = kind_of(channel)[1]
+        return read_place([*folders, numbered[1]], root, file)[0], OTHER if kind is None else kind
     name, kind = read_place([*folders, last] if last else [], root, file)
     return name, OTHER if kind in patterns else kind  # the option names another
-
-
-def known(channel: str) -> Kind:
-    """Return the sequence that a dataset.json calls so; OTHER for any that is not used."""
-    kind = kind_of(channel)[1]
-    return OTHER if kind is None else kind
-
-
-def volume_items(file: Item) -> list[Item]:
-    """Return a file as one item; or the volumes in it, if a dataset.json names them as in the Decathlon."""
-    channels = channels_of_set(file.place.parent.parent)
-    if file.kind is not None or not channels or not file.place.parent.name.startswith("images"):
-        return [file]
-    volumes = [medical.Series(name, file.paths, name, (name.lower(),), volume=int(n)) for n, name in channels.items()]
-    return [file._replace(kind=known(volume.label), whole=False, series=volume) for volume in volumes]
 
 
 def picture_items(stack: Item, pattern: str | None) -> list[Item]:
@@ -175,7 +140,7 @@ def picture_items(stack: Item, pattern: str | None) -> list[Item]:
         if ending and kind_of(f"x{ending}")[1] != MASK and sum(map(holds_mask, paths)) * 2 <= len(paths):
             stacks[stack.kind, ""] += stacks.pop((kind, ending))
     return [
-        stack._replace(paths=sorted(paths, key=natural_order), kind=kind, whole=stack.whole and kind == stack.kind)
+        stack._replace(paths=in_order(paths), kind=kind, whole=stack.whole and kind == stack.kind)
         for (kind, _), paths in stacks.items()
     ]
 

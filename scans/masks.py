@@ -1,18 +1,17 @@
-"""Masks: those that other programs or people made, read; and those of a scan, written in the form of its files."""
+"""Masks that other programs or people made: folders of them to score, and references beside a scan."""
 
-import io
 import re
 from collections import defaultdict
 from pathlib import Path
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 
 from scans import medical
-from scans.items import PROBLEMS, Patient, walk
+from scans.cohort import Patient
+from scans.items import PROBLEMS, walk
 from scans.names import MASK, base_of, kind_of
-from scans.read import open_array, open_picture, read_picture
+from scans.read import open_picture, read_picture, read_stack
 from scans.scan import PICTURES, Scan, file_ending, stem
 
 MOST_LABELS = 9  # a mask of labels has whole numbers up to this; grey levels of resizing go on to 255
@@ -26,9 +25,6 @@ class MaskStack(NamedTuple):
     masks: np.ndarray  # uint8 [S, H, W], 0 or 1
     numbers: list[int] | None = None  # of the slices, increasing; None where they are all slices in their order
     grid: medical.Grid | None = None  # where they lie; None for pictures and arrays
-
-
-# --- Reading ---------------------------------------------------------------------------------------------------
 
 
 def find_masks(folder: Path) -> tuple[dict[str, list[Path]], list[str]]:
@@ -100,8 +96,7 @@ def read_mask_stack(path: Path) -> MaskStack:
 
     Several layers, as 3D Slicer writes them, count as one.
     """
-    array = file_ending(path) == ".npy"
-    stack, _, grid = (open_array(path), None, None) if array else medical.read_volume(path, layers=True)
+    stack, _, grid = read_stack([path], layers=True)
     return MaskStack(foreground(stack.reshape(*stack.shape[:3], -1)).max(3), grid=grid)
 
 
@@ -138,7 +133,7 @@ def read_reference(patient: Patient, scan: Scan) -> list[np.ndarray] | None:
         else:
             stack, _, grid = read_mask_stack(paths[0])
             masks = list(stack)
-            if scan.grid and grid and not scan.grid.matches(grid, (len(sizes), *sizes[0])):
+            if scan.grid and not scan.grid.matches(grid):
                 raise ValueError("it lies elsewhere in space than the images.")
         if [mask.shape for mask in masks] != sizes:
             raise ValueError("it is not of the size of the images.")
@@ -146,29 +141,3 @@ def read_reference(patient: Patient, scan: Scan) -> list[np.ndarray] | None:
     except Exception as error:  # libraries raise many kinds for a damaged file
         scan.notes.append(f"not scored against the reference mask {paths[0].name}: {error}")
         return None
-
-
-# --- Writing ---------------------------------------------------------------------------------------------------
-
-
-def encode_stack(scan: Scan, planes: list[np.ndarray], what: str) -> dict[str, bytes]:
-    """Return masks (uint8 [H, W], 0 or 1) or probabilities (float32) as files by name, in the form of the scan's.
-
-    An array [S, H, W]; NIfTI on the grid of the scan; or pictures whose 255 is 1: a mask is TIFF if the slice is, else
-    PNG. what: "mask" or "probability".
-    """
-    if file_ending(scan.paths[0]) in PICTURES:
-        files = {}
-        for name, path, plane in zip(scan.names, scan.paths, planes, strict=True):
-            ending = ".tif" if what == "mask" and PICTURES[file_ending(path)] == "TIFF" else ".png"  # JPEG would blur
-            files[f"{name}_{what}{ending}"] = encode_picture((plane * 255).round().astype(np.uint8), ending)
-        return files
-    if scan.grid:
-        return {f"{scan.name}_{what}.nii.gz": medical.encode(np.stack(planes), scan.grid)}
-    np.save(file := io.BytesIO(), np.stack(planes))
-    return {f"{scan.name}_{what}.npy": file.getvalue()}
-
-
-def encode_picture(pixels: np.ndarray, ending: str = ".png") -> bytes:
-    """Return uint8 [H, W] or [H, W, 3] as the content of a picture file."""
-    return cv2.imencode(ending, pixels if pixels.ndim == 2 else cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))[1].tobytes()

@@ -19,7 +19,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from constants import CHANNELS
-from scans.scan import NIFTI, check_voxels, count_voxels, file_ending
+from scans.scan import NIFTI, check_voxels, file_ending
 
 SAME_PLACE = 0.1  # of a voxel; scanners round their positions
 SHOWN = "LPS"
@@ -36,39 +36,35 @@ class Grid(NamedTuple):
     image: Any  # a SimpleITK image of these slices, all 0, for its geometry
     code: str  # orientation of the axes in the file, such as RAS
 
-    def matches(self, other: "Grid", shape: Sequence[int]) -> bool:
-        """Return whether each voxel lies within SAME_PLACE voxels of its like in the other; True if one is unknown.
-
-        shape: slices, rows, columns.
-        """
-        if self.affine is None or other.affine is None:
+    def matches(self, other: "Grid | None") -> bool:
+        """Return whether each voxel lies within SAME_PLACE voxels of its like in the other; True if one is unknown."""
+        if self.affine is None or other is None or other.affine is None:
             return True
-        corners = np.array(list(itertools.product(*((0, size - 1) for size in shape[::-1]), [1])))
+        corners = np.array(list(itertools.product(*((0, size - 1) for size in self.image.GetSize()), [1])))
         apart = np.abs(corners @ (self.affine - other.affine)[:3].T).max()
         return bool(apart <= SAME_PLACE * np.linalg.norm(self.affine[:3, :3], axis=0).min())
 
 
-Volume = tuple[np.ndarray, tuple[float, float, float] | None, Grid]
+Volume = tuple[np.ndarray, tuple[float, float, float] | None, Grid | None]
 
 
-def read_volume(path: Path, layers: bool = False, volume: int | None = None) -> Volume:
+def read_volume(path: Path, layers: bool = False) -> Volume:
     """Return the axial slices of a NIfTI, NRRD or MetaImage file, mm between rows, columns and slices, and the grid.
 
     The slices are [S, H, W] or [S, H, W, 3]. The spacing is None if the header does not say the place in space.
 
     layers: accept any number of volumes, such as the layers of a segmentation by 3D Slicer.
-    volume: the number of the one to read, from 0.
     Raises: ValueError for anything but one volume of one or three sequences, and for a damaged file.
     """
     reader = _open(path)
     size, components = reader.GetSize(), reader.GetNumberOfComponents()
     volumes = math.prod(size[3:]) * components
-    if len(size) < 3 or (volumes not in (1, CHANNELS) and not layers and volume is None):
+    if len(size) < 3 or (volumes not in (1, CHANNELS) and not layers):
         raise ValueError(
             f"has the shape {(*size, *[components] * (components > 1))}. Save one volume: FLAIR, or pre-contrast, "
             "FLAIR and post-contrast as a fourth axis; or name the other sequences with --pre and --post."
         )
-    check_voxels(count_voxels(*size[:2], size[2] * volumes))
+    check_voxels(*size[:2], size[2] * volumes)
     _refuse_cut_off(path, reader)
     try:
         image = reader.Execute()
@@ -76,31 +72,25 @@ def read_volume(path: Path, layers: bool = False, volume: int | None = None) -> 
         raise ValueError(_describe(path.name, error)) from None
     if "complex" in image.GetPixelIDTypeAsString():
         raise ValueError("holds complex numbers. Save it with whole or floating point numbers.")
-    if components > 1:
-        sequences = [sitk.VectorIndexSelectionCast(image, number) for number in range(components)]
-    else:
-        while image.GetDimension() > 4:  # ITK leaves an axis of time before the sequences
-            image = image[..., 0, :] if image.GetSize()[3] == 1 else image[..., 0]
-        sequences = [image[..., n] for n in range(image.GetSize()[3])] if image.GetDimension() == 4 else [image]
-    sequences = sequences if volume is None else [sequences[volume]]
-    known = _correct_geometry(sequences, reader, path)
-    return _as_shown(sequences, known)
+    while image.GetDimension() > 4:  # ITK leaves an axis of time before the sequences
+        image = image[..., 0, :] if image.GetSize()[3] == 1 else image[..., 0]
+    if image.GetDimension() == 4 and components == 1:
+        image = sitk.Compose([image[..., n] for n in range(image.GetSize()[3])])
+    return _as_shown(image, _correct_geometry(image, reader, path))
 
 
-def _as_shown(sequences: list[Any], known: bool = True) -> Volume:
-    """Return images of one geometry as axial slices, their spacing and their grid."""
-    code = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(sequences[0].GetDirection())
-    shown = [sitk.DICOMOrient(image, SHOWN) for image in sequences]
-    slices = [sitk.GetArrayFromImage(image) for image in shown]
-    image = shown[0]
+def _as_shown(image: Any, known: bool = True) -> Volume:
+    """Return an image as axial slices, their spacing and their grid."""
+    code = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(image.GetDirection())
+    image = sitk.DICOMOrient(image, SHOWN)
     columns, rows, between = image.GetSpacing()
     affine = np.eye(4)
     affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
     affine[:3, 3] = image.GetOrigin()
-    stack = slices[0] if len(slices) == 1 else np.stack(slices, axis=3)
     empty = sitk.Image(image.GetSize(), sitk.sitkUInt8)
     empty.CopyInformation(image)
-    return stack, (rows, columns, between) if known else None, Grid(affine if known else None, empty, code)
+    spacing, grid = ((rows, columns, between), affine) if known else (None, None)
+    return sitk.GetArrayFromImage(image), spacing, Grid(grid, empty, code)
 
 
 def outline(path: Path) -> tuple[int, tuple[float, ...]]:
@@ -110,7 +100,7 @@ def outline(path: Path) -> tuple[int, tuple[float, ...]]:
     image = sitk.Image([1, 1, 1], sitk.sitkUInt8)
     image.SetSpacing(reader.GetSpacing()[:3])
     image.SetDirection(np.reshape(reader.GetDirection(), (axes, axes))[:3, :3].ravel().tolist())
-    _, spacing, grid = _as_shown([image], _correct_geometry([image], reader, path))
+    _, spacing, grid = _as_shown(image, _correct_geometry(image, reader, path))
     return next(size[n] for n, letter in enumerate(grid.code) if letter in "SI"), spacing or ()
 
 
@@ -169,20 +159,19 @@ def _refuse_cut_off(path: Path, reader: Any) -> None:
         raise ValueError("is cut off: its header says that it holds more voxels. Restore it.")
 
 
-def _correct_geometry(sequences: list[Any], reader: Any, path: Path) -> bool:
-    """Give images the geometry that other programs see, and return whether the header says any.
+def _correct_geometry(image: Any, reader: Any, path: Path) -> bool:
+    """Give an image the geometry that other programs see, and return whether the header says any.
 
     Of the two descriptions in a NIfTI header, ITK may take the quaternion where others take the matrix.
     Raises: ValueError if the matrix is sheared.
     """
     if file_ending(path) not in NIFTI:
         named = reader.HasMetaDataKey("NRRD_space") or not file_ending(path).startswith(".n")
-        return named or sequences[0].GetDirection() != (1, 0, 0, 0, 1, 0, 0, 0, 1)
+        return named or image.GetDirection() != (1, 0, 0, 0, 1, 0, 0, 0, 1)
     if reader.GetMetaData("sform_code") == "0":
         if known := reader.GetMetaData("qform_code") != "0":
             return known
-        for image in sequences:
-            image.SetDirection(GUESSED)
+        image.SetDirection(GUESSED)
         return False
     unit = MILLIMETRES.get(int(reader.GetMetaData("xyzt_units")) & 7, 1.0)
     matrix = np.array([reader.GetMetaData(f"srow_{axis}").split() for axis in "xyz"], float) * unit
@@ -193,13 +182,11 @@ def _correct_geometry(sequences: list[Any], reader: Any, path: Path) -> bool:
     left, stretch, right = np.linalg.svd(matrix[:, :3] / spacing)
     if np.abs(stretch - 1).max() > SHEARED:
         raise ValueError("its axes are not at right angles. Resample it.")
-    image = sequences[0]
     itk = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
     if not np.allclose(np.column_stack([itk, image.GetOrigin()]), matrix, rtol=1e-3, atol=1e-3 * spacing.min()):
-        for image in sequences:
-            image.SetDirection((left @ right).ravel().tolist())
-            image.SetSpacing(spacing.tolist())
-            image.SetOrigin(matrix[:, 3].tolist())
+        image.SetDirection((left @ right).ravel().tolist())
+        image.SetSpacing(spacing.tolist())
+        image.SetOrigin(matrix[:, 3].tolist())
     return True
 
 
@@ -237,33 +224,28 @@ def read_series(paths: Sequence[Path]) -> Volume:
     paths: its files in any order. Padding outside of the field of view is NaN.
     Raises: ValueError for what is not one even stack of grey slices.
     """
-    tags = {path: _read_tags(path) for path in paths}
-    ordered, step = _sort(tags)
-    first = tags[ordered[0]]
-    check_voxels(count_voxels(int(first["Rows"]), int(first["Columns"]), len(tags)))
+    tags, step = _read_stack(paths)
+    first = next(iter(tags.values()))
+    check_voxels(int(first["Rows"]), int(first["Columns"]), len(tags))
     try:
-        image = sitk.ReadImage([str(path) for path in ordered], sitk.sitkFloat32, "GDCMImageIO")
+        series = sitk.ReadImage([str(path) for path in tags], sitk.sitkFloat32, "GDCMImageIO")
     except RuntimeError as error:
         raise ValueError(_describe("one of its slices", error)) from None
-    slices = sitk.GetArrayFromImage(image)
-    for plane, path in zip(slices, ordered, strict=True):
-        if padding := tags[path].get("PixelPaddingValue"):
-            scale, shift = (float(tags[path].get(f"Rescale{n}") or d) for n, d in (("Slope", 1), ("Intercept", 0)))
+    slices = sitk.GetArrayFromImage(series)
+    for plane, own in zip(slices, tags.values(), strict=True):
+        if padding := own.get("PixelPaddingValue"):
+            scale, shift = (float(own.get(f"Rescale{n}") or d) for n, d in (("Slope", 1), ("Intercept", 0)))
             plane[np.isclose(plane, float(padding) * scale + shift)] = np.nan
     image = sitk.GetImageFromArray(slices)
-    across, down = _numbers(first["ImageOrientationPatient"]).reshape(2, 3)
-    rows, columns = _numbers(first["PixelSpacing"])
-    image.SetSpacing((columns, rows, step))
-    image.SetDirection(np.stack([across, down, np.cross(across, down)], axis=1).ravel().tolist())
-    image.SetOrigin(_numbers(first["ImagePositionPatient"]).tolist())
-    return _as_shown([image])
+    image.CopyInformation(series)
+    image.SetSpacing((*series.GetSpacing()[:2], step))  # ITK has another distance where the stack is tilted
+    return _as_shown(image)
 
 
 def outline_series(paths: Sequence[Path]) -> tuple[int, tuple[float, float, float]]:
     """Return the slices of a DICOM series and the mm between its rows, columns and slices. Raises: as `read_series`."""
-    tags = {path: _read_tags(path) for path in paths}
-    ordered, step = _sort(tags)
-    return len(tags), (*_numbers(tags[ordered[0]]["PixelSpacing"]), step)
+    tags, step = _read_stack(paths)
+    return len(tags), (*_numbers(next(iter(tags.values()))["PixelSpacing"]), step)
 
 
 def _read_tags(path: Path) -> dict[str, str]:
@@ -286,14 +268,13 @@ def _read_tags(path: Path) -> dict[str, str]:
 
 
 class Series(NamedTuple):
-    """The files of one DICOM series, or one volume of a file that holds several."""
+    """The files of one DICOM series."""
 
     label: str  # number and description, which tell it from the others of its folder; empty if it is damaged
     paths: list[Path]
     description: str = ""
     names: tuple[str, ...] = ()  # by which a user may name it, in lower case
     study: str = ""  # UID, the same for all series of one examination
-    volume: int | None = None  # its number in the file, from 0
 
 
 def find_series(paths: Sequence[Path]) -> tuple[list[Series], list[Path]]:
@@ -328,12 +309,13 @@ def _numbers(text: str) -> np.ndarray:
     return np.array(text.split("\\"), float)
 
 
-def _sort(tags: Tags) -> tuple[list[Path], float]:
-    """Return the files in the order of their positions, and the distance of two slices in mm, also of a tilted stack.
+def _read_stack(paths: Sequence[Path]) -> tuple[Tags, float]:
+    """Return what headers say in the order of positions, and the distance of two slices in mm, also of a tilted stack.
 
     Raises: ValueError if they are not one stack of grey slices at even distances.
     """
-    first = next(iter(tags.values()))
+    tags = {path: _read_tags(path) for path in paths}
+    first = tags[paths[0]]
     for path, own in tags.items():
         grey = own.get("PhotometricInterpretation") == "MONOCHROME2" and int(own.get("NumberOfFrames") or 1) == 1
         if not grey or not all(own.get(name) for name in PLACE):
@@ -347,16 +329,16 @@ def _sort(tags: Tags) -> tuple[list[Path], float]:
     upwards = np.cross(*_numbers(first["ImageOrientationPatient"]).reshape(2, 3))
     heights = {path: float(_numbers(own["ImagePositionPatient"]) @ upwards) for path, own in tags.items()}
     ordered = sorted(tags, key=lambda path: (heights[path], path))
-    if len(ordered) == 1:
-        return ordered, float(first.get("SliceThickness") or 1)
     gaps = np.diff([heights[path] for path in ordered])
-    typical = np.median(gaps)
+    if not len(gaps):
+        return tags, float(first.get("SliceThickness") or 1)
     if gaps.min() <= ROUNDED:
         raise ValueError("several of its slices lie at one position. Leave one time point or echo in the folder.")
+    typical = np.median(gaps)
     n = int(np.abs(gaps - typical).argmax())
     if abs(gaps[n] - typical) > EVEN * typical:
         raise ValueError(
             f"its slices are {typical:.4g} mm apart, but {gaps[n]:.4g} mm between {ordered[n].name} and "
             f"{ordered[n + 1].name}. Restore the slices that are missing there."
         )
-    return ordered, float(gaps.mean())
+    return {path: tags[path] for path in ordered}, float(gaps.mean())

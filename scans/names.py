@@ -74,8 +74,9 @@ def read_place(parts: list[str], root: Path, file: bool) -> tuple[str, Kind]:
     for number, part in enumerate(reversed([*root.parts[1:], *parts])):
         if number >= len(parts) and left:
             break
-        whose, found = kind_of(part, within=file and number == 0)
-        if found in (PRE, POST) and not (file and number == 0) and is_time_point(folder):
+        is_file = file and number == 0
+        whose, found = kind_of(part, within=is_file)
+        if found in (PRE, POST) and not is_file and is_time_point(folder):
             whose, found = part, None
         folder = folder.parent
         kind = MASK if found == MASK else kind
@@ -84,7 +85,7 @@ def read_place(parts: list[str], root: Path, file: bool) -> tuple[str, Kind]:
         elif left and whose and found is not None:  # sub-01_flair/x.nii.gz: the folder is of no sequence alone
             whose, found = part, None
         kind = found if kind is None else kind
-        whose = whose if file and number == 0 else FORMAT.sub("", whose)
+        whose = whose if is_file else FORMAT.sub("", whose)
         repeated = left and re.search(rf"(?<![a-z0-9]){re.escape(whose)}(?![a-z0-9])", left[0], re.IGNORECASE)
         if whose and not NOBODY.fullmatch(whose) and not repeated:
             left.insert(0, whose)
@@ -101,13 +102,18 @@ def is_time_point(folder: Path) -> bool:
 
 
 @functools.cache
-def channels_of_set(folder: Path) -> dict[str, str]:
-    """Return the sequence of each number in a set of nnU-Net (x_0000.nii.gz) or the Decathlon; {} if it is none."""
+def channels_of_set(folder: Path) -> dict[int, str]:
+    """Return the sequence of each number in a set of nnU-Net (x_0000.nii.gz); {} if the folder is none."""
     try:
         about = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
-        return {str(int(n)): str(name) for n, name in (about.get("channel_names") or about["modality"]).items()}
+        return {int(n): str(name) for n, name in (about.get("channel_names") or about["modality"]).items()}
     except (OSError, ValueError, LookupError, TypeError, AttributeError):  # none, or of another program
         return {}
+
+
+def is_pattern(text: str) -> bool:
+    """Return whether an option names a pattern of file names, and not a file."""
+    return bool(re.search(r"[*?[]", text)) and not Path(text).exists()
 
 
 def base_of(name: str, others: set[str]) -> str:

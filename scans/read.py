@@ -13,10 +13,10 @@ from PIL.TiffImagePlugin import BITSPERSAMPLE
 from constants import CHANNELS, FLAIR, POST, PRE
 from scans import medical
 from scans.names import SHOWN
-from scans.scan import PICTURES, Scan, check_voxels, count_voxels, file_ending, safe_name, stem
+from scans.scan import PICTURES, Scan, check_voxels, file_ending, safe_name, stem
 
 if TYPE_CHECKING:
-    from scans.items import Patient
+    from scans.cohort import Patient
 
 PERCENTILES = (0.5, 99.5)  # become 0 and 255 where there are more than 8 bits
 FILLING = np.float32([-(2**15), -(2**31), np.finfo(np.float32).min])  # outside of the field of view
@@ -32,18 +32,13 @@ def read_patient(patient: "Patient", spacing: Sequence[float] | None = None) -> 
     A picture that cannot be read is left out of a scan of one sequence, and is a problem.
     spacing: mm between rows, columns and slices, if the files do not say it.
     """
-
-    def read(channel: int) -> tuple[Scan | None, list[str]]:
-        item = patient.items[channel]
-        return read_scan(patient.name, item.paths, item.series.volume if item.series else None)
-
-    scan, problems = read(FLAIR)
+    scan, problems = read_scan(patient.name, patient.items[FLAIR].paths)
     if scan is None:
         return None, problems
     scan.notes = [*patient.notes, *scan.notes]
     others = {}
     for channel in {PRE, POST} & patient.items.keys():
-        others[channel], wrong = read(channel)
+        others[channel], wrong = read_scan(patient.name, patient.items[channel].paths)
         if wrong := wrong or check_sequence(scan, others[channel]):  # never costs the FLAIR
             problems += wrong
             scan.notes.append(f"{SHOWN[channel]} is not used: {wrong[0]}")
@@ -62,27 +57,27 @@ def read_patient(patient: "Patient", spacing: Sequence[float] | None = None) -> 
     return scan, problems
 
 
-def read_scan(name: str, paths: Sequence[Path], volume: int | None = None) -> tuple[Scan | None, list[str]]:
-    """Return one sequence, or None, and problems as text; paths as of items.Item; volume as of medical.Series."""
+def read_scan(name: str, paths: Sequence[Path]) -> tuple[Scan | None, list[str]]:
+    """Return one sequence, or None, and problems as text; paths: a file, pictures, or the files of a DICOM series."""
     problems: list[str] = []
     ending = file_ending(paths[0])
-    place = paths[0] if ending and len(paths) == 1 else paths[0].parent
     try:
         with np.errstate(over="ignore", invalid="ignore"):  # of values beyond float32
-            scan = _read_pictures(name, paths, problems) if ending in PICTURES else _read_volume(name, paths, volume)
-            if scan:
-                if is_mask(scan.slices):
-                    values = np.unique(np.concatenate([np.unique(plane) for plane in scan.slices]))
-                    shown = ", ".join(f"{value:g}" for value in values)
-                    raise ValueError(
-                        f"holds only {shown}: a mask, and no image. Name it like one (x_mask), or leave it out."
-                    )
-                _to_eight_bits(scan)
-                scan.grey = all((plane == plane[..., :1]).all() for plane in scan.slices)
-                scan.slices = [np.broadcast_to(plane, (*plane.shape[:2], CHANNELS)) for plane in scan.slices]
-            return scan, problems
+            scan = _read_pictures(name, paths, problems) if ending in PICTURES else _read_volume(name, paths)
+            if not scan:
+                return None, problems
+            if is_mask(scan.slices):
+                values = np.unique(np.concatenate([np.unique(plane) for plane in scan.slices]))
+                shown = ", ".join(f"{value:g}" for value in values)
+                raise ValueError(
+                    f"holds only {shown}: a mask, and no image. Name it like one (x_mask), or leave it out."
+                )
+            _to_eight_bits(scan)
+        scan.grey = all((plane == plane[..., :1]).all() for plane in scan.slices)
+        scan.slices = [np.broadcast_to(plane, (*plane.shape[:2], CHANNELS)) for plane in scan.slices]
+        return scan, problems
     except Exception as error:  # libraries raise many kinds for a damaged file
-        return None, [*problems, _describe(error, place)]
+        return None, [*problems, _describe(error, paths[0] if ending and len(paths) == 1 else paths[0].parent)]
 
 
 def _describe(error: Exception, path: Path) -> str:
@@ -103,8 +98,7 @@ def _read_pictures(name: str, paths: Sequence[Path], problems: list[str]) -> Sca
         except Exception as error:
             problems.append(_describe(error, path))
         else:
-            voxels += count_voxels(*slices[path].shape[:2])
-            check_voxels(voxels)
+            voxels = check_voxels(*slices[path].shape[:2], before=voxels)
     names = [safe_name(stem(path)) for path in slices]
     if len({name.lower() for name in names}) < len(names):  # such as 1.png beside 1.tif
         names = [safe_name(path.name) for path in slices]
@@ -128,7 +122,7 @@ def open_picture(path: Path) -> Image.Image:
         open(path, "rb") as file,  # by its path, Pillow 13 would garble a TIFF that is turned
         Image.open(file, formats=[*PICTURES.values()]) as picture,
     ):
-        check_voxels(count_voxels(picture.height, picture.width))
+        check_voxels(picture.height, picture.width)
         if getattr(picture, "is_animated", False):
             raise ValueError("has more than one page. Save one slice per file, or the stack as .npy or NIfTI.")
         if picture.mode not in (*GREYS, *COLOURS):
@@ -141,19 +135,23 @@ def open_picture(path: Path) -> Image.Image:
         return ImageOps.exif_transpose(picture)
 
 
-def _read_volume(name: str, paths: Sequence[Path], volume: int | None) -> Scan:
-    ending = file_ending(paths[0])
-    spacing = grid = None
-    if ending == ".npy":
-        stack = np.array(open_array(paths[0]))
-    elif ending:
-        stack, spacing, grid = medical.read_volume(paths[0], volume=volume)
-    else:
-        stack, spacing, grid = medical.read_series(paths)
+def _read_volume(name: str, paths: Sequence[Path]) -> Scan:
+    stack, spacing, grid = read_stack(paths)
     digits = len(str(len(stack)))
     names = [f"{name}_{number:0{digits}d}" for number in range(1, len(stack) + 1)]
-    place = paths[0] if ending else paths[0].parent
+    place = paths[0] if file_ending(paths[0]) else paths[0].parent
     return Scan(name, [np.atleast_3d(plane) for plane in stack], names, [place], spacing, grid=grid)
+
+
+def read_stack(paths: Sequence[Path], layers: bool = False) -> medical.Volume:
+    """Return the slices of an array, a volume or a DICOM series, mm between rows, columns and slices, and the grid.
+
+    layers: as of `medical.read_volume`. Raises: as of `open_array`, `medical.read_volume` and `medical.read_series`.
+    """
+    ending = file_ending(paths[0])
+    if ending == ".npy":
+        return np.array(open_array(paths[0])), None, None
+    return medical.read_volume(paths[0], layers) if ending else medical.read_series(paths)
 
 
 def open_array(path: Path) -> np.ndarray:
@@ -172,7 +170,7 @@ def open_array(path: Path) -> np.ndarray:
         )
     if array.dtype.kind not in "buif":
         raise ValueError(f"holds values of the type {array.dtype}. Save it with whole or floating point numbers.")
-    check_voxels(count_voxels(*shape[1:3], shape[0] * math.prod(shape[3:])))
+    check_voxels(*shape[1:3], shape[0] * math.prod(shape[3:]))
     return array
 
 
@@ -184,7 +182,7 @@ def holds_mask(path: Path) -> bool:
     try:
         if file_ending(path) in PICTURES:
             return len(np.unique(read_picture(path))) <= 2
-        return is_mask(open_array(path) if file_ending(path) == ".npy" else medical.read_volume(path, layers=True)[0])
+        return is_mask(read_stack([path], layers=True)[0])
     except Exception:  # a damaged file, which is named when it is read
         return False
 
@@ -210,21 +208,17 @@ def _to_eight_bits(scan: Scan) -> None:
         return
     for plane in deep.values():
         plane[np.isin(plane, FILLING) | np.isinf(plane)] = np.nan
-    limits = []
-    for channel in range(next(iter(deep.values())).shape[2]):
-        values = np.concatenate([plane[..., channel].ravel() for plane in deep.values()])
-        values = values[~np.isnan(values)]
-        low, high = np.percentile(values, PERCENTILES) if len(values) else (0, 0)
-        limits.append((low, high if high > low else values.max(initial=low)))  # hardly anything but background
-    low, high = np.array(limits, np.float32).T  # of each channel
-    black = 0
-    for number, plane in deep.items():
-        unknown = np.isnan(plane)
-        black += np.count_nonzero(unknown)
-        scaled = (plane - low) / np.where(high > low, high - low, 1) * 255
-        scan.slices[number] = np.where(unknown, 0, scaled).clip(0, 255).round().astype(np.uint8)
-    if black == sum(plane.size for plane in deep.values()):
+    pixels = np.concatenate([plane.reshape(-1, plane.shape[2]) for plane in deep.values()])
+    black = np.count_nonzero(np.isnan(pixels))
+    if black == pixels.size:
         raise ValueError("holds no finite value. Restore it.")
+    with warnings.catch_warnings(action="ignore"):  # of one channel without a value
+        low, high = np.nan_to_num(np.nanpercentile(pixels, PERCENTILES, axis=0).astype(np.float32))
+        most = np.nan_to_num(np.nanmax(pixels, axis=0))
+    high = np.where(high > low, high, most)  # hardly anything but background
+    for number, plane in deep.items():
+        scaled = (plane - low) / np.where(high > low, high - low, 1) * 255
+        scan.slices[number] = np.nan_to_num(scaled).clip(0, 255).round().astype(np.uint8)
     if black:
         scan.notes.append(f"{black:,} values that are not finite, or padding, are black")
     low, high = (", ".join(f"{value:.4g}" for value in values) for values in (low, high))
@@ -246,7 +240,7 @@ def check_sequence(flair: Scan, other: Scan) -> list[str]:
             for scan in (other, flair)
         ]
         return [f"{sizes[0]}, but {sizes[1]}. Resample the sequences onto FLAIR first."]
-    if flair.grid and other.grid and not flair.grid.matches(other.grid, (len(shapes[0]), *shapes[0][0])):
+    if flair.grid and not flair.grid.matches(other.grid):
         return [f"{own}: lies elsewhere in space than FLAIR. Register it to FLAIR first."]
     return []
 

@@ -39,18 +39,18 @@ class Scan:
     grid: "Grid | None" = None  # where the slices lie in a file of medical images
 
 
-def count_voxels(height: int, width: int, slices: int = 1) -> int:
-    """Return the voxels of slices, each padded to a square of at least the network's size, as they are computed."""
-    return slices * max(height, width, IMAGE_SIZE) ** 2
+def check_voxels(height: int, width: int, slices: int = 1, before: int = 0) -> int:
+    """Return the voxels of slices, each padded to a square of at least the network's size, and of those before.
 
-
-def check_voxels(voxels: int) -> None:
-    """Raise ValueError if a scan would not fit into memory; to be called before it is decoded. See count_voxels."""
+    To be called before they are decoded. Raises: ValueError if they would not fit into memory.
+    """
+    voxels = before + slices * max(height, width, IMAGE_SIZE) ** 2
     if voxels > MOST_VOXELS:
         raise ValueError(
             f"{voxels:,} voxels, slices padded to squares; at most {MOST_VOXELS:,} are read. Use one folder or file "
             "per patient."
         )
+    return voxels
 
 
 def to_network_size(plane: np.ndarray, size: int = IMAGE_SIZE) -> np.ndarray:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import SimpleITK as sitk
 import torch
 
 from constants import SYNTHETIC_SEED
@@ -105,6 +106,15 @@ def box(*places: tuple[int, int, int, int], size: int = 256) -> np.ndarray:
     return mask
 
 
+def write_volume(path: Path, stack: np.ndarray, spacing: tuple[float, ...] = (1, 1, 1)) -> Path:
+    """Write slices as they are shown, [S, H, W]; spacing: mm between columns, rows and slices."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = sitk.GetImageFromArray(stack)
+    image.SetSpacing(spacing)
+    sitk.WriteImage(image, str(path))
+    return path
+
+
 def bright_network() -> UNet:
     """Return a U-Net with weights set by hand: FLAIR passes the first level, the logit is FLAIR - 0.2 (of -1..1)."""
     model = UNet(width=2)
@@ -118,6 +128,10 @@ def bright_network() -> UNet:
         model.head.weight[0, 0] = 1
         model.head.bias[0] = -0.2
     return model
+
+
+OF_AN_EPOCH = ("loss", "iou", "empty_prediction", "tumour_iou", "tumour_found", "patient_dice")
+EPOCH = {"epoch": 1} | dict.fromkeys(("training_loss", "training_iou", *(f"validation_{n}" for n in OF_AN_EPOCH)), 0.5)
 
 
 def save_checkpoint(run: RunFolder, model: UNet, record: dict, config: dict) -> Path:

@@ -8,7 +8,7 @@ import torch
 from conftest import box
 
 from constants import FLAIR, POST, PRE
-from training import augment
+from training import augment, brain
 from training.augment import blur, change_intensities, cut_window, generators, lower_resolution
 
 ROWS = torch.tensor([7, 3, 12])
@@ -30,6 +30,17 @@ class Chance:
 
     def integers(self, high):
         return 0
+
+
+class Drawn(Chance):
+    """Draws these shares, one by one."""
+
+    def __init__(self, *shares: float, uniform: float = 0.5):
+        super().__init__(0.0, uniform)
+        self.shares = shares
+
+    def random(self, count=None):
+        return np.array(self.shares)
 
 
 NEVER = Chance(1.0)  # nothing happens, as every probability is below 1; and no shift
@@ -199,3 +210,29 @@ def test_a_sequence_or_both_are_missing_as_often(monkeypatch):
     assert {each: 80 < missing.count(each) < 120 for each in set(missing)} == dict.fromkeys(
         [(PRE,), (POST,), (PRE, POST)], True
     )
+
+
+# --- Skull and tumour ------------------------------------------------------------------------------------------
+
+
+def test_skull_is_removed_up_to_the_drawn_distance_from_the_brain(images):
+    far = torch.full((3, 256, 256), 100, dtype=torch.uint8)
+    far[:, :, :100], far[:, :, 100:110] = brain.EDGE - 10, brain.EDGE + 10
+    rim, bare, kept = Drawn(0.0, 0.0, uniform=1.0), Drawn(0.0, 1.0), Drawn(1.0, 0.0)
+    changed = augment.strip_skull(images, far, [rim, bare, kept])
+    assert torch.equal(changed[0, :, :, :110], images[0, :, :, :110]) and not changed[0, :, :, 110:].any()
+    assert torch.equal(changed[1, :, :, :100], images[1, :, :, :100]) and not changed[1, :, :, 100:].any()
+    assert torch.equal(changed[2], images[2])
+
+
+def test_other_contrasts_of_tumours_leave_the_rest_alone(images, masks):
+    sequences = [PRE, FLAIR, POST, FLAIR, FLAIR]
+    assert torch.equal(augment.change_lesions(images, masks, sequences, [NEVER] * 3), images)
+    changed = augment.change_lesions(images, masks, sequences, [ALWAYS] * 3)
+    outside = torch.nn.functional.max_pool2d(masks, 13, 1, 6) == 0  # beyond the blurred edge
+    for row in range(3):
+        assert torch.equal(changed[row][:, outside[row, 0]], images[row][:, outside[row, 0]])
+    assert torch.equal(changed[2], images[2])  # no tumour
+    # The middle of the box is a core: one dark value, with the factors of its draws, in all slices of a sequence
+    core = changed[0, :, 90:95, 90:95]
+    assert torch.allclose(core[FLAIR], core[FLAIR].mean(), atol=1e-3) and torch.allclose(core[3], core[FLAIR].mean())

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from constants import FLAIR, POST, PRE
-from scans.cohort import find_patients
-from scans.items import Patient
+from scans.cohort import Patient, find_patients
 from scans.names import MASK, OTHER, kind_of
 from utils import UserError
 
 
 def touch(folder: Path, *names: str) -> Path:
     """Make empty files, and return the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).touch()
@@ -66,16 +66,12 @@ def test_files_are_grouped_into_patients(tmp_path):
         ("x_t2w", "x", OTHER), ("adc", "", OTHER), ("x_pd", "x", OTHER), ("flair_brain_mask", "flair_brain", OTHER),
         ("brainmask", "", OTHER), ("x_seg", "x", MASK), ("x.seg", "x", MASK), ("mask_x_flair", "x_flair", MASK),
         ("x_flair_mask_reader2", "x_flair", MASK), ("labelsTr", "", MASK), ("p7_GOLD_STANDARD", "p7", MASK),
+        *((name, name, None) for name in ("scan", "p_post", "P1_pre", "TCGA_CS_4941_19960909", "flair2", "reflair",
+                                          "T1b", "pre_x", "PD_12", "GT_003", "unmasked", "segment")),
     ],
 )  # fmt: skip
-def test_names_say_a_sequence_or_a_mask(name, whose, kind):
+def test_names_say_a_sequence_or_a_mask_or_neither(name, whose, kind):
     assert kind_of(name) == (whose, kind)
-
-
-@pytest.mark.parametrize("name", ["scan", "p_post", "P1_pre", "TCGA_CS_4941_19960909", "flair2", "reflair", "T1b",
-                                  "pre_x", "PD_12", "GT_003", "unmasked", "segment"])  # fmt: skip
-def test_names_that_say_neither(name):
-    assert kind_of(name) == (name, None)
 
 
 @pytest.mark.parametrize(
@@ -124,7 +120,7 @@ def test_files_that_are_named_one_by_one_are_named_alike(tmp_path):
 def test_the_sequences_of_a_patient_belong_together_and_no_mask_is_segmented(tmp_path, flair, pre, post, seg, unused):
     (patient,) = found(touch(tmp_path / "coh", *(f"x/{name}" for name in (flair, pre, post, seg, unused)))).values()
     assert patient.name == "x" and files(patient) == {"flair": [flair], "pre": [pre], "post": [post], "mask": [seg]}
-    assert [(item.place.name, reason) for item, reason in patient.unused] == [(unused, "no sequence that is used")]
+    assert [(item.place.name, item.reason) for item in patient.unused] == [(unused, "no sequence that is used")]
 
 
 def test_of_a_bids_data_set_the_scans_as_taken_are_read(tmp_path):

@@ -11,9 +11,9 @@ import SimpleITK as sitk
 from constants import FLAIR, POST, PRE
 from scans import medical
 from scans.cohort import find_patients
-from scans.masks import encode_stack
 from scans.read import read_patient
 from scans.scan import Scan
+from scans.write import encode_stack
 
 
 def stack() -> np.ndarray:
@@ -109,7 +109,7 @@ def test_several_series_are_told_apart_by_description_or_one_is_asked_for(tmp_pa
         (patient,), (problem,), _ = find_patients([folder], series=series)
         assert f"P1: holds 2 series. {wrong}Say which one is FLAIR: --series" in problem and not patient.items
         assert "7 AX FLAIR, 3 files; 8 AX FLAIR FS, 1 files" in problem
-        assert [reason for _, reason in patient.unused] == ["not chosen as FLAIR"] * 2
+        assert [item.reason for item in patient.unused] == ["not chosen as FLAIR"] * 2
 
 
 def test_a_tilted_stack_has_the_real_distance_of_its_slices_and_a_uid_may_be_of_one_slice(tmp_path):
@@ -146,7 +146,7 @@ def test_a_tree_with_a_folder_for_each_series_is_one_patient_by_descriptions(tmp
     for patient in patients:
         assert {kind: item.series.label for kind, item in patient.items.items()} == {
             FLAIR: "0 AX FLAIR", PRE: "1 AX T1", POST: "2 AX T1 POST GD"}  # fmt: skip
-        assert [item.series.description for item, _ in patient.unused] == ["AX T2", "LOCALIZER"]
+        assert [item.series.description for item in patient.unused] == ["AX T2", "LOCALIZER"]
     assert [patient.name for patient in find_patients([tmp_path / "other"]).patients] == ["a", "b"]
 
 

@@ -4,7 +4,6 @@ import gzip
 import itertools
 import re
 import struct
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,9 +12,10 @@ from test_scans import read, refusal
 
 from constants import POST, PRE
 from scans import medical
-from scans.masks import encode_stack, read_mask_stack
+from scans.masks import read_mask_stack
 from scans.read import check_sequence, combine
 from scans.scan import Scan
+from scans.write import encode_stack
 
 KINDS = (".nii", ".nii.gz", ".nrrd", ".mha", ".mhd", ".nhdr")
 
@@ -97,13 +97,9 @@ def test_a_nifti_file_as_it_is_shown_and_cut_off(tmp_path, packed):
     for size in (100, 400, path.stat().st_size - 9):
         (tmp_path / f"cut_{path.name}").write_bytes(path.read_bytes()[:size])
         assert "cut off" in refusal(tmp_path / f"cut_{path.name}")
-
-
-def mask_of(path: Path) -> sitk.Image:
-    """Return the mask of values above 450 in a volume, as another program reads it."""
-    slices, _, grid = medical.read_volume(path)
-    (path.parent / "mask.nii.gz").write_bytes(medical.encode((slices > 450).astype(np.uint8), grid))
-    return sitk.ReadImage(str(path.parent / "mask.nii.gz"))
+    if packed:
+        path.write_bytes(path.read_bytes()[:-8] + bytes(8))  # another checksum
+        assert "damaged" in refusal(path)
 
 
 def test_the_matrix_goes_before_the_quaternion_and_a_sheared_one_is_refused(tmp_path):
@@ -113,7 +109,8 @@ def test_the_matrix_goes_before_the_quaternion_and_a_sheared_one_is_refused(tmp_
     (tmp_path / "x.nii").write_bytes(nifti(voxels, **other))
     slices, _, grid = medical.read_volume(tmp_path / "x.nii")
     assert np.array_equal(slices, voxels.T[:, ::-1, ::-1]) and grid.affine[:3, 3].tolist() == [-3, -17, 1]
-    mask = mask_of(tmp_path / "x.nii")
+    (tmp_path / "mask.nii.gz").write_bytes(medical.encode((slices > 450).astype(np.uint8), grid))
+    mask = sitk.ReadImage(str(tmp_path / "mask.nii.gz"))
     assert np.array_equal(sitk.GetArrayFromImage(mask).T, voxels > 450) and mask.GetOrigin() == (3, -7, 1)
     (tmp_path / "x.nii").write_bytes(nifti(voxels, **other | {"sform_code": 0}))
     assert np.array_equal(medical.read_volume(tmp_path / "x.nii")[0], voxels.transpose(2, 0, 1)[:, ::-1, :])
@@ -139,23 +136,6 @@ def test_a_header_that_does_not_say_how_the_volume_lies_gives_no_spacing_and_so_
     assert mask[252:256] == bytes(4) and mask[352:] == (voxels // 250).tobytes("F")
 
 
-@pytest.mark.parametrize(
-    ("shape", "message"),
-    [
-        ((8, 6, 2, 4), "has the shape (8, 6, 2, 4). Save one volume: FLAIR, or pre-contrast, FLAIR and"),
-        ((8, 6, 2, 1, 4), "Save one volume"),
-    ],
-)
-def test_other_shapes_are_refused_with_what_to_do(tmp_path, shape, message):
-    (tmp_path / "x.nii").write_bytes(nifti(np.zeros(shape, np.uint8)))
-    assert message in refusal(tmp_path / "x.nii")
-
-
-def encode_mask(scan: Scan) -> bytes:
-    (content,) = encode_stack(scan, [plane[..., 0] // 255 for plane in scan.slices], "mask").values()
-    return content
-
-
 def test_three_sequences_in_one_file(tmp_path):
     voxels = np.random.default_rng(3).integers(0, 255, (8, 6, 2, 3), dtype=np.uint8)
     left_back = ((-1, 0, 0, 0), (0, -1, 0, 0), (0, 0, 1, 0))
@@ -168,9 +148,13 @@ def test_three_sequences_in_one_file(tmp_path):
     for path in tmp_path.iterdir():
         scan = read(path)
         assert np.array_equal(scan.slices, voxels.swapaxes(0, 2)) and not scan.grey, path
-        assert struct.unpack_from("<8h", gzip.decompress(encode_mask(scan)), 40) == (3, 8, 6, 2, 1, 1, 1, 1)
+        (mask,) = encode_stack(scan, [plane[..., 0] // 255 for plane in scan.slices], "mask").values()
+        assert struct.unpack_from("<8h", gzip.decompress(mask), 40) == (3, 8, 6, 2, 1, 1, 1, 1)
     sitk.WriteImage(sitk.GetImageFromArray(voxels[..., :2].swapaxes(0, 2), isVector=True), str(tmp_path / "two.nrrd"))
-    assert "(8, 6, 2, 2). Save one volume" in refusal(tmp_path / "two.nrrd")
+    assert "(8, 6, 2, 2). Save one volume: FLAIR, or pre-contrast, FLAIR and" in refusal(tmp_path / "two.nrrd")
+    for shape in ((8, 6, 2, 4), (8, 6, 2, 1, 4)):
+        (tmp_path / "x.nii").write_bytes(nifti(np.zeros(shape, np.uint8)))
+        assert f"has the shape {shape}. Save one volume" in refusal(tmp_path / "x.nii")
 
 
 # --- NRRD and MetaImage ----------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from dataset.preprocess import (
     PreprocessedSlices,
     Preprocessing,
     by_head,
+    by_median,
     find_head,
     head_box,
     preprocess,
@@ -93,6 +94,18 @@ def test_a_filled_head_has_no_holes():
     assert np.array_equal(find_head(stack)[0] & disc(100, 120, 38), np.zeros((256, 256), bool))
     filled = find_head(stack, filled=True)[0]
     assert filled[disc(100, 120, 55)].all() and not filled[~disc(100, 120, 61)].any()
+
+
+def test_median_is_that_of_the_brain_with_and_without_skull():
+    stack, head = scan(1), find_head(scan(1))
+    rim = stack.copy()
+    ring = disc(105, 120, 70) & ~disc(105, 120, 61)
+    rim[:, ring] = 250
+    tables = [by_median(pixels, find_head(pixels)) for pixels in (stack, rim, stack // 2)]
+    middle = int(np.median(stack[head][:, FLAIR]))
+    assert tables[0][FLAIR, middle] == pytest.approx(2, abs=0.05) and (tables[0][:, 0] == 0).all()
+    assert tables[2][FLAIR, middle // 2] == pytest.approx(2, abs=0.1)
+    assert tables[1][FLAIR, middle] > 0.6 * tables[0][FLAIR, middle]  # though a quarter of the head is its rim
 
 
 # --- The head --------------------------------------------------------------------------------------------------

@@ -1,23 +1,20 @@
 """The table of a cohort: every file is in it, used or with a reason, and what it says is taken when it is the input."""
 
 import csv
-import json
 import os
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
-import SimpleITK as sitk
+from conftest import write_volume
 from PIL import Image
 from test_cohort import files, found, touch
 
 from constants import FLAIR, POST, PRE
-from scans.cohort import find_patients
-from scans.items import Cohort
+from scans.cohort import Cohort, find_patients, to_table
 from scans.masks import read_reference
 from scans.read import read_patient
-from scans.table import mask_of, to_table
 
 
 def write_table(folder: Path, cohort) -> list[dict[str, str]]:
@@ -33,9 +30,7 @@ def test_the_table_says_of_every_file_whose_it_is_or_why_it_is_not_used_and_is_r
              "gone/x_seg.nii"]  # fmt: skip
     folder = touch(tmp_path / "coh", *names)
     np.save(folder / "P1" / "flair.npy", np.ones((3, 4, 5)))
-    image = sitk.GetImageFromArray(np.ones((2, 4, 5), np.int16))
-    image.SetSpacing((0.5, 0.75, 4))
-    sitk.WriteImage(image, str(folder / "P2" / "scan.nrrd"))
+    write_volume(folder / "P2" / "scan.nrrd", np.ones((2, 4, 5), np.int16), (0.5, 0.75, 4))
     cohort = find_patients([folder])
     rows = {row["patient"] or row["unused"]: row for row in write_table(tmp_path, cohort)}
     assert rows["P1"] | {"notes": ""} == {
@@ -83,10 +78,7 @@ def test_files_that_are_gone_or_must_not_be_read_are_named_and_the_others_are_do
 
 def test_masks_beside_pictures_are_judged_by_their_values_whatever_they_are_called(tmp_path):
     for ending in ("_m", "_lesion", "_annotation", "_mask_1"):
-        folder = tmp_path / ending[:2] / "P1"
-        folder.mkdir(parents=True, exist_ok=True)
-        for path in folder.iterdir():
-            path.unlink()
+        folder = touch(tmp_path / ending / "P1")
         for number in range(6):
             plane = np.arange(64, dtype=np.uint8).reshape(8, 8) + number
             Image.fromarray(plane).save(folder / f"s_{number}.png")
@@ -100,7 +92,7 @@ def test_masks_beside_pictures_are_judged_by_their_values_whatever_they_are_call
         Image.new("L", (8, 8)).save(folder / f"s_{number}_mask_reader2.png")
     (patient,) = found(folder).values()
     assert list(patient.items) == [FLAIR] and len(patient.unused) == 2
-    assert "one of 2 that may be reference mask: write one into mask" in patient.unused[0][1]
+    assert "one of 2 that may be reference mask: write one into mask" in patient.unused[0].reason
     (row,) = write_table(tmp_path, Cohort([patient], [], []))
     assert "P1/*_mask_1.png (one of 2" in row["unused"] and "P1/*_mask_reader2.png (one of" in row["unused"]
 
@@ -116,20 +108,20 @@ def test_labels_beside_a_flair_are_its_mask_and_those_of_the_brain_are_not(tmp_p
     labels = np.zeros((3, 8, 8), np.uint8)
     labels[1, 2, 2:5] = 1, 2, 4
     for folder, (mask, *others) in cases.items():
-        (tmp_path / "coh" / folder).mkdir(parents=True)
+        touch(tmp_path / "coh" / folder)
         for name in others:
             np.save(tmp_path / "coh" / folder / f"{name}.npy", np.arange(192).reshape(3, 8, 8))
         np.save(tmp_path / "coh" / folder / f"{mask}.npy", labels)
-    np.save(
-        tmp_path / "coh" / "UCSF-PDGM-0004_nifti" / "UCSF-PDGM-0004_FLAIR_bias.npy", np.arange(192).reshape(3, 8, 8)
-    )
+    bias = tmp_path / "coh" / "UCSF-PDGM-0004_nifti" / "UCSF-PDGM-0004_FLAIR_bias.npy"
+    np.save(bias, np.arange(192).reshape(3, 8, 8))
     patients = found(tmp_path / "coh")
     assert set(patients) == {"pat1", "UCSF-PDGM-0004", "P3", "P4"}
     for folder, (mask, flair, pre, brain) in cases.items():
         patient = patients[folder.removesuffix("_nifti")]
         assert files(patient) == {"flair": [f"{flair}.npy"], "pre": [f"{pre}.npy"], "mask": [f"{mask}.npy"]}
-        assert f"{brain}.npy" in [item.place.name for item, _ in patient.unused]
-    assert mask_of(patients["P3"]) == "corrected"
+        assert f"{brain}.npy" in [item.place.name for item in patient.unused]
+    makers = {row["patient"]: row["mask_of"] for row in write_table(tmp_path, find_patients([tmp_path / "coh"]))}
+    assert makers == {"pat1": "reader", "UCSF-PDGM-0004": "reader", "P3": "corrected", "P4": "reader"}
 
 
 def test_time_points_and_copies_of_one_patient_bear_its_name_whoever_else_is_there(tmp_path):
@@ -143,28 +135,6 @@ def test_time_points_and_copies_of_one_patient_bear_its_name_whoever_else_is_the
     assert files(patients["P3"]) == {"flair": ["flair.nii"], "pre": ["t1.nii"]}
     shutil.rmtree(folder / "P2")
     assert set(found(folder)) == {"P1_pre", "P1_post", "P3"}
-
-
-def test_a_set_of_the_decathlon_holds_its_sequences_in_one_file_as_its_dataset_json_says(tmp_path):
-    folder = touch(tmp_path / "Task01_BrainTumour", "imagesTr/BRATS_001.nii.gz", "labelsTr/BRATS_001.nii.gz")
-    sequences = [np.arange(60, dtype=np.int16).reshape(3, 4, 5) * (n + 1) for n in range(4)]
-    image = sitk.JoinSeries([sitk.GetImageFromArray(stack % 47) for stack in sequences])
-    sitk.WriteImage(image, str(folder / "imagesTr" / "BRATS_001.nii.gz"))
-    names = {"modality": {"0": "FLAIR", "1": "T1w", "2": "t1gd", "3": "T2w"}}
-    (folder / "dataset.json").write_text(json.dumps(names))
-    cohort = find_patients([folder])
-    (row, about) = write_table(tmp_path, cohort)
-    file = "Task01_BrainTumour/imagesTr/BRATS_001.nii.gz"
-    assert [row[column] for column in ("patient", "flair", "pre", "post", "mask", "slices")] == [
-        "BRATS_001", f"{file}#FLAIR", f"{file}#T1w", f"{file}#t1gd", file.replace("images", "labels"), "3"]  # fmt: skip
-    assert row["unused"] == f"{file}#T2w (no sequence that is used)" and "dataset.json (no image)" in about["unused"]
-    (again,) = find_patients([tmp_path / "cohort.csv"]).patients
-    for patient in (*cohort.patients, again):
-        scan, problems = read_patient(patient)
-        assert problems == [] and not scan.grey
-        for channel, number in ((PRE, 1), (FLAIR, 0), (POST, 2)):
-            order = np.argsort(np.array(scan.slices)[..., channel], axis=None, kind="stable")
-            assert np.isin(order[-1], np.flatnonzero(sequences[number] % 47 == (sequences[number] % 47).max()))
 
 
 def test_a_gap_in_the_numbers_of_pictures_is_named(tmp_path):
@@ -207,4 +177,4 @@ def test_a_folder_of_a_public_set_is_one_patient_with_its_sequences(tmp_path, fo
     for patient in cohort.patients:
         sequences = [patient.items.get(kind) for kind in (FLAIR, PRE, POST)]
         assert tuple(item and item.place.name.removesuffix(".nii.gz") for item in sequences) == names
-        assert sorted(item.place.name for item, _ in patient.unused) == sorted(f"{name}.nii.gz" for name in unused)
+        assert sorted(item.place.name for item in patient.unused) == sorted(f"{name}.nii.gz" for name in unused)

@@ -13,13 +13,18 @@ import torch
 from torch.nn import functional as F
 
 from constants import FLAIR, POST, PRE
+from training import brain
 
 ROTATION = math.radians(30)  # largest, either way
 ZOOM = (0.7, 1.4)
 SHIFT = 16  # pixels, largest, either way
 GEOMETRY = 0.7  # probability of rotation, and of zoom
 FLIP = 0.5  # left and right
-MISSING = 0.3  # FLAIR stands in for pre-contrast, post-contrast or both, as in the set itself where they are missing
+STRIPPED = 0.4  # probability that scalp and skull are removed
+RIM = (0.4, -4, 30)  # of these: probability that a rim stays or is missing; smallest and largest, in pixels
+LESION = 0.3  # probability of another contrast of the tumour
+CORE = 0.2  # probability of a dark core, as of a cyst or necrosis, with a rim that takes up contrast medium
+MISSING = 0.5  # FLAIR stands in for pre-contrast, post-contrast or both, as in the set itself where they are missing
 SCALE = (0.4, 0.7, 1.3)  # brightness, and contrast: probability, smallest, largest factor
 GAMMA = (0.5, 0.6, 1.6)  # exponent
 NOISE = (0.2, 0.0, 0.3)  # standard deviation, in units of the head's
@@ -80,6 +85,53 @@ def _random_turn(generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray
     shift = generator.uniform(-SHIFT, SHIFT, 2)
     matrix = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]]) / zoom
     return matrix * np.array([-1 if flips else 1, 1]), shift
+
+
+# --- Skull and tumour ------------------------------------------------------------------------------------------
+
+
+def strip_skull(
+    images: torch.Tensor, distances: torch.Tensor, generators: Sequence[np.random.Generator]
+) -> torch.Tensor:
+    """Set air instead of scalp and skull in some slices: float32 [N, C, H, W], uint8 [N, H, W] as of brain_distance."""
+    limits = []
+    for generator in generators:
+        stripped, partly = generator.random(2)
+        rim = generator.uniform(*RIM[1:])
+        limits.append((brain.EDGE + rim * (partly < RIM[0])) if stripped < STRIPPED else 255)
+    limits = torch.tensor(limits, dtype=torch.float32, device=images.device)[:, None, None]
+    return images * (distances <= limits)[:, None]
+
+
+def change_lesions(
+    images: torch.Tensor, masks: torch.Tensor, sequences: Sequence[int], generators: Sequence[np.random.Generator]
+) -> torch.Tensor:
+    """Give some tumours another contrast, or a dark core: float32 [N, C, H, W], masks [N, 1, H, W]."""
+    images = images.clone()
+    sequences = torch.tensor(sequences, device=images.device)
+    for row, generator in enumerate(generators):
+        changed, cored, depth, share, flair, others, rim = generator.random(7)
+        factors, seed = np.exp(generator.uniform(-0.35, 0.35, 3)), int(generator.integers(2**63))
+        if (changed >= LESION and cored >= CORE) or not masks[row].any():
+            continue
+        tumour = masks[row : row + 1]
+        if changed < LESION:
+            soft = blur(tumour, 1.0)[0]
+            factor = torch.tensor(factors, dtype=torch.float32, device=images.device)[sequences][:, None, None]
+            images[row] *= 1 + soft * (factor - 1)
+        if cored < CORE:
+            torch_generator = torch.Generator(images.device).manual_seed(seed)
+            noise = torch.randn(1, 1, 8, 8, generator=torch_generator, device=images.device)
+            noise = F.interpolate(noise, images.shape[-2:], mode="bicubic", align_corners=False)
+            reach = 2 + round(6 * depth)
+            inner = 1 - F.max_pool2d(1 - tumour, 2 * reach + 1, 1, reach)
+            core = inner * (noise > 1.2 * share - 0.8)
+            edge = F.max_pool2d(core, 5, 1, 2) - core
+            core, edge = blur(core, 1.0)[0], blur(edge * tumour, 0.7)[0]
+            dark = torch.where(sequences == FLAIR, 0.3 + 1.7 * flair, 0.4 + 1.2 * others)[:, None, None]
+            images[row] += core * (dark - images[row])
+            images[row] *= 1 + edge * (sequences == POST)[:, None, None] * 1.5 * rim
+    return images
 
 
 # --- Intensities -----------------------------------------------------------------------------------------------

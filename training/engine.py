@@ -67,6 +67,7 @@ class TrainingTransform:
 
     crop: bool = False
     augmented: bool = False
+    brain: torch.Tensor | None = None  # brain_distance of each slice: some are seen without scalp and skull
     resolution: float = 1.0  # fraction of the full one
     seed: int = 0
     epoch: int = 1
@@ -79,11 +80,14 @@ class TrainingTransform:
         if not len(rows) or (self.crop, self.augmented, self.resolution) == (False, False, 1):
             return images, masks
         generators = augment.generators(self.seed, self.epoch, rows) if self.augmented else None
+        if generators is not None and self.brain is not None:
+            images = augment.strip_skull(images, self.brain[rows].to(device), generators)
         extent, size = training_window(self.crop, self.resolution)
         boxes = [slices.boxes[patient] if self.crop else (0, IMAGE_SIZE) * 2 for patient in slices.stack[rows]]
         centres = torch.tensor([((top + bottom) // 2, (left + right) // 2) for top, bottom, left, right in boxes])
         images, masks = augment.cut_window(images, masks, centres, extent, size, generators)
         if generators is not None:  # on the window alone, which costs least
+            images = augment.change_lesions(images, masks, slices.preprocessing.sequences, generators)
             images = augment.change_intensities(images, slices.preprocessing.sequences, generators)
         return images, masks
 

@@ -37,11 +37,13 @@ class Recipe:
     bilinear: bool = _setting(False, True, "bilinear upsampling instead of up-convolutions: 44%% fewer parameters")
     pixel_unshuffle: int = _setting(1, 2, "2: compute at half of the resolution, pixels in channels", int, (1, 2))
     # Input
-    normalisation: str = _setting("plain", "head", "of intensities, see dataset/preprocess.py", str, ("plain", "head"))
+    normalisation: str = _setting("plain", "head", "of intensities, see dataset/preprocess.py", str,
+                                  ("plain", "head", "median"))  # fmt: skip
     neighbours: int = _setting(0, 1, "FLAIR of so many slices before and after as further channels", whole_number,
                                range(constants.MOST_NEIGHBOURS + 1))  # fmt: skip
     crop: bool = _setting(False, True, "compute a window around the head only")
     augment: bool = _setting(False, True, "random augmentation, see training/augment.py")
+    robust: bool = _setting(False, False, "augment with removed skulls and other contrasts of tumours, too")
     negative_fraction: float = _setting(1.0, 0.35, "fraction of the slices without tumour drawn in an epoch", fraction)
     patient_balanced: float = _setting(
         0.0,
@@ -113,6 +115,7 @@ def make_parser(description: str | None = None) -> argparse.ArgumentParser:
         help="folder of models/, tables and plots (%(default)s)")  # fmt: skip
     add("--resume", action="store_true", help="go on with the run in --run, or begin it if there is none")
     add("--overwrite", action="store_true", help="replace the run in --run")
+    add("--weights", type=existing, metavar="FILE", help="begin with these weights instead of random ones")
     add("--keep", type=positive(int), default=0, metavar="K",
         help="keep the newest checkpoint and the K best by each criterion of test_model.py (all)")  # fmt: skip
     add("--tensorboard", action="store_true", help="log to DIR/tensorboard; needs the package tensorboard")
