@@ -63,7 +63,7 @@ def write_report(run: RunFolder, slices: Slices, predicted: np.ndarray, epochs: 
         texts = [{"title": title, **as_table(table)} for title, table in text_tables(study).items()]
         genomics = {"sentences": sentences(study), "tables": texts, "charts": charts(study_plots(study))}
     network = "masks" not in metrics
-    measured = [name for name in METRICS if network or name not in OF_NETWORKS]
+    measured = [name for name in METRICS if name in metrics and (network or name not in OF_NETWORKS)]
     hidden = ["surface_pixels", "head_pixels"] + ["brier"] * (not network)
     page = {
         "sections": {
@@ -103,7 +103,10 @@ def write_report(run: RunFolder, slices: Slices, predicted: np.ndarray, epochs: 
         "conventions": metrics["conventions"],
         "fewest": FEWEST,
         "brightest": BRIGHTEST,
-        "viewer": viewer_data(slices.images.numpy(), slices.masks.numpy(), predicted, tables.slices, patients),
+        "viewer": viewer_data(
+            slices.images.numpy(), slices.masks.numpy(), predicted, tables.slices, patients, metrics.get("spacing")
+        ),
+        "in_mm": "spacing" in metrics,
     }
     run.write("report.html", render(page).encode())
 

@@ -17,7 +17,7 @@ from reporting.report import render
 from reporting.viewer import SEQUENCES, encode_labels, encode_pictures, head_view
 from scans.check import CORRECTED, RULE
 from scans.scan import Scan
-from scans.show import BRIGHTEST, stretch
+from scans.show import BRIGHTEST, align, stretch
 from scans.write import Row, caption
 from utils import show_number, write_text
 
@@ -184,10 +184,10 @@ def title_of(total: Row) -> str:
     return f"{total['patient']}{volume}" + ("" if expected is None else f", expected Dice {expected:.2f}")
 
 
-def align(planes: Sequence[np.ndarray]) -> np.ndarray:
-    """Return slices as one array; smaller ones get empty rows and columns at their ends."""
-    height, width = (max(plane.shape[axis] for plane in planes) for axis in (0, 1))
-    stack = np.zeros((len(planes), height, width, *planes[0].shape[2:]), planes[0].dtype)
-    for own, plane in zip(stack, planes, strict=True):
-        own[: plane.shape[0], : plane.shape[1]] = plane
-    return stack
+def scan_facts(scan: Scan, total: Row, taken: str) -> list[str]:
+    """Return sentences about a scan for the viewer; taken: its files by sequence."""
+    spacing = " × ".join(f"{size:.3g}" for size in scan.spacing or ())
+    seen = "Seen in training: the network learned from this patient." if total.get("seen_in_training") == "yes" else ""
+    warnings = total.get("warnings") and f"Warning: {total['warnings']}"
+    size = f"Voxels of {spacing} mm (rows, columns, slices)." if spacing else "No spacing known: areas are in pixels."
+    return [text for text in (warnings, seen, f"{taken}. {size}", *scan.notes) if text]

@@ -4,6 +4,7 @@ import base64
 import io
 import itertools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -26,8 +27,9 @@ MARGIN = 12  # pixels around the head, from whose outline thin skin may be missi
 
 
 def viewer_data(
-    images: np.ndarray, masks: np.ndarray, predicted: np.ndarray, slices: pd.DataFrame, patients: pd.DataFrame
-) -> dict[str, Any]:
+    images: np.ndarray, masks: np.ndarray, predicted: np.ndarray, slices: pd.DataFrame, patients: pd.DataFrame,
+    spacing: dict[str, Sequence[float]] | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """Return what the script of the page reads, as plain values: patients sorted by id, their slices by number.
 
     Args:
@@ -35,7 +37,9 @@ def viewer_data(
         masks, predicted: uint8 [N, H, H], 0 or 1.
         slices: N rows, as in test_results.csv.
         patients: as in test_patients.csv.
+        spacing: mm between rows, columns and slices of each patient, where known.
     """
+    size_of = {patient: (rows / columns, columns) for patient, (rows, columns, _) in (spacing or {}).items()}
     order = np.argsort(slices["slice"], kind="stable")
     rows_of = {patient: order[rows] for patient, rows in rows_of_patients(slices["patient"].iloc[order]).items()}
     shown = np.empty((len(SEQUENCES), *images.shape[:3]), np.uint8)
@@ -52,7 +56,9 @@ def viewer_data(
                 "title": f"{patient}, Dice {dice[patient]:.3f}",
                 "height": images.shape[1],
                 "width": images.shape[2],
-                "view": head_view(images[rows], (masks[rows] | predicted[rows]) > 0),
+                "tall": size_of.get(patient, (1, None))[0],
+                "millimetres": size_of.get(patient, (1, None))[1],
+                "view": head_view(images[rows], (masks[rows] | predicted[rows]) > 0, size_of.get(patient, (1,))[0]),
                 "layers": list(SEQUENCES)[: len(pictures[0])],
                 "hasReference": True,
                 "slices": [
@@ -116,7 +122,7 @@ def encode_pictures(shown: np.ndarray, most: int = PICTURE_BYTES) -> list[list[s
         return parallel_map(to_webp, slices[:count].swapaxes(0, 1).reshape(-1, *slices.shape[2:]))
 
     step = max(shown.shape[1] // SAMPLE, 1)
-    for count, quality in QUALITIES:
+    for count, quality in [(min(count, len(shown)), quality) for count, quality in QUALITIES]:
         if sum(map(len, encode(shown[:, ::step], count, quality))) * step <= most:
             break
     texts = [base64.b64encode(picture).decode() for picture in encode(shown, count, quality)]

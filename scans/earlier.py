@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
+from scans.check import CORRECTED, NETWORK
 from scans.masks import read_mask, read_mask_stack
 from scans.scan import PICTURES, Scan, file_ending
-from scans.write import PATIENTS, SLICES, Row, file_names
+from scans.write import COLUMNS, PATIENTS, SLICES, Row, file_names
 from utils import UserError, read_csv, write_text
 
 
@@ -56,6 +57,23 @@ def read_written(out: Path, scan: Scan) -> list[np.ndarray] | None:
     return masks
 
 
+def describe_predicted(masks: Sequence[np.ndarray]) -> Row:
+    """Return the columns of patients.csv that say that masks are as the network made them."""
+    return {"origin": NETWORK, "network_mask": digest(masks)}
+
+
+def describe_written(masks: Sequence[np.ndarray], row: Row) -> Row:
+    """Return the columns of patients.csv that say where masks come from that were in the output folder.
+
+    row: of the patient in the earlier table; of masks as the network made them, what was expected still holds.
+    """
+    network = row.get("network_mask", "")
+    if digest(masks) != network:
+        return {"origin": CORRECTED, "network_mask": network}
+    known = {name: float(row[name]) for name in ("expected_dice", "low", "high") if row.get(name)}
+    return {"origin": NETWORK, "network_mask": network} | known
+
+
 def digest(masks: Sequence[np.ndarray]) -> str:
     """Return a text that tells apart masks (uint8 0 or 1) by their pixels alone, not by how they were saved."""
     content = hashlib.sha256()
@@ -68,4 +86,5 @@ def forget(out: Path, patient: str) -> None:
     """Remove the rows of a patient from both tables, before new ones are appended."""
     for name in (SLICES, PATIENTS):
         table = read_csv(out / name, ["patient"])
-        write_text(out / name, table[table["patient"] != patient].to_csv(index=False, lineterminator="\n"))
+        others = table[table["patient"] != patient].reindex(columns=COLUMNS[name], fill_value="")
+        write_text(out / name, others.to_csv(index=False, lineterminator="\n"))
