@@ -143,7 +143,7 @@ def main(argv: list[str] | None = None) -> None:
         about["warnings"] = " ".join(warnings)
         if not totals:
             if not earlier:
-                begin_tables(args.out)
+                begin_tables(args.out, args.overwrite)
             write_text(args.out / "cohort.csv", to_table(cohort, args.out)[0])
         if earlier:
             forget(args.out, scan.name)

@@ -118,7 +118,7 @@ def cohort_table(totals: Sequence[Row]) -> dict[str, Any]:
         row["Warnings"] = total.get("warnings", "")
         rows.append(row)
     names = dict.fromkeys(name for row in rows for name in row)
-    columns = [name for name in names if any(row.get(name) for row in rows) or name == "Warnings"]
+    columns = [name for name in names if any(row.get(name) for row in rows)]
     return {"columns": columns, "numeric": ["Expected Dice", "Volume", "Slices with lesion", "Dice"], "rows": rows}
 
 

@@ -25,19 +25,19 @@ COLUMNS = {
                "warnings", "slices", "lesion_slices", "lesion_pixels", "lesion_mm3", "largest_slice",
                "reference_pixels", "true_positive", "dice", "network_mask", "source"),
 }  # fmt: skip
-WRITTEN = ("mask", "probability", "overlay", "report")  # end the names of a patient's files
+WRITTEN = ("mask", "probability", "overlay", "report.html")  # end the names of a patient's files
 COUNTED = (("check", "yes"), ("origin", CORRECTED))  # of a cohort
 Row = dict[str, Any]  # by column; what is not known is missing
 
 
-def begin_tables(out: Path) -> None:
-    """Begin both tables. Of an earlier prediction, remove the files of the patients in its tables: no masks of two."""
+def begin_tables(out: Path, replace: bool) -> None:
+    """Begin both tables. With `replace`, remove the files of the patients in earlier ones: no masks of two networks."""
     with contextlib.suppress(UserError):  # no table, or one that was damaged
-        rows = read_csv(out / SLICES, ["patient", "slice"])
+        rows = read_csv(out / SLICES, ["patient", "slice"]) if replace else {"patient": [], "slice": []}
         names = {f"{name}_{ending}" for name in (*rows["patient"], *rows["slice"]) for ending in WRITTEN}
         for patient in {name for name in rows["patient"] if not is_unsafe_path(name) and (out / name).is_dir()}:
             for path in (out / patient).iterdir():
-                if stem(path) in names:
+                if {stem(path), path.name} & names:
                     path.unlink()
     for name, columns in COLUMNS.items():
         write_text(out / name, ",".join(columns) + "\n")

@@ -91,6 +91,16 @@ def test_safetensors(export, tmp_path, images):
         assert torch.equal(model(images[:1]), original(run)(images[:1]))
 
 
+@pytest.mark.parametrize("published", [True, False])
+def test_weights_carry_the_model_of_expected_dice_and_names_of_published_patients_alone(export, tmp_path, published):
+    run = make_run(tmp_path / "run", published=published)
+    run.write("train.csv", b"patient,image_path,mask_path\na,a/a_1.tif,a/a_1_mask.tif\n")
+    write_metrics(run, quality={"model": {"intercept": 0.5}})
+    assert export("--run", run, "--formats", "safetensors")[0] == 0
+    about = checkpoints.load_network(run.path / "export" / "unet.safetensors")[1]
+    assert about["quality"] == {"intercept": 0.5} and about["training_patients"] == ({"a": ""} if published else None)
+
+
 def test_halved_weights_are_close_and_damaged_ones_are_refused(export, tmp_path):
     run = make_run(tmp_path / "run")
     options = ("--run", run, "--out", tmp_path / "weights", "--name", "small")

@@ -141,7 +141,7 @@ def test_what_holds_for_several_scans_is_said_once(predict, tmp_path):  # noqa: 
     words = " ".join(said.split())
     assert code == 0 and words.count("one sequence only") == words.count("no spacing known") == 1
     assert "warning: 2 of 2 scans: one sequence only" in words and "0.014 Dice" in words
-    assert said.splitlines()[-1] == "2 scans: 2 with lesion, 0 to check, 0 corrected"
+    assert said.splitlines()[-1] == "2 scans: 2 with lesion, 2 to check, 0 corrected"  # noise
     assert "2 of 2 scans: one sequence only" in (out / "report.html").read_text(encoding="utf-8")
 
 
@@ -158,7 +158,8 @@ def test_the_page_of_a_cohort_in_a_browser(predict, browser, tmp_path):  # noqa:
     shown.goto((out / "report.html").resolve().as_uri())
     assert shown.evaluate("document.documentElement.scrollWidth") <= 390
     cells = shown.locator("tr[data-row=b] td").all_inner_texts()
-    assert cells[:4] == ["no", "2.4 ml", "1 of 2", "0.857"]  # 2 x 1800 / (2400 + 1800)
+    assert cells[:4] == ["yes", "2.4 ml", "1 of 2", "0.857"]  # 2 x 1800 / (2400 + 1800); noise for air is a warning
+    assert "does not look like MR" in cells[-1]
     shown.click("tr[data-row=b] button")
     assert "b, 2.4 ml, Dice 0.857" in shown.locator("#patient option:checked").inner_text()
     marks = shown.locator("#stage .mark").all_inner_texts()
