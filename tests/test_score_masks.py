@@ -15,7 +15,8 @@ from storage.run_folder import RunFolder
 from training.recipe import Recipe
 
 UNMEASURED = {"split", "epoch", "epochs", "selected_by", "loss", "command", "commit", "threshold", "min_component",
-              "tuned", "brier", "ece", "calibration", "intervals", "masks", "reference", "notes", "quality"}  # fmt: skip
+              "tuned", "brier", "ece", "calibration", "intervals", "masks", "reference", "notes",
+              "quality"}  # fmt: skip
 
 
 @pytest.fixture
