@@ -18,7 +18,7 @@ from reporting.viewer import SEQUENCES, encode_labels, encode_pictures, head_vie
 from scans.check import CORRECTED, RULE
 from scans.scan import Scan
 from scans.show import BRIGHTEST, align, stretch
-from scans.write import Row, caption
+from scans.write import Row
 from utils import show_number, write_text
 
 MOST_BYTES, MOST_PATIENTS = 16_000_000, 30  # of one page
@@ -56,7 +56,12 @@ class ScansReport:
             for total in self.totals:
                 page_of(self.out, total["patient"]).unlink(missing_ok=True)
         path = self.out / "report.html"
-        self._write(path, f"{self.out.resolve().name}: {len(self.totals)} scans", self.stacks or [], warnings)
+        self._write(
+            path,
+            f"{self.out.resolve().name}: {len(self.totals)} scan{'s' * (len(self.totals) > 1)}",
+            self.stacks or [],
+            warnings,
+        )
         return path
 
     def _write(self, path: Path, title: str, stacks: list[dict[str, Any]], warnings: Sequence[str]) -> None:
@@ -73,6 +78,7 @@ class ScansReport:
             "table": cohort_table(totals) if own else None,
             "links": {} if stacks else {t["patient"]: page_link(t["patient"]) for t in totals},
             "rule": RULE,
+            "expects": any("expected_dice" in total for total in totals),
             "brightest": BRIGHTEST,
             "viewer": {"patients": sorted(stacks, key=lambda s: [t["patient"] for t in totals].index(s["id"]))},
         }
@@ -147,7 +153,7 @@ def make_stack(
     slices = []
     for n, row in enumerate(rows):
         own = {"number": n + 1, "predicted": round(row[area], 1), "images": pictures[n], "probability": shades[n][0]}
-        own["words"] = caption(row) if row["lesion_pixels"] else f"{caption(row)}: no lesion"
+        own["words"] = f"{row['slice']}: {'lesion' if row['lesion_pixels'] else 'no lesion'}."
         own["values"] = {f"area, {unit}": f"{row[area]:,.0f}"}
         if probabilities is not None:
             own["values"]["highest probability"] = f"{probabilities[n].max():.2f}"
@@ -168,6 +174,7 @@ def make_stack(
         "view": head_view(planes, (masks | references) > 0, tall),
         "layers": names[: len(pictures[0])],
         "facts": list(facts),
+        "notes": list(scan.notes),
         "hasReference": has_reference,
         "maskName": "corrected mask" if total.get("origin") == CORRECTED else "prediction",
         "unit": unit,
@@ -190,4 +197,4 @@ def scan_facts(scan: Scan, total: Row, taken: str) -> list[str]:
     seen = "Seen in training: the network learned from this patient." if total.get("seen_in_training") == "yes" else ""
     warnings = total.get("warnings") and f"Warning: {total['warnings']}"
     size = f"Voxels of {spacing} mm (rows, columns, slices)." if spacing else "No spacing known: areas are in pixels."
-    return [text for text in (warnings, seen, f"{taken}. {size}", *scan.notes) if text]
+    return [text for text in (warnings, seen, f"{taken}. {size}") if text]

@@ -6,6 +6,7 @@
 //   tall: 1, millimetres: null,               height of a pixel over its width, and its width in mm for the scale
 //   sides: null,                              letters at the left and right edge, such as ["R", "L"]
 //   layers: ["FLAIR", ...], facts: [],        names of the pictures of a slice; sentences about the stack
+//   notes: [],                                more of these, folded away
 //   hasReference, maskName: "prediction", unit: "px"}
 // slice: {number, picture(layer) -> address, labels() -> Uint8Array [height * width] of the bits MASK and PREDICTION,
 //   probability: null or () -> address of a grey picture, white is 1,
@@ -128,6 +129,7 @@ const MARKUP = `
 <div class="side">
 <div class="choice"><label for="patient">Patient</label> <select id="patient"></select></div>
 <ul class="soft" id="stack-facts"></ul>
+<details class="soft" id="stack-notes"><summary>Notes</summary><ul></ul></details>
 <dl class="readout" id="readout"></dl>
 <p class="soft" id="spoken" aria-live="polite"></p>
 <div class="along"><div class="soft" id="profile-title"></div><svg id="profile" role="img" aria-labelledby="profile-title"></svg></div>
@@ -232,11 +234,14 @@ export function makeViewer(root, stacks, moved = () => {}) {
     byId("show-probability").parentElement.hidden = !own.slices.some(s => s.probability);
     byId("worst").hidden = !own.hasReference;
     byId("mask-name").textContent = own.maskName || "prediction";
-    byId("stack-facts").replaceChildren(...(own.facts || []).map(fact => {
+    const items = texts => (texts || []).map(text => {
       const item = document.createElement("li");
-      item.textContent = fact;
+      item.textContent = text;
       return item;
-    }));
+    });
+    byId("stack-facts").replaceChildren(...items(own.facts));
+    byId("stack-notes").lastElementChild.replaceChildren(...items(own.notes));
+    byId("stack-notes").hidden = !(own.notes || []).length;
     const choices = own.layers.map((name, number) => {
       const label = document.createElement("label"), input = document.createElement("input");
       Object.assign(input, {type: "radio", name: "sequence", value: number, checked: number === state.layer});
@@ -277,7 +282,7 @@ export function makeViewer(root, stacks, moved = () => {}) {
       text(amount(area), {x: left - 5, y: y(area) + 4, "text-anchor": "end"});
     }
     const numbers = [0, slices.length - 1, Math.floor((slices.length - 1) / 2)];
-    for (const index of new Set(numbers)) text(`${slices[index].number}`, {x: x(index), y: foot + 14, "text-anchor": "middle"});
+    for (const index of new Set(numbers)) text(`${slices[index].number}`, {x: Math.min(x(index), right - 8), y: foot + 14, "text-anchor": "middle"});
     text("slice", {x: (left + right) / 2, y: height - 3, "text-anchor": "middle"});
     const curve = key => slices.map((s, i) => `${i ? "L" : "M"}${x(i).toFixed(1)} ${y(s[key]).toFixed(1)}`).join("");
     if (own.hasReference) {

@@ -162,7 +162,7 @@ def test_the_page_of_a_cohort_in_a_browser(predict, browser, tmp_path):  # noqa:
     assert "does not look like MR" in cells[-1]
     shown.click("tr[data-row=b] button")
     assert "b, 2.4 ml, Dice 0.857" in shown.locator("#patient option:checked").inner_text()
-    marks = shown.locator("#stage .mark").all_inner_texts()
+    marks = shown.locator("#stage .mark").all_text_contents()
     assert marks[:2] == ["R", "L"] and re.fullmatch(r"(10|20) mm", marks[2])
     assert "Voxels of 0.5 × 0.5 × 4 mm" in shown.inner_text("#stack-facts")
     assert shown.locator("#stage image").count() == 1
