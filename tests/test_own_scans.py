@@ -169,7 +169,7 @@ def test_the_page_of_a_cohort_in_a_browser(predict, browser, tmp_path):  # noqa:
     shown.check("#show-probability")
     assert shown.locator("#stage image").count() == 2
     assert shown.inner_text("#readout dd[data-value='area, mm²']") == "600"
-    shown.select_option("#patient", index=1)
+    shown.select_option("#patient", index=0)  # a, without a reference
     assert not shown.locator("#show-mask").is_visible() and wrong == []
     shown.close()
 
