@@ -42,7 +42,8 @@ def main(argv: list[str] | None = None) -> None:
     pairs = pair(first, second)
     if any_synthetic(pairs):
         print(SYNTHETIC_NOTICE)
-    print(f"A: {first}\nB: {second}\n{len(pairs)} patients; each metric over those that have it in both runs\n")
+    without = f"{(pairs['tumour_pixels_a'] == 0).sum()} of them without tumour"
+    print(f"A: {first}\nB: {second}\n{len(pairs)} patients, {without}; each metric over those that have it in both\n")
     print(f"{'':36}patients       A       B   B - A       p   95% confidence interval; below {FEWEST} patients, each")
     results = compare(pairs)
     for column, row in results.items():
@@ -93,7 +94,7 @@ def compare(pairs: pd.DataFrame) -> dict[str, dict[str, Any]]:
         results[column] = intervals.estimate(pairs["patient"], difference, scale=intervals.DIFFERENCE) | {
             "a": float(both[f"{column}_a"].mean()),
             "b": float(both[f"{column}_b"].mean()),
-            "p": intervals.paired_permutation(difference.dropna().to_numpy(float)),
+            "p": intervals.paired_permutation(pairs["patient"], difference),
         }
     return results
 

@@ -83,7 +83,10 @@ def pool(run: RunFolder, folds: dict[int, RunFolder], folder: Path) -> None:
         for name in TEST_TABLES
     }
     results = {number: fold.read_metrics() for number, fold in folds.items()}
-    shown = ("epoch", "threshold", "min_component", "slices", "patients", "patient_dice", "tumour_iou", "loss", "tuned")
+    shown = (
+        "epoch", "threshold", "min_component", "slices", "patients", "patients_without_tumour", "patient_dice",
+        "patient_dice_tumour", "tumour_iou", "loss", "tuned",
+    )  # fmt: skip
     details = {
         "split": f"cross-validation, {len(folds)} folds",
         **dict.fromkeys(("epoch", "threshold", "min_component")),  # each fold has its own
@@ -106,7 +109,8 @@ def pool(run: RunFolder, folds: dict[int, RunFolder], folder: Path) -> None:
     if metrics["synthetic"]:
         print(SYNTHETIC_NOTICE)
     for number, r in results.items():
-        print(f"  fold {number}: epoch {r['epoch']}, {r['patients']} patients, Dice {show_number(r['patient_dice'])}")
+        who = f"{r['patients']} patients, {r['patients_without_tumour']} of them without tumour"
+        print(f"  fold {number}: epoch {r['epoch']}, {who}, Dice {show_number(r['patient_dice'])}")
     print(summary.describe(metrics, tables["patients"]))
     print(f"written to {run}: test_*.csv, metrics.json, report.html")
 

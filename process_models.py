@@ -29,8 +29,8 @@ def main(argv: list[str] | None = None) -> None:
     best = best_epoch(epochs)
     notice = constants.SYNTHETIC_NOTICE if run.read_config()["synthetic"] else ""
     run.write("results.csv", epochs[RESULT_COLUMNS])
-    marked = run.read_metrics()["epoch"] if run.is_tested() else best
-    plots.write_plots(run, plots.training_plots(epochs, marked), notice)
+    tested = run.read_metrics() if run.is_tested() else {"epoch": best, "selected_by": "iou"}
+    plots.write_plots(run, plots.training_plots(epochs, tested["epoch"], tested["selected_by"]), notice)
 
     if notice:
         print(notice)

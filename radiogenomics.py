@@ -42,6 +42,7 @@ def main(argv: list[str] | None = None) -> None:
     from dataset.folder import find_folder, find_slices
     from dataset.labels import LABELS, default_label_files, read_labels
     from dataset.slices import load_slices
+    from dataset.split import describe_persons, group_scans
     from dataset.synthetic import any_synthetic
     from evaluation import genomics, shape
     from evaluation.metrics import rows_of_patients
@@ -60,13 +61,15 @@ def main(argv: list[str] | None = None) -> None:
         folder = find_folder(args.data)
         table = find_slices(folder, fewest=1)
     out = run or RunFolder(args.out)
-    patients = sorted(set(table["patient"]))
+    patients = list(group_scans(table["patient"]))  # of several scans of a person the first: persons are the sample
     labels, notes = read_labels(args.labels or default_label_files(folder, patients), patients)
+    if several := describe_persons(table["patient"]):
+        notes.append(f"{several}: the first scan of each is analysed")
     slices = load_slices(folder, {"all": table})["all"]
     rows = rows_of_patients(slices.patients)
 
     def measure(masks: np.ndarray, largest_only: bool = False) -> list[dict[str, Any]]:
-        return parallel_map(lambda own: shape.measure(masks[own], largest_only), rows.values())
+        return parallel_map(lambda patient: shape.measure(masks[rows[patient]], largest_only), patients)
 
     automatic = None if predicted is None else measure(predicted, largest_only=True)
     study = genomics.study(genomics.feature_table(measure(slices.masks.numpy()), automatic, labels))

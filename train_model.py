@@ -252,7 +252,7 @@ def draw_curves(run: RunFolder, epochs: pd.DataFrame, notice: str) -> None:
     from evaluation.selection import best_epoch
     from reporting.plots import training_plots, write_plots
 
-    write_plots(run, training_plots(epochs, best_epoch(epochs)), notice)
+    write_plots(run, training_plots(epochs, best_epoch(epochs), "iou"), notice)
 
 
 def log_to_board(run: RunFolder, record: dict[str, float]) -> None:

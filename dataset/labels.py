@@ -50,7 +50,7 @@ def read_labels(files: Iterable[Path], patients: Iterable[str]) -> tuple[pd.Data
     """Read tables of labels; one may fill in what is missing in another.
 
     Returns: the labels (index: `patients`; columns: those of LABELS that a file has; text or NaN), and sentences on
-        words taken for missing, spellings taken for one label, and ids that did not fit.
+        words taken for missing, spellings taken for one label, ids whose zeros were restored, and ids that did not fit.
     Raises: UserError if a file cannot be used, two labels of a patient differ, a label looks like a word for missing,
         or no patient has any.
     """
@@ -65,10 +65,11 @@ def read_labels(files: Iterable[Path], patients: Iterable[str]) -> tuple[pd.Data
         tables.append(table.assign(path=path, id=table["Patient"].map(normalise_id)))
     shown = " and ".join(map(str, files))
     table = pd.concat(tables, ignore_index=True)
+    table["id"], restored = restore_zeros(table["id"], ids)
     fits = table["id"].isin(ids)
     if not fits.any():
         raise UserError(f"{shown}: names none of the {len(patients)} patients, such as {patients[0]}. {HOW_TO_LABEL}")
-    notes, problems, labels = describe_ids(table, fits, patients), [], {}
+    notes, problems, labels = [*restored, *describe_ids(table, fits, patients)], [], {}
     for column in (column for column in LABELS if column in table):
         labels[column], said, wrong = read_column(table[fits], column)
         notes += said
@@ -104,6 +105,20 @@ def read_column(rows: pd.DataFrame, column: str) -> tuple[dict[str, str], list[s
             if LOOKS_MISSING.search(word.lower())
         ]
     return {own: labels[key] for own, key in first.items()}, notes, problems
+
+
+def restore_zeros(named: pd.Series, ids: set[str]) -> tuple[pd.Series, list[str]]:
+    """Return the ids of a table with the leading zeros that a spreadsheet took (12 for 0012), and a sentence on it.
+
+    An id is completed only where it fits no patient as it is, and exactly one without the zeros.
+    """
+    by_number = defaultdict(list)
+    for own in sorted(ids):
+        by_number[own.lstrip("0")].append(own)
+    short = {own: by_number[own.lstrip("0")] for own in dict.fromkeys(named) if own.isdecimal() and own not in ids}
+    full = {own: fitting[0] for own, fitting in short.items() if len(fitting) == 1}
+    said = list_few([f"{own} for {patient}" for own, patient in full.items()])
+    return named.replace(full), [f"leading zeros restored in {len(full)} ids: {said}"] if full else []
 
 
 def describe_ids(table: pd.DataFrame, fits: pd.Series, patients: list[str]) -> list[str]:

@@ -1,5 +1,6 @@
 """Split by patient into training, validation and test; slices of a patient and scans of a person never part."""
 
+import functools
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -19,6 +20,7 @@ SCAN = re.compile(  # the end of an id that tells scans of one person apart: a d
 )
 
 
+@functools.cache
 def person_of(patient: str) -> str:
     """Return an id without a date or session at its end: PAT_02_20190101 and PAT_02_20200101 are PAT_02."""
     return SCAN.sub("", patient)

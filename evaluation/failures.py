@@ -14,6 +14,7 @@ SIZE_OFF = 0.25  # of the reference area
 SIMPLER = 0.25  # of the reference boundary complexity
 COMPONENTS = ("none of 10 px", "1", "2", "3 or more")
 OUTLINES = ("smooth (<1.5)", f"between (1.5-{COMPLEX:g})", f"complex (>={COMPLEX:g})")  # boundary complexity
+OF_PATIENTS = ("institution", "sequences")  # columns of the per-patient table
 SHOWN = ("tumour_iou", "dice", "found")  # means over the tumour slices of a subgroup
 
 
@@ -78,10 +79,10 @@ def list_failures(slices: pd.DataFrame) -> list[dict]:
 
 
 def subgroup_metrics(tables: Tables) -> list[dict]:
-    """Return one dict per subgroup that has a tumour slice: by, group, slices, patients, and its metrics.
+    """Return one dict per subgroup that has a patient: by, group, slices (with tumour), patients, and its metrics.
 
     The metrics are the means of SHOWN, each with the ends of its 95% confidence interval over patients, such as
-    dice_low and dice_high. What is undefined is NaN.
+    dice_low and dice_high. What is undefined is NaN: all of them in a group whose patients have no tumour.
     """
     slices = tables.slices[tables.slices["tumour_pixels"] > 0]
     columns = slices.assign(tumour_iou=slices["iou"], found=(slices["true_positive"] > 0).astype(float))
@@ -89,10 +90,12 @@ def subgroup_metrics(tables: Tables) -> list[dict]:
     for by, (group_of, groups) in subgroups(slices, tables.patients).items():
         for group in groups:
             member = group_of == group
-            if not member.any():
+            named = set(slices.loc[member, "patient"])
+            if by in OF_PATIENTS:  # some of them may have no tumour
+                named = set(tables.patients.loc[tables.patients[by] == group, "patient"])
+            if not named:
                 continue
-            row = {"by": by, "group": group, "slices": int(member.sum())}
-            row["patients"] = slices.loc[member, "patient"].nunique()
+            row = {"by": by, "group": group, "slices": int(member.sum()), "patients": len(named)}
             for name in SHOWN:
                 interval = estimate(slices["patient"], columns[name].where(member))
                 row |= {name: interval["value"], f"{name}_low": interval["low"], f"{name}_high": interval["high"]}
@@ -109,6 +112,6 @@ def subgroups(slices: pd.DataFrame, patients: pd.DataFrame) -> dict[str, tuple[p
         "boundary": (pd.Series(np.array(OUTLINES)[outline], slices.index), list(OUTLINES)),
     }
     of_patient = patients.set_index("patient")
-    for name in ("institution", "sequences"):
+    for name in OF_PATIENTS:
         by[name] = (slices["patient"].map(of_patient[name]), sorted(of_patient[name].unique()))
     return by

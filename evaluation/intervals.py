@@ -1,7 +1,8 @@
 """95% confidence intervals over patients, a paired permutation test of two runs, agreement of two measurements.
 
-Slices of one patient are alike: the sample is the patients, not the slices. A mean has a Student t interval, with the
-jackknife's standard error over patients, on a scale on which Dice and the like are less skewed; a median has that of
+Slices of one patient are alike, and scans of one person: the sample is the persons, whom their ids tell (see
+dataset.split.person_of); where each has one scan, these are the patients. A mean has a Student t interval, with the
+jackknife's standard error over them, on a scale on which Dice and the like are less skewed; a median has that of
 order statistics, valid for any distribution. An intraclass correlation has the t interval on Fisher's z scale, an area
 under the ROC curve the one that inverts Hanley and McNeil's variance (Newcombe 2006, method 5). All were chosen for
 their coverage in simulations, which tests/test_intervals.py repeats.
@@ -14,6 +15,7 @@ import numpy as np
 import pandas as pd
 from scipy import optimize, special, stats
 
+from dataset.split import person_of
 from utils import show_number
 
 FEWEST = 6  # patients of the interval of a mean or median, or on each side of a ROC curve
@@ -41,17 +43,17 @@ DIFFERENCE = Scale(np.asarray, np.asarray, np.ones_like)  # of any sign
 def estimate(
     patients: pd.Series, sums: pd.Series, numbers: pd.Series | None = None, scale: Scale = SHARE
 ) -> dict[str, Any]:
-    """Return a mean, the sum of `sums` over the sum of `numbers`, with its 95% confidence interval over patients.
+    """Return a mean, the sum of `sums` over the sum of `numbers`, with its 95% confidence interval over persons.
 
     Args:
         patients: the patient of each row.
         sums: NaN where undefined.
         numbers: of values in each sum; None: 1, or 0 where the sum is NaN.
 
-    Returns: value, low and high (NaN where undefined, see `mean_interval`), n (patients with a value), and values (of
-        each patient, by sorted id, where n is less than FEWEST, instead of an interval).
+    Returns: value, low and high (NaN where undefined, see `mean_interval`), n (persons with a value), and values (of
+        each person, by sorted id, where n is less than FEWEST, instead of an interval).
     """
-    names, rows = np.unique(patients.to_numpy(str), return_inverse=True)
+    names, rows = np.unique(patients.map(person_of).to_numpy(str), return_inverse=True)
     numbers = sums.notna() if numbers is None else numbers
     sums = np.bincount(rows, np.nan_to_num(sums.to_numpy(float)), len(names))
     numbers = np.bincount(rows, numbers, len(names))
@@ -80,9 +82,13 @@ def jackknife_error(without_one: np.ndarray) -> np.ndarray:
     return np.sqrt(without_one.var(-1) * (without_one.shape[-1] - 1))
 
 
-def estimate_median(values: np.ndarray) -> dict[str, Any]:
-    """Return the median over patients (float [P], at least one, no NaN), as `estimate` does."""
-    return _estimate(np.median(values), stats.quantile_test(values).confidence_interval(LEVEL), values)
+def estimate_median(patients: pd.Series, values: pd.Series) -> dict[str, Any]:
+    """Return the median of a value of each patient (at least one, no NaN), as `estimate` does.
+
+    Where a person has several scans, it is that of the persons' means.
+    """
+    each = values.groupby(patients.map(person_of)).mean().to_numpy(float)
+    return _estimate(np.median(each), stats.quantile_test(each).confidence_interval(LEVEL), each)
 
 
 def _estimate(value: float, interval: tuple[float, float], values: np.ndarray) -> dict[str, Any]:
@@ -102,21 +108,22 @@ def show_interval(estimate: dict[str, Any], form: str) -> str:
 # --- Two runs on the same patients -----------------------------------------------------------------------------
 
 
-def paired_permutation(differences: np.ndarray) -> float:
-    """Return the two-sided p of a mean paired difference (float [P]): as likely as random signs make it, or less.
+def paired_permutation(patients: pd.Series, differences: pd.Series) -> float:
+    """Return the two-sided p of a mean paired difference: as likely as random signs of the persons make it, or less.
 
-    Exact up to 16 patients. NaN for fewer than two.
+    Exact up to 16 persons. NaN for fewer than two. differences: of each patient, NaN where undefined.
     """
-    if len(differences) < 2:
+    of_persons = differences.groupby(patients.map(person_of)).sum(min_count=1).dropna().to_numpy(float)
+    if len(of_persons) < 2:
         return float("nan")
     test = stats.permutation_test(
-        (differences,), np.mean, permutation_type="samples", n_resamples=PERMUTATIONS, batch=BATCH, rng=SEED
+        (of_persons,), np.mean, permutation_type="samples", n_resamples=PERMUTATIONS, batch=BATCH, rng=SEED
     )
     return float(test.pvalue)
 
 
 def smallest_p(patients: int) -> float:
-    """Return the smallest p that `paired_permutation` can give for this number of patients."""
+    """Return the smallest p that `paired_permutation` can give for this number of persons."""
     return max(2.0 ** (1 - patients), 2 / (PERMUTATIONS + 1))
 
 

@@ -16,9 +16,9 @@ from utils import parallel_map, show_number
 
 SHOWN_PATIENTS = 12  # worst, that are printed
 HEADLINES = (  # that are printed, and stand in the report's summary
-    "patient_dice", "patient_dice_median", "patient_sensitivity", "patient_precision", "tumour_iou", "tumour_found",
-    "false_positive_share", "lesion_recall", "surface_dice_2", "hd95", "hd95_mm", "iou", "empty_prediction", "brier",
-    "loss",
+    "patient_dice", "patient_dice_tumour", "patient_dice_median", "patient_sensitivity", "patient_precision",
+    "tumour_iou", "tumour_found", "false_positive_share", "lesion_recall", "surface_dice_2", "hd95", "hd95_mm", "iou",
+    "empty_prediction", "brier", "loss",
 )  # fmt: skip
 IN_MM = ("hd95_mm", "surface_distance_mm", "surface_dice_2mm")  # of patients whose spacing is known
 OF_NETWORKS = ("loss", "brier", "ece")  # NaN for masks, which have no probabilities
@@ -31,7 +31,8 @@ CONVENTIONS = (  # what the meanings in METRICS leave open
     f"is false when less than {lesions.COVERED:.0%} of its pixels are tumour.",
     "95% confidence intervals are over patients: Student t of a mean, with the jackknife's standard error, on the "
     "logit scale for shares and the log scale for amounts; order statistics of a median. n is the number of patients "
-    f"with a value: below {intervals.FEWEST}, their values stand instead. There is no interval if all are equal.",
+    f"with a value: below {intervals.FEWEST}, their values stand instead. There is no interval if all are equal. Scans "
+    "of one person, whose ids differ in a date or session at their end, count as one patient in intervals and n.",
 )
 
 
@@ -47,7 +48,11 @@ class Metric(NamedTuple):
 METRICS = {  # every metric of metrics.json; in epochs.csv, training_ or validation_ precedes the name
     "patient_dice": Metric(
         "Volumetric Dice, mean over patients",
-        "2 TP / (2 TP + FP + FN) over all pixels of a patient's stack, then the mean over patients.",
+        "2 TP / (2 TP + FP + FN) over all pixels of a patient's stack, then the mean over patients. A patient without "
+        "tumour has 1 if nothing is predicted, otherwise 0.",
+    ),
+    "patient_dice_tumour": Metric(
+        "Volumetric Dice, mean, patients with tumour", "The mean over the patients with tumour alone."
     ),
     "patient_dice_median": Metric("Volumetric Dice, median over patients", "Half of the patients have more."),
     "patient_iou": Metric("Volumetric IoU, mean over patients", "TP / (TP + FP + FN) of a stack, then the mean."),
@@ -172,6 +177,7 @@ def summarise(tables: Tables, bins: list[dict], details: dict, notes: list[str])
         **details,
         "slices": len(tables.slices),
         "patients": len(tables.patients),
+        "patients_without_tumour": int((tables.patients["tumour_pixels"] == 0).sum()),
         **{name: estimate["value"] for name, estimate in estimates.items()},
         **{name: int(tables.patients[name].sum()) for name in ("lesions", "lesions_found", "false_lesions")},
         "ece": calibration.expected_calibration_error(bins),
@@ -198,6 +204,7 @@ def estimate_metrics(tables: Tables) -> dict[str, dict[str, float]]:
         "false_positive_share": (s, predicted.astype(float).where(~tumour)),
         "false_positive_area": (s, s["predicted_pixels"].astype(float).where(~tumour & predicted)),
         **{f"patient_{name}": (p, p[name]) for name in PATIENT_METRICS},
+        "patient_dice_tumour": (p, p["dice"].where(p["tumour_pixels"] > 0)),
         **{name: (p, p[name]) for name in ("hd95", *SURFACE_DICE, *IN_MM) if name in p},
         "lesion_recall": (p, p["lesions_found"], p["lesions"]),
         "lesion_precision": (p, p["predicted_lesions"] - p["false_lesions"], p["predicted_lesions"]),
@@ -210,7 +217,7 @@ def estimate_metrics(tables: Tables) -> dict[str, dict[str, float]]:
         )
         for name, (table, *columns) in means.items()
     }
-    return estimates | {"patient_dice_median": intervals.estimate_median(p["dice"].to_numpy())}
+    return estimates | {"patient_dice_median": intervals.estimate_median(p["patient"], p["dice"])}
 
 
 def describe_epoch(metrics: dict[str, float]) -> str:
@@ -223,6 +230,7 @@ def describe(metrics: dict[str, Any], patients: pd.DataFrame) -> str:
     """Return the result of a test on one screen (metrics: see `summarise`; patients: as in test_patients.csv)."""
     area = metrics["false_positive_area"]  # NaN without any
     remarks = {
+        "patient_dice": f"{metrics['patients_without_tumour']} of {metrics['patients']} patients without tumour",
         "false_positive_share": f"{area:.0f} px each" if area > 0 else "",
         "lesion_recall": f"{metrics['lesions_found']} of {metrics['lesions']}, and {metrics['false_lesions']} false",
         "hd95": "slices with both masks only",

@@ -57,9 +57,10 @@ def model_card(run: RunFolder, checkpoint: dict[str, Any], digest: str) -> str:
     digest: of the checkpoint's weights, see unet.weights_digest.
     Raises: UserError when a file of the run is missing or damaged.
     """
-    metrics, rows, dice = None, [], []
+    metrics, rows, dice, with_tumour = None, [], [], []
     if run.is_tested():
-        metrics, dice = run.read_metrics(), run.read_test_table("patients")["dice"].tolist()
+        metrics, patients = run.read_metrics(), run.read_test_table("patients")
+        dice, with_tumour = (own["dice"].tolist() for own in (patients, patients[patients["tumour_pixels"] > 0]))
         for name in SHOWN:
             estimate, form = metrics["intervals"][name], METRICS[name].form
             rows.append((METRICS[name].label, show_number(estimate["value"], form), show_interval(estimate, form)))
@@ -76,6 +77,7 @@ def model_card(run: RunFolder, checkpoint: dict[str, Any], digest: str) -> str:
         run=run,
         metrics=metrics,
         dice=dice,
+        with_tumour=with_tumour,
         rows=rows,
         fewest=FEWEST,
         synthetic_notice=SYNTHETIC_NOTICE,

@@ -11,7 +11,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
-from constants import BAD_DICE
+from constants import BAD_DICE, CRITERIA
 from evaluation.intervals import limits_of_agreement
 from scans.show import BLUE, GREEN, ORANGE
 from storage.run_folder import RunFolder
@@ -37,9 +37,12 @@ class Plot(NamedTuple):
     words: str
 
 
-def training_plots(epochs: pd.DataFrame, chosen: int) -> dict[str, Plot]:
-    """Return the learning curves by file name (columns of epochs.csv), with the chosen epoch marked."""
-    return {"loss": draw_loss(epochs, chosen), "iou": draw_iou(epochs, chosen)}
+def training_plots(epochs: pd.DataFrame, chosen: int, by: str) -> dict[str, Plot]:
+    """Return the learning curves by file name (columns of epochs.csv), with the epoch marked that was chosen.
+
+    by: the one of CRITERIA that chose it.
+    """
+    return {"loss": draw_loss(epochs, chosen, by), "iou": draw_iou(epochs, chosen, by)}
 
 
 def volume_plots(patients: pd.DataFrame, slices: pd.DataFrame) -> dict[str, Plot]:
@@ -64,20 +67,20 @@ def quality_plots(quality: dict[str, Any] | None) -> dict[str, Plot]:
 # --- Drawings --------------------------------------------------------------------------------------------------
 
 
-def draw_loss(epochs: pd.DataFrame, chosen: int) -> Plot:
+def draw_loss(epochs: pd.DataFrame, chosen: int, by: str) -> Plot:
     """Draw training and validation loss against the epoch."""
     figure, axes = new_axes("epoch", "loss (log scale)")
     for split, color in (("training", GREY), ("validation", BLUE)):
         axes.plot(epochs["epoch"], epochs[f"{split}_loss"], color=color, **CURVE, label=split)
     axes.set_yscale("log")
     _plain_ticks(axes.yaxis)
-    _mark(axes, epochs, chosen, "validation_loss")
+    _mark(axes, epochs, chosen, by, "validation_loss")
     training, validation = epochs.iloc[-1][["training_loss", "validation_loss"]]
     words = f"Epochs: {len(epochs)}. In the last one, training loss {training:.3g}, validation loss {validation:.3g}."
     return finished(figure, "Loss against epoch", words)
 
 
-def draw_iou(epochs: pd.DataFrame, chosen: int) -> Plot:
+def draw_iou(epochs: pd.DataFrame, chosen: int, by: str) -> Plot:
     """Draw training and validation IoU against the epoch, beside that of an empty prediction."""
     figure, axes = new_axes("epoch", "IoU")
     for column, label, color, dashes in (
@@ -89,7 +92,7 @@ def draw_iou(epochs: pd.DataFrame, chosen: int) -> Plot:
     empty = epochs["validation_empty_prediction"].iloc[-1]
     axes.axhline(empty, color="black", ls="--", lw=1, label="validation, empty prediction")
     axes.set_ylim(0, 1)
-    _mark(axes, epochs, chosen, "validation_iou")
+    _mark(axes, epochs, chosen, by, "validation_iou")
     words = f"The highest validation IoU is {epochs['validation_iou'].max():.3f}; an empty prediction has {empty:.3f}."
     return finished(figure, "IoU against epoch", words)
 
@@ -201,8 +204,9 @@ def _plain_ticks(axis: Axis) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def _mark(axes: Axes, epochs: pd.DataFrame, chosen: int, column: str) -> None:
-    """Mark the chosen epoch with a line, and with a point on its curve."""
+def _mark(axes: Axes, epochs: pd.DataFrame, chosen: int, by: str, column: str) -> None:
+    """Mark the chosen epoch with a line, and with a point on its curve; say for what it was chosen."""
+    axes.set_xlabel(f"epoch\nmarked: {CRITERIA[by]}")
     axes.xaxis.set_major_locator(MaxNLocator(8, steps=STEPS, integer=True, min_n_ticks=1))
     value = epochs.loc[epochs["epoch"] == chosen, column].iloc[0]
     axes.axvline(chosen, color=GREEN, lw=1, alpha=0.6)

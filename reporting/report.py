@@ -43,7 +43,7 @@ def write_result(
     panels.write_panels(run, slices, predicted, tables.slices, notice)
     plots.write_plots(run, plots.volume_plots(tables.patients, tables.slices), notice)
     if epochs is not None:  # with the epoch that was tested marked, which need not have the best IoU
-        plots.write_plots(run, plots.training_plots(epochs, metrics["epoch"]), notice)
+        plots.write_plots(run, plots.training_plots(epochs, metrics["epoch"], metrics["selected_by"]), notice)
     write_report(run, slices, predicted, epochs)
 
 
@@ -62,6 +62,7 @@ def write_report(run: RunFolder, slices: Slices, predicted: np.ndarray, epochs: 
         study = Study(*stored)
         texts = [{"title": title, **as_table(table)} for title, table in text_tables(study).items()]
         genomics = {"sentences": sentences(study), "tables": texts, "charts": charts(study_plots(study))}
+    curves = {} if epochs is None else plots.training_plots(epochs, metrics["epoch"], metrics["selected_by"])
     network = "masks" not in metrics
     measured = [name for name in METRICS if name in metrics and (network or name not in OF_NETWORKS)]
     hidden = ["surface_pixels", "head_pixels"] + ["brier"] * (not network)
@@ -76,7 +77,7 @@ def write_report(run: RunFolder, slices: Slices, predicted: np.ndarray, epochs: 
             "lesions": "Lesions",
             **({"calibration": "Calibration"} if network else {}),
             **({"genomics": "Genomics"} if genomics else {}),
-            **({"training": "Training"} if epochs is not None else {}),
+            **({"training": "Training"} if curves else {}),
             "terms": "Terms and files",
         },
         "size": slices.images.shape[1],
@@ -99,10 +100,12 @@ def write_report(run: RunFolder, slices: Slices, predicted: np.ndarray, epochs: 
         ),
         "expected": plots.describe_expected(nested) if (nested := metrics.get("quality", {}).get("nested")) else "",
         "genomics": genomics,
-        "training": charts({} if epochs is None else plots.training_plots(epochs, metrics["epoch"])),
+        "training": charts(curves),
+        "chosen": f"The marked epoch {metrics['epoch']} was chosen for {CRITERIA.get(metrics['selected_by'])}.",
         "conventions": metrics["conventions"],
         "fewest": FEWEST,
         "brightest": BRIGHTEST,
+        "has_images": bool(slices.images.any()),  # masks can be scored without
         "viewer": viewer_data(
             slices.images.numpy(), slices.masks.numpy(), predicted, tables.slices, patients, metrics.get("spacing")
         ),
@@ -162,7 +165,8 @@ def verdict(metrics: dict[str, Any], tables: Tables) -> list[str]:
     slices, patients = tables.slices, tables.patients
     tumour, predicted = slices["tumour_pixels"] > 0, slices["predicted_pixels"] > 0
     hit = tumour & (slices["true_positive"] > 0)
-    missed = (patients["tumour_pixels"] > 0) & (patients["dice"] == 0)
+    with_tumour = patients["tumour_pixels"] > 0
+    missed = with_tumour & (patients["dice"] == 0)
     iou, iou_empty = metrics["iou"], metrics["empty_prediction"]
     gain = f"{iou - iou_empty:.3f} above" if iou > iou_empty else "not above"
     return [
@@ -173,6 +177,9 @@ def verdict(metrics: dict[str, Any], tables: Tables) -> list[str]:
         f"{metrics['false_lesions']:,} predicted ones are false.",
         f"Volumetric Dice per patient: {patients['dice'].min():.3f} to {patients['dice'].max():.3f}. "
         f"Patients whose tumour is missed completely: {missed.sum()}.",
+        f"Patients without tumour: {(~with_tumour).sum()} of {len(patients)}, with a Dice of 1 where nothing is "
+        f"predicted. Mean Dice of all: {metrics['patient_dice']:.3f}; of those with tumour: "
+        f"{show_number(patients['dice'][with_tumour].mean())}.",
         f"IoU over all slices: {iou:.3f}, {gain} the {iou_empty:.3f} of an empty prediction.",
     ]
 

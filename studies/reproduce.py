@@ -1,4 +1,4 @@
-"""Repeat a run by its name: train, process and test it, and copy what may be published to results/.
+"""Repeat a run by its name: train, process and test it, and copy what may be published to runs/reproduce/.
 
     python -m studies.reproduce full_bilinear
     python -m studies.reproduce full_bilinear --split split.csv     # a set that lacks the test patients
@@ -7,9 +7,9 @@
     python -m studies.reproduce table                               # the table of docs/results.md
 
 The same command goes on where it stopped; a run of other settings or on other patients is refused. The run itself is in
-runs/RUN. results/RUN receives its tables, the plots that show no patient, config.json, and run.json with metrics,
-seconds, memory and the network's size; of a cross-validation the predicted masks, too. A run on other data, or with
---epochs or --width, is marked as a trial in run.json and never enters the table.
+runs/RUN. runs/reproduce/RUN receives its tables, the plots that show no patient, config.json, and run.json with
+metrics, seconds, memory and the network's size; of a cross-validation the predicted masks, too. A run on other data, or
+with --epochs or --width, is marked as a trial in run.json and never enters the table.
 """
 
 import argparse
@@ -91,15 +91,17 @@ def main(argv: list[str] | None = None) -> None:
     add("--width", type=positive(int), help="for a quick trial")
     add("--device", default="auto", help="cpu, cuda, cuda:1, mps (auto: CUDA, else MPS, else the CPU)")
     add("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where the runs themselves go (%(default)s)")
-    add("--results", type=Path, default=PROJECT / "results", metavar="DIR", help="where the copies go (%(default)s)")
-    add("--overwrite", action="store_true", help="replace the files in results/RUN")
+    add("--results", type=Path, metavar="DIR", help="where the copies go (reproduce/ in --runs); for the table, where "
+        "they are (the project's results/)")  # fmt: skip
+    add("--overwrite", action="store_true", help="replace the files of an earlier copy")
     args = parser.parse_args(argv)
     if args.split and args.run in RUNS and RUNS[args.run].folds:
         parser.error(f"--split: {args.run} makes its folds itself")
     if args.run == "table":
-        write_text(PAGE, fill(PAGE.read_text(encoding="utf-8"), make_table(args.results)))
+        write_text(PAGE, fill(PAGE.read_text(encoding="utf-8"), make_table(args.results or PROJECT / "results")))
         return
-    published, run, results = RUNS[args.run], RunFolder(args.runs / args.run), args.results / args.run
+    published, run = RUNS[args.run], RunFolder(args.runs / args.run)
+    results = (args.results or args.runs / "reproduce") / args.run
     refuse_used(results, args.overwrite, "--results")
     folder = find_folder(args.data)
     trial = [f"--{name} {getattr(args, name)}" for name in ("epochs", "width") if getattr(args, name)]
@@ -137,6 +139,7 @@ def describe(run: RunFolder) -> tuple[dict[str, Any], dict[str, Any]]:
         parameters = sum(weights.numel() for weights in UNet(**network).parameters())
     return config, {
         "judged_on": metrics["split"],
+        "without_tumour": metrics["patients_without_tumour"],
         "epoch": metrics["epoch"],
         "metrics": {name: metrics["intervals"][name] for name in SHOWN},
         "epochs": len(epochs) // len(runs),
@@ -183,7 +186,8 @@ def make_table(results: Path) -> str:
             continue
         split = r["judged_on"]
         epoch = f"epoch {r['epoch']} of {r['epochs']}" if r["epoch"] else f"{r['epochs']} epochs"
-        judged = f"{split}, {config['patients'][split]} / {config['slices'][split]}, {epoch}"
+        without = f" ({r['without_tumour']} without tumour)" if r.get("without_tumour") else ""
+        judged = f"{split}, {config['patients'][split]}{without} / {config['slices'][split]}, {epoch}"
         metrics = [f"{show_number(e['value'])} ({show_interval(e, '.3f')})" for e in map(r["metrics"].get, SHOWN)]
         metrics = [text.removesuffix(" ()") for text in metrics]  # without patients enough for an interval
         cost = [f"{r['parameters'] / 1e6:.2f} M", f"{r['gflop']:.1f}", f"{r['seconds'] / 60:.0f}"]

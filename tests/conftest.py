@@ -134,6 +134,11 @@ OF_AN_EPOCH = ("loss", "iou", "empty_prediction", "tumour_iou", "tumour_found", 
 EPOCH = {"epoch": 1} | dict.fromkeys(("training_loss", "training_iou", *(f"validation_{n}" for n in OF_AN_EPOCH)), 0.5)
 
 
+def contents(folder: Path) -> dict[str, bytes]:
+    """Return the content of every file below a folder, by relative path."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 def save_checkpoint(run: RunFolder, model: UNet, record: dict, config: dict) -> Path:
     """Write a checkpoint as training does; `record` has the epoch and its metrics."""
     writer = checkpoints.Writer(run, model, torch.optim.Adam(model.parameters()), config)
@@ -173,7 +178,13 @@ def call(capsys):
 
 
 @pytest.fixture
-def finished(call, folder, tmp_path) -> Path:
+def undrawn(monkeypatch) -> None:
+    """Plots are files without content: drawing takes most of the time of a test."""
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda *_, **__: None)
+
+
+@pytest.fixture
+def finished(call, folder, undrawn, tmp_path) -> Path:
     """A run of one epoch."""
     run = tmp_path / "finished"
     assert call("train_model", "--data", folder, "--run", run, "--epochs", 1, *QUICK)[0] == 0

@@ -64,9 +64,6 @@ def test_pooling_runs_is_the_same_as_counting_all_at_once():
         assert a == pytest.approx(b)
 
 
-# --- Warnings without a reference mask -------------------------------------------------------------------------
-
-
 def test_a_photograph_a_page_and_a_mask_over_half_of_the_head_are_doubted():
     images, masks = np.stack([head_image()] * 2), np.zeros((2, 256, 256), np.uint8)
     images[:, :9, :9] = 0

@@ -39,11 +39,10 @@ def calls(monkeypatch):
     return recorded
 
 
-def test_two_folds_from_end_to_end(call, monkeypatch, tmp_path):
+def test_two_folds_from_end_to_end(call, monkeypatch, undrawn, tmp_path):
     """All scripts in this process; then once more, which trains nothing; then with other settings and patients."""
 
     monkeypatch.setattr(cross_validate, "run_python", run_here)
-    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda *_, **__: None)  # drawing takes most of the time
     folder = make_patients(tmp_path / "kaggle_3m", patients=4, slices=2)
     run = RunFolder(tmp_path / "cv")
     options = ("--folds", 2, "--run", run, "--data", folder, *QUICK)

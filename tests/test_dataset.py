@@ -14,20 +14,11 @@ from PIL import Image
 import constants
 from dataset.folder import find_folder, find_slices
 from dataset.preprocess import Preprocessing, preprocess
-from dataset.published import PATIENTS_FILE
+from dataset.published import published_patients
 from dataset.slices import Slices, load_slices, read_image, read_mask
-from dataset.split import (
-    SPLITS,
-    assign_patients,
-    read_assignment,
-    read_patient_list,
-    split_tables,
-)
+from dataset.split import SPLITS, assign_patients, read_assignment, read_patient_list, split_tables
 from storage.run_folder import RunFolder
 from utils import UserError, to_csv
-
-FACTS = pd.read_csv(PATIENTS_FILE)  # all 110 patients of the set, and how many slices each
-
 
 # --- Find ------------------------------------------------------------------------------------------------------
 
@@ -64,10 +55,9 @@ def test_what_programs_put_beside_patients_and_slices_is_ignored(folder):
 def test_lists_and_tables_as_spreadsheets_save_them(folder, tmp_path):
     patients = find_slices(folder)["patient"].unique().tolist()
     splits = dict(zip(patients, ("train", "train", "validation", "test", "test"), strict=True))
-    for comma, tail in ((",", ""), (";", ""), (";", ";")):
-        lines = [f"patient{comma}split{tail}", *(f"{each}{comma}{split}{tail}" for each, split in splits.items())]
-        (tmp_path / "split.csv").write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).encode())
-        assert read_assignment(tmp_path / "split.csv", patients, folder) == (splits, [])
+    lines = ["patient;split;", *(f"{patient};{split};" for patient, split in splits.items())]
+    (tmp_path / "split.csv").write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).encode())
+    assert read_assignment(tmp_path / "split.csv", patients, folder) == (splits, [])
     (tmp_path / "list.txt").write_bytes(b"\xef\xbb\xbf" + ";\r\n".join(patients[:2]).encode() + b"\r\n")
     assert read_patient_list(tmp_path / "list.txt") == patients[:2]
 
@@ -96,20 +86,18 @@ def test_without_a_path_the_data_are_those_beside_the_code(folder, tmp_path, mon
     assert find_folder(None) == tmp_path / "real"
 
 
-UNUSUAL = ("=1+1", "001", "1e5", "NA", "true", "a,b", 'say "yes"', "äö ü", " blank ")
-
-
 def test_unusual_ids_are_text_and_stay_unchanged(tmp_path):
-    for patient in UNUSUAL:
+    unusual = sorted(("=1+1", "001", "1e5", "NA", "true", "a,b", 'say "yes"', "äö ü", " blank "))
+    for patient in unusual:
         write_slice(tmp_path / "set", patient, 1, tumour=False)
     table = find_slices(tmp_path / "set")
-    assert table["patient"].tolist() == sorted(UNUSUAL)
+    assert table["patient"].tolist() == unusual
     run = RunFolder(tmp_path / "run")
     run.write("test.csv", to_csv(table).encode())
     assert run.read_split_table("test").equals(table)
     rows = pd.DataFrame(assign_patients(table["patient"]).items(), columns=["patient", "split"])
     (tmp_path / "split.csv").write_text(to_csv(rows), encoding="utf-8")
-    assert sorted(read_assignment(tmp_path / "split.csv", table["patient"], tmp_path)[0]) == sorted(UNUSUAL)
+    assert sorted(read_assignment(tmp_path / "split.csv", table["patient"], tmp_path)[0]) == unusual
 
 
 @pytest.mark.parametrize(("name", "shown"), [(b"TCGA_\xff", r"TCGA_\udcff"), (b"A\nB", r"A\nB")])
@@ -120,18 +108,6 @@ def test_ids_that_no_table_can_hold_are_refused(folder, tmp_path, name, shown):
         find_slices(folder)
     assert find_slices(folder, plain["patient"]).equals(plain)  # it does not matter if it is not used
 
-
-def test_no_folder_says_how_to_get_the_data(tmp_path):
-    with pytest.raises(UserError, match=r"no such folder.*download_data.py"):
-        find_folder(str(tmp_path / "nowhere"))
-    (tmp_path / "archive.zip").write_bytes(b"")
-    with pytest.raises(UserError, match="a file, not a folder"):
-        find_folder(str(tmp_path / "archive.zip"))
-    with pytest.raises(UserError, match=r"holds no patient folders.*download_data.py"):
-        find_slices(tmp_path)
-
-
-# --- Everything that can be wrong with a folder ----------------------------------------------------------------
 
 IMAGE, MASK = "SYNTH_T_1/SYNTH_T_1_2.tif", "SYNTH_T_1/SYNTH_T_1_2_mask.tif"
 
@@ -144,27 +120,22 @@ def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:5000])
 
 
-def two_pages(path: Path) -> None:
-    page = Image.open(path).copy()
-    page.save(path, save_all=True, append_images=[page])
-
-
 def values(path: Path) -> None:
     save(path, np.arange(65536).reshape(256, 256).astype(np.uint8))
 
 
-def link_to_nothing(path: Path) -> None:
-    path.unlink(missing_ok=True)
-    path.symlink_to("objects/not_fetched")
-
-
+BLANK = np.zeros((256, 256, 3), np.uint8)
 DAMAGE = {
     "orphan image": (MASK, Path.unlink, r"SYNTH_T_1_2\.tif: has no mask"),
     "orphan mask": (IMAGE, Path.unlink, r"SYNTH_T_1_2_mask\.tif: has no image"),
     "truncated image": (IMAGE, truncate, r"SYNTH_T_1_2\.tif: cannot be read as a TIFF"),
-    "wrong size": (IMAGE, lambda p: save(p, np.zeros((128, 256, 3), np.uint8)), "is 256x128 pixels"),
+    "wrong size": (IMAGE, lambda p: save(p, BLANK[:128]), "is 256x128 pixels"),
     "16 bits": (MASK, lambda p: save(p, np.zeros((256, 256), np.uint16)), "has the mode I;16, but a mask"),
-    "two pages": (IMAGE, two_pages, "has 2 pages"),
+    "two pages": (
+        IMAGE,
+        lambda p: save(p, BLANK, save_all=True, append_images=[Image.fromarray(BLANK)]),
+        "has 2 pages",
+    ),
     "values of mask": (MASK, values, r"the values 0, 1, 2, 3, 4, \.\.\."),
     "two files for one slice": (IMAGE, lambda p: shutil.copy(p, p.with_name("SYNTH_T_1_02.tif")), "same slice as"),
     "foreign name": (IMAGE, lambda p: shutil.copy(p, p.with_name("SYNTH_T_9_9.tif")), "not named like a slice"),
@@ -176,7 +147,7 @@ DAMAGE = {
     ),
     "patient that is a dead link": (
         IMAGE,
-        lambda p: link_to_nothing(p.parents[1] / "SYNTH_T_7"),
+        lambda p: (p.parents[1] / "SYNTH_T_7").symlink_to("objects/not_fetched"),
         r"SYNTH_T_7: cannot be read \(a link that leads nowhere\)",
     ),
 }
@@ -205,11 +176,14 @@ def test_what_a_folder_looks_like_that_is_not_one_of_patients(folder, tmp_path):
         (tmp_path / "cohort", r"holds scans such as P1/flair\.nii\.gz, .* predict_model\.py segments scans"),
         (tmp_path, rf"is a level too high, the patients are in {folder}\. Name it with --data"),
         (folder / "SYNTH_T_0", r"holds slices itself, as the folder of one patient does\. Name its parent"),
-        (tmp_path / "readme", "holds no patient folders"),
+        (tmp_path / "readme", r"holds no patient folders.*download_data.py"),
     ):
         with pytest.raises(UserError, match=message) as error:
             find_slices(wrong)
         assert len(str(error.value).splitlines()) == 1 and "emove" not in str(error.value)
+    for wrong, message in (("nowhere", r"no such folder.*download_data.py"), ("readme/notes.txt", "not a folder")):
+        with pytest.raises(UserError, match=message):
+            find_folder(tmp_path / wrong)
 
 
 def test_all_problems_in_one_report(folder):
@@ -218,9 +192,9 @@ def test_all_problems_in_one_report(folder):
     (folder / "SYNTH_T_2" / "SYNTH_T_2_3_mask.tif").unlink()
     with pytest.raises(UserError) as error:
         load_all(folder)
-    lines = str(error.value).splitlines()
-    assert "3 problems" in lines[0] and len(lines) == 4
-    assert all(any(name in line for line in lines) for name in ("T_0_1.tif", "T_4_2_mask.tif", "T_2_3.tif"))
+    said = str(error.value)
+    assert "3 problems" in said and len(said.splitlines()) == 4
+    assert all(name in said for name in ("T_0_1.tif", "T_4_2_mask.tif", "T_2_3.tif"))
 
 
 def test_decoded_slices_are_the_pixels_of_the_files(folder):
@@ -251,13 +225,9 @@ def test_any_one_positive_value_marks_the_lesion(folder, value):
     assert read_mask(folder / MASK).all()
 
 
-# --- Real patients ---------------------------------------------------------------------------------------------
-
-
 @pytest.mark.real
 def test_the_12_real_patients(real):
-    subset = FACTS[FACTS["in_subset"] == 1]["patient"].tolist()
-    table = find_slices(real, subset)
+    table = find_slices(real, published_patients(subset=True))
     loaded = load_slices(real, split_tables(table, assign_patients(table["patient"])))
     assert [len(loaded[split]) for split in SPLITS] == [178, 45, 113]
     empty = 1 - loaded["test"].masks.flatten(1).any(1).float().mean()

@@ -13,7 +13,8 @@ ROOT = Path(__file__).parents[1]
 
 
 def torchrun(processes: int, *arguments) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", processes, "--"]
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", processes, "--")
+    command = [sys.executable, *(launcher if processes > 1 else ())]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": str(ROOT)}
     return subprocess.run(
         list(map(str, (*command, *arguments))), capture_output=True, text=True, env=environment, timeout=300
@@ -81,12 +82,27 @@ def test_an_epoch_of_two_processes_equals_that_of_one(tmp_path):
         assert mine == pytest.approx(theirs, abs=1e-4)
 
 
-def test_the_training_script_under_torchrun(folder, tmp_path):
-    """Two processes write one run with one voice, and go on with it."""
-    script, run = ROOT / "train_model.py", tmp_path / "run"
-    options = ("--width", 2, "--batch-size", 5, "--epochs", 1, "--device", "cpu", "--precision", "fp32")
-    for arguments in (("--data", folder, *options), ("--resume", "--epochs", 2)):
-        done = torchrun(2, script, "--run", run, *arguments)
-        assert done.returncode == 0 and done.stdout.count("checkpoints:") == 1, done.stderr
+DIES = """
+import os, sys, torch, train_model
+step, steps = torch.optim.Adam.step, []
+def dies(*arguments, **options):
+    steps.append(1)
+    if len(steps) == 3 and os.environ["RANK"] == "1":  # two steps are an epoch
+        os._exit(3)
+    return step(*arguments, **options)
+torch.optim.Adam.step = dies
+train_model.main(sys.argv[1:])
+"""
+
+
+def test_a_run_of_two_processes_goes_on_after_one_of_them_died(folder, tmp_path):
+    """The script under torchrun: two processes write one run with one voice."""
+    program, run = tmp_path / "program.py", tmp_path / "run"
+    program.write_text(DIES)
+    options = ("--width", 2, "--batch-size", 5, "--epochs", 2, "--device", "cpu", "--precision", "fp32")
+    died = torchrun(2, program, "--run", run, "--data", folder, *options)
+    assert died.returncode != 0 and "checkpoints:" not in died.stdout
+    done = torchrun(2, ROOT / "train_model.py", "--run", run, "--resume")
+    assert done.returncode == 0 and done.stdout.count("checkpoints:") == 1, done.stderr
     epochs = pd.read_csv(run / "epochs.csv")
     assert epochs["epoch"].tolist() == [1, 2] and epochs.notna().all().all()

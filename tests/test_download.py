@@ -7,7 +7,7 @@ import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 from conftest import make_patients
@@ -46,32 +46,21 @@ def get(call) -> Callable:
     return functools.partial(call, "download_data")
 
 
-def stand_in(monkeypatch, answer: Callable) -> list[str]:
-    """Install a kagglehub whose dataset_download calls `answer`. Returns the handles that it was asked for."""
-    asked = []
-    hub = SimpleNamespace(dataset_download=lambda handle: asked.append(handle) or answer())
-    monkeypatch.setitem(sys.modules, "kagglehub", hub)
-    return asked
-
-
-def fail(error: BaseException) -> None:
-    raise error
-
-
 def nothing_made() -> bool:
     return not OUT.parent.exists() or list(OUT.parent.iterdir()) == []
 
 
 @pytest.mark.parametrize(("options", "patients"), [((), EVERYONE), (("--subset",), {*SUBSET})])
 def test_a_download_is_linked_to(get, monkeypatch, source, options, patients):
-    asked = stand_in(monkeypatch, lambda: str(source))
+    hub = Mock(**{"dataset_download.return_value": str(source)})
+    monkeypatch.setitem(sys.modules, "kagglehub", hub)
     code, out, err = get(*options)
     assert (code, err) == (0, "") and "Next: python train_model.py\n" in out
     assert f"checked: {len(patients)} patients, {3 * len(patients)} slices with masks" in out
     assert {path.name for path in OUT.iterdir() if path.is_symlink()} == {*patients, "data.csv"}
     assert set(find_slices(find_folder(None))["patient"]) == patients
     assert "there already" in get(*options)[1]
-    assert asked == ["mateuszbuda/lgg-mri-segmentation"]  # and not again
+    hub.dataset_download.assert_called_once_with("mateuszbuda/lgg-mri-segmentation")
 
 
 @pytest.mark.parametrize("inner", ["..", "kaggle_3m"])
@@ -111,19 +100,15 @@ def test_without_kagglehub_or_network(get, monkeypatch):
     monkeypatch.setitem(sys.modules, "kagglehub", None)
     code, _, err = get()
     assert code == 2 and "pip install kagglehub" in err and "--from archive.zip" in err and nothing_made()
-    stand_in(monkeypatch, lambda: fail(ConnectionError("www.kaggle.com: no name")))
+    failing = Mock(**{"dataset_download.side_effect": ConnectionError("www.kaggle.com: no name")})
+    monkeypatch.setitem(sys.modules, "kagglehub", failing)
     code, _, err = get()
     assert code == 2 and "failed (ConnectionError: www.kaggle.com: no name)" in err and nothing_made()
 
 
-def remove_slice(path: Path) -> None:
-    path.unlink()
-    path.with_stem(path.stem + "_mask").unlink()
-
-
 DAMAGE = {
     "SYNTH_T_3: 0 slices, but 3 are expected": lambda path: shutil.rmtree(path.parent),
-    "SYNTH_T_3: 2 slices, but 3 are expected": remove_slice,
+    "SYNTH_T_3: 2 slices, but 3 are expected": lambda path: [each.unlink() for each in path.parent.glob("*_2*.tif")],
     "SYNTH_T_3_2_mask.tif: has no image": Path.unlink,
     "SYNTH_T_3_2.tif: cannot be read as a TIFF": lambda path: path.write_bytes(b"II*\0 but no image"),
     "holds none of the patient folders": lambda path: shutil.rmtree(path.parents[1]),
@@ -150,16 +135,11 @@ def test_damaged_archives(get, source, tmp_path):
     assert code == 2 and "nowhere.zip: no such file or folder" in err and nothing_made()
 
 
-EXISTING = {
-    "a file of the user": lambda source: (OUT / "thesis.txt").write_text("three years of work"),
-    "links of the user": lambda source: [(OUT / n).symlink_to(source / "kaggle_3m" / n) for n in SUBSET],
-}
-
-
-@pytest.mark.parametrize("kind", EXISTING)
-def test_what_exists_is_never_replaced(get, source, kind):
+@pytest.mark.parametrize("name", ["thesis.txt", SUBSET[0]])
+def test_what_exists_is_never_replaced(get, source, name):
+    """A file of the user, or links to patients."""
     OUT.mkdir(parents=True)
-    EXISTING[kind](source)
+    (OUT / name).symlink_to(source / "kaggle_3m" / name) if name in SUBSET else (OUT / name).write_text("my work")
     before = sorted(os.walk(OUT.parent, followlinks=True))
     code, _, err = get("--from", source)
     assert code == 2 and "kaggle_3m: " in err and sorted(os.walk(OUT.parent, followlinks=True)) == before
@@ -174,7 +154,7 @@ def test_real_patients(call, monkeypatch, real, tmp_path):
 
 
 def test_files_are_copied_where_links_cannot_be_made(get, monkeypatch, source):
-    monkeypatch.setattr(Path, "symlink_to", lambda *_, **__: fail(OSError("A privilege is not held")))
+    monkeypatch.setattr(Path, "symlink_to", Mock(side_effect=OSError("A privilege is not held")))
     code, out, _ = get("--from", source)
     assert code == 0 and "copied from" in out and not any(path.is_symlink() for path in OUT.iterdir())
     assert len(list(OUT.rglob("*.tif"))) == 30 and (OUT / "data.csv").is_file()

@@ -21,22 +21,13 @@ def feature_table(patients: int, **columns) -> pd.DataFrame:
     return pd.DataFrame({name: RNG.uniform(1, 2, patients) for name in FEATURES}).assign(**columns)
 
 
-# --- Tests -----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("counts", [[[8, 2], [1, 5]], [[5, 5], [5, 5]]])
-def test_fisher_of_two_groups_is_that_of_scipy(counts):
-    assert fisher_exact(np.array(counts)) == pytest.approx(stats.fisher_exact(counts).pvalue)
-
-
-def test_fisher_of_three_groups_by_hand():
-    """Two patients in each group, three above the median: 20 equally likely ways."""
+def test_fisher_of_two_groups_is_that_of_scipy_of_three_by_hand_and_of_many_simulated(monkeypatch):
+    for counts in ([[8, 2], [1, 5]], [[5, 5], [5, 5]]):
+        assert fisher_exact(np.array(counts)) == pytest.approx(stats.fisher_exact(counts).pvalue)
+    # Two patients in each group, three above the median: 20 equally likely ways
     assert fisher_exact(np.array([[2, 0], [1, 1], [0, 2]])) == pytest.approx(12 / 20)  # in the others, each has one
     assert fisher_exact(np.array([[3, 0], [0, 3], [0, 3]])) == pytest.approx(3 / 84)  # each group could be the one
     assert fisher_exact(np.array([[3, 0], [0, 3], [0, 0]])) == pytest.approx(2 / 20)  # an empty group adds nothing
-
-
-def test_too_many_tables_are_simulated(monkeypatch):
     counts = np.array([[9, 3], [2, 8], [5, 6], [4, 3]])
     exact = fisher_exact(counts)
     monkeypatch.setattr(genomics, "MOST_TABLES", 100)
@@ -101,9 +92,6 @@ def test_the_difference_between_masks_has_an_interval_of_its_own():
         assert (row["difference_high"] < 0) is shown
     few = genomics.paired_difference(auc, manual[:19], noise[:19], groups[:19] > 0)
     assert math.isnan(few["difference_low"]) and few["difference"] < 0
-
-
-# --- Areas -----------------------------------------------------------------------------------------------------
 
 
 def test_area_by_hand():

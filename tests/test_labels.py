@@ -76,6 +76,18 @@ def test_patients_without_a_row_and_rows_that_fit_nobody_are_named(table):
     assert notes == ["no row for 1 of 2 patients: P3", "1 rows fit none of the patients: P9"]
 
 
+def test_leading_zeros_that_a_spreadsheet_took_are_restored_where_one_patient_fits(table):
+    rows = table("Patient,IDH\n12,mutant\n7,wildtype\nP7,mutant\n3,mutant\n")
+    labels, notes = read_labels([rows], ["0012", "07", "003", "03"])
+    assert labels["IDH"].tolist() == ["mutant", "wildtype", None, None]
+    assert notes == [
+        "leading zeros restored in 2 ids: 12 for 0012, 7 for 07",
+        "no row for 2 of 4 patients: 003, 03",
+        "2 rows fit none of the patients: P7, 3",
+    ]
+    assert read_labels([rows], ["12", "0012"])[0]["IDH"].tolist() == ["mutant", None]  # it is a patient as it is
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -74,16 +74,6 @@ def test_matching_in_a_stack():
     assert found.found.tolist() == [True, False] and (found.predicted, found.false) == (0, 0)  # 25 px are too few
 
 
-def test_matching_empty_and_full():
-    empty, full = np.zeros((16, 16), np.uint8), np.ones((16, 16), np.uint8)
-    for pair, expected in (((empty, empty), (0, 0)), ((empty, full), (1, 1)), ((full, empty), (0, 0))):
-        assert match(*pair, SPECK)[6:] == expected
-    assert match(full, empty, SPECK).found.tolist() == [False] and match(full, full, SPECK).dice.tolist() == [1.0]
-
-
-# --- Outlines --------------------------------------------------------------------------------------------------
-
-
 def test_a_shifted_square_by_hand():
     """5x5 against the same 2 px to the right: 16 surface pixels each, of which 10 are within 1 px of the other."""
     found = lesions.compare_outlines(box((10, 10, 5, 5)), box((10, 12, 5, 5)))

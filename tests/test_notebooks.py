@@ -65,3 +65,11 @@ def test_no_outputs_are_committed(name):
     nbformat.validate(notebook)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert all(cell.outputs == [] and cell.execution_count is None for cell in code)
+
+
+def test_a_script_that_fails_stops_the_notebook(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    names = {}
+    exec(read(NOTEBOOKS[0]).cells[SET_UP].source.partition("\nrun(")[0], names)  # without the installation
+    with pytest.raises(RuntimeError, match=r"train_model.py --epochs 0 ended with exit code 2"):
+        names["run"]("train_model.py", "--epochs", "0")

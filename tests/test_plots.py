@@ -36,13 +36,9 @@ def epochs_with(losses: tuple[float, ...]) -> pd.DataFrame:
 
 
 def all_plots() -> dict[str, plots.Plot]:
-    curves = plots.training_plots(epochs_with((0.7, 0.1, 0.05)), 1)
-    return (
-        curves
-        | plots.volume_plots(PATIENTS, SLICES)
-        | plots.calibration_plots(BINS.to_dict("records"))
-        | plots.quality_plots(QUALITY)
-    )
+    curves = plots.training_plots(epochs_with((0.7, 0.1, 0.05)), 1, "patient_dice")
+    rest = plots.calibration_plots(BINS.to_dict("records")) | plots.quality_plots(QUALITY)
+    return curves | plots.volume_plots(PATIENTS, SLICES) | rest
 
 
 def test_what_an_expected_dice_is_worth_in_words():
@@ -60,6 +56,9 @@ def test_each_plot_is_a_png_and_its_note_is_whole(tmp_path):
     for name, plot in drawn.items():
         plot.figure.draw_without_rendering()
         note = plot.figure.texts[0].get_window_extent()
+        axis = plot.figure.axes[0].xaxis.label
+        assert axis.get_window_extent().x1 < plot.figure.bbox.x1
+        assert ("marked: the best volumetric Dice" in axis.get_text()) == (name in ("loss", "iou"))
         assert plot.figure.get_suptitle() == SYNTHETIC_NOTICE and note.x0 > 0 and note.x1 < plot.figure.bbox.x1
         with Image.open(tmp_path / "plots" / f"{name}.png") as picture:
             assert picture.size == (1040, 800) and len(picture.convert("L").getcolors()) > 20
@@ -77,7 +76,7 @@ def test_svg_is_repeatable_and_fits_into_a_page():
 
 def test_the_loss_axis_has_ticks_to_read_it_by():
     for losses, ticks in (((0.7, 0.1, 0.025), [0.05, 0.1, 0.2, 0.5]), ((1.53, 1.2, 0.85), [1, 1.2, 1.4])):
-        axis = plots.draw_loss(epochs_with(losses), 1).figure.axes[0].yaxis
+        axis = plots.draw_loss(epochs_with(losses), 1, "iou").figure.axes[0].yaxis
         low, high = axis.get_view_interval()
         assert [tick for tick in axis.get_majorticklocs() if low <= tick <= high] == pytest.approx(ticks)
 

@@ -47,9 +47,6 @@ def images_of(prepared: PreprocessedSlices, *rows: int) -> torch.Tensor:
     return prepared.batch(torch.tensor(rows or range(len(prepared))), CPU)[0]
 
 
-# --- Intensities -----------------------------------------------------------------------------------------------
-
-
 def test_plain_is_the_formula_bit_for_bit():
     pixels = torch.arange(256, dtype=torch.uint8).view(16, 16, 1).expand(-1, -1, 3)
     every = torch.zeros(1, 256, 256, 3, dtype=torch.uint8)
@@ -86,16 +83,6 @@ def test_by_head_air_is_0_and_brightness_does_not_matter():
     assert len(set(tables[FLAIR, : low + 1])) == len(set(tables[FLAIR, high + 1 :])) == 1
 
 
-def test_a_filled_head_has_no_holes():
-    stack = np.zeros((1, 256, 256, 3), np.uint8)
-    ring = disc(100, 120, 60) & ~disc(100, 120, 40)
-    stack[0][ring] = 100
-    stack[0][disc(220, 40, 8)] = 200  # apart from the head
-    assert np.array_equal(find_head(stack)[0] & disc(100, 120, 38), np.zeros((256, 256), bool))
-    filled = find_head(stack, filled=True)[0]
-    assert filled[disc(100, 120, 55)].all() and not filled[~disc(100, 120, 61)].any()
-
-
 def test_median_is_that_of_the_brain_with_and_without_skull():
     stack, head = scan(1), find_head(scan(1))
     rim = stack.copy()
@@ -127,6 +114,8 @@ def test_the_head_is_the_largest_bright_region_of_each_slice():
     assert not (found[2] & ~skull).any() and found[2].sum() > 0.9 * skull.sum()
     assert head_box(found[:1]) == (61, 140, 81, 160)  # without the disc's four outermost pixels
     assert head_box(found) == (19, 140, 81, 232)  # of all slices
+    stack[0, disc(100, 120, 20)] = 0
+    assert not find_head(stack)[0, 100, 120] and find_head(stack, filled=True)[0, 100, 120]  # a hole in it
 
 
 def test_windows_by_hand():
@@ -138,9 +127,6 @@ def test_windows_by_hand():
     # 32 computed pixels are 42.7 of the slice: 170 are four times that, 171 are as many, 172 need five
     assert window((40, 210, 40, 211), 0.75) == (slice(39, 210), slice(40, 211))
     assert window((40, 212, 40, 254), 0.75) == (slice(19, 232), slice(0, 256))
-
-
-# --- Neighbours ------------------------------------------------------------------------------------------------
 
 
 def numbered(*numbers: int) -> np.ndarray:
@@ -166,9 +152,6 @@ def test_neighbours_come_nearest_first_and_repeat_the_end_of_their_own_stack():
         [0, 30, 0, 30, 30, 30, 30],
     ]
     assert torch.equal(images[:, :3], images_of(preprocess(slices, Preprocessing())))
-
-
-# --- One patient alone -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("normalisation", NORMALISATIONS)

@@ -1,6 +1,7 @@
 """radiogenomics.py: on manual masks, on the predicted masks of a test, and what it says where something is missing."""
 
 import json
+import shutil
 from pathlib import Path
 
 import cv2
@@ -78,9 +79,12 @@ def predicted(data) -> np.ndarray:
 
 
 def test_manual_masks_from_the_command_line(call, data, tmp_path):
-    out = tmp_path / "out"
+    out, data = tmp_path / "out", shutil.copytree(data, tmp_path / "data")
+    for n, mask in enumerate(draw_tumour(1), start=1):  # a second scan of the first patient changes nothing
+        write_slice(data, "SYNTH_T_0_20200101", n, np.zeros((256, 256, 3), np.uint8), mask)
     code, text, err = call("radiogenomics", "--data", data, "--out", out)
     assert (code, err) == (0, "") and "SYNTHETIC PATIENTS" in text and "16 patients of" in text
+    assert "1 of 16 persons have several scans by their ids, such as SYNTH_T_0" in text
     assert "IDH status 0, Synthetic subtype 16" in text
     assert "Features undefined: SYNTH_T_15, manual mask: the mask is empty." in text
     features, associations, result = read(out)

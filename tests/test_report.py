@@ -29,8 +29,8 @@ SLICES = 6
 A_TITLE = "A_1, Dice 0.840"  # 2 * 1050 / (1201 + 1300)
 
 
-def write_run(folder: Path, empty: bool = False, **about) -> RunFolder:
-    """Write the files of a tested run, or of a cross-validation (epoch=None), and its report."""
+def write_run(folder: Path, empty: bool = False, black: bool = False, **about) -> RunFolder:
+    """Write the files of a tested run, or of a cross-validation or scored masks (epoch=None), and its report."""
     ring = box((100, 90, 40, 30))
     ring[110:120, 100:110] = 0
     small, corner, nothing = box((100, 90, 10, 10)), box((0, 0, 1, 1)), box()
@@ -46,6 +46,7 @@ def write_run(folder: Path, empty: bool = False, **about) -> RunFolder:
         predicted[12:14] = box((80, 80, 4, 5)), box((80, 80, 7, 1))
     images = np.random.default_rng(0).integers(0, 8, (*predicted.shape, 3), dtype=np.uint8)
     images[:, 60:200, 70:190] += 90
+    images *= not black
     slices = make_slices(masks, images)
 
     known = {"split": "test", "epoch": 2, "selected_by": "iou", "synthetic": True, "loss": 0.25, "threshold": 0.5}
@@ -97,14 +98,14 @@ def test_pictures_give_up_quality_to_stay_within_their_bytes():
 
     def encoded(most: int = viewer.PICTURE_BYTES) -> tuple[list[int], int]:
         """Return the number of pictures of each slice, and the bytes of all."""
-        pictures = [[base64.b64decode(text) for text in texts] for texts in viewer.encode_pictures(shown, most)]
-        return [len(texts) for texts in pictures], sum(len(picture) for texts in pictures for picture in texts)
+        slices = viewer.encode_pictures(shown, most)
+        return [len(texts) for texts in slices], sum(len(base64.b64decode(text)) for texts in slices for text in texts)
 
     counts, rich = encoded()
-    fewer, poorer = encoded(rich - 10)
-    assert counts == fewer == [3, 3] and poorer < rich
-    counts, alone = encoded(rich // 3)  # not even at the lowest quality for all
-    assert counts == [1, 1] and alone <= rich // 3
+    assert counts == [3, 3]
+    for limit, pictures in ((rich - 10, [3, 3]), (rich // 3, [1, 1])):  # the last not even at the lowest quality
+        counts, found = encoded(limit)
+        assert counts == pictures and found <= limit
 
 
 def test_the_page_is_complete_and_loads_nothing(run):
@@ -120,19 +121,16 @@ def test_the_page_is_complete_and_loads_nothing(run):
     names = {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}  # of SVG, not addresses
     assert set(re.findall(r"https?://[^\s\"']+", page)) == names and "default-src 'none'" in page
     assert {"summary", "viewer", "failures", "lesions", "training"} < set(re.findall(r'<li><a href="#(\w+)">', page))
-
-
-def test_nothing_from_a_file_becomes_markup(run, opened):
-    page = page_of(run)
-    assert "<script>alert" not in page and "</script><img" not in page
+    assert "<script>alert" not in page and "</script><img" not in page  # nothing from a file becomes markup
     assert "&lt;script&gt;alert(1)&lt;/script&gt;{{ 7 * 7 }}" in page  # and it is no expression of the template
-    assert opened().evaluate("[document.scripts.length, document.images.length]") == [2, 0]
 
 
 def test_the_summary_follows_from_the_counts(run):
     for said in (
         "found in 2 of 4 tumour slices.", "in 2 of 14 slices without tumour.", "missed completely: 1.",
         "not above the 0.778 of an empty prediction", 'class="banner"', "SYNTHETIC PATIENTS", "<br>tumour 2,500 px",
+        "Patients without tumour: 1 of 3,", "Mean Dice of all: 0.280; of those with tumour: 0.420.",
+        "The marked epoch 2 was chosen for the best validation IoU.",
     ):  # fmt: skip
         assert said in page_of(run)
     assert "images of 3" not in page_of(run)
@@ -153,27 +151,26 @@ def test_an_empty_cross_validation_of_real_patients(tmp_path):
     assert "The prediction is empty in every slice." in page and "found in 0 of 4 tumour slices." in page
 
 
-# --- In a browser ------------------------------------------------------------------------------------------------
+def test_scored_masks_without_images_are_called_so(tmp_path):
+    page = page_of(write_run(tmp_path, black=True, synthetic=False, epoch=None, masks="theirs"))
+    assert "masks of 3 patients and no images" in page and "images of" not in page
+    assert "carry no spacing" not in page and "there are no millimetres" in page
 
 
 @pytest.fixture
 def opened(browser, run):
     """Open the report: opened(width, color_scheme) -> page; in the end nothing may have gone wrong in it."""
-    pages, wrong = [], []
-
-    def watch(request):
-        if request.url != (run.path / "report.html").resolve().as_uri() and not request.url.startswith("data:"):
-            wrong.append(request.url)
+    pages, wrong, address = [], [], (run.path / "report.html").resolve().as_uri()
 
     def open_page(width: int = 1280, scheme: str = "light"):
         page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
         pages.append(page)
-        page.set_default_timeout(60_000)
+        page.set_default_timeout(60_000)  # a busy machine is slow
         page.on("console", lambda message: wrong.append(f"{message.type}: {message.text}"))
         page.on("pageerror", lambda error: wrong.append(str(error)))
         page.on("dialog", lambda dialog: (wrong.append(f"dialog {dialog.message}"), dialog.dismiss()))
-        page.on("request", watch)
-        page.goto((run.path / "report.html").resolve().as_uri())
+        page.on("request", lambda request: request.url.startswith((address, "data:")) or wrong.append(request.url))
+        page.goto(address)
         return page
 
     yield open_page
@@ -182,12 +179,8 @@ def opened(browser, run):
     assert wrong == []
 
 
-def text(page, selector: str) -> str:
-    return page.locator(selector).inner_text()
-
-
 def value(page, name: str) -> str:
-    return text(page, f"#readout dd[data-value^='{name}']")
+    return page.inner_text(f"#readout dd[data-value^='{name}']")
 
 
 def current(page, what: str = "slice"):
@@ -216,10 +209,11 @@ def test_the_numbers_of_the_page_are_those_of_the_files(opened, run):
     assert len(values) > 15 and values == {name: metrics[name] for name in values}
     patients = run.read_test_tables()["patients"].set_index("patient")
     each = ", ".join(f"{dice:.3f}" for dice in patients["dice"].sort_index())  # three patients have no interval
-    assert each in " ".join(text(page, 'tr[data-metric="patient_dice"]').split())
+    assert each in " ".join(page.inner_text('tr[data-metric="patient_dice"]').split())
     assert page.locator(".metrics .interval i").count() == 0 and "nan" not in page.inner_text("main").lower()
     dice = page.locator("table.bars data").evaluate_all("cells => cells.map(cell => Number(cell.value))")
-    assert dice == pytest.approx([*sorted(patients["dice"], reverse=True), patients["dice"].mean()], abs=1e-6)
+    means = [patients["dice"].mean(), patients["dice"].drop("C_3").mean()]  # of all; of those with tumour
+    assert dice == pytest.approx([*sorted(patients["dice"], reverse=True), *means], abs=1e-6)
 
 
 def test_every_slice_in_the_viewer_equals_its_row(opened, run):
@@ -229,10 +223,10 @@ def test_every_slice_in_the_viewer_equals_its_row(opened, run):
         page.select_option("#patient", index=number)
         for row in table[table["patient"] == patient].itertuples():
             page.locator("#slice").fill(str(row.slice - 1))
-            assert value(page, "slice") == f"{row.slice} ({row.slice} of {SLICES})"
-            assert value(page, "Dice") == f"{row.dice:.3f}" and value(page, "IoU") == f"{row.iou:.3f}"
-            shown = [value(page, f"{name}, px").replace(",", "") for name in ("reference", "missed", "false positive")]
-            assert list(map(int, shown)) == [row.tumour_pixels, row.false_negative, row.false_positive]
+            counts = (f"{pixels:,}" for pixels in (row.tumour_pixels, row.false_negative, row.false_positive))
+            expected = [f"{row.slice} ({row.slice} of {SLICES})", f"{row.dice:.3f}", f"{row.iou:.3f}", *counts]
+            names = ("slice", "Dice", "IoU", "reference", "missed", "false positive")
+            assert [value(page, name) for name in names] == expected
 
 
 def test_keys_wheel_slider_and_profile_change_the_slice(opened):
@@ -373,18 +367,16 @@ def test_outlines_enclose_the_pixels_of_the_masks_also_of_noise(opened):
         assert style == (["outline mask noisy"] if noisy else ["halo", "outline mask"])
 
 
-def test_the_gallery_and_a_link_open_the_viewer(opened):
+def test_the_gallery_and_a_link_open_the_viewer_and_all_fits_a_phone(opened):
     page = opened()
+    assert page.evaluate("[document.scripts.length, document.images.length]") == [2, 0]  # none from a file
     missed = page.locator("#failures figure").filter(has_text=f"{HOSTILE}, slice 3")
     assert missed.locator("svg path.outline.mask").count() == missed.count()
     missed.locator("button.link").first.click()
     assert [current(page, "id"), current(page, "number")] == [HOSTILE, 3]
-    assert page.evaluate("document.activeElement.id") == "stage" and "Missed" in text(page, "#spoken")
+    assert page.evaluate("document.activeElement.id") == "stage" and "Missed" in page.inner_text("#spoken")
     page.evaluate("hash => { location.hash = hash; }", f"{quote(HOSTILE, safe='')}/4")
     page.wait_for_function("document.getElementById('viewer-panel').viewer.current().slice === 3")
-
-
-def test_it_fits_a_phone_in_dark_mode(opened):
-    page = opened(390, "dark")
+    page = opened(390, "dark")  # a phone
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     assert page.locator("#stage").bounding_box()["width"] > 300

@@ -1,6 +1,5 @@
 """The three scripts in sequence, and what they say to mistakes, as from the command line."""
 
-import hashlib
 import json
 import re
 import subprocess
@@ -11,10 +10,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import QUICK, make_patients
+from conftest import QUICK, contents, make_patients
 from PIL import Image
 
 import train_model
+from constants import SEED
 from dataset.preprocess import Preprocessing, preprocess
 from dataset.slices import load_slices
 from dataset.split import SPLITS
@@ -28,12 +28,6 @@ from training.losses import bce
 ROOT = Path(__file__).parents[1]
 
 
-def digest(folder: Path) -> dict[str, str]:
-    """The content of every file below a folder."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-
-
 def same_weights(one: Path, other: Path) -> bool:
     a, b = (torch.load(path, weights_only=True)["weights"] for path in (one, other))
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
@@ -44,10 +38,7 @@ def test_train_process_test(call, folder, tmp_path):
     code, out, err = call("train_model", "--data", folder.parent, "--run", run, "--epochs", 3, *QUICK)
     assert (code, err) == (0, "")
     assert "SYNTHETIC" in out and "3 patients" in out and "(empty)" in out
-    assert sorted(p.name for p in (run / "models").glob("[!.]*")) == [
-        *(f"epoch_{n}.pt" for n in (1, 2, 3)),
-        "resume.pt",
-    ]
+    assert {p.name for p in (run / "models").glob("[!.]*")} == {*(f"epoch_{n}.pt" for n in (1, 2, 3)), "resume.pt"}
     assert pd.read_csv(run / "epochs.csv")["epoch"].tolist() == [1, 2, 3]
     assert [len(RunFolder(run).read_split_table(split)) for split in SPLITS] == [9, 3, 3]
 
@@ -62,9 +53,7 @@ def test_train_process_test(call, folder, tmp_path):
             assert picture.size == (1040, 800)
 
     code, out, err = call("test_model", "--run", run, "--device", "cpu")
-    assert (
-        (code, err) == (0, "") and "Loss, mean over batches" in out and "SYNTHETIC" in out and "Volumetric Dice" in out
-    )
+    assert (code, err) == (0, "") and all(s in out for s in ("Loss, mean", "SYNTHETIC", "Volumetric Dice"))
     slices = pd.read_csv(run / "test_results.csv")
     metrics = json.loads((run / "metrics.json").read_text())
     assert len(slices) == 3 == metrics["slices"]
@@ -79,33 +68,30 @@ def test_train_process_test(call, folder, tmp_path):
     assert f"epoch {best} of 3" in out and metrics["epoch"] == best
 
 
-def test_the_same_seed_gives_the_same_bits_and_another_does_not(call, folder, tmp_path):
-    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        code, *_ = call(
-            "train_model", "--data", folder, "--run", tmp_path / name, "--epochs", 1, "--seed", seed, *QUICK
-        )
-        assert code == 0
-    a, b, c = (tmp_path / name / "models" / "epoch_1.pt" for name in "abc")
-    assert same_weights(a, b) and not same_weights(a, c)
-    assert (tmp_path / "a" / "train.csv").read_text() == (tmp_path / "c" / "train.csv").read_text()
+def test_the_same_seed_gives_the_same_bits_and_another_does_not(call, folder, finished, tmp_path):
+    for name, seed in (("same", SEED), ("other", SEED + 1)):
+        options = ("--data", folder, "--run", tmp_path / name, "--epochs", 1, "--seed", seed)
+        assert call("train_model", *options, *QUICK)[0] == 0
+    mine, same, other = (path / "models" / "epoch_1.pt" for path in (finished, tmp_path / "same", tmp_path / "other"))
+    assert same_weights(mine, same) and not same_weights(mine, other)
+    assert (finished / "train.csv").read_text() == (tmp_path / "other" / "train.csv").read_text()
 
 
-def test_a_saved_split_and_a_list_of_patients(call, folder, tmp_path):
+def test_a_saved_split_and_a_list_of_patients(call, undrawn, folder, tmp_path):
     split = tmp_path / "split.csv"
     splits = ["validation", "train", "train", "test", "train", "test"]
     split.write_text("patient,split\n" + "".join(f"SYNTH_T_{n},{s}\n" for n, s in enumerate(splits)))
     listed = tmp_path / "patients.txt"
     listed.write_text("# three of five\nSYNTH_T_0\n\nSYNTH_T_2\nSYNTH_T_3\n")
     run = tmp_path / "run"
-    code, out, _ = call(
-        "train_model", "--data", folder, "--run", run, "--split", split, "--patients", listed, "--epochs", 1, *QUICK
-    )
+    options = ("--data", folder, "--run", run, "--split", split, "--patients", listed, "--epochs", 1, *QUICK)
+    code, out, _ = call("train_model", *options)
     assert code == 0 and "warning" in out and "SYNTH_T_5" in out
     tables = {s: RunFolder(run).read_split_table(s)["patient"].unique().tolist() for s in SPLITS}
     assert tables == {"train": ["SYNTH_T_2"], "validation": ["SYNTH_T_0"], "test": ["SYNTH_T_3"]}
 
 
-def test_a_split_without_test_patients_is_tested_on_validation_and_says_so(call, folder, tmp_path):
+def test_a_split_without_test_patients_is_tested_on_validation_and_says_so(call, undrawn, folder, tmp_path):
     split = tmp_path / "split.csv"
     split.write_text("patient,split\n" + "".join(f"SYNTH_T_{n},{'validation' if n else 'train'}\n" for n in range(5)))
     run = tmp_path / "run"
@@ -119,7 +105,7 @@ def test_a_split_without_test_patients_is_tested_on_validation_and_says_so(call,
     assert "(validation)" in (run / "report.html").read_text()
 
 
-def test_a_test_of_an_unfinished_run_says_so_and_its_choice_grows_stale(call, folder, tmp_path):
+def test_a_test_of_an_unfinished_run_says_so_and_its_choice_grows_stale(call, undrawn, folder, tmp_path):
     run = RunFolder(tmp_path / "run")
     assert call("train_model", "--data", folder, "--run", run, "--epochs", 2, *QUICK)[0] == 0
     newest = run.checkpoint(2).read_bytes()
@@ -135,22 +121,22 @@ def test_a_test_of_an_unfinished_run_says_so_and_its_choice_grows_stale(call, fo
 
 def test_a_used_folder_is_refused_unless_overwritten(call, folder, finished):
     (finished / "models" / "mine.txt").write_text("not of the pipeline")
-    before = digest(finished)
+    before = contents(finished)
     code, _, err = call("train_model", "--data", folder, "--run", finished, "--epochs", 1, *QUICK)
     assert code == 2 and "holds config.json already" in err and "--resume" in err and "--overwrite" in err
-    assert digest(finished) == before
+    assert contents(finished) == before
     for mistake in (("--data", folder / "no"), ("--data", folder, "--seed", -1)):  # found before anything is removed
         assert call("train_model", *mistake, "--run", finished, "--overwrite", *QUICK)[0] == 2
-        assert digest(finished) == before
+        assert contents(finished) == before
 
     options = ("--data", folder, "--run", finished, "--epochs", 1, "--seed", 5, *QUICK)
     code, *_ = call("train_model", *options, "--overwrite")
-    after = digest(finished)
+    after = contents(finished)
     assert code == 0 and after["models/epoch_1.pt"] != before["models/epoch_1.pt"]
     assert after["models/mine.txt"] == before["models/mine.txt"]
 
 
-def test_ctrl_c_ends_with_one_line_and_the_run_goes_on(call, folder, tmp_path, monkeypatch):
+def test_ctrl_c_ends_with_one_line_and_the_run_goes_on(call, undrawn, folder, tmp_path, monkeypatch):
     """Interrupted in the second epoch: the first is saved and drawn; then as if nothing had happened."""
     options = ("--data", folder, "--epochs", 2, *QUICK)
     step, steps = torch.optim.Adam.step, []
@@ -171,7 +157,7 @@ def test_ctrl_c_ends_with_one_line_and_the_run_goes_on(call, folder, tmp_path, m
     assert same_weights(*(path / "models" / "epoch_2.pt" for path in (run.path, tmp_path / "whole")))
 
 
-def test_an_epoch_whose_last_step_breaks_the_weights_is_not_saved(call, folder, tmp_path, monkeypatch):
+def test_an_epoch_whose_last_step_breaks_the_weights_is_not_saved(call, undrawn, folder, tmp_path, monkeypatch):
     step, steps = torch.optim.Adam.step, []
 
     def breaks(optimiser, *args, **kwargs):
@@ -190,7 +176,7 @@ def test_an_epoch_whose_last_step_breaks_the_weights_is_not_saved(call, folder, 
     assert call("train_model", "--run", run, "--resume")[0] == 0
 
 
-def test_each_epoch_of_progressive_resolution_is_used_at_its_own(call, folder, tmp_path):
+def test_each_epoch_of_progressive_resolution_is_used_at_its_own(call, undrawn, folder, tmp_path):
     run = RunFolder(tmp_path / "run")
     options = ("--data", folder, "--run", run, "--epochs", 4, "--progressive-resolution", "--cosine", *QUICK)
     assert call("train_model", *options)[0] == 0
@@ -200,9 +186,8 @@ def test_each_epoch_of_progressive_resolution_is_used_at_its_own(call, folder, t
     for row in epochs.itertuples():
         model, checkpoint = load_network(run.checkpoint(row.epoch))
         assert checkpoint["input"]["resolution"] == row.resolution
-        found, _ = evaluate(
-            model, preprocess(slices, Preprocessing.of(checkpoint["input"])), 4, bce, choose_hardware("cpu")
-        )
+        prepared = preprocess(slices, Preprocessing.of(checkpoint["input"]))
+        found, _ = evaluate(model, prepared, 4, bce, choose_hardware("cpu"))
         assert found["loss"] == pytest.approx(row.validation_loss, rel=1e-4)
 
 
@@ -218,18 +203,7 @@ def test_what_is_undefined_is_a_dash_in_its_column():
     assert line.startswith("   1/94") and last.startswith("* 94/94")  # IoU 0.5: better than 0.4 alone
 
 
-def test_a_run_killed_before_resume_pt_goes_on(call, folder, finished, tmp_path):
-    (finished / "models" / "resume.pt").unlink()
-    code, _, err = call("train_model", "--run", finished, "--resume", "--epochs", 2)
-    assert (code, err) == (0, "")
-    assert call("train_model", "--data", folder, "--run", tmp_path / "whole", "--epochs", 2, *QUICK)[0] == 0
-    assert same_weights(*(run / "models" / "epoch_2.pt" for run in (finished, tmp_path / "whole")))
-    (finished / "models" / "resume.pt").unlink()  # of two epochs: no kill does that
-    code, _, err = call("train_model", "--run", finished, "--resume", "--epochs", 3)
-    assert code == 2 and "resume.pt: no such file" in err and "Restore it, or begin again with --overwrite." in err
-
-
-def test_a_resumed_run_has_the_settings_that_it_was_started_with(call, folder, tmp_path):
+def test_a_resumed_run_has_the_settings_that_it_was_started_with(call, undrawn, folder, tmp_path):
     run = RunFolder(tmp_path / "run")
     options = ("--data", folder, "--run", run, "--keep", 2, *QUICK, "--resume")  # there is none yet: it begins
     assert call("train_model", *options, "--epochs", 1)[0] == 0
@@ -238,24 +212,21 @@ def test_a_resumed_run_has_the_settings_that_it_was_started_with(call, folder, t
     assert (settings["width"], settings["batch_size"], settings["epochs"]) == (2, 4, 2)
     assert settings["precision"] in ("fp32", "bf16")
     assert "data" not in torch.load(run.checkpoint(2), weights_only=True)["config"]  # a path of this machine
-    before = digest(run.path)
+    before = contents(run.path)
     for again in (("--run", run, "--resume"), (*options, "--epochs", 2), (*options, "--fold", "1/5")):
         code, out, err = call("train_model", *again)
         assert ("all 2 epochs are done" in out) if code == 0 else ("other" in err and "patients" in err)
-    assert digest(run.path) == before
+    assert contents(run.path) == before
 
 
-def test_resuming_with_other_settings_is_refused(call, finished):
-    before = digest(finished)
+def test_resuming_with_other_settings_is_refused(call, folder, finished, tmp_path):
+    before = contents(finished)
     code, _, err = call("train_model", "--run", finished, "--resume", "--lr", 0.5, "--width", 4, "--epochs", 2)
     assert code == 2 and "lr 0.001, not 0.5" in err and "width 2, not 4" in err
     code, _, err = call("train_model", "--run", finished, "--resume", "--recipe", "tuned", "--epochs", 2, *QUICK)
     assert code == 2 and "pixel_unshuffle 1, not 2" in err and "loss bce, not bce+slice-dice" in err
-    assert digest(finished) == before
-
-
-def test_a_run_with_a_schedule_is_not_made_longer(call, folder, tmp_path):
-    run = ("--run", tmp_path / "run")
+    assert contents(finished) == before
+    run = ("--run", tmp_path / "run")  # with a schedule: it cannot be made longer
     assert call("train_model", "--data", folder, *run, "--epochs", 1, "--warm-up", 0.1, *QUICK)[0] == 0
     code, _, err = call("train_model", *run, "--resume", "--epochs", 2)
     assert code == 2 and "epochs 1, not 2" in err
@@ -321,7 +292,7 @@ def test_a_mask_changed_after_training_is_said(call, folder, finished):
     assert code == 0 and said.format(tables["train"]["mask_path"].iat[0]) in out and test in out
 
 
-def test_a_folder_without_the_test_patients_is_one_error(call, folder, tmp_path):
+def test_a_folder_without_the_test_patients_is_one_error(call, undrawn, folder, tmp_path):
     run, split, copy = (tmp_path / name for name in ("run", "split.csv", "copy"))
     splits = ["train", "validation", "test", "test", "test"]
     split.write_text("patient,split\n" + "".join(f"SYNTH_T_{n},{s}\n" for n, s in enumerate(splits)))
@@ -330,13 +301,7 @@ def test_a_folder_without_the_test_patients_is_one_error(call, folder, tmp_path)
     make_patients(copy, patients=4)
     code, _, err = call("test_model", "--run", run, "--data", copy)
     assert code == 2 and f"{copy}: lacks 1 (SYNTH_T_4) of the 3 test patients of {run}" in err
-    make_patients(tmp_path / "others", patients=2)
-    code, _, err = call("test_model", "--run", run, "--data", tmp_path / "others")
-    assert code == 2 and len(err.splitlines()) == 1
-    assert (
-        "lacks 3 (SYNTH_T_2, SYNTH_T_3, SYNTH_T_4) of the 3 test patients" in err
-        and f"Training used {folder}: leave out --data" in err
-    )
+    assert len(err.splitlines()) == 1 and f"Training used {folder}: leave out --data" in err
     make_patients(copy)
     assert call("test_model", "--run", run, "--data", copy)[0] == 0
 
@@ -347,14 +312,3 @@ def test_a_real_process_ends_with_exit_code_2_and_no_traceback(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 2 and "at least 3" in done.stderr and "Traceback" not in done.stderr
     assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.real
-def test_the_three_scripts_on_real_patients(call, real, tmp_path):
-    listed = tmp_path / "patients.txt"
-    listed.write_text("TCGA_CS_4942_19970222\nTCGA_CS_5393_19990606\nTCGA_CS_5397_20010315\n")
-    options = ("--data", real, "--patients", listed, "--run", tmp_path, "--epochs", 1, "--width", 4)
-    code, out, err = call("train_model", *options)
-    assert (code, err) == (0, "") and "SYNTHETIC" not in out
-    assert call("process_models", "--run", tmp_path)[0] == call("test_model", "--run", tmp_path)[0] == 0
-    assert not json.loads((tmp_path / "metrics.json").read_text())["synthetic"]

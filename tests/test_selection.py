@@ -8,18 +8,7 @@ import pytest
 from conftest import box, make_slices
 
 from constants import CRITERIA
-from evaluation.selection import (
-    SMALLEST,
-    THRESHOLDS,
-    Postprocessing,
-    best_epoch,
-    load_chosen,
-    mean_dice,
-    postprocess,
-    remove_small_components,
-    selection_warning,
-    tune,
-)  # fmt: skip
+from evaluation import selection
 from evaluation.tables import make_tables
 from storage.run_folder import RunFolder
 from utils import UserError
@@ -35,38 +24,36 @@ def epochs(**metrics: list[float]) -> pd.DataFrame:
 
 def test_the_best_epoch_and_of_equals_the_first():
     table = epochs(iou=[0.5, 0.7, 0.7], loss=[0.3, 0.2, 0.1], tumour_iou=[0.9, 0.8, NAN], patient_dice=[NAN] * 3)
-    assert [best_epoch(table, by) for by in ("iou", "loss", "tumour_iou")] == [2, 3, 1] and best_epoch(table) == 2
+    assert [selection.best_epoch(table, by) for by in ("iou", "loss", "tumour_iou")] == [2, 3, 1]
     with pytest.raises(UserError, match="--select-by patient_dice: undefined for every epoch"):
-        best_epoch(table, "patient_dice")
+        selection.best_epoch(table, "patient_dice")
 
 
 def test_warnings_name_the_better_epoch():
     table = epochs(iou=[0.5, 0.6, 0.7], tumour_found=[0.2, 0.9, 0.8], tumour_iou=[0.1, 0.5, 0.56])
-    said = selection_warning(table, 1)
+    said = selection.selection_warning(table, 1)
     assert said.startswith("warning: epoch 1 finds only 20% of the validation tumour slices")
     assert "epoch 3 is better on the validation tumour slices: IoU 0.560, epoch 1 has 0.100" in said
-    said = selection_warning(table, 2)
+    said = selection.selection_warning(table, 2)
     assert said.startswith("warning: epoch 3 is better on the validation tumour slices")
-    assert selection_warning(table, 3) == ""
-    assert "epoch 3 has the best validation IoU, but its checkpoint is gone" in selection_warning(
-        table.assign(saved=[True, True, False]), 2
-    )
-    said = selection_warning(epochs(iou=[0.5] * 3, tumour_found=[NAN] * 3, tumour_iou=[NAN] * 3), 1)
+    assert selection.selection_warning(table, 3) == ""
+    said = selection.selection_warning(table.assign(saved=[True, True, False]), 2)
+    assert "epoch 3 has the best validation IoU, but its checkpoint is gone" in said
+    said = selection.selection_warning(epochs(iou=[0.5] * 3, tumour_found=[NAN] * 3, tumour_iou=[NAN] * 3), 1)
     assert said.startswith("warning: no validation slice has tumour: nothing can be chosen on them")
     assert "--select-by loss" in said and "--tune changes nothing" in said
 
 
-def test_select_by_and_tune(call, monkeypatch, folder, tmp_path):
-    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda *_, **__: None)  # drawing takes most of the time
+def test_select_by_and_tune(call, undrawn, folder, tmp_path):
     run = RunFolder(tmp_path / "run")
     options = ("--width", 2, "--batch-size", 8, "--device", "cpu", "--epochs", 2)
     assert call("train_model", "--data", folder, "--run", run, *options)[0] == 0
     assert call("process_models", "--run", run)[0] == 0
     table = pd.read_csv(run.path / "epochs.csv")
-    _, checkpoint, said = load_chosen(run)
-    assert checkpoint["epoch"] == best_epoch(table)
+    _, checkpoint, said = selection.load_chosen(run)
+    assert checkpoint["epoch"] == selection.best_epoch(table)
     assert f"of {run} (not tested), {CRITERIA['iou']}; threshold 0.5" in said
-    expected = best_epoch(table, "loss")
+    expected = selection.best_epoch(table, "loss")
     code, out, err = call("test_model", "--run", run, "--select-by", "loss", "--device", "cpu")
     result = run.read_metrics()
     assert (code, err, result["selected_by"], result["epoch"]) == (0, "", "loss", expected)
@@ -79,12 +66,9 @@ def test_select_by_and_tune(call, monkeypatch, folder, tmp_path):
     assert result["tuned"]["split"] == "validation" and result["tuned"]["tuned"] >= result["tuned"]["untuned"]
     assert result["tuned"]["untuned"] == pytest.approx(table["validation_patient_dice"].max(), abs=1e-6)
     run.write("metrics.json", json.dumps(result | {"threshold": 0.35, "min_component": 20}).encode())
-    _, checkpoint, said = load_chosen(run)
-    assert (checkpoint["epoch"], Postprocessing.of(checkpoint["input"])) == (result["epoch"], (0.35, 20))
+    _, checkpoint, said = selection.load_chosen(run)
+    assert (checkpoint["epoch"], selection.Postprocessing.of(checkpoint["input"])) == (result["epoch"], (0.35, 20))
     assert "components below 20 px, or in one slice alone, removed (tuned on 1 validation patients)" in said
-
-
-# --- Postprocessing --------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -99,29 +83,30 @@ def case():
 
 def test_the_choice_is_the_best_one(case):
     slices, probabilities = case
-    rules, record = tune(slices, probabilities)
+    rules, record = selection.tune(slices, probabilities)
     # of 0.25 and 0.3 the nearer to 0.5; of 10 to 100 px the one that removes least
-    assert rules == Postprocessing(0.3, 10)
+    assert rules == selection.Postprocessing(0.3, 10)
     assert record["tuned"] == 1 and record["untuned"] == 0 and record["split"] == "validation"
-    assert (postprocess(probabilities, rules, slices.patients) == slices.masks.numpy()).all()
+    assert (selection.postprocess(probabilities, rules, slices.patients) == slices.masks.numpy()).all()
 
 
 def test_every_choice_scores_as_its_masks_do(case):
     slices, _ = case
     smooth = np.random.default_rng(2).random((4, 16, 16)).repeat(4, 1).repeat(4, 2).astype(np.float32)
     probabilities = np.clip(slices.masks.numpy() * 0.3 + smooth * 0.7, 0, 1).astype(np.float32)
-    dice = mean_dice(slices, probabilities)
+    dice = selection.mean_dice(slices, probabilities)
     for t, s in ((0, 0), (9, 3), (18, 5)):
-        choice = Postprocessing(THRESHOLDS[t], SMALLEST[s])
-        tables = make_tables(slices, postprocess(probabilities, choice, slices.patients))
+        choice = selection.Postprocessing(selection.THRESHOLDS[t], selection.SMALLEST[s])
+        tables = make_tables(slices, selection.postprocess(probabilities, choice, slices.patients))
         assert dice[t, s] == pytest.approx(tables.patients["dice"].mean()), choice
 
 
 def test_nothing_to_choose_between_keeps_the_default():
     slices = make_slices({"a": [box((2, 2, 9, 9), size=16)]})
-    assert tune(slices, slices.masks.numpy().astype(np.float32))[0] == Postprocessing(0.5, 0)  # at any threshold
+    at_any_threshold = slices.masks.numpy().astype(np.float32)
+    assert selection.tune(slices, at_any_threshold)[0] == selection.Postprocessing(0.5, 0)
     slices.masks.zero_()  # without tumour an empty prediction would be the best
-    assert tune(slices, np.full((1, 16, 16), 0.6, np.float32)) == (Postprocessing(0.5, 0), None)
+    assert selection.tune(slices, np.full((1, 16, 16), 0.6, np.float32)) == (selection.Postprocessing(0.5, 0), None)
 
 
 def test_the_thin_ends_of_a_large_component_stay_and_what_one_slice_alone_shows_goes():
@@ -129,16 +114,16 @@ def test_the_thin_ends_of_a_large_component_stay_and_what_one_slice_alone_shows_
     alone = [box(), box((40, 40, 8, 8)), box(), box()]
     small = [box(), box(), box((30, 2, 3, 3)), box((30, 2, 2, 2))]
     masks = np.stack(large) | np.stack(alone) | np.stack(small)
-    assert (remove_small_components(masks, 9) == np.stack(large) | np.stack(small)).all()
-    assert (remove_small_components(masks, 10) == np.stack(large)).all()
-    assert remove_small_components(masks, 101).sum() == 0
+    assert (selection.remove_small_components(masks, 9) == np.stack(large) | np.stack(small)).all()
+    assert (selection.remove_small_components(masks, 10) == np.stack(large)).all()
+    assert selection.remove_small_components(masks, 101).sum() == 0
     alone = box((0, 0, 3, 3), (10, 10, 2, 5))[None]  # a stack of one slice
-    assert [remove_small_components(alone, size).sum() for size in (0, 9, 10, 11)] == [19, 19, 10, 0]
+    assert [selection.remove_small_components(alone, size).sum() for size in (0, 9, 10, 11)] == [19, 19, 10, 0]
 
 
 def test_components_do_not_go_on_from_patient_to_patient():
     probabilities = np.stack([box((5, 5, 8, 8))] * 4).astype(np.float32)
-    choice = Postprocessing(0.5, 10)
-    assert postprocess(probabilities, choice, ["a", "b", "b", "a"]).any((1, 2)).all()
+    choice = selection.Postprocessing(0.5, 10)
+    assert selection.postprocess(probabilities, choice, ["a", "b", "b", "a"]).any((1, 2)).all()
     probabilities[3] = 0
-    assert postprocess(probabilities, choice, ["a", "b", "b", "a"]).any((1, 2)).tolist() == [0, 1, 1, 0]
+    assert selection.postprocess(probabilities, choice, ["a", "b", "b", "a"]).any((1, 2)).tolist() == [0, 1, 1, 0]

@@ -29,9 +29,6 @@ def features(stack: np.ndarray) -> dict[str, float]:
     return shape.measure(np.ascontiguousarray(stack))
 
 
-# --- Bounding ellipsoid ----------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("radii", [(40, 40, 40), (10, 25, 40)], ids=["ball", "ellipsoid"])
 def test_a_ball_or_an_ellipsoid_fills_its_ellipsoid(radii):
     found = features(ball(radii))
@@ -67,9 +64,6 @@ def test_no_affine_map_changes_bevr():
         assert mapped.volume / ellipsoid_volume(mapped.points) == pytest.approx(before, rel=1e-4)
 
 
-# --- Outlines --------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("amplitude", [0, 0.1])
 def test_a_disc_and_a_star_with_ten_rays(amplitude):
     """One wave in each sector and in each window: smoothing leaves nothing of it, and both see its whole height."""
@@ -84,9 +78,6 @@ def test_a_slow_wave_is_no_fluctuation():
     found = features(star(0.2, 2))["margin_fluctuation"]
     assert found == pytest.approx(0.2 / math.sqrt(2) * (1 - kept), rel=0.25)
     assert found < features(star(0.05, 19))["margin_fluctuation"]
-
-
-# --- Nothing to measure ----------------------------------------------------------------------------------------
 
 
 def test_an_empty_mask_and_one_voxel_have_a_reason():

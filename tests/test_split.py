@@ -13,7 +13,7 @@ from dataset.split import (
     person_of,
     read_assignment,
     split_tables,
-)
+)  # fmt: skip
 from utils import UserError
 
 FACTS = pd.read_csv(PATIENTS_FILE)  # all 110 patients of the set, and how many slices each
@@ -24,22 +24,16 @@ def sizes(facts: pd.DataFrame, assignment: dict[str, str]) -> list[tuple[int, in
     return [(int((of_patient == s).sum()), int(facts["slices"][of_patient == s].sum())) for s in SPLITS]
 
 
-def test_the_published_composition_of_all_110_patients():
-    assert len(FACTS) == 110 and FACTS["slices"].sum() == 3929
-    assert sizes(FACTS, assign_patients(FACTS["patient"])) == [(79, 2769), (20, 756), (11, 404)]
-
-
-def test_the_published_composition_of_the_12_patients():
+def test_the_published_composition_of_all_110_and_of_the_12_patients():
+    patients = FACTS["patient"].tolist()
+    assert len(patients) == 110 and FACTS["slices"].sum() == 3929
+    assert sizes(FACTS, assign_patients(patients)) == [(79, 2769), (20, 756), (11, 404)]
+    assert assign_patients(patients) == assign_patients(patients[::-1] + patients)  # in whatever order
     subset = FACTS[FACTS["in_subset"] == 1]
     assert len(subset) == 12 and subset["slices"].sum() == 336
     assignment = assign_patients(subset["patient"])
     assert sizes(subset, assignment) == [(8, 178), (2, 45), (2, 113)]
     assert sorted(p for p, s in assignment.items() if s == "test") == ["TCGA_CS_6186_20000601", "TCGA_HT_A61A_20000127"]
-
-
-def test_the_split_does_not_depend_on_the_order_of_the_patients():
-    patients = FACTS["patient"].tolist()
-    assert assign_patients(patients) == assign_patients(patients[::-1] + patients)
 
 
 def test_every_split_gets_a_patient():

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from conftest import PLAIN, save_checkpoint
+from conftest import PLAIN, contents, save_checkpoint
 
 from dataset.folder import find_slices
 from dataset.split import assign_patients, split_tables
@@ -37,27 +37,15 @@ def save(run: RunFolder, epoch: int = 1, **metrics) -> UNet:
     return model
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-# --- Checkpoints -----------------------------------------------------------------------------------------------
-
-
-def test_a_checkpoint_rebuilds_its_network(run):
-    model = save(run).eval()
-    rebuilt = checkpoints.load_network(run.checkpoint(1))[0]
-    image = torch.randn(1, 3, 32, 32)
-    assert torch.equal(model(image), rebuilt(image))
-
-
-def test_a_checkpoint_holds_metrics_network_input_and_settings(run):
-    save(run, epoch=7, resolution=0.5)
+def test_a_checkpoint_holds_metrics_network_input_and_settings_and_rebuilds_its_network(run):
+    model = save(run, epoch=7, resolution=0.5).eval()
     content = torch.load(run.checkpoint(7), weights_only=True)  # with nothing allowed beyond PyTorch's own list
     assert content["epoch"] == 7 and {name: content[name] for name in METRICS} == METRICS | {"resolution": 0.5}
     assert content["network"] == {"channels": 3, "classes": 1, "width": 2, "bilinear": False, "pixel_unshuffle": 1}
     assert content["input"] == {"size": 256, **PLAIN, "resolution": 0.5, "threshold": 0.5, "min_component": 0}
     assert content["config"] == CONFIG
+    image = torch.randn(1, 3, 32, 32)
+    assert torch.equal(model(image), checkpoints.load_network(run.checkpoint(7))[0](image))
 
 
 def test_epochs_are_sorted_and_other_files_ignored(run):
@@ -122,6 +110,12 @@ class Evil:
         return os.mkdir, (os.environ["EVIL_MARK"],)
 
 
+def rewrite(path: Path, change) -> None:
+    content = checkpoints.read_checkpoint(path)
+    change(content)
+    torch.save(content, path)
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
@@ -130,40 +124,18 @@ class Evil:
         (lambda p: torch.save({"format": checkpoints.FORMAT, "epoch": 1}, p), "lacks network"),
         (lambda p: torch.save(Evil(), p), "damaged or no checkpoint"),
         (lambda p: shutil.move(p, p.with_name("epoch_4.pt")), "holds epoch 1"),
+        (lambda p: rewrite(p, lambda content: content["network"].update(width=4)), "do not fit its network"),
+        (lambda p: rewrite(p, lambda content: content["weights"].pop("head.bias")), "do not fit its network"),
+        (lambda p: rewrite(p, lambda content: content["weights"]["head.bias"].fill_(float("nan"))), "not finite"),
     ],
 )
 def test_a_damaged_checkpoint_is_one_error_and_runs_nothing(run, tmp_path, monkeypatch, spoil, message):
-    mark = tmp_path / "code of the file was run"
-    monkeypatch.setenv("EVIL_MARK", str(mark))
+    monkeypatch.setenv("EVIL_MARK", str(tmp_path / "code of the file was run"))
     save(run)
     spoil(run.checkpoint(1))
     with pytest.raises(UserError, match=message):
-        checkpoints.read_epochs(run)
-    assert not mark.exists()
-
-
-def rewrite(run: RunFolder, change) -> None:
-    content = checkpoints.read_checkpoint(run.checkpoint(1))
-    change(content)
-    torch.save(content, run.checkpoint(1))
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda content: content["network"].update(width=4), "do not fit its network"),
-        (lambda content: content["weights"].pop("head.bias"), "do not fit its network"),
-        (lambda content: content["weights"]["head.bias"].fill_(float("nan")), "not finite"),
-    ],
-)
-def test_weights_that_do_not_fit_are_refused(run, change, message):
-    save(run)
-    rewrite(run, change)
-    with pytest.raises(UserError, match=message):
-        checkpoints.load_network(run.checkpoint(1))
-
-
-# --- Files -----------------------------------------------------------------------------------------------------
+        checkpoints.load_network(run.checkpoint(checkpoints.read_epochs(run)["epoch"].iloc[0]))
+    assert list(tmp_path.iterdir()) == [run.path]
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):

@@ -98,6 +98,7 @@ def test_metrics_by_hand(tables):
         "false_positive_share": 1 / 3,
         "false_positive_area": 12,
         "patient_dice": p["dice"].mean(),
+        "patient_dice_tumour": p["dice"].iloc[1:].mean(),
         "patient_dice_median": p["dice"].iloc[2],
         "lesion_recall": 2 / 4,
         "lesion_precision": 2 / 3,  # AA one, BB one and a false one
@@ -118,7 +119,10 @@ def test_subgroups_by_hand(tables):
     assert rows["boundary", "smooth (<1.5)"]["slices"] == 5
     assert rows["sequences", "no post-contrast"]["slices"] == 2 and rows["sequences", "all three"]["slices"] == 3
     assert np.isnan(rows["area", ">2k"]["tumour_iou_low"])  # one patient has no interval
-    assert ("institution", "unknown") not in rows  # that patient has no tumour slice
+    for group, slices in (("AA", 2), ("unknown", 0)):  # one patient each; the second has no tumour
+        row = rows["institution", group]
+        assert (row["patients"], row["slices"]) == (1, slices) and np.isnan(row["dice_low"])
+        assert row["dice"] == pytest.approx((2 / 3 + 18 / 22) / 2 if slices else np.nan, nan_ok=True)
 
 
 def test_a_missing_slice_separates_lesions_and_the_order_of_the_rows_does_not_matter():
@@ -146,5 +150,7 @@ def test_the_printed_result_is_one_screen(tables):
     (line,) = (line for line in lines if METRICS["empty_prediction"].label in line)
     assert "0.375" in line and METRICS["iou"].label in lines[lines.index(line) - 1]
     assert any("33.3%" in line and "12 px each" in line for line in lines)  # of three empty slices, one
+    assert METRICS["patient_dice"].label in lines[1] and "1 of 3 patients without tumour" in lines[1]
+    assert METRICS["patient_dice_tumour"].label in lines[2] and result["patients_without_tumour"] == 1
     assert any("50.0%" in line and "2 of 4, and 1 false" in line for line in lines)  # lesions
     assert any(line.split() == ["small", "tumour", "missed", "1", "of", "2"] for line in lines)

@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 import pytest
+from conftest import contents
 from PIL import Image
 from scipy import ndimage
 
@@ -42,13 +43,6 @@ def tiny_set(tmp_path, monkeypatch):
     return tmp_path / "set"
 
 
-def contents(folder):
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-# --- Files -----------------------------------------------------------------------------------------------------
-
-
 def test_layout_and_names_are_those_of_the_real_set(folder):
     names = ["SYNTH_XX_0001_20000101", "SYNTH_XX_0002_20000101"]
     assert all(map(is_synthetic, names)) and not is_synthetic("TCGA_CS_4942_19970222")
@@ -74,12 +68,7 @@ def test_files_hold_what_make_patient_returns(folder):
             with Image.open(folder / patient_name(2) / f"{patient_name(2)}_{n}{ending}.tif") as file:
                 assert (file.format, file.mode, file.info["compression"]) == ("TIFF", mode, "raw")
                 np.testing.assert_array_equal(np.asarray(file), pixels)
-
-
-def test_seed_and_number_decide_everything(folder, tmp_path):
-    write_patients(tmp_path / "again", patients=2, seed=5)
-    assert contents(tmp_path / "again") == contents(folder)
-    first = make_patient(5, 1, slices=3)[0]
+    first = make_patient(5, 1, slices=3)[0]  # seed and number decide everything
     assert all((first != make_patient(*other, slices=3)[0]).mean() > 0.3 for other in ((6, 1), (5, 2)))
 
 
@@ -102,7 +91,6 @@ def test_command_line(tiny_set, call, tmp_path):
         lambda folder: (folder / "README.txt").write_text("mine"),
         lambda folder: (folder / patient_name(2) / f"{patient_name(2)}_1.tif").unlink(),
     ],
-    ids=["real patient", "other README", "lost slice"],
 )
 def test_a_folder_with_anything_else_is_refused(tiny_set, change):
     assert not write_patients(tiny_set, 3, 1)
@@ -112,9 +100,6 @@ def test_a_folder_with_anything_else_is_refused(tiny_set, change):
         with pytest.raises(UserError, match=re.escape(str(tiny_set))):
             write_patients(tiny_set, patients, seed)
     assert contents(tiny_set) == before
-
-
-# --- Content of the default set --------------------------------------------------------------------------------
 
 
 def test_kinds_are_what_they_are_called(patients):

@@ -21,29 +21,9 @@ def test_23_convolutional_layers_with_the_channels_of_the_paper():
     assert [layer.in_channels for layer in layers[10:]] == inputs
 
 
-def parameters_by_hand(width: int, bilinear: bool) -> int:
-    def double(i: int, m: int, o: int) -> int:
-        return 9 * i * m + 2 * m + 9 * m * o + 2 * o  # two convolutions without bias, two norms
-
-    w = width
-    total = double(3, w, w) + double(w, 2 * w, 2 * w) + double(2 * w, 4 * w, 4 * w) + double(4 * w, 8 * w, 8 * w)
-    if bilinear:
-        total += double(8 * w, 8 * w, 8 * w)
-        total += double(16 * w, 8 * w, 4 * w) + double(8 * w, 4 * w, 2 * w) + double(4 * w, 2 * w, w)
-        total += double(2 * w, w, w)
-    else:
-        total += double(8 * w, 16 * w, 16 * w)
-        for below in (16 * w, 8 * w, 4 * w, 2 * w):
-            half = below // 2
-            total += 4 * below * half + half + double(below, half, half)
-    return total + w + 1
-
-
-@pytest.mark.parametrize(("bilinear", "millions"), [(False, 31.04), (True, 17.26)])
-def test_parameters(bilinear, millions):
-    count = sum(p.numel() for p in UNet(bilinear=bilinear).parameters())
-    assert count == parameters_by_hand(64, bilinear)
-    assert round(count / 1e6, 2) == millions
+@pytest.mark.parametrize(("bilinear", "parameters"), [(False, 31_037_633), (True, 17_262_977)])
+def test_parameters(bilinear, parameters):
+    assert sum(p.numel() for p in UNet(bilinear=bilinear).parameters()) == parameters
 
 
 @pytest.mark.parametrize(("bilinear", "pixel_unshuffle"), [(False, 1), (True, 2)])

@@ -22,8 +22,8 @@ GEOMETRY = 0.7  # probability of rotation, and of zoom
 FLIP = 0.5  # left and right
 STRIPPED = 0.4  # probability that scalp and skull are removed
 RIM = (0.4, -4, 30)  # of these: probability that a rim stays or is missing; smallest and largest, in pixels
-LESION = 0.3  # probability of another contrast of the tumour
-CORE = 0.2  # probability of a dark core, as of a cyst or necrosis, with a rim that takes up contrast medium
+LESION = (0.2, 0.9, 1.5)  # contrast of the tumour: probability, smallest, largest factor; fainter ones cost specificity
+CORE = 0.15  # probability of a dark core, as of a cyst or necrosis, with a rim that takes up contrast medium
 MISSING = 0.5  # FLAIR stands in for pre-contrast, post-contrast or both, as in the set itself where they are missing
 SCALE = (0.4, 0.7, 1.3)  # brightness, and contrast: probability, smallest, largest factor
 GAMMA = (0.5, 0.6, 1.6)  # exponent
@@ -111,11 +111,11 @@ def change_lesions(
     sequences = torch.tensor(sequences, device=images.device)
     for row, generator in enumerate(generators):
         changed, cored, depth, share, flair, others, rim = generator.random(7)
-        factors, seed = np.exp(generator.uniform(-0.35, 0.35, 3)), int(generator.integers(2**63))
-        if (changed >= LESION and cored >= CORE) or not masks[row].any():
+        factors, seed = generator.uniform(*LESION[1:], 3), int(generator.integers(2**63))
+        if (changed >= LESION[0] and cored >= CORE) or not masks[row].any():
             continue
         tumour = masks[row : row + 1]
-        if changed < LESION:
+        if changed < LESION[0]:
             soft = blur(tumour, 1.0)[0]
             factor = torch.tensor(factors, dtype=torch.float32, device=images.device)[sequences][:, None, None]
             images[row] *= 1 + soft * (factor - 1)
@@ -128,7 +128,7 @@ def change_lesions(
             core = inner * (noise > 1.2 * share - 0.8)
             edge = F.max_pool2d(core, 5, 1, 2) - core
             core, edge = blur(core, 1.0)[0], blur(edge * tumour, 0.7)[0]
-            dark = torch.where(sequences == FLAIR, 0.3 + 1.7 * flair, 0.4 + 1.2 * others)[:, None, None]
+            dark = torch.where(sequences == FLAIR, 0.3 + 1.1 * flair, 0.4 + 1.1 * others)[:, None, None]
             images[row] += core * (dark - images[row])
             images[row] *= 1 + edge * (sequences == POST)[:, None, None] * 1.5 * rim
     return images

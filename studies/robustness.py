@@ -1,0 +1,183 @@
+"""How weights do on the same patients in other forms: stripped, FLAIR alone, thin slices, another plane, and more.
+
+    python -m studies.robustness --data kaggle_3m --split split.csv --out runs/robustness
+    python -m studies.robustness --run runs/cv --out runs/robustness_cv
+    python -m studies.robustness --scans brats --out runs/robustness_brats
+
+Patients are the validation patients of the split, or with --run the test patients of each fold of cross_validate.py,
+each by the network of its fold; with --scans a cohort with reference masks, as it is and FLAIR alone. Each form is
+written as NIfTI and goes the way of a user's scan, through predict_model.py. The set does not say its spacing: pixels
+of 0.9 mm and slices of 5 mm are presumed. OUT/robustness.csv has the Dice of each patient in each form.
+"""
+
+import argparse
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import SimpleITK as sitk
+
+from constants import FLAIR, WEIGHTS
+from dataset.folder import find_folder, find_slices
+from dataset.slices import Slices, load_slices
+from dataset.split import read_assignment
+from storage.run_folder import RunFolder
+from training.brain import EDGE, brain_distances
+from utils import UserError, existing, read_csv, refuse_used, run_python, run_script, to_csv, write_text
+
+PROJECT = Path(__file__).resolve().parents[1]
+SPACING = (0.9, 0.9, 5.0)  # mm between columns, rows, slices
+FACE = 15  # pixels from the brain: a removed face begins there
+NAMES = ("t1", "flair", "t1ce")  # of the channels' files
+Form = Callable[[np.ndarray, np.ndarray], list[np.ndarray]]  # stack and distance from the brain -> planes by channel
+
+
+def by_channel(stack: np.ndarray) -> list[np.ndarray]:
+    return list(np.moveaxis(stack, 3, 0))
+
+
+def stripped(stack: np.ndarray, distance: np.ndarray) -> np.ndarray:
+    return stack * (distance < EDGE)[..., None]
+
+
+def defaced(stack: np.ndarray, distance: np.ndarray) -> np.ndarray:
+    """Remove what lies in front of the brain's middle and away from it."""
+    brain = np.flatnonzero((distance < EDGE).any((0, 2)))
+    front = np.arange(stack.shape[1])[:, None] < (brain.mean() if len(brain) else 0)
+    return stack * ~(front & (distance > EDGE + FACE))[..., None]
+
+
+def biased(stack: np.ndarray, distance: np.ndarray) -> np.ndarray:
+    """Change intensities by 0.7 to 1.3 left to right and 0.8 to 1.2 front to back, on another scale of floats."""
+    rows, columns = np.linspace(0.8, 1.2, stack.shape[1]), np.linspace(0.7, 1.3, stack.shape[2])
+    return (stack * np.outer(rows, columns)[..., None] * 7.3 + 11).astype(np.float32)
+
+
+def halved(stack: np.ndarray, distance: np.ndarray) -> np.ndarray:
+    height, width = stack.shape[1:3]
+    small = (cv2.resize(plane, (width // 2, height // 2), interpolation=cv2.INTER_AREA) for plane in stack)
+    return np.stack([cv2.resize(plane, (width, height)) for plane in small])
+
+
+FORMS: dict[str, Form] = {
+    "as they are": lambda stack, distance: by_channel(stack),
+    "stripped": lambda stack, distance: by_channel(stripped(stack, distance)),
+    "defaced": lambda stack, distance: by_channel(defaced(stack, distance)),
+    "FLAIR alone": lambda stack, distance: [stack[..., FLAIR]],
+    "stripped, FLAIR alone": lambda stack, distance: [stripped(stack, distance)[..., FLAIR]],
+    "scaled and biased": lambda stack, distance: by_channel(biased(stack, distance)),
+    "half the resolution": lambda stack, distance: by_channel(halved(stack, distance)),
+    "1 mm slices": lambda stack, distance: by_channel(stack),  # see write_patient
+    "sagittal": lambda stack, distance: by_channel(stack),
+}
+THIN = ("1 mm slices", "sagittal")
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--data", type=existing, metavar="DIR", help="folder kaggle_3m or its parent")
+    add("--split", type=existing, metavar="FILE", help="CSV with the columns patient and split")
+    add("--run", type=Path, metavar="DIR", help="a cross-validation, instead of --checkpoint and --split")
+    add("--scans", type=existing, metavar="DIR", help="a cohort with reference masks, instead of the data set")
+    add("--checkpoint", type=existing, default=WEIGHTS, metavar="FILE", help="weights (%(default)s)")
+    add("--forms", nargs="+", choices=FORMS, default=list(FORMS), metavar="FORM", help=f"{', '.join(FORMS)} (all)")
+    add("--out", type=Path, required=True, metavar="DIR", help="a new folder")
+    args = parser.parse_args(argv)
+    refuse_used(args.out)
+    weights = ("--checkpoint", args.checkpoint)
+    if args.scans:
+        table = pd.concat(score_cohort(args.scans, weights))
+    elif args.run:
+        table = pd.concat([
+            score_patients(args, fold.read_split_table("test"), ("--run", fold.path)) for fold in folds_of(args.run)
+        ])  # fmt: skip
+    else:
+        folder = find_folder(args.data)
+        slices = find_slices(folder)
+        if args.split:
+            assignment, _ = read_assignment(args.split, slices["patient"], folder)
+            slices = slices[slices["patient"].map(assignment) == "validation"]
+        table = score_patients(args, slices.reset_index(drop=True), weights)
+    write_text(args.out / "robustness.csv", to_csv(table))
+    print(describe(table))
+
+
+def folds_of(run: Path) -> list[RunFolder]:
+    folds = [RunFolder(path) for path in sorted(run.glob("fold_*"))]
+    if not folds:
+        raise UserError(f"{run}: holds no folds. Name the folder that cross_validate.py wrote.")
+    return folds
+
+
+def score_patients(args: argparse.Namespace, table: pd.DataFrame, weights: tuple) -> pd.DataFrame:
+    """Write the patients of a table of slices in each form, predict them, and return the Dice of each."""
+    folder = find_folder(args.data)
+    scores = []
+    for form in args.forms:
+        with tempfile.TemporaryDirectory() as work:
+            for _, rows in table.groupby("patient"):
+                write_patient(Path(work) / "scans", load_slices(folder, {"": rows.reset_index(drop=True)})[""], form)
+            scores.append(predict(Path(work) / "scans", Path(work) / "out", weights).assign(form=form))
+    return pd.concat(scores)
+
+
+def write_patient(out: Path, slices: Slices, form: str) -> None:
+    """Write the sequences of a patient in a form, and the mask, as NIfTI: OUT/PATIENT/t1.nii.gz and so on."""
+    distance, name = brain_distances(slices).numpy(), slices.patients[0]
+    planes = FORMS[form](slices.images.numpy(), distance)
+    mask = slices.masks.numpy()
+    names = NAMES if len(planes) > 1 else ("flair",)
+    (out / name).mkdir(parents=True)
+    for what, volume in [*zip(names, planes, strict=True), ("seg", mask)]:
+        image = sitk.GetImageFromArray(volume)
+        image.SetSpacing(SPACING)
+        if form in THIN:
+            thin = [*image.GetSize()[:2], round(image.GetSize()[2] * SPACING[2])]
+            nearest = sitk.sitkNearestNeighbor if what == "seg" else sitk.sitkLinear
+            image = sitk.Resample(image, thin, sitk.Transform(), nearest, (0, 0, -SPACING[2] / 2 + 0.5),
+                                  (*SPACING[:2], 1.0), image.GetDirection(), 0)  # fmt: skip
+        if form == "sagittal":
+            image = sitk.PermuteAxes(image, (1, 2, 0))
+        sitk.WriteImage(image, str(out / name / f"{what}.nii.gz"), useCompression=True)
+
+
+def score_cohort(scans: Path, weights: tuple) -> list[pd.DataFrame]:
+    """Return the Dice of a cohort as it is, and with FLAIR alone."""
+    with tempfile.TemporaryDirectory() as work:
+        everything = predict(scans, Path(work) / "out", weights).assign(form="as they are")
+        cohort = read_csv(Path(work) / "out" / "cohort.csv", ["patient", "flair", "mask"])
+        for column in ("pre", "post"):
+            cohort[column] = ""
+        write_text(Path(work) / "out" / "flair.csv", to_csv(cohort))
+        alone = predict(Path(work) / "out" / "flair.csv", Path(work) / "alone", weights).assign(form="FLAIR alone")
+        return [everything, alone]
+
+
+def predict(scans: Path, out: Path, weights: tuple) -> pd.DataFrame:
+    """Return the row of each patient in the table of predict_model.py."""
+    run_python(PROJECT / "predict_model.py", scans, *weights, "--out", out)
+    return pd.read_csv(out / "patients.csv", dtype={"patient": str})[["patient", "lesion_mm3", "dice"]]
+
+
+def describe(table: pd.DataFrame) -> str:
+    """Return the table of the forms: Dice over patients, the difference from the first form, false volumes."""
+    first = table[table["form"] == table["form"].iloc[0]].set_index("patient")["dice"]
+    lines = [
+        "| form | patients | mean Dice | median | lowest | below the first |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for form, rows in table.groupby("form", sort=False):
+        dice = rows.set_index("patient")["dice"].dropna()
+        below = (first.reindex(dice.index) - dice).mean()
+        lines.append(
+            f"| {form} | {len(dice)} | {dice.mean():.3f} | {dice.median():.3f} | {dice.min():.3f} | {below:.3f} |"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    run_script(main)
