@@ -128,6 +128,7 @@ const MARKUP = `
 </div>
 <div class="side">
 <div class="choice"><label for="patient">Patient</label> <select id="patient"></select></div>
+<p id="stack-title"></p>
 <ul class="soft" id="stack-facts"></ul>
 <details class="soft" id="stack-notes"><summary>Notes</summary><ul></ul></details>
 <dl class="readout" id="readout"></dl>
@@ -233,6 +234,7 @@ export function makeViewer(root, stacks, moved = () => {}) {
     for (const id of ["show-mask", "show-regions"]) byId(id).parentElement.hidden = !own.hasReference;
     byId("show-probability").parentElement.hidden = !own.slices.some(s => s.probability);
     byId("worst").hidden = !own.hasReference;
+    byId("stack-title").textContent = own.title;  // on paper, in place of the list
     byId("mask-name").textContent = own.maskName || "prediction";
     const items = texts => (texts || []).map(text => {
       const item = document.createElement("li");
