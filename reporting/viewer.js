@@ -12,7 +12,7 @@
 //   probability: null or () -> address of a grey picture, white is 1,
 //   reference: area or null, predicted: area, wrong: area or null, words, values: {name: text}}
 // moved(id, number) is called whenever the user goes elsewhere. Returned: {open(id, number), current() -> {id, number, view,
-// slice: its index, layer, zoom}}.
+// slice: its index, layer, zoom}}. A page with a stage of its own takes outline, seenSquare, listenToKeys, listenToStage alone.
 const SVG = "http://www.w3.org/2000/svg";
 const MASK = 1, PREDICTION = 2;  // bits of a pixel's label
 const NOISY = {length: 400, perPixel: 0.6};  // a longer outline, with more edges per pixel: thin lines without halo
@@ -197,13 +197,7 @@ export function makeViewer(root, stacks, moved = () => {}) {
     return window !== 1 || level !== 0.5;
   }
 
-  // The square of the slice that is seen: [left, top, side]
-  function seen() {
-    const [left, top, whole] = stack().view, side = whole / state.zoom;
-    const [x, y] = state.middle || [left + whole / 2, top + whole / 2];
-    const within = (value, first) => Math.max(first, Math.min(first + whole - side, value - side / 2));
-    return [within(x, left), within(y, top), side];
-  }
+  const seen = () => seenSquare(stack().view, state);
 
   function zoom(factor) {
     if (state.zoom === 1) state.middle = middleOfMarks();
@@ -318,8 +312,13 @@ export function makeViewer(root, stacks, moved = () => {}) {
     profile.addEventListener("pointermove", event => { if (event.buttons & 1) move(profile.indexAt(event.clientX)); });
     new ResizeObserver(drawProfile).observe(profile);
     returnFocus();
-    listenToKeys();
-    listenToStage();
+    const gestures = {
+      index: () => state.slice, last, move, zoom, zoomed: () => state.zoom > 1, seen,
+      look: middle => { state.middle = middle; show(); },
+      hide: hidden => { if (state.hidden !== hidden) { state.hidden = hidden; show(); } },
+    };
+    listenToKeys(stage, gestures);
+    listenToStage(stage, gestures);
   }
 
   // After a click on a control the picture has the keys again; whoever uses the keyboard stays on the control
@@ -332,60 +331,6 @@ export function makeViewer(root, stacks, moved = () => {}) {
     root.addEventListener("click", event => { if (event.target.closest("button, input, #profile")) back(); });
   }
 
-  // On the picture all keys; elsewhere on the page those that do nothing there
-  function listenToKeys() {
-    const hide = hidden => { if (state.hidden !== hidden) { state.hidden = hidden; show(); } };
-    const anywhere = {"+": () => zoom(1.5), "-": () => zoom(1 / 1.5), b: () => hide(true)};
-    const arrows = {ArrowRight: () => move(state.slice + 1), ArrowLeft: () => move(state.slice - 1)};
-    const onStage = {ArrowUp: arrows.ArrowRight, ArrowDown: arrows.ArrowLeft, Home: () => move(0), End: () => move(last()),
-      PageUp: () => move(state.slice + 10), PageDown: () => move(state.slice - 10)};
-    const keyOf = event => event.key.length === 1 ? event.key.toLowerCase() : event.key;  // Caps Lock sends B
-    document.addEventListener("keydown", event => {
-      const {target} = event;
-      if (event.ctrlKey || event.metaKey || event.altKey || target.closest("select, textarea, input:not([type=checkbox], [type=radio], [type=range])")) return;
-      const own = target.closest("input[type=radio], input[type=range], .scroll");  // they have arrow keys of their own
-      const keys = {...anywhere, ...(own ? {} : arrows), ...(target === stage ? onStage : {})};
-      const press = keys[keyOf(event)];
-      if (!press) return;
-      event.preventDefault();
-      press();
-    });
-    document.addEventListener("keyup", event => { if (keyOf(event) === "b") hide(false); });
-    addEventListener("blur", () => hide(false));
-  }
-
-  // Once the picture was clicked the wheel changes the slice, until the end of the stack; a swipe always does; a zoomed
-  // picture is dragged
-  function listenToStage() {
-    let turned = 0, scrolled = -Infinity;  // a wheel sends steps of about 100, a touchpad many small ones
-    addEventListener("scroll", () => { scrolled = performance.now(); }, {passive: true});
-    stage.addEventListener("wheel", event => {
-      const direction = Math.sign(event.deltaY), target = state.slice + direction;
-      if (document.activeElement !== stage || event.ctrlKey || !direction || target < 0 || target > last()) return;
-      if (performance.now() - scrolled < 300) return;  // the page scrolls, and the picture comes under the pointer
-      event.preventDefault();
-      turned = Math.sign(turned) === -direction ? event.deltaY : turned + event.deltaY;
-      if (Math.abs(turned) >= 40) { turned = 0; move(target); }
-    }, {passive: false});
-    let from = null;  // where a finger or a button went down, and what was seen then
-    stage.addEventListener("pointerdown", event => {
-      from = {x: event.clientX, y: event.clientY, view: seen()};
-      if (state.zoom > 1) stage.setPointerCapture(event.pointerId);
-    });
-    stage.addEventListener("pointermove", event => {
-      if (!from || state.zoom === 1) return;
-      const [left, top, side] = from.view, perPixel = side / stage.clientWidth;
-      state.middle = [left + side / 2 - (event.clientX - from.x) * perPixel, top + side / 2 - (event.clientY - from.y) * perPixel];
-      show();
-    });
-    stage.addEventListener("pointerup", event => {
-      const across = from && state.zoom === 1 ? event.clientX - from.x : 0;
-      if (Math.abs(across) > 40 && Math.abs(event.clientY - from.y) < Math.abs(across)) move(state.slice - Math.sign(across));
-      from = null;
-    });
-    stage.addEventListener("pointercancel", () => { from = null; });
-  }
-
   stacks.forEach((own, index) => byId("patient").add(new Option(own.title, index)));
   byId("patient").parentElement.hidden = stacks.length < 2;
   listen();
@@ -393,6 +338,67 @@ export function makeViewer(root, stacks, moved = () => {}) {
   return {open, current: () => ({...state, id: stack().id, number: shown().number, view: seen()})};
 }
 
-function indexOfMost(slices, value) {
+export function indexOfMost(slices, value) {
   return slices.reduce((best, slice, index) => value(slice) > value(slices[best]) ? index : best, 0);
+}
+
+// The square of a slice that is seen, [left, top, side]; view: the whole, middle: [x, y], or null for its middle
+export function seenSquare([left, top, whole], {zoom, middle}) {
+  const side = whole / zoom, [x, y] = middle || [left + whole / 2, top + whole / 2];
+  const within = (value, first) => Math.max(first, Math.min(first + whole - side, value - side / 2));
+  return [within(x, left), within(y, top), side];
+}
+
+// --- Keys, wheel, swipe: for any page with a focusable element `stage` ------------------------------------------
+// gestures: {index(), last(), move(index), zoom(factor), zoomed(), seen(), look([x, y]), hide(hidden)}
+
+// On the picture all keys; elsewhere on the page those that do nothing there
+export function listenToKeys(stage, {index, last, move, zoom, hide}) {
+  const anywhere = {"+": () => zoom(1.5), "-": () => zoom(1 / 1.5), b: () => hide(true)};
+  const arrows = {ArrowRight: () => move(index() + 1), ArrowLeft: () => move(index() - 1)};
+  const onStage = {ArrowUp: arrows.ArrowRight, ArrowDown: arrows.ArrowLeft, Home: () => move(0), End: () => move(last()),
+    PageUp: () => move(index() + 10), PageDown: () => move(index() - 10)};
+  const keyOf = event => event.key.length === 1 ? event.key.toLowerCase() : event.key;  // Caps Lock sends B
+  document.addEventListener("keydown", event => {
+    const {target} = event;
+    if (event.ctrlKey || event.metaKey || event.altKey || target.closest("select, textarea, input:not([type=checkbox], [type=radio], [type=range])")) return;
+    const own = target.closest("input[type=radio], input[type=range], .scroll");  // they have arrow keys of their own
+    const press = {...anywhere, ...(own ? {} : arrows), ...(target === stage ? onStage : {})}[keyOf(event)];
+    if (!press) return;
+    event.preventDefault();
+    press();
+  });
+  document.addEventListener("keyup", event => { if (keyOf(event) === "b") hide(false); });
+  addEventListener("blur", () => hide(false));
+}
+
+// Once the picture was clicked the wheel changes the slice, until the end of the stack; a swipe always does; a zoomed
+// picture is dragged
+export function listenToStage(stage, {index, last, move, zoomed, seen, look}) {
+  let turned = 0, scrolled = -Infinity;  // a wheel sends steps of about 100, a touchpad many small ones
+  addEventListener("scroll", () => { scrolled = performance.now(); }, {passive: true});
+  stage.addEventListener("wheel", event => {
+    const direction = Math.sign(event.deltaY), target = index() + direction;
+    if (document.activeElement !== stage || event.ctrlKey || !direction || target < 0 || target > last()) return;
+    if (performance.now() - scrolled < 300) return;  // the page scrolls, and the picture comes under the pointer
+    event.preventDefault();
+    turned = Math.sign(turned) === -direction ? event.deltaY : turned + event.deltaY;
+    if (Math.abs(turned) >= 40) { turned = 0; move(target); }
+  }, {passive: false});
+  let from = null;  // where a finger or a button went down, and what was seen then
+  stage.addEventListener("pointerdown", event => {
+    from = {x: event.clientX, y: event.clientY, view: seen()};
+    if (zoomed()) stage.setPointerCapture(event.pointerId);
+  });
+  stage.addEventListener("pointermove", event => {
+    if (!from || !zoomed()) return;
+    const [left, top, side] = from.view, perPixel = side / stage.clientWidth;
+    look([left + side / 2 - (event.clientX - from.x) * perPixel, top + side / 2 - (event.clientY - from.y) * perPixel]);
+  });
+  stage.addEventListener("pointerup", event => {
+    const across = from && !zoomed() ? event.clientX - from.x : 0;
+    if (Math.abs(across) > 40 && Math.abs(event.clientY - from.y) < Math.abs(across)) move(index() - Math.sign(across));
+    from = null;
+  });
+  stage.addEventListener("pointercancel", () => { from = null; });
 }
