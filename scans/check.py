@@ -24,7 +24,7 @@ ONE_SEQUENCE = (
     "one sequence only, used for all three channels. Unless it is FLAIR, the masks mean nothing. FLAIR alone costs the "
     "weights of this project 0.014 Dice on their validation patients, and 0.07 on 12 public cases."
 )
-NO_SPACING = "no spacing known, so that areas are in pixels and there is no volume; add it with --spacing."
+NO_SPACING = "no spacing known, so that areas are in pixels only, without a volume; add it with --spacing."
 
 
 def needs_check(total: dict[str, Any]) -> str:

@@ -169,7 +169,7 @@ def describe_cohort(totals: list[Row]) -> str:
     volumes = [row["volume_ml"] for row in totals if "volume_ml" in row]
     scores = [row["dice"] for row in totals if "dice" in row]
     return (
-        f"{len(totals)} scans: {sum(row['lesion_pixels'] > 0 for row in totals)} with lesion, {check} to check, "
+        f"{len(totals)} scan{'s' * (len(totals) > 1)}: {sum(row['lesion_pixels'] > 0 for row in totals)} with lesion, {check} to check, "
         f"{corrected} corrected"
         + (f"; {sum(volumes):,.1f} ml in {len(volumes)} scans of known spacing" if volumes else "")
         + (f"; mean Dice {np.mean(scores):.3f} with {len(scores)} reference masks" if scores else "")

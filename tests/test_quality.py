@@ -55,7 +55,7 @@ def test_its_nested_cross_validation():
     nested = result["nested"]
     assert nested["patients"] == 121 and 1 <= nested["unknown"] < 25 and result["model"]["patients"] == 120
     assert nested["mean_error"] == pytest.approx(0.05 * np.sqrt(2 / np.pi), rel=0.2) and nested["r"] > 0.9
-    assert 0.84 < nested["coverage"] < 0.96 and nested["auc"] > 0.9
+    assert 0.84 < nested["coverage"] < 0.96 and nested["auc"] > 0.85
     few = quality.study(simulate(quality.FEWEST - 1))
     assert few["model"] is None and few["nested"] is None and len(few["patients"]) == quality.FEWEST - 1
 
