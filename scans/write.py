@@ -165,13 +165,13 @@ def describe(total: Row) -> list[str]:
 
 def describe_cohort(totals: list[Row]) -> str:
     """Return the totals of all patients' rows in one line."""
+    lesions = sum(row["lesion_pixels"] > 0 for row in totals)
     check, corrected = (sum(row[name] == value for row in totals) for name, value in COUNTED)
     volumes = [row["volume_ml"] for row in totals if "volume_ml" in row]
     scores = [row["dice"] for row in totals if "dice" in row]
     return (
-        f"{len(totals)} scan{'s' * (len(totals) > 1)}: {sum(row['lesion_pixels'] > 0 for row in totals)} with lesion, {check} to check, "
-        f"{corrected} corrected"
-        + (f"; {sum(volumes):,.1f} ml in {len(volumes)} scans of known spacing" if volumes else "")
+        f"{len(totals)} scan{'s' * (len(totals) > 1)}: {lesions} with lesion, {check} to check, {corrected} corrected"
+        + (f"; {sum(volumes):,.1f} ml in {len(volumes)} of known spacing" if volumes else "")
         + (f"; mean Dice {np.mean(scores):.3f} with {len(scores)} reference masks" if scores else "")
     )
 
