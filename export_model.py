@@ -1,4 +1,4 @@
-"""Export the network as ONNX, torch.export and safetensors, each with its preprocessing as metadata, and a model card.
+"""Export the network as safetensors, and as ONNX and torch.export from slices to masks; and write a model card.
 
     python export_model.py --out export                            # the weights that come with the project
     python export_model.py --run runs/first                        # the chosen epoch, to runs/first/export
@@ -30,16 +30,16 @@ from utils import UserError, atomic_write, run_script
 if TYPE_CHECKING:
     import torch
     from torch import nn
+    from torch.export import ExportedProgram
 
     from storage.run_folder import RunFolder
-    from unet import UNet
+    from unet import Segmenter, UNet
 
-    Network = Callable[[torch.Tensor], torch.Tensor]  # float32 [N, channels, H, W] -> logits [N, 1, H, W]
+    Graph = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # slices, levels of unet.Segmenter -> its logits
 
 LARGEST_DIFFERENCE = 1e-3  # of two logits, relative to the largest one; a mask changes only where the logit is 0
 LARGEST_HALVED = 1e-2  # the same with --half: kernels are rounded by up to 1/2048 of their values
-BATCHES = (1, 3)  # sizes compared
-TRACED = 2  # slices with which the network is traced: 1 would be taken for a constant
+SMALLER = (3, 96, 64, 3)  # slices for tracing, where 1 would be taken for a constant, and for comparing
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -94,12 +94,13 @@ def main(argv: list[str] | None = None) -> None:
     for name in args.formats:
         content, read_back = FORMATS[name][1](exported, metadata)
         contents[files[name]] = content
-        difference = compare(model, read_back, metadata)
+        difference = compare(as_graph(model, metadata), read_back, metadata["size"])
         if not difference <= largest:
             raise UserError(f"{name}: its logits differ by {difference:.1e} from the network's. Nothing was written.")
         print(f"{name}: {len(content) / 1e6:.1f} MB, logits differ by at most {difference:.1e} of the largest")
     if run:
-        contents[card] = model_card(run, checkpoint, weights_digest(checkpoint["weights"], {})).encode()
+        digest = weights_digest(copy.deepcopy(exported).float().state_dict(), {})
+        contents[card] = model_card(run, checkpoint, digest).encode()
     else:
         contents[card] = constants.WEIGHTS.with_suffix(".md").read_bytes()
 
@@ -136,24 +137,47 @@ def halve(model: nn.Module) -> nn.Module:
     return halved
 
 
-def compare(model: nn.Module, exported: Network, metadata: dict[str, Any]) -> float:
-    """Return the largest difference of logits on random input, relative to the largest logit, over BATCHES."""
+def compare(graph: Segmenter, exported: Graph, size: int) -> float:
+    """Return the largest difference of logits on random input, relative to the largest logit, over two shapes."""
     import torch
 
     random = torch.Generator().manual_seed(0)
     worst = 0.0
-    for batch in BATCHES:
-        images = 2 * torch.rand(example_slices(metadata, batch).shape, generator=random) - 1
+    for shape in ((1, size, size, 3), SMALLER):
+        slices = torch.randint(0, 256, shape, generator=random, dtype=torch.uint8)
+        levels = 2 * torch.rand(3, 256, generator=random) - 1
         with torch.inference_mode():
-            expected, logits = model(images), exported(images)
+            expected, logits = graph(slices, levels)[0], exported(slices, levels)
         worst = max(worst, float((logits - expected).abs().max() / expected.abs().max().clamp(min=1e-6)))
     return worst
 
 
-# --- Formats: each returns the content of its file, and the network that is read back from it ---------------------
+# --- Formats: each returns the content of its file, and what is read back from it -------------------------------
 
 
-def to_onnx(model: nn.Module, metadata: dict[str, Any]) -> tuple[bytes, Network]:
+def as_graph(model: nn.Module, metadata: dict[str, Any]) -> Segmenter:
+    """Return the network between the intensities of slices and their masks."""
+    from unet import Segmenter
+
+    return Segmenter(model, *(metadata[name] for name in ("neighbours", "tta_flip", "threshold"))).eval()
+
+
+def trace(model: nn.Module, metadata: dict[str, Any]) -> ExportedProgram:
+    """Return the graph for any number of slices, and any height and width that are multiples of 32."""
+    import torch
+
+    if metadata["resolution"] < 1:
+        raise UserError(
+            f"epoch {metadata['epoch']} computes at {metadata['resolution']:.0%} of the resolution, which ONNX and "
+            "torch.export do not hold here. Export a later epoch, or --formats safetensors."
+        )
+    number, (height, width) = torch.export.Dim("number"), (torch.export.Dim(side, min=2) for side in "hw")
+    dynamic = ({0: number, 1: 32 * height, 2: 32 * width}, None)
+    example = torch.zeros(SMALLER, dtype=torch.uint8), torch.zeros(3, 256)
+    return torch.export.export(as_graph(model, metadata), example, dynamic_shapes=dynamic, strict=False)
+
+
+def to_onnx(model: nn.Module, metadata: dict[str, Any]) -> tuple[bytes, Graph]:
     import logging
     import warnings
 
@@ -162,49 +186,48 @@ def to_onnx(model: nn.Module, metadata: dict[str, Any]) -> tuple[bytes, Network]
     import onnxscript  # noqa: F401 - a missing package ends it here, before the slow export
     import torch
 
+    from reporting.model_card import describe_graph
+
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it lists operators of other packages
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter about itself
         program = torch.onnx.export(
-            model, (example_slices(metadata),), input_names=["slices"], output_names=["logits"],
-            dynamic_shapes=({0: torch.export.Dim("batch")},), dynamo=True, verbose=False,
-        )  # fmt: skip
+            trace(model, metadata), input_names=["slices", "levels"], output_names=["logits", "mask"], verbose=False
+        )
     proto = program.model_proto
-    onnx.helper.set_model_props(proto, as_text(metadata))
+    onnx.helper.set_model_props(proto, as_text(describe_graph(metadata)))
     onnx.checker.check_model(proto)
     content = proto.SerializeToString()
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    return content, lambda images: torch.from_numpy(session.run(["logits"], {"slices": images.numpy()})[0])
+
+    def read_back(slices: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:
+        return torch.from_numpy(session.run(["logits"], {"slices": slices.numpy(), "levels": levels.numpy()})[0])
+
+    return content, read_back
 
 
-def to_torch_export(model: nn.Module, metadata: dict[str, Any]) -> tuple[bytes, Network]:
+def to_torch_export(model: nn.Module, metadata: dict[str, Any]) -> tuple[bytes, Graph]:
     import torch
 
-    program = torch.export.export(
-        model, (example_slices(metadata),), dynamic_shapes=({0: torch.export.Dim("batch")},), strict=False
-    )
-    file = io.BytesIO()
-    torch.export.save(program, file, extra_files={"metadata.json": json.dumps(metadata, indent=2)})
-    return file.getvalue(), torch.export.load(io.BytesIO(file.getvalue())).module()
+    from reporting.model_card import describe_graph
+
+    file, about = io.BytesIO(), json.dumps(describe_graph(metadata), indent=2)
+    torch.export.save(trace(model, metadata), file, extra_files={"metadata.json": about})
+    read_back = torch.export.load(io.BytesIO(file.getvalue())).module()
+    return file.getvalue(), lambda slices, levels: read_back(slices, levels)[0]
 
 
-def to_safetensors(model: nn.Module, metadata: dict[str, Any]) -> tuple[bytes, Network]:
+def to_safetensors(model: nn.Module, metadata: dict[str, Any]) -> tuple[bytes, Graph]:
     import safetensors.torch
 
     from unet import UNet, weights_digest
 
     weights, text = model.state_dict(), as_text(metadata)
     content = safetensors.torch.save(weights, text | {"sha256": weights_digest(weights, text)})
-    read_back = UNet(**metadata["network"]).eval()
-    read_back.load_state_dict(safetensors.torch.load(content))  # copies float16 into float32
-    return content, read_back
-
-
-def example_slices(metadata: dict[str, Any], number: int = TRACED) -> torch.Tensor:
-    """Return empty slices: float32 [number, channels, H, W]."""
-    import torch
-
-    return torch.zeros(number, metadata["network"]["channels"], metadata["size"], metadata["size"])
+    network = UNet(**metadata["network"])
+    network.load_state_dict(safetensors.torch.load(content))  # copies float16 into float32
+    read_back = as_graph(network, metadata)
+    return content, lambda slices, levels: read_back(slices, levels)[0]
 
 
 def as_text(metadata: dict[str, Any]) -> dict[str, str]:

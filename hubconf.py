@@ -1,16 +1,20 @@
-"""For torch.hub: the network by its name, from GitHub without cloning, or from a clone:
+"""For torch.hub: masks, or the network by its name, from GitHub without cloning, or from a clone:
 
+    mask = torch.hub.load(".", "segment", stack, source="local")
     model = torch.hub.load(".", "unet", source="local")
 
-It takes float32 [N, 3, 256, 256], scaled to [-1, 1] as (value / 255 - 0.5) / 0.5, in the order pre-contrast, FLAIR,
-post-contrast, and returns logits [N, 1, 256, 256]. With pretrained=True, its attribute `input` describes the input:
-FLAIR of the neighbouring slices as further channels, and intensities that are scaled per patient. Research use only:
-not a medical device.
+The first needs the packages of requirements.txt, the second torch and safetensors alone. The network takes float32
+[N, 3, 256, 256], scaled to [-1, 1] as (value / 255 - 0.5) / 0.5, in the order pre-contrast, FLAIR, post-contrast, and
+returns logits [N, 1, 256, 256]. With pretrained=True, its attribute `input` describes the input: FLAIR of the
+neighbouring slices as further channels, and intensities that are scaled per patient. Research use only: not a medical
+device.
 """
 
+import contextlib
 import importlib.util
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -18,6 +22,7 @@ INPUT = ("size", "normalisation", "neighbours", "crop", "resolution", "tta_flip"
 dependencies = ["torch"]  # and safetensors, for pretrained weights
 HERE = Path(__file__).resolve().parent
 WEIGHTS = HERE / "weights" / "lgg_unet.safetensors"
+_LOADED: dict[str, ModuleType] = {}  # modules of this folder, between two calls of `segment`
 
 
 def _load_unet() -> ModuleType:
@@ -28,6 +33,33 @@ def _load_unet() -> ModuleType:
         sys.modules[name] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(sys.modules[name])
     return sys.modules[name]
+
+
+@contextlib.contextmanager
+def _own_modules() -> Iterator[None]:
+    """Let imports find the modules of this folder; those of the caller with the same names stand aside meanwhile."""
+    names = {path.stem for path in HERE.glob("*.py")} | {path.parent.name for path in HERE.glob("*/__init__.py")}
+
+    def take() -> dict[str, ModuleType]:
+        return {name: sys.modules.pop(name) for name in [*sys.modules] if name.split(".")[0] in names}
+
+    others = take()
+    sys.modules.update(_LOADED)
+    sys.path.insert(0, str(HERE))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(HERE))
+        _LOADED.update(take())
+        sys.modules.update(others)
+
+
+def segment(stack, *weights):
+    """Return the mask of one patient's slices: [N, H, W, 3] -> uint8 [N, H, W]; see predict_model.segment."""
+    with _own_modules():
+        from predict_model import segment
+
+        return segment(stack, *weights)
 
 
 def unet(pretrained: bool = False, width: int = 64, bilinear: bool = False, pixel_unshuffle: int = 1):

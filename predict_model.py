@@ -25,9 +25,12 @@ Research use only: not a medical device, not for diagnosis or treatment.
 from __future__ import annotations
 
 import argparse
+import functools
+import json
 import sys
 import textwrap
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,11 +40,14 @@ from utils import USER_ERROR, UserError, fraction, positive, refuse_used, run_sc
 if TYPE_CHECKING:
     import numpy as np
 
+    from dataset.preprocess import PreprocessedSlices
     from evaluation.selection import Postprocessing
     from scans.cohort import Cohort
     from scans.scan import Scan
     from training.hardware import Hardware
     from unet import UNet
+
+    Compute = Callable[[PreprocessedSlices], np.ndarray]  # slices -> logits, float32 [N, 256, 256]
 
 SOME_FAILED = 1  # exit code
 SYNTHETIC_MODEL = "network trained on SYNTHETIC patients: its masks mean nothing on real images"
@@ -106,15 +112,14 @@ def main(argv: list[str] | None = None) -> None:
     from scans.earlier import describe_predicted, describe_written, forget, read_earlier, read_written
     from scans.masks import read_reference
     from scans.read import read_patient
-    from training.hardware import choose_hardware, keep_freed_memory, repeat_exactly
+    from training.hardware import choose_hardware, keep_freed_memory
 
     earlier = {} if args.overwrite else read_earlier(args.out, [patient.name for patient in cohort.patients])
     model, checkpoint, chosen = load(args)
     postprocessing = Postprocessing.of(checkpoint["input"])
     hardware = choose_hardware(args.device, "fp32")  # the same masks on every machine
     keep_freed_memory()
-    repeat_exactly(True, hardware.device)
-    model = model.to(hardware.device, memory_format=hardware.memory_format)
+    compute = computation(model, checkpoint["input"]["tta_flip"], args.batch_size, hardware)
     notice = SYNTHETIC_MODEL if checkpoint["config"]["synthetic"] else ""
     print("\n".join(filter(None, [chosen, notice])))
 
@@ -134,8 +139,8 @@ def main(argv: list[str] | None = None) -> None:
         if in_place:
             about = describe_written(masks, earlier.get(scan.name, {}))
         else:
-            probabilities = predict(model, scan, checkpoint["input"], args.batch_size, hardware)
-            masks = segment(probabilities, postprocessing)
+            probabilities = predict(compute, scan, checkpoint["input"])
+            masks = to_masks(probabilities, postprocessing)
             about = describe_predicted(masks) | expect(checkpoint.get("quality"), probabilities, masks)
             slices += len(masks)
         warnings = input_warnings(scan.slices, masks)
@@ -241,9 +246,17 @@ def load(args: argparse.Namespace) -> tuple[UNet, dict[str, Any], str]:
     return model, checkpoint, chosen
 
 
-def predict(
-    model: UNet, scan: Scan, preprocessing: dict[str, Any], batch_size: int, hardware: Hardware
-) -> list[np.ndarray]:
+def computation(model: UNet, tta_flip: bool, batch_size: int, hardware: Hardware) -> Compute:
+    """Return the function that computes logits with a network of PyTorch, exactly the same in each run."""
+    from training import engine
+    from training.hardware import repeat_exactly
+
+    repeat_exactly(True, hardware.device)
+    model = model.to(hardware.device, memory_format=hardware.memory_format)
+    return lambda slices: engine.predict(model, slices.to(hardware.device), batch_size, hardware, tta_flip).numpy()
+
+
+def predict(compute: Compute, scan: Scan, preprocessing: dict[str, Any]) -> list[np.ndarray]:
     """Return the probability of tumour of each pixel of each slice, at its own size: float32 [H, W].
 
     preprocessing: `input` of the checkpoint. The scan is one stack, whose intensities are scaled together.
@@ -254,18 +267,16 @@ def predict(
     from dataset.preprocess import Preprocessing, preprocess
     from dataset.slices import without_masks
     from scans.scan import to_network_size, to_original_size
-    from training import engine
 
     images = np.stack([to_network_size(plane) for plane in scan.slices])
-    slices = preprocess(without_masks(images, scan.name), Preprocessing.of(preprocessing)).to(hardware.device)
-    logits = engine.predict(model, slices, batch_size, hardware, preprocessing["tta_flip"]).numpy()
+    logits = compute(preprocess(without_masks(images, scan.name), Preprocessing.of(preprocessing)))
     return [
         torch.from_numpy(to_original_size(logit, *plane.shape[:2])).sigmoid().numpy()
         for plane, logit in zip(scan.slices, logits, strict=True)
     ]
 
 
-def segment(probabilities: list[np.ndarray], postprocessing: Postprocessing) -> list[np.ndarray]:
+def to_masks(probabilities: list[np.ndarray], postprocessing: Postprocessing) -> list[np.ndarray]:
     """Return the mask of each slice: uint8 [H, W], 0 or 1.
 
     The smallest component is counted at the network's size, and through the slices unless these differ in size.
@@ -302,6 +313,68 @@ def report(problems: list[str], done: bool) -> None:
         print(f"error: {problem}", file=sys.stderr)
     if problems:
         sys.exit(SOME_FAILED if done else USER_ERROR)
+
+
+# --- From Python: segment(stack) -------------------------------------------------------------------------------
+
+
+def segment(stack: np.ndarray, weights: str | Path = constants.WEIGHTS) -> np.ndarray:
+    """Return the mask that this script writes for the slices of one patient: uint8 [N, H, W], 0 or 1.
+
+    Args:
+        stack: all slices in their order, [N, H, W, 3]: pre-contrast, FLAIR, post-contrast; or [N, H, W], FLAIR alone.
+            uint8 is taken as it is; other numbers are scaled to 8 bits by the percentiles of the stack.
+        weights: .safetensors or .onnx of export_model.py, or models/epoch_N.pt of a run.
+
+    Raises: ValueError for a stack of another shape or type, or without an image; UserError for damaged weights.
+    """
+    import numpy as np
+
+    from evaluation.selection import Postprocessing
+    from scans.read import scan_of_array
+
+    compute, input = load_computation(Path(weights))
+    probabilities = predict(compute, scan_of_array(np.asarray(stack)), input)
+    return np.stack(to_masks(probabilities, Postprocessing.of(input)))
+
+
+@functools.cache
+def load_computation(weights: Path) -> tuple[Compute, dict[str, Any]]:
+    """Return the function that computes logits with these weights, and how slices become masks."""
+    from storage.checkpoints import load_network
+    from training.hardware import choose_hardware
+
+    if weights.suffix == ".onnx":
+        return load_onnx(weights)
+    model, checkpoint = load_network(weights)
+    hardware = choose_hardware("auto", "fp32")
+    return computation(model, checkpoint["input"]["tta_flip"], constants.BATCH_SIZE, hardware), checkpoint["input"]
+
+
+def load_onnx(path: Path) -> tuple[Compute, dict[str, Any]]:
+    """Return the same of an ONNX file, which one patient at a time goes through."""
+    import numpy as np
+    import onnxruntime
+
+    from storage.checkpoints import INPUT
+    from training.engine import OUTSIDE
+
+    if not path.is_file():
+        raise UserError(f"{path}: no such file. Write it with export_model.py.")
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    metadata = session.get_modelmeta().custom_metadata_map
+    if not {"slices", "levels", *INPUT} <= metadata.keys():
+        raise UserError(f"{path}: no network of this version. Write it anew with export_model.py.")
+
+    def compute(slices: PreprocessedSlices) -> np.ndarray:
+        images = slices.slices.images.numpy()
+        logits = np.full(images.shape[:3], OUTSIDE, np.float32)
+        ((_, window),) = slices.batches(len(images))
+        feed = {"slices": images[:, *window], "levels": slices.levels.view(constants.CHANNELS, 256).numpy()}
+        logits[:, *window] = session.run(["logits"], feed)[0]
+        return logits
+
+    return compute, {name: json.loads(metadata[name]) for name in INPUT}
 
 
 if __name__ == "__main__":

@@ -144,6 +144,8 @@ def read_mask(path: Path) -> np.ndarray:
         values = np.unique(pixels)
         shown = ", ".join(str(v) for v in values[:5]) + (", ..." if len(values) > 5 else "")
         raise ValueError(f"{path}: a mask with the values {shown}. Save it with 0 and one positive value only.")
+    if foreground[:: IMAGE_SIZE - 1, :: IMAGE_SIZE - 1].all():
+        raise ValueError(f"{path}: a mask of all four corners: inverted, or its header is damaged. Restore it.")
     return foreground.view(np.uint8)
 
 

@@ -51,10 +51,26 @@ def describe_input(checkpoint: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def describe_graph(metadata: dict[str, Any]) -> dict[str, Any]:
+    """Return the metadata of formats that hold unet.Segmenter: its inputs and outputs instead of the network's."""
+    window = "; only the rows and columns of the window around the head" if metadata["crop"] else ""
+    small = f"; {describe_small(metadata['min_component'])} afterwards" if metadata["min_component"] else ""
+    return {
+        "slices": f"uint8 [N, H, W, 3]: all slices of one patient in their order, {metadata['size']} pixels square; "
+        f"pre-contrast, FLAIR, post-contrast{window}; H and W are multiples of 32, at least 64",
+        "levels": "float32 [3, 256]: the value of each intensity of each sequence, one table per patient: "
+        f"{NORMALISED[metadata['normalisation']]}",
+        "logits": "float32 [N, H, W]",
+        "mask": f"uint8 [N, H, W]: 1 where sigmoid(logit) >= threshold{small}",
+        "code": "head, window and levels: dataset/preprocess.py of the project; all of it: segment in predict_model.py",
+        **{name: value for name, value in metadata.items() if name not in ("input", "output")},
+    }
+
+
 def model_card(run: RunFolder, checkpoint: dict[str, Any], digest: str) -> str:
     """Return the card as Markdown. It says so where the run was not tested, or another epoch was.
 
-    digest: of the checkpoint's weights, see unet.weights_digest.
+    digest: unet.weights_digest of the exported weights in float32, without metadata: the same for every format.
     Raises: UserError when a file of the run is missing or damaged.
     """
     metrics, rows, dice, with_tumour = None, [], [], []
@@ -70,7 +86,8 @@ def model_card(run: RunFolder, checkpoint: dict[str, Any], digest: str) -> str:
     )  # fmt: skip
     environment.filters["pairs"] = lambda values: ", ".join(f"{k} {v}" for k, v in values.items() if k != "platform")
     return environment.get_template("model_card.md.jinja").render(
-        **describe_input(checkpoint),
+        **(about := describe_input(checkpoint)),
+        graph=describe_graph(about),
         config=checkpoint["config"],
         parameters=sum(t.numel() for k, t in checkpoint["weights"].items() if "running_" not in k and t.ndim),
         digest=digest,

@@ -64,20 +64,29 @@ def read_scan(name: str, paths: Sequence[Path]) -> tuple[Scan | None, list[str]]
     try:
         with np.errstate(over="ignore", invalid="ignore"):  # of values beyond float32
             scan = _read_pictures(name, paths, problems) if ending in PICTURES else _read_volume(name, paths)
-            if not scan:
-                return None, problems
-            if is_mask(scan.slices):
-                values = np.unique(np.concatenate([np.unique(plane) for plane in scan.slices]))
-                shown = ", ".join(f"{value:g}" for value in values)
-                raise ValueError(
-                    f"holds only {shown}: a mask, and no image. Name it like one (x_mask), or leave it out."
-                )
-            _to_eight_bits(scan)
-        scan.grey = all((plane == plane[..., :1]).all() for plane in scan.slices)
-        scan.slices = [np.broadcast_to(plane, (*plane.shape[:2], CHANNELS)) for plane in scan.slices]
-        return scan, problems
+            return (_finish(scan) if scan else None), problems
     except Exception as error:  # libraries raise many kinds for a damaged file
         return None, [*problems, _describe(error, paths[0] if ending and len(paths) == 1 else paths[0].parent)]
+
+
+def scan_of_array(stack: np.ndarray) -> Scan:
+    """Return the scan of an array in memory, as read_scan returns that of a .npy file. Raises: ValueError."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        stack = check_array(stack)
+        names = [f"stack_{number}" for number in range(1, len(stack) + 1)]
+        return _finish(Scan("stack", [np.atleast_3d(plane) for plane in stack], names, []))
+
+
+def _finish(scan: Scan) -> Scan:
+    """Return the scan with three channels of 8 bits. Raises: ValueError if it is a mask, or holds no finite value."""
+    if is_mask(scan.slices):
+        values = np.unique(np.concatenate([np.unique(plane) for plane in scan.slices]))
+        shown = ", ".join(f"{value:g}" for value in values)
+        raise ValueError(f"holds only {shown}: a mask, and no image. Name it like one (x_mask), or leave it out.")
+    _to_eight_bits(scan)
+    scan.grey = all((plane == plane[..., :1]).all() for plane in scan.slices)
+    scan.slices = [np.broadcast_to(plane, (*plane.shape[:2], CHANNELS)) for plane in scan.slices]
+    return scan
 
 
 def _describe(error: Exception, path: Path) -> str:
@@ -155,11 +164,15 @@ def read_stack(paths: Sequence[Path], layers: bool = False) -> medical.Volume:
 
 
 def open_array(path: Path) -> np.ndarray:
-    """Return the slices of a .npy file, not read yet: [S, H, W], or [S, H, W, C] with 1 or 3 channels.
+    """Return the slices of a .npy file, not read yet. Raises: as `check_array`; any error of NumPy if it is damaged."""
+    return check_array(np.lib.format.open_memmap(path, mode="r"))  # not read yet, and never unpickled
 
-    Raises: ValueError for any other shape or a larger one; any error of NumPy for a damaged file.
+
+def check_array(array: np.ndarray) -> np.ndarray:
+    """Return an array as slices: [S, H, W], or [S, H, W, C] with 1 or 3 channels.
+
+    Raises: ValueError for any other shape or a larger one, and for what are no numbers.
     """
-    array = np.lib.format.open_memmap(path, mode="r")  # not read yet, and never unpickled
     if array.ndim == 2 or (array.ndim == 3 and array.shape[2] == CHANNELS):
         array = array[None]
     shape = array.shape

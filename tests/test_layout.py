@@ -46,6 +46,7 @@ def test_imports_point_down(folder):
 @pytest.mark.parametrize("name", TOP)
 def test_no_script_imports_another(name):
     forbidden = OURS if name in ALONE else {*SCRIPTS, "hubconf", "studies"}
+    forbidden -= {"predict_model"} if name == "hubconf" else set()  # torch.hub offers its `segment`
     assert {other.split(".")[0] for other in imported(ROOT / f"{name}.py")} & forbidden == set()
 
 

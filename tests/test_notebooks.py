@@ -1,7 +1,10 @@
 """A notebook from first to last cell, offline, with a stand-in for the download; the other differs in its data only."""
 
+import base64
+import io
 import json
 import os
+import re
 import sys
 
 import numpy as np
@@ -14,7 +17,7 @@ nbclient = pytest.importorskip("nbclient")
 pytest.importorskip("ipykernel")
 
 NOTEBOOKS = ("train_test_100mb", "train_test_1gb")
-PARAMETERS, SET_UP, DOWNLOAD, TRAIN = 1, 3, 5, 7  # cells
+PARAMETERS, SET_UP, DOWNLOAD, TRAIN = 1, 3, 7, 9  # cells
 
 
 def read(name: str):
@@ -34,10 +37,12 @@ def test_every_cell_runs(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", f"{clone / 'stand_in'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
     monkeypatch.setenv("PIP_NO_INDEX", "1")  # nothing may be installed
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    monkeypatch.setenv("MPLBACKEND", "module://matplotlib_inline.backend_inline")
     (clone / "uploads").mkdir()
     Image.fromarray(np.full((64, 64), 9, np.uint8)).save(clone / "uploads" / "head.png")
     notebook = read("train_test_100mb")
     notebook.cells[PARAMETERS].source = notebook.cells[PARAMETERS].source.replace("QUICK = False", "QUICK = True")
+    notebook.cells[TRAIN].source = notebook.cells[TRAIN].source.replace("--epochs 16", "--epochs 2")
     notebook.cells.insert(TRAIN + 1, nbformat.v4.new_code_cell(notebook.cells[TRAIN].source))  # run again
     resources = {"metadata": {"path": str(clone / "notebooks")}}
     nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3", resources=resources).execute()
@@ -47,7 +52,7 @@ def test_every_cell_runs(tmp_path, monkeypatch):
     assert "the stand-in for kagglehub was asked" in printed and "nothing is left to do" in printed
     assert "checked: 6 patients" in printed and "SYNTHETIC PATIENTS" in printed and "not on Colab" in printed
     kinds = [kind for output in outputs for kind in output.get("data", {})]
-    assert kinds.count("image/png") == 4  # two plots, two sheets of outlines
+    assert kinds.count("image/png") == 5  # masks, two plots, two sheets of outlines
     pages = "".join(output["data"]["text/html"] for output in outputs if "text/html" in output.get("data", {}))
     assert pages.count("<iframe srcdoc=") == 1
     assert list((clone / "masks_uploads").rglob("head_mask.png"))
@@ -56,15 +61,28 @@ def test_every_cell_runs(tmp_path, monkeypatch):
 def test_the_notebooks_differ_in_their_data_alone():
     pairs = zip(*(read(name).cells for name in NOTEBOOKS), strict=True)
     different = [n for n, (one, other) in enumerate(pairs) if one.cell_type == "code" and one.source != other.source]
-    assert different == [PARAMETERS, DOWNLOAD, TRAIN]
+    assert different == [DOWNLOAD, TRAIN]
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
-def test_no_outputs_are_committed(name):
+def test_the_stored_outputs_are_of_synthetic_patients_and_end_with_a_picture(name):
     notebook = read(name)
     nbformat.validate(notebook)
+    assert "QUICK = False" in notebook.cells[PARAMETERS].source and len(nbformat.writes(notebook)) < 1_000_000
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    assert all(cell.outputs == [] and cell.execution_count is None for cell in code)
+    text = json.dumps([cell.outputs for cell in code])
+    assert "SYNTHETIC" in text and not re.search("TCGA_|/tmp/|/home/|/root/|/content/", text)
+    assert "image/png" in code[-1].outputs[-1].data
+    image = np.asarray(Image.open(io.BytesIO(base64.b64decode(code[-1].outputs[-1].data["image/png"]))).convert("RGB"))
+    assert (image[..., 2] > image[..., 0] + 60).sum() > 200  # the blue outline of the prediction
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_the_address_of_the_project_is_that_of_the_citation(name):
+    address = re.search(r'repository-code: "(.+)"', (ROOT / "CITATION.cff").read_text())[1]
+    colab = address.replace("https://github.com/", "https://colab.research.google.com/github/")
+    assert f"({colab}/blob/main/notebooks/{name}.ipynb)" in read(name).cells[0].source
+    assert f'REPOSITORY = "{address}"' in read(name).cells[PARAMETERS].source
 
 
 def test_a_script_that_fails_stops_the_notebook(monkeypatch):
