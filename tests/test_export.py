@@ -67,7 +67,7 @@ def write_metrics(run: RunFolder, **changes) -> None:
     metrics = {"epoch": 1, "epochs": 1, "selected_by": "iou", "split": "test", "slices": 113, "threshold": 0.5}
     metrics |= {"min_component": 0, "tuned": None, "intervals": intervals, "notes": ["Few."]}
     run.write("metrics.json", json.dumps(metrics | changes).encode())
-    run.write("test_patients.csv", b"patient,dice\na,0.6\nb,0.9\n")
+    run.write("test_patients.csv", b"patient,dice,tumour_pixels\na,0.6,9\nb,0.9,9\n")
 
 
 def weights(run: RunFolder) -> dict[str, torch.Tensor]:
