@@ -27,15 +27,16 @@ from __future__ import annotations
 import argparse
 import functools
 import json
+import re
 import sys
 import textwrap
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import constants
-from utils import USER_ERROR, UserError, fraction, positive, refuse_used, run_script, write_text
+from utils import USER_ERROR, UserError, fraction, list_few, positive, refuse_used, run_script, write_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -96,9 +97,12 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(argv)
     if args.table:
-        write_list(args)
+        from scans.cohort import COLUMNS, write_list
+
+        cohort, problems = write_list(args.table, args.overwrite, lambda: find(args), COLUMNS)
+        report(problems, done=bool(cohort.with_flair))
         return
-    from scans.cohort import describe, shown_items, to_table
+    from scans.cohort import SWAPPED, describe, shown_items, to_table
     from scans.write import PATIENTS, begin_tables, describe_cohort, write_patient
 
     refuse_used(args.out, args.overwrite or (args.out / PATIENTS).is_file())
@@ -110,7 +114,7 @@ def main(argv: list[str] | None = None) -> None:
     from reporting.scans import ScansReport, make_stack, scan_facts
     from scans.check import cohort_warnings, input_warnings, seen_in_training
     from scans.earlier import describe_predicted, describe_written, forget, read_earlier, read_written
-    from scans.masks import read_reference
+    from scans.masks import is_swapped, read_reference
     from scans.read import read_patient
     from training.hardware import choose_hardware, keep_freed_memory
 
@@ -123,10 +127,13 @@ def main(argv: list[str] | None = None) -> None:
     notice = SYNTHETIC_MODEL if checkpoint["config"]["synthetic"] else ""
     print("\n".join(filter(None, [chosen, notice])))
 
-    started, totals, slices, grey, unknown = time.perf_counter(), [], 0, 0, 0
+    started, totals, slices, grey, swapped = time.perf_counter(), [], 0, 0, []
     page = ScansReport(args.out, len(cohort.with_flair), {"Network": chosen.splitlines()[0]}, notice)
     for patient in cohort.with_flair:
         scan, wrong = read_patient(patient, args.spacing)
+        if scan is None and is_swapped(patient):
+            swapped.append(patient.name)
+            continue
         problems += wrong
         if scan is None:
             continue
@@ -135,15 +142,18 @@ def main(argv: list[str] | None = None) -> None:
         except ValueError as error:  # a mask that somebody worked on is never replaced
             problems.append(str(error))
             continue
+        if scan.spacing is None:
+            scan.notes.append("no spacing known, so that areas are in pixels only; add it with --spacing")
+        patient.notes = scan.notes
         in_place, probabilities = masks is not None, None
         if in_place:
             about = describe_written(masks, earlier.get(scan.name, {}))
         else:
             probabilities = predict(compute, scan, checkpoint["input"])
-            masks = to_masks(probabilities, postprocessing)
+            masks = to_masks(probabilities, postprocessing, scan.spacing)
             about = describe_predicted(masks) | expect(checkpoint.get("quality"), probabilities, masks)
             slices += len(masks)
-        warnings = input_warnings(scan.slices, masks)
+        warnings = [*scan.warnings, *input_warnings(scan.slices, masks)]
         about["seen_in_training"] = seen_in_training(scan, checkpoint.get("training_patients"))
         about["warnings"] = " ".join(warnings)
         if not totals:
@@ -159,9 +169,12 @@ def main(argv: list[str] | None = None) -> None:
         facts = scan_facts(scan, total, shown_items(patient))
         page.add(make_stack(scan, masks, references, probabilities, rows, total, facts), total)
         totals.append(total)
-        grey, unknown = grey + scan.grey, unknown + (scan.spacing is None)
+        grey += scan.grey
+    problems += [f"{list_few(swapped)}: {SWAPPED}"] if swapped else []
     if totals:
-        general = cohort_warnings(grey, unknown, len(totals))
+        write_text(args.out / "cohort.csv", to_table(cohort, args.out)[0])  # with the notes
+        print("".join(f"{note}\n" for note in describe_notes(cohort)), end="")
+        general = cohort_warnings(grey, len(totals))
         written = page.finish(general)
         seconds = time.perf_counter() - started
         for warning in general:
@@ -178,28 +191,26 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def describe_patient(scan: Scan, total: dict[str, Any], warnings: list[str]) -> None:
-    """Print what was measured in a scan, what was done to it, and warnings."""
+    """Print what was measured in a scan, and warnings."""
     from scans.write import describe
 
     corrected = " (corrected mask)" if total["origin"] != "network" else ""
     print(f"{scan.name}{corrected}: {'; '.join(describe(total))}")
-    for note in scan.notes:
-        print(f"  note: {note}")
     for warning in warnings:
         print(textwrap.fill(f"warning: {warning}", 118, initial_indent="  ", subsequent_indent=" " * 11))
 
 
-def write_list(args: argparse.Namespace) -> None:
-    """Write the table of --list, and print it in short."""
-    if args.table.exists() and not args.overwrite:
-        raise UserError(f"{args.table}: is there already. Name another file with --list, or add --overwrite.")
-    from scans.cohort import describe, to_table
-
-    cohort = find(args)
-    text, problems = to_table(cohort, args.table.parent)
-    write_text(args.table, text)
-    print("\n".join([*describe(cohort), f"written to {args.table}: edit it, and name it as INPUT"]))
-    report(cohort.problems + problems, done=bool(cohort.with_flair))
+def describe_notes(cohort: Cohort) -> list[str]:
+    """Return what was done to the scans, once for all patients and sequences whose notes differ in numbers alone."""
+    alike: dict[str, dict[str, str]] = {}  # by the note without numbers: patients, and their notes
+    for patient in cohort.with_flair:
+        for note in patient.notes:
+            plain = re.sub(r"^(pre|post)-contrast: |-?\d[\d.,e+-]*", "", note)
+            alike.setdefault(plain, {}).setdefault(patient.name, note)
+    return [
+        f"note: {next(iter(own.values()))} ({next(iter(own))}" + (f" and {len(own) - 1} more)" if len(own) > 1 else ")")
+        for own in alike.values()
+    ]
 
 
 def find(args: argparse.Namespace) -> Cohort:
@@ -261,22 +272,19 @@ def predict(compute: Compute, scan: Scan, preprocessing: dict[str, Any]) -> list
 
     preprocessing: `input` of the checkpoint. The scan is one stack, whose intensities are scaled together.
     """
-    import numpy as np
     import torch
 
     from dataset.preprocess import Preprocessing, preprocess
     from dataset.slices import without_masks
-    from scans.scan import to_network_size, to_original_size
+    from scans.geometry import from_network, to_network
 
-    images = np.stack([to_network_size(plane) for plane in scan.slices])
-    logits = compute(preprocess(without_masks(images, scan.name), Preprocessing.of(preprocessing)))
-    return [
-        torch.from_numpy(to_original_size(logit, *plane.shape[:2])).sigmoid().numpy()
-        for plane, logit in zip(scan.slices, logits, strict=True)
-    ]
+    slices = preprocess(without_masks(to_network(scan), scan.name), Preprocessing.of(preprocessing))
+    return [torch.from_numpy(plane).sigmoid().numpy() for plane in from_network(compute(slices), scan)]
 
 
-def to_masks(probabilities: list[np.ndarray], postprocessing: Postprocessing) -> list[np.ndarray]:
+def to_masks(
+    probabilities: list[np.ndarray], postprocessing: Postprocessing, spacing: Sequence[float] | None = None
+) -> list[np.ndarray]:
     """Return the mask of each slice: uint8 [H, W], 0 or 1.
 
     The smallest component is counted at the network's size, and through the slices unless these differ in size.
@@ -284,12 +292,13 @@ def to_masks(probabilities: list[np.ndarray], postprocessing: Postprocessing) ->
     import numpy as np
 
     from evaluation.selection import postprocess_stack
+    from scans.geometry import network_pixel
 
     alike = len({plane.shape for plane in probabilities}) == 1
     stacks = [np.stack(probabilities)] if alike else [plane[None] for plane in probabilities]
     masks = []
     for stack in stacks:
-        smallest = round(postprocessing.min_component * (max(stack.shape[1:]) / constants.IMAGE_SIZE) ** 2)
+        smallest = round(postprocessing.min_component * network_pixel(stack.shape[1:], spacing))
         masks += list(postprocess_stack(stack, postprocessing._replace(min_component=smallest)))
     return masks
 

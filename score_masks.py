@@ -4,10 +4,13 @@
     python score_masks.py reader_b --reference reader_a --data lgg-mri-segmentation/kaggle_3m --out scores/readers
     python score_masks.py masks --scans cohort --out scores/mine  # masks of predict_model.py, in mm
     python score_masks.py runs/first --data lgg-mri-segmentation/kaggle_3m --out scores/first
+    python score_masks.py reader_b --reference reader_a --list pairs.csv  # which file is whose, to edit
+    python score_masks.py pairs.csv --out scores/readers
 
 PREDICTED is a folder of PATIENT_SLICE_mask.png (or .tif), or of PATIENT.nii.gz (.nrrd, .mha, or .npy: one mask per
-slice, in their order), each with 0 and one positive value; or a tested run. The reference masks are those of the data,
-those beside the scans, or another such folder. With --scans, distances between surfaces are in mm and in 3D, too.
+slice, in their order), each with 0 and one positive value; a tested run; or the table of --list. The reference masks
+are those of the data, those beside the scans, or another such folder. With --scans, distances between surfaces are in
+mm and in 3D, too.
 
 Prints the metrics with their confidence intervals; writes test_results.csv (per slice), test_patients.csv,
 test_lesions.csv, metrics.json, test_predictions.npz, plots/*.png and report.html. compare_runs.py takes such folders.
@@ -38,7 +41,7 @@ SHOWN = 10  # patients that a message names
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("predicted", type=Path, metavar="PREDICTED", help="folder of masks, or of a tested run")
+    add("predicted", type=Path, metavar="PREDICTED", help="folder of masks, or of a tested run; or a table")
     add("--data", metavar="DIR", help="folder kaggle_3m or its parent: images, and reference masks unless --reference")
     add(
         "--scans",
@@ -50,8 +53,12 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--patients", type=Path, metavar="FILE", help="score only the patients listed, one per line")
     add("--missing-as-empty", action="store_true", help="count patients and slices without a predicted mask as empty")
     add("--out", type=Path, default="scores", metavar="DIR", help="where the result goes (%(default)s)")
+    add("--list", type=Path, metavar="FILE", dest="table",
+        help="only write which masks belong to whom, as a table to edit and to name as PREDICTED")  # fmt: skip
     add("--overwrite", action="store_true", help="replace an earlier result in --out")
     args = parser.parse_args(argv)
+    if args.predicted.suffix.lower() == ".csv":
+        args.reference = args.reference or (None if args.data or args.scans else args.predicted)
     if not (args.data or args.scans or args.reference):
         parser.error("name the reference: --data, --scans, or --reference")
     if args.data and args.scans:
@@ -61,12 +68,22 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(argv)
-    refuse_used(args.out, args.overwrite)
+    if not args.table:
+        refuse_used(args.out, args.overwrite)
     for source in filter(None, (args.predicted, args.reference)):
-        if not source.is_dir():
+        if not source.is_dir() and not (source.is_file() and source.suffix.lower() == ".csv"):
             raise UserError(f"{source}: no such folder. Name a folder of masks, or of a tested run.")
         if args.out.resolve().is_relative_to(source.resolve()):
             raise UserError(f"{args.out}: is in {source}, whose masks are scored. Name another folder with --out.")
+    if args.table:
+        from scans.cohort import write_list
+        from scans.masks import pair_masks
+        from scans.names import MASK, PAIRS, PREDICTED
+
+        folders = {PREDICTED: args.predicted} | ({MASK: args.reference} if args.reference else {})
+        _, problems = write_list(args.table, args.overwrite, lambda: pair_masks(folders), PAIRS)
+        print("".join(f"error: {problem}\n" for problem in problems), end="", file=sys.stderr)
+        sys.exit(bool(problems))
     from dataset.split import read_patient_list
     from dataset.synthetic import any_synthetic
     from evaluation import summary
@@ -76,7 +93,7 @@ def main(argv: list[str] | None = None) -> None:
     out = RunFolder(args.out)
     if out.exists():
         raise UserError(f"{out}: holds a run. Name another folder with --out.")
-    predicted = read_folder(args.predicted)
+    predicted = read_folder(args.predicted, "predicted")
     listed = read_patient_list(args.patients) if args.patients else None
     if listed is None and RunFolder(args.predicted).is_tested():
         listed = list(predicted)
@@ -115,22 +132,34 @@ def main(argv: list[str] | None = None) -> None:
 # --- Masks -----------------------------------------------------------------------------------------------------
 
 
-def read_folder(folder: Path) -> Masks:
-    """Return the masks in a folder, or of a tested run. Raises: UserError that lists what cannot be read."""
-    from scans.masks import MaskStack, find_masks, read_masks
+def read_folder(folder: Path, column: str = "reference") -> Masks:
+    """Return the masks in a folder, of a tested run, or in a column of the table of --list.
+
+    Raises: UserError that lists what cannot be read.
+    """
+    from scans.cohort import read_table
+    from scans.masks import MaskStack, NoMaskError, find_masks, read_masks
+    from scans.names import PAIRS
     from storage.run_folder import RunFolder
 
     run = RunFolder(folder)
     if run.is_tested():
         rows, masks = run.read_test_tables()["slices"].sort_values("slice"), run.read_predictions()
         return {p: MaskStack(masks[own.index], own["slice"].tolist()) for p, own in rows.groupby("patient")}
-    files, problems = find_masks(folder)
-    stacks = {}
+    if folder.is_file():
+        rows = read_table(folder, problems := [], PAIRS)
+        files = {row.name: row.items[PAIRS[column]].paths for row in rows if PAIRS[column] in row.items}
+    else:
+        files, problems, _ = find_masks(folder)
+    stacks, images = {}, []
     for patient, paths in files.items():
         try:
             stacks[patient] = read_masks(paths)
         except ValueError as error:
             problems.append(str(error))
+            images += [patient] if isinstance(error, NoMaskError) else []
+    if len(files) == len(images) > 1:
+        raise UserError(f"{folder}: holds images, no masks ({few(images)}). Name the folder of the masks.")
     if problems:
         raise UserError(describe_problems(folder, problems))
     return stacks

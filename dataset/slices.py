@@ -18,6 +18,7 @@ from constants import CHANNELS, IMAGE_SIZE
 from utils import UserError, describe_problems, list_few, parallel_map
 
 COLUMNS = ["patient", "image_path", "mask_path"]  # of a table of slices; paths are relative to the data folder
+SWAPPED = "images have the names of masks, and masks those of images (swap PATIENT_1.tif and PATIENT_1_mask.tif)"
 CHECKSUM = "checksum"  # a further column of the split tables of a run, see `checksums`
 SHAPES = {"RGB": (IMAGE_SIZE, IMAGE_SIZE, CHANNELS), "L": (IMAGE_SIZE, IMAGE_SIZE)}  # of an image, of a mask
 
@@ -125,10 +126,22 @@ def decode(folder: Path, table: pd.DataFrame) -> tuple[Slices, list[str]]:
                 target[row] = read(path)
             except ValueError as error:
                 problems.append(str(error))
-        return problems
+        return [SWAPPED] if len(problems) == 2 and are_swapped(image, mask) else problems
 
-    problems = list(chain.from_iterable(parallel_map(read_row, range(len(table)))))
+    found = parallel_map(read_row, range(len(table)))
+    swapped = table["image_path"][[problems == [SWAPPED] for problems in found]].tolist()
+    problems = [problem for problem in chain.from_iterable(found) if problem != SWAPPED]
+    problems += [f"{folder}: {SWAPPED} in {len(swapped)} slices: {list_few(swapped)}."] if swapped else []
     return Slices(torch.from_numpy(images), torch.from_numpy(masks), table), problems
+
+
+def are_swapped(image: Path, mask: Path) -> bool:
+    """Return whether the files of an image and its mask hold the mask and the image."""
+    try:
+        read_image(mask), read_mask(image)
+    except ValueError:
+        return False
+    return True
 
 
 def read_image(path: Path) -> np.ndarray:
@@ -175,8 +188,7 @@ def read_tiff(path: Path, mode: str, what: str) -> np.ndarray:
     if pages != 1:
         raise ValueError(f"{path}: has {pages} pages. Save {what} as a TIFF with one page.")
     if actual_mode != mode:
-        remedy = "Convert it, or swap the names if those of image and mask are exchanged"
-        raise ValueError(f"{path}: has the mode {actual_mode}, but {what} must have {mode} (8 bits). {remedy}.")
+        raise ValueError(f"{path}: has the mode {actual_mode}, but {what} must have {mode} (8 bits). Convert it.")
     if pixels.shape != SHAPES[mode]:
         is_size, side = "x".join(map(str, size)), f"{IMAGE_SIZE}x{IMAGE_SIZE}"
         raise ValueError(f"{path}: is {is_size} pixels, but {what} must be {side}. Resize image and mask.")

@@ -8,23 +8,26 @@ between them. Paths are relative to the folder of the table.
 """
 
 import os
+import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 from constants import FLAIR, POST, PRE
 from scans import medical
-from scans.items import Item, find_items, gap_in
-from scans.names import COLUMNS, KINDS, MASK, OTHER, SHOWN, Kind, base_of, is_pattern, maker_of
-from scans.read import open_array
+from scans.items import NOT_CHOSEN, Item, begin_of, find_items, gap_in, identify, side_of
+from scans.names import COLUMNS, MASK, OTHER, SHOWN, Kind, base_of, is_pattern, maker_of, volumes_of_set
+from scans.read import holds_mask, open_array
 from scans.scan import PICTURES, file_ending, safe_name, stem
-from utils import UserError, is_unsafe_path, read_csv, to_csv
+from utils import UserError, is_unsafe_path, read_csv, to_csv, write_text
 
-HEADER = ("patient", *COLUMNS, "mask_of", "slices", "spacing", "unused", "notes")
+HEADER = ("mask_of", "slices", "spacing", "unused", "notes")  # after the patient and its files
+Columns = dict[str, Kind]  # of files, in a table
 REMEDY = "write it into the table of --list."
-NOT_CHOSEN = "not chosen as FLAIR"
+SWAPPED = "the images are masks, and the masks are images. Swap their names, or the cells of the table of --list."
+SEVERAL = "fits several scans: write it into the table"
 MOST_LINES = 20  # of the table, printed
 
 
@@ -68,6 +71,9 @@ def find_patients(inputs: Iterable[Path], options: dict[Kind, str] | None = None
         add_patients(cohort, name, choose_series(own, series, problems))
     ready = cohort.with_flair
     for patient in ready:
+        if any(volumes := volumes_of_set(patient.items[FLAIR].place)) and patient.items[FLAIR].alone:
+            shown = ", ".join(f"{SHOWN[kind]} {volumes[kind]}" for kind in (PRE, FLAIR, POST))
+            patient.notes.append(f"volumes by their numbers from 0, as dataset.json says: {shown}")
         if gap := gap_in(patient.items[FLAIR]):
             patient.notes.append(gap)
             problems.append(f"{patient.items[FLAIR].place}: {gap}")
@@ -83,7 +89,11 @@ def find_patients(inputs: Iterable[Path], options: dict[Kind, str] | None = None
             else:
                 patient.items[kind] = read_cell(Path(), text, kind, patient.name)
     if not ready and not problems:
-        problems.append(f"{', '.join(map(str, inputs))}: no image that is not a mask by its name. Name another.")
+        drawn = {holds_mask(item.paths[0]): item for item in cohort.unused if item.kind == MASK}
+        problems.append(
+            f"{drawn[False].place}: {SWAPPED}" if len(drawn) == 2
+            else f"{', '.join(map(str, inputs))}: no image that is not a mask by its name or its values. Name another."
+        )  # fmt: skip
     return cohort
 
 
@@ -93,36 +103,57 @@ def find_patients(inputs: Iterable[Path], options: dict[Kind, str] | None = None
 def group(items: Iterable[Item], patterns: set[Kind]) -> list[tuple[str, list[Item]]]:
     """Return name and items of each patient.
 
-    Masks, and what matches a pattern, may have another name than the images that they lie beside; and so may, to be
-    listed as unused, images of no known sequence beside a FLAIR whose name begins alike.
+    Masks, what matches a pattern, and images of no known sequence, to be listed as unused, may have another name than
+    the FLAIR that they belong to: see `owners`.
     """
     patients: dict[tuple[Path, str], list[Item]] = defaultdict(list)
-    images = defaultdict(list)  # by folder
     for item in items:
         patients[item.root, item.name].append(item)
-        if item.kind in (FLAIR, None) and not item.series:
-            images[item.folder].append(item)
+    images = [item for own in patients.values() for item in own if item.kind in (FLAIR, None) and not item.series]
+    begins = [begin_of(image) for image in images]
     for key, own in list(patients.items()):
         kinds = {item.kind for item in own}
         if kinds & {PRE, FLAIR, POST} - patterns or not own[0].alone:
             continue
-        beside = [item for item in images[own[0].folder] if item.name != key[1]]
-        beside = [item for item in beside if item.kind == FLAIR] or ([] if None in kinds else beside)
-        begins = {(item.root, item.name): begin_of(item) for item in beside}
-        start = base_of(f"{stem(own[0].place)}_", {*begins.values()} - {""})
-        fits = [other for other, begin in begins.items() if start and begin == start]
-        if not fits and len(beside) == 1 and (kinds & patterns or not begin_of(beside[0])):
-            fits = list(begins)
+        pairs = zip(images, begins, strict=True)
+        others = [(image, begin) for image, begin in pairs if image.root == key[0] and image.name != key[1]]
+        flairs = [(image, begin) for image, begin in others if image.kind == FLAIR]
+        fits = owners(own[0], flairs or ([] if None in kinds else others), kinds, bool(kinds & patterns))
         if len(fits) == 1:
-            patients[fits[0]] += patients.pop(key)
+            patients[key[0], fits.pop()] += patients.pop(key)
+        elif fits:
+            kind = {None: OTHER}
+            patients[key] = [i._replace(kind=kind.get(i.kind, i.kind), reason=i.reason or SEVERAL) for i in own]
     return [(name, own) for (_, name), own in patients.items()]
 
 
-def begin_of(item: Item) -> str:
-    """Return what stands before the sequence in the name of a file; nothing for a folder of pictures."""
-    word = KINDS[FLAIR].search(stem(item.place))
-    begin = stem(item.place)[: word.start()].rstrip("_-. ") if word else stem(item.place)
-    return begin if item.alone else ""
+def owners(item: Item, images: list[tuple[Item, str]], kinds: set[Kind], wanted: bool) -> set[str]:
+    """Return the names of the patients that a mask, or an image of no known sequence, may belong to.
+
+    Those of whom an image in its folder, or else in another that is not of masks alone, begins with the same name. Or
+    the one in its folder, if that bears the name of the patient, or the image has none. A mask may also lie above or
+    below the folder of a FLAIR that is called FLAIR alone.
+
+    images: those of others, and how their names begin. wanted: whether a pattern names the item.
+    """
+    beside = [(image, begin) for image, begin in images if image.folder == item.folder]
+    apart = [(image, begin) for image, begin in images if re.search(r"\d", begin)]
+    for near in (beside, apart):
+        start = base_of(f"{stem(item.place)}_", {begin for _, begin in near} - {""})
+        fits = [image for image, begin in near if start and begin == start]
+        if near is apart:
+            fits = [i for i in fits if not any(o.folder.is_relative_to(side_of(item, i)) for o, _ in images)]
+        if fits:
+            return {image.name for image in fits}
+    if len(beside) == 1:
+        ((image, begin),) = beside
+        named = identify(item.folder, item.root, {})[0] == image.name
+        if wanted or not begin or (named and kinds <= {MASK, OTHER}):
+            return {image.name}
+    if kinds == {MASK}:
+        near = [i for i, begin in images if i.kind == FLAIR and not begin]
+        return {i.name for i in near if item.folder in i.folder.parents or i.folder in item.folder.parents}
+    return set()
 
 
 def choose_series(own: list[Item], series: str, problems: list[str]) -> list[Item]:
@@ -148,8 +179,11 @@ def choose_series(own: list[Item], series: str, problems: list[str]) -> list[Ite
 def add_patients(cohort: Cohort, name: str, own: list[Item]) -> None:
     """Add the patient of some items to a cohort: one for each FLAIR, or for each image of no known sequence."""
     mains = [item for item in own if item.kind == FLAIR] or [item for item in own if item.kind is None]
-    if not mains and all(item.kind in (MASK, OTHER) and not item.series for item in own):
-        cohort.unused.extend(unused(own, "a mask beside no image"))
+    asked = any(item.reason == NOT_CHOSEN for item in own)
+    if not mains and not asked and all(item.kind in (MASK, OTHER) and not item.series for item in own):
+        for item in own:
+            fits = "a mask that fits no image" if item.kind == MASK else "no sequence that is used"
+            cohort.unused.extend(unused([item], fits))
         return
     top = os.path.commonpath([os.path.abspath(item.place.parent) for item in mains or own])
     rest = [item for item in own if item not in mains]
@@ -159,8 +193,10 @@ def add_patients(cohort: Cohort, name: str, own: list[Item]) -> None:
         others = [item for item in rest if len(mains) < 2 or item.folder == main.folder]
         for column, kind in COLUMNS.items():
             same = [item for item in others if item.kind == kind]
-            if len(same) == 1:
-                patient.items[kind] = same[0]
+            first = foremost(same) if kind == MASK else same
+            if len(first) == 1:
+                patient.items[kind] = first[0]
+                patient.unused += unused((item for item in same if item is not first[0]), "another mask goes first")
             elif same:
                 reason = f"one of {len(same)} that may be {SHOWN[kind]}: write one into {column} of the table"
                 patient.unused += unused(same, reason)
@@ -168,7 +204,7 @@ def add_patients(cohort: Cohort, name: str, own: list[Item]) -> None:
                     shown = " and ".join(item.place.name for item in same)
                     cohort.problems.append(f"{name}: {shown} are both {SHOWN[kind]}. Name one with --{column}.")
         patient.unused += unused((item for item in others if item.kind in (None, OTHER)), "no sequence that is used")
-        if not main and not any(item.reason == NOT_CHOSEN for item in own):
+        if not main and not asked:
             shown = ", ".join(item.place.name for item in own)
             cohort.problems.append(
                 f"{own[0].folder}: no FLAIR, which is what is segmented, beside {shown}. Name its file like one "
@@ -179,6 +215,13 @@ def add_patients(cohort: Cohort, name: str, own: list[Item]) -> None:
         folders = {main.folder for main in mains}
         left = [item for item in rest if item.folder not in folders]
         cohort.unused.extend(unused(left, "beside none of several scans"))
+
+
+def foremost(masks: list[Item]) -> list[Item]:
+    """Return the mask that a person has corrected, or else the one that a person drew; all masks if there are more."""
+    makers = [maker_of(stem(mask.paths[0])) for mask in masks]
+    best = next((maker for maker in ("corrected", "reader") if maker in makers), None)
+    return [masks[makers.index(best)]] if makers.count(best) == 1 else masks
 
 
 def unused(items: Iterable[Item], reason: str) -> list[Item]:
@@ -201,35 +244,51 @@ def unique(name: str, where: Path, cohort: Cohort) -> str:
 # --- The table ---------------------------------------------------------------------------------------------------
 
 
-def to_table(cohort: Cohort, folder: Path) -> tuple[str, list[str]]:
+def write_list(table: Path, overwrite: bool, find: Callable[[], Cohort], columns: Columns) -> tuple[Cohort, list[str]]:
+    """Write the table of --list, and print it in short. Return the cohort, and what is wrong.
+
+    Raises: UserError for a table that is there already, unless it may be overwritten; as of `find`.
+    """
+    if table.exists() and not overwrite:
+        raise UserError(f"{table}: is there already. Name another file with --list, or add --overwrite.")
+    cohort = find()
+    text, problems = to_table(cohort, table.parent, columns)
+    write_text(table, text)
+    print("\n".join([*describe(cohort), f"written to {table}: edit it, and name it as the input"]))
+    return cohort, cohort.problems + problems
+
+
+def to_table(cohort: Cohort, folder: Path, columns: Columns = COLUMNS) -> tuple[str, list[str]]:
     """Return the table of a cohort as CSV, and what headers say that is wrong. What is of no patient has rows as well.
 
-    folder: of the table.
+    folder: of the table. columns: those of files, the main one first.
     """
     import pandas as pd
+
+    column, main = next(iter(columns.items()))
 
     def left(items: list[Item]) -> str:
         return "; ".join(f"{cell(item, folder)} ({item.reason})" for item in items)
 
     rows, problems = [], []
     for patient in cohort.patients:
-        row = {column: cell(patient.items[kind], folder) for column, kind in COLUMNS.items() if kind in patient.items}
+        row = {own: cell(patient.items[kind], folder) for own, kind in columns.items() if kind in patient.items}
         row |= {"patient": patient.name, "unused": left(patient.unused)}
         if MASK in patient.items:
             row["mask_of"] = maker_of(stem(patient.items[MASK].paths[0]))
         notes = list(patient.notes)
-        if FLAIR in patient.items:
+        if main in patient.items:
             try:
-                slices, spacing = outline(patient.items[FLAIR])
+                slices, spacing = outline(patient.items[main])
                 row |= {"slices": slices, "spacing": " x ".join(f"{size:.4g}" for size in spacing)}
             except Exception as error:  # libraries raise many kinds for a damaged file
                 notes.append(f"cannot be read: {' '.join(str(error).split())}")
-                problems.append(f"{patient.items[FLAIR].place}: {notes[-1]}")
+                problems.append(f"{patient.items[main].place}: {notes[-1]}")
         else:
-            notes.append("no FLAIR: write its file into flair, or remove the line")
+            notes.append(f"no {SHOWN[main]}: write its file into {column}, or remove the line")
         rows.append(row | {"notes": "; ".join(notes)})
     rows += [{"unused": left([item])} for item in cohort.unused]
-    return to_csv(pd.DataFrame(rows, columns=HEADER, dtype=object)), problems
+    return to_csv(pd.DataFrame(rows, columns=["patient", *columns, *HEADER], dtype=object)), problems
 
 
 def outline(item: Item) -> tuple[int, tuple[float, ...]]:
@@ -268,9 +327,10 @@ def cell(item: Item, folder: Path) -> str:
         return f"{path(item.place)}#{item.series.label}"
     if item.whole or item.alone:
         return path(item.place)
-    ending = os.path.commonprefix([path.name[::-1] for path in item.paths])[::-1]  # noqa: RUF071
-    if len(item.paths) > 1 and sorted(item.place.glob(f"*{ending}")) == sorted(item.paths):
-        return f"{path(item.place)}/*{ending}"
+    begin, ending = (os.path.commonprefix([path.name[::n] for path in item.paths])[::n] for n in (1, -1))  # noqa: RUF071
+    for pattern in (f"*{ending}", f"{begin}*{ending}") if len(item.paths) > 1 else ():
+        if sorted(item.place.glob(pattern)) == sorted(item.paths):
+            return f"{path(item.place)}/{pattern}"
     return "|".join(map(path, item.paths))
 
 
@@ -287,30 +347,30 @@ def read_cell(folder: Path, text: str, kind: Kind, name: str) -> Item:
     items = find_items(paths, {}, problems := [])
     items = [item for item in items if not item.reason]
     items = [item for item in items if not series or (item.series and series.lower() in item.series.names)]
-    items = [item for item in items if (item.kind == MASK) == (kind == MASK)] or items
+    items = [item for item in items if (item.kind == MASK) == (kind not in (PRE, FLAIR, POST))] or items
     if len(items) != 1:
         shown = ", ".join(cell(item, folder) for item in items)
         raise UserError(problems[0] if problems else f"{folder / text}: is {len(items)} stacks ({shown}). Write one.")
     return items[0]._replace(kind=kind, name=name)
 
 
-def read_table(table: Path, problems: list[str]) -> list[Patient]:
+def read_table(table: Path, problems: list[str], columns: Columns = COLUMNS) -> list[Patient]:
     """Return the patients in a CSV file; adds to the problems.
 
-    One row per patient: patient, flair and, if wanted, pre, post and mask, whose cells may be empty. A row without a
-    patient says what is not used.
+    One row per patient: patient, flair and, if wanted, pre, post and mask, whose cells may be empty; or other columns,
+    the main one first. A row without a patient says what is not used.
     """
     try:
         rows = read_csv(table, [])
-        if missing := [column for column in ("patient", "flair") if column not in rows]:
-            raise UserError(f"{table}: has no column {', '.join(missing)}. Expected patient,flair,pre,post,mask.")
+        if missing := [column for column in ("patient", *list(columns)[:1]) if column not in rows]:
+            raise UserError(f"{table}: has no column {', '.join(missing)}. Expected {','.join(['patient', *columns])}.")
     except UserError as error:
         problems.append(str(error))
         return []
     patients: dict[str, Patient] = {}  # by the name in lower case
     for line, row in zip(rows.index + 2, rows.to_dict("records"), strict=True):
         name = safe_name(row["patient"])
-        filled = {kind: row[column] for column, kind in COLUMNS.items() if row.get(column)}
+        filled = {kind: row[column] for column, kind in columns.items() if row.get(column)}
         if not name and not filled:
             continue
         try:
@@ -318,7 +378,7 @@ def read_table(table: Path, problems: list[str]) -> list[Patient]:
                 raise UserError(f"{name!r} cannot be the name of a folder. Write another.")
             if name.lower() in patients:
                 raise UserError(f"{name} is named twice. Remove one of the lines.")
-            if FLAIR not in filled:
+            if FLAIR in columns.values() and FLAIR not in filled:
                 raise UserError(f"{name} has no FLAIR. Write its file into flair, or remove the line.")
             items = {kind: read_cell(table.parent, text, kind, name) for kind, text in filled.items()}
             patients[name.lower()] = Patient(name, items)

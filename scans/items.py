@@ -12,14 +12,29 @@ import numpy as np
 
 from constants import FLAIR, JUNK_FOLDERS, POST, PRE
 from scans import medical
-from scans.names import KINDS, MASK, OTHER, Kind, base_of, channels_of_set, kind_of, kind_of_series, read_place
-from scans.read import holds_mask
+from scans.names import (
+    KINDS,
+    MASK,
+    OTHER,
+    Kind,
+    base_of,
+    channels_of_set,
+    kind_of,
+    kind_of_series,
+    read_place,
+    volumes_of_set,
+)
+from scans.read import holds_mask, is_mask, read_picture
 from scans.scan import ENDINGS, PICTURES, file_ending, natural_order, stem
 
 DEEPEST = 8  # levels of folders below a folder that is named; patient, session, kind and series are 4
 BIDS = "dataset_description.json"  # in a folder of that standard, where these hold no scans as they were taken
 BIDS_OTHERS = {"code", "derivatives", "sourcedata", "stimuli"}
 OURS = {"slices.csv", "patients.csv"}  # predict_model.py wrote a folder that holds both
+THREE_D = re.compile(r"^[23]D[_-]?")  # 3DT1 beside T1 is the same sequence on a grid of its own
+NUMBERED = re.compile(r"(.+)_(\d{4})")  # a channel of nnU-Net, in these folders:
+NNUNET = {"imagesTr", "imagesTs"}
+NOT_CHOSEN = "not chosen as FLAIR"
 PROBLEMS = GONE, DENIED = "a link that leads nowhere", "no permission to read it"  # of which one is told
 
 
@@ -86,7 +101,7 @@ def find_items(inputs: Iterable[Path], patterns: dict[Kind, str], problems: list
             items += picture_items(stack._replace(whole=place in whole), patterns.get(MASK))
         else:
             items.append(stack)
-    items = [*judge_volumes(items), *name_series(series, patterns)]
+    items = [*name_channels(judge_volumes(items), problems), *name_series(series, patterns)]
     for path, reason in unused.items():
         items.append(Item(path, [path], roots[path], identify(path, roots[path], {})[0], OTHER, reason=reason))
     return items
@@ -106,18 +121,38 @@ def identify(place: Path, root: Path, patterns: dict[Kind, str]) -> tuple[str, K
             for piece in filter(None, map(stem, map(Path, re.split(r"[*?]+", pattern)))):
                 last = last.replace(piece, "").strip("_-. ")
             return read_place([*folders, last], root, file)[0], kind
-    numbered = re.fullmatch(r"(.+)_(\d{4})", last) if file else None
-    if numbered and (channel := channels_of_set(place.parent.parent).get(int(numbered[2]))):
-        kind = kind_of(channel)[1]
-        return read_place([*folders, numbered[1]], root, file)[0], OTHER if kind is None else kind
+    numbered = NUMBERED.fullmatch(last) if file else None
+    if numbered and int(numbered[2]) in (channels := channels_of_set(place.parent.parent)):
+        return read_place([*folders, numbered[1]], root, file)[0], channels[int(numbered[2])]
     name, kind = read_place([*folders, last] if last else [], root, file)
+    kind = FLAIR if kind is None and file and volumes_of_set(place) else kind
     return name, OTHER if kind in patterns else kind  # the option names another
+
+
+def name_channels(items: list[Item], problems: list[str]) -> list[Item]:
+    """Return items where channels of nnU-Net (x_0000, x_0001) without a dataset.json are not used; adds a problem."""
+    channels: dict[tuple[Path, str], list[Item]] = defaultdict(list)
+    for item in items:
+        if item.kind is None and item.folder.name in NNUNET and (match := NUMBERED.fullmatch(stem(item.place))):
+            channels[item.folder, match[1]].append(item)
+    unclear = {item.place for own in channels.values() if len(own) > 1 for item in own}
+    if unclear:
+        first = min(unclear)
+        problems.append(
+            f"{first.parent}: no dataset.json says which of the channels, such as {first.name}, is FLAIR. "
+            "Restore it in the folder above, or write FLAIR into the table of --list."
+        )
+    return [
+        item._replace(kind=OTHER, name=item.name[:-5], reason=NOT_CHOSEN) if item.place in unclear else item
+        for item in items
+    ]
 
 
 def picture_items(stack: Item, pattern: str | None) -> list[Item]:
     """Return the pictures of a folder as images and masks: by their names; or by their values, where names continue.
 
-    s_0_m.png is a mask of s_0.png if the pictures with this ending hold two values at most.
+    s_0_m.png is a mask of s_0.png if the pictures with this ending hold two values at most. Pictures of no known
+    sequence, beside none that are called masks, are masks if they hold the values of masks alone.
     """
     if stack.kind == MASK:
         return [stack]
@@ -139,14 +174,24 @@ def picture_items(stack: Item, pattern: str | None) -> list[Item]:
         paths = stacks[kind, ending]
         if ending and kind_of(f"x{ending}")[1] != MASK and sum(map(holds_mask, paths)) * 2 <= len(paths):
             stacks[stack.kind, ""] += stacks.pop((kind, ending))
+    if [*stacks] == [(None, "")] and all_masks(stack.paths):
+        stacks[MASK, ""] = stacks.pop((None, ""))
     return [
         stack._replace(paths=in_order(paths), kind=kind, whole=stack.whole and kind == stack.kind)
         for (kind, _), paths in stacks.items()
     ]
 
 
+def all_masks(paths: list[Path]) -> bool:
+    """Return whether pictures can be read, and hold the values of masks alone."""
+    try:
+        return is_mask(map(read_picture, paths))
+    except Exception:  # a damaged file, which is named when it is read
+        return False
+
+
 def judge_volumes(items: list[Item]) -> list[Item]:
-    """Return items where files of no known sequence beside a FLAIR are masks if they hold the values of one.
+    """Return items where files of no known sequence are masks if they hold the values of one, wherever they lie.
 
     A file of the same sequence whose name continues that of another, as flair_bias does flair, is not used. What all
     names of a folder have beside their sequence (flair_processed, t1_processed) is nobody's name.
@@ -163,11 +208,13 @@ def judge_volumes(items: list[Item]) -> list[Item]:
         for item in own:
             if name and item.kind in (PRE, FLAIR, POST):
                 item = item._replace(name=name)
-            base = files.get(base_of(stem(item.place), set(files))) if item.alone else None
+            base = files.get(base_of(stem(item.place), set(files)) or THREE_D.sub("", stem(item.place)))
+            base = base if item.alone and base and base.place != item.place else None
             flairs = [other for other in files.values() if other.kind == FLAIR and other.place != item.place]
             image = base or (flairs[0] if len(flairs) == 1 else None)
             unknown = item.kind is None or (base and item.kind == FLAIR)
-            if item.alone and image and unknown and image.kind in (FLAIR, None) and holds_mask(item.place):
+            if item.alone and unknown and not item.series and holds_mask(item.place):
+                image = image if image and image.kind in (FLAIR, None) else item
                 item = item._replace(kind=MASK, name=name or image.name)
             if base and item.kind == base.kind and item.kind in (PRE, FLAIR, POST):
                 item = item._replace(kind=OTHER, name=base.name, reason=f"a variant of {base.place.name}")
@@ -190,6 +237,19 @@ def name_series(items: list[Item], patterns: dict[Kind, str]) -> list[Item]:
         if (several or named) and Path(os.path.abspath(item.place.parent)).is_relative_to(item.root):
             items[number] = item._replace(name=identify(item.place.parent, item.root, patterns)[0])
     return items
+
+
+def side_of(item: Item, other: Item) -> Path:
+    """Return the highest folder that holds an item, but not another one; its own file if there is none."""
+    common = Path(os.path.commonpath([item.folder, other.folder]))
+    return Path(common, *item.place.relative_to(common).parts[:1])
+
+
+def begin_of(item: Item) -> str:
+    """Return what stands before the sequence in the name of a file; nothing for a folder of pictures."""
+    word = KINDS[FLAIR].search(stem(item.place))
+    begin = stem(item.place)[: word.start()].rstrip("_-. ") if word else re.sub(r"_0000$", "", stem(item.place))
+    return begin if item.alone else ""
 
 
 def gap_in(item: Item) -> str:

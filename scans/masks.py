@@ -7,16 +7,21 @@ from typing import NamedTuple
 
 import numpy as np
 
+from constants import FLAIR
 from scans import medical
-from scans.cohort import Patient
-from scans.items import PROBLEMS, walk
-from scans.names import MASK, base_of, kind_of
-from scans.read import open_picture, read_picture, read_stack
+from scans.cohort import Cohort, Patient
+from scans.items import PROBLEMS, Item, walk
+from scans.names import MASK, OTHER, SHOWN, Kind, base_of, kind_of
+from scans.read import holds_mask, open_picture, read_picture, read_stack
 from scans.scan import PICTURES, Scan, file_ending, stem
 
 MOST_LABELS = 9  # a mask of labels has whole numbers up to this; grey levels of resizing go on to 255
 NEARLY = 1e-3  # by which values of a mask may differ from whole numbers
 SLICE = re.compile(r"(?P<patient>.+)_(?P<number>\d+)")  # name of a picture of a mask, without _mask
+
+
+class NoMaskError(ValueError):
+    """Raised for an image, where a mask is expected."""
 
 
 class MaskStack(NamedTuple):
@@ -27,8 +32,26 @@ class MaskStack(NamedTuple):
     grid: medical.Grid | None = None  # where they lie; None for pictures and arrays
 
 
-def find_masks(folder: Path) -> tuple[dict[str, list[Path]], list[str]]:
-    """Return the files of each patient in a folder and its subfolders, sorted by patient; and problems as text.
+def pair_masks(folders: dict[Kind, Path]) -> Cohort:
+    """Return the predicted and the reference masks of each patient by the names of their files, none of them read."""
+    cohort = Cohort([], [], [])
+    items: dict[str, dict[Kind, Item]] = defaultdict(dict)
+    for kind, folder in folders.items():
+        files, problems, unused = find_masks(folder)
+        cohort.problems.extend(problems)
+        cohort.unused.extend(unused)
+        for name, paths in files.items():
+            alone = len(paths) == 1 and file_ending(paths[0]) not in PICTURES
+            place = paths[0] if alone else paths[0].parent
+            items[name][kind] = Item(place, paths, folder, name, kind, whole=False)
+    for name, own in sorted(items.items()):
+        missing = [f"no {SHOWN[MASK]}"] if MASK in folders and MASK not in own else []
+        cohort.patients.append(Patient(name, own, notes=missing))
+    return cohort
+
+
+def find_masks(folder: Path) -> tuple[dict[str, list[Path]], list[str], list[Item]]:
+    """Return the files of each patient in a folder and its subfolders, sorted by patient; problems; what is not used.
 
     One volume, such as PATIENT.nii.gz or PATIENT.npy, or pictures, PATIENT_SLICE.png or .tif; any may end in _mask.
     Where some pictures do, the others are taken for images; so are volumes.
@@ -36,10 +59,13 @@ def find_masks(folder: Path) -> tuple[dict[str, list[Path]], list[str]]:
     masks: dict[str, list[Path]] = defaultdict(list)
     entries = list(walk(folder, levels=1, ours=True))
     problems = [f"{path}: {why}. Restore it, or leave it out." for path, why in entries if why.startswith(PROBLEMS)]
+    left = {path: reason for path, reason in entries if reason}
     files = [path for path, reason in entries if file_ending(path) and not reason]
     for pictured in (False, True):
         own = [path for path in files if (file_ending(path) in PICTURES) == pictured]
-        for path in [path for path in own if kind_of(stem(path))[1] == MASK] or own:
+        named = [path for path in own if kind_of(stem(path))[1] == MASK] or own
+        left |= dict.fromkeys(set(own) - set(named), "not called a mask, beside others that are")
+        for path in named:
             match = SLICE.fullmatch(whose(path)) if pictured else None
             if pictured and not match:
                 problems.append(f"{path}: not named like a mask. Rename it to PATIENT_NUMBER_mask{path.suffix}.")
@@ -47,7 +73,8 @@ def find_masks(folder: Path) -> tuple[dict[str, list[Path]], list[str]]:
                 masks[match["patient"] if match else whose(path)].append(path)
     if not masks and not problems:
         problems.append(f"{folder}: holds no masks (PATIENT_NUMBER_mask.png or .tif, PATIENT.nii.gz, PATIENT.npy).")
-    return dict(sorted(masks.items())), problems
+    unused = [Item(path, [path], folder, "", OTHER, reason=reason) for path, reason in sorted(left.items())]
+    return dict(sorted(masks.items())), problems, unused
 
 
 def whose(path: Path) -> str:
@@ -61,7 +88,10 @@ def read_masks(paths: list[Path]) -> MaskStack:
     masks: dict[int, np.ndarray] = {}
     for path in paths:
         pictured = file_ending(path) in PICTURES
-        number = int(SLICE.fullmatch(whose(path))["number"]) if pictured else None
+        match = SLICE.fullmatch(whose(path)) if pictured else None
+        if pictured and not match:
+            raise ValueError(f"{path}: not named like a mask. Rename it to PATIENT_NUMBER_mask{path.suffix}.")
+        number = int(match["number"]) if match else None
         if number in masks or (len(paths) > 1 and not pictured):
             raise ValueError(f"{path}: another file holds these masks of the patient, too. Remove one.")
         try:
@@ -69,7 +99,8 @@ def read_masks(paths: list[Path]) -> MaskStack:
                 return read_mask_stack(path)
             masks[number] = read_mask(path)
         except Exception as error:  # libraries raise many kinds for a damaged file
-            raise ValueError(f"{path}: cannot be read: {error}") from None
+            kind = NoMaskError if isinstance(error, NoMaskError) else ValueError
+            raise kind(f"{path}: cannot be read: {error}") from None
     if len({mask.shape for mask in masks.values()}) > 1:
         raise ValueError(f"{paths[0].parent}: the masks of {paths[0].name} and others differ in size. Save them alike.")
     return MaskStack(np.stack([masks[number] for number in sorted(masks)]), sorted(masks))
@@ -87,7 +118,7 @@ def read_mask(path: Path) -> np.ndarray:
             return foreground(alpha)
     pixels = np.atleast_3d(read_picture(path))
     if not (pixels == pixels[..., :1]).all():
-        raise ValueError("a mask in colours. Save it as grey, with 0 and one positive value.")
+        raise NoMaskError("a mask in colours. Save it as grey, with 0 and one positive value.")
     return foreground(pixels[..., 0])
 
 
@@ -112,10 +143,16 @@ def foreground(values: np.ndarray) -> np.ndarray:
     labels = levels.max() <= MOST_LABELS and (levels == levels.round()).all()
     shown = ", ".join(f"{value:g}" for value in levels[:5]) + (", ..." if len(levels) > 5 else "")
     if not finite or levels.min() < 0 or not (labels or len(levels[levels > 0]) == 1):
-        raise ValueError(f"a mask with the values {shown}. Save it with 0 and one positive value only.")
+        raise NoMaskError(f"a mask with the values {shown}. Save it with 0 and one positive value only.")
     if levels.min() > 0 and len(levels) > 1:
         raise ValueError(f"a mask with the values {shown} and no 0: which is background? Save that as 0.")
     return (values > 0).astype(np.uint8)
+
+
+def is_swapped(patient: Patient) -> bool:
+    """Return whether the FLAIR of a patient is a mask, and the mask an image."""
+    middle = {kind: item.paths[len(item.paths) // 2] for kind, item in patient.items.items()}
+    return MASK in middle and holds_mask(middle[FLAIR]) and not holds_mask(middle[MASK])
 
 
 def read_reference(patient: Patient, scan: Scan) -> list[np.ndarray] | None:

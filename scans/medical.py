@@ -200,7 +200,8 @@ TAGS = PLACE | {"SeriesInstanceUID": "0020|000e", "SeriesNumber": "0020|0011", "
                 "StudyInstanceUID": "0020|000d", "SliceThickness": "0018|0050", "NumberOfFrames": "0028|0008",
                 "BitsAllocated": "0028|0100", "PhotometricInterpretation": "0028|0004",
                 "PixelPaddingValue": "0028|0120", "RescaleSlope": "0028|1053",
-                "RescaleIntercept": "0028|1052"}  # fmt: skip
+                "RescaleIntercept": "0028|1052", "EchoTime": "0018|0081", "InversionTime": "0018|0082"}  # fmt: skip
+SHORT_ECHO, SHORT_INVERSION = 40, 1200  # ms; those of FLAIR are 70 to 400 and 1,500 to 2,900, of T1 5 to 25 and less
 # Of the first group of a file, which is always plain: the kinds without an image, such as reports; no compression
 NO_IMAGE = re.compile(rb"\x02\0\x02\0UI..1\.2\.840\.10008\.(1\.3\.10|5\.1\.4\.1\.1\.(11|66|88|104|481))", re.DOTALL)
 PLAIN = re.compile(rb"\x02\0\x10\0UI..1\.2\.840\.10008\.1\.2(\.[12])?\0", re.DOTALL)
@@ -240,6 +241,18 @@ def read_series(paths: Sequence[Path]) -> Volume:
     image.CopyInformation(series)
     image.SetSpacing((*series.GetSpacing()[:2], step))  # ITK has another distance where the stack is tilted
     return _as_shown(image)
+
+
+def contrast_warnings(path: Path) -> list[str]:
+    """Return a warning where the header of a DICOM file says times that FLAIR never has."""
+    own = _read_tags(path)
+    for name, words, shortest in (("EchoTime", "echo", SHORT_ECHO), ("InversionTime", "inversion", SHORT_INVERSION)):
+        if 0 < (time := _numbers(own.get(name) or "0")[0]) < shortest:
+            return [
+                f"the {words} time of the series {own.get('SeriesDescription', '')} taken for FLAIR is {time:.4g} ms, "
+                "shorter than any of FLAIR: another sequence, whose mask means nothing. Choose with --series."
+            ]
+    return []
 
 
 def outline_series(paths: Sequence[Path]) -> tuple[int, tuple[float, float, float]]:

@@ -8,24 +8,38 @@ from pathlib import Path
 from constants import FLAIR, POST, PRE
 from scans.scan import safe_name, stem
 
-Kind = int | str | None  # a channel; one of the next two; None where the names do not say
-MASK, OTHER = "mask", "other"
+Kind = int | str | None  # a channel; one of the next three; None where the names do not say
+MASK, OTHER, PREDICTED = "mask", "other", "predicted"
 COLUMNS = {"flair": FLAIR, "pre": PRE, "post": POST, "mask": MASK}  # of a table; options but for flair
-SHOWN = {PRE: "pre-contrast", FLAIR: "FLAIR", POST: "post-contrast", MASK: "reference mask"}
+PAIRS = {"predicted": PREDICTED, "reference": MASK}  # of a table of masks to score
+SHOWN = {
+    PREDICTED: "predicted mask",
+    PRE: "pre-contrast",
+    FLAIR: "FLAIR",
+    POST: "post-contrast",
+    MASK: "reference mask",
+}
 WORDS = {  # of BraTS, BIDS and common habits; short ones say nothing where they may be of a patient's name
     MASK: r"d?segm?|segmentations?|masks?|labels?(?:tr|ts)?|lesions?|(?:ground|gold)[_-]?(?:truth|standard)"
-    r"|(?:roi|gt)$",
+    r"|(?:roi|gtv?|wmh|msk)$",
     FLAIR: r"(?:t2[_-]?)?flair|t2f|fla",
-    POST: r"ct1|gado|ce-[a-z0-9]+_t1w|t1w?[_-]?(?:ce|c|gd|post|contrast)|(?<!.)post(?:[_-]?contrast)?$"
+    POST: r"ct1|gado|ce-[a-z0-9]+_t1w|t1w?[_-]?(?:ce|c|gd|gado|post|contrast)|(?<!.)post(?:[_-]?contrast)?$"
     r"|post[_-]?contrast",
     PRE: r"t1(?:w|n|[_-]?pre)?|(?<!.)pre$|pre[_-]?contrast",
-    OTHER: r"t2w?|adc|dwi|swi|pd$|brain[_-]?masks?",
+    OTHER: r"t2w?|adc|dwi|swi|(?:pd|dp)$|brain[_-]?masks?|t1(?:ce|c|gd)-t1",
 }
-KINDS = {kind: re.compile(rf"(?<![a-z0-9])(?:{words})(?![a-z0-9])", re.IGNORECASE) for kind, words in WORDS.items()}
-ONTO = re.compile(r"[_-](?:space|to|in|on|reg)[_-][a-z0-9]+(?=[_-]|$)", re.IGNORECASE)  # T1_to_FLAIR is a T1
+KINDS = {
+    kind: re.compile(rf"(?<![a-z0-9])(?:[23]d)?(?:{words})(?![a-z0-9])", re.IGNORECASE) for kind, words in WORDS.items()
+}
+ONTO = re.compile(  # T1_to_FLAIR is a T1; how a sequence was acquired names nobody (BIDS)
+    r"[_-](?:space|to|in|on|reg|(?<=_)acq)[_-][a-z0-9]+(?:[_-]space)?(?=[_-]|$)", re.IGNORECASE
+)
+CAMEL = re.compile(r"(?<=[a-z])(?=(?:Mask|Seg|Label|Lesion|Roi|ROI))")  # tumorMask
 OF_BRAIN = re.compile(r"brain|bet|skull", re.IGNORECASE)  # a mask of this is no reference
 AGENT = re.compile(r"(?<![a-z])(?:post|gad|gado|gd|ce|\+c|c\+)(?![a-z])", re.IGNORECASE)  # contrast agent, in DICOM
-NOBODY = re.compile(r"anat|nifti|nii|dicom|dcm|mri?|images?(?:tr|ts)?|scans?|volumes?|stack|brain", re.IGNORECASE)
+NOBODY = re.compile(
+    r"anat|nifti|nii|dicom|dcm|mri?|imaging|images?(?:tr|ts)?|scans?|volumes?|stack|brain", re.IGNORECASE
+)
 FORMAT = re.compile(r"[_-](?:nifti|nii|dicom|dcm)$", re.IGNORECASE)  # ends names of folders
 MAKER = {  # of a mask, by its name
     "corrected": re.compile(r"correct|edited|revised", re.IGNORECASE),
@@ -36,9 +50,10 @@ MAKER = {  # of a mask, by its name
 def kind_of(name: str, within: bool = True) -> tuple[str, Kind]:
     """Return whose a file or folder is by its name, and its kind; the name itself and None where it says no kind.
 
-    x_flair, flair_x and, within, x_flair_y are FLAIR of x, x and x_y; x_flair_mask_y is a mask of x_flair.
+    x_flair, flair_x and, within, x_flair_y are FLAIR of x, x and x_y; x_flair_mask_y is a mask of x_flair. A mask of
+    the brain, or of another sequence than FLAIR, is no reference.
     """
-    text = ONTO.sub("", name)
+    text = CAMEL.sub("_", ONTO.sub("", name))
     found = {kind: match for kind, words in KINDS.items() for match in words.finditer(text)
              if within or match.start() == 0 or match.end() == len(text)}  # fmt: skip
     if not found:
@@ -46,7 +61,8 @@ def kind_of(name: str, within: bool = True) -> tuple[str, Kind]:
     kind = max(found, key=lambda kind: (kind == MASK, found[kind].end(), -found[kind].start()))  # t2_flair is no t2
     before, after = text[: found[kind].start()].rstrip("_-. "), text[found[kind].end() :].lstrip("_-. ")
     if kind == MASK:
-        return before or after, OTHER if OF_BRAIN.search(name) else MASK
+        others = {PRE, POST, OTHER} & found.keys() - ({PRE, POST, OTHER} if FLAIR in found else set())
+        return before or after, OTHER if OF_BRAIN.search(name) or others else MASK
     return "_".join(filter(None, (before, after))), kind
 
 
@@ -76,8 +92,12 @@ def read_place(parts: list[str], root: Path, file: bool) -> tuple[str, Kind]:
             break
         is_file = file and number == 0
         whose, found = kind_of(part, within=is_file)
-        if found in (PRE, POST) and not is_file and is_time_point(folder):
-            whose, found = part, None
+        above = number >= max(len(parts), 1) and found == MASK  # of what was named, such as ~/TumorSegmentation
+        if above or (not is_file and (part.lower() == "wmh" or (found in (PRE, POST) and is_time_point(folder)))):
+            whose, found = part, None  # a folder of the patients of a disease, or of a time point
+        series = folder.parent if is_file and stem(folder) == folder.parent.name else folder
+        if series.name in sequence_folders(series.parent):
+            whose = ""
         folder = folder.parent
         kind = MASK if found == MASK else kind
         if found in (MASK, OTHER):  # of some sequence
@@ -102,13 +122,42 @@ def is_time_point(folder: Path) -> bool:
 
 
 @functools.cache
-def channels_of_set(folder: Path) -> dict[int, str]:
-    """Return the sequence of each number in a set of nnU-Net (x_0000.nii.gz); {} if the folder is none."""
+def sequence_folders(folder: Path) -> set[str]:
+    """Return the names of the folders in a folder if each is one sequence of one patient, as 1_T1, 2_T1GD and 4_FLAIR.
+
+    What they have beside the sequence names nobody. FLAIR_p1 and T1_p1 are of p1, and so are not returned.
+    """
+    try:
+        read = {path.name: kind_of(path.name) for path in folder.iterdir() if path.is_dir()}
+    except OSError:
+        return set()
+    read = {name: (whose, kind) for name, (whose, kind) in read.items() if kind is not None}
+    main = [(whose, kind) for whose, kind in read.values() if kind in (PRE, FLAIR, POST)]
+    whose, kinds = ({pair[n] for pair in main} for n in (0, 1))
+    return set(read) if FLAIR in kinds and len(kinds) == len(whose) == len(main) > 1 else set()
+
+
+@functools.cache
+def channels_of_set(folder: Path) -> dict[int, Kind]:
+    """Return the sequence of each number in a set of nnU-Net (x_0000.nii.gz) or the Decathlon; {} if it is none."""
     try:
         about = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
-        return {int(n): str(name) for n, name in (about.get("channel_names") or about["modality"]).items()}
+        channels = {
+            int(n): kind_of(str(name))[1] for n, name in (about.get("channel_names") or about["modality"]).items()
+        }
+        return {n: OTHER if kind is None else kind for n, kind in channels.items()}
     except (OSError, ValueError, LookupError, TypeError, AttributeError):  # none, or of another program
         return {}
+
+
+def volumes_of_set(file: Path) -> list[int]:
+    """Return which volumes of a file are pre-contrast, FLAIR and post-contrast, in a set of the Decathlon; else [].
+
+    FLAIR stands in for a missing one.
+    """
+    channels = channels_of_set(file.parent.parent) if file.parent.name.startswith("images") else {}
+    kinds = {kind: number for number, kind in channels.items()}
+    return [kinds.get(kind, kinds[FLAIR]) for kind in (PRE, FLAIR, POST)] if FLAIR in kinds else []
 
 
 def is_pattern(text: str) -> bool:

@@ -11,17 +11,19 @@ from PIL import Image, ImageOps
 from PIL.TiffImagePlugin import BITSPERSAMPLE
 
 from constants import CHANNELS, FLAIR, POST, PRE
-from scans import medical
-from scans.names import SHOWN
+from scans import geometry, medical
+from scans.names import SHOWN, volumes_of_set
 from scans.scan import PICTURES, Scan, check_voxels, file_ending, safe_name, stem
+from scans.unusual import file_warnings, is_stripped
 
 if TYPE_CHECKING:
     from scans.cohort import Patient
 
-PERCENTILES = (0.5, 99.5)  # become 0 and 255 where there are more than 8 bits
+PERCENTILES = (0.5, 99.5)  # become 0 and 255 where there are more than 8 bits, the higher one without air
+AIR = 0.1  # of the way from the lower to the higher percentile of all voxels, below which a voxel is air
 FILLING = np.float32([-(2**15), -(2**31), np.finfo(np.float32).min])  # outside of the field of view
 MASK_VALUES = {*range(11), 255}  # labels, or 0 and 255
-OBLONG = 1.5  # pixels whose sides differ by more than this factor are of another plane than axial
+SAME_HEAD = 0.7  # Dice of the heads of two sequences of one space
 GREYS = ("L", "I", "I;16", "I;16B", "I;16L", "F")  # Pillow's modes of one channel
 COLOURS = {"RGB": "RGB", "RGBA": "RGB", "P": "RGB", "LA": "L", "1": "L"}  # modes of 8 bits, and what they become
 
@@ -36,10 +38,11 @@ def read_patient(patient: "Patient", spacing: Sequence[float] | None = None) -> 
     if scan is None:
         return None, problems
     scan.notes = [*patient.notes, *scan.notes]
+    scan.warnings = file_warnings(scan, patient.items[FLAIR].paths)
     others = {}
     for channel in {PRE, POST} & patient.items.keys():
         others[channel], wrong = read_scan(patient.name, patient.items[channel].paths)
-        if wrong := wrong or check_sequence(scan, others[channel]):  # never costs the FLAIR
+        if wrong := wrong or align(scan, others[channel]):  # never costs the FLAIR
             problems += wrong
             scan.notes.append(f"{SHOWN[channel]} is not used: {wrong[0]}")
             del others[channel]
@@ -48,12 +51,9 @@ def read_patient(patient: "Patient", spacing: Sequence[float] | None = None) -> 
     if spacing and scan.spacing:
         scan.notes.append("--spacing is not used: the file says it")
     scan.spacing = scan.spacing or (tuple(spacing) if spacing else None)
-    if scan.spacing and max(scan.spacing[:2]) > OBLONG * min(scan.spacing[:2]):
-        rows, columns, _ = scan.spacing
-        scan.notes.append(
-            f"pixels of {rows:.3g} x {columns:.3g} mm, as of slices that were taken in another plane: the network "
-            "knows axial ones with square pixels alone"
-        )
+    scan.notes += geometry.describe(scan)
+    if is_stripped(scan):
+        scan.notes.append("scalp and skull seem to be removed")
     return scan, problems
 
 
@@ -145,7 +145,12 @@ def open_picture(path: Path) -> Image.Image:
 
 
 def _read_volume(name: str, paths: Sequence[Path]) -> Scan:
-    stack, spacing, grid = read_stack(paths)
+    volumes = volumes_of_set(paths[0])
+    stack, spacing, grid = read_stack(paths, layers=bool(volumes))
+    if stack.ndim == 4 and volumes:
+        if stack.shape[3] <= max(volumes):
+            raise ValueError(f"holds {stack.shape[3]} volumes, fewer than its dataset.json names. Restore it.")
+        stack = stack[..., volumes]
     digits = len(str(len(stack)))
     names = [f"{name}_{number:0{digits}d}" for number in range(1, len(stack) + 1)]
     place = paths[0] if file_ending(paths[0]) else paths[0].parent
@@ -213,6 +218,7 @@ def is_mask(planes: Iterable[np.ndarray]) -> bool:
 def _to_eight_bits(scan: Scan) -> None:
     """Scale the slices of more than 8 bits together, each channel by its percentiles, so that dark ones stay dark.
 
+    Air is 40% to 90% of all voxels, and would decide how much of a lesion is white.
     A value that is not finite is no value: it is black, and no percentile counts it. Some programs set NaN outside of
     the brain, or the lowest value that fits (FILLING).
     """
@@ -227,6 +233,8 @@ def _to_eight_bits(scan: Scan) -> None:
         raise ValueError("holds no finite value. Restore it.")
     with warnings.catch_warnings(action="ignore"):  # of one channel without a value
         low, high = np.nan_to_num(np.nanpercentile(pixels, PERCENTILES, axis=0).astype(np.float32))
+        pixels[pixels < low + AIR * (high - low)] = np.nan
+        high = np.nan_to_num(np.nanpercentile(pixels, PERCENTILES[1], axis=0).astype(np.float32))
         most = np.nan_to_num(np.nanmax(pixels, axis=0))
     high = np.where(high > low, high, most)  # hardly anything but background
     for number, plane in deep.items():
@@ -237,24 +245,28 @@ def _to_eight_bits(scan: Scan) -> None:
     low, high = (", ".join(f"{value:.4g}" for value in values) for values in (low, high))
     scan.notes.append(
         f"intensities scaled to 8 bits: {low} becomes 0 and {high} becomes 255 "
-        f"(percentiles {PERCENTILES[0]} and {PERCENTILES[1]} of all slices)"
+        f"(percentiles {PERCENTILES[0]} of all slices and {PERCENTILES[1]} of what is not air)"
     )
 
 
-def check_sequence(flair: Scan, other: Scan) -> list[str]:
-    """Return why another sequence cannot be combined with FLAIR, as a list of one problem; empty if it can."""
-    own, shapes = other.paths[0], [[plane.shape[:2] for plane in scan.slices] for scan in (flair, other)]
+def align(flair: Scan, other: Scan) -> list[str]:
+    """Put another sequence onto the grid of FLAIR by their headers, or return why not, as a list of one problem."""
+    own = other.paths[0]
     if not (flair.grey and other.grey):
         holder = own if flair.grey else flair.paths[0]
         return [f"{holder}: holds more than one sequence already. Leave out --pre and --post."]
-    if shapes[0] != shapes[1]:
+    same_size = [plane.shape for plane in flair.slices] == [plane.shape for plane in other.slices]
+    if same_size and (not flair.grid or flair.grid.matches(other.grid)):
+        return []
+    if not all(scan.grid and scan.grid.affine is not None for scan in (flair, other)):
         sizes = [
             f"{scan.paths[0]} has {len(scan.slices)} slices of {scan.slices[0].shape[1]}x{scan.slices[0].shape[0]}"
             for scan in (other, flair)
         ]
         return [f"{sizes[0]}, but {sizes[1]}. Resample the sequences onto FLAIR first."]
-    if flair.grid and not flair.grid.matches(other.grid):
-        return [f"{own}: lies elsewhere in space than FLAIR. Register it to FLAIR first."]
+    if (overlap := geometry.resample(other, flair)) < SAME_HEAD:
+        return [f"{own}: its head and that of FLAIR overlap by {overlap:.0%} only. Register it to FLAIR first."]
+    other.notes.append("resampled onto the grid of FLAIR by the headers")
     return []
 
 

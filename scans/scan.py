@@ -35,6 +35,7 @@ class Scan:
     paths: list[Path]  # the file of each slice, or the one file or folder of all
     spacing: tuple[float, float, float] | None = None  # mm between rows, columns, slices
     notes: list[str] = field(default_factory=list)  # what was done to intensities or channels, for the user
+    warnings: list[str] = field(default_factory=list)  # why the mask may be wrong
     grey: bool = False  # whether there is one sequence only, which fills all three channels
     grid: "Grid | None" = None  # where the slices lie in a file of medical images
 

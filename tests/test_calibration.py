@@ -73,3 +73,5 @@ def test_a_photograph_a_page_and_a_mask_over_half_of_the_head_are_doubted():
     assert "are as bright as the rest" in input_warnings(np.full_like(images, 250), masks)[0]
     masks[1] = find_head(images, filled=True)[1]
     assert "more than a third of the head in 1 of 2 slices" in input_warnings(images, masks)[0]
+    images[1] = box((100, 100, 30, 30))[..., None] * 90
+    assert input_warnings(images, np.stack([box(), box((100, 100, 20, 20))])) == []  # 400 px, where the head ends

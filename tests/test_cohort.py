@@ -4,7 +4,9 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
+from conftest import write_volume
 
 from constants import FLAIR, POST, PRE
 from scans.cohort import Patient, find_patients
@@ -83,6 +85,7 @@ def test_names_say_a_sequence_or_a_mask_or_neither(name, whose, kind):
          ["sub-01_ses-1", "sub-01_ses-2"]),
         (["BraTS20_001/BraTS20_001_flair.nii", "BraTS20_002/BraTS20_002_flair.nii"], ["BraTS20_001", "BraTS20_002"]),
         (["flair/p1.nii.gz", "flair/p2.nii.gz", "t1/p1.nii.gz"], ["p1", "p2"]),
+        (["wmh/1_FLAIR.nii", "wmh/2_FLAIR.nii", "wmh/1_wmh.nii"], ["wmh_1", "wmh_2"]),
         (["site_1/p/flair.npy", "site_2/p/flair.npy"], ["site_1_p", "site_2_p"]),
         (["p1.npy", "p10.npy", "P1/p10.npy"], ["p1", "p10", "P1_p10"]),
         (["kaggle_3m/TCGA_1/TCGA_1_1.tif", "kaggle_3m/TCGA_1/TCGA_1_1_mask.tif"], ["kaggle_3m_TCGA_1"]),
@@ -93,6 +96,8 @@ def test_patients_are_named_by_their_place(tmp_path, names, patients):
     assert set(found(touch(tmp_path / "coh", *names))) == set(patients)
     alone = touch(tmp_path / "other" / "coh", names[0])
     assert list(found(alone)) == patients[:1]  # whoever else is there
+    (patient,) = found(touch(tmp_path / "TumorSegmentation", "flair.nii") / "flair.nii").values()
+    assert list(patient.items) == [FLAIR]
 
 
 def test_files_that_are_named_one_by_one_are_named_alike(tmp_path):
@@ -135,7 +140,9 @@ def test_of_a_bids_data_set_the_scans_as_taken_are_read(tmp_path):
 def test_a_set_of_nnunet_says_in_its_dataset_json_which_channel_is_which(tmp_path):
     names = [f"imagesTr/p{n}_000{channel}.nii.gz" for n in (1, 2) for channel in range(4)]
     folder = touch(tmp_path / "Dataset1_x", *names, "labelsTr/p1.nii.gz")
-    assert len(found(folder / "imagesTr")) == 8  # numbers alone may be those of patients
+    unclear = find_patients([folder])
+    assert [(patient.name, *patient.items) for patient in unclear.patients] == [("p1", MASK), ("p2",)]
+    assert len(unclear.problems) == 1 and "no dataset.json says which of the channels" in unclear.problems[0]
     other = touch(tmp_path / "Dataset2_x", *names, "labelsTr/p1.nii.gz")
     (other / "dataset.json").write_text(
         json.dumps({"channel_names": {"0": "T1", "1": "T1ce", "2": "T2", "3": "Flair"}})
@@ -213,3 +220,49 @@ def test_mistakes_in_a_table_are_named_with_their_line(tmp_path):
     assert all("no.nii: no such" in start for start in starts[2:])
     table.write_text("patient,image\na,1.nii\n")
     assert "has no column flair" in find_patients([table])[1][0]
+
+
+# --- Public sets -----------------------------------------------------------------------------------------------
+
+SETS = {  # by scan (@): folder, then FLAIR, pre-contrast, post-contrast and mask (- for none), then what is not used
+    "MU-Glioma-Post": {"P{n}_Time_1": "P{n}/Time_1 @_brain_t2f @_brain_t1n @_brain_t1c @_tumorMask @_brain_t2w"},
+    "LUMIERE": {"P{n}_week-1": "Imaging/P{n}/week-1 FLAIR T1 CT1 - T2 X-segmentation/atlas/segmentation/seg_mask "
+                "X-segmentation/atlas/skull_strip/flair_skull_strip Y-AUTO-segmentation/registered/segmentation"},
+    "UPENN-GBM": {"images_structural_GBM-{n}_11": "images_structural/GBM-{n}_11 GBM-{n}_11_FLAIR GBM-{n}_11_T1 "
+                  "GBM-{n}_11_T1GD ../../images_segm/GBM-{n}_11_segm ../../automated_segm/GBM-{n}_11_automated_segm "
+                  "../../images_DTI/GBM-{n}_11/GBM-{n}_11_DTI_FA"},
+    "Erasmus (EGD)": {"EGD-{n}": "@ 4_FLAIR/NIFTI/FLAIR 1_T1/NIFTI/T1 2_T1GD/NIFTI/T1GD 5_MASK/NIFTI/MASK "
+                      "3_T2/NIFTI/T2"},
+    "UCSF post-operative": {f"10{{n}}_time{t}": "10{n} @_flair @_t1 @_t1ce @_seg @_t1ce-t1 @_t2" for t in (1, 2)},
+    "TCGA-LGG as NIfTI": {"TCGA-CS-{n}": "@ @_1997.02.22_flair @_1997.02.22_t1 @_1997.02.22_t1Gd "
+                          "@_1997.02.22_GlistrBoost_ManuallyCorrected @_1997.02.22_GlistrBoost"},
+    "BraTS 2015": {"HGG_pat{n}_1": "HGG/pat{n}_1 MR_Flair.512/MR_Flair.512 MR_T1.513/MR_T1.513 MR_T1c.514/MR_T1c.514 "
+                   "- VSD.Brain_3more.OT.517/VSD.Brain_3more.OT.517"},
+    "BraTS 2020, case 355": {"B20_{n}": "@ @_flair @_t1 @_t1ce W39_1998.09.19_Segm @_t2"},
+    "OpenNeuro ds004199": {"sub-{n}": "@/anat @_acq-T2sel_FLAIR @_acq-iso08_T1w - @_acq-T2sel_FLAIR_roi"},
+    "ISLES 2022": {"sub-{n}_ses-1": "sub-{n}/ses-1 anat/@_FLAIR - - ../../derivatives/sub-{n}/ses-1/@_msk dwi/@_dwi"},
+    "WMH challenge": {f"GE3T_{{n}}_{stage}": f"GE3T/{{n}}/{stage} FLAIR T1 - - 3DT1 3DT1_mask ../wmh"
+                      for stage in ("orig", "pre")},
+    "MSSEG 2016": {f"Patient_{{n}}_{folder}": f"Patient_{{n}}/{folder} {names} ../Masks/Consensus ../Masks/Brain_Mask"
+                   for folder, names in (("Raw_Data", "3DFLAIR 3DT1 3DT1GADO - DP T2"), (
+                       "Preprocessed_Data", "FLAIR_preprocessed T1_preprocessed GADO_preprocessed - DP_preprocessed"))},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("scans", SETS.values(), ids=SETS)
+def test_of_a_public_set_each_file_is_taken_for_whom_it_shows_or_listed_with_a_reason(tmp_path, scans):
+    labels, expected, every = np.zeros((3, 6, 6), np.uint8), {}, set()
+    labels[1, 2, 2:5] = 1, 2, 4
+    for name, line in ((scan.format(n=n), line.format(n=n)) for n in ("001", "002") for scan, line in scans.items()):
+        folder, *names = line.replace("@", name).split()
+        paths = [name == "-" or (tmp_path / "set" / folder / f"{name}.nii.gz").resolve() for name in names]
+        for path in set(paths) - {True}:  # names say what shows a tumour but for these
+            write_volume(path, labels if "Boost" in path.name or "OT." in path.name else 99 + labels)
+        expected[name] = [path for path in paths[:4] if path is not True]
+        every |= {*paths} - {True}
+    patients, problems, unused = find_patients([tmp_path / "set"])
+    taken = {own.name: [own.items[k].place for k in (FLAIR, PRE, POST, MASK) if k in own.items] for own in patients}
+    assert problems == [] and taken == expected
+    left = [item for patient in patients for item in patient.unused] + unused
+    assert {item.place for item in left} == every - {path for own in taken.values() for path in own}
+    assert all(item.reason for item in left)

@@ -168,6 +168,22 @@ def test_damage_is_one_error_that_names_the_file(folder, damage):
     assert "problems" not in str(error.value)  # one damage, one message
 
 
+def test_swapped_images_and_masks_are_one_sentence_that_names_the_swap(folder):
+    """In all slices of one patient, beside a damage of another."""
+    for number in (1, 2, 3):
+        image, mask = (folder / "SYNTH_T_1" / f"SYNTH_T_1_{number}{end}.tif" for end in ("", "_mask"))
+        content = image.read_bytes()
+        image.write_bytes(mask.read_bytes())
+        mask.write_bytes(content)
+    with pytest.raises(UserError) as error:
+        load_all(folder)
+    assert str(error.value).count("\n") == 0 and "images have the names of masks" in str(error.value)
+    assert "in 3 slices: SYNTH_T_1/SYNTH_T_1_1.tif, " in str(error.value)
+    truncate(folder / IMAGE.replace("T_1", "T_2"))
+    with pytest.raises(UserError, match=r"(?s)2 problems.*cannot be read.*names of masks.*in 3 slices"):
+        load_all(folder)
+
+
 def test_what_a_folder_looks_like_that_is_not_one_of_patients(folder, tmp_path):
     """One sentence with the folder or the script to take, and never to remove anything."""
     for name in ("cohort/P1/flair.nii.gz", "dicom/P1/series/IM0001", "readme/notes.txt"):

@@ -70,6 +70,7 @@ def test_slices_are_sorted_by_place_in_every_transfer_syntax(tmp_path, compresso
     pixels = np.arange(3 * 64 * 48, dtype=np.uint16).reshape(3, 64, 48)
     scan = read_dicom(write_series(tmp_path / "P1", pixels, compressor))
     low, high = np.percentile(pixels, (0.5, 99.5)).astype(np.float32)
+    high = np.percentile(pixels[pixels > low + 0.1 * (high - low)], 99.5).astype(np.float32)
     assert np.array_equal(np.array(scan.slices)[..., 1], ((pixels - low) / (high - low) * 255).clip(0, 255).round())
     assert scan.name == "P1" and scan.spacing == (2, 0.5, 5) and scan.paths == [tmp_path / "P1"]
 
@@ -148,6 +149,17 @@ def test_a_tree_with_a_folder_for_each_series_is_one_patient_by_descriptions(tmp
             FLAIR: "0 AX FLAIR", PRE: "1 AX T1", POST: "2 AX T1 POST GD"}  # fmt: skip
         assert [item.series.description for item in patient.unused] == ["AX T2", "LOCALIZER"]
     assert [patient.name for patient in find_patients([tmp_path / "other"]).patients] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("times", "expected"),
+    [({"EchoTime": "120", "InversionTime": "2500"}, ""), ({}, ""),
+     ({"EchoTime": "12"}, "the echo time of the series AX FLAIR taken for FLAIR is 12 ms, shorter than any of FLAIR"),
+     ({"EchoTime": "90", "InversionTime": "160"}, "the inversion time of the series AX FLAIR taken for FLAIR is 160")],
+)  # fmt: skip
+def test_a_series_with_the_times_of_another_sequence_is_doubted(tmp_path, times, expected):
+    warnings = read_dicom(write_series(tmp_path / "P1", **times)).warnings
+    assert (len(warnings) == 1 and expected in warnings[0]) if expected else warnings == []
 
 
 def test_series_without_flair_are_named_and_not_segmented(tmp_path):

@@ -117,3 +117,8 @@ def test_idh_status_comes_with_the_published_patients_only(table):
     status = read_labels([IDH_FILE], published)[0]["IDH"]
     assert len(status) == 110 and status.value_counts().to_dict() == {"mutant": 83, "wildtype": 23}
     assert "IDH" in LABELS
+
+
+def test_ids_that_end_in_eight_digits_are_whole_ids_unless_they_are_of_tcga(table):
+    labels, _ = read_labels([table("Patient;IDH\nLGG_10000001;mutant\n")], ["LGG_10000001", "LGG_10000002"])
+    assert labels["IDH"].tolist() == ["mutant", None]

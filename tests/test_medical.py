@@ -13,7 +13,7 @@ from test_scans import read, refusal
 from constants import POST, PRE
 from scans import medical
 from scans.masks import read_mask_stack
-from scans.read import check_sequence, combine
+from scans.read import align, combine
 from scans.scan import Scan
 from scans.write import encode_stack
 
@@ -205,11 +205,16 @@ def test_sequences_are_combined_only_on_one_grid(tmp_path):
             assert np.array_equal(whole.slices, np.moveaxis(voxels, 0, 3).swapaxes(0, 2)) and not whole.grey
     combine(without := scan(1), {POST: scan(2)})
     assert np.array_equal(without.slices, np.array(whole.slices)[..., [1, 1, 2]])
+    shifted = scan(0, (2, 0, 1), (-1, 1, -1), shift=0.25)
+    assert align(scan(1), shifted) == []  # half a voxel: the mean of two columns
+    means = (voxels[0, :-1].astype(float) + voxels[0, 1:]).T / 2
+    np.testing.assert_allclose(np.array(shifted.slices)[:, :, 1:, 0], means, atol=0.51)
+    unknown = scan(2, slices=3)
+    unknown.grid = unknown.grid._replace(affine=None)
     for pre, message in (
-        (scan(0, size=2), "lies elsewhere in space"),
-        (scan(0, (2, 0, 1), (-1, 1, -1), shift=0.06), "lies elsewhere in space"),
-        (scan(2, slices=3), "has 3 slices of 8x6, but .* has 4 slices of 8x6"),
+        (scan(0, shift=40), "its head and that of FLAIR overlap by 0% only"),
+        (unknown, "has 3 slices of 8x6, but .* has 4 slices of 8x6"),
         (whole, "more than one sequence"),
     ):
-        (problem,) = check_sequence(scan(1), pre)
+        (problem,) = align(scan(1), pre)
         assert re.search(message, problem)

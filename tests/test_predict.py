@@ -13,6 +13,7 @@ from conftest import EPOCH, bright_network, save_checkpoint, write_volume
 from PIL import Image, ImageColor
 
 from constants import FLAIR, POST, PRE
+from scans.cohort import SWAPPED
 from scans.read import read_picture
 from scans.show import MASK_COLOR, PREDICTION_COLOR
 from storage.run_folder import RunFolder
@@ -191,7 +192,7 @@ def test_a_table_is_written_edited_and_taken_and_lies_beside_the_masks(predict, 
     rows.loc[1, ["patient", "post", "pre"]] = ["renamed", "", "coh/b/t1_second.nii.gz"]
     rows.to_csv(table, index=False)
     code, out, err, folder = predict(table)
-    assert code == 1 and "Resample the sequences onto FLAIR first" in err  # FLAIR is segmented all the same
+    assert code == 1 and "its head and that of FLAIR overlap by 0% only" in err  # FLAIR is segmented all the same
     assert "note: pre-contrast is not used" in out and "one sequence only" in out
     assert pd.read_csv(folder / "patients.csv")["patient"].tolist() == ["a", "renamed"]
     assert read_csv(folder / "cohort.csv", [])["flair"].tolist() == [str(cohort / f"{n}/flair.nii.gz") for n in "ab"]
@@ -201,6 +202,21 @@ def test_a_table_is_written_edited_and_taken_and_lies_beside_the_masks(predict, 
     assert code == 1 and "a/flair.nii.gz: cannot be read" in err
     assert pd.read_csv(folder / "patients.csv")["patient"].tolist() == ["b"]
     assert "cannot be read" in pd.read_csv(folder / "cohort.csv")["notes"][0]
+
+
+def test_a_note_of_all_patients_is_printed_once_and_so_are_swapped_images_and_masks(predict, tmp_path):
+    rng = np.random.default_rng(0)
+    for name in "abcd":
+        (tmp_path / "coh" / name).mkdir(parents=True)
+        stack, mask = rng.integers(0, 900, (2, 40, 40)).astype(np.int16), np.stack([np.eye(40, dtype=np.uint8)] * 2)
+        files = {"flair": mask, "seg": stack} if name in "cd" else {"flair": stack, "t1": stack, "seg": mask}
+        for file, content in files.items():
+            np.save(tmp_path / "coh" / name / f"{file}.npy", content)
+    code, out, err, folder = predict(tmp_path / "coh")
+    assert code == 1 and err == f"error: c, d: {SWAPPED}\n"
+    assert out.count("note: intensities scaled to 8 bits") == 1 and "(a and 1 more)" in out
+    notes = read_csv(folder / "cohort.csv", [])["notes"]
+    assert all("intensities scaled" in note and "pre-contrast: intensities" in note for note in notes[:2])
 
 
 def test_tables_hold_the_patients_whose_masks_are_on_disk(predict, tmp_path, monkeypatch):
@@ -291,7 +307,7 @@ def test_what_options_and_headers_say_of_the_spacing(predict, tmp_path):
     stack = np.stack([blob()[0][..., 1]] * 2)
     write_volume(tmp_path / "x.nii", stack, (1, 5, 1))
     code, out, _, _ = predict(tmp_path / "x.nii", "--spacing", 1, 1, 1)
-    assert code == 0 and "pixels of 5 x 1 mm, as of slices that were taken in another plane" in out
+    assert code == 0 and "pixels of 5 x 1 mm, as of slices taken in another plane, are made square" in out
     assert "--spacing is not used: the file says it" in out
     content = bytearray((tmp_path / "x.nii").read_bytes())
     content[252:256] = bytes(4)  # the codes of both forms: it does not say how it lies

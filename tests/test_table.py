@@ -1,20 +1,23 @@
 """The table of a cohort: every file is in it, used or with a reason, and what it says is taken when it is the input."""
 
 import csv
+import json
 import os
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from conftest import write_volume
 from PIL import Image
 from test_cohort import files, found, touch
 
 from constants import FLAIR, POST, PRE
-from scans.cohort import Cohort, find_patients, to_table
-from scans.masks import read_reference
-from scans.read import read_patient
+from scans.cohort import SWAPPED, Cohort, find_patients, to_table
+from scans.masks import is_swapped, read_reference
+from scans.names import MASK
+from scans.read import read_patient, read_scan
 
 
 def write_table(folder: Path, cohort) -> list[dict[str, str]]:
@@ -41,7 +44,7 @@ def test_the_table_says_of_every_file_whose_it_is_or_why_it_is_not_used_and_is_r
     assert (rows["P2"]["slices"], rows["P2"]["spacing"]) == ("2", "0.75 x 0.5 x 4")
     assert (rows["P3"]["flair"], rows["P3"]["mask"], rows["P3"]["slices"]) == ("coh/P3", "coh/P3/*_mask.png", "2")
     assert rows["P4"]["flair"] == "" and rows["P4"]["pre"] == "coh/P4/t1.nii" and "no FLAIR" in rows["P4"]["notes"]
-    assert {"coh/readme.md (no image)", "coh/gone/x_seg.nii (a mask beside no image)"} < rows.keys()
+    assert {"coh/readme.md (no image)", "coh/gone/x_seg.nii (a mask that fits no image)"} < rows.keys()
     again = find_patients([tmp_path / "cohort.csv"])
     assert [files(patient) for patient in again.patients] == [
         files(patient) for patient in cohort.patients if FLAIR in patient.items
@@ -135,6 +138,78 @@ def test_time_points_and_copies_of_one_patient_bear_its_name_whoever_else_is_the
     assert files(patients["P3"]) == {"flair": ["flair.nii"], "pre": ["t1.nii"]}
     shutil.rmtree(folder / "P2")
     assert set(found(folder)) == {"P1_pre", "P1_post", "P3"}
+
+
+def test_a_set_of_the_decathlon_holds_its_sequences_in_one_file_as_its_dataset_json_says(tmp_path):
+    folder = touch(tmp_path / "Task01_BrainTumour", "imagesTr/BRATS_001.nii.gz", "labelsTr/BRATS_001.nii.gz")
+    sequences = [np.arange(60, dtype=np.int16).reshape(3, 4, 5) * (5 * n + 3) % 47 for n in range(4)]
+    image = sitk.JoinSeries([sitk.GetImageFromArray(stack) for stack in sequences])
+    sitk.WriteImage(image, str(folder / "imagesTr" / "BRATS_001.nii.gz"))
+    names = {"modality": {"0": "FLAIR", "1": "T1w", "2": "t1gd", "3": "T2w"}}
+    (folder / "dataset.json").write_text(json.dumps(names))
+    cohort = find_patients([folder])
+    row, _ = write_table(tmp_path, cohort)
+    file = "Task01_BrainTumour/imagesTr/BRATS_001.nii.gz"
+    assert (row["patient"], row["flair"], row["mask"]) == ("BRATS_001", file, file.replace("images", "labels"))
+    assert row["notes"].endswith("as dataset.json says: pre-contrast 1, FLAIR 0, post-contrast 2")
+    for patient in (*cohort.patients, *find_patients([tmp_path / "cohort.csv"]).patients):
+        scan, problems = read_patient(patient)
+        assert problems == [] and not scan.grey
+        alone = [read_scan("x", [write_volume(tmp_path / "x.nii", sequences[n])])[0].slices for n in (1, 0, 2)]
+        assert np.array_equal(scan.slices, np.stack([np.array(stack)[..., 0] for stack in alone], axis=3))
+
+
+DRAWN = ("wmh", "tumorMask", "lesion", "Consensus", "x_ROI", "gtv")
+APART = ("../masks/{n}", "../seg/{n}", "../annotations/{n}", "../labelsTr/{n}")
+
+
+@pytest.mark.parametrize("drawn", DRAWN + APART)
+def test_a_mask_is_known_by_its_name_its_folder_or_its_values_and_never_a_patient(tmp_path, drawn):
+    """Beside the FLAIR of its patient, or in a folder of masks beside that of the images."""
+    labels = np.zeros((3, 6, 6), np.float32)
+    labels[1, 2, 2:5] = 1
+    for n in ("P1", "P2"):
+        flair = f"images/{n}" if "/" in drawn else f"{n}/flair"
+        write_volume(tmp_path / "set" / f"{flair}.nii.gz", np.arange(108, dtype=np.int16).reshape(3, 6, 6))
+        write_volume((tmp_path / "set" / flair).parent / f"{drawn.format(n=n)}.nii.gz", labels)
+    patients = found(tmp_path / "set")
+    assert list(patients) == ["P1", "P2"]
+    assert [own.items[MASK].place.name for own in patients.values()] == [
+        f"{drawn.format(n=n).split('/')[-1]}.nii.gz" for n in patients
+    ]
+
+
+def test_a_mask_of_somebody_else_is_nobodys(tmp_path):
+    """P1 of another site, and P3, have lost their FLAIR; a mask called nothing lies above two scans."""
+    names = ["site_1/P1_flair.nii", "site_2/P1_seg.nii", "site_2/P2_flair.nii", "masks/P3.nii", "P4/flair.nii",
+             "P4/later/flair.nii", "P4/later/seg.nii", "P5/t1_seg.nii", "P5/flair.nii", "P6/a/flair.nii", "P6/seg.nii",
+             "P6/b/flair.nii"]  # fmt: skip
+    cohort = find_patients([touch(tmp_path / "coh", *names)])
+    masks = {patient.name: patient.items[MASK].place for patient in cohort.patients if MASK in patient.items}
+    assert masks == {"P4_later": tmp_path / "coh" / "P4" / "later" / "seg.nii"} and cohort.problems == []
+    assert {item.place.name: item.reason for item in cohort.unused} == {
+        "P1_seg.nii": "a mask that fits no image", "P3.nii": "a mask that fits no image",
+        "seg.nii": "fits several scans: write it into the table",
+    }  # fmt: skip
+    assert [item.place.name for own in cohort.patients for item in own.unused] == ["t1_seg.nii"]
+
+
+def test_pictures_of_masks_alone_are_no_patient_and_swapped_ones_are_one_sentence(tmp_path):
+    image, mask = np.arange(64, dtype=np.uint8).reshape(8, 8), np.eye(8, dtype=np.uint8) * 255
+    for kind, plane in (("images", image), ("annotations", mask)):
+        for n in (1, 2):
+            path = touch(tmp_path / "set" / kind / "P1") / f"{n}.png"
+            Image.fromarray(plane).save(path)
+    cohort = find_patients([tmp_path / "set"])
+    assert [patient.name for patient in cohort.patients] == ["P1"] and cohort.unused[0].kind == MASK
+    for name, plane in (("images/P1.npy", mask), ("masks/P1.npy", image)):
+        np.save(touch(tmp_path / "swapped", name) / name, np.stack([plane] * 3))
+    (problem,) = find_patients([tmp_path / "swapped"]).problems
+    assert problem == f"{tmp_path / 'swapped' / 'masks' / 'P1.npy'}: {SWAPPED}"
+    (patient,) = find_patients([touch(tmp_path / "P2", "P2_flair.npy", "P2_seg.npy")]).patients
+    np.save(tmp_path / "P2" / "P2_flair.npy", np.stack([mask] * 3))
+    np.save(tmp_path / "P2" / "P2_seg.npy", np.stack([image] * 3))
+    assert is_swapped(patient)
 
 
 def test_a_gap_in_the_numbers_of_pictures_is_named(tmp_path):

@@ -1,0 +1,94 @@
+"""A scan in the geometry that the network knows, by the mm of its header: axial slices 5 mm apart, square pixels.
+
+Where the spacing is not known, or is like that, nothing changes but the size.
+"""
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+import SimpleITK as sitk
+
+from constants import CHANNELS, IMAGE_SIZE
+from dataset.preprocess import find_head
+from scans.scan import Scan, to_network_size, to_original_size
+
+APART = 5.0  # mm between slices of the data set
+THIN = 3.0  # mm; slices nearer than this are averaged in slabs of about APART
+UNEQUAL = 1.05  # pixels whose sides differ by more than this factor become square, as those of sagittal slices
+LARGEST = 1024  # pixels of a side of a slice with square pixels
+
+
+def to_network(scan: Scan) -> np.ndarray:
+    """Return the slices, or slabs of thin ones, at the network's size with square pixels: uint8 [N, 256, 256, 3]."""
+    slabs = []
+    for first, last in zip(*_slabs(scan), strict=True):
+        planes = scan.slices[first:last]
+        plane = planes[0] if len(planes) == 1 else np.mean(planes, axis=0, dtype=np.float32).round().astype(np.uint8)
+        if (size := _square_size(plane.shape, scan.spacing)) != plane.shape[:2]:
+            plane = cv2.resize(plane, size[::-1], interpolation=cv2.INTER_LINEAR)
+        slabs.append(to_network_size(plane))
+    return np.stack(slabs)
+
+
+def from_network(logits: np.ndarray, scan: Scan) -> list[np.ndarray]:
+    """Return logits of `to_network` (float32 [N, 256, 256]) for each slice at its own size: float32 [H, W]."""
+    first, last = _slabs(scan)
+    place = np.interp(np.arange(len(scan.slices)), (first + last - 1) / 2, np.arange(len(first)))
+    own = []
+    for plane, at in zip(scan.slices, place, strict=True):
+        below, share = int(at), np.float32(at % 1)
+        logit = logits[below] if share == 0 else logits[below] * (1 - share) + logits[below + 1] * share
+        logit = to_original_size(logit, *_square_size(plane.shape, scan.spacing))
+        height, width = plane.shape[:2]
+        own.append(logit if logit.shape == (height, width) else cv2.resize(logit, (width, height)))
+    return own
+
+
+def network_pixel(shape: Sequence[int], spacing: Sequence[float] | None) -> float:
+    """Return the pixels of a slice (its height and width) that one pixel of the network covers."""
+    size = _square_size(shape, spacing)
+    return (max(size) / IMAGE_SIZE) ** 2 * ((shape[0] * shape[1]) / (size[0] * size[1]))
+
+
+def describe(scan: Scan) -> list[str]:
+    """Return what `to_network` does to the slices, as notes for the user."""
+    notes = []
+    slabs, rows = len(_slabs(scan)[0]), scan.spacing or ()
+    if slabs < len(scan.slices):
+        notes.append(f"slices of {rows[2]:.3g} mm are averaged in {slabs} slabs, as thick as those of the data set")
+    if _square_size(scan.slices[0].shape, scan.spacing) != scan.slices[0].shape[:2]:
+        notes.append(
+            f"pixels of {rows[0]:.3g} x {rows[1]:.3g} mm, as of slices taken in another plane, are made square for the "
+            "network; the mask is on the grid of the input"
+        )
+    return notes
+
+
+def resample(other: Scan, flair: Scan) -> float:
+    """Replace the slices of one sequence by those on the grid of FLAIR, and return the Dice of both heads, 0 to 1."""
+    image = sitk.GetImageFromArray(np.stack([plane[..., 0] for plane in other.slices]))
+    image.CopyInformation(other.grid.image)
+    moved = sitk.GetArrayFromImage(sitk.Resample(image, flair.grid.image, sitk.Transform(), sitk.sitkLinear))
+    other.slices = list(np.broadcast_to(moved[..., None], (*moved.shape, CHANNELS)))
+    other.grid, other.spacing = flair.grid, flair.spacing
+    heads = [find_head(np.stack(scan.slices), filled=True) for scan in (other, flair)]
+    return float(2 * (heads[0] & heads[1]).sum() / max(1, heads[0].sum() + heads[1].sum()))
+
+
+def _slabs(scan: Scan) -> tuple[np.ndarray, np.ndarray]:
+    """Return the first slice of each slab and the one after its last, int64 [N] each; a slab may be one slice."""
+    slices = slabs = len(scan.slices)
+    if scan.spacing and scan.spacing[2] < THIN and len({plane.shape for plane in scan.slices}) == 1:
+        slabs = max(1, round(slices * scan.spacing[2] / APART))
+    edges = np.linspace(0, slices, slabs + 1).round().astype(int)
+    return edges[:-1], edges[1:]
+
+
+def _square_size(shape: Sequence[int], spacing: Sequence[float] | None) -> tuple[int, int]:
+    """Return height and width of a slice with square pixels, which are as large as the shorter side of its own."""
+    (height, width), (rows, columns) = shape[:2], spacing[:2] if spacing else (1, 1)
+    if max(rows, columns) <= UNEQUAL * min(rows, columns):
+        return height, width
+    side = max(min(rows, columns), max(height * rows, width * columns) / LARGEST)
+    return max(1, round(height * rows / side)), max(1, round(width * columns / side))
