@@ -72,7 +72,7 @@ def pool(run: RunFolder, folds: dict[int, RunFolder], folder: Path) -> None:
     import pandas as pd
 
     from dataset.slices import load_slices
-    from evaluation import calibration, summary
+    from evaluation import calibration, quality, summary
     from evaluation.tables import Tables
     from reporting.report import write_report
     from storage.run_folder import TEST_TABLES
@@ -95,6 +95,9 @@ def pool(run: RunFolder, folds: dict[int, RunFolder], folder: Path) -> None:
         "loss": sum(r["loss"] * r["slices"] for r in results.values()) / len(tables["slices"]),
         "folds": [{"fold": number, **{name: r[name] for name in shown}} for number, r in results.items()],
     }
+    details["quality"] = quality.study(
+        [row for r in results.values() for row in r.get("quality", {}).get("patients", [])]
+    )
     notes = [f"fold {k}: {note}" for k, r in results.items() for note in r["notes"] if note.startswith("warning")]
     bins = calibration.pool(r["calibration"] for r in results.values())
     metrics = summary.summarise(Tables(**tables), bins, details, notes)

@@ -10,9 +10,13 @@ H, W] or [S, H, W, 3]), a volume (.nii .nii.gz .nrrd .mha: FLAIR, or three seque
 a DICOM series, a folder of patients, or a table of patients (.csv: patient,flair,pre,post,mask). Sequences in files of
 their own belong together by their names (x_flair, x_t1, x_t1ce), or by --pre and --post.
 
-Writes DIR/<patient>/: masks in the form of the input (volumes and DICOM as .nii.gz), and PATIENT_overlay.png, one sheet
-with the outlines; and DIR/slices.csv and DIR/patients.csv with areas and volumes, in mm where the spacing is known, and
-with the Dice where a reference mask lies beside the input. See docs/usage.md.
+Writes DIR/report.html: a table of the scans, what to check first on top, and a viewer; DIR/<patient>/: masks in the
+form of the input (volumes and DICOM as .nii.gz), and PATIENT_overlay.png, one sheet with the outlines; and
+DIR/slices.csv and DIR/patients.csv with areas and volumes, in mm where the spacing is known, and with the Dice where a
+reference mask lies beside the input. See docs/usage.md.
+
+Masks that are in DIR already stay as they are: run the command again after correcting some, and tables, overlays and
+report.html follow. --overwrite replaces them.
 
 Exit code 0 if all inputs were read, 1 if some were not (the others are done), 2 if nothing was done.
 Research use only: not a medical device, not for diagnosis or treatment.
@@ -48,10 +52,6 @@ if TYPE_CHECKING:
 
 SOME_FAILED = 1  # exit code
 SYNTHETIC_MODEL = "network trained on SYNTHETIC patients: its masks mean nothing on real images"
-ONE_SEQUENCE = (
-    "one sequence only, used for all three channels. Unless it is FLAIR, the masks mean nothing; and a network that "
-    "was trained on three sequences may find nothing in one. Name the others with --pre and --post."
-)
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -80,7 +80,9 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--list", type=Path, metavar="FILE", dest="table",
         help="only write what would be taken for whom, as a table to edit and to name as INPUT")  # fmt: skip
     add("--probabilities", action="store_true", help="write the probability of each pixel, too")
-    add("--overwrite", action="store_true", help="replace an earlier prediction in --out")
+    add(
+        "--overwrite", action="store_true", help="replace the masks of an earlier prediction in --out, corrected or not"
+    )
 
     add = parser.add_argument_group("computing").add_argument
     add("--batch-size", type=positive(int), default=constants.BATCH_SIZE, metavar="N",
@@ -100,20 +102,23 @@ def main(argv: list[str] | None = None) -> None:
         cohort, problems = write_list(args.table, args.overwrite, lambda: find(args), COLUMNS)
         report(problems, done=bool(cohort.with_flair))
         return
-    refuse_used(args.out, args.overwrite)
-    from scans.cohort import SWAPPED, describe, to_table
+    from scans.cohort import SWAPPED, describe, shown_items, to_table
+    from scans.write import PATIENTS, begin_tables, describe_cohort, write_patient
 
+    refuse_used(args.out, args.overwrite or (args.out / PATIENTS).is_file())
     cohort = find(args)
     refuse_images(args.out, cohort)
     problems = cohort.problems
     print("\n".join(describe(cohort)))
-    from evaluation.quality import input_warnings
     from evaluation.selection import Postprocessing
+    from reporting.scans import ScansReport, make_stack, scan_facts
+    from scans.check import cohort_warnings, input_warnings, seen_in_training
+    from scans.earlier import describe_predicted, describe_written, forget, read_earlier, read_written
     from scans.masks import is_swapped, read_reference
     from scans.read import read_patient
-    from scans.write import begin_tables, write_patient
     from training.hardware import choose_hardware, keep_freed_memory
 
+    earlier = {} if args.overwrite else read_earlier(args.out, [patient.name for patient in cohort.patients])
     model, checkpoint, chosen = load(args)
     postprocessing = Postprocessing.of(checkpoint["input"])
     hardware = choose_hardware(args.device, "fp32")  # the same masks on every machine
@@ -122,7 +127,8 @@ def main(argv: list[str] | None = None) -> None:
     notice = SYNTHETIC_MODEL if checkpoint["config"]["synthetic"] else ""
     print("\n".join(filter(None, [chosen, notice])))
 
-    started, slices, swapped = time.perf_counter(), 0, []
+    started, totals, slices, grey, swapped = time.perf_counter(), [], 0, 0, []
+    page = ScansReport(args.out, len(cohort.with_flair), {"Network": chosen.splitlines()[0]}, notice)
     for patient in cohort.with_flair:
         scan, wrong = read_patient(patient, args.spacing)
         if scan is None and is_swapped(patient):
@@ -131,35 +137,66 @@ def main(argv: list[str] | None = None) -> None:
         problems += wrong
         if scan is None:
             continue
+        try:
+            masks = None if args.overwrite else read_written(args.out, scan)
+        except ValueError as error:  # a mask that somebody worked on is never replaced
+            problems.append(str(error))
+            continue
         if scan.spacing is None:
             scan.notes.append("no spacing known, so that areas are in pixels only; add it with --spacing")
         patient.notes = scan.notes
-        probabilities = predict(compute, scan, checkpoint["input"])
-        masks = to_masks(probabilities, postprocessing, scan.spacing)
-        if not slices:
-            begin_tables(args.out)
+        in_place, probabilities = masks is not None, None
+        if in_place:
+            about = describe_written(masks, earlier.get(scan.name, {}))
+        else:
+            probabilities = predict(compute, scan, checkpoint["input"])
+            masks = to_masks(probabilities, postprocessing, scan.spacing)
+            about = describe_predicted(masks) | expect(checkpoint.get("quality"), probabilities, masks)
+            slices += len(masks)
+        warnings = [*scan.warnings, *input_warnings(scan.slices, masks)]
+        about["seen_in_training"] = seen_in_training(scan, checkpoint.get("training_patients"))
+        about["warnings"] = " ".join(warnings)
+        if not totals:
+            if not earlier:
+                begin_tables(args.out, args.overwrite)
             write_text(args.out / "cohort.csv", to_table(cohort, args.out)[0])
+        if earlier:
+            forget(args.out, scan.name)
         references = read_reference(patient, scan)
         wanted = probabilities if args.probabilities else None
-        written = write_patient(args.out, scan, masks, references, wanted, notice)
-        describe_patient(scan, written, [*scan.warnings, *input_warnings(scan.slices, masks)])
-        slices += len(masks)
+        rows, total = write_patient(args.out, scan, masks, references, about, wanted, notice, in_place)
+        describe_patient(scan, total, warnings)
+        facts = scan_facts(scan, total, shown_items(patient))
+        page.add(make_stack(scan, masks, references, probabilities, rows, total, facts), total)
+        totals.append(total)
+        grey += scan.grey
     problems += [f"{list_few(swapped)}: {SWAPPED}"] if swapped else []
-    if slices:
+    if totals:
         write_text(args.out / "cohort.csv", to_table(cohort, args.out)[0])  # with the notes
         print("".join(f"{note}\n" for note in describe_notes(cohort)), end="")
+        general = cohort_warnings(grey, len(totals))
+        written = page.finish(general)
         seconds = time.perf_counter() - started
-        print(f"{slices} slices in {seconds:.1f} s, {slices / seconds:.1f} slices/s on {hardware}")
+        for warning in general:
+            print(textwrap.fill(f"warning: {warning}", 118, subsequent_indent=" " * 9))
+        if kept := sum(total["slices"] for total in totals) - slices:
+            print(f"{kept} slices have masks in {args.out} already, which were measured as they are")
+        if slices:
+            print(f"{slices} slices segmented in {seconds:.1f} s, {slices / seconds:.1f} slices/s on {hardware}")
         print(
-            f"written to {args.out}: masks and overlays by patient; slices.csv, patients.csv\n{constants.RESEARCH_USE}"
+            f"written to {args.out}: masks and overlays by patient; slices.csv, patients.csv\n"
+            f"all of it on one page: {written}\n{constants.RESEARCH_USE}\n{describe_cohort(totals)}"
         )
-    report(problems, done=slices > 0)
+    report(problems, done=bool(totals))
 
 
-def describe_patient(scan: Scan, written: list[str], warnings: list[str]) -> None:
+def describe_patient(scan: Scan, total: dict[str, Any], warnings: list[str]) -> None:
     """Print what was measured in a scan, and warnings."""
-    print(f"{scan.name}: {'; '.join(written)}")
-    for warning in [*([ONE_SEQUENCE] if scan.grey else []), *warnings]:
+    from scans.write import describe
+
+    corrected = " (corrected mask)" if total["origin"] != "network" else ""
+    print(f"{scan.name}{corrected}: {'; '.join(describe(total))}")
+    for warning in warnings:
         print(textwrap.fill(f"warning: {warning}", 118, initial_indent="  ", subsequent_indent=" " * 11))
 
 
@@ -264,6 +301,19 @@ def to_masks(
         smallest = round(postprocessing.min_component * network_pixel(stack.shape[1:], spacing))
         masks += list(postprocess_stack(stack, postprocessing._replace(min_component=smallest)))
     return masks
+
+
+def expect(model: dict[str, Any] | None, probabilities: list[np.ndarray], masks: list[np.ndarray]) -> dict[str, Any]:
+    """Return expected_dice, low and high of quality.predict, None where unknown; nothing without a model."""
+    from evaluation import quality
+    from scans.show import align
+
+    if not model:
+        return {}
+    stack = align(masks)
+    scale = (constants.IMAGE_SIZE / max(stack.shape[1:])) ** 2
+    values = quality.predict(model, quality.features(align(probabilities), stack, scale))
+    return dict(zip(("expected_dice", "low", "high"), values or (None,) * 3, strict=True))
 
 
 def report(problems: list[str], done: bool) -> None:

@@ -2,13 +2,15 @@
 
     python score_masks.py predictions --data lgg-mri-segmentation/kaggle_3m --patients test.txt --out scores/nnunet
     python score_masks.py reader_b --reference reader_a --data lgg-mri-segmentation/kaggle_3m --out scores/readers
+    python score_masks.py masks --scans cohort --out scores/mine  # masks of predict_model.py, in mm
     python score_masks.py runs/first --data lgg-mri-segmentation/kaggle_3m --out scores/first
     python score_masks.py reader_b --reference reader_a --list pairs.csv  # which file is whose, to edit
     python score_masks.py pairs.csv --out scores/readers
 
 PREDICTED is a folder of PATIENT_SLICE_mask.png (or .tif), or of PATIENT.nii.gz (.nrrd, .mha, or .npy: one mask per
 slice, in their order), each with 0 and one positive value; a tested run; or the table of --list. The reference masks
-are those of the data, or another such folder.
+are those of the data, those beside the scans, or another such folder. With --scans, distances between surfaces are in
+mm and in 3D, too.
 
 Prints the metrics with their confidence intervals; writes test_results.csv (per slice), test_patients.csv,
 test_lesions.csv, metrics.json, test_predictions.npz, plots/*.png and report.html. compare_runs.py takes such folders.
@@ -41,6 +43,12 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("predicted", type=Path, metavar="PREDICTED", help="folder of masks, or of a tested run; or a table")
     add("--data", metavar="DIR", help="folder kaggle_3m or its parent: images, and reference masks unless --reference")
+    add(
+        "--scans",
+        type=Path,
+        metavar="DIR",
+        help="or a folder of scans as predict_model.py reads it, with reference masks beside them unless --reference",
+    )
     add("--reference", type=Path, metavar="DIR", help="folder of reference masks, in the same forms as PREDICTED")
     add("--patients", type=Path, metavar="FILE", help="score only the patients listed, one per line")
     add("--missing-as-empty", action="store_true", help="count patients and slices without a predicted mask as empty")
@@ -50,9 +58,11 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--overwrite", action="store_true", help="replace an earlier result in --out")
     args = parser.parse_args(argv)
     if args.predicted.suffix.lower() == ".csv":
-        args.reference = args.reference or (None if args.data else args.predicted)
-    if not (args.data or args.reference):
-        parser.error("name the reference: --data, or --reference")
+        args.reference = args.reference or (None if args.data or args.scans else args.predicted)
+    if not (args.data or args.scans or args.reference):
+        parser.error("name the reference: --data, --scans, or --reference")
+    if args.data and args.scans:
+        parser.error("name --data or --scans, not both")
     return args
 
 
@@ -87,7 +97,12 @@ def main(argv: list[str] | None = None) -> None:
     listed = read_patient_list(args.patients) if args.patients else None
     if listed is None and RunFolder(args.predicted).is_tested():
         listed = list(predicted)
-    slices, references, unmarked = read_reference(args.data, args.reference, listed, predicted)
+    spacing = {}
+    if args.scans:
+        slices, references, spacing = read_scans(args.scans, args.reference, listed or list(predicted))
+        unmarked = []
+    else:
+        slices, references, unmarked = read_reference(args.data, args.reference, listed, predicted)
     if listed is not None:
         predicted = {patient: stack for patient, stack in predicted.items() if patient in listed}
     masks, empty = arrange(predicted, slices, references, args.predicted, args.missing_as_empty)
@@ -96,14 +111,14 @@ def main(argv: list[str] | None = None) -> None:
     given = sys.argv[1:] if argv is None else map(str, argv)
     details = dict.fromkeys(("epoch", "selected_by", "threshold", "min_component", "tuned"))  # of a network
     details |= {"split": "scored masks", "synthetic": synthetic, "loss": float("nan"), "masks": str(args.predicted),
-                "reference": str(args.reference or args.data), "commit": commit(),
+                "reference": str(args.reference or args.data or args.scans), "commit": commit(),
                 "command": shlex.join(["python", "score_masks.py", *given])}  # fmt: skip
     notes = [
         f"Counted as empty, since there is no file of {whose}: {'; '.join(names)}."
         for whose, names in (("a predicted mask", empty), ("a reference mask", unmarked))
         if names
     ]
-    tables, metrics = summary.evaluate_masks(slices, masks, None, details, notes)
+    tables, metrics = summary.evaluate_masks(slices, masks, None, details, notes, spacing)
     write_result(out, slices, masks, tables, metrics)
 
     if synthetic:
@@ -180,6 +195,31 @@ def read_reference(
     arranged, unmarked = arrange(masks, slices, {} if data else masks, reference, missing_as_empty=True)
     slices.masks = torch.from_numpy(arranged)
     return slices, masks, unmarked
+
+
+def read_scans(
+    folder: Path, reference: Path | None, wanted: list[str]
+) -> tuple[Slices, Masks, dict[str, tuple[float, ...]]]:
+    """Return the slices of scans with their reference masks, these masks, and mm between rows, columns and slices.
+
+    reference: folder of the reference masks; those beside the scans if None. Raises: UserError if one is missing.
+    """
+    import torch
+
+    from scans.score import load_scans, to_slices
+
+    scans = load_scans(folder, wanted)
+    slices = to_slices({name: scan for name, (scan, _) in scans.items()})
+    masks = {name: stack for name, stack in (read_folder(reference) if reference else {}).items() if name in scans}
+    if reference is None:
+        masks = {name: beside for name, (_, beside) in scans.items() if beside}
+    if lacking := sorted(scans.keys() - masks.keys()):
+        raise UserError(
+            f"{reference or folder}: no reference mask of {few(lacking)} that fits. List others in --patients."
+        )
+    frames = {name: stack._replace(masks=stack.masks * 0, grid=scans[name][0].grid) for name, stack in masks.items()}
+    slices.masks = torch.from_numpy(arrange(masks, slices, frames, reference or folder)[0])
+    return slices, masks, {name: scan.spacing for name, (scan, _) in scans.items()}
 
 
 def without_images(masks: Masks, predicted: Masks) -> Slices:

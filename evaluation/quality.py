@@ -1,49 +1,140 @@
-"""Warnings about a prediction without a reference mask: an input that is no MR of a head, a mask that is too large."""
+"""Expected Dice of a predicted mask without a reference: ridge regression on what probabilities and mask look like.
 
+The 90% interval is conformal: as wide as the errors on patients that the regression did not see. Nothing is said about
+a patient with a feature beyond those of the patients it was fitted to.
+"""
+
+import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from scipy import ndimage, special
+from sklearn.linear_model import RidgeCV
+from sklearn.model_selection import KFold, LeaveOneOut, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
-from dataset.preprocess import find_head
+from constants import BAD_DICE
+from evaluation.genomics import auc
+from evaluation.intervals import SEED
+from evaluation.lesions import CONNECTED
 
-CORNER = 16  # a corner is this fraction of a slice's height and width
-UNEVEN = 0.4  # spread of the corners over that of the whole slice: at most 0.19 in 99 patients, 0.6 in photographs
-BRIGHT = 0.8  # level of the corners over a slice's brightest: at most 0.69 in 99 patients, 1 on a white page
-TOO_MUCH = 1 / 3  # of the head in a slice; at most 0.31 in the reference masks of 99 patients
-LEAST = 0.01  # of a slice; a smaller mask says nothing, such as one where the head ends
-
-
-def input_warnings(images: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> list[str]:
-    """Return warnings about a patient's slices (uint8 [H, W, 3] each) and predicted masks (uint8 [H, W], 0 or 1)."""
-    warnings = []
-    spread, level = np.median([corner_values(image) for image in images], axis=0)
-    if spread > UNEVEN or level > BRIGHT:
-        what = "vary like the rest" if spread > UNEVEN else "are as bright as the rest"
-        warnings.append(
-            f"this does not look like MR of one head: the corners, where MR shows air, {what}. The masks of "
-            "anything else mean nothing. Give slices of a whole head, with pre-contrast, FLAIR and post-contrast as "
-            "their channels."
-        )
-    of_one_size = len({image.shape for image in images}) == 1  # else each slice is its own stack
-    stacks = [np.stack(images)] if of_one_size else [image[None] for image in images]
-    head = np.concatenate([find_head(stack, filled=True).sum((1, 2)) for stack in stacks])
-    pixels = np.array([(mask.sum(), LEAST * mask.size) for mask in masks])
-    large = (pixels[:, 0] > np.maximum(TOO_MUCH * head, pixels[:, 1])).sum()
-    if large:
-        warnings.append(
-            f"the mask covers more than a third of the head in {large} of {len(images)} slices, as no tumour of the "
-            "data set does. Look at the overlays before you use the areas."
-        )
-    return warnings
+FEATURES = ("log_volume", "log_components", "largest_share", "neighbour_dice", "threshold_dice", "entropy")
+THRESHOLDS = 0.3, 0.7  # of the two masks whose Dice says how steep the probabilities are
+LEVEL = 0.9  # of the interval
+FEWEST = 30  # patients
+FOLDS = 10  # of the nested cross-validation
+PENALTIES = np.logspace(-2, 3, 16)
+WORST = 10, 20  # patients with the lowest expected Dice
 
 
-def corner_values(image: np.ndarray) -> tuple[float, float]:
-    """Return how the four corners of a slice (uint8 [H, W, 3]) compare with all of it, in its highest channel.
+def features(probabilities: np.ndarray, mask: np.ndarray, scale: float = 1.0) -> dict[str, float]:
+    """Return FEATURES of one patient; None for what is undefined without a mask.
 
-    The ratio of the standard deviations, and that of the mean of the corners to the 99.5th percentile of the slice.
+    Args:
+        probabilities: float32 [S, H, W]; mask: uint8 0 or 1, [S, H, W].
+        scale: pixels of the network's size that one pixel is.
     """
-    height, width = (-(-side // CORNER) for side in image.shape[:2])
-    corners = image[np.ix_(np.arange(-height, height), np.arange(-width, width))]
-    spread = corners.std((0, 1)) / np.maximum(image.std((0, 1)), 1)
-    level = corners.mean((0, 1)) / np.maximum(np.percentile(image, 99.5, axis=(0, 1)), 1)
-    return float(spread.max()), float(level.max())
+    volume = int(mask.sum())
+    if not volume:
+        return dict.fromkeys(FEATURES)
+    labels, count = ndimage.label(mask, CONNECTED)
+    low, high = (probabilities >= threshold for threshold in THRESHOLDS)
+    entropy = special.entr(probabilities).sum() + special.entr(1 - probabilities).sum()
+    values = (
+        math.log10(volume * scale),
+        math.log10(count),
+        np.bincount(labels.ravel())[1:].max() / volume,
+        dice(mask[1:], mask[:-1]),
+        dice(low, high),
+        entropy / math.log(2) / volume,
+    )
+    return dict(zip(FEATURES, map(float, values), strict=True))
+
+
+def dice(one: np.ndarray, other: np.ndarray) -> float:
+    """Return the Dice of two masks (bool, or uint8 0 or 1); 0 if both are empty."""
+    pixels = int(one.sum()) + int(other.sum())
+    return 2 * int((one & other).sum()) / pixels if pixels else 0.0
+
+
+def fit(rows: Sequence[dict[str, Any]], dice: Sequence[float]) -> dict[str, Any]:
+    """Return the regression of the Dice (float [n], at least two) on FEATURES as plain values, for JSON.
+
+    rows: FEATURES of each patient, all defined. Returned: for each feature its coefficient, and the lowest and highest
+    value; the intercept; the half width of the interval; the number of patients.
+    """
+    x, y = np.array([[row[name] for name in FEATURES] for row in rows]), np.asarray(dice, float)
+    pipeline = make_pipeline(StandardScaler(), RidgeCV(PENALTIES))
+    errors = np.sort(np.abs(cross_val_predict(pipeline, x, y, cv=LeaveOneOut()) - y))
+    rank = math.ceil(LEVEL * (len(y) + 1))  # of the error that so many new patients stay within
+    scaler, ridge = (step for _, step in pipeline.fit(x, y).steps)
+    coefficients = ridge.coef_ / scaler.scale_
+    return {
+        "features": {
+            name: {"coefficient": float(c), "low": float(column.min()), "high": float(column.max())}
+            for name, c, column in zip(FEATURES, coefficients, x.T, strict=True)
+        },
+        "intercept": float(ridge.intercept_ - scaler.mean_ @ coefficients),
+        "half_width": float(errors[rank - 1]) if rank <= len(y) else 1.0,
+        "patients": len(y),
+    }
+
+
+def predict(model: dict[str, Any], row: dict[str, float | None]) -> tuple[float, float, float] | None:
+    """Return the expected Dice and the ends of its 90% interval, in 0..1; None outside of the range of a feature."""
+    expected = model["intercept"]
+    for name, feature in model["features"].items():
+        if row[name] is None or not feature["low"] <= row[name] <= feature["high"]:
+            return None
+        expected += feature["coefficient"] * row[name]
+    low, middle, high = np.clip([expected - model["half_width"], expected, expected + model["half_width"]], 0, 1)
+    return float(middle), float(low), float(high)
+
+
+def study(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the regression of a run's scored patients and what it is worth, for metrics.json.
+
+    rows: patient, dice and FEATURES of each. Returned: `patients` (the rows, with expected_dice, low and high as
+    predicted by the others), `model` and `nested`; the last two are None with fewer than FEWEST masks.
+    """
+    defined = [row for row in rows if row[FEATURES[0]] is not None]
+    if len(defined) < FEWEST:
+        return {"patients": list(rows), "model": None, "nested": None}
+    truth = np.array([row["dice"] for row in defined])
+    judged: dict[str, tuple[float, float, float] | None] = {}
+    for others, fold in KFold(FOLDS, shuffle=True, random_state=SEED).split(truth):
+        model = fit([defined[n] for n in others], truth[others])
+        judged |= {defined[n]["patient"]: predict(model, defined[n]) for n in fold}
+    shown = [
+        row | dict(zip(("expected_dice", "low", "high"), judged.get(row["patient"]) or (None,) * 3, strict=True))
+        for row in rows
+    ]
+    return {"patients": shown, "model": fit(defined, truth), "nested": judge(shown)}
+
+
+def judge(rows: Sequence[dict[str, Any]]) -> dict[str, float | None]:
+    """Return what expected values are worth; rows: dice, expected_dice, low and high, None where unknown.
+
+    Mean absolute error, correlation and coverage of the interval are of the known ones. In the area under the ROC curve
+    of a Dice below BAD_DICE, and among the worst 10 and 20, unknown ones stand first, as in the table to check.
+    """
+    known = [row for row in rows if row["expected_dice"] is not None]
+    truth, expected = (np.array([row[name] for row in known], float) for name in ("dice", "expected_dice"))
+    held = [row["low"] <= row["dice"] <= row["high"] for row in known]
+    scores = np.array([-1 if row["expected_dice"] is None else row["expected_dice"] for row in rows])
+    bad = np.array([row["dice"] < BAD_DICE for row in rows])
+    ranked = bad[np.argsort(scores, kind="stable")]
+    area = float(auc(-scores, bad))
+    varied = len(known) > 1 and min(truth.std(), expected.std()) > 0
+    return {
+        "patients": len(rows),
+        "unknown": len(rows) - len(known),
+        "mean_error": float(np.abs(expected - truth).mean()) if known else None,
+        "r": float(np.corrcoef(expected, truth)[0, 1]) if varied else None,
+        "coverage": float(np.mean(held)) if known else None,
+        "bad": int(bad.sum()),
+        "auc": None if math.isnan(area) else area,
+        **{f"bad_in_worst_{n}": int(ranked[:n].sum()) for n in WORST},
+    }

@@ -224,5 +224,8 @@ def load_chosen(run: RunFolder) -> tuple[UNet, dict[str, Any], str]:
     epoch, rules = result.get("epoch") or best_epoch(epochs), Postprocessing.of(result)
     model, checkpoint = checkpoints.load_network(run.checkpoint(epoch))
     checkpoint["input"] |= rules._asdict()
+    checkpoint["quality"] = result.get("quality", {}).get("model")
+    if (run.path / "train.csv").is_file():
+        checkpoint["training_patients"] = dict.fromkeys(run.read_split_table("train")["patient"], "")
     line = f"epoch {epoch} of {run} ({origin}), {CRITERIA[result['selected_by']]}; {rules.describe(result['tuned'])}"
     return model, checkpoint, "\n".join(filter(None, [line, stale, selection_warning(epochs, epoch)]))

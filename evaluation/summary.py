@@ -9,18 +9,20 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from dataset.slices import Slices
-from evaluation import calibration, failures, intervals, lesions
+from dataset.slices import Slices, slice_number
+from evaluation import calibration, failures, intervals, lesions, quality
 from evaluation.tables import PATIENT_METRICS, SURFACE_DICE, Tables, make_tables
-from utils import show_number
+from utils import parallel_map, show_number
 
 SHOWN_PATIENTS = 12  # worst, that are printed
 HEADLINES = (  # that are printed, and stand in the report's summary
     "patient_dice", "patient_dice_tumour", "patient_dice_median", "patient_sensitivity", "patient_precision",
-    "tumour_iou", "tumour_found", "false_positive_share", "lesion_recall", "surface_dice_2", "hd95", "iou",
+    "tumour_iou", "tumour_found", "false_positive_share", "lesion_recall", "surface_dice_2", "hd95", "hd95_mm", "iou",
     "empty_prediction", "brier", "loss",
 )  # fmt: skip
+IN_MM = ("hd95_mm", "surface_distance_mm", "surface_dice_2mm")  # of patients whose spacing is known
 OF_NETWORKS = ("loss", "brier", "ece")  # NaN for masks, which have no probabilities
+OPTIONAL = (*OF_NETWORKS, *IN_MM)
 CONVENTIONS = (  # what the meanings in METRICS leave open
     "Empty against empty counts as 1 in IoU and Dice. Sensitivity without tumour, precision without prediction, and "
     "HD95 unless both masks exist, are undefined and left out of means; surface Dice is 0 if only one mask exists.",
@@ -79,6 +81,13 @@ METRICS = {  # every metric of metrics.json; in epochs.csv, training_ or validat
         f"surface_dice_{n}": Metric(f"Surface Dice at {n} px", f"Share of both outlines within {n} px of the other.")
         for n in lesions.TOLERANCES
     },
+    "hd95_mm": Metric(
+        "HD95, mm", "95th percentile of the distances between both surfaces in 3D, where both exist.", ".1f", False
+    ),
+    "surface_distance_mm": Metric(
+        "Surface distance, mm", "Mean of these distances, from each surface to the other and back.", ".2f", False
+    ),
+    "surface_dice_2mm": Metric("Surface Dice at 2 mm", "Share of both surfaces in 3D within 2 mm of the other."),
     "iou": Metric(
         "IoU, mean over all slices",
         "The published metric: empty against empty counts as 1. Read it beside the IoU of an empty prediction.",
@@ -103,20 +112,56 @@ METRICS = {  # every metric of metrics.json; in epochs.csv, training_ or validat
 
 
 def evaluate_masks(
-    slices: Slices, predicted: np.ndarray, probabilities: np.ndarray | None, details: dict, notes: list[str]
-) -> tuple[Tables, dict]:
+    slices: Slices, predicted: np.ndarray, probabilities: np.ndarray | None, details: dict, notes: list[str],
+    spacing: dict[str, tuple[float, ...]] | None = None,
+) -> tuple[Tables, dict]:  # fmt: skip
     """Compare predicted masks with the reference masks of the slices; return the tables and metrics.json's content.
 
     Args:
         predicted: uint8 0 or 1, [N, H, W].
         probabilities: float32 [N, H, W]; None for masks without probabilities.
         details, notes: see summarise.
+        spacing: mm between rows, columns and slices of each patient, where known: distances are in mm, too.
     """
     tables = make_tables(slices, predicted)
+    if spacing:
+        tables = tables._replace(
+            patients=tables.patients.merge(surface_table(slices, predicted, spacing), on="patient")
+        )
+        details = details | {"spacing": spacing}
     counts = calibration.count(slices, probabilities)
     brier = calibration.per_patient(counts, slices.patients)
     tables = tables._replace(patients=tables.patients.merge(brier, on="patient", validate="one_to_one"))
+    if probabilities is not None:
+        details = details | {"quality": quality.study(quality_rows(slices, predicted, probabilities, tables.patients))}
     return tables, summarise(tables, calibration.reliability(counts), details, notes)
+
+
+def surface_table(slices: Slices, predicted: np.ndarray, spacing: dict[str, tuple[float, ...]]) -> pd.DataFrame:
+    """Return patient and IN_MM for each patient; see `evaluate_masks`."""
+    numbers, masks = slices.table["image_path"].map(slice_number), slices.masks.numpy()
+
+    def measure(patient: str) -> dict[str, Any]:
+        rows = numbers[slices.table["patient"] == patient].sort_values().index
+        distances = lesions.surface_distances(masks[rows], predicted[rows], spacing[patient])
+        return {"patient": patient} | dict(zip(IN_MM, distances, strict=True))
+
+    return pd.DataFrame(parallel_map(measure, sorted(spacing)))
+
+
+def quality_rows(
+    slices: Slices, predicted: np.ndarray, probabilities: np.ndarray, patients: pd.DataFrame
+) -> list[dict[str, Any]]:
+    """Return patient, dice and the features of quality.features for each patient; see `evaluate_masks`."""
+    numbers, dice = slices.table["image_path"].map(slice_number), patients.set_index("patient")["dice"]
+
+    def describe(patient: str) -> dict[str, Any]:
+        rows = numbers[slices.table["patient"] == patient].sort_values().index
+        return {"patient": patient, "dice": float(dice[patient])} | quality.features(
+            probabilities[rows], predicted[rows]
+        )
+
+    return parallel_map(describe, sorted(set(slices.patients)))
 
 
 def summarise(tables: Tables, bins: list[dict], details: dict, notes: list[str]) -> dict[str, Any]:
@@ -160,7 +205,7 @@ def estimate_metrics(tables: Tables) -> dict[str, dict[str, float]]:
         "false_positive_area": (s, s["predicted_pixels"].astype(float).where(~tumour & predicted)),
         **{f"patient_{name}": (p, p[name]) for name in PATIENT_METRICS},
         "patient_dice_tumour": (p, p["dice"].where(p["tumour_pixels"] > 0)),
-        **{name: (p, p[name]) for name in ("hd95", *SURFACE_DICE)},
+        **{name: (p, p[name]) for name in ("hd95", *SURFACE_DICE, *IN_MM) if name in p},
         "lesion_recall": (p, p["lesions_found"], p["lesions"]),
         "lesion_precision": (p, p["predicted_lesions"] - p["false_lesions"], p["predicted_lesions"]),
         "lesion_dice": (tables.lesions, tables.lesions["dice"]),
@@ -192,7 +237,7 @@ def describe(metrics: dict[str, Any], patients: pd.DataFrame) -> str:
         "brier": f"{METRICS['ece'].label.lower()} {show_number(metrics['ece'], METRICS['ece'].form)}",
     }
     lines = [f"{'':47} value   95% confidence interval over patients; below {intervals.FEWEST}, their values"]
-    for name in (name for name in HEADLINES if name not in OF_NETWORKS or not np.isnan(metrics[name])):
+    for name in (name for name in HEADLINES if not np.isnan(metrics.get(name, np.nan)) or name not in OPTIONAL):
         label, _, form, _ = METRICS[name]
         interval = intervals.show_interval(metrics["intervals"][name], form) if name in metrics["intervals"] else ""
         value = show_number(metrics[name], form)

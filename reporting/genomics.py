@@ -1,5 +1,6 @@
 """Plots and tables of text of radiogenomics.py: features by label, ROC curves, automatic against manual masks."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -8,8 +9,8 @@ from matplotlib.ticker import MaxNLocator
 from sklearn.metrics import roc_curve
 
 from dataset.labels import LABELS
-from evaluation.genomics import FEWEST_PAIRED, MANUAL, SIGNIFICANT, Study, contrast, split_masks
-from evaluation.intervals import FEWEST_ICC
+from evaluation.genomics import FEWEST_PAIRED, MANUAL, SIGNIFICANT, UNDEFINED, Study, contrast, split_masks
+from evaluation.intervals import FEWEST, FEWEST_ICC
 from evaluation.shape import FEATURES, PUBLISHED
 from reporting.plots import GREY, STEPS, Plot, finished, new_axes
 from scans.show import BLUE, GREEN, ORANGE
@@ -36,21 +37,22 @@ def study_plots(study: Study) -> dict[str, Plot]:
 
 
 def draw_boxes(study: Study, name: str) -> Plot:
-    """Draw a feature on manual masks by label: boxes from quartile to quartile, and a dot per patient."""
+    """Draw a feature on manual masks by label: a dot per patient; boxes from quartile to quartile of FEWEST or more."""
     values = split_masks(study.features)[MANUAL][name]
     tests = study.associations[study.associations["masks"] == MANUAL].set_index(["feature", "label"])
     groups, headings, line = {}, {}, 0.0  # by their line, counted downwards
     for label in study.result["labels"]:
-        headings[line] = f"{LABELS[label]}, adjusted p {show_p(tests.at[(name, label), 'holm_p'])}"
+        test = tests.loc[(name, label)]
+        headings[line] = f"{LABELS[label]}, adjusted p {show_p(test['holm_p'] if test['n'] >= FEWEST else None)}"
         for group, patients in values.dropna().groupby(study.features[label]):
             line += 1
             groups[line] = (f"{group} ({len(patients)})", patients.to_numpy(float))
         line += 1.6
     figure, axes = new_axes(FEATURES[name].label, "", (WIDTH, 1.4 + 0.21 * line))
-    if groups:
-        boxes, lines = [patients for _, patients in groups.values()], {"color": ORANGE, "lw": 2}
-        axes.boxplot(boxes, positions=list(groups), orientation="horizontal", widths=0.62, whis=(0, 100),
-                     boxprops={"color": BLUE}, medianprops=lines)  # fmt: skip
+    boxes = {at: patients for at, (_, patients) in groups.items() if len(patients) >= FEWEST}  # others are dots alone
+    if boxes:
+        axes.boxplot(list(boxes.values()), positions=list(boxes), orientation="horizontal", widths=0.62, whis=(0, 100),
+                     boxprops={"color": BLUE}, medianprops={"color": ORANGE, "lw": 2})  # fmt: skip
     jitter = np.random.default_rng(0)
     for at, (_, patients) in groups.items():
         axes.plot(patients, at + jitter.uniform(-0.18, 0.18, len(patients)), "o", color=GREY, ms=2.5, alpha=0.6)
@@ -100,13 +102,19 @@ def show_range(low: float | None, high: float | None, form: str) -> str:
 def text_tables(study: Study) -> dict[str, pd.DataFrame]:
     """Return the tables that are printed and stand on the page, {title: table of text}, without empty ones.
 
+    Of fewer than FEWEST patients there is no value.
+
     study: as computed, or read from its files, where null stands for NaN.
     """
     result = study.result
+    nothing = {f"{name}_{masks}": math.nan for name in ("holm_p", "effect") for masks in result["masks"]} | UNDEFINED
     tests = study.associations.rename(columns={name: f"{name}_{MANUAL}" for name in ("holm_p", "effect")})
     family = result["effect_difference"] or tests[tests["family"] == 1].to_dict("records")
+    family = [row | (nothing if row["n"] < FEWEST else {}) for row in family]
+    few = dict.fromkeys(("icc", "icc_low", "icc_high", "bias", "lower_limit", "upper_limit"), math.nan)
     agreement = []
     for row in result["agreement"]:
+        row = row | (few if row["n"] < FEWEST else {})
         feature = FEATURES[row["feature"]]
         form = feature.form.replace(".0f", ".1f")  # of a mean of whole numbers
         agreement.append(

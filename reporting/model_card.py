@@ -12,6 +12,7 @@ from constants import RESEARCH_USE, SYNTHETIC_NOTICE
 from evaluation.intervals import FEWEST, show_interval
 from evaluation.selection import describe_small
 from evaluation.summary import METRICS
+from storage.checkpoints import ABOUT_PATIENTS
 from storage.run_folder import RunFolder
 from utils import show_number
 
@@ -26,6 +27,7 @@ NORMALISED = {  # see dataset/preprocess.py
 def describe_input(checkpoint: dict[str, Any]) -> dict[str, Any]:
     """Return the metadata of exported weights: how a slice is preprocessed, and how logits become a mask."""
     values, network = checkpoint["input"], checkpoint["network"]
+    published = checkpoint["config"]["published"]  # names of others stay out of weights that are shared
     share = f"; computed at {values['resolution']:.0%} of the resolution" if values["resolution"] < 1 else ""
     near = f", FLAIR of {values['neighbours']} slice(s) before and after" if values["neighbours"] else ""
     small = f"; {describe_small(values['min_component'])}" if values["min_component"] else ""
@@ -39,8 +41,13 @@ def describe_input(checkpoint: dict[str, Any]) -> dict[str, Any]:
         "network": network,
         "epoch": checkpoint["epoch"],
         "synthetic": checkpoint["config"]["synthetic"],
-        "published": checkpoint["config"]["published"],
+        "published": published,
         "use": RESEARCH_USE,
+        **{
+            name: checkpoint[name]
+            for name in ABOUT_PATIENTS
+            if checkpoint.get(name) and (name == "quality" or published)
+        },
     }
 
 

@@ -2,7 +2,7 @@
 
 import io
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib
 import pandas as pd
@@ -11,10 +11,11 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
-from constants import CRITERIA
+from constants import BAD_DICE, CRITERIA
 from evaluation.intervals import limits_of_agreement
 from scans.show import BLUE, GREEN, ORANGE
 from storage.run_folder import RunFolder
+from utils import show_number
 
 GREY = "#737373"
 SIZE = (5.2, 4.0)  # inches; narrow, for text that stays legible on a phone
@@ -56,6 +57,11 @@ def calibration_plots(curve: list[dict[str, float]]) -> dict[str, Plot]:
     bins = pd.DataFrame(curve)
     bins = bins[bins["pixels"] > 0]
     return {"reliability": draw_reliability(bins)} if len(bins) else {}
+
+
+def quality_plots(quality: dict[str, Any] | None) -> dict[str, Plot]:
+    """Return the plot of expected Dice by name; quality: of metrics.json, see quality.study. Empty without a model."""
+    return {"expected_dice": draw_expected(quality)} if quality and quality["nested"] else {}
 
 
 # --- Drawings --------------------------------------------------------------------------------------------------
@@ -137,6 +143,36 @@ def draw_reliability(bins: pd.DataFrame) -> Plot:
     )
     points = ", ".join(f"{tumour:.2f} at {p:.2f}" for p, tumour in zip(mean, share, strict=True))
     return finished(figure, "Reliability", f"Share of tumour pixels per predicted probability: {points}.")
+
+
+def draw_expected(quality: dict[str, Any]) -> Plot:
+    """Draw the Dice of each patient against what the others led one to expect, with the 90% interval."""
+    figure, axes = new_axes("expected Dice, from the other patients", "Dice")
+    known = pd.DataFrame([row for row in quality["patients"] if row["expected_dice"] is not None])
+    axes.plot((0, 1), (0, 1), color=GREY, ls="--", lw=1, label="as expected")
+    axes.axhline(BAD_DICE, color=GREY, ls=":", lw=1, label=f"Dice {BAD_DICE:g}, below which to check")
+    if len(known):
+        half = quality["model"]["half_width"]
+        axes.fill_between(
+            (0, 1), (-half, 1 - half), (half, 1 + half), color=BLUE, alpha=0.12, lw=0, label="90% interval"
+        )
+        axes.plot(
+            known["expected_dice"], known["dice"], "o", color=BLUE, ms=4, alpha=0.75, label=f"patient ({len(known)})"
+        )
+    axes.set(xlim=(0, 1.02), ylim=(0, 1.02))
+    return finished(figure, "Expected against true Dice", describe_expected(quality["nested"]))
+
+
+def describe_expected(nested: dict[str, Any]) -> str:
+    """Return in words what the expected Dice is worth; nested: see quality.judge."""
+    coverage, n = nested["coverage"], nested["patients"]
+    return (
+        f"Patients: {n}, {nested['unknown']} of them unlike the others, so that nothing is expected. Mean error "
+        f"{show_number(nested['mean_error'])}, correlation {show_number(nested['r'], '.2f')}; the 90% interval holds "
+        f"{'-' if coverage is None else format(coverage, '.0%')}. Of {nested['bad']} patients with a Dice below "
+        f"{BAD_DICE:g}, {nested['bad_in_worst_10']} are among the 10 to check first, {nested['bad_in_worst_20']} among "
+        f"the first 20 (AUC {show_number(nested['auc'], '.2f')})."
+    )
 
 
 def new_axes(x: str, y: str, size: tuple[float, float] = SIZE) -> tuple[Figure, Axes]:

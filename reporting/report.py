@@ -67,6 +67,20 @@ def write_report(run: RunFolder, slices: Slices, predicted: np.ndarray, epochs: 
     measured = [name for name in METRICS if name in metrics and (network or name not in OF_NETWORKS)]
     hidden = ["surface_pixels", "head_pixels"] + ["brier"] * (not network)
     page = {
+        "sections": {
+            "summary": "Summary",
+            "viewer": "Slice viewer",
+            "patients": "Patients",
+            "failures": "Failures",
+            "subgroups": "Subgroups",
+            "volumes": "Volumes",
+            "lesions": "Lesions",
+            **({"calibration": "Calibration"} if network else {}),
+            **({"genomics": "Genomics"} if genomics else {}),
+            **({"training": "Training"} if curves else {}),
+            "terms": "Terms and files",
+        },
+        "size": slices.images.shape[1],
         "title": f"Report: {run.path.resolve().name} ({metrics['split']})",
         "synthetic_notice": SYNTHETIC_NOTICE if metrics["synthetic"] else "",
         "research_use": RESEARCH_USE,
@@ -81,7 +95,10 @@ def write_report(run: RunFolder, slices: Slices, predicted: np.ndarray, epochs: 
         "volumes": charts(plots.volume_plots(patients, tables.slices)),
         "lesion_table": as_table(tables.lesions.sort_values("volume", ascending=False)),
         "calibration": [metric_row(name, metrics) for name in ("brier", "ece") if name in measured],
-        "calibration_charts": charts(plots.calibration_plots(metrics["calibration"])),
+        "calibration_charts": charts(
+            plots.calibration_plots(metrics["calibration"]) | plots.quality_plots(metrics.get("quality"))
+        ),
+        "expected": plots.describe_expected(nested) if (nested := metrics.get("quality", {}).get("nested")) else "",
         "genomics": genomics,
         "training": charts(curves),
         "chosen": f"The marked epoch {metrics['epoch']} was chosen for {CRITERIA.get(metrics['selected_by'])}.",
@@ -89,12 +106,15 @@ def write_report(run: RunFolder, slices: Slices, predicted: np.ndarray, epochs: 
         "fewest": FEWEST,
         "brightest": BRIGHTEST,
         "has_images": bool(slices.images.any()),  # masks can be scored without
-        "viewer": viewer_data(slices.images.numpy(), slices.masks.numpy(), predicted, tables.slices, patients),
+        "viewer": viewer_data(
+            slices.images.numpy(), slices.masks.numpy(), predicted, tables.slices, patients, metrics.get("spacing")
+        ),
+        "in_mm": "spacing" in metrics,
     }
     run.write("report.html", render(page).encode())
 
 
-def render(page: dict[str, Any]) -> str:
+def render(page: dict[str, Any], template: str = "report.html.jinja") -> str:
     """Return the page. Whatever comes from a file is escaped, and a name that is missing is an error."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -102,7 +122,7 @@ def render(page: dict[str, Any]) -> str:
     )  # fmt: skip
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
     environment.filters |= {"readable": readable, "shown": shown, "show_number": show_number}
-    return environment.get_template("report.html.jinja").render(page)
+    return environment.get_template(template).render(page)
 
 
 def facts(metrics: dict[str, Any], slices: pd.DataFrame, config: dict[str, Any] | None) -> dict[str, str]:

@@ -3,6 +3,8 @@
 import base64
 import io
 import itertools
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,7 @@ from constants import FLAIR, POST, PRE
 from dataset.preprocess import find_head, head_box
 from evaluation.metrics import rows_of_patients
 from scans.show import stretch
-from utils import parallel_map
+from utils import parallel_map, show_number
 
 PICTURE_BYTES = 9_000_000  # of all pictures together, before base64 adds a third; FLAIR of 404 real slices needs 2.1 MB
 SEQUENCES = {"FLAIR": FLAIR, "pre-contrast": PRE, "post-contrast": POST}
@@ -21,16 +23,13 @@ SEQUENCES = {"FLAIR": FLAIR, "pre-contrast": PRE, "post-contrast": POST}
 QUALITIES = ((3, 80), (3, 60), (3, 40), (1, 80), (1, 60), (1, 40), (1, 20), (1, 5))
 SAMPLE = 64  # slices from which the bytes of a quality are estimated
 REFERENCE, PREDICTION = 1, 2  # bits of a pixel's label in the page
-COLUMNS = {  # name of a slice's value in the page: column of test_results.csv
-    "number": "slice", "tumour": "tumour_pixels", "predicted": "predicted_pixels", "hit": "true_positive",
-    "false": "false_positive", "missed": "false_negative", "dice": "dice", "iou": "iou", "kind": "kind",
-}  # fmt: skip
 MARGIN = 12  # pixels around the head, from whose outline thin skin may be missing
 
 
 def viewer_data(
-    images: np.ndarray, masks: np.ndarray, predicted: np.ndarray, slices: pd.DataFrame, patients: pd.DataFrame
-) -> dict[str, Any]:
+    images: np.ndarray, masks: np.ndarray, predicted: np.ndarray, slices: pd.DataFrame, patients: pd.DataFrame,
+    spacing: dict[str, Sequence[float]] | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """Return what the script of the page reads, as plain values: patients sorted by id, their slices by number.
 
     Args:
@@ -38,7 +37,9 @@ def viewer_data(
         masks, predicted: uint8 [N, H, H], 0 or 1.
         slices: N rows, as in test_results.csv.
         patients: as in test_patients.csv.
+        spacing: mm between rows, columns and slices of each patient, where known.
     """
+    size_of = {patient: (rows / columns, columns) for patient, (rows, columns, _) in (spacing or {}).items()}
     order = np.argsort(slices["slice"], kind="stable")
     rows_of = {patient: order[rows] for patient, rows in rows_of_patients(slices["patient"].iloc[order]).items()}
     shown = np.empty((len(SEQUENCES), *images.shape[:3]), np.uint8)
@@ -49,39 +50,67 @@ def viewer_data(
     dice = patients.set_index("patient")["dice"]
     records = slices.to_dict("records")
     return {
-        "size": images.shape[1],
-        "sequences": list(SEQUENCES)[: len(pictures[0])] if pictures else [],
         "patients": [
             {
                 "id": patient,
                 "title": f"{patient}, Dice {dice[patient]:.3f}",
-                "view": head_view(images[rows], (masks[rows] | predicted[rows]) > 0),
+                "height": images.shape[1],
+                "width": images.shape[2],
+                "tall": size_of.get(patient, (1, None))[0],
+                "millimetres": size_of.get(patient, (1, None))[1],
+                "view": head_view(images[rows], (masks[rows] | predicted[rows]) > 0, size_of.get(patient, (1,))[0]),
+                "layers": list(SEQUENCES)[: len(pictures[0])],
+                "hasReference": True,
                 "slices": [
-                    {name: records[row][column] for name, column in COLUMNS.items()}
+                    show_slice(records[row])
                     | {"runs": encode_labels(masks[row], predicted[row]), "images": pictures[row]}
                     for row in rows
                 ],
             }
             for patient, rows in rows_of.items()
-        ],
+        ]
     }
 
 
-def head_view(images: np.ndarray, marked: np.ndarray) -> list[int]:
+def show_slice(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row of test_results.csv as the viewer shows it: see viewer.js."""
+    missed, false = row["false_negative"], row["false_positive"]
+    if not row["tumour_pixels"]:
+        words = "No tumour here: every predicted pixel is a false positive." if false else "No tumour, none predicted."
+    elif not row["true_positive"]:
+        words = "Missed: the prediction does not touch the tumour." if false else "Missed: nothing predicted."
+    else:
+        words = f"Dice {row['dice']:.3f}: {missed:,} px missed, {false:,} px false positive ({row['kind']})."
+    values = {name: show_number(row[name.lower()]) for name in ("Dice", "IoU")}
+    values |= {"reference, px": row["tumour_pixels"], "missed, px": missed, "false positive, px": false}
+    return {
+        "number": row["slice"],
+        "reference": row["tumour_pixels"],
+        "predicted": row["predicted_pixels"],
+        "wrong": missed + false,
+        "words": words,
+        "values": {name: value if isinstance(value, str) else f"{value:,}" for name, value in values.items()},
+    }
+
+
+def head_view(images: np.ndarray, marked: np.ndarray, tall: float = 1.0) -> list[int]:
     """Return [left, top, side] of the smallest square with the head and all marks; the frame if there is neither.
 
-    images: uint8 [N, H, H, 3], a patient's stack; marked: bool [N, H, H].
+    images: uint8 [N, H, W, 3], a patient's stack; marked: bool [N, H, W]; tall: height of a pixel, in its widths, in
+    which the square is counted.
     """
-    size = images.shape[1]
+    height, width = images.shape[1] * tall, images.shape[2]
     top, bottom, left, right = head_box(find_head(images) | marked)
-    side = min(size, max(bottom - top, right - left) + 2 * MARGIN)
-    return [int(np.clip((a + b - side) // 2, 0, size - side)) for a, b in ((left, right), (top, bottom))] + [side]
+    top, bottom = top * tall, bottom * tall
+    side = min(max(height, width), max(bottom - top, right - left) + 2 * MARGIN)
+    ends = (((left + right - side) / 2, width - side), ((top + bottom - side) / 2, height - side))
+    return [math.floor(np.clip(start, min(0, last), max(0, last))) for start, last in ends] + [math.ceil(side)]
 
 
-def encode_pictures(shown: np.ndarray) -> list[list[str]]:
+def encode_pictures(shown: np.ndarray, most: int = PICTURE_BYTES) -> list[list[str]]:
     """Return the pictures of each slice as WebP in base64: of all sequences, or of the first if those need too much.
 
-    shown: uint8 [sequences, N, H, W]. In the best of QUALITIES that stays within PICTURE_BYTES, by a sample of slices.
+    shown: uint8 [sequences, N, H, W]. In the best of QUALITIES that stays within so many bytes, by a sample of slices.
     """
 
     def encode(slices: np.ndarray, count: int, quality: int) -> list[bytes]:
@@ -93,8 +122,8 @@ def encode_pictures(shown: np.ndarray) -> list[list[str]]:
         return parallel_map(to_webp, slices[:count].swapaxes(0, 1).reshape(-1, *slices.shape[2:]))
 
     step = max(shown.shape[1] // SAMPLE, 1)
-    for count, quality in QUALITIES:
-        if sum(map(len, encode(shown[:, ::step], count, quality))) * step <= PICTURE_BYTES:
+    for count, quality in [(min(count, len(shown)), quality) for count, quality in QUALITIES]:
+        if sum(map(len, encode(shown[:, ::step], count, quality))) * step <= most:
             break
     texts = [base64.b64encode(picture).decode() for picture in encode(shown, count, quality)]
     return [texts[first : first + count] for first in range(0, len(texts), count)]

@@ -305,11 +305,15 @@ def describe(cohort: Cohort) -> list[str]:
     """Return the table in a few lines."""
     lines = []
     for patient in cohort.patients:
-        taken = ", ".join(f"{SHOWN[kind]} {item.place.name}" for kind, item in patient.items.items())
         left = f"; not used: {', '.join(item.place.name for item in patient.unused)}" if patient.unused else ""
-        lines.append(f"  {patient.name}: {taken}{left}")
+        lines.append(f"  {patient.name}: {shown_items(patient)}{left}")
     lines += [f"  not used: {item.place} ({item.reason})" for item in cohort.unused]
     return [*lines[:MOST_LINES], *([f"  and {more} more"] if (more := len(lines) - MOST_LINES) > 0 else [])]
+
+
+def shown_items(patient: Patient) -> str:
+    """Return which file is taken as which sequence of a patient."""
+    return ", ".join(f"{SHOWN[kind]} {item.place.name}" for kind, item in patient.items.items())
 
 
 def cell(item: Item, folder: Path) -> str:

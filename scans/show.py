@@ -117,3 +117,12 @@ def text_font(size: int) -> ImageFont.FreeTypeFont:
     """Return matplotlib's DejaVu Sans, which has ² and most alphabets, without the time that its import takes."""
     folder = importlib.util.find_spec("matplotlib").submodule_search_locations[0]
     return ImageFont.truetype(str(Path(folder, "mpl-data", "fonts", "ttf", "DejaVuSans.ttf")), size)
+
+
+def align(planes: Sequence[np.ndarray]) -> np.ndarray:
+    """Return slices as one array; smaller ones get empty rows and columns at their ends."""
+    height, width = (max(plane.shape[axis] for plane in planes) for axis in (0, 1))
+    stack = np.zeros((len(planes), height, width, *planes[0].shape[2:]), planes[0].dtype)
+    for own, plane in zip(stack, planes, strict=True):
+        own[: plane.shape[0], : plane.shape[1]] = plane
+    return stack

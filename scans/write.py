@@ -12,6 +12,7 @@ import pandas as pd
 
 from constants import RESEARCH_USE
 from scans import medical
+from scans.check import CORRECTED, needs_check
 from scans.scan import PICTURES, Scan, file_ending, safe_name, stem
 from scans.show import contact_sheet
 from utils import UserError, atomic_write, is_unsafe_path, read_csv, write_text
@@ -20,46 +21,54 @@ SLICES, PATIENTS = "slices.csv", "patients.csv"
 COLUMNS = {
     SLICES: ("patient", "slice", "height", "width", "lesion_pixels", "lesion_mm2", "lesion_mm3", "reference_pixels",
              "true_positive", "dice", "source"),
-    PATIENTS: ("patient", "slices", "lesion_slices", "lesion_pixels", "lesion_mm3", "largest_slice", "reference_pixels",
-               "true_positive", "dice", "source"),
+    PATIENTS: ("patient", "check", "origin", "volume_ml", "expected_dice", "low", "high", "seen_in_training",
+               "warnings", "slices", "lesion_slices", "lesion_pixels", "lesion_mm3", "largest_slice",
+               "reference_pixels", "true_positive", "dice", "network_mask", "source"),
 }  # fmt: skip
-WRITTEN = ("mask", "probability", "overlay")  # end the names of a patient's files
+WRITTEN = ("mask", "probability", "overlay", "report.html")  # end the names of a patient's files
+COUNTED = (("check", "yes"), ("origin", CORRECTED))  # of a cohort
 Row = dict[str, Any]  # by column; what is not known is missing
 
 
-def begin_tables(out: Path) -> None:
-    """Begin both tables. Of an earlier prediction, remove the files of the patients in its tables: no masks of two."""
+def begin_tables(out: Path, replace: bool) -> None:
+    """Begin both tables. With `replace`, remove the files of the patients in earlier ones: no masks of two networks."""
     with contextlib.suppress(UserError):  # no table, or one that was damaged
-        rows = read_csv(out / SLICES, ["patient", "slice"])
+        rows = read_csv(out / SLICES, ["patient", "slice"]) if replace else {"patient": [], "slice": []}
         names = {f"{name}_{ending}" for name in (*rows["patient"], *rows["slice"]) for ending in WRITTEN}
         for patient in {name for name in rows["patient"] if not is_unsafe_path(name) and (out / name).is_dir()}:
             for path in (out / patient).iterdir():
-                if stem(path) in names:
+                if {stem(path), path.name} & names:
                     path.unlink()
     for name, columns in COLUMNS.items():
         write_text(out / name, ",".join(columns) + "\n")
 
 
 def write_patient(
-    out: Path, scan: Scan, masks: list[np.ndarray], references: Sequence[np.ndarray] | None,
-    probabilities: list[np.ndarray] | None = None, notice: str = "",
-) -> list[str]:  # fmt: skip
-    """Write the files of a patient, then its rows of both tables. Returns what was measured, in words.
+    out: Path, scan: Scan, masks: list[np.ndarray], references: Sequence[np.ndarray] | None, about: Row,
+    probabilities: list[np.ndarray] | None = None, notice: str = "", in_place: bool = False,
+) -> tuple[list[Row], Row]:  # fmt: skip
+    """Write the files of a patient, then its rows of both tables, which it returns.
 
-    masks, references: uint8 [H, W], 0 or 1, of each slice; probabilities: float32 [H, W], written if given.
-    notice: below the sheet.
+    Args:
+        masks, references: uint8 [H, W], 0 or 1, of each slice.
+        about: origin, warnings and further columns of patients.csv that the masks do not say.
+        probabilities: float32 [H, W], written if given.
+        notice: below the sheet.
+        in_place: whether the masks come from their files, which stay as they are.
     """
     rows = measure(scan, masks, references)
-    total = sum_up(rows)
+    total = sum_up(rows) | about
+    total["check"] = needs_check(total)
     heading, footer = [scan.name, *describe(total)], [*filter(None, [notice]), RESEARCH_USE]
     sheet = contact_sheet(scan, masks, references, [caption(row) for row in rows], heading, footer)
-    files = encode_stack(scan, masks, "mask") | {f"{scan.name}_overlay.png": encode_picture(sheet)}
+    files = {} if in_place else encode_stack(scan, masks, "mask")
+    files[f"{scan.name}_overlay.png"] = encode_picture(sheet)
     files |= encode_stack(scan, probabilities, "probability") if probabilities else {}
     for name, content in files.items():
         with atomic_write(out / scan.name / name) as file:
             file.write(content)
     append(out, rows, total)
-    return heading[1:]
+    return rows, total
 
 
 def append(out: Path, rows: list[Row], total: Row) -> None:
@@ -78,16 +87,22 @@ def encode_stack(scan: Scan, planes: list[np.ndarray], what: str) -> dict[str, b
     An array [S, H, W]; NIfTI on the grid of the scan; or pictures whose 255 is 1: a mask is TIFF if the slice is, else
     PNG. what: "mask" or "probability".
     """
+    names = file_names(scan, what)
     if file_ending(scan.paths[0]) in PICTURES:
-        files = {}
-        for name, path, plane in zip(scan.names, scan.paths, planes, strict=True):
-            ending = ".tif" if what == "mask" and PICTURES[file_ending(path)] == "TIFF" else ".png"  # JPEG would blur
-            files[f"{name}_{what}{ending}"] = encode_picture((plane * 255).round().astype(np.uint8), ending)
-        return files
+        grey = [(plane * 255).round().astype(np.uint8) for plane in planes]
+        return {name: encode_picture(plane, Path(name).suffix) for name, plane in zip(names, grey, strict=True)}
     if scan.grid:
-        return {f"{scan.name}_{what}.nii.gz": medical.encode(np.stack(planes), scan.grid)}
+        return {names[0]: medical.encode(np.stack(planes), scan.grid)}
     np.save(file := io.BytesIO(), np.stack(planes))
-    return {f"{scan.name}_{what}.npy": file.getvalue()}
+    return {names[0]: file.getvalue()}
+
+
+def file_names(scan: Scan, what: str) -> list[str]:
+    """Return the names of the files of `encode_stack`."""
+    if file_ending(scan.paths[0]) not in PICTURES:
+        return [f"{scan.name}_{what}{'.nii.gz' if scan.grid else '.npy'}"]
+    tiff = [what == "mask" and PICTURES[file_ending(path)] == "TIFF" for path in scan.paths]  # JPEG would blur
+    return [f"{name}_{what}{'.tif' if own else '.png'}" for name, own in zip(scan.names, tiff, strict=True)]
 
 
 def encode_picture(pixels: np.ndarray, ending: str = ".png") -> bytes:
@@ -127,6 +142,8 @@ def sum_up(rows: list[Row]) -> Row:
         total[name] = sum(row[name] for row in rows)
     if "reference_pixels" in total:
         total["dice"] = dice(total)
+    if "lesion_mm3" in total:
+        total["volume_ml"] = total["lesion_mm3"] / 1000
     source = rows[0]["source"]
     return total | {"source": source if all(row["source"] == source for row in rows) else str(Path(source).parent)}
 
@@ -139,11 +156,24 @@ def dice(row: Row) -> float:
 
 def describe(total: Row) -> list[str]:
     """Return a patient's row in words."""
-    volume = f" = {total['lesion_mm3'] / 1000:,.1f} ml" if "lesion_mm3" in total else ""
+    volume = f" = {total['volume_ml']:,.1f} ml" if "volume_ml" in total else ""
     lesion = f"{total['lesion_slices']} of {total['slices']} slices with lesion, {total['lesion_pixels']:,} px{volume}"
     if "dice" not in total:
         return [lesion]
     return [lesion, f"Dice {total['dice']:.3f} with the reference mask of {total['reference_pixels']:,} px"]
+
+
+def describe_cohort(totals: list[Row]) -> str:
+    """Return the totals of all patients' rows in one line."""
+    lesions = sum(row["lesion_pixels"] > 0 for row in totals)
+    check, corrected = (sum(row[name] == value for row in totals) for name, value in COUNTED)
+    volumes = [row["volume_ml"] for row in totals if "volume_ml" in row]
+    scores = [row["dice"] for row in totals if "dice" in row]
+    return (
+        f"{len(totals)} scan{'s' * (len(totals) > 1)}: {lesions} with lesion, {check} to check, {corrected} corrected"
+        + (f"; {sum(volumes):,.1f} ml in {len(volumes)} of known spacing" if volumes else "")
+        + (f"; mean Dice {np.mean(scores):.3f} with {len(scores)} reference masks" if scores else "")
+    )
 
 
 def caption(row: Row) -> str:

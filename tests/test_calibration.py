@@ -7,7 +7,7 @@ from conftest import box, make_slices
 from dataset.preprocess import find_head
 from dataset.slices import Slices
 from evaluation import calibration
-from evaluation.quality import input_warnings
+from scans.check import input_warnings
 
 
 def head_image(radius: int = 60) -> np.ndarray:

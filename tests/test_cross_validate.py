@@ -54,6 +54,7 @@ def test_two_folds_from_end_to_end(call, monkeypatch, undrawn, tmp_path):
     of_folds = pd.concat([fold.read_test_tables()["patients"] for fold in folds], ignore_index=True)
     pd.testing.assert_frame_equal(patients.drop(columns="fold"), of_folds)
     metrics, results = run.read_metrics(), [fold.read_metrics() for fold in folds]
+    assert sorted(row["patient"] for row in metrics["quality"]["patients"]) == sorted(patients["patient"])
     assert (metrics["patients"], metrics["slices"], metrics["synthetic"]) == (4, 8, True)
     assert metrics["patient_dice"] == pytest.approx(patients["dice"].mean(), abs=1e-6)
     assert metrics["loss"] == pytest.approx(sum(r["loss"] * r["slices"] for r in results) / 8)

@@ -67,7 +67,7 @@ def write_metrics(run: RunFolder, **changes) -> None:
     metrics = {"epoch": 1, "epochs": 1, "selected_by": "iou", "split": "test", "slices": 113, "threshold": 0.5}
     metrics |= {"min_component": 0, "tuned": None, "intervals": intervals, "notes": ["Few."]}
     run.write("metrics.json", json.dumps(metrics | changes).encode())
-    run.write("test_patients.csv", b"patient,dice\na,0.6\nb,0.9\n")
+    run.write("test_patients.csv", b"patient,dice,tumour_pixels\na,0.6,9\nb,0.9,9\n")
 
 
 def weights(run: RunFolder) -> dict[str, torch.Tensor]:
@@ -269,3 +269,13 @@ for _ in range(2):
 """
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
     assert done.stdout.splitlines() == ["UNet", "Net", *2 * ["(1, 64, 64)", "True True False"]], done.stderr
+
+
+@pytest.mark.parametrize("published", [True, False])
+def test_weights_carry_the_model_of_expected_dice_and_names_of_published_patients_alone(export, tmp_path, published):
+    run = make_run(tmp_path / "run", published=published)
+    run.write("train.csv", b"patient,image_path,mask_path\na,a/a_1.tif,a/a_1_mask.tif\n")
+    write_metrics(run, quality={"model": {"intercept": 0.5}})
+    assert export("--run", run, "--formats", "safetensors")[0] == 0
+    about = checkpoints.load_network(run.path / "export" / "unet.safetensors")[1]
+    assert about["quality"] == {"intercept": 0.5} and about["training_patients"] == ({"a": ""} if published else None)

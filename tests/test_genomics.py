@@ -10,6 +10,8 @@ from scipy import stats
 from evaluation import genomics
 from evaluation.genomics import associate, associate_one, auc, auc_of_bevr, fisher_exact, holm, nested_auc
 from evaluation.shape import FEATURES, PUBLISHED
+from reporting.genomics import study_plots, text_tables
+from reporting.plots import GREY
 
 RNG = np.random.default_rng(18)
 
@@ -110,6 +112,20 @@ def test_a_label_that_bevr_tells_apart():
     assert 0.5 < row["low"] < row["auc"] < row["high"] <= 1 and 0.6 < row["nested_auc"] < 1
     few = auc_of_bevr(features[6:], labels[6:], "RNASeqCluster")
     assert few["positives"] == 4 and math.isnan(few["auc"]) and math.isnan(few["low"])
+
+
+def test_no_value_of_fewer_than_six_patients_is_shown():
+    features = feature_table(5, label="x").drop(columns="label")
+    labels = pd.DataFrame({"IDH": ["wildtype", "mutant", "mutant", "wildtype", "mutant"]})
+    automatic = [row for row in (features * 1.1).assign(reason="").to_dict("records")]
+    table = features.assign(reason="").to_dict("records")
+    labels.index = [f"p{n}" for n in range(5)]
+    study = genomics.study(genomics.feature_table(table, automatic, labels))
+    for title, shown in text_tables(study).items():
+        words = {"label", "feature", "masks", "patients", "n"}
+        assert set(shown.drop(columns=[*words & {*shown}]).to_numpy().ravel()) == {"-"}, title
+    (figure, *_) = study_plots(study)["boxes_bevr"]
+    assert {line.get_color() for line in figure.axes[0].lines if len(line.get_xdata()) > 1} == {GREY}  # dots, no boxes
 
 
 def test_nested_area_has_no_gain_from_the_choice_of_a_feature():

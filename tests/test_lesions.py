@@ -106,3 +106,17 @@ def test_distances_of_all_pairs_of_surface_pixels():
     assert pixels == len(one) + len(other)
     assert hd95 == pytest.approx(max(np.percentile(there, 95), np.percentile(back, 95)))
     assert dice == pytest.approx([((there <= t).sum() + (back <= t).sum()) / pixels for t in lesions.TOLERANCES])
+
+
+def test_surface_distances_in_mm_by_hand():
+    mask = np.zeros((5, 9, 9), np.uint8)
+    mask[2, 4, 4] = 1
+    moved = np.roll(mask, (1, 2), (0, 1))  # one slice and two rows away
+    spacing = (0.5, 1, 4)  # of rows, columns and slices
+    distance = np.hypot(4, 2 * 0.5)
+    assert lesions.surface_distances(mask, moved, spacing) == pytest.approx((distance, distance, 0))
+    assert lesions.surface_distances(mask, np.roll(mask, 1, 2), spacing) == pytest.approx((1, 1, 1))
+    assert lesions.surface_distances(mask, mask * 0, spacing)[2] == 0
+    cube = np.ones((5, 5, 5), np.uint8)
+    assert lesions.surface_distances(cube, cube, spacing) == (0, 0, 1)
+    assert np.isnan(lesions.surface_distances(mask * 0, mask * 0, spacing)).all()

@@ -10,6 +10,7 @@ from matplotlib.colors import to_rgb
 from PIL import Image
 
 from constants import SYNTHETIC_NOTICE
+from evaluation import quality
 from reporting import panels, plots
 from scans.show import GREEN, MASK_COLOR, PREDICTION_COLOR
 from storage.run_folder import RunFolder
@@ -23,6 +24,11 @@ BINS = pd.DataFrame({"low": [0, 0.5, 0.9], "high": [0.5, 0.9, 1], "pixels": [900
 BINS["probability"] = BINS["tumour_pixels"] = [90_000, 8, 0]
 
 
+EXPECTED = [{"dice": dice, "expected_dice": dice / 2, "low": 0.0, "high": 1.0} for dice in (0.6, 0.9)]
+EXPECTED.append({"dice": 0.5, "expected_dice": None, "low": None, "high": None})
+QUALITY = {"patients": EXPECTED, "model": {"half_width": 0.2}, "nested": quality.judge(EXPECTED)}
+
+
 def epochs_with(losses: tuple[float, ...]) -> pd.DataFrame:
     ious = ("training_iou", "validation_iou", "validation_tumour_iou", "validation_empty_prediction")
     table = pd.DataFrame({"training_loss": losses, "validation_loss": losses}).assign(**dict.fromkeys(ious, 0.5))
@@ -31,7 +37,15 @@ def epochs_with(losses: tuple[float, ...]) -> pd.DataFrame:
 
 def all_plots() -> dict[str, plots.Plot]:
     curves = plots.training_plots(epochs_with((0.7, 0.1, 0.05)), 1, "patient_dice")
-    return curves | plots.volume_plots(PATIENTS, SLICES) | plots.calibration_plots(BINS.to_dict("records"))
+    rest = plots.calibration_plots(BINS.to_dict("records")) | plots.quality_plots(QUALITY)
+    return curves | plots.volume_plots(PATIENTS, SLICES) | rest
+
+
+def test_what_an_expected_dice_is_worth_in_words():
+    words = plots.quality_plots(QUALITY)["expected_dice"].words
+    assert "Patients: 3, 1 of them unlike the others" in words and "the 90% interval holds 100%" in words
+    assert "Of 2 patients with a Dice below 0.7, 2 are among the 10 to check first" in words
+    assert plots.quality_plots(None) == plots.quality_plots(QUALITY | {"nested": None}) == {}
 
 
 def test_each_plot_is_a_png_and_its_note_is_whole(tmp_path):
@@ -73,7 +87,7 @@ def test_panels_take_empty_and_full_masks_and_any_name(tmp_path):
     table = {"tumour_pixels": [0, 4096, 0], "predicted_pixels": [0, 0, 4096], "false_positive": [0, 0, 4096]}
     results = slices.table.assign(**table, iou=[1.0, 0, 0], kind=["no tumour", "smooth", "no tumour"])
     panels.write_panels(RunFolder(tmp_path), slices, predicted, results, "a note")
-    assert {p.stem[6:] for p in tmp_path.glob("plots/panel_*.png")} == {"no_tumour", "smooth", "best", "worst"}
+    assert {p.stem[6:] for p in tmp_path.glob("plots/panel_*.png")} == {"smooth", "best", "worst"}
 
 
 def test_the_overlay_tints_true_positives_and_both_kinds_of_error():

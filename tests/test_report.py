@@ -6,6 +6,7 @@ no tumour and two false positives. The tests with a browser need playwright and 
 
 import base64
 import html
+import itertools
 import re
 from collections import Counter
 from pathlib import Path
@@ -92,19 +93,18 @@ def test_the_view_is_a_square_around_head_and_marks():
     assert viewer.head_view(images, marked) == [48, 33, 84]
 
 
-def test_pictures_give_up_quality_to_stay_within_their_bytes(monkeypatch):
+def test_pictures_give_up_quality_to_stay_within_their_bytes():
     shown = np.random.default_rng(0).integers(0, 256, (3, 2, 64, 64), dtype=np.uint8)
 
-    def encoded() -> tuple[list[int], int]:
+    def encoded(most: int = viewer.PICTURE_BYTES) -> tuple[list[int], int]:
         """Return the number of pictures of each slice, and the bytes of all."""
-        slices = viewer.encode_pictures(shown)
+        slices = viewer.encode_pictures(shown, most)
         return [len(texts) for texts in slices], sum(len(base64.b64decode(text)) for texts in slices for text in texts)
 
     counts, rich = encoded()
     assert counts == [3, 3]
     for limit, pictures in ((rich - 10, [3, 3]), (rich // 3, [1, 1])):  # the last not even at the lowest quality
-        monkeypatch.setattr(viewer, "PICTURE_BYTES", limit)
-        counts, found = encoded()
+        counts, found = encoded(limit)
         assert counts == pictures and found <= limit
 
 
@@ -179,6 +179,15 @@ def opened(browser, run):
     assert wrong == []
 
 
+def value(page, name: str) -> str:
+    return page.inner_text(f"#readout dd[data-value^='{name}']")
+
+
+def current(page, what: str = "slice"):
+    """Return what the viewer shows: the index of the slice, or another entry of its state."""
+    return page.evaluate(f"document.getElementById('viewer-panel').viewer.current().{what}")
+
+
 def test_the_page_works_within_a_notebook(browser, run):
     """There it is the srcdoc of a frame, which has no address of its own."""
     page, wrong = browser.new_page(), []
@@ -216,29 +225,89 @@ def test_every_slice_in_the_viewer_equals_its_row(opened, run):
             page.locator("#slice").fill(str(row.slice - 1))
             counts = (f"{pixels:,}" for pixels in (row.tumour_pixels, row.false_negative, row.false_positive))
             expected = [f"{row.slice} ({row.slice} of {SLICES})", f"{row.dice:.3f}", f"{row.iou:.3f}", *counts]
-            names = ("slice", "dice", "iou", "tumour", "missed", "false")
-            assert [page.inner_text(f"#shown-{name}") for name in names] == expected
+            names = ("slice", "Dice", "IoU", "reference", "missed", "false positive")
+            assert [value(page, name) for name in names] == expected
 
 
 def test_keys_wheel_slider_and_profile_change_the_slice(opened):
     page = opened()
     page.select_option("#patient", label=A_TITLE)
-    assert page.evaluate("state.slice") == 1  # the slice with the largest mask
+    assert current(page) == 1  # the slice with the largest mask
     page.focus("#stage")
     for key, index in (("Home", 0), ("ArrowLeft", 0), ("ArrowRight", 1), ("PageUp", 5), ("End", 5), ("ArrowLeft", 4)):
         page.keyboard.press(key)
-        assert page.evaluate("state.slice") == index, key
+        assert current(page) == index, key
     assert page.evaluate("location.hash") == "#A_1/5"
     page.locator("#slice").fill("2")
-    assert page.evaluate("state.slice") == 2
+    assert current(page) == 2
+    page.click("#worst")
+    assert current(page) == 1
+
+
+@pytest.mark.parametrize("control", ["#show-mask", "input[name=sequence][value='1']", "#window", "#next", "#profile"])
+def test_keys_work_after_a_click_on_a_control(opened, control):
+    page = opened()
+    page.click(control)
+    page.locator("#stage").press("Home")
+    page.click(control)
+    before = current(page)
+    page.keyboard.press("ArrowRight")
+    assert current(page) == min(before + 1, SLICES - 1)
+    page.keyboard.down("B")  # as Caps Lock sends it
+    assert page.locator("#stage .outline").count() == 0
+    page.keyboard.up("B")
+
+
+def test_who_uses_the_keyboard_stays_on_a_control(opened):
+    page = opened()
+    page.focus("input[name=sequence]:checked")
+    page.keyboard.press("ArrowRight")
+    assert current(page, "layer") == 1 and page.evaluate("document.activeElement.name") == "sequence"
+
+
+def test_the_wheel_changes_the_slice_of_a_clicked_picture_and_else_scrolls_the_page(opened):
+    page = opened()
+    page.select_option("#patient", label=A_TITLE)
     page.locator("#stage").scroll_into_view_if_needed()
     page.locator("#stage").hover()
-    for turn, index in ((100, 3), (-100, 2)):
+    page.mouse.wheel(0, 60)
+    page.wait_for_function("scrollY > 30")
+    assert current(page) == 1
+    page.wait_for_timeout(350)
+    page.click("#stage")
+    at = page.evaluate("scrollY")
+    for turn, index in ((100, 2), (-100, 1)):
         page.mouse.wheel(0, turn)
         page.wait_for_timeout(60)
-        assert page.evaluate("state.slice") == index
-    page.click("#worst")
-    assert page.evaluate("state.slice") == 1
+        assert current(page) == index
+    assert page.evaluate("scrollY") == at
+
+
+@pytest.mark.parametrize("height", [900, 720])
+def test_picture_and_controls_are_seen_together(opened, height):
+    page = opened()
+    page.set_viewport_size({"width": 1280, "height": height})
+    page.evaluate(
+        "document.documentElement.style.scrollBehavior = 'auto'; document.getElementById('viewer').scrollIntoView()"
+    )
+    for element in ("#stage", "#slice", "#show-regions", "#worst") if height == 900 else ("#stage", "#slice"):
+        box = page.locator(element).bounding_box()
+        assert box["y"] > 0 and box["y"] + box["height"] <= height, element
+
+
+def test_print_shows_no_controls_and_nothing_over_anything(opened):
+    page = opened(720)
+    page.emulate_media(media="print")
+    for dead in ("#slice", "#next", "#show-mask", "#profile", "#window", "nav"):
+        assert not page.locator(dead).is_visible(), dead
+    assert (
+        page.evaluate("getComputedStyle(document.getElementById('viewer-panel')).backgroundColor") == "rgba(0, 0, 0, 0)"
+    )
+    boxes = page.locator(".subgroups table").evaluate_all("ts => ts.map(t => t.getBoundingClientRect().toJSON())")
+    assert all(box["right"] <= 720 for box in boxes)
+    assert all(above["bottom"] <= below["top"] for above, below in itertools.pairwise(boxes))
+    sizes = "es => es.filter(e => e.offsetParent).map(e => parseFloat(getComputedStyle(e).fontSize))"
+    assert min(page.locator("td, th").evaluate_all(sizes)) > 11  # CSS px: 8.3 pt
 
 
 def test_masks_blink_the_picture_zooms_and_shows_each_sequence(opened):
@@ -254,12 +323,11 @@ def test_masks_blink_the_picture_zooms_and_shows_each_sequence(opened):
         page.check(f"input[name=sequence][value='{number}']")
         pictures.add(page.get_attribute("#stage image", "href"))
     assert len(pictures) == 3
-    whole = page.evaluate("seen(patients[state.patient])")
+    whole = current(page, "view")
     page.click("#zoom-in")
-    left, top, side = page.evaluate("seen(patients[state.patient])")
+    left, top, side = current(page, "view")
     assert side == pytest.approx(whole[2] / 1.5)
-    x, y = page.evaluate("middleOfMarks()")  # of reference and prediction together
-    assert (x, y) == pytest.approx((104.5, 122), abs=1) and (left + side / 2, top + side / 2) == pytest.approx((x, y))
+    assert (left + side / 2, top + side / 2) == pytest.approx((104.5, 122), abs=1)  # reference and prediction together
     page.locator("#window").fill("50")
     levels = [page.get_attribute("#levels feFuncR", name) for name in ("slope", "intercept")]
     assert levels == ["2", "-0.5"]  # 0.25 is black, 0.75 white
@@ -267,24 +335,36 @@ def test_masks_blink_the_picture_zooms_and_shows_each_sequence(opened):
     assert page.locator("#stage .outline").count() == 1
 
 
-def test_outlines_enclose_the_pixels_of_the_masks(opened):
+def test_outlines_enclose_the_pixels_of_the_masks_also_of_noise(opened):
     """Shoelace formula over all loops of a path: holes turn the other way round and are subtracted."""
     page = opened()
-    areas = page.evaluate(
-        """patients.flatMap(p => p.slices.map(s => {
-            const area = d => d.split("Z").filter(Boolean).reduce((sum, loop) => {
-                const points = loop.slice(1).split("L").map(point => point.split(" ").map(Number));
-                return sum + points.reduce((a, [x, y], i) => {
-                    const [u, v] = points[(i + 1) % points.length];
-                    return a + (x * v - u * y) / 2;
+    page.add_script_tag(type="module", content=(Path(viewer.__file__).parent / "viewer.js").read_text(encoding="utf-8")
+                        + "\nwindow.outline = outline; window.drawSlice = drawSlice;")  # fmt: skip
+    page.wait_for_function("window.outline")
+    noise = (np.random.default_rng(0).random((60, 40)) < 0.3).astype(int)
+    for mask, noisy in (
+        (noise, True),
+        (box((10, 10, 20, 20))[:60, :40].astype(int) * (1 - box((15, 15, 2, 2))[:60, :40]), False),
+    ):
+        area, edges, style = page.evaluate(
+            """labels => {
+                const {path, length} = outline(labels, 40, 60, label => label === 1);
+                const area = path.split("Z").filter(Boolean).reduce((sum, loop) => {
+                    const points = loop.slice(1).split("L").map(point => point.split(" ").map(Number));
+                    return sum + points.reduce((a, [x, y], i) => {
+                        const [u, v] = points[(i + 1) % points.length];
+                        return a + (x * v - u * y) / 2;
+                    }, 0);
                 }, 0);
-            }, 0);
-            const labels = decodeLabels(s.runs);
-            return [area(outline(labels, is.mask)) - s.tumour, area(outline(labels, is.prediction)) - s.predicted,
-                    area(outline(labels, is.both)) - s.hit, area(outline(labels, is.missed)) - s.missed];
-        }))"""
-    )
-    assert len(areas) == len(PATIENTS) * SLICES and not np.any(areas)
+                const slice = {number: 1, words: "", picture: () => "", labels: () => Uint8Array.from(labels)};
+                const drawn = drawSlice({id: "", width: 40, height: 60, view: [0, 0, 60]}, slice, {mask: true});
+                return [area, length, [...drawn.querySelectorAll("path")].map(path => path.getAttribute("class"))];
+            }""",
+            mask.ravel().tolist(),
+        )
+        borders = sum(np.abs(np.diff(mask, axis=axis, prepend=0, append=0)).sum() for axis in (0, 1))
+        assert (area, edges) == (mask.sum(), borders)
+        assert style == (["outline mask noisy"] if noisy else ["halo", "outline mask"])
 
 
 def test_the_gallery_and_a_link_open_the_viewer_and_all_fits_a_phone(opened):
@@ -293,10 +373,10 @@ def test_the_gallery_and_a_link_open_the_viewer_and_all_fits_a_phone(opened):
     missed = page.locator("#failures figure").filter(has_text=f"{HOSTILE}, slice 3")
     assert missed.locator("svg path.outline.mask").count() == missed.count()
     missed.locator("button.link").first.click()
-    assert page.evaluate("[patients[state.patient].id, shown().number]") == [HOSTILE, 3]
+    assert [current(page, "id"), current(page, "number")] == [HOSTILE, 3]
     assert page.evaluate("document.activeElement.id") == "stage" and "Missed" in page.inner_text("#spoken")
     page.evaluate("hash => { location.hash = hash; }", f"{quote(HOSTILE, safe='')}/4")
-    page.wait_for_function("state.slice === 3")
+    page.wait_for_function("document.getElementById('viewer-panel').viewer.current().slice === 3")
     page = opened(390, "dark")  # a phone
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     assert page.locator("#stage").bounding_box()["width"] > 300

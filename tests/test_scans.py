@@ -290,14 +290,13 @@ def test_areas_volumes_and_dice_by_hand(tmp_path):
     assert [row["dice"] for row in rows] == [1, 0, 1]  # empty against empty is 1
     total = sum_up(rows)
     assert total["lesion_slices"] == 2 and total["largest_slice"] == "=x_2" and total["dice"] == 12 / (18 + 6)
-    begin_tables(tmp_path)
+    begin_tables(tmp_path, replace=False)
     append(tmp_path, rows, total)
     scan.spacing = None
     append(tmp_path, rows := measure(scan, masks, None), sum_up(rows))
-    assert (tmp_path / "patients.csv").read_text().splitlines() == [
-        "patient,slices,lesion_slices,lesion_pixels,lesion_mm3,largest_slice,reference_pixels,true_positive,dice,source",
-        "=x,3,2,18,72.000000,=x_2,6,6,0.500000,in/=x.nii",
-        "=x,3,2,18,,=x_2,,,,in/=x.nii",
+    assert (tmp_path / "patients.csv").read_text().splitlines()[1:] == [
+        "=x,,,0.072000,,,,,,3,2,18,72.000000,=x_2,6,6,0.500000,,in/=x.nii",
+        "=x,,,,,,,,,3,2,18,,=x_2,,,,,in/=x.nii",
     ]
     assert (tmp_path / "slices.csv").read_text().splitlines()[3] == (
         '=x,"a, ""b""",4,5,0,0.000000,0.000000,0,0,1.000000,in/=x.nii'

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import SimpleITK as sitk
-from conftest import EPOCH, box, bright_network, make_patients, save_checkpoint
+from conftest import EPOCH, box, bright_network, make_patients, save_checkpoint, write_volume
 from PIL import Image
 
 from dataset.folder import find_slices
@@ -15,7 +15,8 @@ from storage.run_folder import RunFolder
 from training.recipe import Recipe
 
 UNMEASURED = {"split", "epoch", "epochs", "selected_by", "loss", "command", "commit", "threshold", "min_component",
-              "tuned", "brier", "ece", "calibration", "intervals", "masks", "reference", "notes"}  # fmt: skip
+              "tuned", "brier", "ece", "calibration", "intervals", "masks", "reference", "notes",
+              "quality"}  # fmt: skip
 
 
 @pytest.fixture
@@ -280,3 +281,31 @@ def test_a_run_is_never_overwritten_and_a_result_only_if_asked(call, undrawn, fo
     (tmp_path / "s" / "mine.txt").write_text("kept")
     assert call("score_masks", masks, "--data", folder, "--out", tmp_path / "s", "--overwrite")[0] == 0
     assert (tmp_path / "s" / "mine.txt").read_text() == "kept"
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_masks_are_scored_over_their_own_scans_in_mm(call, tmp_path, elsewhere):
+    """Two scans of two sizes; masks as predict_model.py writes them; references beside the scans, or in a folder."""
+    for name, side in (("a", 64), ("b", 48)):
+        flair = np.random.default_rng(0).integers(0, 90, (4, side, side), dtype=np.uint8)
+        reference, predicted = (np.zeros((4, side, side), np.uint8) for _ in range(2))
+        reference[1:3, 20:30, 20:30] = 1
+        predicted[1:3, 20:30, 24:34] = 1  # 2 mm aside
+        write_volume(tmp_path / "scans" / name / f"{name}_flair.nii.gz", flair, (0.5, 0.5, 4))
+        where = tmp_path / "readers" if elsewhere else tmp_path / "scans" / name
+        write_volume(where / f"{name}_seg.nii.gz", reference, (0.5, 0.5, 4))
+        write_volume(tmp_path / "masks" / name / f"{name}_mask.nii.gz", predicted, (0.5, 0.5, 4))
+        Image.fromarray(flair[0]).save(tmp_path / "masks" / name / f"{name}_overlay.png")
+    more = ("--reference", tmp_path / "readers") if elsewhere else ()
+    arguments = (tmp_path / "masks", "--scans", tmp_path / "scans", *more, "--out", tmp_path / "scores")
+    code, text, err = call("score_masks", *arguments)
+    assert (code, err) == (0, "") and "HD95, mm" in text
+    run = RunFolder(tmp_path / "scores")
+    patients = run.read_test_tables()["patients"]
+    assert patients["dice"].tolist() == [0.6, 0.6] and patients["hd95_mm"].tolist() == [2, 2]
+    assert patients["surface_dice_2mm"].tolist() == [1, 1]
+    page = (run.path / "report.html").read_text(encoding="utf-8")
+    assert '"millimetres":0.5' in page and "There are no millimetres" not in page
+    (tmp_path / "scans" / "b" / "b_flair.nii.gz").unlink()
+    code, _, err = call("score_masks", *arguments, "--overwrite")
+    assert code == 2 and "no scan of b" in err

@@ -1,0 +1,200 @@
+"""report.html of one's own scans: the table of the cohort, what to check first on top, and the viewer.
+
+Small cohorts are one file; larger ones a page for each patient, beside its masks, and report.html is their index.
+"""
+
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+
+from constants import FLAIR, RESEARCH_USE
+from reporting.report import render
+from reporting.viewer import SEQUENCES, encode_labels, encode_pictures, head_view
+from scans.check import CORRECTED, RULE
+from scans.scan import Scan
+from scans.show import BRIGHTEST, align, stretch
+from scans.write import Row
+from utils import show_number, write_text
+
+MOST_BYTES, MOST_PATIENTS = 16_000_000, 30  # of one page
+PICTURE_BYTES = 3_000_000  # of a patient's pictures, before base64 adds a third; of the probabilities a quarter of it
+PAGE = "report"  # name of the page of a patient: PATIENT_report.html
+
+
+class ScansReport:
+    """Collects the patients of a cohort and writes report.html, or a page for each once they are too many for one.
+
+    facts: about the network and the cohort, by name. synthetic_notice: empty, or says that the network knows nothing.
+    """
+
+    def __init__(self, out: Path, patients: int, facts: dict[str, str], synthetic_notice: str = "") -> None:
+        self.out, self.facts, self.notice = out, facts, synthetic_notice
+        self.totals: list[Row] = []
+        self.stacks: list[dict[str, Any]] | None = [] if patients <= MOST_PATIENTS else None  # None: pages of their own
+        self.bytes = 0
+
+    def add(self, stack: dict[str, Any], total: Row) -> None:
+        """Add a patient; stack: of `make_stack`, total: row of patients.csv."""
+        self.totals.append(total)
+        waiting = [stack] if self.stacks is None else [*self.stacks, stack]
+        self.bytes += len(json.dumps(stack))
+        if self.stacks is not None and self.bytes <= MOST_BYTES:
+            self.stacks = waiting
+            return
+        self.stacks = None
+        for own in waiting:
+            self._write(page_of(self.out, own["id"]), own["id"], [own], [])
+
+    def finish(self, warnings: Sequence[str]) -> Path:
+        """Write report.html and return its path; warnings: about the whole cohort."""
+        if self.stacks is not None:  # no pages of an earlier, larger cohort
+            for total in self.totals:
+                page_of(self.out, total["patient"]).unlink(missing_ok=True)
+        path = self.out / "report.html"
+        self._write(
+            path,
+            f"{self.out.resolve().name}: {len(self.totals)} scan{'s' * (len(self.totals) > 1)}",
+            self.stacks or [],
+            warnings,
+        )
+        return path
+
+    def _write(self, path: Path, title: str, stacks: list[dict[str, Any]], warnings: Sequence[str]) -> None:
+        own = path.parent == self.out  # the page of the cohort, not that of a patient
+        totals = sorted(self.totals, key=first_to_check)
+        page = {
+            "title": title,
+            "sections": ({"cohort": "Scans"} if own else {}) | ({"viewer": "Slice viewer"} if stacks else {}),
+            "synthetic_notice": self.notice,
+            "research_use": RESEARCH_USE,
+            "facts": self.facts | {"Written": f"{datetime.now(UTC):%Y-%m-%d}"},
+            "images": len(stacks),
+            "warnings": list(warnings),
+            "table": cohort_table(totals) if own else None,
+            "links": {} if stacks else {t["patient"]: page_link(t["patient"]) for t in totals},
+            "rule": RULE,
+            "expects": any("expected_dice" in total for total in totals),
+            "brightest": BRIGHTEST,
+            "viewer": {"patients": sorted(stacks, key=lambda s: [t["patient"] for t in totals].index(s["id"]))},
+        }
+        write_text(path, render(page, "scans.html.jinja"))
+
+
+def page_of(out: Path, patient: str) -> Path:
+    return out / patient / f"{patient}_{PAGE}.html"
+
+
+def page_link(patient: str) -> str:
+    """Return the address of a patient's page from report.html."""
+    return f"{quote(patient, safe='')}/{quote(patient, safe='')}_{PAGE}.html"
+
+
+def first_to_check(total: Row) -> tuple:
+    """Return a sort key: first whom to check, of these the lowest expected Dice, then the most warnings."""
+    expected = total.get("expected_dice")
+    unknown = expected is None and bool(total.get("check") == "yes")
+    return (
+        total.get("check") != "yes", not unknown, 1.0 if expected is None else expected,
+        -len(total.get("warnings", "")), total["patient"],
+    )  # fmt: skip
+
+
+def cohort_table(totals: Sequence[Row]) -> dict[str, Any]:
+    """Return the table of the page: columns, those of numbers, and rows of text, in the order of the totals.
+
+    Columns that no patient has a value for are left out.
+    """
+    rows = []
+    for total in totals:
+        row = {"Patient": total["patient"], "Check": total.get("check", "")}
+        if total.get("expected_dice") is not None:
+            row["Expected Dice"] = show_number(total["expected_dice"], ".2f")
+            row["90% interval"] = f"{total['low']:.2f} to {total['high']:.2f}"
+        volume = total.get("volume_ml")
+        row["Volume"] = f"{total['lesion_pixels']:,} px" if volume is None else f"{volume:,.1f} ml"
+        row["Slices with lesion"] = f"{total['lesion_slices']} of {total['slices']}"
+        row["Dice"] = f"{total['dice']:.3f}" if "dice" in total else ""
+        row["Seen in training"] = total.get("seen_in_training", "")
+        row["Mask"] = total.get("origin", "")
+        row["Warnings"] = total.get("warnings", "")
+        rows.append(row)
+    names = dict.fromkeys(name for row in rows for name in row)
+    columns = [name for name in names if any(row.get(name) for row in rows)]
+    return {"columns": columns, "numeric": ["Expected Dice", "Volume", "Slices with lesion", "Dice"], "rows": rows}
+
+
+def make_stack(
+    scan: Scan, masks: Sequence[np.ndarray], references: Sequence[np.ndarray] | None,
+    probabilities: Sequence[np.ndarray] | None, rows: Sequence[Row], total: Row, facts: Sequence[str],
+) -> dict[str, Any]:  # fmt: skip
+    """Return a patient as the viewer shows it, see viewer.js.
+
+    Args:
+        masks, references: uint8 [H, W], 0 or 1, of each slice. probabilities: float32 [H, W].
+        rows, total: of slices.csv and patients.csv.
+        facts: sentences about the scan.
+    """
+    planes = align(scan.slices)
+    masks, references = align(masks), align(references if references is not None else [m * 0 for m in masks])
+    tall, has_reference = (scan.spacing[0] / scan.spacing[1] if scan.spacing else 1.0), "reference_pixels" in total
+    flair = planes[..., FLAIR]
+    names = [name for name, n in SEQUENCES.items() if n == FLAIR or not np.array_equal(planes[..., n], flair)]
+    pictures = encode_pictures(np.stack([stretch(planes[..., SEQUENCES[name]]) for name in names]), PICTURE_BYTES)
+    shades = [[None]] * len(planes)
+    if probabilities is not None:
+        grey = (align(probabilities) * 255).round().astype(np.uint8)
+        shades = encode_pictures(grey[None], PICTURE_BYTES // 4)
+    unit, area = ("mm²", "lesion_mm2") if scan.spacing else ("px", "lesion_pixels")
+    slices = []
+    for n, row in enumerate(rows):
+        own = {"number": n + 1, "predicted": round(row[area], 1), "images": pictures[n], "probability": shades[n][0]}
+        own["words"] = f"{row['slice']}: {'lesion' if row['lesion_pixels'] else 'no lesion'}."
+        own["values"] = {f"area, {unit}": f"{row[area]:,.0f}"}
+        if probabilities is not None:
+            own["values"]["highest probability"] = f"{probabilities[n].max():.2f}"
+        if has_reference:
+            per_pixel = scan.spacing[0] * scan.spacing[1] if scan.spacing else 1
+            own["reference"] = round(row["reference_pixels"] * per_pixel, 1)
+            own["wrong"] = row["lesion_pixels"] + row["reference_pixels"] - 2 * row["true_positive"]
+            own["values"] |= {f"reference, {unit}": f"{own['reference']:,.0f}", "Dice": f"{row['dice']:.3f}"}
+        slices.append(own | {"runs": encode_labels(references[n], masks[n])})
+    return {
+        "id": scan.name,
+        "title": title_of(total),
+        "height": planes.shape[1],
+        "width": planes.shape[2],
+        "tall": tall,
+        "millimetres": scan.spacing[1] if scan.spacing else None,
+        "sides": ["R", "L"] if scan.grid and scan.grid.affine is not None else None,  # shown as radiologists do
+        "view": head_view(planes, (masks | references) > 0, tall),
+        "layers": names[: len(pictures[0])],
+        "facts": list(facts),
+        "notes": list(scan.notes),
+        "hasReference": has_reference,
+        "maskName": "corrected mask" if total.get("origin") == CORRECTED else "prediction",
+        "unit": unit,
+        "slices": slices,
+    }
+
+
+def title_of(total: Row) -> str:
+    """Return the patient with volume, and Dice or expected Dice as far as known."""
+    volume = f", {total['volume_ml']:,.1f} ml" if "volume_ml" in total else ""
+    if "dice" in total:
+        return f"{total['patient']}{volume}, Dice {total['dice']:.3f}"
+    expected = total.get("expected_dice")
+    return f"{total['patient']}{volume}" + ("" if expected is None else f", expected Dice {expected:.2f}")
+
+
+def scan_facts(scan: Scan, total: Row, taken: str) -> list[str]:
+    """Return sentences about a scan for the viewer; taken: its files by sequence."""
+    spacing = " × ".join(f"{size:.3g}" for size in scan.spacing or ())
+    seen = "Seen in training: the network learned from this patient." if total.get("seen_in_training") == "yes" else ""
+    warnings = total.get("warnings") and f"Warning: {total['warnings']}"
+    size = f"Voxels of {spacing} mm (rows, columns, slices)." if spacing else "No spacing known: areas are in pixels."
+    return [text for text in (warnings, seen, f"{taken}. {size}") if text]

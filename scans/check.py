@@ -1,0 +1,87 @@
+"""What to check first: warnings about a scan, its mask, or a whole cohort, without a reference mask."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from constants import BAD_DICE
+from dataset.preprocess import find_head
+from dataset.slices import fingerprint
+from scans.scan import Scan
+
+CORNER = 16  # a corner is this fraction of a slice's height and width
+UNEVEN = 0.4  # spread of the corners over that of the whole slice: at most 0.19 in 99 patients, 0.6 in photographs
+BRIGHT = 0.8  # level of the corners over a slice's brightest: at most 0.69 in 99 patients, 1 on a white page
+TOO_MUCH = 1 / 3  # of the head in a slice; at most 0.31 in the reference masks of 99 patients
+LEAST = 0.01  # of a slice; a smaller mask says nothing, such as one where the head ends
+
+NETWORK, CORRECTED = "network", "corrected"  # origin of a mask
+RULE = (
+    "Check: yes where there is a warning, an empty mask, or an expected Dice that is unknown or below "
+    f"{BAD_DICE:g}; no where a person has corrected the mask."
+)
+ONE_SEQUENCE = (
+    "one sequence only, used for all three channels. Unless it is FLAIR, the masks mean nothing. FLAIR alone costs the "
+    "weights of this project 0.014 Dice on their validation patients, and 0.07 on 12 public cases."
+)
+
+
+def needs_check(total: dict[str, Any]) -> str:
+    """Return yes or no by RULE; total: a row of patients.csv, with expected_dice (None: unknown) if it is estimated."""
+    if total["origin"] == CORRECTED:
+        return "no"
+    expected = total.get("expected_dice", 1.0)
+    doubted = total["warnings"] or not total["lesion_pixels"] or expected is None or expected < BAD_DICE
+    return "yes" if doubted else "no"
+
+
+def seen_in_training(scan: Scan, known: dict[str, str] | None) -> str:
+    """Return yes or no, by name and by image; empty if nothing is known.
+
+    known: {patient: fingerprint of its images, or ""} of those that the weights learned from.
+    """
+    if not known:
+        return ""
+    return "yes" if scan.name in known or fingerprint(scan.slices) in known.values() else "no"
+
+
+def cohort_warnings(one_sequence: int, scans: int) -> list[str]:
+    """Return what holds for some scans of a cohort, said once, from the numbers of these scans and of all."""
+    return [f"{one_sequence} of {scans} scans: {ONE_SEQUENCE}"] if one_sequence else []
+
+
+def input_warnings(images: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> list[str]:
+    """Return warnings about a patient's slices (uint8 [H, W, 3] each) and predicted masks (uint8 [H, W], 0 or 1)."""
+    warnings = []
+    spread, level = np.median([corner_values(image) for image in images], axis=0)
+    if spread > UNEVEN or level > BRIGHT:
+        what = "vary like the rest" if spread > UNEVEN else "are as bright as the rest"
+        warnings.append(
+            f"this does not look like MR of one head: the corners, where MR shows air, {what}. The masks of "
+            "anything else mean nothing. Give slices of a whole head, with pre-contrast, FLAIR and post-contrast as "
+            "their channels."
+        )
+    of_one_size = len({image.shape for image in images}) == 1  # else each slice is its own stack
+    stacks = [np.stack(images)] if of_one_size else [image[None] for image in images]
+    head = np.concatenate([find_head(stack, filled=True).sum((1, 2)) for stack in stacks])
+    pixels = np.array([(mask.sum(), LEAST * mask.size) for mask in masks])
+    large = (pixels[:, 0] > np.maximum(TOO_MUCH * head, pixels[:, 1])).sum()
+    if large:
+        warnings.append(
+            f"the mask covers more than a third of the head in {large} of {len(images)} slices, as no tumour of the "
+            "data set does. Look at the overlays before you use the areas."
+        )
+    return warnings
+
+
+def corner_values(image: np.ndarray) -> tuple[float, float]:
+    """Return how the four corners of a slice (uint8 [H, W, 3]) compare with all of it, in its highest channel.
+
+    The ratio of the standard deviations, and that of the mean of the corners to the 99.5th percentile of the slice.
+    """
+    height, width = (-(-side // CORNER) for side in image.shape[:2])
+    corners = image[np.ix_(np.arange(-height, height), np.arange(-width, width))]
+    spread = corners.std((0, 1)) / np.maximum(image.std((0, 1)), 1)
+    level = corners.mean((0, 1)) / np.maximum(np.percentile(image, 99.5, axis=(0, 1)), 1)
+    return float(spread.max()), float(level.max())

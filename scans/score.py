@@ -1,0 +1,60 @@
+"""Scans as the images of masks to score: slices of one size, and the reference masks beside them."""
+
+from collections.abc import Collection
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from constants import CHANNELS
+from dataset.slices import COLUMNS, Slices
+from scans.cohort import find_patients
+from scans.masks import MaskStack, read_reference
+from scans.read import read_patient
+from scans.scan import Scan
+from utils import UserError, describe_problems
+
+
+def load_scans(folder: Path, wanted: Collection[str]) -> dict[str, tuple[Scan, MaskStack | None]]:
+    """Return the wanted patients of a folder of scans by name, each with the reference mask beside it, if there is one.
+
+    Raises: UserError that lists whose scan is missing or cannot be read, or whose spacing is unknown.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder. Name a folder of scans.")
+    cohort = find_patients([folder])
+    patients = {patient.name: patient for patient in cohort.with_flair if patient.name in wanted}
+    problems = [
+        f"{folder}: no scan of {name}. Name its files like its mask." for name in wanted if name not in patients
+    ]
+    scans = {}
+    for name, patient in sorted(patients.items()):
+        scan, wrong = read_patient(patient)
+        problems += wrong
+        if scan is None:
+            continue
+        reference = read_reference(patient, scan)
+        if scan.spacing is None or len({plane.shape for plane in scan.slices}) > 1:
+            problems.append(f"{scan.paths[0]}: has no spacing, without which nothing is in mm. Save it as NIfTI.")
+        scans[name] = scan, None if reference is None else MaskStack(np.stack(reference), grid=scan.grid)
+    if problems:
+        raise UserError(describe_problems(folder, problems))
+    return scans
+
+
+def to_slices(scans: dict[str, Scan]) -> Slices:
+    """Return all slices in one size, the largest, with empty rows and columns at the ends of others. Masks: empty."""
+    side = max(max(plane.shape[:2]) for scan in scans.values() for plane in scan.slices)
+    images = np.zeros((sum(len(scan.slices) for scan in scans.values()), side, side, CHANNELS), np.uint8)
+    planes = (plane for scan in scans.values() for plane in scan.slices)
+    for image, plane in zip(images, planes, strict=True):
+        image[: plane.shape[0], : plane.shape[1]] = plane
+    rows = [
+        (name, f"{name}/{name}_{number}.tif", f"{name}/{name}_{number}_mask.tif")
+        for name, scan in scans.items()
+        for number in range(1, len(scan.slices) + 1)
+    ]
+    return Slices(
+        torch.from_numpy(images), torch.zeros(images.shape[:3], dtype=torch.uint8), pd.DataFrame(rows, columns=COLUMNS)
+    )

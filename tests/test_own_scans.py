@@ -1,0 +1,192 @@
+"""The page of one's own scans, what to check first, and masks that a person corrected in the output folder."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import write_volume
+from PIL import Image
+from test_predict import blob, predict, read_volume, save, write_cohort  # noqa: F401 - predict is a fixture
+
+from dataset.slices import fingerprint
+from reporting import scans as page
+from scans import check
+from scans.read import read_picture
+from scans.scan import Scan
+
+
+def stacks_of(path: Path) -> list[dict]:
+    """Return the stacks that a page shows."""
+    text = path.read_text(encoding="utf-8")
+    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)[1])[
+        "patients"
+    ]
+
+
+def rows_of(path: Path) -> list[str]:
+    """Return the patients of the table of a page, first to last."""
+    return re.findall(r'<tr data-row="([^"]+)"', path.read_text(encoding="utf-8"))
+
+
+# --- Corrections -------------------------------------------------------------------------------------------------
+
+
+def write_scan(folder: Path, kind: str) -> Path:
+    image, _ = blob()
+    if kind == "png":
+        (folder / "case").mkdir()
+        for number in (1, 2):
+            Image.fromarray(image).save(folder / "case" / f"case_{number}.png")
+        return folder / "case"
+    if kind == "npy":
+        np.save(folder / "case.npy", np.stack([image, image]))
+        return folder / "case.npy"
+    return write_volume(folder / "case.nii.gz", np.stack([image[..., 1]] * 2), (0.5, 0.5, 4))
+
+
+@pytest.mark.parametrize("kind", ["png", "npy", "nii.gz"])
+def test_a_corrected_mask_is_measured_as_it_is_and_replaced_only_if_asked(predict, tmp_path, kind):  # noqa: F811
+    path = write_scan(tmp_path, kind)
+    assert predict(path)[0] == 0
+    out = tmp_path / "out"
+    edited = out / "case" / ("case_2_mask.png" if kind == "png" else f"case_mask.{kind}")
+    if kind == "png":
+        pixels = read_picture(edited).copy()
+        pixels[60:70] = 0  # 600 of 2,400 px
+        Image.fromarray(pixels).save(edited)
+    else:
+        stack = np.load(edited) if kind == "npy" else read_volume(edited)
+        stack[1, 60:70] = 0
+        np.save(edited, stack) if kind == "npy" else write_volume(edited, stack * 3, (0.5, 0.5, 4))
+    content = edited.read_bytes()
+    for _ in range(2):  # it stays corrected
+        code, said, err, _ = predict(path)
+        assert (code, err) == (0, "") and "case (corrected mask): 2 of 2 slices with lesion, 4,200 px" in said
+        assert edited.read_bytes() == content
+        (row,) = pd.read_csv(out / "patients.csv").to_dict("records")
+        assert (row["origin"], row["check"], row["lesion_pixels"]) == ("corrected", "no", 4200)
+        assert pd.read_csv(out / "slices.csv")["lesion_pixels"].tolist() == [2400, 1800]
+        (stack,) = stacks_of(out / "report.html")
+        assert stack["maskName"] == "corrected mask" and sum(stack["slices"][1]["runs"][1::3]) == 1800
+    said = predict(path, "--overwrite")[1]
+    assert "4,800 px" in said and pd.read_csv(out / "patients.csv")["origin"].item() == "network"
+
+
+def test_a_cohort_grows_and_only_new_scans_are_segmented(predict, tmp_path):  # noqa: F811
+    for name in "ab":
+        np.save(tmp_path / f"{name}.npy", np.stack([blob()[0]]))
+    assert predict(tmp_path / "a.npy")[0] == 0
+    mask = tmp_path / "out" / "a" / "a_mask.npy"
+    np.save(mask, np.load(mask).astype(np.float64))  # saved by another program, the same pixels
+    code, said, err, out = predict(tmp_path / "a.npy", tmp_path / "b.npy")
+    assert (code, err) == (0, "") and "1 slices have masks in" in said and "1 slices segmented" in said
+    table = pd.read_csv(out / "patients.csv")
+    assert table["patient"].tolist() == ["a", "b"] and table["origin"].tolist() == ["network"] * 2
+    code, _, err, _ = predict(tmp_path / "b.npy")
+    assert code == 2 and "holds masks of a, which this command does not name" in err
+    np.save(mask, np.zeros((3, 9, 9)))
+    code, _, err, _ = predict(tmp_path / "a.npy", tmp_path / "b.npy")
+    assert code == 1 and "a_mask.npy: cannot be used: is not of the size of the scan." in err
+    assert np.load(mask).shape == (3, 9, 9)
+
+
+# --- What to check first -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "about, expected",
+    [
+        ({}, "no"), ({"warnings": "too large"}, "yes"), ({"lesion_pixels": 0}, "yes"), ({"expected_dice": None}, "yes"),
+        ({"expected_dice": 0.69}, "yes"), ({"expected_dice": 0.71}, "no"),
+        ({"expected_dice": 0.1, "warnings": "w", "origin": "corrected"}, "no"),
+    ],
+)  # fmt: skip
+def test_who_is_to_be_checked(about, expected):
+    assert check.needs_check({"origin": "network", "warnings": "", "lesion_pixels": 9} | about) == expected
+
+
+def test_the_order_of_the_table():
+    def total(patient: str, **about) -> dict:
+        row = {
+            "patient": patient,
+            "origin": "network",
+            "warnings": "",
+            "lesion_pixels": 9,
+            "expected_dice": 0.8,
+        } | about
+        return row | {"check": check.needs_check(row)}
+
+    rows = [total("fine"), total("less", expected_dice=0.75), total("warned", warnings="w"),
+            total("low", expected_dice=0.3), total("unknown", expected_dice=None),
+            total("done", origin="corrected", expected_dice=0.1)]  # fmt: skip
+    order = [row["patient"] for row in sorted(rows, key=page.first_to_check)]
+    assert order == ["unknown", "low", "warned", "done", "less", "fine"]
+
+
+def test_who_was_seen_in_training():
+    images = [blob()[0]]
+    scan = Scan("a", images, ["a_1"], [Path("a.png")])
+    assert check.seen_in_training(scan, None) == ""
+    assert check.seen_in_training(scan, {"b": "sha256:0"}) == "no"
+    assert check.seen_in_training(scan, {"a": ""}) == check.seen_in_training(scan, {"b": fingerprint(images)}) == "yes"
+
+
+def test_what_holds_for_several_scans_is_said_once(predict, tmp_path):  # noqa: F811
+    for name in "ab":
+        np.save(tmp_path / f"{name}.npy", np.stack([blob()[0][..., 1]] * 2))
+    code, said, _, out = predict(tmp_path / "a.npy", tmp_path / "b.npy")
+    words = " ".join(said.split())
+    assert code == 0 and words.count("one sequence only") == 1
+    assert "warning: 2 of 2 scans: one sequence only" in words and "0.014 Dice" in words
+    assert said.splitlines()[-1] == "2 scans: 2 with lesion, 2 to check, 0 corrected"  # noise
+    assert "2 of 2 scans: one sequence only" in (out / "report.html").read_text(encoding="utf-8")
+
+
+# --- The page ----------------------------------------------------------------------------------------------------
+
+
+def test_the_page_of_a_cohort_in_a_browser(predict, browser, tmp_path):  # noqa: F811
+    cohort = write_cohort(tmp_path / "coh")
+    code, said, err, out = predict(cohort)
+    assert (code, err) == (0, "") and f"all of it on one page: {out / 'report.html'}" in said
+    shown, wrong = browser.new_page(viewport={"width": 390, "height": 800}), []
+    shown.on("pageerror", lambda error: wrong.append(str(error)))
+    shown.on("console", lambda message: wrong.append(message.text))
+    shown.goto((out / "report.html").resolve().as_uri())
+    assert shown.evaluate("document.documentElement.scrollWidth") <= 390
+    cells = shown.locator("tr[data-row=b] td").all_inner_texts()
+    assert cells[:4] == ["yes", "2.4 ml", "1 of 2", "0.857"]  # 2 x 1800 / (2400 + 1800); noise for air is a warning
+    assert "does not look like MR" in cells[-1]
+    shown.click("tr[data-row=b] button")
+    assert "b, 2.4 ml, Dice 0.857" in shown.locator("#patient option:checked").inner_text()
+    marks = shown.locator("#stage .mark").all_text_contents()
+    assert marks[:2] == ["R", "L"] and re.fullmatch(r"(10|20) mm", marks[2])
+    assert "Voxels of 0.5 × 0.5 × 4 mm" in shown.inner_text("#stack-facts")
+    assert shown.locator("#stage image").count() == 1
+    shown.check("#show-probability")
+    assert shown.locator("#stage image").count() == 2
+    assert shown.inner_text("#readout dd[data-value='area, mm²']") == "600"
+    shown.select_option("#patient", index=0)  # a, without a reference
+    assert not shown.locator("#show-mask").is_visible() and wrong == []
+    shown.close()
+
+
+def test_many_scans_have_pages_of_their_own_and_an_index(predict, tmp_path, monkeypatch):  # noqa: F811
+    for name in ("a", "b c"):
+        np.save(tmp_path / f"{name}.npy", np.stack([blob()[0]]))
+    inputs = tmp_path / "a.npy", tmp_path / "b c.npy"
+    for limit in ("MOST_PATIENTS", "MOST_BYTES"):  # known before the first scan, and only after it
+        with monkeypatch.context() as patch:
+            patch.setattr(page, limit, 1)
+            out = predict(*inputs, "--overwrite")[3] if limit == "MOST_BYTES" else predict(*inputs)[3]
+        assert 'href="b%20c/b%20c_report.html"' in (out / "report.html").read_text(encoding="utf-8")
+        assert stacks_of(out / "report.html") == []
+        for name in ("a", "b c"):
+            (stack,) = stacks_of(out / name / f"{name}_report.html")
+            assert stack["id"] == name
+    assert rows_of(out / "report.html") == ["a", "b c"]
+    predict(*inputs)
+    assert len(stacks_of(out / "report.html")) == 2 and not list(out.glob("*/*_report.html"))

@@ -1,0 +1,72 @@
+"""The expected Dice: features by hand, a regression on simulated patients, and what it says outside of their range."""
+
+import numpy as np
+import pytest
+
+from evaluation import quality
+
+
+def stack(*boxes: tuple[int, int, int]) -> np.ndarray:
+    """A mask [3, 20, 20] of boxes of 4 x 4 pixels, each (slice, top, left)."""
+    mask = np.zeros((3, 20, 20), np.uint8)
+    for n, top, left in boxes:
+        mask[n, top : top + 4, left : left + 4] = 1
+    return mask
+
+
+def test_features_by_hand():
+    mask = stack((0, 0, 0), (1, 0, 2), (2, 12, 12))
+    p = np.where(mask, 0.5, 0.0).astype(np.float32)
+    p[0, :4, :4] = 1
+    row = quality.features(p, mask, scale=100 / 48)
+    assert row["log_volume"] == pytest.approx(2) and row["log_components"] == pytest.approx(np.log10(2))
+    assert row["largest_share"] == pytest.approx(32 / 48)
+    assert row["neighbour_dice"] == pytest.approx(2 * 8 / (16 + 32 + 16))  # half of the first two boxes is shared
+    assert row["threshold_dice"] == pytest.approx(2 * 16 / (48 + 16))
+    assert row["entropy"] == pytest.approx(32 / 48)  # one bit in each of two boxes
+    assert set(quality.features(p, mask * 0).values()) == {None}
+
+
+def simulate(patients: int, seed: int = 0) -> list[dict]:
+    """Patients whose Dice is 0.3 + 0.6 x threshold_dice, with an error of 0.05 (SD); the other features say nothing."""
+    random = np.random.default_rng(seed)
+    rows = []
+    for n in range(patients):
+        row = dict(zip(quality.FEATURES, random.random(len(quality.FEATURES)), strict=True))
+        rows.append(row | {"patient": f"p{n}", "dice": 0.3 + 0.6 * row["threshold_dice"] + random.normal(0, 0.05)})
+    return rows
+
+
+def test_a_regression_of_simulated_patients():
+    rows = simulate(300)
+    model = quality.fit(rows, [row["dice"] for row in rows])
+    assert model["features"]["threshold_dice"]["coefficient"] == pytest.approx(0.6, abs=0.03)
+    assert all(abs(model["features"][name]["coefficient"]) < 0.03 for name in ("log_volume", "entropy"))
+    assert model["half_width"] == pytest.approx(1.645 * 0.05, rel=0.2)  # of 90% of a normal distribution
+    middle = dict.fromkeys(quality.FEATURES, 0.5)
+    expected, low, high = quality.predict(model, middle)
+    assert expected == pytest.approx(0.6, abs=0.02) and high - low == pytest.approx(2 * model["half_width"])
+    for unusual in (1.5, None):
+        assert quality.predict(model, middle | {"entropy": unusual}) is None
+
+
+def test_its_nested_cross_validation():
+    result = quality.study([*simulate(120), {"patient": "empty", "dice": 0.0, **dict.fromkeys(quality.FEATURES)}])
+    nested = result["nested"]
+    assert nested["patients"] == 121 and 1 <= nested["unknown"] < 25 and result["model"]["patients"] == 120
+    assert nested["mean_error"] == pytest.approx(0.05 * np.sqrt(2 / np.pi), rel=0.2) and nested["r"] > 0.9
+    assert 0.84 < nested["coverage"] < 0.96 and nested["auc"] > 0.85
+    few = quality.study(simulate(quality.FEWEST - 1))
+    assert few["model"] is None and few["nested"] is None and len(few["patients"]) == quality.FEWEST - 1
+
+
+def test_what_expected_values_are_worth_by_hand():
+    rows = [
+        {"dice": 0.9, "expected_dice": 0.8, "low": 0.7, "high": 0.9},
+        {"dice": 0.5, "expected_dice": 0.7, "low": 0.6, "high": 0.8},
+        {"dice": 0.8, "expected_dice": None, "low": None, "high": None},
+    ]
+    worth = quality.judge(rows)
+    assert (worth["unknown"], worth["bad"], worth["bad_in_worst_10"]) == (1, 1, 1)
+    assert worth["mean_error"] == pytest.approx(0.15) and worth["coverage"] == 0.5 and worth["r"] == pytest.approx(1)
+    assert worth["auc"] == 0.5  # the bad one is before one of the two others
