@@ -13,6 +13,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import torch
 from PIL import Image
 
 import constants
@@ -31,6 +32,7 @@ ONE_SEQUENCE = (
     "was trained on three sequences may find nothing in one. Give the others, too."
 )
 SAMPLE, SAMPLE_SLICES, SAMPLE_QUALITY = 6, 12, 60  # number of the synthetic patient, its slices, quality of WebP
+LARGEST = 1e-2  # difference of logits: kernels are rounded by up to 1/2048 of their values
 ABOUT = ("input", "output", "network", "epoch", "synthetic", "published", "use", "confidence")  # else: preprocessing
 
 
@@ -41,15 +43,32 @@ def build_page(model: UNet, metadata: dict[str, Any], card: str) -> bytes:
     """
     from web.network import to_graph
 
+    graph = to_graph(model)
+    difference = compare(model, graph)
+    if not difference <= LARGEST:
+        raise UserError(f"web: its logits differ by {difference:.1e} from the network's. Nothing was written.")
     install()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "config.json").write_text(json.dumps(page_config(metadata)), encoding="utf-8")
-        (folder / "weights.onnx").write_bytes(to_graph(model))
+        (folder / "weights.onnx").write_bytes(graph)
         (folder / "card.md").write_text(card, encoding="utf-8")
         write_sample(folder / "sample.webp")
         run("node", str(HERE / "build.mjs"), name)
         return (folder / "page.html").read_bytes()
+
+
+def compare(model: UNet, graph: bytes) -> float:
+    """Return the largest difference between logits of the network and of its graph, relative to the largest logit."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    channels = session.get_inputs()[0].shape[1]
+    slices = 2 * torch.rand(2, channels, 64, 96, generator=torch.Generator().manual_seed(0)) - 1
+    with torch.inference_mode():
+        expected = model(slices).numpy()
+    logits = session.run(["logits"], {"slices": slices.numpy()})[0]
+    return float(np.abs(logits - expected).max() / max(np.abs(expected).max(), 1e-6))
 
 
 def page_config(metadata: dict[str, Any]) -> dict[str, Any]:
