@@ -48,12 +48,14 @@ export function samePlace(one, other) {
   return true;
 }
 
-// Call visit(slice, pixel, voxel) for each voxel of the file's values
-export function eachVoxel({shape: [width, height, slices], start, steps: [across, down, up]}, visit) {
-  for (let k = 0; k < slices; k++) for (let j = 0; j < height; j++) {
-    let voxel = start + k * up + j * down;
-    for (let i = 0; i < width; i++, voxel += across) visit(k, j * width + i, voxel);
+// A slice of the file's values, as shown, each converted to 8 bits
+export function cutPlane(values, {shape: [width, height], start, steps: [across, down, up]}, slice, convert) {
+  const plane = new Uint8Array(height * width);
+  for (let j = 0, pixel = 0; j < height; j++) {
+    let voxel = start + slice * up + j * down;
+    for (let i = 0; i < width; i++, voxel += across) plane[pixel++] = convert(values[voxel]);
   }
+  return plane;
 }
 
 const dot = (a, b) => a.reduce((sum, value, n) => sum + value * b[n], 0);
@@ -82,7 +84,12 @@ export function encodeNifti(masks, grid) {
   float(256, [...quaternion, ...ras.map(row => row[3])]);
   float(280, ras.flat());
   bytes.set([0x6e, 0x2b, 0x31], 344);  // n+1
-  eachVoxel(grid, (slice, pixel, voxel) => { bytes[HEADER + voxel] = masks[slice][pixel]; });
+  const {shape: [width, height], start, steps: [across, down, up]} = grid;
+  masks.forEach((mask, slice) => {
+    for (let pixel = 0; pixel < height * width; pixel++) {
+      bytes[HEADER + start + slice * up + Math.floor(pixel / width) * down + pixel % width * across] = mask[pixel];
+    }
+  });
   return bytes;
 }
 

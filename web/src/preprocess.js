@@ -133,13 +133,13 @@ export function toOriginalSize(logits, size, height, width) {
 
 // The largest bright region of each slice of FLAIR, with what lies inside of it if `filled`: [Uint8Array, ...] of 0 and 1
 export function findHead(planes, height, width, filled = false) {
-  const counts = new Float64Array(256);
+  const counts = new Float64Array(256), stack = new Int32Array(height * width);
   for (const plane of planes) for (let i = 0; i < plane.length; i++) counts[plane[i]]++;
   const level = 0.1 * percentileOfCounts(counts, 99.5);
   return planes.map(plane => {
     const bright = new Uint8Array(plane.length);
     for (let i = 0; i < plane.length; i++) bright[i] = plane[i] > level ? 1 : 0;
-    const region = largestRegion(spread(spread(bright, height, width, 0), height, width, 1), height, width);
+    const region = largestRegion(spread(spread(bright, height, width, 0), height, width, 1), height, width, stack);
     return filled ? fillHoles(region, height, width) : region;
   });
 }
@@ -164,8 +164,8 @@ function spread(mask, height, width, value) {
 }
 
 // The largest region of pixels that touch, corners included; the first of equals
-function largestRegion(mask, height, width) {
-  const labels = new Int32Array(mask.length), stack = new Int32Array(mask.length);
+function largestRegion(mask, height, width, stack) {
+  const labels = new Int32Array(mask.length);
   let count = 0, best = 0, most = 0;
   for (let start = 0; start < mask.length; start++) {
     if (!mask[start] || labels[start]) continue;
@@ -184,7 +184,9 @@ function largestRegion(mask, height, width) {
     }
     if (area > most) [best, most] = [count, area];
   }
-  return Uint8Array.from(labels, label => best && label === best ? 1 : 0);
+  const region = new Uint8Array(mask.length);
+  for (let i = 0; i < region.length; i++) region[i] = best && labels[i] === best ? 1 : 0;
+  return region;
 }
 
 function fillHoles(region, height, width) {

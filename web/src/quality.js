@@ -13,7 +13,7 @@ export function inputWarnings(slices, masks, {corner, uneven, bright, tooMuch, f
   }
   const alike = slices.every(({height, width}) => height === slices[0].height && width === slices[0].width);
   const stacks = alike ? [slices] : slices.map(slice => [slice]);
-  const area = mask => mask.reduce((sum, value) => sum + value, 0);
+  const area = mask => { let sum = 0; for (let i = 0; i < mask.length; i++) sum += mask[i]; return sum; };
   const head = stacks.flatMap(stack =>
     findHead(stack.map(slice => slice.planes[flair]), stack[0].height, stack[0].width, true).map(area));
   const large = masks.filter((mask, number) => area(mask) > tooMuch * head[number]).length;

@@ -1,6 +1,6 @@
 // Sequences of files -> the slices of one patient with 8 bits, as scans/read.py makes them
-import {Refusal, eachVoxel, samePlace} from "./geometry.js";
-import {percentile} from "./preprocess.js";
+import {Refusal, cutPlane, samePlace} from "./geometry.js";
+import {percentile, roundHalfEven} from "./preprocess.js";
 import {readNifti, readNrrd, checkVoxels} from "./volumes.js";
 import {readSeries} from "./dicom.js";
 import {readPicture} from "./pictures.js";
@@ -58,12 +58,11 @@ async function readVolume(item, file, config) {
   const digits = String(count).length;
   const slices = Array.from({length: count}, (_, n) =>
     ({name: `${name}_${String(n + 1).padStart(digits, "0")}`, source: item.form === "dicom" ? name : file.name, height, width, planes: []}));
-  const scales = values.map(sequence => sequence instanceof Uint8Array ? null : limits([sequence], config));
+  const scales = values.map(sequence => sequence instanceof Uint8Array ? null : scaleOf([sequence], config));
   refuseMask(values);
   values.forEach((sequence, number) => {
-    const planes = slices.map(() => new Uint8Array(height * width)), convert = converter(scales[number]);
-    eachVoxel(grid, (slice, pixel, voxel) => { planes[slice][pixel] = convert(sequence[voxel]); });
-    planes.forEach((plane, n) => slices[n].planes.push(plane));
+    const convert = scales[number] ? scales[number].convert : value => value;
+    slices.forEach(({planes}, n) => planes.push(cutPlane(sequence, grid, n, convert)));
     values[number] = null;
   });
   describeScales(scales, notes, config);
@@ -91,11 +90,11 @@ async function readPictures(item, config, progress) {
   for (const picture of pictures) if (colours && picture.values.length === 1) picture.values = Array(3).fill(picture.values[0]);
   refuseMask(pictures.map(picture => picture.values[0]));
   const deep = pictures.some(picture => !(picture.values[0] instanceof Uint8Array));
-  const scales = Array.from({length: sequences}, (_, c) => deep ? limits(pictures.map(picture => picture.values[c]), config) : null);
+  const scales = Array.from({length: sequences}, (_, c) => deep ? scaleOf(pictures.map(picture => picture.values[c]), config) : null);
   describeScales(scales, notes, config);
   const slices = pictures.map(({file, height, width, values}) => ({
     name: stem(file.name), source: file.name, height, width,
-    planes: values.map((plane, c) => scales[c] ? Uint8Array.from(plane, converter(scales[c])) : plane),
+    planes: values.map((plane, c) => scales[c] ? Uint8Array.from(plane, scales[c].convert) : plane),
   }));
   const name = slices.length > 1 ? slices[0].name.replace(/[_-]?\d+$/, "") || "pictures" : slices[0].name;
   return {name, slices, spacing: null, grid: null, notes, sequences};
@@ -128,56 +127,75 @@ function refuseMask(arrays) {
 // --- More than 8 bits ------------------------------------------------------------------------------------------------
 
 
-// The values that become 0 and 255, by percentiles of all values; {low, high, black, isValue}
-function limits(arrays, {filling, percentiles}) {
-  const none = new Set(filling);  // outside of the field of view
-  const isValue = value => Number.isFinite(value) && !none.has(value);
-  const single = new Float32Array(1), bits = new Uint32Array(single.buffer);
-  const key = value => { single[0] = value; return bits[0] & 0x80000000 ? ~bits[0] >>> 0 : (bits[0] | 0x80000000) >>> 0; };
-  const toValue = number => { bits[0] = number & 0x80000000 ? number & 0x7fffffff : ~number; return single[0]; };
-  const high = new Float64Array(65536);
-  let count = 0, all = 0, most = -Infinity;
-  for (const values of arrays) for (let i = 0; i < values.length; i++) {
-    const value = Math.fround(values[i]);
-    if (!isValue(value)) continue;
-    high[key(value) >>> 16]++;
-    count++;
-    if (value > most) most = value;
-  }
-  for (const values of arrays) all += values.length;
+// Which value of a sequence becomes which of 8 bits: the percentiles of all values become 0 and 255.
+// Returns {low, high, black: how many are no value, convert: value -> 0 to 255}
+function scaleOf(arrays, {filling, percentiles}) {
+  const none = filling.map(Math.fround);  // outside of the field of view
+  const isValue = value => Number.isFinite(value) && !none.includes(value);
+  const short = arrays.every(values => values.BYTES_PER_ELEMENT < 4);  // whole numbers from -32768 to 65535
+  const {count, at, most} = short ? countShort(arrays, isValue) : countFloat(arrays, none);
+  const all = arrays.reduce((sum, values) => sum + values.length, 0);
   if (!count) throw new Refusal("holds no finite value. Restore it.");
-  const fine = new Map();  // the lower half of the keys that share an upper one
-  const at = place => {
-    let upper = 0, before = 0;
-    while (before + high[upper] <= place) before += high[upper++];
-    if (!fine.has(upper)) {
-      const low = new Float64Array(65536);
-      for (const values of arrays) for (let i = 0; i < values.length; i++) {
-        const value = Math.fround(values[i]);
-        if (isValue(value) && key(value) >>> 16 === upper) low[key(value) & 0xffff]++;
-      }
-      fine.set(upper, low);
-    }
-    let lower = 0;
-    while (before + fine.get(upper)[lower] <= place) before += fine.get(upper)[lower++];
-    return toValue((upper * 65536 + lower) >>> 0);
-  };
   const [low, top] = percentiles.map(share => Math.fround(percentile(count, at, share)));
-  return {low, high: top > low ? top : Math.max(most, Math.fround(low)), black: all - count, isValue};
-}
-
-function converter(scale) {
-  if (!scale) return value => value;
-  const {low, high, isValue} = scale, range = high > low ? Math.fround(high - low) : 1;
-  return value => {
+  const high = top > low ? top : Math.max(most, low), range = high > low ? Math.fround(high - low) : 1;
+  const convert = value => {
     value = Math.fround(value);
     if (!isValue(value)) return 0;
     const scaled = Math.fround(Math.fround(Math.fround(value - low) / range) * 255);
-    if (scaled <= 0) return 0;
-    if (scaled >= 255) return 255;
-    const floor = Math.floor(scaled), rest = scaled - floor;
-    return rest > 0.5 || (rest === 0.5 && floor % 2) ? floor + 1 : floor;
+    return scaled <= 0 ? 0 : scaled >= 255 ? 255 : roundHalfEven(scaled);
   };
+  if (!short) return {low, high, black: all - count, convert};
+  const table = Uint8Array.from({length: 98304}, (_, n) => convert(n - 32768));
+  return {low, high, black: all - count, convert: value => table[value + 32768]};
+}
+
+// The number of values, the one at a place in their order, and the highest
+function countShort(arrays, isValue) {
+  const counts = new Float64Array(98304);
+  for (const values of arrays) for (let i = 0; i < values.length; i++) counts[values[i] + 32768]++;
+  let count = 0, most = -Infinity;
+  for (let n = 0; n < counts.length; n++) {
+    if (!isValue(n - 32768)) counts[n] = 0;
+    if (counts[n]) most = n - 32768;
+    count += counts[n];
+  }
+  const at = place => {
+    let n = 0;
+    for (let before = counts[0]; before <= place; before += counts[n]) n++;
+    return n - 32768;
+  };
+  return {count, at, most};
+}
+
+// The same of any numbers as float32: counted by the upper half of their bits, in an order that is that of the values
+function countFloat(arrays, none) {
+  const bits = arrays.map(values => new Uint32Array((values instanceof Float32Array ? values.slice() : Float32Array.from(values)).buffer));
+  const [number, pattern] = [new Float32Array(1)].flatMap(single => [single, new Uint32Array(single.buffer)]);
+  const filling = none.map(value => { number[0] = value; return pattern[0]; });
+  const high = new Float64Array(65536);
+  let count = 0, largest = 0;
+  for (const own of bits) for (let i = 0; i < own.length; i++) {
+    const b = own[i];
+    if ((b & 0x7f800000) === 0x7f800000 || b === filling[0] || b === filling[1] || b === filling[2]) { own[i] = 0xffffffff; continue; }
+    const key = own[i] = b & 0x80000000 ? ~b >>> 0 : (b | 0x80000000) >>> 0;
+    high[key >>> 16]++;
+    count++;
+    if (key > largest) largest = key;
+  }
+  const toValue = key => { pattern[0] = key & 0x80000000 ? key & 0x7fffffff : ~key; return number[0]; };
+  const fine = new Map();  // the lower half of the keys that share an upper one
+  const at = place => {
+    let upper = 0, before = 0, lower = 0;
+    while (before + high[upper] <= place) before += high[upper++];
+    if (!fine.has(upper)) {
+      const low = new Float64Array(65536);
+      for (const own of bits) for (let i = 0; i < own.length; i++) if (own[i] >>> 16 === upper) low[own[i] & 0xffff]++;
+      fine.set(upper, low);
+    }
+    while (before + fine.get(upper)[lower] <= place) before += fine.get(upper)[lower++];
+    return toValue((upper * 65536 + lower) >>> 0);
+  };
+  return {count, at, most: toValue(largest)};
 }
 
 function describeScales(scales, notes, {percentiles}) {

@@ -100,7 +100,7 @@ export async function readNifti(file, config) {
   });
   const count = shape[0] * shape[1] * shape[2];
   const values = Array.from({length: volumes}, (_, n) =>
-    rescale(toValues(bytes, header.vox_offset + n * count * Kind.BYTES_PER_ELEMENT, count, Kind, header.littleEndian), header));
+    rescale(finite(toValues(bytes, header.vox_offset + n * count * Kind.BYTES_PER_ELEMENT, count, Kind, header.littleEndian)), header));
   return {values, grid: makeGrid(niftiAffine(bytes, header), shape.slice(0, 3), header.sform_code > 0 || header.qform_code > 0)};
 }
 
@@ -118,6 +118,14 @@ function niftiAffine(bytes, header) {
     ras = fromQuaternion(parts.slice(0, 3), parts.slice(3), header.pixDims);
   }
   return ras.map((row, n) => row.map(value => value * unit * (n < 2 ? -1 : 1)));
+}
+
+// Readers of NIfTI take what is not finite for 0
+function finite(values) {
+  if (values instanceof Float32Array || values instanceof Float64Array) {
+    for (let i = 0; i < values.length; i++) if (!Number.isFinite(values[i])) values[i] = 0;
+  }
+  return values;
 }
 
 function rescale(values, {scl_slope: slope, scl_inter: shift}) {
