@@ -74,6 +74,14 @@ async function attempt(work) {
 
 let job = 0, found = null;
 
+// A new patient: what still runs for another is not shown
+function begin(text) {
+  byId("taken").hidden = byId("result").hidden = true;
+  delete document.body.dataset.seconds;
+  say(text);
+  return ++job;
+}
+
 async function filesOf(transfer) {
   const files = [], entries = [...transfer.items].map(item => item.webkitGetAsEntry && item.webkitGetAsEntry());
   const walk = async (entry, path) => {
@@ -99,9 +107,7 @@ async function filesOf(transfer) {
 const chosen = input => [...input.files].map(file => ({file, path: file.webkitRelativePath || file.name}));
 
 async function takeFiles(files) {
-  const own = ++job;
-  byId("taken").hidden = true;
-  say("Reading names and headers …");
+  const own = begin("Reading names and headers …");
   found = await (await firstWorker()).ask("find", {files});
   if (own !== job) return;
   list("problems", found.problems);
@@ -131,7 +137,8 @@ function showItems() {
 }
 
 async function segmentFiles() {
-  const own = ++job, items = {};
+  const own = begin("Reading the images …"), items = {};
+  byId("taken").hidden = false;
   for (const role of ["flair", "pre", "post"]) {
     const same = found.items.filter((_, n) => found.roles[n] === role);
     if (same.length > 1) return refuse(`${same.length} of these are ${config.shown[role]}: choose one.`);
@@ -139,15 +146,12 @@ async function segmentFiles() {
   }
   if (!items.flair) return refuse("No FLAIR, which is what is segmented: choose it below.");
   byId("again").hidden = true;
-  say("Reading the images …");
   const scan = await (await firstWorker()).ask("read", {items}, share => own === job && say("Reading the images …", share));
   if (own === job) await compute(scan, own);
 }
 
 async function takeSample() {
-  const own = ++job, {size, slices: count, spacing} = config.sample;
-  byId("taken").hidden = true;
-  say("Drawing the sample …");
+  const own = begin("Drawing the sample …"), {size, slices: count, spacing} = config.sample;
   const bitmap = await createImageBitmap(new Blob([bytesOf("sample")], {type: "image/webp"}));
   const context = new OffscreenCanvas(size, size * count).getContext("2d", {willReadFrequently: true});
   context.drawImage(bitmap, 0, 0);

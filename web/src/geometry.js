@@ -111,8 +111,9 @@ function toQuaternion(rows) {
 }
 
 // The matrix of a NIfTI header's quaternion: 3 x 4, in its axes
-export function fromQuaternion([b, c, d], offset, [handed, ...spacing]) {
-  const a = Math.sqrt(Math.max(0, 1 - b * b - c * c - d * d)), z = spacing[2] * (handed < 0 ? -1 : 1);
+export function fromQuaternion(parts, offset, [handed, ...spacing]) {
+  const squares = dot(parts, parts), half = 1 - squares < 1e-7;  // half a turn, but for rounding
+  const a = half ? 0 : Math.sqrt(1 - squares), [b, c, d] = parts.map(part => half ? part / Math.sqrt(squares) : part), z = spacing[2] * (handed < 0 ? -1 : 1);
   return [
     [(a * a + b * b - c * c - d * d) * spacing[0], (2 * b * c - 2 * a * d) * spacing[1], (2 * b * d + 2 * a * c) * z, offset[0]],
     [(2 * b * c + 2 * a * d) * spacing[0], (a * a + c * c - b * b - d * d) * spacing[1], (2 * c * d - 2 * a * b) * z, offset[1]],

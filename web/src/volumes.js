@@ -87,10 +87,12 @@ export async function readNifti(file, config) {
   let header = null, shape, volumes, Kind;
   const bytes = await readBytes(stream, soFar => {
     const start = soFar();
-    if (start.length < 544) return 0;
-    const first = start.slice(0, 544).buffer;
-    if (!nifti.isNIFTI(first)) throw new Refusal(DAMAGED);
-    header = nifti.readHeader(first);
+    if (start.length < (start[0] === 92 || start[3] === 92 ? 352 : 544)) return 0;  // 348 bytes of NIfTI-1, 540 of NIfTI-2
+    const first = new Uint8Array(544);
+    first.set(start.subarray(0, 544));
+    const {buffer} = first;
+    if (!nifti.isNIFTI(buffer)) throw new Refusal(DAMAGED);
+    header = nifti.readHeader(buffer);
     shape = header.dims.slice(1, 1 + header.dims[0]);
     while (shape.length > 3 && shape.at(-1) === 1) shape.pop();
     volumes = checkShape(shape, config);
