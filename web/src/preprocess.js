@@ -229,24 +229,29 @@ export const NORMALISATIONS = {
     return mean.map((shift, sequence) => Float32Array.from({length: 256}, (_, value) =>
       Math.fround(Math.fround(Math.fround(value / 255) - Math.fround(shift)) / Math.fround(std[sequence]))));
   },
-  head(stack, head) {
-    return [0, 1, 2].map(sequence => {
-      const inside = new Float64Array(256), all = new Float64Array(256);
-      stack.forEach((planes, number) => {
-        const plane = planes[sequence], mask = head[number];
-        for (let i = 0; i < plane.length; i++) { all[plane[i]]++; if (mask[i]) inside[plane[i]]++; }
-      });
-      const counts = inside.some(count => count) ? inside : all;
-      const [low, high] = [0.5, 99.5].map(share => percentileOfCounts(counts, share));
-      const clip = value => Math.min(Math.max(value, low), high);
-      let count = 0, sum = 0, squares = 0;
-      counts.forEach((times, value) => { count += times; sum += times * clip(value); });
-      counts.forEach((times, value) => { squares += times * (clip(value) - sum / count) ** 2; });
-      const deviation = Math.max(Math.sqrt(squares / count), 1);
-      return Float32Array.from({length: 256}, (_, value) => (clip(value) - clip(0)) / deviation);
-    });
-  },
+  head: byHead((counts, clip) => {
+    let count = 0, sum = 0, squares = 0;
+    counts.forEach((times, value) => { count += times; sum += times * clip(value); });
+    counts.forEach((times, value) => { squares += times * (clip(value) - sum / count) ** 2; });
+    return Math.sqrt(squares / count);
+  }),
+  median: byHead((counts, clip) => (percentileOfCounts(counts, 50) - clip(0)) / 2),
 };
+
+// Clipped to percentiles in the head, air at 0, divided by unit(how often each value is in the head, clip)
+function byHead(unit) {
+  return (stack, head) => [0, 1, 2].map(sequence => {
+    const inside = new Float64Array(256), all = new Float64Array(256);
+    stack.forEach((planes, number) => {
+      const plane = planes[sequence], mask = head[number];
+      for (let i = 0; i < plane.length; i++) { all[plane[i]]++; if (mask[i]) inside[plane[i]]++; }
+    });
+    const counts = inside.some(count => count) ? inside : all;
+    const [low, high] = [0.5, 99.5].map(share => percentileOfCounts(counts, share));
+    const clip = value => Math.min(Math.max(value, low), high), divisor = Math.max(unit(counts, clip), 1);
+    return Float32Array.from({length: 256}, (_, value) => (clip(value) - clip(0)) / divisor);
+  });
+}
 
 // What the network sees of a patient: the slices at its size, the table of each sequence and the window to compute
 export function prepare(slices, config) {
