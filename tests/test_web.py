@@ -283,7 +283,6 @@ def test_the_graph_computes_what_the_network_does(network):
         ({"normalisation": "brain"}, 'normalise by "brain"'),
         ({"apart_mm": 5}, '"apart_mm"'),
         ({"resolution": 0.5}, "0.5"),
-        ({"confidence": {"rule": "size"}}, 'no rule "size"'),
     ],
 )
 def test_weights_that_the_page_cannot_use_are_refused(network, packages, changes, words):

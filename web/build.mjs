@@ -7,7 +7,7 @@ import {dirname, join} from "node:path";
 import {fileURLToPath} from "node:url";
 import {build} from "esbuild";
 import {gzipSync} from "fflate";
-import {RULES} from "./src/confidence.js";
+import {FEATURES} from "./src/confidence.js";
 import {refusals} from "./src/preprocess.js";
 
 const here = dirname(fileURLToPath(import.meta.url)), folder = process.argv[2];
@@ -15,7 +15,8 @@ const read = (...path) => readFileSync(join(...path), "utf8");
 const config = JSON.parse(read(folder, "config.json"));
 
 const wrong = refusals(config);
-if (config.confidence && !(config.confidence.rule in RULES)) wrong.push(`the page knows no rule "${config.confidence.rule}" for the expected Dice`);
+const unknown = Object.keys(config.confidence?.features || {}).filter(name => !FEATURES.includes(name));
+if (unknown.length) wrong.push(`the page cannot compute "${unknown[0]}" for the expected Dice`);
 if (wrong.length) {
   console.error(wrong.join("; "));
   process.exit(2);

@@ -33,7 +33,17 @@ ONE_SEQUENCE = (
 )
 SAMPLE, SAMPLE_SLICES, SAMPLE_QUALITY = 6, 12, 60  # number of the synthetic patient, its slices, quality of WebP
 LARGEST = 1e-2  # difference of logits: kernels are rounded by up to 1/2048 of their values
-ABOUT = ("input", "output", "network", "epoch", "synthetic", "published", "use", "confidence")  # else: preprocessing
+ABOUT = (
+    "input",
+    "output",
+    "network",
+    "epoch",
+    "synthetic",
+    "published",
+    "use",
+    "quality",
+    "training_patients",
+)  # else: preprocessing
 
 
 def build_page(model: UNet, metadata: dict[str, Any], card: str) -> bytes:
@@ -78,7 +88,7 @@ def page_config(metadata: dict[str, Any]) -> dict[str, Any]:
     return {
         "input": {name: value for name, value in metadata.items() if name not in ABOUT},
         "network": metadata["network"],
-        "confidence": metadata.get("confidence"),
+        "confidence": confidence(metadata.get("quality")),
         "use": constants.RESEARCH_USE,
         "syntheticNotice": constants.SYNTHETIC_NOTICE if metadata["synthetic"] else "",
         "oneSequence": ONE_SEQUENCE,
@@ -101,6 +111,11 @@ def page_config(metadata: dict[str, Any]) -> dict[str, Any]:
         "brightest": show.BRIGHTEST,
         "sample": {"size": IMAGE_SIZE, "slices": SAMPLE_SLICES, "spacing": spacing},
     }
+
+
+def confidence(model: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Return the regression of the expected Dice that weights may carry, with the constants that it needs."""
+    return model and {**model, "thresholds": quality.THRESHOLDS, "bad": constants.BAD_DICE}
 
 
 def write_sample(path: Path) -> None:

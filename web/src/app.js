@@ -212,9 +212,9 @@ async function compute(scan, own) {
   const warnings = await worker.ask("judge", {masks: patient.masks});
   if (own !== job) return;
   list("warnings", [...(scan.grey ? [config.oneSequence] : []), ...warnings]);
-  const expected = expectedDice(logits, patient.network, config.confidence);
+  const expected = expectedDice(logits, patient.network, scan.slices, config);
   byId("expected").hidden = !expected;
-  if (expected) byId("shown-expected").textContent = `${number(expected.dice, 2)}${expected.check ? ", look closely" : ""}`;
+  if (expected) byId("shown-expected").textContent = `${expected.dice === null ? "unknown" : number(expected.dice, 2)}${expected.check ? ": check" : ""}`;
   byId("output").hidden = false;
   byId("save-masks").textContent = scan.grid ? "Save masks (.nii.gz)" : count > 1 ? "Save masks (PNG in a ZIP)" : "Save mask (PNG)";
   const seconds = (performance.now() - started) / 1000;

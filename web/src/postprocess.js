@@ -25,7 +25,22 @@ export function segment(logits, slices, threshold, config) {
 // Remove the components of a stack whose largest section has fewer pixels, or that lie in too few slices; 0 keeps all
 export function removeSmall(masks, height, width, smallest, fewestSlices) {
   if (!smallest) return;
-  const parent = [], runs = [];  // of each run: the root of its component; [slice, row, first, last]
+  const {runs, rootOf, sections} = findComponents(masks, height, width), few = Math.min(fewestSlices, masks.length);
+  runs.forEach(([slice, y, first, last], run) => {
+    const pixels = sections.get(rootOf(run));
+    if (pixels.size < few || Math.max(...pixels.values()) < smallest) masks[slice].fill(0, y * width + first, y * width + last + 1);
+  });
+}
+
+// The pixels of each component of a stack
+export function countComponents(masks, height, width) {
+  return [...findComponents(masks, height, width).sections.values()].map(pixels => [...pixels.values()].reduce((sum, own) => sum + own, 0));
+}
+
+// Components touch through slices, corners included. Returns {runs: [[slice, row, first, last], ...], rootOf: run -> the
+// name of its component, sections: of each component, its pixels by slice}
+function findComponents(masks, height, width) {
+  const parent = [], runs = [];
   const root = run => { while (parent[run] !== run) run = parent[run] = parent[parent[run]]; return run; };
   const join = (rows, own) => {  // with runs of a row beside, corners included; both sorted
     let k = rows[0];
@@ -60,9 +75,5 @@ export function removeSmall(masks, height, width, smallest, fewestSlices) {
     if (!sections.has(own)) sections.set(own, new Map());
     sections.get(own).set(slice, (sections.get(own).get(slice) || 0) + last - first + 1);
   });
-  const few = Math.min(fewestSlices, masks.length);
-  runs.forEach(([slice, y, first, last], run) => {
-    const pixels = sections.get(root(run));
-    if (pixels.size < few || Math.max(...pixels.values()) < smallest) masks[slice].fill(0, y * width + first, y * width + last + 1);
-  });
+  return {runs, rootOf: root, sections};
 }

@@ -1,6 +1,7 @@
 // node --test: what needs no browser. tests/test_web.py drives the built page
 import assert from "node:assert/strict";
 import {test} from "node:test";
+import {expectedDice} from "../src/confidence.js";
 import {Refusal, cutPlane, encodeNifti, makeGrid, samePlace} from "../src/geometry.js";
 import {assignRoles, findItems, kindOf} from "../src/items.js";
 import {removeSmall} from "../src/postprocess.js";
@@ -116,4 +117,16 @@ test("names say which file is what", async () => {
   assert.match(assignRoles([{kind: "pre", label: "t1.nii"}]).question, /^No FLAIR/);
   assert.match(assignRoles([{kind: null, label: "a"}, {kind: null, label: "b"}]).question, /^2 of these may be FLAIR/);
   assert.match(assignRoles([]).question, /^No image/);
+});
+
+test("the expected Dice is a sum over features, unknown beyond those of other patients", () => {
+  const slices = [0, 1].map(() => ({height: 4, width: 4})), one = Uint8Array.from({length: 16}, (_, n) => Number(n < 4));
+  const masks = [one, one.map((value, n) => Number(n < 2))], logits = masks.map(mask => Float32Array.from(mask, value => value ? 30 : -30));
+  const expected = (name, low = 0, high = 9) => expectedDice(logits, masks, slices,
+    {input, confidence: {intercept: 0.5, thresholds: [0.3, 0.7], bad: 0.6, features: {[name]: {coefficient: 0.1, low, high}}}});
+  const values = {log_volume: Math.log10(6), log_components: 0, largest_share: 1, neighbour_dice: 4 / 6, threshold_dice: 1, entropy: 0};
+  for (const [name, value] of Object.entries(values)) assert.ok(Math.abs(expected(name).dice - 0.5 - 0.1 * value) < 1e-6, name);
+  assert.deepEqual([expected("log_volume").check, expected("threshold_dice").check], [true, false]);
+  assert.deepEqual(expected("log_volume", 1), {dice: null, check: true});
+  assert.equal(expectedDice(logits, masks, slices, {input, confidence: null}), null);
 });
