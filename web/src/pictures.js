@@ -9,7 +9,7 @@ export async function readPicture(file, config) {
 
 async function readByBrowser(file, config) {
   const start = new Uint8Array(await file.slice(0, 32).arrayBuffer());
-  if (start[0] === 0x89 && start[1] === 0x50) {  // PNG: its header comes first
+  if (start.length > 28 && start[0] === 0x89 && start[1] === 0x50) {  // PNG: its header comes first
     const view = new DataView(start.buffer);
     checkVoxels(view.getUint32(16), view.getUint32(20), 1, config);
     if (start[24] > 8) throw new Refusal("has more than 8 bits. Save it as TIFF or NIfTI.");

@@ -45,7 +45,7 @@ async function readSequence(item, config, progress) {
     return item.form === "pictures" ? await readPictures(item, config, progress) : await readVolume(item, file, config);
   } catch (error) {
     if (error instanceof Refusal && !error.message.startsWith(file.name)) throw new Refusal(`${file.name}: cannot be read: ${error.message}`);
-    if (error instanceof RangeError) throw new Refusal(`${file.name}: does not fit into the memory that a browser gives a page.`);
+    if (error instanceof RangeError && /allocation|array length/i.test(error.message)) throw new Refusal(`${file.name}: does not fit into the memory that a browser gives a page.`);
     throw error;
   }
 }
