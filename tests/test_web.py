@@ -173,7 +173,7 @@ def test_masks_volumes_and_warnings_are_those_of_python(page, call, network, ima
     assert (
         table["lesion_pixels"].sum()
         == masks.sum()
-        == pytest.approx(patient["lesion_pixels"], abs=(masks != expected).sum())
+        == pytest.approx(patient["lesion_pixels"], abs=int((masks != expected).sum()))
     )
     if paths[0].suffix == ".gz" and masks.sum() == patient["lesion_pixels"]:
         assert page.inner_text("#shown-volume") == f"{patient['lesion_mm3'] / 1000:,.1f} ml"
