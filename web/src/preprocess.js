@@ -140,7 +140,7 @@ export function findHead(planes, height, width, filled = false) {
     const bright = new Uint8Array(plane.length);
     for (let i = 0; i < plane.length; i++) bright[i] = plane[i] > level ? 1 : 0;
     const region = largestRegion(spread(spread(bright, height, width, 0), height, width, 1), height, width, stack);
-    return filled ? fillHoles(region, height, width) : region;
+    return filled ? fillHoles(region, height, width, stack) : region;
   });
 }
 
@@ -189,19 +189,20 @@ function largestRegion(mask, height, width, stack) {
   return region;
 }
 
-function fillHoles(region, height, width) {
-  const outside = new Uint8Array(region.length), stack = [];
-  const visit = at => { if (!region[at] && !outside[at]) { outside[at] = 1; stack.push(at); } };
+function fillHoles(region, height, width, stack) {
+  const filled = new Uint8Array(region.length).fill(1);
+  let top = 0;
+  const visit = at => { if (!region[at] && filled[at]) { filled[at] = 0; stack[top++] = at; } };
   for (let x = 0; x < width; x++) { visit(x); visit((height - 1) * width + x); }
   for (let y = 0; y < height; y++) { visit(y * width); visit(y * width + width - 1); }
-  while (stack.length) {
-    const at = stack.pop(), x = at % width;
+  while (top) {
+    const at = stack[--top], x = at % width;
     if (x > 0) visit(at - 1);
     if (x < width - 1) visit(at + 1);
     if (at >= width) visit(at - width);
     if (at < (height - 1) * width) visit(at + width);
   }
-  return outside.map(value => 1 - value);
+  return filled;
 }
 
 // The box of the head in all slices, or the frame: [top, bottom, left, right], ends excluded

@@ -29,22 +29,22 @@ function cornerValues({height, width, planes}, corner) {
   const rows = Math.ceil(height / corner), columns = Math.ceil(width / corner), result = [0, 0];
   const near = (length, reach) => Array.from({length: 2 * reach}, (_, n) => (n - reach + length) % length);
   for (const plane of new Set(planes)) {
-    const counts = new Float64Array(256), corners = [];
+    const counts = new Float64Array(256), corners = new Float64Array(256);
     for (let i = 0; i < plane.length; i++) counts[plane[i]]++;
-    for (const y of near(height, rows)) for (const x of near(width, columns)) corners.push(plane[y * width + x]);
-    const all = [...counts.keys()].filter(value => counts[value]);
-    const spread = deviation(corners.map(value => [value, 1])) / Math.max(deviation(all.map(value => [value, counts[value]])), 1);
-    const level = corners.reduce((sum, value) => sum + value, 0) / corners.length / Math.max(percentileOfCounts(counts, 99.5), 1);
-    result[0] = Math.max(result[0], spread);
-    result[1] = Math.max(result[1], level);
+    for (const y of near(height, rows)) for (const x of near(width, columns)) corners[plane[y * width + x]]++;
+    const [whole, part] = [counts, corners].map(describe);
+    result[0] = Math.max(result[0], part.deviation / Math.max(whole.deviation, 1));
+    result[1] = Math.max(result[1], part.mean / Math.max(percentileOfCounts(counts, 99.5), 1));
   }
   return result;
 }
 
-function deviation(pairs) {  // of [value, times]
-  const count = pairs.reduce((sum, [, times]) => sum + times, 0);
-  const mean = pairs.reduce((sum, [value, times]) => sum + value * times, 0) / count;
-  return Math.sqrt(pairs.reduce((sum, [value, times]) => sum + times * (value - mean) ** 2, 0) / count);
+function describe(counts) {  // of how often each value occurs
+  let count = 0, sum = 0, squares = 0;
+  counts.forEach((times, value) => { count += times; sum += times * value; });
+  const mean = sum / count;
+  counts.forEach((times, value) => { squares += times * (value - mean) ** 2; });
+  return {mean, deviation: Math.sqrt(squares / count)};
 }
 
 function median(values) {
