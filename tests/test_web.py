@@ -211,6 +211,14 @@ def test_bad_files_are_one_sentence(page, tmp_path, name, content, words):
     assert words in give(page, tmp_path) and page.is_hidden("#result")
 
 
+def test_files_can_be_dropped(page):
+    page.evaluate(
+        "const data = new DataTransfer(); data.items.add(new File(['x'], 'dropped.doc'));"
+        "document.body.dispatchEvent(new DragEvent('drop', {dataTransfer: data, bubbles: true, cancelable: true}))"
+    )
+    page.locator("#refusal", has_text="dropped.doc is not read here").wait_for()
+
+
 def test_a_series_with_a_gap_is_refused_in_the_words_of_python(page, images, tmp_path):
     for number in (0, 1, 3):
         write_slice(
