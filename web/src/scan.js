@@ -76,7 +76,6 @@ async function readPictures(item, config, progress) {
     try {
       const picture = await readPicture(file, config);
       voxels += Math.max(picture.height, picture.width, config.input.size) ** 2;
-      checkVoxels(1, voxels / config.input.size ** 2, 1, {...config, mostVoxels: Infinity});
       if (voxels > config.mostVoxels) throw new Refusal("more pictures than are read at once. Use one folder per patient.");
       pictures.push({...picture, file});
     } catch (error) {
