@@ -1,0 +1,309 @@
+"""The page of web/: built from the committed weights, opened from a file in Chromium without a network.
+
+Its masks are compared with those of predict_model.py: they may differ only where the probability is near the threshold.
+Skipped without npm (or where it cannot fetch the locked packages), onnx, playwright or Chromium.
+"""
+
+import io
+import shutil
+import subprocess
+import zipfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+import SimpleITK as sitk
+import torch
+from test_dicom import write_slice
+
+import constants
+from constants import FLAIR, POST, PRE, SYNTHETIC_SEED
+from dataset.synthetic import make_patient
+from reporting.model_card import describe_input
+from scans.cohort import find_patients
+from scans.read import read_patient
+from storage.checkpoints import load_network
+from unet import UNet
+from utils import UserError
+
+pytest.importorskip("onnx", reason="onnx is not installed")
+pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+if not shutil.which("npm"):
+    pytest.skip("npm is not installed, which builds the page", allow_module_level=True)
+
+from web import build
+from web.network import to_graph
+
+LARGEST_PAGE = 12_000_000  # bytes
+NEAR = 0.002  # of a probability to the threshold: masks may differ there
+SLICES = 4
+ORIENTATIONS = ("LPS", "RAS", "PIR", "ASL", "LIP")
+
+
+@pytest.fixture(scope="module")
+def network():
+    return load_network(constants.WEIGHTS)
+
+
+@pytest.fixture(scope="module")
+def packages():
+    try:
+        build.install()
+    except UserError as error:
+        pytest.skip(f"npm cannot fetch the packages: {error}")
+
+
+@pytest.fixture(scope="module")
+def page_file(network, packages, tmp_path_factory) -> Path:
+    model, checkpoint = network
+    card = constants.WEIGHTS.with_suffix(".md").read_text(encoding="utf-8")
+    path = tmp_path_factory.mktemp("web") / "page.html"
+    path.write_bytes(build.build_page(model, describe_input(checkpoint), card))
+    return path
+
+
+@pytest.fixture(scope="module")
+def page(browser, page_file):
+    """The page from its file, without a network. It serves all tests: what is wrong in one must not end it."""
+    wrong: list[str] = []
+    context = browser.new_context(offline=True, accept_downloads=True, viewport={"width": 1280, "height": 900})
+    page = context.new_page()
+    page.set_default_timeout(120_000)
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
+    page.on("request", lambda request: wrong.append(request.url) if request.url.startswith("http") else None)
+    page.goto(page_file.as_uri())
+    page.wait_for_selector("body[data-ready]", state="attached")
+    yield page
+    context.close()
+    assert wrong == []
+
+
+def give(page, folder: Path) -> str:
+    """Let the page take all files of a folder, and return its refusal, or an empty text when it is done."""
+    page.set_input_files("#files", [str(path) for path in sorted(folder.iterdir())])
+    page.wait_for_selector("body[data-seconds], #refusal:not([hidden])", state="attached")
+    return page.inner_text("#refusal")
+
+
+def saved(page, button: str = "#save-masks") -> bytes:
+    with page.expect_download() as download:
+        page.click(button)
+    return Path(download.value.path()).read_bytes()
+
+
+@pytest.fixture(scope="module")
+def images() -> np.ndarray:
+    return make_patient(SYNTHETIC_SEED, 3, 8)[0][1 : 1 + SLICES]
+
+
+# --- The same masks as Python's ----------------------------------------------------------------------------------
+
+
+def write_volume(path: Path, planes: np.ndarray, code: str = "LPS") -> None:
+    """Write slices (uint8 [S, H, W]) as a volume of 16 bits, whose axes run as the code says."""
+    image = sitk.GetImageFromArray(planes.astype(np.int16) * 7)
+    image.SetSpacing((0.9, 1.1, 6))
+    image.SetOrigin((12.5, -40.25, 7))
+    sitk.WriteImage(sitk.DICOMOrient(image, code), str(path))
+
+
+def write_case(folder: Path, case: str, images: np.ndarray) -> None:
+    part = images[:, 10:250, 20:236]
+    if case in ORIENTATIONS:
+        names = {FLAIR: "flair", PRE: "t1", POST: "t1ce"} if case == "RAS" else {FLAIR: "flair"}
+        for channel, name in names.items():
+            write_volume(folder / f"p_{name}.nii.gz", part[..., channel], case)
+    elif case == "NRRD":
+        write_volume(folder / "flair.nrrd", part[..., FLAIR])
+    elif case == "DICOM":
+        for number, plane in enumerate(part[..., FLAIR]):
+            write_slice(folder / f"IM{'CABD'[number]}", plane.astype(np.uint16) * 9, (-1, -2, 3 + 5 * number), size="1")
+    elif case == "one slice":
+        write_volume(folder / "flair.nii.gz", part[2:3, ..., FLAIR])
+    else:
+        for number, image in enumerate(images if case == "tif" else part):
+            cv2.imwrite(str(folder / f"s_{number + 9}.{case}"), image[..., ::-1])  # _10 comes after _9
+
+
+def read_stack(paths: list[Path]) -> np.ndarray:
+    """Return the slices of a volume, as shown, or of pictures in the order of their numbers: [S, H, W]."""
+    if paths[0].suffix == ".gz":
+        return sitk.GetArrayFromImage(sitk.DICOMOrient(sitk.ReadImage(str(paths[0])), "LPS"))
+    ordered = sorted(paths, key=lambda path: int(path.name.split("_")[1]))
+    return np.stack([cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) for path in ordered]) / 255
+
+
+def unpack(content: bytes, folder: Path) -> list[Path]:
+    """Write the masks that the page saved into a folder, and return their files."""
+    folder.mkdir()
+    if content[:2] == b"PK":
+        with zipfile.ZipFile(io.BytesIO(content)) as files:
+            files.extractall(folder)
+    else:
+        (folder / "mask.nii.gz").write_bytes(content)
+    return [*folder.iterdir()]
+
+
+@pytest.mark.parametrize("case", [*ORIENTATIONS, "NRRD", "DICOM", "one slice", "png", "tif"])
+def test_masks_volumes_and_warnings_are_those_of_python(page, call, network, images, tmp_path, case):
+    folder, out = tmp_path / "patient", tmp_path / "out"
+    folder.mkdir()
+    write_case(folder, case, images)
+    code, printed, _ = call("predict_model", folder, "--out", out, "--probabilities", "--device", "cpu")
+    assert code == 0
+    expected, probabilities = (read_stack([*out.glob(f"*/*_{what}.*")]) for what in ("mask", "probability"))
+
+    assert give(page, folder) == ""
+    paths = unpack(saved(page), tmp_path / "saved")
+    masks = read_stack(paths)
+    far = np.abs(probabilities - network[1]["input"]["threshold"]) > NEAR + (0 if paths[0].suffix == ".gz" else 1 / 510)
+    assert masks.shape == far.shape and (masks.any() or case == "one slice")
+    assert not ((masks != expected) & far).any()
+    if paths[0].suffix == ".gz":
+        mask, other = (sitk.ReadImage(str(path)) for path in (paths[0], *out.glob("*/*_mask.nii.gz")))
+        assert mask.GetSize() == other.GetSize()
+        for name in ("GetSpacing", "GetOrigin", "GetDirection"):
+            assert getattr(mask, name)() == pytest.approx(getattr(other, name)(), abs=1e-5)
+
+    (patient,) = pd.read_csv(out / "patients.csv").to_dict("records")
+    table = pd.read_csv(io.BytesIO(saved(page, "#save-table")))
+    assert (
+        table["lesion_pixels"].sum()
+        == masks.sum()
+        == pytest.approx(patient["lesion_pixels"], abs=int((masks != expected).sum()))
+    )
+    if paths[0].suffix == ".gz" and masks.sum() == patient["lesion_pixels"]:
+        assert page.inner_text("#shown-volume") == f"{patient['lesion_mm3'] / 1000:,.1f} ml"
+        assert table["lesion_mm3"].sum() == pytest.approx(patient["lesion_mm3"])
+    said = " ".join(printed.split())
+    warnings = page.locator("#warnings li").all_inner_texts()
+    assert any("one sequence only" in warning for warning in warnings) == ("one sequence only" in said)
+    for text in [warning for warning in warnings if warning != build.ONE_SEQUENCE] + page.locator(
+        "#notes li"
+    ).all_inner_texts():
+        assert text in said
+
+
+# --- What else it does --------------------------------------------------------------------------------------------
+
+
+def test_a_photograph_is_warned_of(page, tmp_path):
+    noise = np.random.default_rng(0).integers(0, 255, (200, 300, 3), dtype=np.uint8)
+    cv2.imwrite(str(tmp_path / "photo.png"), noise)
+    assert give(page, tmp_path) == ""
+    assert "does not look like MR of one head" in page.inner_text("#warnings")
+
+
+@pytest.mark.parametrize(
+    "name, content, words",
+    [
+        ("flair.nii.gz", b"a text", "flair.nii.gz: cannot be read: is damaged"),
+        ("flair.png", b"\x89PNG nothing", "flair.png: cannot be read: is damaged"),
+        ("t1.nii.gz", b"", "No FLAIR, which is what is segmented, beside t1.nii.gz"),
+        ("notes.txt", b"", "No image is among these files"),
+    ],
+)
+def test_bad_files_are_one_sentence(page, tmp_path, name, content, words):
+    (tmp_path / name).write_bytes(content)
+    assert words in give(page, tmp_path) and page.is_hidden("#result")
+
+
+def test_files_can_be_dropped(page):
+    page.evaluate(
+        "const data = new DataTransfer(); data.items.add(new File(['x'], 'dropped.doc'));"
+        "document.body.dispatchEvent(new DragEvent('drop', {dataTransfer: data, bubbles: true, cancelable: true}))"
+    )
+    page.locator("#refusal", has_text="dropped.doc is not read here").wait_for()
+
+
+def test_a_series_with_a_gap_is_refused_in_the_words_of_python(page, images, tmp_path):
+    for number in (0, 1, 3):
+        write_slice(
+            tmp_path / f"IM{number}", images[number, ..., FLAIR].astype(np.uint16), (0, 0, 5 * number), size="1"
+        )
+    (patient,), _, _ = find_patients([tmp_path])
+    assert give(page, tmp_path).split(": ")[-1] == read_patient(patient)[1][0].split(": ")[-1]
+
+
+def test_the_sample_keys_threshold_and_brush(page):
+    page.click("#sample-button")
+    page.wait_for_selector("body[data-seconds]", state="attached")
+    volume = page.inner_text("#shown-volume")
+    assert volume.endswith(" ml") and page.inner_text("#shown-threshold") == "0.55, the network's own"
+    shown = int(page.inner_text("#shown-slice").split()[0])
+    page.focus("#stage")
+    page.keyboard.press("ArrowRight")
+    assert page.inner_text("#shown-slice") == f"{shown + 1} of 12"
+    page.keyboard.press("Home")
+    assert page.inner_text("#shown-slice") == "1 of 12" and page.inner_text("#shown-area") == "0 mm²"
+    assert page.locator("#marks path").count() == 0
+
+    page.check("input[name=tool][value=paint]")
+    page.focus("#stage")
+    page.keyboard.press(" ")
+    painted = int(page.inner_text("#shown-area").split()[0])
+    assert painted == pytest.approx(np.pi * 6**2, rel=0.1) and page.locator("#marks path.prediction").count() == 1
+    page.fill("#threshold", "0.95")  # edits outlive it
+    page.locator("#shown-volume", has_not_text=volume).wait_for()
+    assert int(page.inner_text("#shown-area").split()[0]) == painted
+    page.click("#own-threshold")
+    page.click("#undo")
+    page.locator("#shown-volume", has_text=volume).wait_for()
+    assert page.inner_text("#shown-area") == "0 mm²"
+    page.check("input[name=tool][value='']")
+
+
+def test_the_page_fits_a_telephone(page):
+    page.set_viewport_size({"width": 390, "height": 800})
+    wide = page.evaluate("document.documentElement.scrollWidth")
+    page.set_viewport_size({"width": 1280, "height": 900})
+    assert wide <= 390
+
+
+# --- The build ----------------------------------------------------------------------------------------------------
+
+
+def test_one_small_file_that_may_ask_nothing(page_file, network):
+    text = page_file.read_text(encoding="utf-8")
+    assert len(text) < LARGEST_PAGE and "default-src 'none'" in text and "connect-src" not in text
+    assert constants.RESEARCH_USE in text and "CC BY-NC-SA 4.0" in text and "No patients were left to test on" in text
+
+
+def test_the_scripts_alone(packages):
+    result = subprocess.run(["npm", "test", "--prefix", build.HERE], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout
+
+
+@pytest.mark.parametrize("network", [{"bilinear": True, "pixel_unshuffle": 2}, {}])
+def test_the_graph_computes_what_the_network_does(network):
+    torch.manual_seed(0)
+    model = UNet(5, 1, 4, **network)
+    model(torch.randn(2, 5, 64, 64))  # the norms have seen data
+    assert build.compare(model.eval(), to_graph(model)) < 1e-2
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"normalisation": "brain"}, 'normalise by "brain"'),
+        ({"apart_mm": 5}, '"apart_mm"'),
+        ({"resolution": 0.5}, "0.5"),
+    ],
+)
+def test_weights_that_the_page_cannot_use_are_refused(network, packages, changes, words):
+    model, checkpoint = network
+    with pytest.raises(UserError, match=words):
+        build.build_page(model, describe_input(checkpoint) | changes, "")
+
+
+def test_the_committed_page_is_what_the_sources_build(page_file):
+    """But for the sample, which other processors draw a little differently."""
+    committed = build.HERE / "lgg_unet.html"
+    if not committed.exists():
+        pytest.skip("web/lgg_unet.html is not there")
+    lines = [path.read_text(encoding="utf-8").splitlines() for path in (committed, page_file)]
+    differ = [own for own, built in zip(*lines, strict=True) if own != built]
+    assert all('id="sample"' in line for line in differ), "build it again: see web/build.py"

@@ -1,0 +1,195 @@
+// The viewer's state and picture. Outline, zoom, keys, wheel and swipe are those of the report (reporting/report.js).
+import {indexOfMost, listenToKeys, listenToStage, outline, seen, setSize, svg} from "report-viewer";
+
+export const byId = id => document.getElementById(id);
+export const state = {patient: 0, slice: 0, zoom: 1, middle: null, hidden: false, tool: "", brush: 6};
+export const patients = [];  // the one patient: {view: [left, top, side], slices, masks, areas, shades}
+export const current = () => patients[state.patient];
+
+// --- Drawing ---------------------------------------------------------------------------------------------------------
+
+const square = ({height, width}) => {
+  const side = Math.max(height, width);
+  return {side, top: (side - height) >> 1, left: (side - width) >> 1};
+};
+
+let listeners = [];
+export const onShow = listener => listeners.push(listener);
+
+export function openPatient(patient) {
+  patients[0] = patient;
+  Object.assign(state, {slice: 0, zoom: 1, middle: null});
+  byId("stage").classList.remove("zoomed");
+  byId("slice").max = patient.slices.length - 1;
+  patient.shades = [0, 1, 2].map(sequence => brightness(patient.slices.map(slice => slice.planes[sequence]), patient.brightest));
+}
+
+// What each value is shown as: the brightest percentile of a stack as white, black pixels not counted
+function brightness(planes, brightest) {
+  const counts = new Float64Array(256);
+  for (const plane of planes) for (let i = 0; i < plane.length; i++) counts[plane[i]]++;
+  const all = counts.reduce((sum, count) => sum + count, 0) - counts[0];
+  let white = 0, below = 0;
+  while (all && white < 255 && below <= (all - 1) * brightest / 100) below += counts[++white];
+  return Float32Array.from({length: 256}, (_, value) => value / (white || 255));
+}
+
+export function show() {
+  const patient = current();
+  if (!patient) return;
+  const slice = patient.slices[state.slice], mask = patient.masks[state.slice], {side, top, left} = square(slice);
+  const {height, width} = slice, sequence = Number(document.querySelector("input[name=sequence]:checked").value);
+  const range = Number(byId("window").value) / 100, level = Number(byId("level").value) / 100;
+  const table = patient.shades[sequence].map(share => 255 * ((Math.min(share, 1) - level) / range + 0.5));
+  const picture = new ImageData(width, height), plane = slice.planes[sequence];
+  for (let i = 0, at = 0; i < plane.length; i++, at += 4) {
+    picture.data[at] = picture.data[at + 1] = picture.data[at + 2] = table[plane[i]];
+    picture.data[at + 3] = 255;
+  }
+  const whole = byId("whole"), canvas = byId("picture"), context = canvas.getContext("2d");
+  Object.assign(whole, {width: side, height: side});
+  whole.getContext("2d").putImageData(picture, left, top);
+  patient.view = [0, 0, side];
+  const view = seen(patient), pixels = Math.min(1240, Math.round(byId("stage").clientWidth * devicePixelRatio)) || 620;
+  Object.assign(canvas, {width: pixels, height: pixels});
+  context.imageSmoothingEnabled = true;
+  context.drawImage(whole, ...view.slice(0, 2), view[2], view[2], 0, 0, pixels, pixels);
+
+  const marks = byId("marks");
+  marks.setAttribute("viewBox", `${view[0]} ${view[1]} ${view[2]} ${view[2]}`);
+  marks.replaceChildren();
+  if (mask && !state.hidden && mask.includes(1)) {
+    const labels = new Uint8Array(side * side);
+    for (let y = 0; y < height; y++) labels.set(mask.subarray(y * width, (y + 1) * width), (y + top) * side + left);
+    setSize(side);
+    const d = outline(labels, label => label > 0);
+    if (byId("show-overlay").checked) svg("path", {d, class: "overlay", "fill-rule": "evenodd"}, marks);
+    if (byId("show-outline").checked) {
+      svg("path", {d, class: "halo"}, marks);
+      svg("path", {d, class: "outline prediction"}, marks);
+    }
+  }
+  if (state.tool && state.cursor) svg("circle", {cx: state.cursor[0] + left, cy: state.cursor[1] + top, r: state.brush, class: "cursor"}, marks);
+  byId("slice").value = state.slice;
+  byId("slice").setAttribute("aria-valuetext", `slice ${state.slice + 1} of ${patient.slices.length}`);
+  for (const listener of listeners) listener();
+}
+
+export function goTo(index) {
+  state.slice = Math.max(0, Math.min(current().slices.length - 1, index));
+  show();
+}
+
+export const goToLargest = () => goTo(indexOfMost(current().areas, area => area || 0));
+
+// The middle of the mask of the slice in the padded square, which zooming goes to; null without any
+export function middleOfMarks() {
+  const slice = current().slices[state.slice], mask = current().masks[state.slice], {top, left} = square(slice);
+  let count = 0, x = 0, y = 0;
+  if (mask) mask.forEach((value, at) => { if (value) { count++; x += at % slice.width; y += Math.floor(at / slice.width); } });
+  return count ? [x / count + left, y / count + top] : null;
+}
+
+// --- Brush -----------------------------------------------------------------------------------------------------------
+
+const MOST_UNDONE = 50;
+const strokes = [];  // [slice, edits before it]
+
+// Edits: Int8Array per slice, 1 painted, -1 erased, 0 as the network says; they outlive another threshold
+export function applyEdits(patient, masks) {
+  patient.masks = masks.map((mask, n) => {
+    const edit = patient.edits[n];
+    return edit ? mask.map((value, at) => edit[at] ? Number(edit[at] > 0) : value) : mask;
+  });
+  patient.areas = patient.masks.map(mask => mask.reduce((sum, value) => sum + value, 0));
+}
+
+function beginStroke() {
+  const {edits} = current();
+  strokes.push([current(), state.slice, edits[state.slice] ? edits[state.slice].slice() : null]);
+  if (strokes.length > MOST_UNDONE) strokes.shift();
+}
+
+function dab([x, y]) {
+  const patient = current(), n = state.slice, {height, width} = patient.slices[n], value = state.tool === "paint" ? 1 : -1;
+  patient.edits[n] = patient.edits[n] || new Int8Array(height * width);
+  const r = state.brush;
+  for (let v = Math.max(0, Math.ceil(y - r - 0.5)); v <= Math.min(height - 1, y + r - 0.5); v++) {
+    for (let u = Math.max(0, Math.ceil(x - r - 0.5)); u <= Math.min(width - 1, x + r - 0.5); u++) {
+      if ((u + 0.5 - x) ** 2 + (v + 0.5 - y) ** 2 > r * r) continue;
+      const at = v * width + u, before = patient.masks[n][at];
+      patient.edits[n][at] = value;
+      patient.masks[n][at] = value > 0 ? 1 : 0;
+      patient.areas[n] += patient.masks[n][at] - before;
+    }
+  }
+}
+
+export function undo() {
+  const [patient, slice, edit] = strokes.pop() || [];
+  if (patient !== current() || !patient) return;
+  patient.edits[slice] = edit;
+  applyEdits(patient, patient.network);
+  goTo(slice);
+}
+
+// Before the report's listeners, which a brush keeps from the picture
+export function listenToBrush() {
+  const stage = byId("stage");
+  let drawing = false;
+  const place = event => {
+    const box = stage.getBoundingClientRect(), view = seen(current()), {top, left} = square(current().slices[state.slice]);
+    return [view[0] + (event.clientX - box.left) / box.width * view[2] - left, view[1] + (event.clientY - box.top) / box.height * view[2] - top];
+  };
+  const line = (from, to) => {
+    const steps = Math.max(1, Math.ceil(Math.hypot(to[0] - from[0], to[1] - from[1]) / Math.max(1, state.brush / 2)));
+    for (let n = 1; n <= steps; n++) dab(from.map((value, k) => value + (to[k] - value) * n / steps));
+  };
+  const listen = (name, act) => stage.addEventListener(name, event => {
+    if (!state.tool || !current() || !current().network) return;
+    event.stopImmediatePropagation();
+    act(event);
+    show();
+  });
+  listen("pointerdown", event => {
+    stage.setPointerCapture(event.pointerId);
+    drawing = true;
+    beginStroke();
+    state.cursor = place(event);
+    dab(state.cursor);
+  });
+  listen("pointermove", event => {
+    const next = place(event);
+    if (drawing) line(state.cursor, next);
+    state.cursor = next;
+  });
+  listen("pointerup", () => { drawing = false; });
+  listen("pointercancel", () => { drawing = false; });
+  // By keys: the brush walks with shift and the arrows, and the space bar dabs
+  stage.addEventListener("keydown", event => {
+    if (!state.tool || !current() || !current().network) return;
+    const way = event.shiftKey && {ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1]}[event.key];
+    if (!way && event.key !== " ") return;
+    event.preventDefault();
+    event.stopPropagation();
+    const {height, width} = current().slices[state.slice];
+    state.cursor = state.cursor || [width / 2, height / 2];
+    if (way) {
+      state.cursor = [width, height].map((most, k) => Math.max(0, Math.min(most, state.cursor[k] + way[k] * Math.max(1, state.brush / 2))));
+    } else {
+      beginStroke();
+      dab(state.cursor);
+    }
+    show();
+  });
+  document.addEventListener("keydown", event => {
+    if ((event.ctrlKey || event.metaKey) && event.key === "z" && current()) { event.preventDefault(); undo(); }
+  });
+}
+
+export function listenToViewer() {
+  const last = () => (current() ? current().slices.length : 1) - 1, move = index => { if (current()) goTo(index); };
+  listenToBrush();
+  listenToKeys(move, last);
+  listenToStage(move, last);
+}

@@ -1,0 +1,62 @@
+// Reads, prepares, computes and cuts out masks, beside the page so that it stays alive. One message in, one out.
+import * as ort from "onnxruntime-web/wasm";
+import {Refusal} from "./geometry.js";
+import {assignRoles, findItems} from "./items.js";
+import {segment} from "./postprocess.js";
+import {collectLogits, fillInput, prepare} from "./preprocess.js";
+import {inputWarnings} from "./quality.js";
+import {readScan} from "./scan.js";
+
+let config, session, prepared, scan, logits;
+
+const answers = {
+  async start({wasm, model, about}) {
+    config = about;
+    ort.env.wasm.wasmBinary = wasm;
+    ort.env.wasm.numThreads = 1;
+    ort.env.logLevel = "error";
+    session = await ort.InferenceSession.create(new Uint8Array(model), {executionProviders: ["wasm"], graphOptimizationLevel: "all"});
+  },
+  async find({files}) {
+    const {items, problems} = await findItems(files, config), {roles, question} = assignRoles(items);
+    return {items, roles, question, problems};
+  },
+  async read({items}, progress) {
+    scan = await readScan(items, config, progress);
+    prepared = logits = null;
+    return scan;
+  },
+  take({slices}) {  // a scan that was not read from files: the sample
+    scan = {slices};
+  },
+  prepare() {
+    prepared = prepare(scan.slices, config);
+    return prepared;
+  },
+  share({state}) {  // what another worker prepared
+    prepared = state;
+  },
+  async infer({number}) {
+    const {input, shape} = fillInput(prepared, number, config);
+    const {logits: output} = await session.run({slices: new ort.Tensor("float32", input, shape)});
+    const frame = collectLogits(output.data, prepared, config);
+    output.dispose();
+    return frame;
+  },
+  segment({planes, threshold}) {
+    logits = planes || logits;
+    return segment(logits, scan.slices, threshold, config);
+  },
+  judge({masks}) {
+    return inputWarnings(scan.slices, masks, config);
+  },
+};
+
+self.onmessage = async ({data: {id, ask, ...about}}) => {
+  try {
+    const result = await answers[ask](about, share => self.postMessage({id, share}));
+    self.postMessage({id, result}, ask === "infer" ? [result.buffer] : []);
+  } catch (error) {
+    self.postMessage({id, refusal: error instanceof Refusal ? error.message : `${error.message || error}`, known: error instanceof Refusal});
+  }
+};

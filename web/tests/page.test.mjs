@@ -1,0 +1,132 @@
+// node --test: what needs no browser. tests/test_web.py drives the built page
+import assert from "node:assert/strict";
+import {test} from "node:test";
+import {expectedDice} from "../src/confidence.js";
+import {Refusal, cutPlane, encodeNifti, makeGrid, samePlace} from "../src/geometry.js";
+import {assignRoles, findItems, kindOf} from "../src/items.js";
+import {removeSmall} from "../src/postprocess.js";
+import {fillInput, findHead, headBox, percentileOfCounts, prepare, refusals, roundHalfEven, windowAround} from "../src/preprocess.js";
+import {readNifti, readNrrd} from "../src/volumes.js";
+
+const names = {words: {mask: "seg|mask", flair: "flair", post: "t1ce", pre: "t1", other: "t2w?"}, onto: "_to_[a-z]+", agent: "gd"};
+const input = {size: 4, normalisation: "plain", neighbours: 1, crop: false, resolution: 1, tta_flip: true, threshold: 0.5, min_component: 0};
+const config = {input, network: {channels: 5}, names, flair: 1, mean: [0, 0, 0], std: [1, 1, 1], multiple: 32, mostVoxels: 2 ** 27};
+const refused = (work, words) => assert.rejects(work, error => error instanceof Refusal && error.message.includes(words));
+
+test("percentiles and halves as NumPy has them", () => {
+  const counts = new Float64Array(256);
+  counts[10] = counts[20] = counts[40] = 1;
+  assert.equal(percentileOfCounts(counts, 50), 20);
+  assert.equal(percentileOfCounts(counts, 75), 30);
+  assert.deepEqual([0.5, 1.5, 2.5, 2.4].map(roundHalfEven), [0, 2, 2, 2]);
+});
+
+test("the head is the largest bright region without thin parts, and its window fits the network", () => {
+  const plane = new Uint8Array(64 * 64);
+  for (let y = 10; y < 30; y++) for (let x = 20; x < 50; x++) plane[y * 64 + x] = 100;
+  plane.fill(200, 40 * 64, 40 * 64 + 60);  // a line
+  const box = headBox(findHead([plane], 64, 64), 64, 64);
+  assert.deepEqual(box, [10, 30, 20, 50]);
+  assert.deepEqual(windowAround(box, 64, 32), [4, 19, 32, 32]);
+  assert.deepEqual(windowAround([0, 0, 0, 0].map((_, n) => n % 2 * 64), 64, 32), [0, 0, 64, 64]);
+});
+
+test("the input holds neighbours, repeated at the ends, and the mirror image", () => {
+  const slices = [51, 102, 204].map(level => ({height: 4, width: 4, planes: [0, 1, 2].map(c => Uint8Array.from({length: 16}, (_, n) => level + (c === 1) * (n % 4)))}));
+  const {input: values, shape} = fillInput(prepare(slices, config), 0, config);
+  const at = (pass, channel, x) => Math.round(values[(pass * 5 + channel) * 16 + x] * 255);
+  assert.deepEqual(shape, [2, 5, 4, 4]);
+  assert.deepEqual([at(0, 0, 0), at(0, 1, 3), at(0, 3, 3), at(0, 4, 3)], [51, 54, 54, 105]);
+  assert.deepEqual([at(1, 1, 0), at(1, 1, 3)], [54, 51]);
+});
+
+test("what the page cannot do is refused", () => {
+  assert.deepEqual(refusals(config), []);
+  const other = {...config, input: {...input, normalisation: "new", resolution: 0.5, apart: 2}};
+  assert.equal(refusals(other).length, 3);
+  assert.equal(refusals({...config, network: {channels: 3}}).length, 1);
+});
+
+test("components touch by corners through slices; a small one, or one in a single slice, goes", () => {
+  const clean = (masks, width, smallest) => {
+    const stack = masks.map(mask => Uint8Array.from(mask));
+    removeSmall(stack, stack[0].length / width, width, smallest, 2);
+    return stack.map(mask => mask.join(""));
+  };
+  const masks = ["110" + "000" + "000" + "011", "000" + "001" + "000" + "000"];  // 1 1 touches 1 by a corner; 1 1 is alone
+  assert.deepEqual(clean(masks, 3, 0), masks);
+  assert.deepEqual(clean(masks, 3, 1), ["110000000000", masks[1]]);
+  assert.deepEqual(clean(masks, 3, 3), ["000000000000", "000000000000"]);
+  assert.deepEqual(clean(["1101"], 4, 2), ["1100"]);  // a stack of one slice
+});
+
+// A volume of 2 x 3 x 4 voxels whose axes run to the front, the right and down
+const affine = [[0, -2, 0, 5], [-3, 0, 0, 6], [0, 0, -4, 7]];
+const grid = () => makeGrid(affine, [2, 3, 4], true);
+
+test("a volume is shown to the left, back and up, and its mask returns to its grid", async () => {
+  const values = Uint8Array.from({length: 24}, (_, n) => n), own = grid();
+  assert.deepEqual([own.shape, own.spacing], [[3, 2, 4], [3, 2, 4]]);
+  const planes = [0, 1, 2, 3].map(n => cutPlane(values, own, n, value => value));
+  assert.equal(planes[0][0], 23);  // the voxel that lies most to the right, front and down
+  const file = new File([encodeNifti(planes, own)], "mask.nii"), back = await readNifti(file, config);
+  assert.deepEqual([...back.values[0]], [...values]);
+  assert.deepEqual([back.grid.affine, back.grid.known], [affine, true]);
+  assert.ok(samePlace(own, back.grid) && !samePlace(own, makeGrid(affine.map(row => [...row.slice(0, 3), row[3] + 1]), [2, 3, 4], true)));
+  assert.throws(() => makeGrid([[1, 0.5, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0]], [2, 3, 4], true), /right angles/);
+});
+
+test("the quaternion says the same as the matrix", async () => {
+  for (const turn of [affine, [[0.6, -0.8, 0, 1], [0.8, 0.6, 0, 2], [0, 0, 2, 3]], [[-1, 0, 0, 0], [0, 0, 1, 0], [0, 1, 0, 0]]]) {
+    const bytes = encodeNifti(Array(4).fill(new Uint8Array(24)), makeGrid(turn, [2, 3, 4], true));
+    bytes[254] = 0;  // no matrix
+    const {grid: {affine: read}} = await readNifti(new File([bytes], "m.nii"), config);
+    assert.ok(read.flat().every((value, n) => Math.abs(value - turn.flat()[n]) < 1e-5), `${read}`);
+  }
+});
+
+test("damaged, cut and boasting files are refused before they are decoded", async () => {
+  const bytes = encodeNifti([0, 1, 2, 3].map(() => new Uint8Array(6)), grid()), change = (at, values) => { const own = bytes.slice(); own.set(values, at); return own; };
+  await refused(readNifti(new File(["a text"], "x.nii.gz"), config), "damaged");
+  await refused(readNifti(new File([bytes.slice(0, -3)], "x.nii"), config), "cut off");
+  await refused(readNifti(new File([change(42, [255, 127, 255, 127, 2, 0])], "x.nii"), config), "at most 134,217,728");
+  await refused(readNifti(new File([change(40, [4, 0, 2, 0, 3, 0, 4, 0, 7, 0])], "x.nii"), config), "has the shape (2, 3, 4, 7)");
+  const packed = new Uint8Array(await new Response(new Blob([bytes]).stream().pipeThrough(new CompressionStream("gzip"))).arrayBuffer());
+  await refused(readNifti(new File([packed.slice(0, -20)], "x.nii.gz"), config), "cut off");
+});
+
+test("NRRD: big-endian values, sequences as the first axis, axes of the header", async () => {
+  const header = "NRRD0004\ntype: short\ndimension: 4\nspace: right-anterior-superior\nsizes: 3 2 1 1\n" +
+    "space directions: none (2,0,0) (0,1,0) (0,0,5)\nspace origin: (1,2,3)\nendian: big\nencoding: raw\n\n";
+  const file = new File([header, new Uint8Array([0, 1, 0, 2, 0, 3, 1, 1, 1, 2, 255, 255])], "x.nrrd");
+  const {values, grid: {affine: read, spacing}} = await readNrrd(file, config);
+  assert.deepEqual(values.map(own => [...own]), [[1, 257], [2, 258], [3, -1]]);
+  assert.deepEqual([read.map(row => row[3]), spacing], [[-1, -2, 3], [1, 2, 5]]);
+  await refused(readNrrd(new File([header.replace("raw", "hex")], "x.nrrd"), config), "kind of NRRD");
+});
+
+test("names say which file is what", async () => {
+  const said = {p_flair: "flair", p_t1ce: "post", p_t1: "pre", p_t1_to_flair: "pre", flair_seg: "mask", p_t2: "other", p_12: null};
+  for (const [name, kind] of Object.entries(said)) assert.equal(kindOf(name, names), kind, name);
+  const files = ["p/x_flair.nii.gz", "p/x_t1.nii.gz", "p/x_flair_seg.nii.gz", "p/.hidden.nii", "p/note.txt", "p/s_10.png", "p/s_9.png"]
+    .map(path => ({path, file: new File([""], path.split("/")[1])}));
+  const {items, problems} = await findItems(files, config);
+  assert.deepEqual(items.map(({label}) => label), ["x_flair.nii.gz", "x_t1.nii.gz", "x_flair_seg.nii.gz", "2 pictures, s_9.png to s_10.png"]);
+  assert.deepEqual(assignRoles(items), {roles: ["flair", "pre", "", ""], question: ""});
+  assert.equal(problems.length, 1);
+  assert.match(assignRoles([{kind: "pre", label: "t1.nii"}]).question, /^No FLAIR/);
+  assert.match(assignRoles([{kind: null, label: "a"}, {kind: null, label: "b"}]).question, /^2 of these may be FLAIR/);
+  assert.match(assignRoles([]).question, /^No image/);
+});
+
+test("the expected Dice is a sum over features, unknown beyond those of other patients", () => {
+  const slices = [0, 1].map(() => ({height: 4, width: 4})), one = Uint8Array.from({length: 16}, (_, n) => Number(n < 4));
+  const masks = [one, one.map((value, n) => Number(n < 2))], logits = masks.map(mask => Float32Array.from(mask, value => value ? 30 : -30));
+  const expected = (name, low = 0, high = 9) => expectedDice(logits, masks, slices,
+    {input, confidence: {intercept: 0.5, thresholds: [0.3, 0.7], bad: 0.6, features: {[name]: {coefficient: 0.1, low, high}}}});
+  const values = {log_volume: Math.log10(6), log_components: 0, largest_share: 1, neighbour_dice: 4 / 6, threshold_dice: 1, entropy: 0};
+  for (const [name, value] of Object.entries(values)) assert.ok(Math.abs(expected(name).dice - 0.5 - 0.1 * value) < 1e-6, name);
+  assert.deepEqual([expected("log_volume").check, expected("threshold_dice").check], [true, false]);
+  assert.deepEqual(expected("log_volume", 1), {dice: null, check: true});
+  assert.equal(expectedDice(logits, masks, slices, {input, confidence: null}), null);
+});
