@@ -4,9 +4,8 @@
     python export_model.py --run runs/first                        # the chosen epoch, to runs/first/export
     python export_model.py --run runs/first --formats safetensors  # one of the formats
     python export_model.py --run runs/first --formats safetensors --half --out weights --name first
-    python export_model.py --formats web --out web --name lgg_unet  # the page that segments in a browser; needs npm
 
-The fourth writes weights/first.safetensors with the kernels in float16, half of the bytes, and the card as
+The last writes weights/first.safetensors with the kernels in float16, half of the bytes, and the card as
 weights/first.md. ONNX needs the packages onnx, onnxruntime and onnxscript: pip install -r requirements-optional.txt.
 Each file is read back and its logits are compared with the network's before anything is written. Test first
 (test_model.py): that chooses the epoch and the threshold, and gives the card its metrics. The card describes all files
@@ -49,8 +48,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--run", type=Path, metavar="DIR",
         help="folder of the run (this folder, if it is one; else the weights that come with the project)")  # fmt: skip
     add("--epoch", type=int, metavar="N", help="(the one that test_model.py chose)")
-    add("--formats", nargs="+", choices=FORMATS, default=[name for name in FORMATS if name != "web"],
-        help="(all but web: %(choices)s)")  # fmt: skip
+    add("--formats", nargs="+", choices=FORMATS, default=list(FORMATS), help="(all: %(choices)s)")
     add("--half", action="store_true", help="safetensors with kernels in float16; logits then differ by up to 1%%")
     add("--out", type=Path, metavar="DIR", help="(export in the folder of the run, or here)")
     add("--overwrite", action="store_true", help="replace all files of the same name in --out")
@@ -93,7 +91,7 @@ def main(argv: list[str] | None = None) -> None:
     print(chosen)
     exported, largest = (halve(model), LARGEST_HALVED) if args.half else (model, LARGEST_DIFFERENCE)
     contents = {}
-    for name in [name for name in args.formats if name != "web"]:
+    for name in args.formats:
         content, read_back = FORMATS[name][1](exported, metadata)
         contents[files[name]] = content
         difference = compare(as_graph(model, metadata), read_back, metadata["size"])
@@ -105,11 +103,6 @@ def main(argv: list[str] | None = None) -> None:
         contents[card] = model_card(run, checkpoint, digest).encode()
     else:
         contents[card] = constants.WEIGHTS.with_suffix(".md").read_bytes()
-    if "web" in args.formats:
-        from web.build import build_page
-
-        contents[files["web"]] = build_page(model, metadata, contents[card].decode())
-        print(f"web: {len(contents[files['web']]) / 1e6:.1f} MB")
 
     for path in known:  # the card first: at no time it lies beside weights that it does not describe
         path.unlink(missing_ok=True)
@@ -246,7 +239,6 @@ FORMATS = {  # {name: (ending of its files, its function)}
     "onnx": ("onnx", to_onnx),
     "safetensors": ("safetensors", to_safetensors),
     "torch_export": ("pt2", to_torch_export),
-    "web": ("html", None),  # the page, which holds the card, too: web/build.py
 }
 
 

@@ -22,37 +22,12 @@ if (wrong.length) {
   process.exit(2);
 }
 
-// --- Scripts: ours, the libraries, and what the report's viewer does --------------------------------------------------
-
-const SHARED = ["svg", "outline", "seen", "zoom", "indexOfMost", "listenToKeys", "listenToStage"];
-
-function reportViewer() {
-  const source = read(here, "../reporting/report.js");
-  const functions = SHARED.map(name => {
-    const match = source.match(new RegExp(`^function ${name}\\([^]*?^}`, "m"));
-    if (!match) throw new Error(`reporting/report.js has no function ${name} any more, which web/src/stage.js uses`);
-    return match[0];
-  });
-  return `import {byId, middleOfMarks, patients, show, state} from "./stage.js";
-const SVG = "http://www.w3.org/2000/svg";
-let size = 0;
-const setSize = side => { size = side; };
-${functions.join("\n\n")}
-export {setSize, ${SHARED.join(", ")}};`;
-}
-
-const fromReport = {
-  name: "report-viewer",
-  setup({onResolve, onLoad}) {
-    onResolve({filter: /^report-viewer$/}, () => ({path: "report-viewer", namespace: "report"}));
-    onLoad({filter: /.*/, namespace: "report"}, () => ({contents: reportViewer(), loader: "js", resolveDir: join(here, "src")}));
-  },
-};
+// --- Scripts: ours and the libraries --------------------------------------------------------------------------------
 
 async function bundle(entry) {
   const {outputFiles, metafile} = await build({
     entryPoints: [join(here, "src", entry)], bundle: true, minify: true, write: false, metafile: true, format: "iife",
-    target: "es2022", platform: "browser", legalComments: "none", charset: "utf8", plugins: [fromReport], logLevel: "error",
+    target: "es2022", platform: "browser", legalComments: "none", charset: "utf8", logLevel: "error",
     define: {"import.meta.url": "self.location.href"},  // the runtime asks where it is; a classic worker has no import.meta
   });
   return {text: outputFiles[0].text.replaceAll("</script", "<\\/script"), inputs: Object.keys(metafile.inputs)};
@@ -98,7 +73,7 @@ const hash = `'sha256-${createHash("sha256").update(app.text).digest("base64")}'
 const fill = {
   policy: `default-src 'none'; script-src ${hash} 'wasm-unsafe-eval'; worker-src blob:; style-src 'unsafe-inline'; ` +
     "img-src blob: data:; base-uri 'none'; form-action 'none'",
-  style: read(here, "../reporting/report.css") + read(here, "page.css"),
+  style: ["../reporting/report.css", "../reporting/viewer.css", "page.css"].map(name => read(here, name)).join("\n"),
   synthetic: config.syntheticNotice ? `<div class="banner">${escape(config.syntheticNotice)}</div>` : "",
   use: escape(config.use),
   threshold: String(config.input.threshold),

@@ -20,17 +20,13 @@ import constants
 from constants import FLAIR, IMAGE_SIZE, MEAN, POST, PRE, SYNTHETIC_SEED
 from dataset import preprocess, synthetic
 from evaluation import quality, selection
-from scans import names, read, scan, show
+from scans import check, geometry, names, read, scan, show
 from training import engine
 from unet import UNet
 from utils import UserError
 
 HERE = Path(__file__).parent
 ROLES = {PRE: "pre", FLAIR: "flair", POST: "post", names.MASK: "mask", names.OTHER: "other"}  # the page's names
-ONE_SEQUENCE = (
-    "one sequence only, used for all three channels. Unless it is FLAIR, the masks mean nothing; and a network that "
-    "was trained on three sequences may find nothing in one. Give the others, too."
-)
 SAMPLE, SAMPLE_SLICES, SAMPLE_QUALITY = 6, 12, 60  # number of the synthetic patient, its slices, quality of WebP
 LARGEST = 1e-2  # difference of logits: kernels are rounded by up to 1/2048 of their values
 ABOUT = (
@@ -91,7 +87,7 @@ def page_config(metadata: dict[str, Any]) -> dict[str, Any]:
         "confidence": confidence(metadata.get("quality")),
         "use": constants.RESEARCH_USE,
         "syntheticNotice": constants.SYNTHETIC_NOTICE if metadata["synthetic"] else "",
-        "oneSequence": ONE_SEQUENCE,
+        "oneSequence": check.ONE_SEQUENCE,
         "shown": {ROLES[kind]: text for kind, text in names.SHOWN.items()},
         "names": {"words": patterns, "onto": names.ONTO.pattern, "agent": names.AGENT.pattern},
         "flair": FLAIR,
@@ -100,12 +96,12 @@ def page_config(metadata: dict[str, Any]) -> dict[str, Any]:
         "multiple": preprocess.MULTIPLE,
         "outside": engine.OUTSIDE,
         "fewestSlices": selection.FEWEST_SLICES,
-        "corner": quality.CORNER,
-        "uneven": quality.UNEVEN,
-        "bright": quality.BRIGHT,
-        "tooMuch": quality.TOO_MUCH,
+        "corner": check.CORNER,
+        "uneven": check.UNEVEN,
+        "bright": check.BRIGHT,
+        "tooMuch": check.TOO_MUCH,
         "mostVoxels": scan.MOST_VOXELS,
-        "oblong": read.OBLONG,
+        "oblong": geometry.UNEQUAL,
         "percentiles": read.PERCENTILES,
         "filling": [float(value) for value in read.FILLING],
         "brightest": show.BRIGHTEST,

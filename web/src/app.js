@@ -1,10 +1,9 @@
 // The page: files in, masks out. All computing is in workers; this is what a person sees and presses.
 import {zipSync} from "fflate";
-import {zoom} from "report-viewer";
 import {expectedDice} from "./confidence.js";
 import {encodeNifti, makeGrid} from "./geometry.js";
 import {cut} from "./postprocess.js";
-import {applyEdits, byId, current, goTo, goToLargest, listenToViewer, onShow, openPatient, show, state, undo} from "./stage.js";
+import {applyEdits, byId, current, goTo, goToLargest, listenToViewer, onShow, openPatient, show, state, undo, zoom} from "./stage.js";
 
 const config = JSON.parse(byId("config").textContent);
 const MOST_WORKERS = 4;

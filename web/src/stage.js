@@ -1,10 +1,10 @@
-// The viewer's state and picture. Outline, zoom, keys, wheel and swipe are those of the report (reporting/report.js).
-import {indexOfMost, listenToKeys, listenToStage, outline, seen, setSize, svg} from "report-viewer";
+// The viewer's state and picture. Outline, keys, wheel and swipe are those of the report.
+import {indexOfMost, listenToKeys, listenToStage, outline, seenSquare} from "../../reporting/viewer.js";
 
 export const byId = id => document.getElementById(id);
-export const state = {patient: 0, slice: 0, zoom: 1, middle: null, hidden: false, tool: "", brush: 6};
-export const patients = [];  // the one patient: {view: [left, top, side], slices, masks, areas, shades}
-export const current = () => patients[state.patient];
+export const state = {slice: 0, zoom: 1, middle: null, hidden: false, tool: "", brush: 6};
+let patient = null;  // {slices, masks, areas, shades, ...}
+export const current = () => patient;
 
 // --- Drawing ---------------------------------------------------------------------------------------------------------
 
@@ -16,8 +16,8 @@ const square = ({height, width}) => {
 let listeners = [];
 export const onShow = listener => listeners.push(listener);
 
-export function openPatient(patient) {
-  patients[0] = patient;
+export function openPatient(other) {
+  patient = other;
   Object.assign(state, {slice: 0, zoom: 1, middle: null});
   byId("stage").classList.remove("zoomed");
   byId("slice").max = patient.slices.length - 1;
@@ -34,8 +34,25 @@ function brightness(planes, brightest) {
   return Float32Array.from({length: 256}, (_, value) => value / (white || 255));
 }
 
+// The square of the slice that is seen: [left, top, side], in pixels of the slice padded to a square
+const seen = () => seenSquare([0, 0, square(patient.slices[state.slice]).side], state);
+
+export function zoom(factor) {
+  if (!patient) return;
+  if (state.zoom === 1) state.middle = middleOfMarks();
+  state.zoom = Math.max(1, Math.min(8, state.zoom * factor));
+  if (state.zoom === 1) state.middle = null;
+  byId("stage").classList.toggle("zoomed", state.zoom > 1);
+  show();
+}
+
+function draw(name, attributes, parent) {
+  const element = document.createElementNS("http://www.w3.org/2000/svg", name);
+  for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
+  parent.append(element);
+}
+
 export function show() {
-  const patient = current();
   if (!patient) return;
   const slice = patient.slices[state.slice], mask = patient.masks[state.slice], {side, top, left} = square(slice);
   const {height, width} = slice, sequence = Number(document.querySelector("input[name=sequence]:checked").value);
@@ -49,8 +66,7 @@ export function show() {
   const whole = byId("whole"), canvas = byId("picture"), context = canvas.getContext("2d");
   Object.assign(whole, {width: side, height: side});
   whole.getContext("2d").putImageData(picture, left, top);
-  patient.view = [0, 0, side];
-  const view = seen(patient), pixels = Math.min(1240, Math.round(byId("stage").clientWidth * devicePixelRatio)) || 620;
+  const view = seen(), pixels = Math.min(1240, Math.round(byId("stage").clientWidth * devicePixelRatio)) || 620;
   Object.assign(canvas, {width: pixels, height: pixels});
   context.imageSmoothingEnabled = true;
   context.drawImage(whole, ...view.slice(0, 2), view[2], view[2], 0, 0, pixels, pixels);
@@ -61,30 +77,29 @@ export function show() {
   if (mask && !state.hidden && mask.includes(1)) {
     const labels = new Uint8Array(side * side);
     for (let y = 0; y < height; y++) labels.set(mask.subarray(y * width, (y + 1) * width), (y + top) * side + left);
-    setSize(side);
-    const d = outline(labels, label => label > 0);
-    if (byId("show-overlay").checked) svg("path", {d, class: "overlay", "fill-rule": "evenodd"}, marks);
+    const {path: d} = outline(labels, side, side, label => label > 0);
+    if (byId("show-overlay").checked) draw("path", {d, class: "overlay", "fill-rule": "evenodd"}, marks);
     if (byId("show-outline").checked) {
-      svg("path", {d, class: "halo"}, marks);
-      svg("path", {d, class: "outline prediction"}, marks);
+      draw("path", {d, class: "halo"}, marks);
+      draw("path", {d, class: "outline prediction"}, marks);
     }
   }
-  if (state.tool && state.cursor) svg("circle", {cx: state.cursor[0] + left, cy: state.cursor[1] + top, r: state.brush, class: "cursor"}, marks);
+  if (state.tool && state.cursor) draw("circle", {cx: state.cursor[0] + left, cy: state.cursor[1] + top, r: state.brush, class: "cursor"}, marks);
   byId("slice").value = state.slice;
   byId("slice").setAttribute("aria-valuetext", `slice ${state.slice + 1} of ${patient.slices.length}`);
   for (const listener of listeners) listener();
 }
 
 export function goTo(index) {
-  state.slice = Math.max(0, Math.min(current().slices.length - 1, index));
+  state.slice = Math.max(0, Math.min(patient.slices.length - 1, index));
   show();
 }
 
-export const goToLargest = () => goTo(indexOfMost(current().areas, area => area || 0));
+export const goToLargest = () => goTo(indexOfMost(patient.areas, area => area || 0));
 
 // The middle of the mask of the slice in the padded square, which zooming goes to; null without any
-export function middleOfMarks() {
-  const slice = current().slices[state.slice], mask = current().masks[state.slice], {top, left} = square(slice);
+function middleOfMarks() {
+  const slice = patient.slices[state.slice], mask = patient.masks[state.slice], {top, left} = square(slice);
   let count = 0, x = 0, y = 0;
   if (mask) mask.forEach((value, at) => { if (value) { count++; x += at % slice.width; y += Math.floor(at / slice.width); } });
   return count ? [x / count + left, y / count + top] : null;
@@ -105,13 +120,13 @@ export function applyEdits(patient, masks) {
 }
 
 function beginStroke() {
-  const {edits} = current();
-  strokes.push([current(), state.slice, edits[state.slice] ? edits[state.slice].slice() : null]);
+  const {edits} = patient;
+  strokes.push([patient, state.slice, edits[state.slice] ? edits[state.slice].slice() : null]);
   if (strokes.length > MOST_UNDONE) strokes.shift();
 }
 
 function dab([x, y]) {
-  const patient = current(), n = state.slice, {height, width} = patient.slices[n], value = state.tool === "paint" ? 1 : -1;
+  const n = state.slice, {height, width} = patient.slices[n], value = state.tool === "paint" ? 1 : -1;
   patient.edits[n] = patient.edits[n] || new Int8Array(height * width);
   const r = state.brush;
   for (let v = Math.max(0, Math.ceil(y - r - 0.5)); v <= Math.min(height - 1, y + r - 0.5); v++) {
@@ -126,8 +141,8 @@ function dab([x, y]) {
 }
 
 export function undo() {
-  const [patient, slice, edit] = strokes.pop() || [];
-  if (patient !== current() || !patient) return;
+  const [own, slice, edit] = strokes.pop() || [];
+  if (own !== patient || !patient) return;
   patient.edits[slice] = edit;
   applyEdits(patient, patient.network);
   goTo(slice);
@@ -138,7 +153,7 @@ export function listenToBrush() {
   const stage = byId("stage");
   let drawing = false;
   const place = event => {
-    const box = stage.getBoundingClientRect(), view = seen(current()), {top, left} = square(current().slices[state.slice]);
+    const box = stage.getBoundingClientRect(), view = seen(), {top, left} = square(patient.slices[state.slice]);
     return [view[0] + (event.clientX - box.left) / box.width * view[2] - left, view[1] + (event.clientY - box.top) / box.height * view[2] - top];
   };
   const line = (from, to) => {
@@ -146,7 +161,7 @@ export function listenToBrush() {
     for (let n = 1; n <= steps; n++) dab(from.map((value, k) => value + (to[k] - value) * n / steps));
   };
   const listen = (name, act) => stage.addEventListener(name, event => {
-    if (!state.tool || !current() || !current().network) return;
+    if (!state.tool || !patient || !patient.network) return;
     event.stopImmediatePropagation();
     act(event);
     show();
@@ -167,12 +182,12 @@ export function listenToBrush() {
   listen("pointercancel", () => { drawing = false; });
   // By keys: the brush walks with shift and the arrows, and the space bar dabs
   stage.addEventListener("keydown", event => {
-    if (!state.tool || !current() || !current().network) return;
+    if (!state.tool || !patient || !patient.network) return;
     const way = event.shiftKey && {ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1]}[event.key];
     if (!way && event.key !== " ") return;
     event.preventDefault();
     event.stopPropagation();
-    const {height, width} = current().slices[state.slice];
+    const {height, width} = patient.slices[state.slice];
     state.cursor = state.cursor || [width / 2, height / 2];
     if (way) {
       state.cursor = [width, height].map((most, k) => Math.max(0, Math.min(most, state.cursor[k] + way[k] * Math.max(1, state.brush / 2))));
@@ -183,13 +198,19 @@ export function listenToBrush() {
     show();
   });
   document.addEventListener("keydown", event => {
-    if ((event.ctrlKey || event.metaKey) && event.key === "z" && current()) { event.preventDefault(); undo(); }
+    if ((event.ctrlKey || event.metaKey) && event.key === "z" && patient) { event.preventDefault(); undo(); }
   });
 }
 
 export function listenToViewer() {
-  const last = () => (current() ? current().slices.length : 1) - 1, move = index => { if (current()) goTo(index); };
+  const gestures = {
+    zoom, seen, index: () => state.slice, last: () => (patient ? patient.slices.length : 1) - 1,
+    move: index => { if (patient) goTo(index); },
+    zoomed: () => state.zoom > 1,
+    look: middle => { state.middle = middle; show(); },
+    hide: hidden => { if (state.hidden !== hidden) { state.hidden = hidden; show(); } },
+  };
   listenToBrush();
-  listenToKeys(move, last);
-  listenToStage(move, last);
+  listenToKeys(byId("stage"), gestures);
+  listenToStage(byId("stage"), gestures);
 }
