@@ -21,6 +21,8 @@ NORMALISED = {  # see dataset/preprocess.py
     "plain": "(value / 255 - 0.5) / 0.5",
     "head": "per patient and sequence clipped to the percentiles 0.5 and 99.5 within the head, divided by their "
     "standard deviation, air at 0",
+    "median": "per patient and sequence clipped to the percentiles 0.5 and 99.5 within the head, divided by half of "
+    "their median, air at 0",
 }
 
 

@@ -26,7 +26,7 @@ from dataset.slices import Slices, load_slices
 from dataset.split import read_assignment
 from storage.run_folder import RunFolder
 from training.brain import EDGE, brain_distances
-from utils import UserError, existing, read_csv, refuse_used, run_python, run_script, to_csv, write_text
+from utils import UserError, existing, refuse_used, run_python, run_script, to_csv, write_text
 
 PROJECT = Path(__file__).resolve().parents[1]
 SPACING = (0.9, 0.9, 5.0)  # mm between columns, rows, slices
@@ -149,9 +149,7 @@ def score_cohort(scans: Path, weights: tuple) -> list[pd.DataFrame]:
     """Return the Dice of a cohort as it is, and with FLAIR alone."""
     with tempfile.TemporaryDirectory() as work:
         everything = predict(scans, Path(work) / "out", weights).assign(form="as they are")
-        cohort = read_csv(Path(work) / "out" / "cohort.csv", ["patient", "flair", "mask"])
-        for column in ("pre", "post"):
-            cohort[column] = ""
+        cohort = pd.read_csv(Path(work) / "out" / "cohort.csv", dtype=str).assign(pre="", post="")
         write_text(Path(work) / "out" / "flair.csv", to_csv(cohort))
         alone = predict(Path(work) / "out" / "flair.csv", Path(work) / "alone", weights).assign(form="FLAIR alone")
         return [everything, alone]
