@@ -28,7 +28,6 @@ import argparse
 import functools
 import json
 import re
-import sys
 import textwrap
 import time
 from collections.abc import Callable, Sequence
@@ -36,7 +35,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import constants
-from utils import USER_ERROR, UserError, fraction, list_few, positive, refuse_used, run_script, write_text
+from scans.inputs import add_image_options, find, report
+from utils import UserError, fraction, list_few, positive, refuse_used, run_script, write_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,23 +50,13 @@ if TYPE_CHECKING:
 
     Compute = Callable[[PreprocessedSlices], np.ndarray]  # slices -> logits, float32 [N, 256, 256]
 
-SOME_FAILED = 1  # exit code
 SYNTHETIC_MODEL = "network trained on SYNTHETIC patients: its masks mean nothing on real images"
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 
-    add = parser.add_argument_group("images").add_argument
-    add("inputs", nargs="+", type=Path, metavar="INPUT", help="file, folder or table")
-    add("--pre", default="", metavar="FILE",
-        help="pre-contrast sequence of the one INPUT, or a pattern of its name ('*_t1.nii.gz')")  # fmt: skip
-    add("--post", default="", metavar="FILE", help="post-contrast sequence, in the same way")
-    add("--mask", default="", metavar="FILE", help="reference mask, in the same way")
-    add("--series", default="", metavar="NAME", help="number or description of the DICOM series that is FLAIR")
-    add("--spacing", type=positive(float), nargs=3, metavar=("ROWS", "COLUMNS", "SLICES"),
-        help="mm between rows, columns and slices, for files that do not say so")  # fmt: skip
-
+    add_image_options(parser)
     network = parser.add_argument_group("network")
     one = network.add_mutually_exclusive_group().add_argument
     one("--run", type=Path, metavar="DIR",
@@ -213,18 +203,6 @@ def describe_notes(cohort: Cohort) -> list[str]:
     ]
 
 
-def find(args: argparse.Namespace) -> Cohort:
-    """Return the patients of the inputs. Raises: UserError if there are none, or none with FLAIR unless for --list."""
-    from scans.cohort import find_patients
-    from scans.names import MASK
-
-    options = {constants.PRE: args.pre, constants.POST: args.post, MASK: args.mask}
-    cohort = find_patients(args.inputs, options, args.series)
-    if not (cohort.patients if args.table else cohort.with_flair):
-        raise UserError("\n".join(cohort.problems))
-    return cohort
-
-
 def refuse_images(out: Path, cohort: Cohort) -> None:
     """Raise UserError if an output folder holds images to segment, or else no earlier prediction."""
     from scans.write import PATIENTS
@@ -314,14 +292,6 @@ def expect(model: dict[str, Any] | None, probabilities: list[np.ndarray], masks:
     scale = (constants.IMAGE_SIZE / max(stack.shape[1:])) ** 2
     values = quality.predict(model, quality.features(align(probabilities), stack, scale))
     return dict(zip(("expected_dice", "low", "high"), values or (None,) * 3, strict=True))
-
-
-def report(problems: list[str], done: bool) -> None:
-    """Print the problems, and end with an exit code if there are any."""
-    for problem in problems:
-        print(f"error: {problem}", file=sys.stderr)
-    if problems:
-        sys.exit(SOME_FAILED if done else USER_ERROR)
 
 
 # --- From Python: segment(stack) -------------------------------------------------------------------------------
