@@ -55,9 +55,9 @@ def _own_modules() -> Iterator[None]:
 
 
 def segment(stack, *weights):
-    """Return the mask of one patient's slices: [N, H, W, 3] -> uint8 [N, H, W]; see predict_model.segment."""
+    """Return the mask of one patient's slices: [N, H, W, 3] -> uint8 [N, H, W]; see inference/segment.py."""
     with _own_modules():
-        from predict_model import segment
+        from inference.segment import segment
 
         return segment(stack, *weights)
 

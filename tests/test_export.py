@@ -14,7 +14,7 @@ from conftest import PLAIN, ROOT, draw_patient, save_checkpoint
 import export_model
 import hubconf
 from constants import SYNTHETIC_NOTICE
-from predict_model import segment
+from inference.segment import segment
 from reporting.model_card import model_card
 from storage import checkpoints
 from storage.run_folder import RunFolder

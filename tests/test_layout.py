@@ -13,8 +13,9 @@ MAY_IMPORT = {  # our own modules that a folder may import besides itself
     "storage": SHARED | {"dataset", "unet"},
     "evaluation": SHARED | {"dataset", "storage", "unet"},
     "training": SHARED | {"dataset", "unet", "evaluation.metrics"},
+    "inference": SHARED | {"dataset", "unet", "scans", "storage", "evaluation", "training"},
     "reporting": SHARED | {"evaluation", "storage", "scans", "dataset"},
-    "studies": SHARED | {"unet", "dataset", "scans", "storage", "evaluation", "training", "reporting"},
+    "studies": SHARED | {"unet", "dataset", "scans", "storage", "evaluation", "training", "inference", "reporting"},
 }
 ALONE = ("constants", "utils", "unet", "hubconf")  # import nothing of ours
 TOP = sorted(path.stem for path in ROOT.glob("*.py"))
@@ -46,7 +47,7 @@ def test_imports_point_down(folder):
 @pytest.mark.parametrize("name", TOP)
 def test_no_script_imports_another(name):
     forbidden = OURS if name in ALONE else {*SCRIPTS, "hubconf", "studies"}
-    forbidden -= {"predict_model"} if name == "hubconf" else set()  # torch.hub offers its `segment`
+    forbidden -= {"inference"} if name == "hubconf" else set()  # torch.hub offers its `segment`
     assert {other.split(".")[0] for other in imported(ROOT / f"{name}.py")} & forbidden == set()
 
 

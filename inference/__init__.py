@@ -1,0 +1,1 @@
+"""Networks at work on scans that nobody has outlined: probabilities, masks, expected Dice."""

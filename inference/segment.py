@@ -1,0 +1,119 @@
+"""From a scan or an array to masks, with a network of a run, of weights, or of an ONNX file."""
+
+import functools
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import constants
+from dataset.preprocess import PreprocessedSlices, Preprocessing, preprocess
+from dataset.slices import without_masks
+from evaluation import quality
+from evaluation.selection import Postprocessing, postprocess_stack
+from scans.geometry import from_network, network_pixel, to_network
+from scans.read import scan_of_array
+from scans.scan import Scan
+from scans.show import align
+from storage.checkpoints import INPUT, load_network
+from training import engine
+from training.hardware import Hardware, choose_hardware, repeat_exactly
+from unet import UNet
+from utils import UserError
+
+Compute = Callable[[PreprocessedSlices], np.ndarray]  # slices -> logits, float32 [N, 256, 256]
+
+
+def computation(model: UNet, tta_flip: bool, batch_size: int, hardware: Hardware) -> Compute:
+    """Return the function that computes logits with a network of PyTorch, exactly the same in each run."""
+    repeat_exactly(True, hardware.device)
+    model = model.to(hardware.device, memory_format=hardware.memory_format)
+    return lambda slices: engine.predict(model, slices.to(hardware.device), batch_size, hardware, tta_flip).numpy()
+
+
+def predict(compute: Compute, scan: Scan, preprocessing: dict[str, Any]) -> list[np.ndarray]:
+    """Return the probability of tumour of each pixel of each slice, at its own size: float32 [H, W].
+
+    preprocessing: `input` of the checkpoint. The scan is one stack, whose intensities are scaled together.
+    """
+    slices = preprocess(without_masks(to_network(scan), scan.name), Preprocessing.of(preprocessing))
+    return [torch.from_numpy(plane).sigmoid().numpy() for plane in from_network(compute(slices), scan)]
+
+
+def to_masks(
+    probabilities: list[np.ndarray], postprocessing: Postprocessing, spacing: Sequence[float] | None = None
+) -> list[np.ndarray]:
+    """Return the mask of each slice: uint8 [H, W], 0 or 1.
+
+    The smallest component is counted at the network's size, and through the slices unless these differ in size.
+    """
+    alike = len({plane.shape for plane in probabilities}) == 1
+    stacks = [np.stack(probabilities)] if alike else [plane[None] for plane in probabilities]
+    masks = []
+    for stack in stacks:
+        smallest = round(postprocessing.min_component * network_pixel(stack.shape[1:], spacing))
+        masks += list(postprocess_stack(stack, postprocessing._replace(min_component=smallest)))
+    return masks
+
+
+def expect(model: dict[str, Any] | None, probabilities: list[np.ndarray], masks: list[np.ndarray]) -> dict[str, Any]:
+    """Return expected_dice, low and high of quality.predict, None where unknown; nothing without a model."""
+    if not model:
+        return {}
+    stack = align(masks)
+    scale = (constants.IMAGE_SIZE / max(stack.shape[1:])) ** 2
+    values = quality.predict(model, quality.features(align(probabilities), stack, scale))
+    return dict(zip(("expected_dice", "low", "high"), values or (None,) * 3, strict=True))
+
+
+# --- From Python: segment(stack) -------------------------------------------------------------------------------
+
+
+def segment(stack: np.ndarray, weights: str | Path = constants.WEIGHTS) -> np.ndarray:
+    """Return the mask that predict_model.py writes for the slices of one patient: uint8 [N, H, W], 0 or 1.
+
+    Args:
+        stack: all slices in their order, [N, H, W, 3]: pre-contrast, FLAIR, post-contrast; or [N, H, W], FLAIR alone.
+            uint8 is taken as it is; other numbers are scaled to 8 bits by the percentiles of the stack.
+        weights: .safetensors or .onnx of export_model.py, or models/epoch_N.pt of a run.
+
+    Raises: ValueError for a stack of another shape or type, or without an image; UserError for damaged weights.
+    """
+    compute, input = load_computation(Path(weights))
+    probabilities = predict(compute, scan_of_array(np.asarray(stack)), input)
+    return np.stack(to_masks(probabilities, Postprocessing.of(input)))
+
+
+@functools.cache
+def load_computation(weights: Path) -> tuple[Compute, dict[str, Any]]:
+    """Return the function that computes logits with these weights, and how slices become masks."""
+    if weights.suffix == ".onnx":
+        return load_onnx(weights)
+    model, checkpoint = load_network(weights)
+    hardware = choose_hardware("auto", "fp32")
+    return computation(model, checkpoint["input"]["tta_flip"], constants.BATCH_SIZE, hardware), checkpoint["input"]
+
+
+def load_onnx(path: Path) -> tuple[Compute, dict[str, Any]]:
+    """Return the same of an ONNX file, which one patient at a time goes through."""
+    import onnxruntime
+
+    if not path.is_file():
+        raise UserError(f"{path}: no such file. Write it with export_model.py.")
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    metadata = session.get_modelmeta().custom_metadata_map
+    if not {"slices", "levels", *INPUT} <= metadata.keys():
+        raise UserError(f"{path}: no network of this version. Write it anew with export_model.py.")
+
+    def compute(slices: PreprocessedSlices) -> np.ndarray:
+        images = slices.slices.images.numpy()
+        logits = np.full(images.shape[:3], engine.OUTSIDE, np.float32)
+        ((_, window),) = slices.batches(len(images))
+        feed = {"slices": images[:, *window], "levels": slices.levels.view(constants.CHANNELS, 256).numpy()}
+        logits[:, *window] = session.run(["logits"], feed)[0]
+        return logits
+
+    return compute, {name: json.loads(metadata[name]) for name in INPUT}
