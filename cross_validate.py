@@ -4,18 +4,21 @@
 
 Options that are not listed here go to train_model.py. Each fold is a run of its own, DIR/fold_1 ...; each patient is a
 test patient once. DIR receives test_*.csv, metrics.json and report.html of all patients. The same command again goes on
-where it stopped; a finished fold is not trained again.
+where it stopped; a fold that is trained, here or elsewhere (train_model.py --fold 1/5 --run runs/cv/fold_1), is only
+tested and pooled.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from constants import CRITERIA, SYNTHETIC_NOTICE
 from training.recipe import make_parser
-from utils import UserError, existing, positive, run_python, run_script, show_number
+from utils import UserError, cores, existing, positive, run_python, run_script, show_number
 
 if TYPE_CHECKING:
     from storage.run_folder import RunFolder
@@ -36,6 +39,7 @@ def parse_arguments(argv: list[str] | None = None) -> tuple[argparse.Namespace, 
     add("--device", default="auto", help="cpu, cuda, cuda:1, mps (auto: CUDA, else MPS, else the CPU)")
     add("--select-by", choices=CRITERIA, default="iou", help="validation metric that selects the epoch (%(default)s)")
     add("--tune", action="store_true", help="choose threshold and smallest component on the validation patients")
+    add("--workers", type=positive(int), default=1, metavar="N", help="folds side by side, each on the next GPU")
     args, given = parser.parse_known_args(argv)
     training_parser = make_parser()
     training_parser.error = parser.error  # a mistake in its options ends here, before any training
@@ -57,13 +61,26 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(f"{run}: holds a run of its own. Name another folder with --run.")
     folds = {number: RunFolder(run.path / f"fold_{number}") for number in range(1, args.folds + 1)}
     patients = ["--patients", args.patients] if args.patients else []
-    for number, fold in folds.items():
-        print(f"--- fold {number} of {args.folds}: {fold}", flush=True)
-        where = ["--run", fold, "--data", folder, "--device", args.device]
+
+    def run_fold(number: int) -> None:
+        fold, log, device = folds[number], None, args.device
+        if args.workers > 1:
+            device, log = device_of(number - 1, device), run.path / f"fold_{number}.log"
+        print(f"--- fold {number} of {args.folds}: {fold}{f', output in {log}' if log else ''}", flush=True)
+        where = ["--run", fold, "--data", folder, "--device", device]
         split = ["--fold", f"{number}/{args.folds}", *patients]
-        run_python(PROJECT / "train_model.py", *where, *split, *given, "--resume")  # begins, goes on, or is done
-        run_python(PROJECT / "process_models.py", "--run", fold)
-        run_python(PROJECT / "test_model.py", *where, "--select-by", args.select_by, *["--tune"] * args.tune)
+        run_python(PROJECT / "train_model.py", *where, *split, *given, "--resume", log=log)  # begins, goes on, is done
+        run_python(PROJECT / "process_models.py", "--run", fold, log=log)
+        tune = ["--tune"] * args.tune
+        run_python(PROJECT / "test_model.py", *where, "--select-by", args.select_by, *tune, log=log)
+
+    if args.workers > 1:
+        from training.hardware import device_of
+
+        os.environ["OMP_NUM_THREADS"] = str(max(1, cores() // args.workers))
+        run.path.mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor(args.workers) as threads:
+        list(threads.map(run_fold, folds))
     pool(run, folds, folder)
 
 

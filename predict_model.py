@@ -25,19 +25,21 @@ Research use only: not a medical device, not for diagnosis or treatment.
 from __future__ import annotations
 
 import argparse
+import functools
 import re
+import sys
 import textwrap
 import time
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import constants
 from scans.inputs import add_image_options, find, report
-from utils import UserError, fraction, list_few, positive, refuse_used, run_script, write_text
+from utils import fraction, list_few, part, positive, run_script, write_text
 
 if TYPE_CHECKING:
     from scans.cohort import Cohort
-    from scans.scan import Scan
     from unet import UNet
 
 SYNTHETIC_MODEL = "network trained on SYNTHETIC patients: its masks mean nothing on real images"
@@ -68,9 +70,13 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--batch-size", type=positive(int), default=constants.BATCH_SIZE, metavar="N",
         help="slices at a time (%(default)s)")  # fmt: skip
     add("--device", default="auto", help="cpu, cuda, cuda:1, mps (auto: CUDA, else MPS, else the CPU)")
+    add("--shard", type=part, metavar="K/N", help="only the K-th of N parts of the patients, of a job array")
+    add("--workers", type=positive(int), default=1, metavar="N", help="processes side by side, each with a shard")
     args = parser.parse_args(argv)
     if not (args.out or args.table):
         parser.error("name a folder with --out, or a table with --list")
+    if args.shard and args.workers > 1:
+        parser.error("--shard and --workers exclude each other")
     return args
 
 
@@ -82,103 +88,93 @@ def main(argv: list[str] | None = None) -> None:
         cohort, problems = write_list(args.table, args.overwrite, lambda: find(args), COLUMNS)
         report(problems, done=bool(cohort.with_flair))
         return
-    from scans.cohort import SWAPPED, describe, shown_items, to_table
-    from scans.write import PATIENTS, begin_tables, describe_cohort, write_patient
+    from scans.cohort import SWAPPED, describe
+    from scans.earlier import begin, refuse_folder, refuse_images
 
-    refuse_used(args.out, args.overwrite or (args.out / PATIENTS).is_file())
+    refuse_folder(args.out)
     cohort = find(args)
-    refuse_images(args.out, cohort)
-    problems = cohort.problems
+    patients = cohort.with_flair[args.shard[0] - 1 :: args.shard[1]] if args.shard else cohort.with_flair
+    refuse_images(args.out, patients)
     print("\n".join(describe(cohort)))
-    from evaluation.selection import Postprocessing
-    from inference.segment import computation, expect, predict, to_masks
-    from reporting.scans import ScansReport, make_stack, scan_facts
-    from scans.check import cohort_warnings, input_warnings, seen_in_training
-    from scans.earlier import describe_predicted, describe_written, forget, read_earlier, read_written
-    from scans.masks import is_swapped, read_reference
-    from scans.read import read_patient
+    from inference.cohort import Prediction, run_shards
+    from inference.segment import computation
+    from reporting.scans import make_page
     from training.hardware import choose_hardware, keep_freed_memory
 
-    earlier = {} if args.overwrite else read_earlier(args.out, [patient.name for patient in cohort.patients])
     model, checkpoint, chosen = load(args)
-    postprocessing = Postprocessing.of(checkpoint["input"])
+    facts = {"Network": chosen.splitlines()[0]}
+    notice = SYNTHETIC_MODEL if checkpoint["config"]["synthetic"] else ""
+    print("\n".join(filter(None, [chosen, notice])), flush=True)
+    names = [patient.name for patient in patients]
+    begin(
+        args.out, describe_settings(model, checkpoint), [patient.name for patient in cohort.patients],
+        args.overwrite, names if args.shard else None,
+    )  # fmt: skip
+    if args.workers > 1:
+        run_shards(Path(__file__), sys.argv[1:] if argv is None else argv, args.workers, args.device, args.out, names)
     hardware = choose_hardware(args.device, "fp32")  # the same masks on every machine
     keep_freed_memory()
     compute = computation(model, checkpoint["input"]["tta_flip"], args.batch_size, hardware)
-    notice = SYNTHETIC_MODEL if checkpoint["config"]["synthetic"] else ""
-    print("\n".join(filter(None, [chosen, notice])))
+    prediction = Prediction(
+        args.out, compute, checkpoint, args.spacing, args.probabilities, notice,
+        functools.partial(make_page, facts=facts, synthetic_notice=notice),
+    )  # fmt: skip
 
-    started, totals, slices, grey, swapped = time.perf_counter(), [], 0, 0, []
-    page = ScansReport(args.out, len(cohort.with_flair), {"Network": chosen.splitlines()[0]}, notice)
-    for patient in cohort.with_flair:
-        scan, wrong = read_patient(patient, args.spacing)
-        if scan is None and is_swapped(patient):
-            swapped.append(patient.name)
+    started, problems, swapped = time.perf_counter(), [] if args.shard else cohort.problems, []
+    slices: Counter[str] = Counter()  # by what became of them
+    for work in prediction.run(patients):
+        if work.swapped:
+            swapped.append(work.patient.name)
             continue
-        problems += wrong
-        if scan is None:
-            continue
-        try:
-            masks = None if args.overwrite else read_written(args.out, scan)
-        except ValueError as error:  # a mask that somebody worked on is never replaced
-            problems.append(str(error))
-            continue
-        if scan.spacing is None:
-            scan.notes.append("no spacing known, so that areas are in pixels only; add it with --spacing")
-        patient.notes = scan.notes
-        in_place, probabilities = masks is not None, None
-        if in_place:
-            about = describe_written(masks, earlier.get(scan.name, {}))
-        else:
-            probabilities = predict(compute, scan, checkpoint["input"])
-            masks = to_masks(probabilities, postprocessing, scan.spacing)
-            about = describe_predicted(masks) | expect(checkpoint.get("quality"), probabilities, masks)
-            slices += len(masks)
-        warnings = [*scan.warnings, *input_warnings(scan.slices, masks)]
-        about["seen_in_training"] = seen_in_training(scan, checkpoint.get("training_patients"))
-        about["warnings"] = " ".join(warnings)
-        if not totals:
-            if not earlier:
-                begin_tables(args.out, args.overwrite)
-            write_text(args.out / "cohort.csv", to_table(cohort, args.out)[0])
-        if earlier:
-            forget(args.out, scan.name)
-        references = read_reference(patient, scan)
-        wanted = probabilities if args.probabilities else None
-        rows, total = write_patient(args.out, scan, masks, references, about, wanted, notice, in_place)
-        describe_patient(scan, total, warnings)
-        facts = scan_facts(scan, total, shown_items(patient))
-        page.add(make_stack(scan, masks, references, probabilities, rows, total, facts), total)
-        totals.append(total)
-        grey += scan.grey
+        problems += work.problems
+        if work.record:
+            work.patient.notes = work.record["notes"]
+            slices[work.done] += len(work.record["slices"])
+            if work.done != "before":
+                describe_patient(work.record["patient"])
     problems += [f"{list_few(swapped)}: {SWAPPED}"] if swapped else []
-    if totals:
-        write_text(args.out / "cohort.csv", to_table(cohort, args.out)[0])  # with the notes
-        print("".join(f"{note}\n" for note in describe_notes(cohort)), end="")
-        general = cohort_warnings(grey, len(totals))
-        written = page.finish(general)
-        seconds = time.perf_counter() - started
-        for warning in general:
-            print(textwrap.fill(f"warning: {warning}", 118, subsequent_indent=" " * 9))
-        if kept := sum(total["slices"] for total in totals) - slices:
-            print(f"{kept} slices have masks in {args.out} already, which were measured as they are")
-        if slices:
-            print(f"{slices} slices segmented in {seconds:.1f} s, {slices / seconds:.1f} slices/s on {hardware}")
-        print(
-            f"written to {args.out}: masks and overlays by patient; slices.csv, patients.csv\n"
-            f"all of it on one page: {written}\n{constants.RESEARCH_USE}\n{describe_cohort(totals)}"
-        )
-    report(problems, done=bool(totals))
+    seconds = time.perf_counter() - started
+    if before := slices["before"]:
+        print(f"{before} slices were done before")
+    if kept := slices["measured"]:
+        print(f"{kept} slices have masks in {args.out} already, which were measured as they are")
+    if new := slices["segmented"]:
+        print(f"{new} slices segmented in {seconds:.1f} s, {new / seconds:.1f} slices/s on {hardware}")
+    if args.shard:
+        print("The same command without --shard writes the tables and report.html, when all shards are done.")
+    elif slices:
+        finish(args.out, cohort, facts, notice)
+    report(problems, done=bool(slices))
 
 
-def describe_patient(scan: Scan, total: dict[str, Any], warnings: list[str]) -> None:
-    """Print what was measured in a scan, and warnings."""
+def finish(out: Path, cohort: Cohort, facts: dict[str, str], notice: str) -> None:
+    """Write the tables and the page of the cohort from the records of its patients."""
+    from reporting.scans import write_report
+    from scans.check import cohort_warnings
+    from scans.cohort import to_table
+    from scans.write import describe_cohort, write_tables
+
+    totals, grey = write_tables(out, [patient.name for patient in cohort.with_flair])
+    write_text(out / "cohort.csv", to_table(cohort, out)[0])  # with the notes
+    print("".join(f"{note}\n" for note in describe_notes(cohort)), end="")
+    general = cohort_warnings(grey, len(totals))
+    written = write_report(out, totals, facts, general, notice)
+    for warning in general:
+        print(textwrap.fill(f"warning: {warning}", 118, subsequent_indent=" " * 9))
+    print(
+        f"written to {out}: masks and overlays by patient; slices.csv, patients.csv\n"
+        f"all of it on one page: {written}\n{constants.RESEARCH_USE}\n{describe_cohort(totals)}"
+    )
+
+
+def describe_patient(total: dict[str, Any]) -> None:
+    """Print what was measured in a scan, and its warnings; total: row of patients.csv."""
     from scans.write import describe
 
     corrected = " (corrected mask)" if total["origin"] != "network" else ""
-    print(f"{scan.name}{corrected}: {'; '.join(describe(total))}")
-    for warning in warnings:
-        print(textwrap.fill(f"warning: {warning}", 118, initial_indent="  ", subsequent_indent=" " * 11))
+    print(f"{total['patient']}{corrected}: {'; '.join(describe(total))}", flush=True)
+    if total["warnings"]:
+        print(textwrap.fill(f"warning: {total['warnings']}", 118, initial_indent="  ", subsequent_indent=" " * 11))
 
 
 def describe_notes(cohort: Cohort) -> list[str]:
@@ -194,16 +190,11 @@ def describe_notes(cohort: Cohort) -> list[str]:
     ]
 
 
-def refuse_images(out: Path, cohort: Cohort) -> None:
-    """Raise UserError if an output folder holds images to segment, or else no earlier prediction."""
-    from scans.write import PATIENTS
+def describe_settings(model: UNet, checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings on which masks depend."""
+    from unet import weights_digest
 
-    if out.is_dir() and any(out.iterdir()) and not (out / PATIENTS).is_file():
-        raise UserError(f"{out}: holds no earlier prediction to overwrite. Name another folder with --out.")
-    for patient in cohort.with_flair:
-        folders = {path.parent.resolve() for item in patient.items.values() for path in item.paths}
-        if (out / patient.name).resolve() in folders:
-            raise UserError(f"{out / patient.name}: holds images to segment. Name another folder with --out.")
+    return {"weights": weights_digest(model.state_dict(), {})[:16], **checkpoint["input"]}
 
 
 def load(args: argparse.Namespace) -> tuple[UNet, dict[str, Any], str]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import constants
 from training.recipe import Recipe, chosen_settings, make_parser, make_settings
-from utils import UserError, run_script, show_number
+from utils import UserError, cores, run_script, show_number
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -314,7 +314,6 @@ def print_costs(
     keep: int, recipe: Recipe, slices: int, network: torch.nn.Module, run: RunFolder, hardware: Hardware
 ) -> None:
     """Print the size of all checkpoints and, on a CPU, roughly the hours of training, before they are spent."""
-    import os
     import shutil
 
     size = sum(tensor.nbytes for tensor in network.state_dict().values())
@@ -326,7 +325,7 @@ def print_costs(
         print(f"warning: {free / 1e9:.1f} GB are free there. Free some, or keep the best epochs only with --keep 3")
     if hardware.device.type == "cpu":
         gflop = (240 if recipe.bilinear else 289) * (recipe.width / 64 / recipe.pixel_unshuffle) ** 2  # of a slice
-        hours = recipe.epochs * slices * gflop / ((os.cpu_count() or 1) * CPU_GFLOPS[hardware.bf16]) / 3600
+        hours = recipe.epochs * slices * gflop / (cores() * CPU_GFLOPS[hardware.bf16]) / 3600
         if hours > 1:
             print(f"time        roughly {hours:.0f} hours; --width 16 takes a sixteenth, --recipe tuned minutes")
 

@@ -11,6 +11,7 @@ import json
 import math
 import os
 import re
+import secrets
 import shutil
 import subprocess
 import sys
@@ -65,10 +66,15 @@ def _end(message: str, code: int) -> None:
     sys.exit(code)
 
 
-def run_python(*arguments: object) -> None:
-    """Run a script, or a module after "-m", in a process of its own. A failure ends this one with its exit code."""
-    if code := subprocess.call([sys.executable, *map(str, arguments)]):
-        print(f"{arguments[0]} stopped with exit code {code}, see above.", file=sys.stderr)
+def run_python(*arguments: object, log: Path | None = None) -> None:
+    """Run a script, or a module after "-m", in a process of its own. A failure ends this one with its exit code.
+
+    log: file to which its output is appended.
+    """
+    with open(log, "ab") if log else contextlib.nullcontext() as output:
+        code = subprocess.call([sys.executable, *map(str, arguments)], stdout=output, stderr=output)
+    if code:
+        print(f"{arguments[0]} stopped with exit code {code}, see {log or 'above'}.", file=sys.stderr)
         sys.exit(code)
 
 
@@ -101,6 +107,14 @@ def fraction(text: str) -> float:
     if not 0 <= (value := float(text)) <= 1:
         raise argparse.ArgumentTypeError(f"{text} is not a number from 0 to 1")
     return value
+
+
+def part(text: str) -> tuple[int, int]:
+    """An argparse type: the text "2/5", the second of five parts, as numbers."""
+    match = re.fullmatch(r"([1-9]\d*)/([1-9]\d*)", text)
+    if not match or not int(match[1]) <= int(match[2]) or int(match[2]) < 2:
+        raise argparse.ArgumentTypeError(f"{text} is not K/N with 1 <= K <= N and N >= 2, such as 2/5")
+    return int(match[1]), int(match[2])
 
 
 def existing(text: str) -> Path:
@@ -149,7 +163,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     It is written under a temporary name in the same folder, then renamed. A failure leaves the file that was at `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")  # processes of other machines have our id
     try:
         with open(temporary, "wb") as file:
             yield file
@@ -254,10 +268,22 @@ def list_few(names: list[str], most: int = 3) -> str:
     return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
+def cores(quotas: Path = Path("/sys/fs/cgroup")) -> int:
+    """Return how many cores this process may use: those that it is bound to, its quota, and OMP_NUM_THREADS."""
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    for files in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):  # of cgroup 2 and 1
+        with contextlib.suppress(OSError, ValueError):  # there is no quota: "max"
+            quota, period = map(int, " ".join((quotas / file).read_text() for file in files).split())
+            bound = min(bound, -(-quota // period)) if quota > 0 else bound
+    with contextlib.suppress(ValueError):
+        bound = min(bound, int(os.environ.get("OMP_NUM_THREADS", "")))
+    return max(1, bound)
+
+
 def parallel_map(work: Callable[[Any], Any], items: Iterable[Any]) -> list:
-    """Return the results of `work` in order, computed by threads on all cores.
+    """Return the results of `work` in order, computed by threads on all cores that it may use.
 
     It gains where OpenCV, SciPy, NumPy or Pillow release Python's lock.
     """
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         return list(pool.map(work, items))

@@ -1,9 +1,10 @@
 """report.html of one's own scans: the table of the cohort, what to check first on top, and the viewer.
 
-Small cohorts are one file; larger ones a page for each patient, beside its masks, and report.html is their index.
+Each patient has a page beside its masks. report.html shows all of a small cohort, and is the index of a larger one.
 """
 
 import json
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,73 +17,74 @@ from constants import FLAIR, RESEARCH_USE
 from reporting.report import render
 from reporting.viewer import SEQUENCES, encode_labels, encode_pictures, head_view
 from scans.check import CORRECTED, RULE
+from scans.cohort import Patient, shown_items
 from scans.scan import Scan
 from scans.show import BRIGHTEST, align, stretch
 from scans.write import Row
 from utils import show_number, write_text
 
-MOST_BYTES, MOST_PATIENTS = 16_000_000, 30  # of one page
+MOST_BYTES, MOST_PATIENTS = 16_000_000, 30  # that report.html shows itself
 PICTURE_BYTES = 3_000_000  # of a patient's pictures, before base64 adds a third; of the probabilities a quarter of it
 PAGE = "report"  # name of the page of a patient: PATIENT_report.html
+DATA = re.compile(r'<script type="application/json" id="data">(.*?)</script>', re.DOTALL)  # of a page
 
 
-class ScansReport:
-    """Collects the patients of a cohort and writes report.html, or a page for each once they are too many for one.
+def make_page(
+    patient: Patient, scan: Scan, masks: Sequence[np.ndarray], references: Sequence[np.ndarray] | None,
+    probabilities: Sequence[np.ndarray] | None, rows: Sequence[Row], total: Row,
+    facts: dict[str, str], synthetic_notice: str = "",
+) -> str:  # fmt: skip
+    """Return the page of a patient; the arguments are those of `make_stack` and `write_report`."""
+    sentences = scan_facts(scan, total, shown_items(patient))
+    stack = make_stack(scan, masks, references, probabilities, rows, total, sentences)
+    return render_page(scan.name, [stack], [total], facts, synthetic_notice)
 
-    facts: about the network and the cohort, by name. synthetic_notice: empty, or says that the network knows nothing.
+
+def write_report(
+    out: Path, totals: list[Row], facts: dict[str, str], warnings: Sequence[str], synthetic_notice: str = ""
+) -> Path:
+    """Write report.html and return its path: with the viewer, or, once they are too many, with links to the pages.
+
+    totals: rows of patients.csv. facts: about network and cohort, by name. warnings: about the whole cohort.
+    synthetic_notice: empty, or says that the network knows nothing.
     """
+    totals = sorted(totals, key=first_to_check)
+    pages = [page_of(out, total["patient"]) for total in totals]
+    few = len(pages) <= MOST_PATIENTS and sum(page.stat().st_size for page in pages) <= MOST_BYTES
+    stacks = [read_stack(page) for page in pages] if few else []
+    title = f"{out.resolve().name}: {len(totals)} scan{'s' * (len(totals) > 1)}"
+    path = out / "report.html"
+    write_text(path, render_page(title, stacks, totals, facts, synthetic_notice, warnings))
+    return path
 
-    def __init__(self, out: Path, patients: int, facts: dict[str, str], synthetic_notice: str = "") -> None:
-        self.out, self.facts, self.notice = out, facts, synthetic_notice
-        self.totals: list[Row] = []
-        self.stacks: list[dict[str, Any]] | None = [] if patients <= MOST_PATIENTS else None  # None: pages of their own
-        self.bytes = 0
 
-    def add(self, stack: dict[str, Any], total: Row) -> None:
-        """Add a patient; stack: of `make_stack`, total: row of patients.csv."""
-        self.totals.append(total)
-        waiting = [stack] if self.stacks is None else [*self.stacks, stack]
-        self.bytes += len(json.dumps(stack))
-        if self.stacks is not None and self.bytes <= MOST_BYTES:
-            self.stacks = waiting
-            return
-        self.stacks = None
-        for own in waiting:
-            self._write(page_of(self.out, own["id"]), own["id"], [own], [])
+def read_stack(page: Path) -> dict[str, Any]:
+    """Return the stack that the page of a patient shows."""
+    return json.loads(DATA.search(page.read_text(encoding="utf-8"))[1])["patients"][0]
 
-    def finish(self, warnings: Sequence[str]) -> Path:
-        """Write report.html and return its path; warnings: about the whole cohort."""
-        if self.stacks is not None:  # no pages of an earlier, larger cohort
-            for total in self.totals:
-                page_of(self.out, total["patient"]).unlink(missing_ok=True)
-        path = self.out / "report.html"
-        self._write(
-            path,
-            f"{self.out.resolve().name}: {len(self.totals)} scan{'s' * (len(self.totals) > 1)}",
-            self.stacks or [],
-            warnings,
-        )
-        return path
 
-    def _write(self, path: Path, title: str, stacks: list[dict[str, Any]], warnings: Sequence[str]) -> None:
-        own = path.parent == self.out  # the page of the cohort, not that of a patient
-        totals = sorted(self.totals, key=first_to_check)
-        page = {
-            "title": title,
-            "sections": ({"cohort": "Scans"} if own else {}) | ({"viewer": "Slice viewer"} if stacks else {}),
-            "synthetic_notice": self.notice,
-            "research_use": RESEARCH_USE,
-            "facts": self.facts | {"Written": f"{datetime.now(UTC):%Y-%m-%d}"},
-            "images": len(stacks),
-            "warnings": list(warnings),
-            "table": cohort_table(totals) if own else None,
-            "links": {} if stacks else {t["patient"]: page_link(t["patient"]) for t in totals},
-            "rule": RULE,
-            "expects": any("expected_dice" in total for total in totals),
-            "brightest": BRIGHTEST,
-            "viewer": {"patients": sorted(stacks, key=lambda s: [t["patient"] for t in totals].index(s["id"]))},
-        }
-        write_text(path, render(page, "scans.html.jinja"))
+def render_page(
+    title: str, stacks: list[dict[str, Any]], totals: list[Row], facts: dict[str, str], synthetic_notice: str,
+    warnings: Sequence[str] | None = None,
+) -> str:  # fmt: skip
+    """Return a page: of the cohort, in the order of the totals, or, without warnings (None), of a patient."""
+    own = warnings is not None
+    page = {
+        "title": title,
+        "sections": ({"cohort": "Scans"} if own else {}) | ({"viewer": "Slice viewer"} if stacks else {}),
+        "synthetic_notice": synthetic_notice,
+        "research_use": RESEARCH_USE,
+        "facts": facts | {"Written": f"{datetime.now(UTC):%Y-%m-%d}"},
+        "images": len(stacks),
+        "warnings": list(warnings or []),
+        "table": cohort_table(totals) if own else None,
+        "links": {} if stacks else {t["patient"]: page_link(t["patient"]) for t in totals},
+        "rule": RULE,
+        "expects": any("expected_dice" in total for total in totals),
+        "brightest": BRIGHTEST,
+        "viewer": {"patients": stacks},
+    }
+    return render(page, "scans.html.jinja")
 
 
 def page_of(out: Path, patient: str) -> Path:

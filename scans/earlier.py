@@ -1,43 +1,104 @@
-"""Masks of an earlier prediction in the output folder: never replaced, and measured as they are, edited or not."""
+"""An earlier prediction in the output folder: what is done is passed over, and masks are never replaced unasked."""
 
 import hashlib
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from scans.check import CORRECTED, NETWORK
+from scans.cohort import Patient
 from scans.masks import read_mask, read_mask_stack
+from scans.names import SHOWN
 from scans.scan import PICTURES, Scan, file_ending
-from scans.write import COLUMNS, PATIENTS, SLICES, Row, file_names
-from utils import UserError, read_csv, write_text
+from scans.write import Row, digest_bytes, file_names, read_json, read_record, record_path
+from utils import UserError, list_few, to_json, write_text
+
+SETTINGS = "prediction.json"  # settings of network and masks, the first file in the folder
 
 
-def read_earlier(out: Path, patients: Iterable[str]) -> dict[str, Row]:
-    """Return the rows of patients.csv of an earlier prediction by patient, as text; none without the file.
+def refuse_folder(out: Path) -> None:
+    """Raise UserError if an output folder holds anything but an earlier prediction."""
+    seen = out.is_dir() and any(not path.name.startswith(".") for path in out.iterdir())  # other processes begin, too
+    if (seen and not (out / SETTINGS).is_file()) or out.is_file():
+        raise UserError(f"{out}: is not empty, and holds no earlier prediction. Name another folder with --out.")
 
-    patients: those of this one. Raises: UserError if it lacks some, whose rows and masks would be of another cohort.
+
+def refuse_images(out: Path, patients: Iterable[Patient]) -> None:
+    """Raise UserError if the folder of a patient in the output folder holds images to segment."""
+    for patient in patients:
+        folders = {path.parent.resolve() for item in patient.items.values() for path in item.paths}
+        if (out / patient.name).resolve() in folders:
+            raise UserError(f"{out / patient.name}: holds images to segment. Name another folder with --out.")
+
+
+def begin(
+    out: Path, settings: dict[str, Any], patients: Iterable[str], overwrite: bool, own: Iterable[str] | None = None
+) -> None:
+    """Write the settings of a prediction into its folder; with `overwrite`, remove the files of an earlier one first.
+
+    settings: of network and masks. patients: of the cohort. own: of these, those of this process; None for all.
+    Raises: UserError if there are masks of other patients, or with other settings.
     """
-    if not (out / PATIENTS).is_file():
-        return {}
-    rows = {row["patient"]: row for row in read_csv(out / PATIENTS, ["patient"]).to_dict("records")}
-    if others := sorted(rows.keys() - set(patients)):
-        few = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
+    path, settings = out / SETTINGS, json.loads(to_json(settings))
+    names = [folder.name for folder in out.iterdir()] if out.is_dir() else []
+    earlier = {name for name in names if record_path(out, name).is_file()}
+    before = {} if overwrite else read_json(path)
+    if overwrite:
+        for name in earlier if own is None else earlier.intersection(own):
+            remove(out, name)
+    elif others := sorted(earlier.difference(patients)):
         raise UserError(
-            f"{out}: holds masks of {few}, which this command does not name. Name all patients, or another folder with "
+            f"{out}: holds masks of {list_few(others)}, which this command does not name. Name all patients, or "
+            "another folder with --out, or replace all masks with --overwrite."
+        )
+    different = [f"{name} {before[name]}, not {new}" for name, new in settings.items() if before.get(name, new) != new]
+    if different:
+        raise UserError(
+            f"{out}: holds masks made with {'; '.join(different)}. Give the same options, name another folder with "
             "--out, or replace all masks with --overwrite."
         )
-    return rows
+    if before != settings:
+        write_text(path, to_json(settings))
 
 
-def read_written(out: Path, scan: Scan) -> list[np.ndarray] | None:
-    """Return the masks of a scan in the output folder, uint8 [H, W], 0 or 1, of each slice; None without any.
+def remove(out: Path, patient: str) -> None:
+    """Remove the files of a patient that its record names, and no other."""
+    record = read_record(out, patient)
+    for name in (*record.get("masks", ()), *record.get("files", ()), record_path(out, patient).name):
+        (out / patient / Path(name).name).unlink(missing_ok=True)
 
+
+def inputs_digest(patient: Patient, spacing: Sequence[float] | None) -> str:
+    """Return a text that tells apart what a patient is read from, by path, size and time of the files."""
+    files = [(SHOWN[kind], path) for kind, item in patient.items.items() for path in item.paths]
+    stats = [path.stat() if path.exists() else None for _, path in files]
+    about = [(kind, str(path), s and (s.st_size, s.st_mtime_ns)) for (kind, path), s in zip(files, stats, strict=True)]
+    return digest_bytes(repr((about, spacing)).encode())
+
+
+def read_done(out: Path, patient: Patient, inputs: str) -> Row:
+    """Return the record of a patient of whom all is there, from the same inputs, with unchanged masks; else {}."""
+    record, folder = read_record(out, patient.name), out / patient.name
+    try:
+        same = bool(record) and record["inputs"] == inputs
+        same = same and all(digest_bytes((folder / n).read_bytes()) == known for n, known in record["masks"].items())
+        return record if same and all((folder / name).is_file() for name in record["files"]) else {}
+    except OSError:  # a mask is gone
+        return {}
+
+
+def read_written(out: Path, scan: Scan, record: Row) -> list[np.ndarray] | None:
+    """Return the masks of a scan in the output folder, uint8 [H, W], 0 or 1, of each slice.
+
+    None without any, or with some of the network's only, as it was stopped.
     Raises: ValueError that names a file which is missing, damaged, or does not fit the scan.
     """
     paths = [out / scan.name / name for name in file_names(scan, "mask")]
     lacking = [path for path in paths if not path.is_file()]
-    if len(lacking) == len(paths):
+    if len(lacking) == len(paths) or (lacking and was_stopped(out, record)):
         return None
     remedy = "Restore it, or replace all masks with --overwrite."
     if lacking:
@@ -57,6 +118,14 @@ def read_written(out: Path, scan: Scan) -> list[np.ndarray] | None:
     return masks
 
 
+def was_stopped(out: Path, record: Row) -> bool:
+    """Return whether the masks of a patient that are there are all as the network made them."""
+    folder = out / record["patient"]["patient"] if record else out
+    there = [(folder / name, known) for name, known in record.get("masks", {}).items() if (folder / name).is_file()]
+    by_network = bool(record) and record["patient"]["origin"] == NETWORK
+    return by_network and all(digest_bytes(path.read_bytes()) == known for path, known in there)
+
+
 def describe_predicted(masks: Sequence[np.ndarray]) -> Row:
     """Return the columns of patients.csv that say that masks are as the network made them."""
     return {"origin": NETWORK, "network_mask": digest(masks)}
@@ -65,12 +134,12 @@ def describe_predicted(masks: Sequence[np.ndarray]) -> Row:
 def describe_written(masks: Sequence[np.ndarray], row: Row) -> Row:
     """Return the columns of patients.csv that say where masks come from that were in the output folder.
 
-    row: of the patient in the earlier table; of masks as the network made them, what was expected still holds.
+    row: of the patient in the earlier record; of masks as the network made them, what was expected still holds.
     """
     network = row.get("network_mask", "")
     if digest(masks) != network:
         return {"origin": CORRECTED, "network_mask": network}
-    known = {name: float(row[name]) for name in ("expected_dice", "low", "high") if row.get(name)}
+    known = {name: row[name] for name in ("expected_dice", "low", "high") if name in row}
     return {"origin": NETWORK, "network_mask": network} | known
 
 
@@ -80,11 +149,3 @@ def digest(masks: Sequence[np.ndarray]) -> str:
     for mask in masks:
         content.update(f"{mask.shape}".encode() + np.packbits(mask > 0).tobytes())
     return f"sha256:{content.hexdigest()[:16]}"
-
-
-def forget(out: Path, patient: str) -> None:
-    """Remove the rows of a patient from both tables, before new ones are appended."""
-    for name in (SLICES, PATIENTS):
-        table = read_csv(out / name, ["patient"])
-        others = table[table["patient"] != patient].reindex(columns=COLUMNS[name], fill_value="")
-        write_text(out / name, others.to_csv(index=False, lineterminator="\n"))

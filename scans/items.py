@@ -30,7 +30,7 @@ from scans.scan import ENDINGS, PICTURES, file_ending, natural_order, stem
 DEEPEST = 8  # levels of folders below a folder that is named; patient, session, kind and series are 4
 BIDS = "dataset_description.json"  # in a folder of that standard, where these hold no scans as they were taken
 BIDS_OTHERS = {"code", "derivatives", "sourcedata", "stimuli"}
-OURS = {"slices.csv", "patients.csv"}  # predict_model.py wrote a folder that holds both
+OURS = "prediction.json"  # in a folder that predict_model.py wrote
 THREE_D = re.compile(r"^[23]D[_-]?")  # 3DT1 beside T1 is the same sequence on a grid of its own
 NUMBERED = re.compile(r"(.+)_(\d{4})")  # a channel of nnU-Net, in these folders:
 NNUNET = {"imagesTr", "imagesTs"}
@@ -282,7 +282,7 @@ def walk(folder: Path, levels: int = DEEPEST, ours: bool = False) -> Iterator[tu
         yield folder, f"{DENIED} ({error.strerror})"
         return
     names = {path.name for path in entries}
-    if not ours and names >= OURS:
+    if not ours and OURS in names:
         yield folder, "written by predict_model.py"
         return
     folders = [path for path in entries if os.path.isdir(path)]

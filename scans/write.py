@@ -1,8 +1,9 @@
 """What predict_model.py writes: masks in the form of the scan's files, one sheet, and areas and volumes in tables."""
 
-import contextlib
+import hashlib
 import io
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,9 @@ import pandas as pd
 from constants import RESEARCH_USE
 from scans import medical
 from scans.check import CORRECTED, needs_check
-from scans.scan import PICTURES, Scan, file_ending, safe_name, stem
+from scans.scan import PICTURES, Scan, file_ending, safe_name
 from scans.show import contact_sheet
-from utils import UserError, atomic_write, is_unsafe_path, read_csv, write_text
+from utils import atomic_write, to_json
 
 SLICES, PATIENTS = "slices.csv", "patients.csv"
 COLUMNS = {
@@ -25,57 +26,99 @@ COLUMNS = {
                "warnings", "slices", "lesion_slices", "lesion_pixels", "lesion_mm3", "largest_slice",
                "reference_pixels", "true_positive", "dice", "network_mask", "source"),
 }  # fmt: skip
-WRITTEN = ("mask", "probability", "overlay", "report.html")  # end the names of a patient's files
 COUNTED = (("check", "yes"), ("origin", CORRECTED))  # of a cohort
 Row = dict[str, Any]  # by column; what is not known is missing
 
 
-def begin_tables(out: Path, replace: bool) -> None:
-    """Begin both tables. With `replace`, remove the files of the patients in earlier ones: no masks of two networks."""
-    with contextlib.suppress(UserError):  # no table, or one that was damaged
-        rows = read_csv(out / SLICES, ["patient", "slice"]) if replace else {"patient": [], "slice": []}
-        names = {f"{name}_{ending}" for name in (*rows["patient"], *rows["slice"]) for ending in WRITTEN}
-        for patient in {name for name in rows["patient"] if not is_unsafe_path(name) and (out / name).is_dir()}:
-            for path in (out / patient).iterdir():
-                if {stem(path), path.name} & names:
-                    path.unlink()
-    for name, columns in COLUMNS.items():
-        write_text(out / name, ",".join(columns) + "\n")
-
-
 def write_patient(
     out: Path, scan: Scan, masks: list[np.ndarray], references: Sequence[np.ndarray] | None, about: Row,
-    probabilities: list[np.ndarray] | None = None, notice: str = "", in_place: bool = False,
-) -> tuple[list[Row], Row]:  # fmt: skip
-    """Write the files of a patient, then its rows of both tables, which it returns.
+    make_page: Callable[[list[Row], Row], str], kept: Row, probabilities: list[np.ndarray] | None = None,
+    notice: str = "", before: Row | None = None, in_place: bool = False,
+) -> Row:  # fmt: skip
+    """Write the files of a patient, and return its record, which is PATIENT_mask.json.
+
+    The record goes before masks of the network: without all of them the patient counts as not segmented, and a mask
+    that is not as the record says has been corrected. Whatever else there is stands when the record does.
 
     Args:
         masks, references: uint8 [H, W], 0 or 1, of each slice.
         about: origin, warnings and further columns of patients.csv that the masks do not say.
+        make_page: from the rows of slices.csv and of patients.csv to the patient's page.
+        kept: further entries of the record.
         probabilities: float32 [H, W], written if given.
         notice: below the sheet.
+        before: the earlier record, if there is one.
         in_place: whether the masks come from their files, which stay as they are.
     """
-    rows = measure(scan, masks, references)
+    folder, rows = out / scan.name, measure(scan, masks, references)
     total = sum_up(rows) | about
     total["check"] = needs_check(total)
     heading, footer = [scan.name, *describe(total)], [*filter(None, [notice]), RESEARCH_USE]
     sheet = contact_sheet(scan, masks, references, [caption(row) for row in rows], heading, footer)
-    files = {} if in_place else encode_stack(scan, masks, "mask")
-    files[f"{scan.name}_overlay.png"] = encode_picture(sheet)
+    files = {f"{scan.name}_overlay.png": encode_picture(sheet)}
     files |= encode_stack(scan, probabilities, "probability") if probabilities else {}
-    for name, content in files.items():
-        with atomic_write(out / scan.name / name) as file:
+    files[f"{scan.name}_report.html"] = make_page(rows, total).encode()
+    if in_place:
+        own = {name: (folder / name).read_bytes() for name in file_names(scan, "mask")}
+    else:
+        own = encode_stack(scan, masks, "mask")
+    record = {
+        "patient": total,
+        "slices": rows,
+        "notes": scan.notes,
+        "grey": scan.grey,
+        **kept,
+        "masks": {name: digest_bytes(content) for name, content in own.items()},
+        "files": sorted({*files, *(before or {}).get("files", ())}),
+    }
+    files[record_path(out, scan.name).name] = to_json(record).encode()
+    for name, content in (files if in_place else files | own).items():
+        with atomic_write(folder / name) as file:
             file.write(content)
-    append(out, rows, total)
-    return rows, total
+    return record
 
 
-def append(out: Path, rows: list[Row], total: Row) -> None:
-    """Append the rows of a patient to both tables, numbers with six decimals, what is not known as an empty cell."""
-    for name, own in ((SLICES, rows), (PATIENTS, [total])):
-        table = pd.DataFrame(own, columns=COLUMNS[name])
-        table.to_csv(out / name, mode="a", header=False, index=False, float_format="%.6f", lineterminator="\n")
+def record_path(out: Path, patient: str) -> Path:
+    return out / patient / f"{patient}_mask.json"
+
+
+def read_record(out: Path, patient: str) -> Row:
+    """Return the record of a patient, as of `write_patient`; {} if there is none, or a damaged one."""
+    return read_json(record_path(out, patient))
+
+
+def read_json(path: Path) -> Row:
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+
+
+def digest_bytes(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def write_tables(out: Path, patients: Iterable[str]) -> tuple[list[Row], int]:
+    """Write slices.csv and patients.csv from the records, one after the other.
+
+    Returns: the rows of patients.csv, and how many scans are of one sequence.
+    """
+    totals, grey = [], 0
+    with atomic_write(out / SLICES) as slices, atomic_write(out / PATIENTS) as table:
+        for name, file in ((SLICES, slices), (PATIENTS, table)):
+            file.write(to_lines(name, [], header=True))
+        for record in filter(None, (read_record(out, patient) for patient in patients)):
+            slices.write(to_lines(SLICES, record["slices"]))
+            table.write(to_lines(PATIENTS, [record["patient"]]))
+            totals.append(record["patient"])
+            grey += record["grey"]
+    return totals, grey
+
+
+def to_lines(name: str, rows: list[Row], header: bool = False) -> bytes:
+    """Return rows of a table as CSV: numbers with six decimals, what is not known as an empty cell."""
+    table = pd.DataFrame(rows, columns=COLUMNS[name])
+    return table.to_csv(header=header, index=False, float_format="%.6f", lineterminator="\n").encode()
 
 
 # --- Masks and pictures as files ---------------------------------------------------------------------------------

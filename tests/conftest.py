@@ -148,7 +148,7 @@ def save_checkpoint(run: RunFolder, model: UNet, record: dict, config: dict) -> 
     return run.checkpoint(record["epoch"])
 
 
-def run_here(script: str | Path, *arguments: object) -> None:
+def run_here(script: str | Path, *arguments: object, **_) -> None:
     """Run a script in this process, as utils.run_python does in another."""
     importlib.import_module(Path(script).stem).main([str(argument) for argument in arguments])
 

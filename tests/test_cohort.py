@@ -155,7 +155,7 @@ def test_a_set_of_nnunet_says_in_its_dataset_json_which_channel_is_which(tmp_pat
 
 def test_masks_and_what_other_programs_and_this_one_leave_are_passed_over(tmp_path):
     folder = touch(tmp_path / "P1", "P1_1.tif", "P1_1_mask.tif", "P1_2.tif", "P1_2_overlay.png", "@eaDir/P1_1.tif",
-                   "Thumbs.db", "out/slices.csv", "out/patients.csv", "out/P1/P1_mask.npy")  # fmt: skip
+                   "Thumbs.db", "out/prediction.json", "out/P1/P1_mask.npy")  # fmt: skip
     (patient,) = found(folder).values()
     assert files(patient) == {"flair": ["P1_1.tif", "P1_2.tif"], "mask": ["P1_1_mask.tif"]}
     patients, problems, _ = find_patients([touch(tmp_path / "only", "a/x_seg.nii", "masks/1.png")])

@@ -31,8 +31,8 @@ def calls(monkeypatch):
     """Run nothing; return what would be called."""
     recorded = []
 
-    def record(script, *arguments):
-        recorded.append((Path(script).name, *map(str, arguments)))
+    def record(script, *arguments, log):
+        recorded.append((Path(script).name, *map(str, arguments), *([">", log.name] if log else [])))
 
     monkeypatch.setattr(cross_validate, "run_python", record)
     monkeypatch.setattr(cross_validate, "pool", lambda *_: None)
@@ -46,9 +46,12 @@ def test_two_folds_from_end_to_end(call, monkeypatch, undrawn, tmp_path):
     folder = make_patients(tmp_path / "kaggle_3m", patients=4, slices=2)
     run = RunFolder(tmp_path / "cv")
     options = ("--folds", 2, "--run", run, "--data", folder, *QUICK)
+    folds = [RunFolder(run.path / f"fold_{k}") for k in (1, 2)]
+    one = ("--fold", "1/2", "--run", folds[0], "--data", folder, *QUICK, "--resume")  # elsewhere, as in a job array
+    assert call("train_model", *one, "--epochs", 2)[0] == 0
     code, out, err = call("cross_validate", *options, "--epochs", 2)
     assert (code, err) == (0, "") and "all 2 folds together" in out and "SYNTHETIC" in out
-    folds = [RunFolder(run.path / f"fold_{k}") for k in (1, 2)]
+    assert out.count("all 2 epochs are done") == 1
     patients = run.read_test_tables()["patients"]
     assert sorted(patients["patient"]) == [f"SYNTH_T_{n}" for n in range(4)]
     of_folds = pd.concat([fold.read_test_tables()["patients"] for fold in folds], ignore_index=True)
@@ -73,7 +76,7 @@ def test_two_folds_from_end_to_end(call, monkeypatch, undrawn, tmp_path):
     assert code == 2 and "holds a run with other train" in err
 
 
-def test_what_the_scripts_are_called_with(call, calls, folder, tmp_path):
+def test_what_the_scripts_are_called_with(call, calls, folder, tmp_path, monkeypatch):
     listed = tmp_path / "listed.txt"
     listed.write_text("SYNTH_T_0")
     options = ("--folds", 2, "--run", tmp_path, "--data", folder, "--patients", listed, "--width", 8)
@@ -84,6 +87,12 @@ def test_what_the_scripts_are_called_with(call, calls, folder, tmp_path):
         ("process_models.py", *second[:2]),
         ("test_model.py", *second, "--select-by", "loss", "--tune"),
     ]
+    calls.clear()
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert call("cross_validate", "--folds", 3, *options[2:], "--workers", 3)[0] == 0
+    devices = {(arguments[2][-1], arguments[6], arguments[-1]) for arguments in calls if len(arguments) > 6}
+    assert devices == {("1", "cuda:0", "fold_1.log"), ("2", "cuda:1", "fold_2.log"), ("3", "cuda:0", "fold_3.log")}
 
 
 @pytest.mark.parametrize(

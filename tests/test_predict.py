@@ -96,7 +96,8 @@ def test_a_patient_folder_gives_tables_with_volumes_and_one_sheet_with_both_outl
     assert (row["origin"], row["volume_ml"], row["lesion_mm3"]) == ("network", "1.260000", "1260.000000")
     assert (row["largest_slice"], row["dice"]) == ("SYNTH_P_1_10", "0.904762")
     assert sorted(path.name for path in (folder / "SYNTH_P_1").iterdir()) == [
-        *(f"SYNTH_P_1_{n}_mask.tif" for n in (10, 8, 9)), "SYNTH_P_1_overlay.png"
+        *(f"SYNTH_P_1_{n}_mask.tif" for n in (10, 8, 9)),
+        *(f"SYNTH_P_1_{what}" for what in ("mask.json", "overlay.png", "report.html")),
     ]  # fmt: skip
     sheet = read_picture(folder / "SYNTH_P_1" / "SYNTH_P_1_overlay.png")
     for color in (PREDICTION_COLOR, MASK_COLOR):
@@ -219,22 +220,6 @@ def test_a_note_of_all_patients_is_printed_once_and_so_are_swapped_images_and_ma
     assert all("intensities scaled" in note and "pre-contrast: intensities" in note for note in notes[:2])
 
 
-def test_tables_hold_the_patients_whose_masks_are_on_disk(predict, tmp_path, monkeypatch):
-    for name in "ab":
-        np.save(tmp_path / f"{name}.npy", np.stack([blob()[0]]))
-
-    def full(*_) -> None:
-        if (tmp_path / "out" / "a").exists():
-            raise OSError(28, "No space left on device", "b_mask.npy")
-
-    monkeypatch.setattr("scans.show.choose_slices", lambda *_: full() or [0])  # before the second patient is written
-    code, _, err, folder = predict(tmp_path / "a.npy", tmp_path / "b.npy")
-    assert code == 1 and "No space left on device" in err
-    for table in ("slices.csv", "patients.csv"):
-        assert pd.read_csv(folder / table)["patient"].tolist() == ["a"]
-    assert (folder / "a" / "a_mask.npy").is_file() and not (folder / "b").exists()
-
-
 def test_one_bad_file_does_not_stop_the_others(predict, tmp_path):
     case = tmp_path / "case"
     case.mkdir()
@@ -272,13 +257,13 @@ def test_images_and_folders_of_the_user_are_never_written_to(call, predict, tmp_
     folder = tmp_path / "out" / "case"
     folder.mkdir(parents=True)
     Image.fromarray(blob()[1]).save(folder / "case_1_mask.tif")  # a reference mask
-    for more, message in (((), "is not empty"), (("--overwrite",), "holds no earlier prediction to overwrite")):
+    for more, message in (((), "is not empty"), (("--overwrite",), "holds no earlier prediction")):
         code, _, err, _ = predict(picture, *more)
         assert code == 2 and message in err
     options = ("--out", tmp_path / "data", "--device", "cpu", "--checkpoint", save(tmp_path / "run"), "--overwrite")
     (tmp_path / "data" / "P1").mkdir(parents=True)
     picture.rename(tmp_path / "data" / "P1" / "P1_1.png")
-    (tmp_path / "data" / "patients.csv").touch()
+    (tmp_path / "data" / "prediction.json").touch()
     code, _, err = call("predict_model", tmp_path / "data" / "P1", *options)
     assert code == 2 and "P1: holds images to segment. Name another folder with --out." in err
 

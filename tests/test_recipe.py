@@ -5,7 +5,8 @@ import dataclasses
 
 import pytest
 
-from training.recipe import RECIPES, Recipe, fold, make_parser, make_settings
+from training.recipe import RECIPES, Recipe, make_parser, make_settings
+from utils import part
 
 REFERENCE, TUNED = RECIPES["reference"], RECIPES["tuned"]
 
@@ -55,5 +56,5 @@ def test_a_recipe_in_words():
 @pytest.mark.parametrize("text", ["0/5", "6/5", "1/1", "1", "1.0/5"])
 def test_texts_that_are_no_fold(text):
     with pytest.raises(argparse.ArgumentTypeError, match=f"{text} is not K/N"):
-        fold(text)
-    assert fold("5/5") == (5, 5)
+        part(text)
+    assert part("5/5") == (5, 5)

@@ -17,7 +17,8 @@ from scans.cohort import find_patients
 from scans.masks import foreground, read_mask
 from scans.read import read_scan
 from scans.scan import Scan, natural_order, safe_name, to_network_size, to_original_size
-from scans.write import append, begin_tables, encode_stack, measure, sum_up
+from scans.write import encode_stack, measure, record_path, sum_up, write_tables
+from utils import to_json, write_text
 
 
 def read(path: Path) -> Scan:
@@ -290,10 +291,10 @@ def test_areas_volumes_and_dice_by_hand(tmp_path):
     assert [row["dice"] for row in rows] == [1, 0, 1]  # empty against empty is 1
     total = sum_up(rows)
     assert total["lesion_slices"] == 2 and total["largest_slice"] == "=x_2" and total["dice"] == 12 / (18 + 6)
-    begin_tables(tmp_path, replace=False)
-    append(tmp_path, rows, total)
     scan.spacing = None
-    append(tmp_path, rows := measure(scan, masks, None), sum_up(rows))
+    for name, own in (("a", (rows, total)), ("b", (rows := measure(scan, masks, None), sum_up(rows)))):
+        write_text(record_path(tmp_path, name), to_json({"slices": own[0], "patient": own[1], "grey": True}))
+    assert write_tables(tmp_path, ["a", "not done", "b"])[1] == 2
     assert (tmp_path / "patients.csv").read_text().splitlines()[1:] == [
         "=x,,,0.072000,,,,,,3,2,18,72.000000,=x_2,6,6,0.500000,,in/=x.nii",
         "=x,,,,,,,,,3,2,18,,=x_2,,,,,in/=x.nii",

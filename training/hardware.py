@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from utils import UserError
+from utils import UserError, cores
 
 try:
     import resource
@@ -61,7 +61,14 @@ def choose_hardware(device: str = "auto", precision: str = "auto") -> Hardware:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"--device {device}: cannot be used here ({reason}). Leave the option out.") from None
+    torch.set_num_threads(min(torch.get_num_threads(), cores()))  # it knows of no quota
     return Hardware(chosen, bf16=precision == "bf16" or (precision == "auto" and computes_bf16(chosen)))
+
+
+def device_of(number: int, device: str = "auto") -> str:
+    """Return the device of one of several processes, counted from 0: auto gives each a GPU, in turn."""
+    gpus = torch.cuda.device_count()
+    return f"cuda:{number % gpus}" if device == "auto" and gpus > 1 else device
 
 
 def computes_bf16(device: torch.device) -> bool:

@@ -6,13 +6,12 @@ trained weights, on as few as three patients: `tuned` with FINETUNE.
 
 import argparse
 import dataclasses
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import constants
-from utils import existing, fraction, positive, whole_number
+from utils import existing, fraction, part, positive, whole_number
 
 LOSSES = ("bce", "dice", "bce+dice", "bce+slice-dice", "bce+tversky")
 FINETUNE = {"epochs": 8, "lr": 5e-4, "progressive_resolution": False}  # network and input are those of the weights
@@ -110,7 +109,7 @@ def make_parser(description: str | None = None) -> argparse.ArgumentParser:
         help="folder kaggle_3m or its parent (the downloaded set, or synthetic patients)")  # fmt: skip
     add("--split", type=existing, metavar="FILE",
         help="CSV: patient, split and, if ids do not say it, person (the published split)")  # fmt: skip
-    add("--fold", type=fold, metavar="K/N", help="test on the K-th of N folds of the patients; see cross_validate.py")
+    add("--fold", type=part, metavar="K/N", help="test on the K-th of N folds of the patients; see cross_validate.py")
     add("--patients", type=existing, metavar="FILE", help="use only the patients listed, one per line (all)")
 
     add = parser.add_argument_group("run").add_argument
@@ -169,11 +168,3 @@ def chosen_settings(args: argparse.Namespace, needed: Mapping[str, Any] | None =
 def make_settings(args: argparse.Namespace, needed: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Return all settings of a new run."""
     return SETTINGS | chosen_settings(args, needed)
-
-
-def fold(text: str) -> tuple[int, int]:
-    """An argparse type: the text "2/5", the second of five folds, as numbers."""
-    match = re.fullmatch(r"([1-9]\d*)/([1-9]\d*)", text)
-    if not match or not int(match[1]) <= int(match[2]) or int(match[2]) < 2:
-        raise argparse.ArgumentTypeError(f"{text} is not K/N with 1 <= K <= N and N >= 2, such as 2/5")
-    return int(match[1]), int(match[2])

@@ -1,0 +1,175 @@
+"""Cohorts that are stopped and go on, in one process, in shards, or by several workers."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import contents
+from PIL import Image
+from test_predict import blob, save
+
+import utils
+from inference.cohort import in_stages
+from scans import write
+from scans.read import read_patient
+
+
+@pytest.fixture
+def cohort(tmp_path) -> Path:
+    """Write three patients: two slices as pictures, an array without lesion, a file that is no image."""
+    image, mask = blob()
+    (tmp_path / "coh" / "a").mkdir(parents=True)
+    for number in (1, 2):
+        Image.fromarray(image).save(tmp_path / "coh" / "a" / f"a_{number}.png")
+    Image.fromarray(mask * 255).save(tmp_path / "coh" / "a" / "a_1_mask.png")  # of one slice only: a note
+    np.save(tmp_path / "coh" / "b.npy", np.stack([image // 4] * 2))
+    np.save(tmp_path / "coh" / "c.npy", np.stack([image] * 3))
+    (tmp_path / "coh" / "d.npy").write_bytes(b"no array")
+    return tmp_path / "coh"
+
+
+@pytest.fixture
+def predict(call, cohort, tmp_path):
+    """Run predict_model.py on the cohort, into a folder named out by its parent -> (exit code, stdout, stderr)."""
+    model = save(tmp_path / "run")
+
+    def run(folder: str, *arguments) -> tuple[int, str, str]:
+        out = tmp_path / folder / "out"
+        return call("predict_model", cohort, "--checkpoint", model, "--out", out, "--device", "cpu", *arguments)
+
+    return run
+
+
+@pytest.fixture
+def read(monkeypatch) -> list[str]:
+    """Return the names of the patients that are read."""
+    names = []
+
+    def record(patient, spacing):
+        names.append(patient.name)
+        return read_patient(patient, spacing)
+
+    monkeypatch.setattr("inference.cohort.read_patient", record)
+    return names
+
+
+def test_a_cohort_stopped_at_any_file_ends_as_one_that_was_not(predict, tmp_path, monkeypatch):
+    assert predict("whole", "--probabilities")[0] == 1
+    left, atomic_write = 0, utils.atomic_write
+
+    def write_until_stopped(path):
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise KeyboardInterrupt
+        return atomic_write(path)
+
+    monkeypatch.setattr(write, "atomic_write", write_until_stopped)
+    codes = []
+    for number in range(30):  # stopped after ever more files, and so at each kind of file
+        left = number
+        code, out, err = predict("stopped", "--probabilities")
+        codes.append(code)
+        if code != 130:
+            break
+    assert codes[-1] == 1 and len(codes) > 6 and "d.npy: cannot be read" in err and "slices were done before" in out
+    assert contents(tmp_path / "stopped") == contents(tmp_path / "whole")
+
+
+def test_what_is_done_is_not_read_again_unless_something_changed(predict, read, cohort, tmp_path):
+    for expected in (["a", "b", "c", "d"], ["d"]):
+        read.clear()
+        code, out, err = predict("x")
+        assert code == 1 and err.count("error:") == 1 and read == expected
+    assert "7 slices were done before" in out and "3 scans: 2 with lesion" in out
+    folder = tmp_path / "x" / "out"
+    np.save(folder / "c" / "c_mask.npy", np.load(folder / "c" / "c_mask.npy") * 0)  # corrected
+    Image.fromarray(blob()[1] * 255).save(cohort / "a" / "a_2_mask.png")  # the reference is complete
+    (folder / "b" / "b_overlay.png").unlink()
+    read.clear()
+    predict("x")
+    table = pd.read_csv(folder / "patients.csv").set_index("patient")
+    assert read == ["a", "b", "c", "d"] and table["origin"].to_dict() == {
+        "a": "network",
+        "b": "network",
+        "c": "corrected",
+    }
+    assert table["lesion_pixels"].tolist() == [4800, 0, 0] and table["dice"].to_dict()["a"] == 1
+    assert (folder / "b" / "b_overlay.png").exists()
+    read.clear()
+    predict("x")
+    assert read == ["d"] and pd.read_csv(folder / "patients.csv")["origin"].tolist()[2] == "corrected"
+    predict("x", "--spacing", 1, 1, 1)
+    assert read == ["d", "a", "b", "c", "d"] and pd.read_csv(folder / "patients.csv")["lesion_mm3"].tolist() == [
+        4800,
+        0,
+        0,
+    ]
+    code, _, err = predict("x", "--threshold", 0.6)
+    assert code == 2 and "holds masks made with threshold 0.5, not 0.6. Give the same options" in err
+    (folder / "a" / "a_2_mask.png").unlink()  # of masks that a person may have worked on, none is replaced
+    record = json.loads((folder / "a" / "a_mask.json").read_text())
+    record["masks"]["a_1_mask.png"] = "another"
+    (folder / "a" / "a_mask.json").write_text(json.dumps(record))
+    code, _, err = predict("x")
+    assert code == 1 and "a_2_mask.png: no such file, beside other masks of this scan" in err
+
+
+def test_shards_in_any_order_and_a_last_call_are_one_prediction(predict, read, tmp_path):
+    predict("whole")
+    read.clear()
+    codes = [predict("shards", "--shard", shard)[0] for shard in ("3/3", "1/3", "2/3", "1/2")]
+    assert codes == [0, 1, 0, 0] and read == ["c", "a", "d", "b"]
+    assert not (tmp_path / "shards" / "out" / "patients.csv").exists()
+    code, out, err = predict("shards")
+    assert code == 1 and "7 slices were done before" in out and "d.npy" in err
+    assert contents(tmp_path / "shards") == contents(tmp_path / "whole")
+    assert predict("shards", "--shard", "2/3", "--overwrite")[0] == 0 and read[-1] == "b"
+    assert predict("shards", "--shard", "4/3")[0] == predict("shards", "--shard", "1/3", "--workers", 2)[0] == 2
+
+
+def test_workers_are_shards_in_processes_of_their_own(predict, cohort, tmp_path):
+    (cohort / "d.npy").unlink()
+    predict("whole")
+    code, out, err = predict("workers", "--workers", 2, "--overwrite")
+    assert code == 0 and "7 slices were done before" in out and "error" not in err
+    assert contents(tmp_path / "workers") == contents(tmp_path / "whole")
+
+
+def test_the_next_item_is_read_and_the_last_one_written_meanwhile():
+    log = []
+
+    def stage(name):
+        return lambda item: log.append(f"{name} {item}") or item
+
+    results = in_stages(range(3), stage("read"), stage("compute"), stage("write"))
+    assert list(results) == [0, 1, 2] and len(log) == 9
+    for item in range(3):
+        assert log.index(f"read {item}") < log.index(f"compute {item}") < log.index(f"write {item}")
+    assert log.index("write 0") < log.index("compute 2")  # three items in memory at most
+
+    def fail(item):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        list(in_stages(range(3), stage("read"), stage("compute"), fail))
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [({}, 8), ({"cpu.max": "max 100000"}, 8), ({"cpu.max": "250000 100000"}, 3),
+     ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, 8),
+     ({"cpu/cpu.cfs_quota_us": "50000", "cpu/cpu.cfs_period_us": "100000"}, 1)],
+)  # fmt: skip
+def test_cores_are_those_that_the_process_may_use(monkeypatch, tmp_path, files, expected):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(8), raising=False)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(content)
+    assert utils.cores(tmp_path) == expected
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    assert utils.cores(tmp_path) == min(expected, 2)
