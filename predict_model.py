@@ -11,12 +11,12 @@ a DICOM series, a folder of patients, or a table of patients (.csv: patient,flai
 their own belong together by their names (x_flair, x_t1, x_t1ce), or by --pre and --post.
 
 Writes DIR/report.html: a table of the scans, what to check first on top, and a viewer; DIR/<patient>/: masks in the
-form of the input (volumes and DICOM as .nii.gz), and PATIENT_overlay.png, one sheet with the outlines; and
+form of the input (volumes and DICOM as .nii.gz), PATIENT_overlay.png, one sheet with the outlines, and a page; and
 DIR/slices.csv and DIR/patients.csv with areas and volumes, in mm where the spacing is known, and with the Dice where a
 reference mask lies beside the input. See docs/usage.md.
 
 Masks that are in DIR already stay as they are: run the command again after correcting some, and tables, overlays and
-report.html follow. --overwrite replaces them.
+report.html follow; or after it was stopped, and it goes on. --overwrite replaces them.
 
 Exit code 0 if all inputs were read, 1 if some were not (the others are done), 2 if nothing was done.
 Research use only: not a medical device, not for diagnosis or treatment.
@@ -144,7 +144,7 @@ def main(argv: list[str] | None = None) -> None:
         print("The same command without --shard writes the tables and report.html, when all shards are done.")
     elif slices:
         finish(args.out, cohort, facts, notice)
-    report(problems, done=bool(slices))
+    report(problems, done=bool(slices or args.shard))
 
 
 def finish(out: Path, cohort: Cohort, facts: dict[str, str], notice: str) -> None:

@@ -16,7 +16,11 @@ PAGES = [README, ROOT / "lgg-mri-segmentation" / "README.md", *sorted((ROOT / "d
 CARDS = sorted((ROOT / "weights").glob("*.md"))
 COMMAND = re.compile(r"^(?:    )?(?:python3?|torchrun --nproc-per-node \d+ --) (?:-m )?([\w.]+?)(?:\.py)?(?: (.*))?$")
 NOT_OURS = ("pip", "venv", "pytest", "studies.NAME")
-OTHERS_OPTIONS = {"--help", "--extra-index-url", "--nproc-per-node", "--logdir"}  # argparse, pip, torchrun
+OTHERS_OPTIONS = {"--help", "--extra-index-url", "--nproc-per-node", "--logdir"}  # argparse, pip, torchrun, sbatch:
+OTHERS_OPTIONS |= {
+    f"--{name}" for name in ("job-name", "open-mode", "requeue", "cpus-per-task", "mem", "time", "output")
+}
+OTHERS_OPTIONS |= {"--parsable", "--array", "--dependency", "--gpus"}
 TINY = {"train_model": "--width 2 --batch-size 4 --epochs 1", "predict_model": "--batch-size 4"}  # the last counts
 IN_RUN = ("results.csv", "plots/iou.png", "test_patients.csv", "report.html")
 LEFT_BEHIND = (*(f"runs/first/{name}" for name in IN_RUN), "masks/patients.csv", "masks/slices.csv")
