@@ -79,8 +79,8 @@ from PIL import Image
 
 for folder in sorted(Path("patients").glob("SYNTH_*"))[:12]:
     paths = sorted((p for p in folder.glob("*.tif") if "mask" not in p.name), key=lambda p: int(p.stem.split("_")[-1]))
-    Path("scans").mkdir(exist_ok=True)
-    np.save(f"scans/{folder.name}.npy", np.stack([np.array(Image.open(path)) for path in paths[:8]]))
+    Path("heads").mkdir(exist_ok=True)
+    np.save(f"heads/{folder.name}.npy", np.stack([np.array(Image.open(path)) for path in paths[:8]]))
 END
 training="--data patients --width 2 --epochs 3 --batch-size 8 --device cpu"
 
@@ -104,10 +104,10 @@ END
 echo "folds: pooled tables byte-equal, weights of the last epoch bit-equal"
 
 # --- A cohort in three shards, the second requeued after its first scan; against one process -------------------------
-options="scans --run runs/plain/fold_1 --device cpu"
+options="heads --run runs/plain/fold_1 --device cpu"
 job=$(sbatch --parsable --array=1-3 $small cohort.sbatch $options --out masks)
 last=$(sbatch --parsable --dependency=afterany:$job $small cohort.sbatch $options --out masks)
-second=$(ls scans | sed -n 2p)
+second=$(ls heads | sed -n 2p)
 requeue_once "${job}_2" "masks/${second%.npy}/${second%.npy}_mask.json"
 finish "$last"
 cat cohort_*_2.log
