@@ -29,12 +29,10 @@ PENALTIES = np.logspace(-2, 3, 16)
 WORST = 10, 20  # patients with the lowest expected Dice
 
 
-def features(probabilities: np.ndarray, mask: np.ndarray, scale: float = 1.0) -> dict[str, float]:
+def features(probabilities: np.ndarray, mask: np.ndarray) -> dict[str, float]:
     """Return FEATURES of one patient; None for what is undefined without a mask.
 
-    Args:
-        probabilities: float32 [S, H, W]; mask: uint8 0 or 1, [S, H, W].
-        scale: pixels of the network's size that one pixel is.
+    probabilities: float32 [S, 256, 256]; mask: uint8 0 or 1, [S, 256, 256]. Both are on the grid of the network.
     """
     volume = int(mask.sum())
     if not volume:
@@ -43,7 +41,7 @@ def features(probabilities: np.ndarray, mask: np.ndarray, scale: float = 1.0) ->
     low, high = (probabilities >= threshold for threshold in THRESHOLDS)
     entropy = special.entr(probabilities).sum() + special.entr(1 - probabilities).sum()
     values = (
-        math.log10(volume * scale),
+        math.log10(volume),
         math.log10(count),
         np.bincount(labels.ravel())[1:].max() / volume,
         dice(mask[1:], mask[:-1]),

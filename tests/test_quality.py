@@ -18,8 +18,8 @@ def test_features_by_hand():
     mask = stack((0, 0, 0), (1, 0, 2), (2, 12, 12))
     p = np.where(mask, 0.5, 0.0).astype(np.float32)
     p[0, :4, :4] = 1
-    row = quality.features(p, mask, scale=100 / 48)
-    assert row["log_volume"] == pytest.approx(2) and row["log_components"] == pytest.approx(np.log10(2))
+    row = quality.features(p, mask)
+    assert row["log_volume"] == pytest.approx(np.log10(48)) and row["log_components"] == pytest.approx(np.log10(2))
     assert row["largest_share"] == pytest.approx(32 / 48)
     assert row["neighbour_dice"] == pytest.approx(2 * 8 / (16 + 32 + 16))  # half of the first two boxes is shared
     assert row["threshold_dice"] == pytest.approx(2 * 16 / (48 + 16))
