@@ -37,7 +37,7 @@ def parse_arguments(argv: list[str] | None = None) -> tuple[argparse.Namespace, 
     add("--data", type=existing, metavar="DIR", help="folder kaggle_3m or its parent")
     add("--patients", type=existing, metavar="FILE", help="use only the patients listed, one per line")
     add("--device", default="auto", help="cpu, cuda, cuda:1, mps (auto: CUDA, else MPS, else the CPU)")
-    add("--select-by", choices=CRITERIA, default="iou", help="validation metric that selects the epoch (%(default)s)")
+    add("--select-by", choices=CRITERIA, help="what selects the epoch (that of test_model.py)")
     add("--tune", action="store_true", help="choose threshold and smallest component on the validation patients")
     add("--workers", type=positive(int), default=1, metavar="N", help="folds side by side, each on the next GPU")
     args, given = parser.parse_known_args(argv)
@@ -61,6 +61,7 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(f"{run}: holds a run of its own. Name another folder with --run.")
     folds = {number: RunFolder(run.path / f"fold_{number}") for number in range(1, args.folds + 1)}
     patients = ["--patients", args.patients] if args.patients else []
+    select = ["--select-by", args.select_by] if args.select_by else []
 
     def run_fold(number: int) -> None:
         fold, log, device = folds[number], None, args.device
@@ -71,8 +72,7 @@ def main(argv: list[str] | None = None) -> None:
         split = ["--fold", f"{number}/{args.folds}", *patients]
         run_python(PROJECT / "train_model.py", *where, *split, *given, "--resume", log=log)  # begins, goes on, is done
         run_python(PROJECT / "process_models.py", "--run", fold, log=log)
-        tune = ["--tune"] * args.tune
-        run_python(PROJECT / "test_model.py", *where, "--select-by", args.select_by, *tune, log=log)
+        run_python(PROJECT / "test_model.py", *where, *select, *["--tune"] * args.tune, log=log)
 
     if args.workers > 1:
         from training.hardware import device_of

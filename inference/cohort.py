@@ -51,6 +51,7 @@ class Work:
     masks: Planes = None
     in_place: bool = False  # whether the masks were in the output folder
     probabilities: Planes = None  # float32 [H, W]
+    small: np.ndarray | None = None  # the same on the grid of the network
     record: Row | None = None  # what was written, or there already
     swapped: bool = False  # whether images and masks are
 
@@ -97,7 +98,7 @@ class Prediction:
 
     def segment(self, work: Work) -> Work:
         if work.scan and not work.in_place:
-            work.probabilities = predict(self.compute, work.scan, self.checkpoint["input"])
+            work.probabilities, work.small = predict(self.compute, work.scan, self.checkpoint["input"])
         return work
 
     def write(self, work: Work) -> Work:
@@ -108,7 +109,7 @@ class Prediction:
             about = describe_written(work.masks, work.before.get("patient", {}))
         else:
             work.masks = to_masks(work.probabilities, Postprocessing.of(self.checkpoint["input"]), scan.spacing)
-            expected = expect(self.checkpoint.get("quality"), work.probabilities, work.masks)
+            expected = expect(self.checkpoint["quality"], work.small, work.masks, scan)
             about = describe_predicted(work.masks) | expected
         about["seen_in_training"] = seen_in_training(scan, self.checkpoint.get("training_patients"))
         about["warnings"] = " ".join([*scan.warnings, *input_warnings(scan.slices, work.masks)])
@@ -119,7 +120,7 @@ class Prediction:
             self.out, scan, work.masks, work.references, about, page, kept, wanted, self.notice, work.before,
             work.in_place,
         )  # fmt: skip
-        work.scan = work.references = work.masks = work.probabilities = None  # memory
+        work.scan = work.references = work.masks = work.probabilities = work.small = None  # memory
         return work
 
 
