@@ -32,7 +32,7 @@ TaskPlugin=task/none
 JobAcctGatherType=jobacct_gather/none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
-SchedulerParameters=batch_sched_delay=0,sched_interval=2
+SchedulerParameters=batch_sched_delay=0,sched_interval=2,kill_invalid_depend
 StateSaveLocation=$WORK/state
 SlurmdSpoolDir=$WORK/spool
 SlurmctldPidFile=$WORK/slurmctld.pid
@@ -60,9 +60,6 @@ requeue_once() {  # requeue element $1 of a job array as soon as file $2 is ther
     echo "requeued $1, when $2 was there"
 }
 
-# --- The scripts, patients and a network -------------------------------------------------------------------------
-cd "$WORK"
-
 # --- The scripts of the page, patients, a network ------------------------------------------------------------------
 cd "$WORK"
 ln -s "$PROJECT"/*.py "$PROJECT"/*/ .  # what a clone holds, so that scripts run as from there
@@ -70,19 +67,20 @@ script() { awk -v n="$1" '/^    #!/ {k++; on = k == n} !/^    / {on = 0} on {pri
 script 1 > cohort.sbatch
 script 2 > folds.sbatch
 small="--cpus-per-task=1 --mem=0"
-python -m dataset.synthetic patients --patients 14
+python -m dataset.synthetic patients --patients 12
 python - <<'END'
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-for folder in sorted(Path("patients").glob("SYNTH_*"))[:12]:
+for folder in sorted(Path("patients").glob("SYNTH_*")):
     paths = sorted((p for p in folder.glob("*.tif") if "mask" not in p.name), key=lambda p: int(p.stem.split("_")[-1]))
     Path("heads").mkdir(exist_ok=True)
     np.save(f"heads/{folder.name}.npy", np.stack([np.array(Image.open(path)) for path in paths[:8]]))
 END
-training="--data patients --width 2 --epochs 3 --batch-size 8 --device cpu"
+ls patients | grep SYNTH | sed -n 1,6p > six.txt
+training="--data patients --patients six.txt --width 2 --epochs 3 --batch-size 8 --device cpu"
 
 # --- Folds: two in an array, the second requeued after its first epoch; against one process --------------------------
 job=$(sbatch --parsable --array=1-2 $small folds.sbatch 2 runs/cv $training)
@@ -105,13 +103,12 @@ echo "folds: pooled tables byte-equal, weights of the last epoch bit-equal"
 
 # --- A cohort in three shards, the second requeued after its first scan; against one process -------------------------
 options="heads --run runs/plain/fold_1 --device cpu"
-job=$(sbatch --parsable --array=1-3 $small cohort.sbatch $options --out masks)
-last=$(sbatch --parsable --dependency=afterany:$job $small cohort.sbatch $options --out masks)
+job=$(sbatch --parsable --array=1-3 $small cohort.sbatch $options --out slurm/masks)
+last=$(sbatch --parsable --dependency=afterany:$job $small cohort.sbatch $options --out slurm/masks)
 second=$(ls heads | sed -n 2p)
-requeue_once "${job}_2" "masks/${second%.npy}/${second%.npy}_mask.json"
+requeue_once "${job}_2" "slurm/masks/${second%.npy}/${second%.npy}_mask.json"
 finish "$last"
 cat cohort_*_2.log
-python predict_model.py $options --out plain > plain_cohort.log
-diff -r masks plain -x report.html
-diff masks/report.html plain/report.html | grep -v "<title>\|<h1>\|^---\|^[0-9,c]*$" && exit 1
-echo "cohort: all files of $(ls plain | wc -l) entries byte-equal, but the name of the folder in report.html"
+python predict_model.py $options --out plain/masks > plain_cohort.log
+diff -r slurm plain
+echo "cohort: all $(find plain -type f | wc -l) files byte-equal"
