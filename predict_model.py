@@ -100,16 +100,16 @@ def main(argv: list[str] | None = None) -> None:
     from inference.segment import computation
     from reporting.scans import make_page
     from training.hardware import choose_hardware, keep_freed_memory
+    from unet import weights_digest
 
     model, checkpoint, chosen = load(args)
     facts = {"Network": chosen.splitlines()[0]}
     notice = SYNTHETIC_MODEL if checkpoint["config"]["synthetic"] else ""
     print("\n".join(filter(None, [chosen, notice])), flush=True)
     names = [patient.name for patient in patients]
-    begin(
-        args.out, describe_settings(model, checkpoint), [patient.name for patient in cohort.patients],
-        args.overwrite, names if args.shard else None,
-    )  # fmt: skip
+    settings = {"weights": weights_digest(model.state_dict(), {})[:16], **checkpoint["input"]}
+    everyone = [patient.name for patient in cohort.patients]
+    begin(args.out, settings, everyone, args.overwrite, names if args.shard else None)
     if args.workers > 1:
         run_shards(Path(__file__), sys.argv[1:] if argv is None else argv, args.workers, args.device, args.out, names)
     hardware = choose_hardware(args.device, "fp32")  # the same masks on every machine
@@ -188,13 +188,6 @@ def describe_notes(cohort: Cohort) -> list[str]:
         f"note: {next(iter(own.values()))} ({next(iter(own))}" + (f" and {len(own) - 1} more)" if len(own) > 1 else ")")
         for own in alike.values()
     ]
-
-
-def describe_settings(model: UNet, checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings on which masks depend."""
-    from unet import weights_digest
-
-    return {"weights": weights_digest(model.state_dict(), {})[:16], **checkpoint["input"]}
 
 
 def load(args: argparse.Namespace) -> tuple[UNet, dict[str, Any], str]:

@@ -82,12 +82,14 @@ def inputs_digest(patient: Patient, spacing: Sequence[float] | None) -> str:
 def read_done(out: Path, patient: Patient, inputs: str) -> Row:
     """Return the record of a patient of whom all is there, from the same inputs, with unchanged masks; else {}."""
     record, folder = read_record(out, patient.name), out / patient.name
-    try:
-        same = bool(record) and record["inputs"] == inputs
-        same = same and all(digest_bytes((folder / n).read_bytes()) == known for n, known in record["masks"].items())
-        return record if same and all((folder / name).is_file() for name in record["files"]) else {}
-    except OSError:  # a mask is gone
-        return {}
+    same = bool(record) and record["inputs"] == inputs and unchanged(folder, record)
+    return record if same and all((folder / name).is_file() for name in (*record["masks"], *record["files"])) else {}
+
+
+def unchanged(folder: Path, record: Row) -> bool:
+    """Return whether the masks that are in a folder are as its record says."""
+    known = [(folder / name, digest) for name, digest in record["masks"].items()]
+    return all(digest_bytes(path.read_bytes()) == digest for path, digest in known if path.is_file())
 
 
 def read_written(out: Path, scan: Scan, record: Row) -> list[np.ndarray] | None:
@@ -98,7 +100,8 @@ def read_written(out: Path, scan: Scan, record: Row) -> list[np.ndarray] | None:
     """
     paths = [out / scan.name / name for name in file_names(scan, "mask")]
     lacking = [path for path in paths if not path.is_file()]
-    if len(lacking) == len(paths) or (lacking and was_stopped(out, record)):
+    by_network = bool(record) and record["patient"]["origin"] == NETWORK
+    if len(lacking) == len(paths) or (lacking and by_network and unchanged(paths[0].parent, record)):
         return None
     remedy = "Restore it, or replace all masks with --overwrite."
     if lacking:
@@ -116,14 +119,6 @@ def read_written(out: Path, scan: Scan, record: Row) -> list[np.ndarray] | None:
     except Exception as error:  # libraries raise many kinds for a damaged file
         raise ValueError(f"{paths[0]}: cannot be used: {' '.join(str(error).split())} {remedy}") from None
     return masks
-
-
-def was_stopped(out: Path, record: Row) -> bool:
-    """Return whether the masks of a patient that are there are all as the network made them."""
-    folder = out / record["patient"]["patient"] if record else out
-    there = [(folder / name, known) for name, known in record.get("masks", {}).items() if (folder / name).is_file()]
-    by_network = bool(record) and record["patient"]["origin"] == NETWORK
-    return by_network and all(digest_bytes(path.read_bytes()) == known for path, known in there)
 
 
 def describe_predicted(masks: Sequence[np.ndarray]) -> Row:
