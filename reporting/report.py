@@ -3,13 +3,14 @@
 Python prepares plain values here; report.html.jinja lays them out and escapes each of them.
 """
 
+import functools
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from constants import CRITERIA, RESEARCH_USE, SYNTHETIC_NOTICE
 from dataset.slices import Slices
@@ -116,13 +117,18 @@ def write_report(run: RunFolder, slices: Slices, predicted: np.ndarray, epochs: 
 
 def render(page: dict[str, Any], template: str = "report.html.jinja") -> str:
     """Return the page. Whatever comes from a file is escaped, and a name that is missing is an error."""
+    return load_template(template).render(page)
+
+
+@functools.cache
+def load_template(name: str) -> Template:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
     environment.filters |= {"readable": readable, "shown": shown, "show_number": show_number}
-    return environment.get_template(template).render(page)
+    return environment.get_template(name)
 
 
 def facts(metrics: dict[str, Any], slices: pd.DataFrame, config: dict[str, Any] | None) -> dict[str, str]:

@@ -82,10 +82,10 @@ END
 ls patients | grep SYNTH | sed -n 1,6p > six.txt
 training="--data patients --patients six.txt --width 2 --epochs 3 --batch-size 8 --device cpu"
 
-# --- Folds: two in an array, the second requeued after its first epoch; against one process --------------------------
+# --- Folds: two in an array, the second requeued in its second epoch; against one process --------------------------
 job=$(sbatch --parsable --array=1-2 $small folds.sbatch 2 runs/cv $training)
 last=$(sbatch --parsable --dependency=afterok:$job $small folds.sbatch 2 runs/cv $training)
-requeue_once "${job}_2" runs/cv/fold_2/models/epoch_1.pt
+requeue_once "${job}_2" runs/cv/fold_2/models/epoch_2.pt  # the state after epoch 1 is there
 finish "$last"
 grep -h "resumed after epoch" folds_*.log
 python cross_validate.py --folds 2 --run runs/plain $training > plain_folds.log
