@@ -59,6 +59,13 @@ def make_patients(folder: Path, patients: int = 5, slices: int = 3) -> Path:
     return folder
 
 
+def write_split(folder: Path, *splits: str) -> Path:
+    """Write split.csv, a split of the patients SYNTH_T_0, ..."""
+    path = folder / "split.csv"
+    path.write_text("patient,split\n" + "".join(f"SYNTH_T_{n},{split}\n" for n, split in enumerate(splits)))
+    return path
+
+
 def make_slices(masks: dict[str, list[np.ndarray]], images: np.ndarray | None = None) -> Slices:
     """Slices 1, 2, ... of each patient with the given masks (0 or 1, [H, W]); without images, all are black."""
     rows = [
@@ -155,6 +162,13 @@ def call(capsys):
 def undrawn(monkeypatch) -> None:
     """Plots are files without content: drawing takes most of the time of a test."""
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda *_, **__: None)
+
+
+@pytest.fixture
+def unreported(monkeypatch) -> None:
+    """Neither pictures nor reports are made."""
+    for name in ("panels.write_panels", "plots.write_plots", "write_report"):
+        monkeypatch.setattr(f"reporting.report.{name}", lambda *_: None)
 
 
 @pytest.fixture

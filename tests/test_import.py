@@ -10,7 +10,17 @@ import numpy as np
 import pandas as pd
 import pytest
 import SimpleITK as sitk
-from conftest import EPOCH, QUICK, box, bright_network, draw_patient, make_slices, save_checkpoint, write_volume
+from conftest import (
+    EPOCH,
+    QUICK,
+    box,
+    bright_network,
+    draw_patient,
+    make_slices,
+    save_checkpoint,
+    write_split,
+    write_volume,
+)
 
 from dataset.folder import find_slices
 from dataset.slices import Slices, load_slices
@@ -315,15 +325,9 @@ def test_the_table_of_list_is_edited_and_imported(small, tmp_path, call):
 # --- Training from weights ----------------------------------------------------------------------------------------
 
 
-def assign(path: Path, *splits: str) -> Path:
-    """Write a split of the patients SYNTH_T_0, ..."""
-    path.write_text("patient,split\n" + "".join(f"SYNTH_T_{n},{split}\n" for n, split in enumerate(splits)))
-    return path
-
-
 def test_training_goes_on_from_weights_and_says_whom_they_know(folder, weights, tmp_path, call):
     def train(name: str, begin: Path, *splits: str) -> tuple[int, str, str]:
-        split = ["--split", assign(tmp_path / "split.csv", *splits), "--run", tmp_path / name]
+        split = ["--split", write_split(tmp_path, *splits), "--run", tmp_path / name]
         return call("train_model", "--data", folder, "--weights", begin, *split, *QUICK[2:], "--epochs", 1)
 
     code, _, err = call(

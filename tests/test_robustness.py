@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import SimpleITK as sitk
-from conftest import draw_patient, make_patients, make_slices, run_here
+from conftest import draw_patient, make_patients, make_slices, run_here, write_split
 
 from studies import robustness
 from studies.robustness import FORMS, write_patient
@@ -30,8 +30,7 @@ def test_forms_hold_the_same_patient(form, tmp_path):
 def test_dice_of_a_form_comes_from_predict_model(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(robustness, "run_python", run_here)
     data = make_patients(tmp_path / "kaggle_3m", patients=3, slices=2)
-    split = tmp_path / "split.csv"
-    split.write_text("patient,split\nSYNTH_T_0,train\nSYNTH_T_1,validation\nSYNTH_T_2,test\n")
+    split = write_split(tmp_path, "train", "validation", "test")
     arguments = ["--data", data, "--split", split, "--out", tmp_path / "out", "--forms", "as they are", "FLAIR alone"]
     robustness.main(list(map(str, arguments)))
     table = pd.read_csv(tmp_path / "out" / "robustness.csv")

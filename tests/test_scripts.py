@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import QUICK, contents, make_patients
+from conftest import QUICK, contents, make_patients, write_split
 from PIL import Image
 
 import train_model
@@ -26,13 +26,6 @@ from training.hardware import choose_hardware
 from training.losses import bce
 
 ROOT = Path(__file__).parents[1]
-
-
-def write_split(folder: Path, *splits: str) -> Path:
-    """Write a split of the patients SYNTH_T_0, ..."""
-    path = folder / "split.csv"
-    path.write_text("patient,split\n" + "".join(f"SYNTH_T_{n},{split}\n" for n, split in enumerate(splits)))
-    return path
 
 
 def same_weights(one: Path, other: Path) -> bool:
