@@ -249,7 +249,8 @@ def test_masks_that_are_all_empty_are_one_error(call, folder, tmp_path):
         ("test_model", [], "models: holds no checkpoints"),
     ],
 )
-def test_mistakes_on_the_command_line(call, tmp_path, monkeypatch, script, arguments, message):
+def test_mistakes_on_the_command_line(call, tmp_path, tmp_path_factory, monkeypatch, script, arguments, message):
+    monkeypatch.setattr("constants.DATA_DIR", make_patients(tmp_path_factory.mktemp("kaggle_3m")))
     monkeypatch.chdir(tmp_path)
     code, out, err = call(script, *arguments)
     assert code == 2 and message in err and "Traceback" not in out + err
