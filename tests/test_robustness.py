@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import SimpleITK as sitk
-from conftest import draw_patient, make_patients, make_slices, run_here, write_split
+from conftest import draw_patient, make_patients, make_slices, write_split
 
 from studies import robustness
 from studies.robustness import FORMS, write_patient
@@ -27,8 +27,7 @@ def test_forms_hold_the_same_patient(form, tmp_path):
         assert (pixels > 0).sum() < (images[..., 1] > 0).sum()
 
 
-def test_dice_of_a_form_comes_from_predict_model(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(robustness, "run_python", run_here)
+def test_dice_of_a_form(tmp_path, capsys):
     data = make_patients(tmp_path / "kaggle_3m", patients=3, slices=2)
     split = write_split(tmp_path, "train", "validation", "test")
     arguments = ["--data", data, "--split", split, "--out", tmp_path / "out", "--forms", "as they are", "FLAIR alone"]
