@@ -27,7 +27,7 @@ def test_folds_cover_each_patient_once():
 
 
 @pytest.fixture
-def calls(monkeypatch):
+def calls(monkeypatch) -> list[tuple[str, ...]]:
     """Run nothing; return what would be called."""
     recorded = []
 
