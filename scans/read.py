@@ -11,6 +11,7 @@ from PIL import Image, ImageOps
 from PIL.TiffImagePlugin import BITSPERSAMPLE
 
 from constants import CHANNELS, FLAIR, POST, PRE
+from dataset.slices import check_tags
 from scans import geometry, medical
 from scans.names import SHOWN, volumes_of_set
 from scans.scan import PICTURES, Scan, check_voxels, file_ending, safe_name, stem
@@ -140,6 +141,8 @@ def open_picture(path: Path) -> Image.Image:
         bits = picture.tag_v2.get(BITSPERSAMPLE, (1,)) if picture.format == "TIFF" else (1,)
         if picture.mode in COLOURS and (max(bits) > 8 or ";16" in str(picture.tile)):
             raise ValueError("has colours, or transparency, of more than 8 bits. Save the sequences as .npy or NIfTI.")
+        if picture.format == "TIFF":
+            check_tags(picture)
         picture.load()  # which turns TIFF
         return ImageOps.exif_transpose(picture)
 

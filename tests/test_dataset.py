@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -124,11 +125,31 @@ def values(path: Path) -> None:
     save(path, np.arange(65536).reshape(256, 256).astype(np.uint8))
 
 
+def flip(path: Path) -> None:
+    """Save a mask compressed, and change one byte of its pixels."""
+    save(path, np.kron(np.eye(8, dtype=np.uint8) * 255, np.ones((32, 32), np.uint8)), compression="tiff_adobe_deflate")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 3] ^= 0x55
+    path.write_bytes(content)
+
+
+def set_tag(path: Path, tag: int, old: int, new: int) -> None:
+    """Write another value of a tag, 16 bits, into the header of a TIFF."""
+    content = path.read_bytes()
+    entry = struct.pack("<HHIH", tag, 3, 1, old)
+    assert content.count(entry) == 1
+    path.write_bytes(content.replace(entry, struct.pack("<HHIH", tag, 3, 1, new)))
+
+
 BLANK = np.zeros((256, 256, 3), np.uint8)
 DAMAGE = {
     "orphan image": (MASK, Path.unlink, r"SYNTH_T_1_2\.tif: has no mask"),
     "orphan mask": (IMAGE, Path.unlink, r"SYNTH_T_1_2_mask\.tif: has no image"),
     "truncated image": (IMAGE, truncate, r"SYNTH_T_1_2\.tif: cannot be read as a TIFF"),
+    "damaged pixels": (MASK, flip, r"SYNTH_T_1_2_mask\.tif: cannot be read as a TIFF"),
+    "damaged compression": (IMAGE, lambda p: set_tag(p, 259, 1, 5), r"SYNTH_T_1_2\.tif: cannot be read as a TIFF"),
+    "damaged rows of a strip": (IMAGE, lambda p: set_tag(p, 278, 10, 8), "its header contradicts itself"),
+    "damaged colours": (IMAGE, lambda p: set_tag(p, 262, 2, 6), "its header contradicts itself"),
     "wrong size": (IMAGE, lambda p: save(p, BLANK[:128]), "is 256x128 pixels"),
     "16 bits": (MASK, lambda p: save(p, np.zeros((256, 256), np.uint16)), "has the mode I;16, but a mask"),
     "two pages": (
@@ -230,6 +251,12 @@ def test_other_kinds_of_tiff_give_the_same_pixels(folder, options):
     pixels = read_image(path)
     save(path, pixels, **options)
     assert np.array_equal(read_image(path), pixels)
+
+
+def test_a_slice_with_an_orientation_is_turned_as_every_viewer_shows_it(folder):
+    pixels = read_image(folder / IMAGE)
+    save(folder / IMAGE, pixels, tiffinfo={274: 6})
+    assert np.array_equal(read_image(folder / IMAGE), np.rot90(pixels, -1))
 
 
 @pytest.mark.parametrize("value", [1, 128, 255])
