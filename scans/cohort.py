@@ -10,7 +10,7 @@ between them. Paths are relative to the folder of the table.
 import os
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -244,18 +244,12 @@ def unique(name: str, where: Path, cohort: Cohort) -> str:
 # --- The table ---------------------------------------------------------------------------------------------------
 
 
-def write_list(table: Path, overwrite: bool, find: Callable[[], Cohort], columns: Columns) -> tuple[Cohort, list[str]]:
-    """Write the table of --list, and print it in short. Return the cohort, and what is wrong.
-
-    Raises: UserError for a table that is there already, unless it may be overwritten; as of `find`.
-    """
-    if table.exists() and not overwrite:
-        raise UserError(f"{table}: is there already. Name another file with --list, or add --overwrite.")
-    cohort = find()
+def write_list(table: Path, cohort: Cohort, columns: Columns = COLUMNS) -> list[str]:
+    """Write the table of --list, and print it in short. Return what is wrong."""
     text, problems = to_table(cohort, table.parent, columns)
     write_text(table, text)
     print("\n".join([*describe(cohort), f"written to {table}: edit it, and name it as the input"]))
-    return cohort, cohort.problems + problems
+    return cohort.problems + problems
 
 
 def to_table(cohort: Cohort, folder: Path, columns: Columns = COLUMNS) -> tuple[str, list[str]]:
