@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import constants
 from training.recipe import Recipe, chosen_settings, make_parser, make_settings
-from utils import UserError, run_script, show_number
+from utils import UserError, list_few, run_script, show_number
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -85,9 +85,14 @@ def split_patients(args: argparse.Namespace, folder: Path) -> dict[str, pd.DataF
 
     table = find_slices(folder, split.read_patient_list(args.patients) if args.patients else None)
     if args.split:
-        assignment, missing = split.read_assignment(args.split, table["patient"], folder)
+        assignment, missing, unknown = split.read_assignment(args.split, table["patient"], folder)
         if missing:
             say(f"warning: {args.split} names patients without a folder in {folder}, left out: {', '.join(missing)}")
+        if unknown:
+            say(
+                f"warning: the ids of {list_few(unknown)} do not say that their scans are of one person. The split "
+                "keeps them together; intervals and radiogenomics.py count each scan. Name folders PERSON_ses-1, ..."
+            )
         return split.split_tables(table, assignment)
     if several := split.describe_persons(table["patient"]):
         say(f"{several}: all of a person are in one split")

@@ -99,7 +99,7 @@ def main(argv: list[str] | None = None) -> None:
         folder = find_folder(args.data)
         slices = find_slices(folder)
         if args.split:
-            assignment, _ = read_assignment(args.split, slices["patient"], folder)
+            assignment = read_assignment(args.split, slices["patient"], folder)[0]
             slices = slices[slices["patient"].map(assignment) == "validation"]
         table = score_patients(args, slices.reset_index(drop=True), weights)
     write_text(args.out / "robustness.csv", to_csv(table))

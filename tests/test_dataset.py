@@ -58,7 +58,7 @@ def test_lists_and_tables_as_spreadsheets_save_them(folder, tmp_path):
     splits = dict(zip(patients, ("train", "train", "validation", "test", "test"), strict=True))
     lines = ["patient;split;", *(f"{patient};{split};" for patient, split in splits.items())]
     (tmp_path / "split.csv").write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).encode())
-    assert read_assignment(tmp_path / "split.csv", patients, folder) == (splits, [])
+    assert read_assignment(tmp_path / "split.csv", patients, folder) == (splits, [], [])
     (tmp_path / "list.txt").write_bytes(b"\xef\xbb\xbf" + ";\r\n".join(patients[:2]).encode() + b"\r\n")
     assert read_patient_list(tmp_path / "list.txt") == patients[:2]
 
