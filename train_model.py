@@ -333,7 +333,8 @@ def print_costs(
         gflop = (240 if recipe.bilinear else 289) * (recipe.width / 64 / recipe.pixel_unshuffle) ** 2  # of a slice
         hours = recipe.epochs * slices * gflop / ((os.cpu_count() or 1) * CPU_GFLOPS[hardware.bf16]) / 3600
         if hours > 1:
-            print(f"time        roughly {hours:.0f} hours; --width 16 takes a sixteenth, --recipe tuned minutes")
+            less = "--width 16 takes a sixteenth, " if recipe.width == Recipe.width else ""
+            print(f"time        roughly {hours:.0f} hours; {less}--recipe tuned minutes")
 
 
 if __name__ == "__main__":
