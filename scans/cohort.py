@@ -17,11 +17,11 @@ from typing import NamedTuple
 
 from constants import FLAIR, POST, PRE
 from scans import medical
-from scans.items import NOT_CHOSEN, Item, begin_of, find_items, gap_in, identify, side_of
+from scans.items import GONE, NOT_CHOSEN, Item, begin_of, find_items, gap_in, identify, side_of
 from scans.names import COLUMNS, MASK, OTHER, SHOWN, Kind, base_of, is_pattern, maker_of, volumes_of_set
 from scans.read import holds_mask, open_array
 from scans.scan import PICTURES, file_ending, safe_name, stem
-from utils import UserError, is_unsafe_path, read_csv, to_csv, write_text
+from utils import UserError, is_unsafe_path, list_few, read_csv, to_csv, write_text
 
 HEADER = ("mask_of", "slices", "spacing", "unused", "notes")  # after the patient and its files
 Columns = dict[str, Kind]  # of files, in a table
@@ -271,14 +271,18 @@ def to_table(cohort: Cohort, folder: Path, columns: Columns = COLUMNS) -> tuple[
         if MASK in patient.items:
             row["mask_of"] = maker_of(stem(patient.items[MASK].paths[0]))
         notes = list(patient.notes)
-        if main in patient.items:
+        gone = [path for item in patient.items.values() for path in item.paths if not path.exists()]
+        if gone:
+            notes.append(f"{list_few([path.name for path in gone])}: {GONE}")
+            problems.append(f"{gone[0]}: {GONE}. Restore it, or leave it out.")
+        if main in patient.items and not {*gone} & {*patient.items[main].paths}:
             try:
                 slices, spacing = outline(patient.items[main])
                 row |= {"slices": slices, "spacing": " x ".join(f"{size:.4g}" for size in spacing)}
             except Exception as error:  # libraries raise many kinds for a damaged file
                 notes.append(f"cannot be read: {' '.join(str(error).split())}")
                 problems.append(f"{patient.items[main].place}: {notes[-1]}")
-        else:
+        elif main not in patient.items:
             notes.append(f"no {SHOWN[main]}: write its file into {column}, or remove the line")
         rows.append(row | {"notes": "; ".join(notes)})
     rows += [{"unused": left([item])} for item in cohort.unused]

@@ -17,7 +17,7 @@ from scans.cohort import find_patients
 from scans.masks import foreground, read_mask
 from scans.read import read_scan
 from scans.scan import Scan, natural_order, safe_name, to_network_size, to_original_size
-from scans.write import append, begin_tables, encode_stack, measure, sum_up
+from scans.write import append, begin_tables, describe_cohort, encode_stack, measure, sum_up
 
 
 def read(path: Path) -> Scan:
@@ -278,6 +278,14 @@ def test_a_sheet_outlines_masks_where_they_are(sizes):
     blue, orange = (np.array(ImageColor.getrgb(color)) for color in (show.PREDICTION_COLOR, show.MASK_COLOR))
     assert (without == blue).all(2).any() and not (without == orange).all(2).any() and (both == orange).all(2).any()
     assert 512 <= both.shape[1] <= 1280 and both.shape[0] < 1600
+
+
+def test_empty_reference_masks_stand_beside_the_mean_dice():
+    row = {"lesion_pixels": 0, "check": "no", "origin": "network"}
+    totals = [row | {"dice": dice, "reference_pixels": pixels} for dice, pixels in ((0.8, 9), (0.6, 4), (0, 0))]
+    expected = "mean Dice 0.467 with 3 reference masks, 1 of them empty (0.700 with the others)"
+    assert describe_cohort([*totals, row]).endswith(expected)
+    assert describe_cohort(totals[2:]).endswith("mean Dice 0.000 with 1 reference masks, 1 of them empty")
 
 
 def test_areas_volumes_and_dice_by_hand(tmp_path):
