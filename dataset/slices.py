@@ -38,7 +38,6 @@ SWAPPED = "images have the names of masks, and masks those of images (swap PATIE
 CHECKSUM = "checksum"  # a further column of the split tables of a run, see `checksums`
 SHAPES = {"RGB": (IMAGE_SIZE, IMAGE_SIZE, CHANNELS), "L": (IMAGE_SIZE, IMAGE_SIZE)}  # of an image, of a mask
 ORIENTATION = 274  # tag of a TIFF
-YCBCR, JPEG = 6, (6, 7)  # values of PHOTOMETRIC_INTERPRETATION and COMPRESSION
 
 
 @dataclass
@@ -239,11 +238,10 @@ def check_tags(picture: TiffImageFile) -> None:
     tags = picture.tag_v2
     height, width, samples = tags[IMAGELENGTH], tags[IMAGEWIDTH], tags.get(SAMPLESPERPIXEL, 1)
     compression, sizes = tags.get(COMPRESSION, 1), tags.get(STRIPBYTECOUNTS)
-    rows = min(tags.get(ROWSPERSTRIP, height), height)
+    rows = min(tags.get(ROWSPERSTRIP) or height, height)
     planes = samples if tags.get(PLANAR_CONFIGURATION) == 2 else 1
     of_row = math.ceil(width * samples / planes * tags.get(BITSPERSAMPLE, (1,))[0] / 8)
     strips = math.ceil(height / rows) * planes
     full = height * planes * of_row, strips * rows * of_row  # bytes; the last strip may be padded
-    wrong = sizes and (len(sizes) != strips or (compression == 1 and sum(sizes) not in full))
-    if wrong or (tags.get(PHOTOMETRIC_INTERPRETATION) == YCBCR and compression not in JPEG):
+    if sizes and (len(sizes) != strips or (compression == 1 and sum(sizes) not in full)):
         raise ValueError("its header contradicts itself. Restore it, or save it anew.")

@@ -149,7 +149,7 @@ DAMAGE = {
     "damaged pixels": (MASK, flip, r"SYNTH_T_1_2_mask\.tif: cannot be read as a TIFF"),
     "damaged compression": (IMAGE, lambda p: set_tag(p, 259, 1, 5), r"SYNTH_T_1_2\.tif: cannot be read as a TIFF"),
     "damaged rows of a strip": (IMAGE, lambda p: set_tag(p, 278, 10, 8), "its header contradicts itself"),
-    "damaged colours": (IMAGE, lambda p: set_tag(p, 262, 2, 6), "its header contradicts itself"),
+    "damaged colours": (IMAGE, lambda p: set_tag(p, 262, 2, 6), "has the mode YCbCr"),
     "wrong size": (IMAGE, lambda p: save(p, BLANK[:128]), "is 256x128 pixels"),
     "16 bits": (MASK, lambda p: save(p, np.zeros((256, 256), np.uint16)), "has the mode I;16, but a mask"),
     "two pages": (
