@@ -226,11 +226,11 @@ def read_plain(content: bytes, mode: str) -> np.ndarray | None:
             return None
         places, rows = zip(tags[STRIPOFFSETS], tags[STRIPBYTECOUNTS], strict=True), tags.get(ROWSPERSTRIP, height)
         strips = [content[start : start + size] for start, size in places]
-        if [*map(len, strips)] != [min(rows, height - top) * width * len(ones) for top in range(0, height, rows)]:
-            return None
+        whole = {*map(len, strips[:-1])} <= {rows * width * len(ones)} and len(strips) == math.ceil(height / rows)
+        pixels = np.frombuffer(b"".join(strips), np.uint8)[: math.prod(SHAPES[mode])]  # the last strip may be padded
+        return pixels.reshape(SHAPES[mode]) if whole else None
     except Exception:  # Pillow, which reads it next, says why
         return None
-    return np.frombuffer(b"".join(strips), np.uint8).reshape(SHAPES[mode])
 
 
 def check_tags(picture: TiffImageFile) -> None:
