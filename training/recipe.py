@@ -39,13 +39,13 @@ class Recipe:
     bilinear: bool = _setting(False, True, "bilinear upsampling instead of up-convolutions: 44%% fewer parameters")
     pixel_unshuffle: int = _setting(1, 2, "2: compute at half of the resolution, pixels in channels", int, (1, 2))
     # Input
-    normalisation: str = _setting("plain", "head", "of intensities, see dataset/preprocess.py", str,
+    normalisation: str = _setting("plain", "median", "of intensities, see dataset/preprocess.py", str,
                                   ("plain", "head", "median"))  # fmt: skip
     neighbours: int = _setting(0, 1, "FLAIR of so many slices before and after as further channels", whole_number,
                                range(constants.MOST_NEIGHBOURS + 1))  # fmt: skip
     crop: bool = _setting(False, True, "compute a window around the head only")
     augment: bool = _setting(False, True, "random augmentation, see training/augment.py")
-    robust: bool = _setting(False, False, "augment with removed skulls and other contrasts of tumours, too")
+    robust: bool = _setting(False, True, "augment with removed skulls and other contrasts of tumours, too")
     negative_fraction: float = _setting(1.0, 0.35, "fraction of the slices without tumour drawn in an epoch", fraction)
     patient_balanced: float = _setting(
         0.0,
@@ -69,6 +69,10 @@ class Recipe:
     progressive_resolution: bool = _setting(False, True, "train at half, then three quarters, then full resolution")
     # Prediction
     tta_flip: bool = _setting(False, True, "average predictions of the slice and of its mirror image")
+    threshold: float = _setting(constants.THRESHOLD, 0.6, "probability from which a pixel is tumour", fraction)
+    min_component: int = _setting(
+        0, 300, "remove components with fewer pixels in their largest section, or in a single slice", whole_number
+    )
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> "Recipe":
@@ -111,6 +115,8 @@ def make_parser(description: str | None = None) -> argparse.ArgumentParser:
     add("--split", type=existing, metavar="FILE",
         help="CSV: patient, split and, if ids do not say it, person (the published split)")  # fmt: skip
     add("--fold", type=fold, metavar="K/N", help="test on the K-th of N folds of the patients; see cross_validate.py")
+    add("--no-validation", action="store_true",
+        help="train on the validation patients, too: the last epoch is taken, and nothing is chosen")  # fmt: skip
     add("--patients", type=existing, metavar="FILE", help="use only the patients listed, one per line (all)")
 
     add = parser.add_argument_group("run").add_argument
