@@ -35,8 +35,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import constants
-from scans.inputs import add_image_options, find, report
-from utils import fraction, list_few, part, positive, run_script, write_text
+from scans.inputs import add_image_options, find, parse, report
+from utils import existing, fraction, list_few, part, positive, run_script, write_text
 
 if TYPE_CHECKING:
     from scans.cohort import Cohort
@@ -51,9 +51,9 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add_image_options(parser)
     network = parser.add_argument_group("network")
     one = network.add_mutually_exclusive_group().add_argument
-    one("--run", type=Path, metavar="DIR",
+    one("--run", type=existing, metavar="DIR",
         help="folder of a run, whose chosen network is used (the weights that come with the project)")  # fmt: skip
-    one("--checkpoint", type=Path, metavar="FILE", help="or models/epoch_N.pt of a run, or weights/*.safetensors")
+    one("--checkpoint", type=existing, metavar="FILE", help="or models/epoch_N.pt of a run, or weights/*.safetensors")
     network.add_argument("--threshold", type=fraction, metavar="P",
                          help="from which a pixel is tumour (that of the network)")  # fmt: skip
 
@@ -72,9 +72,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--device", default="auto", help="cpu, cuda, cuda:1, mps (auto: CUDA, else MPS, else the CPU)")
     add("--shard", type=part, metavar="K/N", help="only the K-th of N parts of the patients, of a job array")
     add("--workers", type=positive(int), default=1, metavar="N", help="processes side by side, each with a shard")
-    args = parser.parse_args(argv)
-    if not (args.out or args.table):
-        parser.error("name a folder with --out, or a table with --list")
+    args = parse(parser, argv)
     if args.shard and args.workers > 1:
         parser.error("--shard and --workers exclude each other")
     return args
@@ -83,10 +81,10 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(argv)
     if args.table:
-        from scans.cohort import COLUMNS, write_list
+        from scans.cohort import write_list
 
-        cohort, problems = write_list(args.table, args.overwrite, lambda: find(args), COLUMNS)
-        report(problems, done=bool(cohort.with_flair))
+        cohort = find(args)
+        report(write_list(args.table, cohort), done=bool(cohort.with_flair))
         return
     from scans.cohort import SWAPPED, describe
     from scans.earlier import begin, refuse_folder, refuse_images

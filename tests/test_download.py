@@ -32,7 +32,7 @@ def test_a_download_is_linked_to(get, monkeypatch, kaggle, options, patients):
     hub = Mock(**{"dataset_download.return_value": str(kaggle)})
     monkeypatch.setitem(sys.modules, "kagglehub", hub)
     code, out, err = get(*options)
-    assert (code, err) == (0, "") and "Next: python train_model.py\n" in out
+    assert (code, err) == (0, "") and "Next: python train_model.py --recipe tuned --run runs/first\n" in out
     assert f"checked: {len(patients)} patients, {3 * len(patients)} slices with masks" in out
     assert {path.name for path in OUT.iterdir() if path.is_symlink()} == {*patients, "data.csv"}
     assert set(find_slices(find_folder(None))["patient"]) == patients

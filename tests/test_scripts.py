@@ -240,6 +240,8 @@ def test_masks_that_are_all_empty_are_one_error(call, folder, tmp_path):
     ("script", "arguments", "message"),
     [
         ("train_model", ["--data", "nowhere"], "nowhere: no such file or folder"),
+        ("test_model", ["--run", "nowhere"], "nowhere: no such file or folder"),
+        ("predict_model", ["nowhere", "--out", "masks"], "nowhere: no such file or folder"),
         ("train_model", ["--epochs", "0"], "0 is not greater than 0"),
         ("train_model", ["--lr", "nan"], "nan is not greater than 0"),
         ("train_model", ["--neighbours", "9"], "invalid choice: 9"),  # more than a file of weights may have

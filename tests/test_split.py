@@ -92,6 +92,10 @@ def test_persons_of_a_saved_assignment(folder, tmp_path):
         read_assignment(path, patients, folder)
     path.write_text("\n".join(["patient,split,person", *(f"{row},{n}" for n, row in enumerate(rows))]))
     assert read_assignment(path, patients, folder)[0]["A_20200101"] == "test"
+    path.write_text(
+        "patient,split,person\nA_20190101,test,A\nA_20200101,test,A\nB,train,D\nC,train,D\nE,validation,E\n"
+    )
+    assert read_assignment(path, ["A_20190101", "A_20200101", "B", "C", "E"], folder)[2] == ["D"]
     path.write_text("\n".join(["patient,split,person", *(f"{row},same" for row in rows)]))
     with pytest.raises(UserError, match="scans of same are in several splits"):
         read_assignment(path, patients, folder)
@@ -102,7 +106,7 @@ def test_a_saved_assignment(folder, tmp_path):
     path.write_text("patient,slices,split\n" + "".join(f"SYNTH_T_{n},3,{s}\n" for n, s in enumerate(
         ["test", "train", "train", "validation", "train", "validation"])))  # fmt: skip
     table = find_slices(folder)
-    assignment, missing = read_assignment(path, table["patient"], folder)
+    assignment, missing, _ = read_assignment(path, table["patient"], folder)
     assert [assignment[f"SYNTH_T_{n}"] for n in range(5)] == ["test", "train", "train", "validation", "train"]
     assert missing == ["SYNTH_T_5"]
 
