@@ -47,13 +47,13 @@ def build_page(model: UNet, metadata: dict[str, Any], card: str) -> bytes:
 
     Raises: UserError if npm is missing, or if the page cannot do what the metadata asks for.
     """
+    install()
     from web.network import to_graph
 
     graph = to_graph(model)
     difference = compare(model, graph)
     if not difference <= LARGEST:
         raise UserError(f"web: its logits differ by {difference:.1e} from the network's. Nothing was written.")
-    install()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "config.json").write_text(json.dumps(page_config(metadata)), encoding="utf-8")
