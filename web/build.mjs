@@ -45,7 +45,8 @@ function licences(inputs) {
 // --- Text ------------------------------------------------------------------------------------------------------------
 
 const escape = text => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
-const inline = text => escape(text).replace(/\*\*(.+?)\*\*/g, "<strong>$1</strong>").replace(/\[(.+?)\]\((https:.+?)\)/g, "$1 ($2)");
+const inline = text => escape(text)
+  .replace(/\*\*(.+?)\*\*/g, "<strong>$1</strong>").replace(/`(.+?)`/g, "<code>$1</code>").replace(/\[(.+?)\]\((https:.+?)\)/g, "$1 ($2)");
 
 // The Markdown of a model card: headings, paragraphs, lists and tables
 function toHtml(markdown) {

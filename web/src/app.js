@@ -223,7 +223,7 @@ async function compute(scan, own) {
   byId("output").hidden = false;
   byId("save-masks").textContent = scan.grid ? "Save masks (.nii.gz)" : count > 1 ? "Save masks (PNG in a ZIP)" : "Save mask (PNG)";
   const seconds = (performance.now() - started) / 1000;
-  say(`Done: ${count} slice${count > 1 ? "s" : ""} in ${number(seconds, 1)} s.`);
+  say(`Done: ${count} slice${count > 1 ? "s" : ""} in ${number(seconds, 1)} s.${patient.areas.some(Boolean) ? "" : " Nothing is marked: check it."}`);
   document.body.dataset.seconds = seconds;
   goToLargest();
 }

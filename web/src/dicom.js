@@ -40,7 +40,7 @@ export async function readTags(file) {
 export function contrastWarnings({echo, inversion, description}, [echoes, inversions]) {
   const wrong = [["echo", echo, echoes], ["inversion", inversion, inversions]].find(([, time, shortest]) => time > 0 && time < shortest);
   return wrong ? [`the ${wrong[0]} time of the series ${description} taken for FLAIR is ${round(wrong[1])} ms, ` +
-    "shorter than any of FLAIR: another sequence, whose mask means nothing. Choose below what is FLAIR."] : [];
+    "shorter than any of FLAIR: another sequence, whose mask means nothing. Choose above what is FLAIR."] : [];
 }
 
 const dot = (a, b) => a.reduce((sum, value, n) => sum + value * b[n], 0);

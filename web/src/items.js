@@ -70,7 +70,8 @@ export function assignRoles(items) {
   const take = (kind, role) => items.forEach((item, n) => { if (item.kind === kind) roles[n] = roles.includes(role) ? roles[n] : role; });
   take("flair", "flair");
   if (!roles.includes("flair")) take(null, "flair");
-  if (roles.includes("flair")) { take("pre", "pre"); take("post", "post"); }
+  take("pre", "pre");
+  take("post", "post");
   const may = items.filter(item => item.kind === (items.some(({kind}) => kind === "flair") ? "flair" : null));
   let question = "";
   if (!items.length) question = "No image is among these files: NIfTI, NRRD, DICOM or pictures are read.";

@@ -22,6 +22,11 @@ export function openPatient(other) {
   Object.assign(state, {slice: 0, zoom: 1, middle: null});
   byId("stage").classList.remove("zoomed");
   byId("slice").max = patient.slices.length - 1;
+  for (const input of document.querySelectorAll("input[name=sequence]")) {  // FLAIR may stand in for the others
+    const {planes} = patient.slices[0], own = planes[input.value];
+    input.checked = input.value === "1";
+    input.parentElement.hidden = own === planes[1] && !input.checked;
+  }
   patient.shades = [0, 1, 2].map(sequence => brightness(patient.slices.map(slice => slice.planes[sequence]), patient.brightest));
 }
 
