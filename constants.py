@@ -38,12 +38,13 @@ SYNTHETIC_PATIENTS = 14
 SYNTHETIC_SLICES = (14, 22)  # fewest and most slices of one patient
 SYNTHETIC_SEED = 2026
 
-# Validation metrics that can choose the epoch, and how the choice is described
+# What can choose the epoch, most of them validation metrics, and how the choice is described
 CRITERIA = {
     "iou": "the best validation IoU",
     "tumour_iou": "the best validation IoU over tumour slices",
     "patient_dice": "the best volumetric Dice of the validation patients",
     "loss": "the lowest validation loss",
+    "last": "the last one",
 }
 
 # What is printed, and written into every report and picture

@@ -34,7 +34,7 @@ def parse_arguments(argv: list[str] | None = None) -> tuple[argparse.Namespace, 
     add("--data", type=existing, metavar="DIR", help="folder kaggle_3m or its parent")
     add("--patients", type=existing, metavar="FILE", help="use only the patients listed, one per line")
     add("--device", default="auto", help="cpu, cuda, cuda:1, mps (auto: CUDA, else MPS, else the CPU)")
-    add("--select-by", choices=CRITERIA, default="iou", help="validation metric that selects the epoch (%(default)s)")
+    add("--select-by", choices=CRITERIA, help="what selects the epoch (that of test_model.py)")
     add("--tune", action="store_true", help="choose threshold and smallest component on the validation patients")
     args, given = parser.parse_known_args(argv)
     training_parser = make_parser()
@@ -57,13 +57,14 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(f"{run}: holds a run of its own. Name another folder with --run.")
     folds = {number: RunFolder(run.path / f"fold_{number}") for number in range(1, args.folds + 1)}
     patients = ["--patients", args.patients] if args.patients else []
+    select = ["--select-by", args.select_by] if args.select_by else []
     for number, fold in folds.items():
         print(f"--- fold {number} of {args.folds}: {fold}", flush=True)
         where = ["--run", fold, "--data", folder, "--device", args.device]
         split = ["--fold", f"{number}/{args.folds}", *patients]
         run_python(PROJECT / "train_model.py", *where, *split, *given, "--resume")  # begins, goes on, or is done
         run_python(PROJECT / "process_models.py", "--run", fold)
-        run_python(PROJECT / "test_model.py", *where, "--select-by", args.select_by, *["--tune"] * args.tune)
+        run_python(PROJECT / "test_model.py", *where, *select, *["--tune"] * args.tune)
     pool(run, folds, folder)
 
 

@@ -52,6 +52,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--run", type=Path, metavar="DIR",
         help="folder of the run (this folder, if it is one; else the weights that come with the project)")  # fmt: skip
     add("--epoch", type=int, metavar="N", help="(the one that test_model.py chose)")
+    add("--metrics-of", type=Path, metavar="DIR",
+        help="a cross-validation of the same recipe, for the card and expected Dice (the run's own test)")  # fmt: skip
     add("--formats", nargs="+", choices=FORMATS, default=[name for name in FORMATS if name != "web"],
         help="(all but web: %(choices)s)")  # fmt: skip
     add("--half", action="store_true", help="safetensors with kernels in float16; logits then differ by up to 1%%")
@@ -59,6 +61,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--overwrite", action="store_true", help="replace all files of the same name in --out")
     add("--name", type=plain_name, help="of the files, without ending, and of the model card (unet, and MODEL_CARD.md)")
     args = parser.parse_args(argv)
+    if args.metrics_of and not args.run:
+        parser.error("--metrics-of goes with --run")
     if args.half and args.formats != ["safetensors"]:
         parser.error("--half goes with --formats safetensors alone")
     return args
@@ -83,6 +87,8 @@ def main(argv: list[str] | None = None) -> None:
             raise UserError("--epoch: this folder holds no run. Name one with --run.")
         run = None
     model, checkpoint, chosen = load(run, args.epoch)
+    if args.metrics_of:
+        checkpoint["quality"] = metrics_of(args.metrics_of, checkpoint)
     out = args.out or (run.path if run else Path()) / "export"
     files = {name: out / f"{args.name or 'unet'}.{ending}" for name, (ending, _) in FORMATS.items()}
     card = out / (f"{args.name}.md" if args.name else "MODEL_CARD.md")
@@ -105,7 +111,7 @@ def main(argv: list[str] | None = None) -> None:
         print(f"{name}: {len(content) / 1e6:.1f} MB, logits differ by at most {difference:.1e} of the largest")
     if run:
         digest = weights_digest(copy.deepcopy(exported).float().state_dict(), {})
-        contents[card] = model_card(run, checkpoint, digest).encode()
+        contents[card] = model_card(run, checkpoint, digest, args.metrics_of and RunFolder(args.metrics_of)).encode()
     else:
         contents[card] = constants.WEIGHTS.with_suffix(".md").read_bytes()
     if "web" in args.formats:
@@ -136,6 +142,18 @@ def load(run: RunFolder | None, epoch: int | None) -> tuple[UNet, dict[str, Any]
     model, checkpoint = checkpoints.load_network(path)
     rules = Postprocessing.of(checkpoint["input"]).describe()
     return model, checkpoint, f"epoch {checkpoint['epoch']} of {source}; {rules}"
+
+
+def metrics_of(folder: Path, checkpoint: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the model of expected Dice of a cross-validation. Raises: UserError if its recipe is another."""
+    from storage.run_folder import RunFolder
+    from training.recipe import Recipe
+
+    own = Recipe.of(checkpoint["config"]["settings"])
+    for fold in RunFolder(folder).tested_runs():
+        if Recipe.of(fold.read_config()["settings"]) != own:
+            raise UserError(f"{fold}: was trained by another recipe ({fold.read_config()['recipe']}), not {own}.")
+    return RunFolder(folder).read_metrics().get("quality", {}).get("model")
 
 
 def halve(model: nn.Module) -> nn.Module:

@@ -130,9 +130,9 @@ def main(argv: list[str] | None = None) -> None:
         if in_place:
             about = describe_written(masks, earlier.get(scan.name, {}))
         else:
-            probabilities = predict(compute, scan, checkpoint["input"])
+            probabilities, small = predict(compute, scan, checkpoint["input"])
             masks = to_masks(probabilities, postprocessing, scan.spacing)
-            about = describe_predicted(masks) | expect(checkpoint.get("quality"), probabilities, masks)
+            about = describe_predicted(masks) | expect(checkpoint["quality"], small, masks, scan)
             slices += len(masks)
         warnings = [*scan.warnings, *input_warnings(scan.slices, masks)]
         about["seen_in_training"] = seen_in_training(scan, checkpoint.get("training_patients"))

@@ -2,7 +2,8 @@
 
     python process_models.py --run runs/first
 
-The curves mark the epoch that was tested, or before any test the one with the best validation IoU. Works while training
+The curves mark the epoch that was tested, or before any test the one with the best validation IoU (without
+validation patients, the last one). Works while training
 is still running.
 """
 
@@ -18,7 +19,7 @@ def main(argv: list[str] | None = None) -> None:
     add = parser.add_argument
     add("--run", type=Path, default=constants.RUN_DIR, metavar="DIR", help="folder of the run (%(default)s)")
     args = parser.parse_args(argv)
-    from evaluation.selection import best_epoch, selection_warning
+    from evaluation.selection import best_epoch, selection_warning, usual_criterion
     from evaluation.summary import describe_epoch
     from reporting import plots
     from storage import checkpoints
@@ -26,18 +27,19 @@ def main(argv: list[str] | None = None) -> None:
 
     run = RunFolder(args.run)
     epochs = checkpoints.read_epochs(run)
-    best = best_epoch(epochs)
+    best, by = best_epoch(epochs), usual_criterion(epochs)
     notice = constants.SYNTHETIC_NOTICE if run.read_config()["synthetic"] else ""
     run.write("results.csv", epochs[RESULT_COLUMNS])
-    tested = run.read_metrics() if run.is_tested() else {"epoch": best, "selected_by": "iou"}
+    tested = run.read_metrics() if run.is_tested() else {"epoch": best, "selected_by": by}
     plots.write_plots(run, plots.training_plots(epochs, tested["epoch"], tested["selected_by"]), notice)
 
     if notice:
         print(notice)
     chosen = epochs.loc[epochs["epoch"] == best].iloc[0]
-    print(f"{len(epochs)} epochs; {constants.CRITERIA['iou']} is that of epoch {best}:")
-    print(f"  validation loss {chosen['validation_loss']:.4f}")
-    print(describe_epoch({name.removeprefix("validation_"): value for name, value in chosen.items()}))
+    print(f"{len(epochs)} epochs; {constants.CRITERIA[by]} is epoch {best}")
+    if by != "last":
+        print(f"  validation loss {chosen['validation_loss']:.4f}")
+        print(describe_epoch({name.removeprefix("validation_"): value for name, value in chosen.items()}))
     if warning := selection_warning(epochs, best):
         print(warning)
     print(f"written to {run}: results.csv, plots/loss.png, plots/iou.png; further metrics in epochs.csv")

@@ -37,8 +37,8 @@ def main(argv: list[str] | None = None) -> None:
     add = parser.add_argument
     add("--run", type=Path, default=constants.RUN_DIR, metavar="DIR", help="folder of the run (%(default)s)")
     add("--data", type=existing, metavar="DIR", help="folder kaggle_3m or its parent (the one used for training)")
-    add("--select-by", choices=constants.CRITERIA, default="iou",
-        help="validation metric that selects the epoch (%(default)s)")  # fmt: skip
+    add("--select-by", choices=constants.CRITERIA,
+        help="what selects the epoch (iou of the validation; without validation patients, last)")  # fmt: skip
     add("--tune", action="store_true", help="choose threshold and smallest component on the validation patients")
     add("--batch-size", type=positive(int), help="slices at a time, on which a Dice loss depends (that of training)")
     add("--device", default="auto", help="cpu, cuda, cuda:1, mps (auto: CUDA, else MPS, else the CPU)")
@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> None:
     from dataset.slices import describe_changes
     from dataset.synthetic import any_synthetic
     from evaluation import summary
-    from evaluation.selection import Postprocessing, best_epoch, postprocess, selection_warning, tune
+    from evaluation.selection import Postprocessing, best_epoch, postprocess, selection_warning, tune, usual_criterion
     from reporting.report import write_result
     from storage import checkpoints
     from storage.origin import origin_warning
@@ -56,7 +56,8 @@ def main(argv: list[str] | None = None) -> None:
 
     run = RunFolder(args.run)
     epochs = checkpoints.read_epochs(run)
-    best = best_epoch(epochs, args.select_by)
+    by = args.select_by or usual_criterion(epochs)
+    best = best_epoch(epochs, by)
     model, checkpoint = checkpoints.load_network(run.checkpoint(best))
     hardware = choose_hardware(args.device, "fp32")  # the same masks on every machine
     keep_freed_memory()
@@ -69,14 +70,14 @@ def main(argv: list[str] | None = None) -> None:
     slices = load(run, args.data, {split, "validation"} if args.tune else {split})
     test = slices[split]
     loss, probabilities = predict(split)
-    postprocessing, tuned = Postprocessing(), None
+    postprocessing, tuned = Postprocessing.of(checkpoint["input"]), None
     if args.tune:
         of_validation = probabilities if split == "validation" else predict("validation")[1]
-        postprocessing, tuned = tune(slices["validation"], of_validation)
+        postprocessing, tuned = tune(slices["validation"], of_validation, postprocessing)
     masks = postprocess(probabilities, postprocessing, test.patients)
 
     synthetic = any_synthetic(test.table)
-    details = {"split": split, "epoch": best, "selected_by": args.select_by, "synthetic": synthetic, "loss": loss}
+    details = {"split": split, "epoch": best, "selected_by": by, "synthetic": synthetic, "loss": loss}
     trained, planned = int(epochs["epoch"].max()), run.read_config()["settings"]["epochs"]
     details |= {**postprocessing._asdict(), "tuned": tuned, "epochs": trained}
     unfinished = UNFINISHED.format(trained, planned) if trained < planned else ""
@@ -90,7 +91,7 @@ def main(argv: list[str] | None = None) -> None:
     if synthetic:
         print(constants.SYNTHETIC_NOTICE)
     print(f"{split:<12}{test.describe()}")
-    print(f"epoch {best} of {len(epochs)}, {constants.CRITERIA[args.select_by]}; {postprocessing.describe(tuned)}")
+    print(f"epoch {best} of {len(epochs)}, {constants.CRITERIA[by]}; {postprocessing.describe(tuned)}")
     print(summary.describe(metrics, tables.patients))
     print(f"written to {run}: test_*.csv, metrics.json, test_predictions.npz, plots/*.png")
     print(f"all of it on one page: {run.path / 'report.html'}")

@@ -84,15 +84,20 @@ def split_patients(args: argparse.Namespace, folder: Path) -> dict[str, pd.DataF
     from training.hardware import say
 
     table = find_slices(folder, split.read_patient_list(args.patients) if args.patients else None)
+    patients = table["patient"]
     if args.split:
-        assignment, missing = split.read_assignment(args.split, table["patient"], folder)
+        assignment, missing = split.read_assignment(args.split, patients, folder)
         if missing:
             say(f"warning: {args.split} names patients without a folder in {folder}, left out: {', '.join(missing)}")
-        return split.split_tables(table, assignment)
-    if several := split.describe_persons(table["patient"]):
-        say(f"{several}: all of a person are in one split")
-    patients = table["patient"]
-    assignment = split.assign_fold(patients, *args.fold) if args.fold else split.assign_patients(patients)
+    else:
+        if several := split.describe_persons(patients):
+            say(f"{several}: all of a person are in one split")
+        assignment = split.assign_fold(patients, *args.fold) if args.fold else split.assign_patients(patients)
+    if args.no_validation:
+        assignment = {name: "train" if of == "validation" else of for name, of in assignment.items()}
+    for name in ("train",) if args.no_validation else ("train", "validation"):
+        if name not in assignment.values():
+            raise UserError(f"{args.split}: leaves no patient with a folder for {name}. Assign at least one.")
     return split.split_tables(table, assignment)
 
 
@@ -112,7 +117,7 @@ def resume(
     if not Recipe.of(settings).has_schedule:
         settings["epochs"] = asked.get("epochs", settings["epochs"])
     different = [f"{name} {settings[name]}, not {value}" for name, value in asked.items() if settings[name] != value]
-    if args.split or args.fold or args.patients:
+    if args.split or args.fold or args.patients or args.no_validation:
         others = split_patients(args, folder)
         different += [f"other {s} patients" for s in SPLITS if set(others[s]["patient"]) != set(tables[s]["patient"])]
     if args.weights and digest_of(args.weights) != config.get("weights", {}).get("sha256"):
@@ -196,7 +201,8 @@ def train(
 
     preprocessing = Preprocessing.of(settings)
     training, validation = (
-        preprocess(slices[split], preprocessing).to(hardware.device) for split in ("train", "validation")
+        preprocess(slices[split], preprocessing).to(hardware.device) if len(slices[split]) else None
+        for split in ("train", "validation")
     )
     brain = brain_distances(slices["train"]) if recipe.robust else None
     model = distribute(network, hardware.device)
@@ -214,12 +220,14 @@ def train(
             learned = train_one_epoch(
                 model, training, order(epoch), optimiser, recipe.batch_size, loss, hardware, title, transform
             )
-            validated, _ = evaluate(
-                model if optimiser.result is network else optimiser.result,
-                replace(validation, preprocessing=preprocessing._replace(resolution=resolution)),
-                recipe.batch_size, loss, hardware, title, recipe.tta_flip,
-            )  # fmt: skip
-            if not math.isfinite(validated["loss"]):
+            validated = dict.fromkeys(learned, math.nan)
+            if validation:
+                validated, _ = evaluate(
+                    model if optimiser.result is network else optimiser.result,
+                    replace(validation, preprocessing=preprocessing._replace(resolution=resolution)),
+                    recipe.batch_size, loss, hardware, title, recipe.tta_flip,
+                )  # fmt: skip
+            if validation and not math.isfinite(validated["loss"]):
                 raise UserError(
                     f"the validation loss is not finite after epoch {epoch}, which is not saved. The epochs before it "
                     "are saved. Try a smaller --lr or --precision fp32."
@@ -252,10 +260,10 @@ def train(
 
 
 def draw_curves(run: RunFolder, epochs: pd.DataFrame, notice: str) -> None:
-    from evaluation.selection import best_epoch
+    from evaluation.selection import best_epoch, usual_criterion
     from reporting.plots import training_plots, write_plots
 
-    write_plots(run, training_plots(epochs, best_epoch(epochs), "iou"), notice)
+    write_plots(run, training_plots(epochs, best_epoch(epochs), usual_criterion(epochs)), notice)
 
 
 def log_to_board(run: RunFolder, record: dict[str, float]) -> None:
@@ -306,7 +314,10 @@ def print_run(config: dict, slices: dict[str, Slices]) -> None:
         lines.append(f"weights     {weights['file']}, SHA-256 {weights['sha256']}; licence: {weights['licence']}")
         found = filter(None, (origin_warning(config, split) for split in slices if split != "train"))
         lines += [f"warning: {warning}" for warning in found]
-    lines += [f"hardware    {config['hardware']}", "" if slices["validation"].masks.any() else NO_TUMOUR]
+    lines += [
+        f"hardware    {config['hardware']}",
+        "" if slices["validation"].masks.any() or not len(slices["validation"]) else NO_TUMOUR,
+    ]
     say("\n".join(filter(None, lines)))
 
 

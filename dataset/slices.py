@@ -91,6 +91,11 @@ def fingerprint(images: Iterable[np.ndarray]) -> str:
     return f"sha256:{content.hexdigest()[:16]}"
 
 
+def name_digest(patient: str) -> str:
+    """Return a text that stands for a patient's name, which may be that of a person."""
+    return hashlib.sha256(patient.encode()).hexdigest()[:16]
+
+
 def describe_changes(slices: Slices) -> str:
     """Return a warning that names slices whose pixels are others than when training began; "" if there are none."""
     if CHECKSUM not in slices.table:

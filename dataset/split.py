@@ -88,7 +88,7 @@ def read_assignment(path: Path, patients: Iterable[str], folder: Path) -> tuple[
 
     Returns: the assignment, and the patients that the file names but that have no folder.
     Raises: UserError for an unreadable file, an unknown split, a patient named twice, a person in two splits, folders
-        the file does not name, or no patient left for training or validation.
+        the file does not name.
     """
     rows = read_csv(path, ["patient", "split"])
     persons = rows.get("person", rows["patient"].map(person_of))
@@ -114,12 +114,6 @@ def read_assignment(path: Path, patients: Iterable[str], folder: Path) -> tuple[
             several = ", ".join(own["patient"] + " in " + own["split"])
             remedy = "Assign a person to one split; if these are different people, say so in a column person."
             problems.append(f"{path}: scans of {person} are in several splits ({several}). {remedy}")
-    if not problems:
-        problems += [
-            f"{path}: leaves no patient with a folder for {split}. Assign at least one."
-            for split in ("train", "validation")
-            if split not in assignment.values()
-        ]
     if problems:
         raise UserError(describe_problems(path, problems))
     return assignment, sorted(named.keys() - set(present))

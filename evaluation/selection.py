@@ -39,19 +39,31 @@ def best_epoch(epochs: pd.DataFrame, by: str = "iou") -> int:
     """Return the epoch with the best validation metric, the earliest of equals. The published rule uses the IoU.
 
     epochs: one row per epoch, as in epochs.csv; without `saved`, where there is such a column, it is not chosen.
+    by: of CRITERIA; for "last", and without validation patients, it is the last epoch.
     Raises: UserError when no epoch has the metric.
     """
+    epochs = epochs[epochs["saved"]] if "saved" in epochs else epochs
+    if by == "last" or not has_validation(epochs):
+        return int(epochs["epoch"].max())
     values = epochs[f"validation_{by}"]
-    values = values.where(epochs["saved"]) if "saved" in epochs else values
     if values.isna().all():
         raise UserError(f"--select-by {by}: undefined for every epoch on these validation slices. Choose another.")
     return int(epochs.loc[values.idxmin() if by == "loss" else values.idxmax(), "epoch"])
 
 
+def has_validation(epochs: pd.DataFrame) -> bool:
+    return bool(epochs.filter(like="validation_").notna().any(axis=None))
+
+
+def usual_criterion(epochs: pd.DataFrame) -> str:
+    """Return the one of CRITERIA that chooses the epoch unless another is asked for."""
+    return "iou" if has_validation(epochs) else "last"
+
+
 def best_epochs(epochs: pd.DataFrame, count: int) -> set[int]:
     """Return the `count` best epochs by each criterion, from which any criterion can choose later."""
     best = set()
-    for by in CRITERIA:
+    for by in CRITERIA.keys() - {"last"} if has_validation(epochs) else ():
         ranked = epochs.sort_values([f"validation_{by}", "epoch"], ascending=[by == "loss", True])
         best |= set(ranked["epoch"].head(count).astype(int))
     return best
@@ -63,6 +75,8 @@ def selection_warning(epochs: pd.DataFrame, chosen: int) -> str:
     It is poor if fewer than half of the validation tumour slices are found, or if the tumour-slice IoU of another epoch
     is higher by more than CLEARLY; without such slices, nothing can be said.
     """
+    if not has_validation(epochs):
+        return ""
     if epochs["validation_tumour_found"].isna().all():
         return NO_TUMOUR
     row = epochs.loc[epochs["epoch"] == chosen].iloc[0]
@@ -156,16 +170,18 @@ def label_components(stack: np.ndarray, sizes: Sequence[int], slices: int) -> tu
     return labels, np.array(large, np.uint8), sections.sum(0)
 
 
-def tune(slices: Slices, probabilities: np.ndarray) -> tuple[Postprocessing, dict | None]:
+def tune(
+    slices: Slices, probabilities: np.ndarray, default: Postprocessing
+) -> tuple[Postprocessing, dict[str, Any] | None]:
     """Return the rules with the highest mean volumetric Dice over the patients of `slices`, the validation patients.
 
     Of equals, the nearest to threshold 0.5, then the one that removes least. Where no slice has tumour, the highest
-    Dice would be that of a network which predicts nothing: the default is kept.
+    Dice would be that of a network which predicts nothing: `default` is kept.
 
     Returns: the rules, and what metrics.json records about their choice; None where nothing could be chosen.
     """
     if not slices.masks.any():
-        return Postprocessing(), None
+        return default, None
     dice = mean_dice(slices, probabilities)
     best = dice.max()
     choices = [Postprocessing(t, size) for t in THRESHOLDS for size in SMALLEST]
@@ -215,17 +231,17 @@ def load_chosen(run: RunFolder) -> tuple[UNet, dict[str, Any], str]:
         choice and its reason in one line, with a second one that warns where the choice is poor.
     """
     epochs = checkpoints.read_epochs(run)
-    result, origin, stale = {"selected_by": "iou", "tuned": None} | Postprocessing()._asdict(), "not tested", ""
+    result, origin, stale = {"selected_by": usual_criterion(epochs)}, "not tested", ""
     if run.is_tested():
         result, origin = run.read_metrics(), "as tested"
         last, newest = result["epochs"], epochs["epoch"].max()
         if newest > last:
             stale = f"warning: it was chosen when epoch {last} was the last; now it is {newest}. Test again."
-    epoch, rules = result.get("epoch") or best_epoch(epochs), Postprocessing.of(result)
+    epoch = result.get("epoch") or best_epoch(epochs)
     model, checkpoint = checkpoints.load_network(run.checkpoint(epoch))
+    rules = Postprocessing.of(checkpoint["input"] | result)
     checkpoint["input"] |= rules._asdict()
     checkpoint["quality"] = result.get("quality", {}).get("model")
-    if (run.path / "train.csv").is_file():
-        checkpoint["training_patients"] = dict.fromkeys(run.read_split_table("train")["patient"], "")
-    line = f"epoch {epoch} of {run} ({origin}), {CRITERIA[result['selected_by']]}; {rules.describe(result['tuned'])}"
+    masks_by = rules.describe(result.get("tuned"))
+    line = f"epoch {epoch} of {run} ({origin}), {CRITERIA[result['selected_by']]}; {masks_by}"
     return model, checkpoint, "\n".join(filter(None, [line, stale, selection_warning(epochs, epoch)]))

@@ -14,10 +14,9 @@ from dataset.preprocess import PreprocessedSlices, Preprocessing, preprocess
 from dataset.slices import without_masks
 from evaluation import quality
 from evaluation.selection import Postprocessing, postprocess_stack
-from scans.geometry import from_network, network_pixel, to_network
+from scans.geometry import from_network, masks_to_network, network_pixel, to_network
 from scans.read import scan_of_array
 from scans.scan import Scan
-from scans.show import align
 from storage.checkpoints import INPUT, load_network
 from training import engine
 from training.hardware import Hardware, choose_hardware, repeat_exactly
@@ -34,13 +33,17 @@ def computation(model: UNet, tta_flip: bool, batch_size: int, hardware: Hardware
     return lambda slices: engine.predict(model, slices.to(hardware.device), batch_size, hardware, tta_flip).numpy()
 
 
-def predict(compute: Compute, scan: Scan, preprocessing: dict[str, Any]) -> list[np.ndarray]:
-    """Return the probability of tumour of each pixel of each slice, at its own size: float32 [H, W].
+def predict(compute: Compute, scan: Scan, preprocessing: dict[str, Any]) -> tuple[list[np.ndarray], np.ndarray]:
+    """Return the probability of tumour of each pixel, of each slice at its own size and on the grid of the network.
 
     preprocessing: `input` of the checkpoint. The scan is one stack, whose intensities are scaled together.
+
+    Returns: float32 [H, W] for each slice, and float32 [N, 256, 256].
     """
     slices = preprocess(without_masks(to_network(scan), scan.name), Preprocessing.of(preprocessing))
-    return [torch.from_numpy(plane).sigmoid().numpy() for plane in from_network(compute(slices), scan)]
+    logits = compute(slices)
+    own = [torch.from_numpy(plane).sigmoid().numpy() for plane in from_network(logits, scan)]
+    return own, torch.from_numpy(logits).sigmoid().numpy()
 
 
 def to_masks(
@@ -59,13 +62,16 @@ def to_masks(
     return masks
 
 
-def expect(model: dict[str, Any] | None, probabilities: list[np.ndarray], masks: list[np.ndarray]) -> dict[str, Any]:
-    """Return expected_dice, low and high of quality.predict, None where unknown; nothing without a model."""
+def expect(
+    model: dict[str, Any] | None, probabilities: np.ndarray, masks: list[np.ndarray], scan: Scan
+) -> dict[str, Any]:
+    """Return expected_dice, low and high of quality.predict, None where unknown; nothing without a model.
+
+    probabilities: on the grid of the network, as those of the patients that the model knows.
+    """
     if not model:
         return {}
-    stack = align(masks)
-    scale = (constants.IMAGE_SIZE / max(stack.shape[1:])) ** 2
-    values = quality.predict(model, quality.features(align(probabilities), stack, scale))
+    values = quality.predict(model, quality.features(probabilities, masks_to_network(masks, scan)))
     return dict(zip(("expected_dice", "low", "high"), values or (None,) * 3, strict=True))
 
 
@@ -83,7 +89,7 @@ def segment(stack: np.ndarray, weights: str | Path = constants.WEIGHTS) -> np.nd
     Raises: ValueError for a stack of another shape or type, or without an image; UserError for damaged weights.
     """
     compute, input = load_computation(Path(weights))
-    probabilities = predict(compute, scan_of_array(np.asarray(stack)), input)
+    probabilities, _ = predict(compute, scan_of_array(np.asarray(stack)), input)
     return np.stack(to_masks(probabilities, Postprocessing.of(input)))
 
 

@@ -9,10 +9,11 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from constants import RESEARCH_USE, SYNTHETIC_NOTICE
+from dataset.published import published_patients
+from dataset.slices import name_digest
 from evaluation.intervals import FEWEST, show_interval
 from evaluation.selection import describe_small
 from evaluation.summary import METRICS
-from storage.checkpoints import ABOUT_PATIENTS
 from storage.run_folder import RunFolder
 from utils import show_number
 
@@ -29,7 +30,10 @@ NORMALISED = {  # see dataset/preprocess.py
 def describe_input(checkpoint: dict[str, Any]) -> dict[str, Any]:
     """Return the metadata of exported weights: how a slice is preprocessed, and how logits become a mask."""
     values, network = checkpoint["input"], checkpoint["network"]
-    published = checkpoint["config"]["published"]  # names of others stay out of weights that are shared
+    published = checkpoint["config"]["published"]
+    names = {name_digest(name): name for name in published_patients()}  # which are public, unlike those of others
+    known = {names.get(name, name): images for name, images in (checkpoint["training_patients"] or {}).items()}
+    about = {"quality": checkpoint["quality"], "training_patients": known}
     share = f"; computed at {values['resolution']:.0%} of the resolution" if values["resolution"] < 1 else ""
     near = f", FLAIR of {values['neighbours']} slice(s) before and after" if values["neighbours"] else ""
     small = f"; {describe_small(values['min_component'])}" if values["min_component"] else ""
@@ -45,11 +49,7 @@ def describe_input(checkpoint: dict[str, Any]) -> dict[str, Any]:
         "synthetic": checkpoint["config"]["synthetic"],
         "published": published,
         "use": RESEARCH_USE,
-        **{
-            name: checkpoint[name]
-            for name in ABOUT_PATIENTS
-            if checkpoint.get(name) and (name == "quality" or published)
-        },
+        **{name: value for name, value in about.items() if value},
     }
 
 
@@ -69,15 +69,16 @@ def describe_graph(metadata: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def model_card(run: RunFolder, checkpoint: dict[str, Any], digest: str) -> str:
+def model_card(run: RunFolder, checkpoint: dict[str, Any], digest: str, others: RunFolder | None = None) -> str:
     """Return the card as Markdown. It says so where the run was not tested, or another epoch was.
 
     digest: unet.weights_digest of the exported weights in float32, without metadata: the same for every format.
+    others: the cross-validation that was tested instead.
     Raises: UserError when a file of the run is missing or damaged.
     """
     metrics, rows, dice, with_tumour = None, [], [], []
-    if run.is_tested():
-        metrics, patients = run.read_metrics(), run.read_test_table("patients")
+    if (tested := others or run).is_tested():
+        metrics, patients = tested.read_metrics(), tested.read_test_table("patients")
         dice, with_tumour = (own["dice"].tolist() for own in (patients, patients[patients["tumour_pixels"] > 0]))
         for name in SHOWN:
             estimate, form = metrics["intervals"][name], METRICS[name].form
@@ -94,6 +95,7 @@ def model_card(run: RunFolder, checkpoint: dict[str, Any], digest: str) -> str:
         parameters=sum(t.numel() for k, t in checkpoint["weights"].items() if "running_" not in k and t.ndim),
         digest=digest,
         run=run,
+        others=others,
         metrics=metrics,
         dice=dice,
         with_tumour=with_tumour,

@@ -13,6 +13,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from constants import BAD_DICE, CRITERIA
 from evaluation.intervals import limits_of_agreement
+from evaluation.selection import has_validation
 from scans.show import BLUE, GREEN, ORANGE
 from storage.run_folder import RunFolder
 from utils import show_number
@@ -70,13 +71,14 @@ def quality_plots(quality: dict[str, Any] | None) -> dict[str, Plot]:
 def draw_loss(epochs: pd.DataFrame, chosen: int, by: str) -> Plot:
     """Draw training and validation loss against the epoch."""
     figure, axes = new_axes("epoch", "loss (log scale)")
-    for split, color in (("training", GREY), ("validation", BLUE)):
+    for split, color in (("training", GREY), ("validation", BLUE))[: 2 if has_validation(epochs) else 1]:
         axes.plot(epochs["epoch"], epochs[f"{split}_loss"], color=color, **CURVE, label=split)
     axes.set_yscale("log")
     _plain_ticks(axes.yaxis)
-    _mark(axes, epochs, chosen, by, "validation_loss")
-    training, validation = epochs.iloc[-1][["training_loss", "validation_loss"]]
-    words = f"Epochs: {len(epochs)}. In the last one, training loss {training:.3g}, validation loss {validation:.3g}."
+    _mark(axes, epochs, chosen, by, "loss")
+    last = epochs.iloc[-1]
+    training, validation = (show_number(last[f"{split}_loss"], ".3g") for split in ("training", "validation"))
+    words = f"Epochs: {len(epochs)}. In the last one, training loss {training}, validation loss {validation}."
     return finished(figure, "Loss against epoch", words)
 
 
@@ -88,12 +90,14 @@ def draw_iou(epochs: pd.DataFrame, chosen: int, by: str) -> Plot:
         ("validation_iou", "validation", BLUE, "-"),
         ("validation_tumour_iou", "validation, tumour slices", BLUE, ":"),
     ):
-        axes.plot(epochs["epoch"], epochs[column], color=color, ls=dashes, **CURVE, label=label)
-    empty = epochs["validation_empty_prediction"].iloc[-1]
-    axes.axhline(empty, color="black", ls="--", lw=1, label="validation, empty prediction")
+        if epochs[column].notna().any():
+            axes.plot(epochs["epoch"], epochs[column], color=color, ls=dashes, **CURVE, label=label)
+    split = "validation" if has_validation(epochs) else "training"
+    empty = epochs[f"{split}_empty_prediction"].iloc[-1]
+    axes.axhline(empty, color="black", ls="--", lw=1, label=f"{split}, empty prediction")
     axes.set_ylim(0, 1)
-    _mark(axes, epochs, chosen, by, "validation_iou")
-    words = f"The highest validation IoU is {epochs['validation_iou'].max():.3f}; an empty prediction has {empty:.3f}."
+    _mark(axes, epochs, chosen, by, "iou")
+    words = f"The highest {split} IoU is {epochs[f'{split}_iou'].max():.3f}; an empty prediction has {empty:.3f}."
     return finished(figure, "IoU against epoch", words)
 
 
@@ -204,11 +208,12 @@ def _plain_ticks(axis: Axis) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def _mark(axes: Axes, epochs: pd.DataFrame, chosen: int, by: str, column: str) -> None:
+def _mark(axes: Axes, epochs: pd.DataFrame, chosen: int, by: str, metric: str) -> None:
     """Mark the chosen epoch with a line, and with a point on its curve; say for what it was chosen."""
     axes.set_xlabel(f"epoch\nmarked: {CRITERIA[by]}")
     axes.xaxis.set_major_locator(MaxNLocator(8, steps=STEPS, integer=True, min_n_ticks=1))
-    value = epochs.loc[epochs["epoch"] == chosen, column].iloc[0]
+    split = "validation" if has_validation(epochs) else "training"
+    value = epochs.loc[epochs["epoch"] == chosen, f"{split}_{metric}"].iloc[0]
     axes.axvline(chosen, color=GREEN, lw=1, alpha=0.6)
     axes.plot(chosen, value, "o", color=GREEN, label=f"chosen epoch {chosen} ({value:.3f})")
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from constants import BAD_DICE
 from dataset.preprocess import find_head
-from dataset.slices import fingerprint
+from dataset.slices import fingerprint, name_digest
 from scans.scan import Scan
 
 CORNER = 16  # a corner is this fraction of a slice's height and width
@@ -39,11 +39,12 @@ def needs_check(total: dict[str, Any]) -> str:
 def seen_in_training(scan: Scan, known: dict[str, str] | None) -> str:
     """Return yes or no, by name and by image; empty if nothing is known.
 
-    known: {patient: fingerprint of its images, or ""} of those that the weights learned from.
+    known: {name, or its digest: fingerprint of the images, or ""} of those that the weights learned from.
     """
     if not known:
         return ""
-    return "yes" if scan.name in known or fingerprint(scan.slices) in known.values() else "no"
+    named = bool({scan.name, name_digest(scan.name)} & known.keys())
+    return "yes" if named or fingerprint(scan.slices) in known.values() else "no"
 
 
 def cohort_warnings(one_sequence: int, scans: int) -> list[str]:

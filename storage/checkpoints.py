@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from constants import CLASSES, IMAGE_SIZE, THRESHOLD
+from constants import CLASSES, IMAGE_SIZE
 from dataset.preprocess import Preprocessing
 from storage.run_folder import PRIVATE, RESULT_COLUMNS, RunFolder
 from unet import UNet, load_weights
@@ -23,7 +23,10 @@ from utils import UserError, atomic_write
 
 FORMAT = "lgg-unet-4"
 INPUT = ("size", *Preprocessing._fields, "tta_flip", "threshold", "min_component")  # how slices become masks
-ABOUT_PATIENTS = ("quality", "training_patients")  # model of quality.fit; {patient: fingerprint of its images, or ""}
+ABOUT_PATIENTS = (  # of weights
+    "quality",  # model of quality.fit
+    "training_patients",  # {name, or its digest: fingerprint of the images, or ""} of those they learned from
+)
 REMEDY = "A network is in models/epoch_N.pt of a run. Restore this file, or move it away."
 
 
@@ -96,9 +99,7 @@ class Writer:
             "input": {
                 "size": IMAGE_SIZE,
                 **Preprocessing.of(settings | {"resolution": record["resolution"]})._asdict(),
-                "tta_flip": settings["tta_flip"],
-                "threshold": THRESHOLD,
-                "min_component": 0,
+                **{name: settings[name] for name in ("tta_flip", "threshold", "min_component")},
             },
             "config": {name: value for name, value in self.config.items() if name not in PRIVATE},
             "weights": _on_host(self.model.state_dict()),
@@ -158,7 +159,7 @@ def load_network(path: Path) -> tuple[UNet, dict[str, Any]]:
     """Load the network of models/epoch_N.pt, or of a safetensors file written by export_model.py.
 
     Returns: the network with its weights, on the CPU, in evaluation mode; and the rest of the file: epoch, network,
-        input (INPUT), config (synthetic, published); of safetensors also ABOUT_PATIENTS, None where the file lacks it.
+        input (INPUT), config (synthetic, published), and ABOUT_PATIENTS, None where the file lacks them.
     """
     if path.suffix == ".safetensors":
         return _load_safetensors(path)
@@ -171,7 +172,8 @@ def load_network(path: Path) -> tuple[UNet, dict[str, Any]]:
     _load(model, checkpoint["weights"], path, assign=True)
     for parameter in model.parameters():  # saved with channels last, perhaps, which exports refuse
         parameter.data = parameter.data.clone(memory_format=torch.contiguous_format)
-    return model.eval(), checkpoint
+    about = {"quality": None, "training_patients": checkpoint["config"].get("training_patients")}
+    return model.eval(), checkpoint | about
 
 
 def _load_safetensors(path: Path) -> tuple[UNet, dict[str, Any]]:

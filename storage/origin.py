@@ -3,13 +3,12 @@
 config.json, and so each checkpoint, names patients by digests only: folders may be named after people.
 """
 
-import hashlib
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 from dataset.published import published_patients
-from dataset.slices import Slices, fingerprint
+from dataset.slices import Slices, fingerprint, name_digest
 from dataset.split import SPLITS
 from storage.checkpoints import describe_network, load_network
 from unet import weights_digest
@@ -25,7 +24,10 @@ def needed_settings(path: Path | None) -> dict[str, Any]:
         return {}
     checkpoint = load_network(path)[1]
     network = {name: checkpoint["network"][name] for name in ("width", "bilinear", "pixel_unshuffle")}
-    return network | {name: checkpoint["input"][name] for name in ("normalisation", "neighbours", "crop")}
+    return network | {
+        name: checkpoint["input"][name]
+        for name in ("normalisation", "neighbours", "crop", "threshold", "min_component")
+    }
 
 
 def trained_weights(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
@@ -56,7 +58,7 @@ def describe_origin(path: Path | None, slices: dict[str, Slices]) -> dict[str, A
         return {"training_patients": own}
     checkpoint = load_network(path)[1]
     config = checkpoint["config"]
-    known: Patients = checkpoint.get("training_patients") or config.get("training_patients") or {}
+    known: Patients = checkpoint["training_patients"] or {}
     recorded = bool(known) and config.get("weights", {}).get("recorded", True)
     suspected = published_patients().keys() if config["published"] and not recorded else ()
 
@@ -80,10 +82,6 @@ def fingerprints(slices: Slices) -> Patients:
     for row, patient in enumerate(slices.patients):
         rows[patient].append(row)
     return {patient: fingerprint(slices.images[own].numpy()) for patient, own in rows.items()}
-
-
-def name_digest(patient: str) -> str:
-    return hashlib.sha256(patient.encode()).hexdigest()[:16]
 
 
 def licence(config: dict[str, Any]) -> str:

@@ -6,32 +6,44 @@
 
 Patients are the validation patients of the split, or with --run the test patients of each fold of cross_validate.py,
 each by the network of its fold; with --scans a cohort with reference masks, as it is and FLAIR alone. Each form is
-written as NIfTI and goes the way of a user's scan, through predict_model.py. The set does not say its spacing: pixels
-of 0.9 mm and slices of 5 mm are presumed. OUT/robustness.csv has the Dice of each patient in each form.
+written as NIfTI and goes the way of a user's scan. The set does not say its spacing: pixels of 0.9 mm and slices of 5
+mm are presumed. OUT/robustness.csv has the Dice of each patient in each form, and the features of its expected Dice.
 """
 
 import argparse
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pandas as pd
 import SimpleITK as sitk
 
-from constants import FLAIR, WEIGHTS
+from constants import BATCH_SIZE, FLAIR, POST, PRE, WEIGHTS
 from dataset.folder import find_folder, find_slices
 from dataset.slices import Slices, load_slices
 from dataset.split import read_assignment
+from evaluation import quality
+from evaluation.selection import Postprocessing, load_chosen
+from inference.segment import computation, predict, to_masks
+from scans.cohort import Cohort, find_patients
+from scans.geometry import masks_to_network
+from scans.masks import read_reference
+from scans.read import read_patient
+from storage.checkpoints import load_network
 from storage.run_folder import RunFolder
 from training.brain import EDGE, brain_distances
-from utils import UserError, existing, refuse_used, run_python, run_script, to_csv, write_text
+from training.hardware import choose_hardware
+from unet import UNet
+from utils import UserError, existing, refuse_used, run_script, to_csv, write_text
 
-PROJECT = Path(__file__).resolve().parents[1]
 SPACING = (0.9, 0.9, 5.0)  # mm between columns, rows, slices
 FACE = 15  # pixels from the brain: a removed face begins there
 NAMES = ("t1", "flair", "t1ce")  # of the channels' files
+Network = tuple[UNet, dict[str, Any]]  # and its checkpoint
+Row = dict[str, Any]
 Form = Callable[[np.ndarray, np.ndarray], list[np.ndarray]]  # stack and distance from the brain -> planes by channel
 
 
@@ -88,20 +100,20 @@ def main(argv: list[str] | None = None) -> None:
     add("--out", type=Path, required=True, metavar="DIR", help="a new folder")
     args = parser.parse_args(argv)
     refuse_used(args.out)
-    weights = ("--checkpoint", args.checkpoint)
     if args.scans:
-        table = pd.concat(score_cohort(args.scans, weights))
+        rows = score_cohort(args.scans, load_network(args.checkpoint))
     elif args.run:
-        table = pd.concat([
-            score_patients(args, fold.read_split_table("test"), ("--run", fold.path)) for fold in folds_of(args.run)
-        ])  # fmt: skip
+        rows = []
+        for fold in folds_of(args.run):
+            network, checkpoint, _ = load_chosen(fold)
+            rows += score_patients(args, fold.read_split_table("test"), (network, checkpoint))
     else:
-        folder = find_folder(args.data)
-        slices = find_slices(folder)
+        slices = find_slices(folder := find_folder(args.data))
         if args.split:
             assignment, _ = read_assignment(args.split, slices["patient"], folder)
             slices = slices[slices["patient"].map(assignment) == "validation"]
-        table = score_patients(args, slices.reset_index(drop=True), weights)
+        rows = score_patients(args, slices, load_network(args.checkpoint))
+    table = pd.DataFrame(rows).sort_values("form", key=lambda form: form.map(list(FORMS).index), kind="stable")
     write_text(args.out / "robustness.csv", to_csv(table))
     print(describe(table))
 
@@ -113,16 +125,44 @@ def folds_of(run: Path) -> list[RunFolder]:
     return folds
 
 
-def score_patients(args: argparse.Namespace, table: pd.DataFrame, weights: tuple) -> pd.DataFrame:
-    """Write the patients of a table of slices in each form, predict them, and return the Dice of each."""
-    folder = find_folder(args.data)
-    scores = []
-    for form in args.forms:
-        with tempfile.TemporaryDirectory() as work:
-            for _, rows in table.groupby("patient"):
-                write_patient(Path(work) / "scans", load_slices(folder, {"": rows.reset_index(drop=True)})[""], form)
-            scores.append(predict(Path(work) / "scans", Path(work) / "out", weights).assign(form=form))
-    return pd.concat(scores)
+def score_patients(args: argparse.Namespace, table: pd.DataFrame, network: Network) -> list[Row]:
+    """Write the patients of a table of slices in each form, predict them, and return what `score` does."""
+    folder, rows = find_folder(args.data), []
+    for _, own in table.groupby("patient"):
+        slices = load_slices(folder, {"": own.reset_index(drop=True)})[""]
+        for form in args.forms:
+            with tempfile.TemporaryDirectory() as work:
+                write_patient(Path(work), slices, form)
+                rows += score(find_patients([Path(work)]), network, form)
+    return rows
+
+
+def score_cohort(scans: Path, network: Network) -> list[Row]:
+    """Return what `score` does of a cohort as it is, and with FLAIR alone."""
+    cohort = find_patients([scans])
+    rows = score(cohort, network, "as they are")
+    for patient in cohort.patients:
+        patient.items = {kind: item for kind, item in patient.items.items() if kind not in (PRE, POST)}
+    return rows + score(cohort, network, "FLAIR alone")
+
+
+def score(cohort: Cohort, network: Network, form: str) -> list[Row]:
+    """Return patient, form, predicted ml, Dice, and the features of its expected Dice for each patient."""
+    model, checkpoint = network
+    compute = computation(model, checkpoint["input"]["tta_flip"], BATCH_SIZE, choose_hardware("cpu", "fp32"))
+    rows = []
+    for patient in cohort.with_flair:
+        scan, problems = read_patient(patient)
+        if scan is None:
+            raise UserError(problems[-1])
+        probabilities, small = predict(compute, scan, checkpoint["input"])
+        masks = to_masks(probabilities, Postprocessing.of(checkpoint["input"]), scan.spacing)
+        row = {"patient": scan.name, "form": form, "dice": None}
+        row["ml"] = round(sum(map(np.sum, masks)) * float(np.prod(scan.spacing)) / 1000, 3)
+        if reference := read_reference(patient, scan):
+            row["dice"] = quality.dice(np.stack(masks), np.stack(reference))
+        rows.append(row | quality.features(small, masks_to_network(masks, scan)))
+    return rows
 
 
 def write_patient(out: Path, slices: Slices, form: str) -> None:
@@ -143,22 +183,6 @@ def write_patient(out: Path, slices: Slices, form: str) -> None:
         if form == "sagittal":
             image = sitk.PermuteAxes(image, (1, 2, 0))
         sitk.WriteImage(image, str(out / name / f"{what}.nii.gz"), useCompression=True)
-
-
-def score_cohort(scans: Path, weights: tuple) -> list[pd.DataFrame]:
-    """Return the Dice of a cohort as it is, and with FLAIR alone."""
-    with tempfile.TemporaryDirectory() as work:
-        everything = predict(scans, Path(work) / "out", weights).assign(form="as they are")
-        cohort = pd.read_csv(Path(work) / "out" / "cohort.csv", dtype=str).assign(pre="", post="")
-        write_text(Path(work) / "out" / "flair.csv", to_csv(cohort))
-        alone = predict(Path(work) / "out" / "flair.csv", Path(work) / "alone", weights).assign(form="FLAIR alone")
-        return [everything, alone]
-
-
-def predict(scans: Path, out: Path, weights: tuple) -> pd.DataFrame:
-    """Return the row of each patient in the table of predict_model.py."""
-    run_python(PROJECT / "predict_model.py", scans, *weights, "--out", out)
-    return pd.read_csv(out / "patients.csv", dtype={"patient": str})[["patient", "lesion_mm3", "dice"]]
 
 
 def describe(table: pd.DataFrame) -> str:

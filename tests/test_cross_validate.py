@@ -107,3 +107,34 @@ def test_a_script_that_fails_ends_it_with_its_exit_code(capfd, tmp_path):
     with pytest.raises(SystemExit) as stop:
         run_python(tmp_path / "child.py", 2)
     assert stop.value.code == 2 and "child.py stopped with exit code 2" in capfd.readouterr().err
+
+
+def test_final_weights_of_all_patients_have_the_metrics_of_their_cross_validation(call, monkeypatch, undrawn, tmp_path):
+    """Without validation patients the last epoch is taken, with the rules of the recipe; nothing is chosen."""
+    monkeypatch.setattr(cross_validate, "run_python", run_here)
+    folder = make_patients(tmp_path / "kaggle_3m", patients=4, slices=2)
+    cv, final = RunFolder(tmp_path / "cv"), RunFolder(tmp_path / "final")
+    recipe = ("--no-validation", *QUICK, "--epochs", 2, "--threshold", 0.3, "--min-component", 7, "--keep", 1)
+    code, out, err = call("cross_validate", "--folds", 2, "--run", cv, "--data", folder, *recipe)
+    assert (code, err) == (0, "") and "2 epochs; the last one is epoch 2" in out
+    fold, metrics = RunFolder(cv.path / "fold_1"), RunFolder(cv.path / "fold_1").read_metrics()
+    assert [fold.read_split_table(split)["patient"].nunique() for split in SPLITS] == [2, 0, 2]
+    assert fold.checkpoints().keys() == {2} and fold.read_epochs_table()["validation_loss"].isna().all()
+    chosen = {"split": "test", "epoch": 2, "selected_by": "last", "threshold": 0.3, "min_component": 7, "tuned": None}
+    assert chosen.items() <= metrics.items()
+
+    (tmp_path / "all.csv").write_text("patient,split\n" + "".join(f"SYNTH_T_{n},train\n" for n in range(4)))
+    options = ("--run", final, "--data", folder, "--split", tmp_path / "all.csv")
+    code, _, err = call("train_model", *options, *recipe[1:])
+    assert code == 2 and "all.csv: leaves no patient with a folder for validation" in err
+    assert call("train_model", *options, *recipe)[0] == call("process_models", "--run", final)[0] == 0
+    code, _, err = call("test_model", "--run", final)
+    assert code == 2 and "validation.csv: names no patients to test on" in err
+    export = ("--run", final, "--formats", "safetensors", "--metrics-of", cv)
+    code, out, _ = call("export_model", *export)
+    assert code == 0 and "epoch 2 of" in out and "threshold 0.3, components below 7 px" in out
+    card = (final.path / "export" / "MODEL_CARD.md").read_text()
+    assert "## Cross-validation" in card and "cross-validation, 2 folds, 4 patients, 8 slices" in card
+    assert call("train_model", *options, *recipe, "--lr", 0.5, "--overwrite")[0] == 0
+    code, _, err = call("export_model", *export, "--overwrite")
+    assert code == 2 and "fold_1: was trained by another recipe" in err

@@ -21,7 +21,7 @@ from scans.read import read_patient
 from scans.scan import mask_to_network_size, to_network_size
 from scans.training_set import read_training_masks, select, take_masks
 from storage import origin
-from storage.checkpoints import load_network, read_checkpoint
+from storage.checkpoints import load_network
 from storage.run_folder import RunFolder
 from training.recipe import Recipe
 
@@ -356,7 +356,7 @@ def test_training_goes_on_from_weights_and_says_whom_they_know(folder, weights, 
     assert warning in " ".join(call("test_model", "--run", tmp_path / "second", "--device", "cpu")[1].split())
     run = RunFolder(tmp_path / "second")
     assert run.read_metrics()["notes"][0].startswith(warning)  # which the report shows, too
-    card = model_card(run, read_checkpoint(run.checkpoint(1)), "")
+    card = model_card(run, load_network(run.checkpoint(1))[1], "")
     assert "Begun with the weights epoch_1.pt" in card and "Of the test patients, 2 of 2 were in their training" in card
     code, _, err = call("train_model", "--run", tmp_path / "second", "--resume", "--weights", weights)
     assert code == 2 and "other weights to begin with" in err

@@ -1,9 +1,12 @@
 """The expected Dice: features by hand, a regression on simulated patients, and what it says outside of their range."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from evaluation import quality
+from storage.run_folder import RunFolder
+from studies import quality as study
 
 
 def stack(*boxes: tuple[int, int, int]) -> np.ndarray:
@@ -18,8 +21,8 @@ def test_features_by_hand():
     mask = stack((0, 0, 0), (1, 0, 2), (2, 12, 12))
     p = np.where(mask, 0.5, 0.0).astype(np.float32)
     p[0, :4, :4] = 1
-    row = quality.features(p, mask, scale=100 / 48)
-    assert row["log_volume"] == pytest.approx(2) and row["log_components"] == pytest.approx(np.log10(2))
+    row = quality.features(p, mask)
+    assert row["log_volume"] == pytest.approx(np.log10(48)) and row["log_components"] == pytest.approx(np.log10(2))
     assert row["largest_share"] == pytest.approx(32 / 48)
     assert row["neighbour_dice"] == pytest.approx(2 * 8 / (16 + 32 + 16))  # half of the first two boxes is shared
     assert row["threshold_dice"] == pytest.approx(2 * 16 / (48 + 16))
@@ -70,3 +73,21 @@ def test_what_expected_values_are_worth_by_hand():
     assert (worth["unknown"], worth["bad"], worth["bad_in_worst_10"]) == (1, 1, 1)
     assert worth["mean_error"] == pytest.approx(0.15) and worth["coverage"] == 0.5 and worth["r"] == pytest.approx(1)
     assert worth["auc"] == 0.5  # the bad one is before one of the two others
+
+
+def test_a_study_of_a_run_by_volume_institution_and_form(tmp_path, capsys):
+    rows, run = simulate(60), RunFolder(tmp_path)
+    run.write("metrics.json", {"quality": {"patients": rows}})
+    table = [(row["patient"], "AB"[n % 2], 100 * n) for n, row in enumerate(rows)]
+    run.write("test_patients.csv", pd.DataFrame(table, columns=["patient", "institution", "tumour_pixels"]))
+    forms = pd.DataFrame(rows).assign(form="stripped")
+    forms.loc[:29, "threshold_dice"] = 2.0  # beyond those of all
+    forms.to_csv(tmp_path / "robustness.csv")
+    study.main(["--run", str(tmp_path), "--forms", str(tmp_path / "robustness.csv")])
+    lines = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    counts = {line[0][2:]: tuple(line[1:3]) for line in lines}
+    assert counts["all"][0] == "60" and counts["smallest third"][0] == "20" and counts["A left out"][0] == "30"
+    assert int(counts["stripped"][1]) >= 30
+    left_out = quality.predict_held_out(rows, rows, {row["patient"]: n % 2 for n, row in enumerate(rows)})
+    model = quality.fit(rows[1::2], [row["dice"] for row in rows[1::2]])
+    assert left_out[0]["expected_dice"] == (quality.predict(model, rows[0]) or [None])[0]

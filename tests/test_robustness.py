@@ -28,7 +28,7 @@ def test_forms_hold_the_same_patient(form, tmp_path):
         assert (pixels > 0).sum() < (images[..., 1] > 0).sum()
 
 
-def test_dice_of_a_form_comes_from_predict_model(tmp_path, capsys):
+def test_dice_of_a_form(tmp_path, capsys):
     data = make_patients(tmp_path / "kaggle_3m", patients=3, slices=2)
     split = tmp_path / "split.csv"
     split.write_text("patient,split\nSYNTH_T_0,train\nSYNTH_T_1,validation\nSYNTH_T_2,test\n")

@@ -14,6 +14,7 @@ from storage.run_folder import RunFolder
 from utils import UserError
 
 NAN = float("nan")
+USUAL = selection.Postprocessing(0.5, 0)
 
 
 def epochs(**metrics: list[float]) -> pd.DataFrame:
@@ -25,6 +26,8 @@ def epochs(**metrics: list[float]) -> pd.DataFrame:
 def test_the_best_epoch_and_of_equals_the_first():
     table = epochs(iou=[0.5, 0.7, 0.7], loss=[0.3, 0.2, 0.1], tumour_iou=[0.9, 0.8, NAN], patient_dice=[NAN] * 3)
     assert [selection.best_epoch(table, by) for by in ("iou", "loss", "tumour_iou")] == [2, 3, 1]
+    assert selection.best_epoch(table, "last") == 3 and selection.usual_criterion(table) == "iou"
+    assert selection.best_epoch(table.assign(saved=[True, True, False]), "last") == 2
     with pytest.raises(UserError, match="--select-by patient_dice: undefined for every epoch"):
         selection.best_epoch(table, "patient_dice")
 
@@ -83,7 +86,7 @@ def case():
 
 def test_the_choice_is_the_best_one(case):
     slices, probabilities = case
-    rules, record = selection.tune(slices, probabilities)
+    rules, record = selection.tune(slices, probabilities, USUAL)
     # of 0.25 and 0.3 the nearer to 0.5; of 10 to 100 px the one that removes least
     assert rules == selection.Postprocessing(0.3, 10)
     assert record["tuned"] == 1 and record["untuned"] == 0 and record["split"] == "validation"
@@ -104,9 +107,9 @@ def test_every_choice_scores_as_its_masks_do(case):
 def test_nothing_to_choose_between_keeps_the_default():
     slices = make_slices({"a": [box((2, 2, 9, 9), size=16)]})
     at_any_threshold = slices.masks.numpy().astype(np.float32)
-    assert selection.tune(slices, at_any_threshold)[0] == selection.Postprocessing(0.5, 0)
+    assert selection.tune(slices, at_any_threshold, USUAL)[0] == USUAL
     slices.masks.zero_()  # without tumour an empty prediction would be the best
-    assert selection.tune(slices, np.full((1, 16, 16), 0.6, np.float32)) == (selection.Postprocessing(0.5, 0), None)
+    assert selection.tune(slices, np.full((1, 16, 16), 0.6, np.float32), USUAL) == (USUAL, None)
 
 
 def test_the_thin_ends_of_a_large_component_stay_and_what_one_slice_alone_shows_goes():

@@ -69,6 +69,10 @@ class Recipe:
     progressive_resolution: bool = _setting(False, True, "train at half, then three quarters, then full resolution")
     # Prediction
     tta_flip: bool = _setting(False, True, "average predictions of the slice and of its mirror image")
+    threshold: float = _setting(constants.THRESHOLD, 0.6, "probability from which a pixel is tumour", fraction)
+    min_component: int = _setting(
+        0, 300, "remove components with fewer pixels in their largest section, or in a single slice", whole_number
+    )
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> "Recipe":
@@ -111,6 +115,8 @@ def make_parser(description: str | None = None) -> argparse.ArgumentParser:
     add("--split", type=existing, metavar="FILE",
         help="CSV: patient, split and, if ids do not say it, person (the published split)")  # fmt: skip
     add("--fold", type=fold, metavar="K/N", help="test on the K-th of N folds of the patients; see cross_validate.py")
+    add("--no-validation", action="store_true",
+        help="train on the validation patients, too: the last epoch is taken, and nothing is chosen")  # fmt: skip
     add("--patients", type=existing, metavar="FILE", help="use only the patients listed, one per line (all)")
 
     add = parser.add_argument_group("run").add_argument

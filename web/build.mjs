@@ -63,7 +63,7 @@ function toHtml(markdown) {
 }
 
 const card = read(folder, "card.md");
-const figures = card.match(/^## (?:Validation|Test)\n[^]*?(?=^## )/m);
+const figures = card.match(/^## (?:Cross-validation|Validation|Test)\n[^]*?(?=^## )/m);
 
 // --- The page --------------------------------------------------------------------------------------------------------
 

@@ -1,5 +1,5 @@
 // The Dice to expect of a mask without a reference, by the regression that weights may carry (evaluation/quality.py)
-import {fromNetwork, sameSize} from "./geometry.js";
+import {masksToNetwork} from "./geometry.js";
 import {countComponents} from "./postprocess.js";
 
 export const FEATURES = ["log_volume", "log_components", "largest_share", "neighbour_dice", "threshold_dice", "entropy"];
@@ -10,7 +10,7 @@ export const FEATURES = ["log_volume", "log_components", "largest_share", "neigh
 export function expectedDice(logits, masks, scan, config) {
   const {confidence: quality} = config;
   if (!quality) return null;
-  const row = features(logits, masks, scan, config);
+  const row = features(logits, masksToNetwork(masks, scan, config), quality, config.input.size);
   let expected = quality.intercept;
   for (const [name, {coefficient, low, high}] of Object.entries(quality.features)) {
     if (!row || !(row[name] >= low && row[name] <= high)) return {dice: null, check: true};
@@ -20,24 +20,22 @@ export function expectedDice(logits, masks, scan, config) {
   return {dice, low, high, check: dice < quality.bad};
 }
 
-function features(logits, masks, scan, config) {
-  const {height, width} = scan.slices[0], sum = mask => mask.reduce((all, value) => all + value, 0);
-  const areas = masks.map(sum), volume = areas.reduce((all, area) => all + area, 0);
-  if (!volume || !sameSize(scan.slices)) return null;
+// On the grid of the network
+function features(logits, masks, {thresholds}, size) {
+  const areas = masks.map(mask => mask.reduce((all, value) => all + value, 0)), volume = areas.reduce((all, area) => all + area, 0);
+  if (!volume) return null;
   let both = 0, entropy = 0, lower = 0, upper = 0;
   for (let n = 1; n < masks.length; n++) for (let i = 0; i < masks[n].length; i++) both += masks[n][i] & masks[n - 1][i];
-  const [low, high] = config.confidence.thresholds.map(threshold => Math.log(threshold / (1 - threshold)));
-  masks.forEach((_, n) => {
-    for (const value of fromNetwork(logits, scan, n, config)) {
-      const share = 1 / (1 + Math.exp(-value));
-      if (share > 0 && share < 1) entropy -= share * Math.log2(share) + (1 - share) * Math.log2(1 - share);
-      lower += value >= low ? 1 : 0;
-      upper += value >= high ? 1 : 0;
-    }
-  });
-  const pairs = 2 * volume - areas[0] - areas.at(-1), sizes = countComponents(masks, height, width);
+  const [low, high] = thresholds.map(threshold => Math.log(threshold / (1 - threshold)));
+  for (const plane of logits) for (const value of plane) {
+    const share = 1 / (1 + Math.exp(-value));
+    if (share > 0 && share < 1) entropy -= share * Math.log2(share) + (1 - share) * Math.log2(1 - share);
+    lower += value >= low ? 1 : 0;
+    upper += value >= high ? 1 : 0;
+  }
+  const pairs = 2 * volume - areas[0] - areas.at(-1), sizes = countComponents(masks, size, size);
   return {
-    log_volume: Math.log10(volume * (config.input.size / Math.max(height, width)) ** 2),
+    log_volume: Math.log10(volume),
     log_components: Math.log10(sizes.length),
     largest_share: Math.max(...sizes) / volume,
     neighbour_dice: pairs ? 2 * both / pairs : 0,

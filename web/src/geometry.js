@@ -37,6 +37,21 @@ export function toNetwork(scan, config) {
 const average = planes => Uint8Array.from(planes[0], (_, at) =>
   roundHalfEven(Math.fround(planes.reduce((sum, plane) => sum + plane[at], 0) / planes.length)));
 
+// Masks of the slices on the grid of the network, by nearest neighbour; a slab is marked where half of its slices are
+export function masksToNetwork(masks, scan, config) {
+  const {size} = config.input, nearest = (at, old, now) => Math.floor((at + 0.5) * old / now);
+  return slabsOf(scan, config).map(([from, to]) => {
+    const {height, width} = scan.slices[from], [rows, columns] = squareSize(scan.slices[from], scan.spacing, config);
+    const side = Math.max(rows, columns), top = (side - rows) >> 1, left = (side - columns) >> 1, own = masks.slice(from, to);
+    return Uint8Array.from({length: size * size}, (_, pixel) => {
+      const y = nearest(Math.floor(pixel / size), side, size) - top, x = nearest(pixel % size, side, size) - left;
+      if (y < 0 || x < 0 || y >= rows || x >= columns) return 0;
+      const at = nearest(y, height, rows) * width + nearest(x, width, columns);
+      return 2 * own.reduce((sum, mask) => sum + mask[at], 0) >= own.length ? 1 : 0;
+    });
+  });
+}
+
 // The slab at or below slice n, and how far the slice is on the way to the next, 0 to 1
 export function placeOf(slabs, n) {
   const middle = slab => (slabs[slab][0] + slabs[slab][1] - 1) / 2;

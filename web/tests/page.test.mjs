@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import {test} from "node:test";
 import {expectedDice} from "../src/confidence.js";
-import {describe, fromNetwork, networkPixel, resample, toNetwork} from "../src/geometry.js";
+import {describe, fromNetwork, masksToNetwork, networkPixel, resample, toNetwork} from "../src/geometry.js";
 import {Refusal, cutPlane, encodeNifti, makeGrid, samePlace} from "../src/grid.js";
 import {assignRoles, findItems, kindOf} from "../src/items.js";
 import {removeSmall} from "../src/postprocess.js";
@@ -153,6 +153,14 @@ test("pixels of another plane become square, and the mask has the grid of the in
   for (const [height, width, spacing, pixels] of [[256, 200, null, 1], [512, 512, [0.5, 0.5, 5], 4], [256, 50, [1, 5, 1], 0.2]]) {
     assert.equal(networkPixel({height, width}, spacing, size).toFixed(6), pixels.toFixed(6));
   }
+});
+
+test("masks reach the grid of the network by nearest neighbour, in slabs by majority", () => {
+  const scan = {spacing: [2, 1, 2.5], slices: Array(4).fill({height: 2, width: 4})};  // slabs of two slices, rows twice
+  const masks = [[0, 1, 1, 0, 0, 0, 0, 0], [0, 1, 0, 0, 0, 0, 0, 0], Array(8).fill(0), [0, 0, 0, 0, 0, 0, 0, 1]].map(own => Uint8Array.from(own));
+  assert.deepEqual(masksToNetwork(masks, scan, config).map(mask => mask.join("")), ["0110011000000000", "0000000000010001"]);
+  const narrow = {spacing: null, slices: [{height: 4, width: 2}]};  // black to both sides
+  assert.deepEqual(masksToNetwork([new Uint8Array(8).fill(1)], narrow, config)[0].join(""), "0110".repeat(4));
 });
 
 test("a sequence on another grid is resampled by the headers", () => {

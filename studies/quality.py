@@ -1,0 +1,74 @@
+"""What the expected Dice of a cross-validation is worth: for all patients, for kinds of them, and in other forms.
+
+    python -m studies.quality --run runs/cv --forms runs/robustness_cv/robustness.csv
+
+Each patient is judged by a regression on other patients: ten groups at random, or all other institutions. In other
+forms (studies/robustness.py) the regression knows the other patients as they are. Prints the table and the worst
+over-estimates.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from evaluation import quality
+from storage.run_folder import RunFolder
+from utils import UserError, existing, run_script, show_number
+
+COLUMNS = ("patients", "unknown", "mean_error", "r", "coverage", "bad", "auc", "bad_in_worst_10", "bad_in_worst_20",
+           "dice_all", "kept_dice")  # fmt: skip
+WORST = 5  # over-estimates that are listed
+Row = dict[str, Any]
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", type=Path, required=True, metavar="DIR", help="a tested run or cross-validation")
+    parser.add_argument("--forms", type=existing, metavar="FILE", help="robustness.csv of the same cross-validation")
+    args = parser.parse_args(argv)
+    run = RunFolder(args.run)
+    patients = run.read_test_table("patients").set_index("patient")
+    rows = run.read_metrics().get("quality", {}).get("patients", [])
+    if len(rows) < quality.FEWEST:
+        raise UserError(f"{run}: {len(rows)} patients with probabilities are too few. Name a larger cross-validation.")
+    judged = quality.predict_held_out(rows, rows)
+    groups = {"all": judged} | by_volume(judged, patients)
+    institution = patients["institution"].to_dict()
+    apart = quality.predict_held_out(rows, rows, {row["patient"]: institution[row["patient"]] for row in rows})
+    groups["all, institution left out"] = apart
+    groups |= {f"{name} left out": [row for row in apart if institution[row["patient"]] == name]
+               for name in sorted(set(institution.values()))}  # fmt: skip
+    if args.forms:
+        table = pd.read_csv(args.forms, dtype={"patient": str})
+        for form, own in table.groupby("form", sort=False):
+            own = own.astype(object).where(own.notna(), None)
+            groups[form] = quality.predict_held_out(rows, own.to_dict("records"))
+    print(describe(groups))
+    known = [row for row in judged if row["expected_dice"] is not None]
+    for row in sorted(known, key=lambda row: row["dice"] - row["expected_dice"])[:WORST]:
+        print(f"over-estimated: {row['patient']}, Dice {row['dice']:.3f}, expected {row['expected_dice']:.3f}")
+
+
+def by_volume(rows: list[Row], patients: pd.DataFrame) -> dict[str, list[Row]]:
+    """Return three groups of equal size by the volume of the reference mask."""
+    volume = np.array([patients["tumour_pixels"][row["patient"]] for row in rows])
+    thirds = np.searchsorted(np.quantile(volume, [1 / 3, 2 / 3]), volume)
+    names = ("smallest third", "middle third", "largest third")
+    return {name: [row for row, third in zip(rows, thirds, strict=True) if third == n] for n, name in enumerate(names)}
+
+
+def describe(groups: dict[str, list[Row]]) -> str:
+    """Return the table of quality.judge, one group a row."""
+    lines = ["| " + " | ".join(("group", *COLUMNS)).replace("_", " ") + " |", "| --- " * (len(COLUMNS) + 1) + "|"]
+    for name, rows in groups.items():
+        judged = quality.judge(rows)
+        values = (v if isinstance(v := judged[column], int) else show_number(v) for column in COLUMNS)
+        lines.append(f"| {name} | " + " | ".join(map(str, values)) + " |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    run_script(main)
