@@ -180,7 +180,7 @@ async function compute(scan, own) {
   openPatient(patient);
   byId("result").hidden = false;
   byId("title").textContent = `${scan.name}: ${count} slice${count > 1 ? "s" : ""}`;
-  byId("output").hidden = byId("expected").hidden = true;
+  byId("output").hidden = true;
   list("notes", scan.notes);
   list("warnings", general);
   goTo(count >> 1);
@@ -219,20 +219,13 @@ async function compute(scan, own) {
   const warnings = await worker.ask("judge", {masks: patient.masks});
   if (own !== job) return;
   list("warnings", [...general, ...warnings]);
-  showExpected(expectedDice(logits, patient.network, scan, config));
+  patient.expected = expectedDice(logits, patient.network, scan, config);
   byId("output").hidden = false;
   byId("save-masks").textContent = scan.grid ? "Save masks (.nii.gz)" : count > 1 ? "Save masks (PNG in a ZIP)" : "Save mask (PNG)";
   const seconds = (performance.now() - started) / 1000;
   say(`Done: ${count} slice${count > 1 ? "s" : ""} in ${number(seconds, 1)} s.${patient.areas.some(Boolean) ? "" : " Nothing is marked: check it."}`);
   document.body.dataset.seconds = seconds;
   goToLargest();
-}
-
-function showExpected(expected) {
-  byId("expected").hidden = !expected;
-  if (!expected) return;
-  const {dice, low, high, check} = expected, shown = [dice, low, high].map(value => number(value || 0, 2));
-  byId("shown-expected").textContent = `${dice === null ? "unknown" : `${shown[0]} (${shown[1]} to ${shown[2]})`}${check ? ": check" : ""}`;
 }
 
 function setThreshold(value) {
@@ -262,12 +255,17 @@ async function changeThreshold() {
 // --- Readout ---------------------------------------------------------------------------------------------------------
 
 function readOut() {
-  const {areas, slices, spacing} = current(), n = state.slice, pixels = areas.reduce((sum, area) => sum + (area || 0), 0);
+  const {areas, slices, spacing, expected, threshold, edits} = current(), n = state.slice, pixels = areas.reduce((sum, area) => sum + (area || 0), 0);
   byId("shown-slice").textContent = `${n + 1} of ${slices.length}`;
   byId("shown-area").textContent = areas[n] === undefined ? "–" : spacing ? `${number(areas[n] * spacing[0] * spacing[1])} mm²` : `${number(areas[n])} px`;
   byId("shown-lesion").textContent = `${areas.filter(area => area > 0).length} of ${slices.length}`;
   byId("shown-volume").textContent = spacing ? `${number(pixels * spacing[0] * spacing[1] * spacing[2] / 1000, 1)} ml` : `${number(pixels)} px`;
   byId("volume-name").textContent = spacing ? "volume" : "all slices, no spacing known";
+  byId("expected").hidden = !expected || threshold !== config.input.threshold || edits.some(Boolean);  // of the network's own mask
+  if (expected) {
+    const [dice, low, high] = [expected.dice, expected.low, expected.high].map(value => number(value || 0, 2));
+    byId("shown-expected").textContent = `${expected.dice === null ? "unknown" : `${dice} (${low} to ${high})`}${expected.check ? ": check" : ""}`;
+  }
   byId("stage").setAttribute("aria-label", `Slice ${n + 1} of ${slices.length}: ${areas[n] === undefined ? "not computed yet" :
     areas[n] ? `${number(areas[n])} pixels marked` : "nothing marked"}. Arrow keys change the slice, Home and End go to the first and last, B hides the mask, plus and minus zoom.`);
   drawProfile(areas, slices.length);
