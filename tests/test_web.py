@@ -257,7 +257,7 @@ def test_the_sample_keys_threshold_and_brush(page, network):
     assert page.inner_text("#shown-slice") == f"{shown + 1} of 12"
     page.keyboard.press("Home")
     assert page.inner_text("#shown-slice") == "1 of 12" and page.inner_text("#shown-area") == "0 mm²"
-    assert page.locator("#marks path").count() == 0
+    assert page.locator("#marks path.prediction").count() == 0
 
     page.check("input[name=tool][value=paint]")
     page.focus("#stage")
