@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from dataset.published import IDH_FILE, LABEL_FILE, is_published
+from dataset.published import LABEL_FILE, MUTATION_FILE, is_published
 from utils import UserError, describe_problems, list_few, read_csv
 
 SYNTHETIC_LABEL = "SyntheticSubtype"  # of patients that this project draws
@@ -22,6 +22,7 @@ LABELS = {  # columns that are tested, in this order, with their titles
     "IDH": "IDH status",
     "neoplasm_histologic_grade": "Grade (code)",
     SYNTHETIC_LABEL: "Synthetic subtype",
+    **(GENES := {name: f"{name} status" for name in ("ATRX", "TP53", "CIC", "FUBP1")}),  # not of the family of tests
 }
 MISSING = re.compile(  # words for a missing label, in small letters and without signs: "na" is N/A, "" is --
     r"|na|nan|nd|none|null|missing|unk|un(known|available)|"
@@ -36,14 +37,14 @@ HOW_TO_LABEL = f"A table of labels has a column Patient and one or more of {', '
 
 
 def default_label_files(folder: Path, patients: Iterable[str]) -> list[Path]:
-    """Return the table beside the patient folders and, for patients of the published set, the one of IDH status."""
+    """Return the table beside the patient folders and, for patients of the published set, the one of mutations."""
     beside = folder / LABEL_FILE
     if not beside.is_file():
         raise UserError(
             f"{beside}: no such file. download_data.py and python -m dataset.synthetic write it; or name a table with "
             f"--labels. {HOW_TO_LABEL}"
         )
-    return [beside, IDH_FILE] if is_published(pd.DataFrame({"patient": list(patients)})) else [beside]
+    return [beside, MUTATION_FILE] if is_published(pd.DataFrame({"patient": list(patients)})) else [beside]
 
 
 def read_labels(files: Iterable[Path], patients: Iterable[str]) -> tuple[pd.DataFrame, list[str]]:

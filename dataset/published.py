@@ -9,7 +9,7 @@ import pandas as pd
 from constants import FLAIR, POST, PRE
 
 PATIENTS_FILE = Path(__file__).parents[1] / "lgg-mri-segmentation" / "patients.csv"  # id, slices, in_subset
-IDH_FILE = PATIENTS_FILE.with_name("idh.csv")  # IDH status of 106 patients, which the set itself does not hold
+MUTATION_FILE = PATIENTS_FILE.with_name("mutations.csv")  # genes of 106 patients, which the set itself does not hold
 LABEL_FILE = "data.csv"  # genomic clusters and clinical codes, beside the patient folders
 NESTED_COPIES = {"kaggle_3m", "lgg-mri-segmentation"}  # the Kaggle archive holds the whole set twice
 

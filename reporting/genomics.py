@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.ticker import MaxNLocator
 from sklearn.metrics import roc_curve
 
-from dataset.labels import LABELS
+from dataset.labels import GENES, LABELS
 from evaluation.genomics import FEWEST_PAIRED, MANUAL, SIGNIFICANT, UNDEFINED, Study, contrast, split_masks
 from evaluation.intervals import FEWEST, FEWEST_ICC
 from evaluation.shape import FEATURES, PUBLISHED
@@ -43,7 +43,8 @@ def draw_boxes(study: Study, name: str) -> Plot:
     groups, headings, line = {}, {}, 0.0  # by their line, counted downwards
     for label in study.result["labels"]:
         test = tests.loc[(name, label)]
-        headings[line] = f"{LABELS[label]}, adjusted p {show_p(test['holm_p'] if test['n'] >= FEWEST else None)}"
+        p, kind = (test["fisher_p"], "unadjusted") if label in GENES else (test["holm_p"], "adjusted")
+        headings[line] = f"{LABELS[label]}, {kind} p {show_p(p if test['n'] >= FEWEST else None)}"
         for group, patients in values.dropna().groupby(study.features[label]):
             line += 1
             groups[line] = (f"{group} ({len(patients)})", patients.to_numpy(float))
@@ -154,6 +155,17 @@ def text_tables(study: Study) -> dict[str, pd.DataFrame]:
             }
             for row in family
         ],
+        "Mutations, manual masks, p not adjusted": [
+            {
+                "label": LABELS[row["label"]],
+                "feature": FEATURES[row["feature"]].short,
+                "groups": row["groups"],
+                "p": show_p(row["fisher_p"] if row["n"] >= FEWEST else None),
+                "effect": show_number(row[f"effect_{MANUAL}"] if row["n"] >= FEWEST else None, ".2f"),
+            }
+            for row in tests.to_dict("records")
+            if row["masks"] == MANUAL and row["label"] in GENES and row["feature"] in PUBLISHED
+        ],
         "Features on automatic against manual masks": agreement,
     }
     return {title: pd.DataFrame(rows) for title, rows in tables.items() if rows}
@@ -168,7 +180,7 @@ def sentences(study: Study) -> list[str]:
     """Return what must be read with the tables."""
     result = study.result
     features = ", ".join(FEATURES[name].short for name in PUBLISHED)
-    tests = len(PUBLISHED) * len(result["labels"])
+    tests = len(PUBLISHED) * len(result["labels"].keys() - GENES.keys())
     notes = [
         f"p: Fisher's exact test on the split at the median, adjusted for the {tests} tests of the family ({features}, "
         "each label; Holm). Effect: share of the variance of ranks that lies between the groups.",

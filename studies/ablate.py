@@ -33,7 +33,8 @@ from utils import positive, run_python, run_script, show_number, whole_number
 
 # Studies: a base, and what each variant changes in it. The first variant is what the others are compared with.
 # Narrow, and so few epochs that many can be tried. Patient-balanced sampling is a variant: found with this base.
-BASE = ("--recipe", "tuned", "--patient-balanced", "0", "--width", "16", "--epochs", "6")
+EARLIER = ("--recipe", "tuned", "--normalisation", "head", "--no-robust")
+BASE = (*EARLIER, "--patient-balanced", "0", "--width", "16", "--epochs", "6")
 TVERSKY = (*BASE, "--loss", "bce+tversky", "--false-negative-weight")
 STUDIES: dict[str, dict[str, tuple[str, ...]]] = {
     "screen": {

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from dataset.labels import LABELS, default_label_files, read_labels
-from dataset.published import IDH_FILE, published_patients
+from dataset.published import MUTATION_FILE, published_patients
 from utils import UserError
 
 PATIENTS = ["TCGA_CS_4941_19960909", "TCGA_CS_4942_19970222", "TCGA_DU_0000_20000101"]
@@ -109,14 +109,15 @@ def test_missing_files_are_one_message(tmp_path):
         default_label_files(tmp_path, PATIENTS)
 
 
-def test_idh_status_comes_with_the_published_patients_only(table):
+def test_mutations_come_with_the_published_patients_only(table):
     folder = table("Patient;RNASeqCluster\n", "data.csv").parent
     assert default_label_files(folder, PATIENTS) == [folder / "data.csv"]
     published = list(published_patients())
-    assert default_label_files(folder, published) == [folder / "data.csv", IDH_FILE]
-    status = read_labels([IDH_FILE], published)[0]["IDH"]
-    assert len(status) == 110 and status.value_counts().to_dict() == {"mutant": 83, "wildtype": 23}
-    assert "IDH" in LABELS
+    assert default_label_files(folder, published) == [folder / "data.csv", MUTATION_FILE]
+    status = read_labels([MUTATION_FILE], published)[0]
+    assert len(status) == 110 and status["IDH"].value_counts().to_dict() == {"mutant": 83, "wildtype": 23}
+    mutated = {"IDH": 83, "ATRX": 43, "TP53": 56, "CIC": 16, "FUBP1": 8}
+    assert (status == "mutant").sum().to_dict() == mutated and mutated.keys() <= LABELS.keys()
 
 
 def test_ids_that_end_in_eight_digits_are_whole_ids_unless_they_are_of_tcga(table):

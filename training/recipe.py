@@ -39,13 +39,13 @@ class Recipe:
     bilinear: bool = _setting(False, True, "bilinear upsampling instead of up-convolutions: 44%% fewer parameters")
     pixel_unshuffle: int = _setting(1, 2, "2: compute at half of the resolution, pixels in channels", int, (1, 2))
     # Input
-    normalisation: str = _setting("plain", "head", "of intensities, see dataset/preprocess.py", str,
+    normalisation: str = _setting("plain", "median", "of intensities, see dataset/preprocess.py", str,
                                   ("plain", "head", "median"))  # fmt: skip
     neighbours: int = _setting(0, 1, "FLAIR of so many slices before and after as further channels", whole_number,
                                range(constants.MOST_NEIGHBOURS + 1))  # fmt: skip
     crop: bool = _setting(False, True, "compute a window around the head only")
     augment: bool = _setting(False, True, "random augmentation, see training/augment.py")
-    robust: bool = _setting(False, False, "augment with removed skulls and other contrasts of tumours, too")
+    robust: bool = _setting(False, True, "augment with removed skulls and other contrasts of tumours, too")
     negative_fraction: float = _setting(1.0, 0.35, "fraction of the slices without tumour drawn in an epoch", fraction)
     patient_balanced: float = _setting(
         0.0,
