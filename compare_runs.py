@@ -10,10 +10,9 @@ which is narrower than the intervals of both means.
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from utils import UserError, run_script, show_number
+from utils import UserError, existing, run_script, show_number
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", type=Path, nargs=2, metavar="RUN", help="folder of a tested run")
+    parser.add_argument("runs", type=existing, nargs=2, metavar="RUN", help="folder of a tested run")
     return parser.parse_args(argv)
 
 

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import constants
-from utils import UserError, atomic_write, run_script
+from utils import UserError, atomic_write, existing, run_script
 
 if TYPE_CHECKING:
     import torch
@@ -49,7 +49,7 @@ SMALLER = (3, 96, 64, 3)  # slices for tracing, where 1 would be taken for a con
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--run", type=Path, metavar="DIR",
+    add("--run", type=existing, metavar="DIR",
         help="folder of the run (this folder, if it is one; else the weights that come with the project)")  # fmt: skip
     add("--epoch", type=int, metavar="N", help="(the one that test_model.py chose)")
     add("--metrics-of", type=Path, metavar="DIR",
@@ -93,8 +93,8 @@ def main(argv: list[str] | None = None) -> None:
     files = {name: out / f"{args.name or 'unet'}.{ending}" for name, (ending, _) in FORMATS.items()}
     card = out / (f"{args.name}.md" if args.name else "MODEL_CARD.md")
     known = [card, *files.values()]
-    if not args.overwrite and (existing := [path for path in known if path.exists()]):
-        raise UserError(f"{existing[0]}: exists already. Name the files with --name, or replace them with --overwrite.")
+    if not args.overwrite and (there := [path for path in known if path.exists()]):
+        raise UserError(f"{there[0]}: exists already. Name the files with --name, or replace them with --overwrite.")
 
     metadata = describe_input(checkpoint)
     if metadata["synthetic"]:

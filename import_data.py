@@ -50,10 +50,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--out", type=Path, metavar="DIR", help="the data set, a new folder")
     add("--list", type=Path, metavar="FILE", dest="table",
         help="only write what would be taken for whom, as a table to edit and to name as INPUT")  # fmt: skip
-    args = parser.parse_args(argv)
-    if not (args.out or args.table):
-        parser.error("name a folder with --out, or a table with --list")
-    return args
+    return inputs.parse(parser, argv)
 
 
 def labels(text: str) -> set[int]:
@@ -72,7 +69,9 @@ def main(argv: list[str] | None = None) -> None:
     if args.masks:
         take_masks(cohort, args.masks)
     if args.table:
-        inputs.write_list(args.table, cohort)
+        from scans.cohort import write_list
+
+        inputs.report(write_list(args.table, cohort), done=bool(cohort.with_flair))
         return
     check_healthy(cohort, args.empty)
     rows = []

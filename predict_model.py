@@ -32,8 +32,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import constants
-from scans.inputs import add_image_options, find, report
-from utils import UserError, fraction, list_few, positive, refuse_used, run_script, write_text
+from scans.inputs import add_image_options, find, parse, report
+from utils import UserError, existing, fraction, list_few, positive, refuse_used, run_script, write_text
 
 if TYPE_CHECKING:
     from scans.cohort import Cohort
@@ -49,9 +49,9 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add_image_options(parser)
     network = parser.add_argument_group("network")
     one = network.add_mutually_exclusive_group().add_argument
-    one("--run", type=Path, metavar="DIR",
+    one("--run", type=existing, metavar="DIR",
         help="folder of a run, whose chosen network is used (the weights that come with the project)")  # fmt: skip
-    one("--checkpoint", type=Path, metavar="FILE", help="or models/epoch_N.pt of a run, or weights/*.safetensors")
+    one("--checkpoint", type=existing, metavar="FILE", help="or models/epoch_N.pt of a run, or weights/*.safetensors")
     network.add_argument("--threshold", type=fraction, metavar="P",
                          help="from which a pixel is tumour (that of the network)")  # fmt: skip
 
@@ -68,19 +68,16 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--batch-size", type=positive(int), default=constants.BATCH_SIZE, metavar="N",
         help="slices at a time (%(default)s)")  # fmt: skip
     add("--device", default="auto", help="cpu, cuda, cuda:1, mps (auto: CUDA, else MPS, else the CPU)")
-    args = parser.parse_args(argv)
-    if not (args.out or args.table):
-        parser.error("name a folder with --out, or a table with --list")
-    return args
+    return parse(parser, argv)
 
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(argv)
     if args.table:
-        from scans.cohort import COLUMNS, write_list
+        from scans.cohort import write_list
 
-        cohort, problems = write_list(args.table, args.overwrite, lambda: find(args), COLUMNS)
-        report(problems, done=bool(cohort.with_flair))
+        cohort = find(args)
+        report(write_list(args.table, cohort), done=bool(cohort.with_flair))
         return
     from scans.cohort import SWAPPED, describe, shown_items, to_table
     from scans.write import PATIENTS, begin_tables, describe_cohort, write_patient

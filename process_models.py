@@ -8,16 +8,15 @@ is still running.
 """
 
 import argparse
-from pathlib import Path
 
 import constants
-from utils import run_script
+from utils import existing, run_script
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--run", type=Path, default=constants.RUN_DIR, metavar="DIR", help="folder of the run (%(default)s)")
+    add("--run", type=existing, default=constants.RUN_DIR, metavar="DIR", help="folder of the run (%(default)s)")
     args = parser.parse_args(argv)
     from evaluation.selection import best_epoch, selection_warning, usual_criterion
     from evaluation.summary import describe_epoch

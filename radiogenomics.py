@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import constants
-from utils import parallel_map, refuse_used, run_script
+from utils import existing, parallel_map, refuse_used, run_script
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,10 +25,10 @@ P_COLUMNS = ("fisher_p", "holm_p", "kruskal_p")
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--data", metavar="DIR", help="folder kaggle_3m or its parent (as for training)")
-    add("--labels", type=Path, nargs="+", metavar="FILE", help="tables of labels (data.csv there)")
+    add("--data", type=existing, metavar="DIR", help="folder kaggle_3m or its parent (as for training)")
+    add("--labels", type=existing, nargs="+", metavar="FILE", help="tables of labels (data.csv there)")
     folder = parser.add_mutually_exclusive_group()
-    folder.add_argument("--run", type=Path, metavar="DIR", help="a tested run, or a cross-validation")
+    folder.add_argument("--run", type=existing, metavar="DIR", help="a tested run, or a cross-validation")
     folder.add_argument("--out", type=Path, default=Path(constants.GENOMICS_DIR), metavar="DIR",
                         help="folder of the results without a run (%(default)s)")  # fmt: skip
     add("--overwrite", action="store_true", help="replace earlier results in --out")

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import constants
-from utils import UserError, describe_problems, refuse_used, run_script
+from utils import UserError, describe_problems, existing, refuse_used, run_script
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,7 +50,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         help="or a folder of scans as predict_model.py reads it, with reference masks beside them unless --reference",
     )
     add("--reference", type=Path, metavar="DIR", help="folder of reference masks, in the same forms as PREDICTED")
-    add("--patients", type=Path, metavar="FILE", help="score only the patients listed, one per line")
+    add("--patients", type=existing, metavar="FILE", help="score only the patients listed, one per line")
     add("--missing-as-empty", action="store_true", help="count patients and slices without a predicted mask as empty")
     add("--out", type=Path, default="scores", metavar="DIR", help="where the result goes (%(default)s)")
     add("--list", type=Path, metavar="FILE", dest="table",
@@ -63,6 +63,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error("name the reference: --data, --scans, or --reference")
     if args.data and args.scans:
         parser.error("name --data or --scans, not both")
+    if args.table and args.table.exists() and not args.overwrite:
+        parser.error(f"{args.table}: is there already. Name another file with --list, or add --overwrite")
     return args
 
 
@@ -81,7 +83,7 @@ def main(argv: list[str] | None = None) -> None:
         from scans.names import MASK, PAIRS, PREDICTED
 
         folders = {PREDICTED: args.predicted} | ({MASK: args.reference} if args.reference else {})
-        _, problems = write_list(args.table, args.overwrite, lambda: pair_masks(folders), PAIRS)
+        problems = write_list(args.table, pair_masks(folders), PAIRS)
         print("".join(f"error: {problem}\n" for problem in problems), end="", file=sys.stderr)
         sys.exit(bool(problems))
     from dataset.split import read_patient_list

@@ -35,7 +35,7 @@ UNFINISHED = "warning: training has done {} of {} epochs: test again when it has
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--run", type=Path, default=constants.RUN_DIR, metavar="DIR", help="folder of the run (%(default)s)")
+    add("--run", type=existing, default=constants.RUN_DIR, metavar="DIR", help="folder of the run (%(default)s)")
     add("--data", type=existing, metavar="DIR", help="folder kaggle_3m or its parent (the one used for training)")
     add("--select-by", choices=constants.CRITERIA,
         help="what selects the epoch (iou of the validation; without validation patients, last)")  # fmt: skip

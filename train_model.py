@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import constants
 from training.recipe import Recipe, chosen_settings, make_parser, make_settings
-from utils import UserError, run_script, show_number
+from utils import UserError, list_few, run_script, show_number
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -86,9 +86,14 @@ def split_patients(args: argparse.Namespace, folder: Path) -> dict[str, pd.DataF
     table = find_slices(folder, split.read_patient_list(args.patients) if args.patients else None)
     patients = table["patient"]
     if args.split:
-        assignment, missing = split.read_assignment(args.split, patients, folder)
+        assignment, missing, unknown = split.read_assignment(args.split, patients, folder)
         if missing:
             say(f"warning: {args.split} names patients without a folder in {folder}, left out: {', '.join(missing)}")
+        if unknown:
+            say(
+                f"warning: the ids of {list_few(unknown)} do not say that their scans are of one person. The split "
+                "keeps them together; intervals and radiogenomics.py count each scan. Name folders PERSON_ses-1, ..."
+            )
     else:
         if several := split.describe_persons(patients):
             say(f"{several}: all of a person are in one split")
@@ -339,7 +344,8 @@ def print_costs(
         gflop = (240 if recipe.bilinear else 289) * (recipe.width / 64 / recipe.pixel_unshuffle) ** 2  # of a slice
         hours = recipe.epochs * slices * gflop / ((os.cpu_count() or 1) * CPU_GFLOPS[hardware.bf16]) / 3600
         if hours > 1:
-            print(f"time        roughly {hours:.0f} hours; --width 16 takes a sixteenth, --recipe tuned minutes")
+            less = "--width 16 takes a sixteenth, " if recipe.width == Recipe.width else ""
+            print(f"time        roughly {hours:.0f} hours; {less}--recipe tuned minutes")
 
 
 if __name__ == "__main__":

@@ -99,8 +99,8 @@ def explain_empty(folder: Path) -> str:
     if scans := [path for path in files if path.parent != folder]:
         return (
             f"{folder}: holds scans such as {scans[0].relative_to(folder)}, not the slices that training reads "
-            "(PATIENT/PATIENT_NUMBER.tif, see docs/usage.md). predict_model.py segments scans, score_masks.py scores "
-            "their masks."
+            "(PATIENT/PATIENT_NUMBER.tif). import_data.py makes these of scans and masks, predict_model.py segments "
+            "scans, score_masks.py scores masks."
         )
     return f"{folder}: holds no patient folders. {HOW_TO_GET}"
 

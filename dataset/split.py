@@ -83,10 +83,11 @@ def _assignment(persons: dict[str, list[str]], rest: list[str], test: list[str])
     return {patient: split for split, group in groups for first in group for patient in persons[first]}
 
 
-def read_assignment(path: Path, patients: Iterable[str], folder: Path) -> tuple[Assignment, list[str]]:
+def read_assignment(path: Path, patients: Iterable[str], folder: Path) -> tuple[Assignment, list[str], list[str]]:
     """Read a saved split (CSV: patient, split, and person where ids do not say it) for the patients in `folder`.
 
-    Returns: the assignment, and the patients that the file names but that have no folder.
+    Returns: the assignment; the patients that the file names but that have no folder; and the persons with several
+        scans whose ids do not say so.
     Raises: UserError for an unreadable file, an unknown split, a patient named twice, a person in two splits, folders
         the file does not name.
     """
@@ -109,14 +110,16 @@ def read_assignment(path: Path, patients: Iterable[str], folder: Path) -> tuple[
     ]
     assignment = {patient: named[patient] for patient in present if patient in named}
     scans = rows.assign(person=persons)[rows["patient"].isin(assignment) & (persons != "")]
+    unknown = []
     for person, own in scans.groupby("person"):
+        unknown += [person] if own["patient"].map(person_of).nunique() > 1 else []
         if own["split"].nunique() > 1:
             several = ", ".join(own["patient"] + " in " + own["split"])
             remedy = "Assign a person to one split; if these are different people, say so in a column person."
             problems.append(f"{path}: scans of {person} are in several splits ({several}). {remedy}")
     if problems:
         raise UserError(describe_problems(path, problems))
-    return assignment, sorted(named.keys() - set(present))
+    return assignment, sorted(named.keys() - set(present)), unknown
 
 
 def split_tables(table: pd.DataFrame, assignment: Assignment) -> dict[str, pd.DataFrame]:

@@ -10,18 +10,18 @@ between them. Paths are relative to the folder of the table.
 import os
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 from constants import FLAIR, POST, PRE
 from scans import medical
-from scans.items import NOT_CHOSEN, Item, begin_of, find_items, gap_in, identify, side_of
+from scans.items import GONE, NOT_CHOSEN, Item, begin_of, find_items, gap_in, identify, side_of
 from scans.names import COLUMNS, MASK, OTHER, SHOWN, Kind, base_of, is_pattern, maker_of, volumes_of_set
 from scans.read import holds_mask, open_array
 from scans.scan import PICTURES, file_ending, safe_name, stem
-from utils import UserError, is_unsafe_path, read_csv, to_csv, write_text
+from utils import UserError, is_unsafe_path, list_few, read_csv, to_csv, write_text
 
 HEADER = ("mask_of", "slices", "spacing", "unused", "notes")  # after the patient and its files
 Columns = dict[str, Kind]  # of files, in a table
@@ -244,18 +244,12 @@ def unique(name: str, where: Path, cohort: Cohort) -> str:
 # --- The table ---------------------------------------------------------------------------------------------------
 
 
-def write_list(table: Path, overwrite: bool, find: Callable[[], Cohort], columns: Columns) -> tuple[Cohort, list[str]]:
-    """Write the table of --list, and print it in short. Return the cohort, and what is wrong.
-
-    Raises: UserError for a table that is there already, unless it may be overwritten; as of `find`.
-    """
-    if table.exists() and not overwrite:
-        raise UserError(f"{table}: is there already. Name another file with --list, or add --overwrite.")
-    cohort = find()
+def write_list(table: Path, cohort: Cohort, columns: Columns = COLUMNS) -> list[str]:
+    """Write the table of --list, and print it in short. Return what is wrong."""
     text, problems = to_table(cohort, table.parent, columns)
     write_text(table, text)
     print("\n".join([*describe(cohort), f"written to {table}: edit it, and name it as the input"]))
-    return cohort, cohort.problems + problems
+    return cohort.problems + problems
 
 
 def to_table(cohort: Cohort, folder: Path, columns: Columns = COLUMNS) -> tuple[str, list[str]]:
@@ -277,14 +271,18 @@ def to_table(cohort: Cohort, folder: Path, columns: Columns = COLUMNS) -> tuple[
         if MASK in patient.items:
             row["mask_of"] = maker_of(stem(patient.items[MASK].paths[0]))
         notes = list(patient.notes)
-        if main in patient.items:
+        gone = [path for item in patient.items.values() for path in item.paths if not path.exists()]
+        if gone:
+            notes.append(f"{list_few([path.name for path in gone])}: {GONE}")
+            problems.append(f"{gone[0]}: {GONE}. Restore it, or leave it out.")
+        if main in patient.items and not {*gone} & {*patient.items[main].paths}:
             try:
                 slices, spacing = outline(patient.items[main])
                 row |= {"slices": slices, "spacing": " x ".join(f"{size:.4g}" for size in spacing)}
             except Exception as error:  # libraries raise many kinds for a damaged file
                 notes.append(f"cannot be read: {' '.join(str(error).split())}")
                 problems.append(f"{patient.items[main].place}: {notes[-1]}")
-        else:
+        elif main not in patient.items:
             notes.append(f"no {SHOWN[main]}: write its file into {column}, or remove the line")
         rows.append(row | {"notes": "; ".join(notes)})
     rows += [{"unused": left([item])} for item in cohort.unused]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from constants import POST, PRE
-from utils import USER_ERROR, UserError, positive, write_text
+from utils import USER_ERROR, UserError, positive
 
 if TYPE_CHECKING:
     from scans.cohort import Cohort
@@ -29,6 +30,18 @@ def add_image_options(parser: argparse.ArgumentParser) -> None:
         help="mm between rows, columns and slices, for files that do not say so")  # fmt: skip
 
 
+def parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.Namespace:
+    """Return the arguments of a script with INPUT, --out and --list; what is wrong is said before packages load."""
+    args = parser.parse_args(argv)
+    if not (args.out or args.table):
+        parser.error("name a folder with --out, or a table with --list")
+    if not any(map(os.path.lexists, args.inputs)):
+        parser.error(f"{args.inputs[0]}: no such file or folder")
+    if args.table and args.table.exists() and not getattr(args, "overwrite", False):
+        parser.error(f"{args.table}: is there already. Name another file with --list")
+    return args
+
+
 def find(args: argparse.Namespace) -> Cohort:
     """Return the patients of the inputs. Raises: UserError if there are none, or none with FLAIR unless for --list."""
     from scans.cohort import find_patients
@@ -39,18 +52,6 @@ def find(args: argparse.Namespace) -> Cohort:
     if not (cohort.patients if args.table else cohort.with_flair):
         raise UserError("\n".join(cohort.problems))
     return cohort
-
-
-def write_list(path: Path, cohort: Cohort) -> None:
-    """Write the table of --list, and print it in short. Raises: UserError if there is such a file."""
-    from scans.cohort import describe, to_table
-
-    if path.exists():
-        raise UserError(f"{path}: is there already. Name another file with --list.")
-    text, problems = to_table(cohort, path.parent)
-    write_text(path, text)
-    print("\n".join([*describe(cohort), f"written to {path}: edit it, and name it as INPUT"]))
-    report(cohort.problems + problems, done=bool(cohort.with_flair))
 
 
 def report(problems: list[str], done: bool) -> None:

@@ -155,6 +155,15 @@ def is_swapped(patient: Patient) -> bool:
     return MASK in middle and holds_mask(middle[FLAIR]) and not holds_mask(middle[MASK])
 
 
+def by_slice(paths: list[Path], scan: Scan) -> list[Path]:
+    """Return the picture of the mask of each slice. Raises: ValueError if one has none."""
+    names = {stem(path) for path in scan.paths}
+    masks = {base_of(stem(path), names) or whose(path): path for path in paths}
+    if lacking := [path.name for path in scan.paths if stem(path) not in masks]:
+        raise ValueError(f"{len(lacking)} slices have none, such as {lacking[0]}.")
+    return [masks[stem(path)] for path in scan.paths]
+
+
 def read_reference(patient: Patient, scan: Scan) -> list[np.ndarray] | None:
     """Return the reference mask of each slice of a scan, uint8 [H, W], 0 or 1; None, and a note, where none fits."""
     if MASK not in patient.items:
@@ -162,11 +171,7 @@ def read_reference(patient: Patient, scan: Scan) -> list[np.ndarray] | None:
     paths, sizes = patient.items[MASK].paths, [plane.shape[:2] for plane in scan.slices]
     try:
         if file_ending(paths[0]) in PICTURES:
-            names = {stem(path) for path in scan.paths}
-            by_slice = {base_of(stem(path), names) or whose(path): path for path in paths}
-            if lacking := [path.name for path in scan.paths if stem(path) not in by_slice]:
-                raise ValueError(f"{len(lacking)} slices have none, such as {lacking[0]}.")
-            masks = [read_mask(by_slice[stem(path)]) for path in scan.paths]
+            masks = [read_mask(path) for path in by_slice(paths, scan)]
         else:
             stack, _, grid = read_mask_stack(paths[0])
             masks = list(stack)

@@ -13,9 +13,9 @@ from dataset.synthetic import write_slice
 from scans.cohort import Cohort, Patient, cell
 from scans.geometry import masks_to_network, to_network
 from scans.items import OURS, Item, walk
-from scans.masks import SLICE, foreground, read_mask, whose
+from scans.masks import SLICE, by_slice, foreground, read_mask, whose
 from scans.medical import Grid
-from scans.names import COLUMNS, MASK, base_of, kind_of, maker_of
+from scans.names import COLUMNS, MASK, kind_of, maker_of
 from scans.read import read_picture, read_stack
 from scans.scan import PICTURES, Scan, file_ending, stem
 from utils import to_json, write_text
@@ -91,15 +91,6 @@ def read_training_masks(item: Item, scan: Scan, labels: set[int]) -> tuple[list[
         raise ValueError("it is not of the size of the images.")
     notes.append(check_place(to_network(scan), masks_to_network(masks, scan)))
     return masks, [*filter(None, notes)]
-
-
-def by_slice(paths: list[Path], scan: Scan) -> list[Path]:
-    """Return the picture of the mask of each slice. Raises: ValueError if one has none."""
-    names = {stem(path) for path in scan.paths}
-    masks = {base_of(stem(path), names) or whose(path): path for path in paths}
-    if lacking := [path.name for path in scan.paths if stem(path) not in masks]:
-        raise ValueError(f"{len(lacking)} slices have none, such as {lacking[0]}.")
-    return [masks[stem(path)] for path in scan.paths]
 
 
 def _of_picture(path: Path, labels: set[int]) -> np.ndarray:

@@ -168,12 +168,17 @@ def describe_cohort(totals: list[Row]) -> str:
     lesions = sum(row["lesion_pixels"] > 0 for row in totals)
     check, corrected = (sum(row[name] == value for row in totals) for name, value in COUNTED)
     volumes = [row["volume_ml"] for row in totals if "volume_ml" in row]
-    scores = [row["dice"] for row in totals if "dice" in row]
-    return (
+    text = (
         f"{len(totals)} scan{'s' * (len(totals) > 1)}: {lesions} with lesion, {check} to check, {corrected} corrected"
-        + (f"; {sum(volumes):,.1f} ml in {len(volumes)} of known spacing" if volumes else "")
-        + (f"; mean Dice {np.mean(scores):.3f} with {len(scores)} reference masks" if scores else "")
     )
+    if volumes:
+        text += f"; {sum(volumes):,.1f} ml in {len(volumes)} of known spacing"
+    if scores := [row["dice"] for row in totals if "dice" in row]:
+        text += f"; mean Dice {np.mean(scores):.3f} with {len(scores)} reference masks"
+    of_tumour = [row["dice"] for row in totals if row.get("reference_pixels")]
+    if empty := len(scores) - len(of_tumour):
+        text += f", {empty} of them empty" + (f" ({np.mean(of_tumour):.3f} with the others)" if of_tumour else "")
+    return text
 
 
 def caption(row: Row) -> str:

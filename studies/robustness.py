@@ -110,7 +110,7 @@ def main(argv: list[str] | None = None) -> None:
     else:
         slices = find_slices(folder := find_folder(args.data))
         if args.split:
-            assignment, _ = read_assignment(args.split, slices["patient"], folder)
+            assignment = read_assignment(args.split, slices["patient"], folder)[0]
             slices = slices[slices["patient"].map(assignment) == "validation"]
         rows = score_patients(args, slices, load_network(args.checkpoint))
     table = pd.DataFrame(rows).sort_values("form", key=lambda form: form.map(list(FORMS).index), kind="stable")

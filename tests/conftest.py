@@ -12,7 +12,7 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from constants import SYNTHETIC_SEED
+import constants
 from dataset import synthetic
 from dataset.slices import COLUMNS, Slices
 from storage import checkpoints
@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[1]
 QUICK = ("--width", 2, "--batch-size", 4, "--device", "cpu")  # options of train_model.py
 PLAIN = {"normalisation": "plain", "neighbours": 0, "crop": False, "resolution": 1.0, "tta_flip": False}  # `input`
 torch.set_num_threads(1)  # one process per core runs the tests; and the same sums in the same order everywhere
-SLOWEST = ("test_walk", "test_notebooks", "test_report", "test_compare")  # first, so that no core waits at the end
+SLOWEST = ("test_notebooks", "test_export", "test_web", "test_report", "test_distributed")  # first: no core waits then
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -38,7 +38,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @functools.cache
 def draw_patient(number: int) -> tuple[np.ndarray, np.ndarray]:
     """Two slices with tumour, each before one without: uint8 [4, 256, 256, 3] and [4, 256, 256]."""
-    images, masks = synthetic.make_patient(SYNTHETIC_SEED, number + 2, slices=7)
+    images, masks = synthetic.make_patient(constants.SYNTHETIC_SEED, number + 2, slices=7)
     largest = masks.sum((1, 2)).argsort()[::-1]
     rows = largest[[0, -1, 1, -2]]
     return images[rows], masks[rows]
@@ -59,30 +59,11 @@ def make_patients(folder: Path, patients: int = 5, slices: int = 3) -> Path:
     return folder
 
 
-NOT_CLONED = shutil.ignore_patterns(".*", "__pycache__", "demo", "runs", "tests", "kaggle_3m", "synthetic")
-STAND_IN = """
-def dataset_download(handle):
-    assert handle == "mateuszbuda/lgg-mri-segmentation"
-    print("the stand-in for kagglehub was asked")
-    return {folder!r}
-"""
-
-
-def clone_project(top: Path) -> Path:
-    """Copy the tracked files of the project to `top`, as a clone would.
-
-    The published data set of the copy is eight synthetic patients, six of them the subset; `cache` is what the stand-in
-    for kagglehub in `stand_in` returns as downloaded.
-    """
-    shutil.copytree(ROOT, top, dirs_exist_ok=True, ignore=NOT_CLONED)
-    kaggle = make_patients(top / "cache" / "kaggle_3m", patients=8, slices=2)
-    rows = [f"{patient.name},2,{int(n < 6)}\n" for n, patient in enumerate(sorted(kaggle.iterdir()))]
-    (top / "lgg-mri-segmentation" / "patients.csv").write_text("patient,slices,in_subset\n" + "".join(rows))
-    information = top / "stand_in" / "kagglehub-9.dist-info"  # so that it counts as installed
-    information.mkdir(parents=True)
-    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: kagglehub\nVersion: 9\n")
-    (top / "stand_in" / "kagglehub.py").write_text(STAND_IN.format(folder=str(top / "cache")))
-    return top
+def write_split(folder: Path, *splits: str) -> Path:
+    """Write split.csv, a split of the patients SYNTH_T_0, ..."""
+    path = folder / "split.csv"
+    path.write_text("patient,split\n" + "".join(f"SYNTH_T_{n},{split}\n" for n, split in enumerate(splits)))
+    return path
 
 
 def make_slices(masks: dict[str, list[np.ndarray]], images: np.ndarray | None = None) -> Slices:
@@ -184,11 +165,38 @@ def undrawn(monkeypatch) -> None:
 
 
 @pytest.fixture
+def unreported(monkeypatch) -> None:
+    """Neither pictures nor reports are made."""
+    for name in ("panels.write_panels", "plots.write_plots", "write_report"):
+        monkeypatch.setattr(f"reporting.report.{name}", lambda *_: None)
+
+
+@pytest.fixture
 def finished(call, folder, undrawn, tmp_path) -> Path:
     """A run of one epoch."""
     run = tmp_path / "finished"
     assert call("train_model", "--data", folder, "--run", run, "--epochs", 1, *QUICK)[0] == 0
     return run
+
+
+@pytest.fixture
+def kaggle(tmp_path, monkeypatch) -> Path:
+    """The published set, as Kaggle gives it: twice, one copy inside another folder, data.csv among the patients.
+
+    It is five synthetic patients with three slices each, SYNTH_T_1, 3 and 4 of them the subset. Data belong into the
+    current folder, tmp_path, instead of beside the code.
+    """
+    rows = [f"SYNTH_T_{n},3,{int(n in (1, 3, 4))}\n" for n in range(5)]
+    (tmp_path / "patients.csv").write_text("patient,slices,in_subset\n" + "".join(rows))
+    monkeypatch.setattr("dataset.published.PATIENTS_FILE", tmp_path / "patients.csv")
+    for name in ("DATA_DIR", "SYNTHETIC_DIR"):
+        monkeypatch.setattr(constants, name, tmp_path / getattr(constants, name).relative_to(ROOT))
+    monkeypatch.chdir(tmp_path)
+    top = tmp_path / "cache" / "versions" / "2"
+    make_patients(top / "kaggle_3m")
+    (top / "kaggle_3m" / "data.csv").write_text("Patient;RNASeqCluster\n")
+    shutil.copytree(top / "kaggle_3m", top / "lgg-mri-segmentation" / "kaggle_3m")
+    return top
 
 
 @pytest.fixture(scope="session")

@@ -44,13 +44,10 @@ def test_a_study_trains_scores_and_goes_on(call, folder, tmp_path, calls, capsys
 
 
 def test_the_options_of_every_variant_are_understood():
-    recipes = {name: Recipe.of(make_settings(make_parser().parse_args(options))) for name, options in every_variant()}
+    variants = [variant for study in ablate.STUDIES.values() for variant in study.items()]
+    recipes = {name: Recipe.of(make_settings(make_parser().parse_args(options))) for name, options in variants}
     assert len(set(recipes.values())) == len(recipes) - 1  # "without Dice of each slice" is "bce+dice"
     assert recipes["base"].width == 16 and recipes["false negatives 0.9"].false_negative_weight == 0.9
-
-
-def every_variant():
-    return [variant for study in ablate.STUDIES.values() for variant in study.items()]
 
 
 def test_the_cost_of_training_by_hand():

@@ -16,9 +16,9 @@ SEQUENCES = [PRE, FLAIR, POST, FLAIR, FLAIR]
 
 
 class Chance:
-    """Stands in for a random generator: every draw is the given share of its range."""
+    """Stands in for a random generator: every draw is the given share of its range; of several draws, each its own."""
 
-    def __init__(self, random: float, uniform: float = 0.5):
+    def __init__(self, random: float | tuple[float, ...], uniform: float = 0.5):
         self.share, self.middle = random, uniform
 
     def random(self, count=None):
@@ -32,19 +32,9 @@ class Chance:
         return 0
 
 
-class Drawn(Chance):
-    """Draws these shares, one by one."""
-
-    def __init__(self, *shares: float, uniform: float = 0.5):
-        super().__init__(0.0, uniform)
-        self.shares = shares
-
-    def random(self, count=None):
-        return np.array(self.shares)
-
-
 NEVER = Chance(1.0)  # nothing happens, as every probability is below 1; and no shift
 ALWAYS = Chance(0.0)
+MIDDLE = torch.full((3, 2), 128)
 
 
 @pytest.fixture
@@ -59,19 +49,12 @@ def masks() -> torch.Tensor:
     return torch.from_numpy(np.stack(places))[:, None].float()
 
 
-def centres(*places: tuple[int, int]) -> torch.Tensor:
-    return torch.tensor(places)
-
-
-MIDDLE = centres((128, 128), (128, 128), (128, 128))
-
-
 # --- Geometry --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("generators", [None, [NEVER] * 3])
 def test_unchanged_windows_are_plain_crops(images, masks, generators):
-    where = centres((100, 90), (112, 96), (144, 160))
+    where = torch.tensor([(100, 90), (112, 96), (144, 160)])
     seen, found = cut_window(images, masks, where, (224, 192), (224, 192), generators)
     for row, (top, left) in enumerate([(-12, -6), (0, 0), (32, 64)]):
         rows, columns = (slice(max(first, 0), first + size) for first, size in ((top, 224), (left, 192)))
@@ -114,7 +97,7 @@ def test_a_turn_keeps_distances_in_a_window_that_is_no_square(monkeypatch):
     angle = math.radians(20)
     matrix = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
     monkeypatch.setattr(augment, "_random_turn", lambda chance: (matrix, np.zeros(2)))
-    seen, found = cut_window(mask, mask, centres((128, 128)), (224, 192), (224, 192), [NEVER])
+    seen, found = cut_window(mask, mask, MIDDLE[:1], (224, 192), (224, 192), [NEVER])
     rows, columns = torch.nonzero(found[0, 0], as_tuple=True)
     assert found.sum() == pytest.approx(3600, rel=0.01) and seen.sum() == pytest.approx(3600, rel=0.01)
     assert rows.double().mean() == pytest.approx(111.5, abs=0.1)
@@ -125,12 +108,6 @@ def test_a_turn_keeps_distances_in_a_window_that_is_no_square(monkeypatch):
 
 
 # --- Intensities -----------------------------------------------------------------------------------------------
-
-
-def test_intensities_may_stay(images):
-    before = images.clone()
-    torch.testing.assert_close(change_intensities(images, SEQUENCES, [NEVER] * 3), images, rtol=0, atol=1e-5)
-    assert torch.equal(images, before)
 
 
 def test_everything_at_once_by_hand(monkeypatch):
@@ -218,17 +195,22 @@ def test_a_sequence_or_both_are_missing_as_often(monkeypatch):
 def test_skull_is_removed_up_to_the_drawn_distance_from_the_brain(images):
     far = torch.full((3, 256, 256), 100, dtype=torch.uint8)
     far[:, :, :100], far[:, :, 100:110] = brain.EDGE - 10, brain.EDGE + 10
-    rim, bare, kept = Drawn(0.0, 0.0, uniform=1.0), Drawn(0.0, 1.0), Drawn(1.0, 0.0)
+    rim, bare, kept = Chance((0.0, 0.0), uniform=1.0), Chance((0.0, 1.0)), Chance((1.0, 0.0))
     changed = augment.strip_skull(images, far, [rim, bare, kept])
     assert torch.equal(changed[0, :, :, :110], images[0, :, :, :110]) and not changed[0, :, :, 110:].any()
     assert torch.equal(changed[1, :, :, :100], images[1, :, :, :100]) and not changed[1, :, :, 100:].any()
     assert torch.equal(changed[2], images[2])
 
 
+def test_intensities_and_tumours_may_stay(images, masks):
+    before = images.clone()
+    torch.testing.assert_close(change_intensities(images, SEQUENCES, [NEVER] * 3), images, rtol=0, atol=1e-5)
+    assert torch.equal(images, before)
+    assert torch.equal(augment.change_lesions(images, masks, SEQUENCES, [NEVER] * 3), images)
+
+
 def test_other_contrasts_of_tumours_leave_the_rest_alone(images, masks):
-    sequences = [PRE, FLAIR, POST, FLAIR, FLAIR]
-    assert torch.equal(augment.change_lesions(images, masks, sequences, [NEVER] * 3), images)
-    changed = augment.change_lesions(images, masks, sequences, [ALWAYS] * 3)
+    changed = augment.change_lesions(images, masks, SEQUENCES, [ALWAYS] * 3)
     outside = torch.nn.functional.max_pool2d(masks, 13, 1, 6) == 0  # beyond the blurred edge
     for row in range(3):
         assert torch.equal(changed[row][:, outside[row, 0]], images[row][:, outside[row, 0]])

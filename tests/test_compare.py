@@ -49,6 +49,7 @@ def test_runs_that_cannot_be_compared(call, tmp_path):
     write_run(tmp_path / "larger", {"p": 0.1, "q": 0.2}, tumour_pixels=36)
     code, _, err = call("compare_runs", tmp_path / "a", tmp_path / "larger")
     assert code == 2 and "different reference masks of 2 patients, such as p" in err
+    (tmp_path / "c").mkdir()
     code, _, err = call("compare_runs", tmp_path / "a", tmp_path / "c")
     assert code == 2 and "test_patients.csv: no such file. Run test_model.py" in err
     (tmp_path / "b" / "test_patients.csv").write_text("patient,dice\np,0.1\nq,0.9\n")

@@ -27,13 +27,10 @@ def test_folds_cover_each_patient_once():
 
 
 @pytest.fixture
-def calls(monkeypatch):
+def calls(monkeypatch) -> list[tuple[str, ...]]:
     """Run nothing; return what would be called."""
     recorded = []
-
-    def record(script, *arguments):
-        recorded.append((Path(script).name, *map(str, arguments)))
-
+    record = lambda script, *arguments: recorded.append((Path(script).name, *map(str, arguments)))  # noqa: E731
     monkeypatch.setattr(cross_validate, "run_python", record)
     monkeypatch.setattr(cross_validate, "pool", lambda *_: None)
     return recorded

@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -57,7 +58,7 @@ def test_lists_and_tables_as_spreadsheets_save_them(folder, tmp_path):
     splits = dict(zip(patients, ("train", "train", "validation", "test", "test"), strict=True))
     lines = ["patient;split;", *(f"{patient};{split};" for patient, split in splits.items())]
     (tmp_path / "split.csv").write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).encode())
-    assert read_assignment(tmp_path / "split.csv", patients, folder) == (splits, [])
+    assert read_assignment(tmp_path / "split.csv", patients, folder) == (splits, [], [])
     (tmp_path / "list.txt").write_bytes(b"\xef\xbb\xbf" + ";\r\n".join(patients[:2]).encode() + b"\r\n")
     assert read_patient_list(tmp_path / "list.txt") == patients[:2]
 
@@ -124,11 +125,29 @@ def values(path: Path) -> None:
     save(path, np.arange(65536).reshape(256, 256).astype(np.uint8))
 
 
+def flip(path: Path) -> None:
+    """Save a mask compressed, and change one byte of its pixels."""
+    save(path, np.kron(np.eye(8, dtype=np.uint8) * 255, np.ones((32, 32), np.uint8)), compression="tiff_adobe_deflate")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 3] ^= 0x55
+    path.write_bytes(content)
+
+
+def set_tag(path: Path, tag: int, old: int, new: int) -> None:
+    """Write another value of a tag, 16 bits, into the header of a TIFF."""
+    content = path.read_bytes()
+    entry = struct.pack("<HHIH", tag, 3, 1, old)
+    assert content.count(entry) == 1
+    path.write_bytes(content.replace(entry, struct.pack("<HHIH", tag, 3, 1, new)))
+
+
 BLANK = np.zeros((256, 256, 3), np.uint8)
 DAMAGE = {
     "orphan image": (MASK, Path.unlink, r"SYNTH_T_1_2\.tif: has no mask"),
     "orphan mask": (IMAGE, Path.unlink, r"SYNTH_T_1_2_mask\.tif: has no image"),
     "truncated image": (IMAGE, truncate, r"SYNTH_T_1_2\.tif: cannot be read as a TIFF"),
+    "damaged pixels": (MASK, flip, r"SYNTH_T_1_2_mask\.tif: cannot be read as a TIFF"),
+    "damaged compression": (IMAGE, lambda p: set_tag(p, 259, 1, 5), r"SYNTH_T_1_2\.tif: cannot be read as a TIFF"),
     "wrong size": (IMAGE, lambda p: save(p, BLANK[:128]), "is 256x128 pixels"),
     "16 bits": (MASK, lambda p: save(p, np.zeros((256, 256), np.uint16)), "has the mode I;16, but a mask"),
     "two pages": (
@@ -190,7 +209,7 @@ def test_what_a_folder_looks_like_that_is_not_one_of_patients(folder, tmp_path):
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).touch()
     for wrong, message in (
-        (tmp_path / "cohort", r"holds scans such as P1/flair\.nii\.gz, .* predict_model\.py segments scans"),
+        (tmp_path / "cohort", r"holds scans such as P1/flair\.nii\.gz, .* import_data\.py makes these of scans"),
         (tmp_path, rf"is a level too high, the patients are in {folder}\. Name it with --data"),
         (folder / "SYNTH_T_0", r"holds slices itself, as the folder of one patient does\. Name its parent"),
         (tmp_path / "readme", r"holds no patient folders.*download_data.py"),
@@ -230,6 +249,12 @@ def test_other_kinds_of_tiff_give_the_same_pixels(folder, options):
     pixels = read_image(path)
     save(path, pixels, **options)
     assert np.array_equal(read_image(path), pixels)
+
+
+def test_a_slice_with_an_orientation_is_turned_as_every_viewer_shows_it(folder):
+    pixels = read_image(folder / IMAGE)
+    save(folder / IMAGE, pixels, tiffinfo={274: 6})
+    assert np.array_equal(read_image(folder / IMAGE), np.rot90(pixels, -1))
 
 
 @pytest.mark.parametrize("value", [1, 128, 255])

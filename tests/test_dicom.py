@@ -162,12 +162,6 @@ def test_a_series_with_the_times_of_another_sequence_is_doubted(tmp_path, times,
     assert (len(warnings) == 1 and expected in warnings[0]) if expected else warnings == []
 
 
-def test_series_without_flair_are_named_and_not_segmented(tmp_path):
-    write_series(tmp_path / "P1", SeriesDescription="AX T1")
-    (patient,), problems, _ = find_patients([tmp_path / "P1"])
-    assert FLAIR not in patient.items and f"{tmp_path / 'P1'}: no FLAIR, which is what is segmented" in problems[0]
-
-
 def test_a_dead_link_among_the_slices_of_a_series_refuses_it_alone(tmp_path):
     for patient in ("P1", "P2"):
         write_series(tmp_path / patient)

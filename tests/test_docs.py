@@ -4,12 +4,14 @@ import argparse
 import importlib
 import re
 import shlex
-import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
-from conftest import ROOT, clone_project
+from conftest import ROOT
+
+import constants
 
 README = ROOT / "README.md"
 PAGES = [README, ROOT / "lgg-mri-segmentation" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -17,7 +19,7 @@ CARDS = sorted((ROOT / "weights").glob("*.md"))
 COMMAND = re.compile(r"^(?:    )?(?:python3?|torchrun --nproc-per-node \d+ --) (?:-m )?([\w.]+?)(?:\.py)?(?: (.*))?$")
 NOT_OURS = ("pip", "venv", "pytest", "studies.NAME")
 OTHERS_OPTIONS = {"--help", "--extra-index-url", "--nproc-per-node", "--logdir"}  # argparse, pip, torchrun
-TINY = {"train_model": "--width 2 --batch-size 4 --epochs 1", "predict_model": "--batch-size 4"}  # the last counts
+TINY = {"dataset.synthetic": "--patients 2", "train_model": "--width 2 --batch-size 4 --epochs 1"}  # the last counts
 IN_RUN = ("results.csv", "plots/iou.png", "test_patients.csv", "report.html")
 LEFT_BEHIND = (*(f"runs/first/{name}" for name in IN_RUN), "masks/patients.csv", "masks/slices.csv")
 
@@ -82,18 +84,14 @@ def test_every_command_parses(module, arguments, monkeypatch):
         main(shlex.split(arguments))
 
 
-def test_the_commands_of_the_readme_run(tmp_path, monkeypatch):
-    """In a copy of the project, whose published data set is synthetic, and with tiny networks."""
-    monkeypatch.chdir(clone_project(tmp_path))
-    for variable, value in {"PYTHONPATH": "stand_in", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}.items():
-        monkeypatch.setenv(variable, value)
+def test_the_commands_of_the_readme_run(call, kaggle, undrawn, monkeypatch):
+    """On the stand-in for the published data set, and with tiny networks."""
+    monkeypatch.setitem(sys.modules, "kagglehub", Mock(**{"dataset_download.return_value": str(kaggle)}))
     order = ("dataset.synthetic", "download_data", "train_model", "process_models", "test_model", "predict_model")
     first = dict(reversed(commands(README)))  # of each script
     assert {*first} == {*order}
     for module in order:
-        patient = next(path for path in sorted(Path("cache/kaggle_3m").iterdir()) if path.is_dir())
-        arguments = first[module].replace("patient_folder", str(patient))
-        command = [sys.executable, "-m", module, *shlex.split(f"{arguments} {TINY.get(module, '')}")]
-        done = subprocess.run(command, capture_output=True, text=True)
-        assert done.returncode == 0, f"{shlex.join(command)}\n{done.stdout}{done.stderr}"
+        arguments = first[module].replace("patient_folder", str(constants.DATA_DIR / "SYNTH_T_0"))
+        code, out, err = call(module, *shlex.split(f"{arguments} {TINY.get(module, '')}"))
+        assert code == 0, f"{module} {arguments}\n{out}{err}"
     assert [name for name in LEFT_BEHIND if not Path(name).exists()] == []

@@ -10,10 +10,7 @@ from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
-from conftest import make_patients
 
-import constants
-from dataset import published
 from dataset.folder import find_folder, find_slices
 
 SUBSET = ("SYNTH_T_1", "SYNTH_T_3", "SYNTH_T_4")
@@ -21,28 +18,8 @@ EVERYONE = {f"SYNTH_T_{n}" for n in range(5)}
 OUT = Path("lgg-mri-segmentation/kaggle_3m")
 
 
-@pytest.fixture(autouse=True)
-def published_set(tmp_path, monkeypatch) -> None:
-    """The published set is five synthetic patients with three slices each, three of them in the subset."""
-    rows = [f"SYNTH_T_{n},3,{int(f'SYNTH_T_{n}' in SUBSET)}\n" for n in range(5)]
-    (tmp_path / "patients.csv").write_text("patient,slices,in_subset\n" + "".join(rows))
-    monkeypatch.setattr(published, "PATIENTS_FILE", tmp_path / "patients.csv")
-    monkeypatch.setattr(constants, "DATA_DIR", tmp_path / OUT)
-    monkeypatch.chdir(tmp_path)
-
-
 @pytest.fixture
-def source(tmp_path) -> Path:
-    """What Kaggle gives: the set twice, one copy inside another folder, data.csv among the patients."""
-    top = tmp_path / "cache" / "versions" / "2"
-    make_patients(top / "kaggle_3m")
-    (top / "kaggle_3m" / "data.csv").write_text("Patient;RNASeqCluster\n")
-    shutil.copytree(top / "kaggle_3m", top / "lgg-mri-segmentation" / "kaggle_3m")
-    return top
-
-
-@pytest.fixture
-def get(call) -> Callable:
+def get(call, kaggle) -> Callable:
     return functools.partial(call, "download_data")
 
 
@@ -51,11 +28,11 @@ def nothing_made() -> bool:
 
 
 @pytest.mark.parametrize(("options", "patients"), [((), EVERYONE), (("--subset",), {*SUBSET})])
-def test_a_download_is_linked_to(get, monkeypatch, source, options, patients):
-    hub = Mock(**{"dataset_download.return_value": str(source)})
+def test_a_download_is_linked_to(get, monkeypatch, kaggle, options, patients):
+    hub = Mock(**{"dataset_download.return_value": str(kaggle)})
     monkeypatch.setitem(sys.modules, "kagglehub", hub)
     code, out, err = get(*options)
-    assert (code, err) == (0, "") and "Next: python train_model.py\n" in out
+    assert (code, err) == (0, "") and "Next: python train_model.py --recipe tuned --run runs/first\n" in out
     assert f"checked: {len(patients)} patients, {3 * len(patients)} slices with masks" in out
     assert {path.name for path in OUT.iterdir() if path.is_symlink()} == {*patients, "data.csv"}
     assert set(find_slices(find_folder(None))["patient"]) == patients
@@ -64,15 +41,19 @@ def test_a_download_is_linked_to(get, monkeypatch, source, options, patients):
 
 
 @pytest.mark.parametrize("inner", ["..", "kaggle_3m"])
-def test_a_folder_on_the_disk(get, source, inner):
-    code, out, err = get("--from", source / inner, "--out", "elsewhere")
+def test_a_folder_on_the_disk_is_linked_to_or_else_copied(get, kaggle, monkeypatch, inner):
+    code, out, err = get("--from", kaggle / inner, "--out", "elsewhere")
     assert (code, err) == (0, "") and "Next: python train_model.py --data elsewhere" in out
-    assert Path("elsewhere/SYNTH_T_0").resolve() == (source / "kaggle_3m" / "SYNTH_T_0").resolve()
+    assert Path("elsewhere/SYNTH_T_0").resolve() == (kaggle / "kaggle_3m" / "SYNTH_T_0").resolve()
+    monkeypatch.setattr(Path, "symlink_to", Mock(side_effect=OSError("A privilege is not held")))
+    code, out, _ = get("--from", kaggle / inner)
+    assert code == 0 and "copied from" in out and not any(path.is_symlink() for path in OUT.iterdir())
+    assert len(list(OUT.rglob("*.tif"))) == 30 and (OUT / "data.csv").is_file()
 
 
 @pytest.mark.parametrize(("root", "options"), [("../..", ()), (".", ("--subset",))])
-def test_one_copy_of_an_archive_is_unpacked(get, source, tmp_path, root, options):
-    packed = shutil.make_archive(str(tmp_path / "archive"), "zip", source / root)
+def test_one_copy_of_an_archive_is_unpacked(get, kaggle, tmp_path, root, options):
+    packed = shutil.make_archive(str(tmp_path / "archive"), "zip", kaggle / root)
     code, out, err = get("--from", packed, *options)
     assert (code, err) == (0, "") and "unpacked from" in out
     names = SUBSET if options else EVERYONE
@@ -81,11 +62,11 @@ def test_one_copy_of_an_archive_is_unpacked(get, source, tmp_path, root, options
     assert [path.name for path in OUT.parent.iterdir()] == ["kaggle_3m"]  # no temporary folder is left
 
 
-def test_an_archive_of_another_system(get, source, tmp_path):
+def test_an_archive_of_another_system(get, kaggle, tmp_path):
     """Backslashes, as some programs on Windows write; resource forks of macOS; thumbnails; names that lead out."""
     with zipfile.ZipFile(tmp_path / "other.zip", "w") as packed:
-        for path in sorted((source / "kaggle_3m").rglob("*.tif")):
-            name = path.relative_to(source)
+        for path in sorted((kaggle / "kaggle_3m").rglob("*.tif")):
+            name = path.relative_to(kaggle)
             packed.writestr(str(name).replace("/", "\\"), path.read_bytes())
             packed.writestr(f"__MACOSX/{name.parent}/._{name.name}", b"resource fork")
             packed.writestr(f"{name.parent}/@eaDir/{name.name}", b"thumbnail")
@@ -116,45 +97,37 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("message", DAMAGE)
-def test_incomplete_and_damaged_sets(get, source, tmp_path, message):
-    shutil.rmtree(source / "lgg-mri-segmentation")
-    DAMAGE[message](source / "kaggle_3m" / "SYNTH_T_3" / "SYNTH_T_3_2.tif")
-    given = shutil.make_archive(str(tmp_path / "wrong"), "zip", source) if "image" in message else source
+def test_incomplete_and_damaged_sets(get, kaggle, tmp_path, message):
+    shutil.rmtree(kaggle / "lgg-mri-segmentation")
+    DAMAGE[message](kaggle / "kaggle_3m" / "SYNTH_T_3" / "SYNTH_T_3_2.tif")
+    given = shutil.make_archive(str(tmp_path / "wrong"), "zip", kaggle) if "image" in message else kaggle
     code, _, err = get("--from", given)
     assert code == 2 and message in err and nothing_made()
     assert str(given) in err and ".tmp" not in err  # it names what the user knows
 
 
-def test_damaged_archives(get, source, tmp_path):
-    content = Path(shutil.make_archive(str(tmp_path / "archive"), "zip", source)).read_bytes()
-    for wrong in (b"<html>Please sign in", content[: len(content) // 2]):
-        (tmp_path / "wrong.zip").write_bytes(wrong)
-        code, _, err = get("--from", tmp_path / "wrong.zip")
-        assert code == 2 and "wrong.zip: is damaged, or no zip" in err and nothing_made()
-    code, _, err = get("--from", tmp_path / "nowhere.zip")
-    assert code == 2 and "nowhere.zip: no such file or folder" in err and nothing_made()
+def test_damaged_archives(get, kaggle, tmp_path):
+    content = Path(shutil.make_archive(str(tmp_path / "archive"), "zip", kaggle)).read_bytes()
+    (tmp_path / "page.zip").write_bytes(b"<html>Please sign in")
+    (tmp_path / "half.zip").write_bytes(content[: len(content) // 2])
+    messages = {"page": "is damaged, or no zip", "half": "is damaged, or no zip", "none": "no such file or folder"}
+    for name, message in messages.items():
+        code, _, err = get("--from", tmp_path / f"{name}.zip")
+        assert code == 2 and f"{name}.zip: {message}" in err and nothing_made()
 
 
 @pytest.mark.parametrize("name", ["thesis.txt", SUBSET[0]])
-def test_what_exists_is_never_replaced(get, source, name):
+def test_what_exists_is_never_replaced(get, kaggle, name):
     """A file of the user, or links to patients."""
     OUT.mkdir(parents=True)
-    (OUT / name).symlink_to(source / "kaggle_3m" / name) if name in SUBSET else (OUT / name).write_text("my work")
+    (OUT / name).symlink_to(kaggle / "kaggle_3m" / name) if name in SUBSET else (OUT / name).write_text("my work")
     before = sorted(os.walk(OUT.parent, followlinks=True))
-    code, _, err = get("--from", source)
+    code, _, err = get("--from", kaggle)
     assert code == 2 and "kaggle_3m: " in err and sorted(os.walk(OUT.parent, followlinks=True)) == before
-    assert sorted(path.name for path in (source / "kaggle_3m").iterdir()) == [*sorted(EVERYONE), "data.csv"]
+    assert sorted(path.name for path in (kaggle / "kaggle_3m").iterdir()) == [*sorted(EVERYONE), "data.csv"]
 
 
 @pytest.mark.real
-def test_real_patients(call, monkeypatch, real, tmp_path):
-    monkeypatch.undo()
+def test_real_patients(call, real, tmp_path):
     code, out, err = call("download_data", "--from", real, "--subset", "--out", tmp_path / "twelve")
     assert (code, err) == (0, "") and "checked: 12 patients, 336 slices with masks, 140 of them with tumour" in out
-
-
-def test_files_are_copied_where_links_cannot_be_made(get, monkeypatch, source):
-    monkeypatch.setattr(Path, "symlink_to", Mock(side_effect=OSError("A privilege is not held")))
-    code, out, _ = get("--from", source)
-    assert code == 0 and "copied from" in out and not any(path.is_symlink() for path in OUT.iterdir())
-    assert len(list(OUT.rglob("*.tif"))) == 30 and (OUT / "data.csv").is_file()

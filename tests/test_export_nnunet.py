@@ -73,9 +73,7 @@ def test_slices_and_the_folds_of_a_cross_validation(call, folder, tmp_path):
 
 
 @pytest.mark.parametrize("options", [(), ("--slices",)])
-def test_labels_in_this_format_score_as_the_masks_that_they_are(call, folder, tmp_path, options, monkeypatch):
-    for name in ("panels.write_panels", "plots.write_plots", "write_report"):
-        monkeypatch.setattr(f"reporting.report.{name}", lambda *_: None)
+def test_labels_in_this_format_score_as_the_masks_that_they_are(call, folder, tmp_path, options, unreported):
     call("studies.export_nnunet", tmp_path / "raw", "--data", folder, "--folds", 2, *options)
     labels = tmp_path / "raw" / DATASET / "labelsTr"
     code, _, err = call("score_masks", labels, "--data", folder, "--out", tmp_path / "scores")

@@ -115,9 +115,9 @@ def test_a_label_that_bevr_tells_apart():
 
 
 def test_no_value_of_fewer_than_six_patients_is_shown():
-    features = feature_table(5, label="x").drop(columns="label")
+    features = feature_table(5)
     labels = pd.DataFrame({"IDH": ["wildtype", "mutant", "mutant", "wildtype", "mutant"]})
-    automatic = [row for row in (features * 1.1).assign(reason="").to_dict("records")]
+    automatic = (features * 1.1).assign(reason="").to_dict("records")
     table = features.assign(reason="").to_dict("records")
     labels.index = [f"p{n}" for n in range(5)]
     study = genomics.study(genomics.feature_table(table, automatic, labels))

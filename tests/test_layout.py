@@ -61,6 +61,8 @@ def test_few_and_short_files():
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_importing_a_script_defines_and_never_acts(name):
     allowed = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef, ast.Assign, ast.AnnAssign, ast.If, ast.Expr)
-    for node in ast.parse((ROOT / f"{name}.py").read_text(encoding="utf-8")).body:
+    *body, last = ast.parse((ROOT / f"{name}.py").read_text(encoding="utf-8")).body
+    assert ast.unparse(last) == "if __name__ == '__main__':\n    run_script(main)"
+    for node in body:
         assert isinstance(node, allowed), f"line {node.lineno}"
         assert not isinstance(node, ast.Expr) or isinstance(node.value, ast.Constant), f"line {node.lineno}"

@@ -3,15 +3,10 @@ import math
 import pytest
 import torch
 
-from training.losses import SMOOTH, bce, make_loss, slice_dice, soft_dice
-from training.losses import tversky as weighted_tversky
+from training.losses import SMOOTH, bce, make_loss, slice_dice, soft_dice, tversky
 from training.recipe import Recipe
 
 LOSSES = {name: make_loss(name, 0.7) for name in Recipe.__dataclass_fields__["loss"].metadata["choices"]}
-
-
-def tversky(logits, masks):
-    return weighted_tversky(logits, masks, 0.7)
 
 
 def test_cross_entropy_by_hand():
@@ -46,7 +41,7 @@ def test_tversky_by_hand():
     logits = torch.tensor([[[[0.0, math.log(3)]]]])  # probabilities 1/2, 3/4: 1/2 hit, 1/2 missed, 3/4 false
     masks = torch.tensor([[[[1.0, 0.0]]]])
     expected = 1 - 1.5 / (0.5 + 0.7 * 0.5 + 0.3 * 0.75 + 1)
-    assert math.isclose(tversky(logits, masks), expected, rel_tol=1e-6)
+    assert math.isclose(tversky(logits, masks, 0.7), expected, rel_tol=1e-6)
     assert math.isclose(LOSSES["bce+tversky"](logits, masks), bce(logits, masks) + expected, rel_tol=1e-6)
     expected = 1 - 1.5 / (0.5 + 0.9 * 0.5 + 0.1 * 0.75 + 1)
     assert math.isclose(make_loss("bce+tversky", 0.9)(logits, masks), bce(logits, masks) + expected, rel_tol=1e-6)

@@ -3,13 +3,14 @@
 import base64
 import io
 import json
-import os
 import re
+import shutil
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, clone_project
+from conftest import ROOT, make_patients
 from PIL import Image
 
 nbformat = pytest.importorskip("nbformat")
@@ -17,33 +18,66 @@ nbclient = pytest.importorskip("nbclient")
 pytest.importorskip("ipykernel")
 
 NOTEBOOKS = ("train_test_100mb", "train_test_1gb")
-PARAMETERS, SET_UP, DOWNLOAD, TRAIN = 1, 3, 7, 9  # cells
+PARAMETERS, SET_UP, SEGMENT, DOWNLOAD, TRAIN = 1, 3, 5, 7, 9  # cells
 
 
 def read(name: str):
     return nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
 
 
+NOT_CLONED = shutil.ignore_patterns(".*", "__pycache__", "demo", "runs", "tests", "results", "kaggle_3m", "synthetic")
+STAND_IN = """
+def dataset_download(handle):
+    assert handle == "mateuszbuda/lgg-mri-segmentation"
+    print("the stand-in for kagglehub was asked")
+    return {folder!r}
+"""
+IN_KERNEL = """
+import importlib
+
+def run(script, *options):  # in this process: each of its own would import torch again
+    importlib.import_module(Path(script).stem).main([*options])
+"""
+
+
+@pytest.fixture
+def clone(tmp_path) -> Path:
+    """The files of the project, as in a clone.
+
+    The published data set of the copy is eight synthetic patients, six of them the subset; `cache` is what the stand-in
+    for kagglehub in `stand_in` returns as downloaded.
+    """
+    shutil.copytree(ROOT, tmp_path, dirs_exist_ok=True, ignore=NOT_CLONED)
+    kaggle = make_patients(tmp_path / "cache" / "kaggle_3m", patients=8, slices=2)
+    rows = [f"{patient.name},2,{int(n < 6)}\n" for n, patient in enumerate(sorted(kaggle.iterdir()))]
+    (tmp_path / "lgg-mri-segmentation" / "patients.csv").write_text("patient,slices,in_subset\n" + "".join(rows))
+    information = tmp_path / "stand_in" / "kagglehub-9.dist-info"  # so that it counts as installed
+    information.mkdir(parents=True)
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: kagglehub\nVersion: 9\n")
+    (tmp_path / "stand_in" / "kagglehub.py").write_text(STAND_IN.format(folder=str(tmp_path / "cache")))
+    (tmp_path / "uploads").mkdir()
+    Image.fromarray(np.full((64, 64), 9, np.uint8)).save(tmp_path / "uploads" / "head.png")
+    return tmp_path
+
+
 @pytest.mark.filterwarnings("ignore")  # of the machinery that executes notebooks
-def test_every_cell_runs(tmp_path, monkeypatch):
-    clone = clone_project(tmp_path)
-    kernel = tmp_path / "jupyter" / "kernels" / "python3"  # whose interpreter is that of these tests
+def test_every_cell_runs(clone, monkeypatch):
+    kernel = clone / "jupyter" / "kernels" / "python3"  # whose interpreter is that of these tests
     kernel.mkdir(parents=True)
     command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
     (kernel / "kernel.json").write_text(json.dumps({"argv": command, "display_name": "Python 3", "language": "python"}))
-    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
-    monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(tmp_path / "runtime"))
-    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
-    monkeypatch.setenv("PYTHONPATH", f"{clone / 'stand_in'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
-    monkeypatch.setenv("PIP_NO_INDEX", "1")  # nothing may be installed
-    monkeypatch.setenv("OMP_NUM_THREADS", "2")
-    monkeypatch.setenv("MPLBACKEND", "module://matplotlib_inline.backend_inline")
-    (clone / "uploads").mkdir()
-    Image.fromarray(np.full((64, 64), 9, np.uint8)).save(clone / "uploads" / "head.png")
+    environment = {"JUPYTER_PATH": clone / "jupyter", "JUPYTER_RUNTIME_DIR": clone / "runtime",
+                   "IPYTHONDIR": clone / "ipython", "PYTHONPATH": clone / "stand_in", "OMP_NUM_THREADS": 1,
+                   "PIP_NO_INDEX": 1, "MPLBACKEND": "module://matplotlib_inline.backend_inline"}  # fmt: skip
+    for name, value in environment.items():
+        monkeypatch.setenv(name, str(value))
     notebook = read("train_test_100mb")
-    notebook.cells[PARAMETERS].source = notebook.cells[PARAMETERS].source.replace("QUICK = False", "QUICK = True")
-    notebook.cells[TRAIN].source = notebook.cells[TRAIN].source.replace("--epochs 16", "--epochs 2")
+    for cell, text, quicker in ((PARAMETERS, "QUICK = False", "QUICK = True"), (SEGMENT, "slices=16", "slices=5"),
+                                (TRAIN, "--epochs 16", "--epochs 2")):  # fmt: skip
+        assert text in notebook.cells[cell].source
+        notebook.cells[cell].source = notebook.cells[cell].source.replace(text, quicker)
     notebook.cells.insert(TRAIN + 1, nbformat.v4.new_code_cell(notebook.cells[TRAIN].source))  # run again
+    notebook.cells.insert(SET_UP + 1, nbformat.v4.new_code_cell(IN_KERNEL))
     resources = {"metadata": {"path": str(clone / "notebooks")}}
     nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3", resources=resources).execute()
 

@@ -41,18 +41,12 @@ def all_plots() -> dict[str, plots.Plot]:
     return curves | plots.volume_plots(PATIENTS, SLICES) | rest
 
 
-def test_what_an_expected_dice_is_worth_in_words():
-    words = plots.quality_plots(QUALITY)["expected_dice"].words
-    assert "Patients: 3, 1 of them unlike the others" in words and "the 90% interval holds 100%" in words
-    assert "Of 2 patients with a Dice below 0.7, 2 are among the 10 to check first" in words
-    assert plots.quality_plots(None) == plots.quality_plots(QUALITY | {"nested": None}) == {}
-
-
 def test_each_plot_is_a_png_and_its_note_is_whole(tmp_path):
     drawn = all_plots()
     plots.write_plots(RunFolder(tmp_path), drawn, SYNTHETIC_NOTICE)
     assert list(plots.volume_plots(PATIENTS, SLICES[3:])) == ["bland_altman"]  # without tumour
     assert list(plots.volume_plots(PATIENTS[:4], SLICES)) == ["dice_area"]  # too few patients to agree
+    assert plots.quality_plots(None) == plots.quality_plots(QUALITY | {"nested": None}) == {}
     for name, plot in drawn.items():
         plot.figure.draw_without_rendering()
         note = plot.figure.texts[0].get_window_extent()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, make_patients, run_here
+from conftest import ROOT, make_patients, run_here, write_split
 
 import cross_validate
 from storage import checkpoints
@@ -69,16 +69,9 @@ def test_a_run_is_continued_copied_and_never_replaced(again, tmp_path, monkeypat
     assert code == 2 and f"{results}: is not empty" in err
     code, out, _ = again("twelve_seed_2", "--data", folder, *QUICK, "--overwrite")
     assert code == 0 and "nothing is left to do" in out
-    for options in (("--width", 4), ("--split", write_split(tmp_path))):
+    for options in (("--width", 4), ("--split", write_split(tmp_path, "validation", *["train"] * 4))):
         code, _, err = again("twelve_seed_2", "--data", folder, *QUICK, *options, "--overwrite")
         assert code == 2 and "twelve_seed_2: holds a run with" in err
-
-
-def write_split(folder: Path) -> Path:
-    """Write a split of the five patients without test patients."""
-    rows = "".join(f"SYNTH_T_{n},{'train' if n else 'validation'}\n" for n in range(5))
-    (folder / "split.csv").write_text(f"patient,split\n{rows}")
-    return folder / "split.csv"
 
 
 def test_of_a_cross_validation_the_masks_are_copied(again, folder, tmp_path):

@@ -4,23 +4,22 @@ import numpy as np
 import pandas as pd
 import pytest
 import SimpleITK as sitk
-from conftest import make_patients, make_slices
+from conftest import draw_patient, make_patients, make_slices, write_split
 
-from dataset import synthetic
 from studies import robustness
 from studies.robustness import FORMS, write_patient
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_forms_hold_the_same_patient(form, tmp_path):
-    images, masks = synthetic.make_patient(1, 2, slices=7)
+    images, masks = draw_patient(0)
     write_patient(tmp_path, make_slices({"a": list(masks)}, images), form)
     read = {path.name.split(".")[0]: sitk.ReadImage(str(path)) for path in (tmp_path / "a").iterdir()}
     assert set(read) == ({"flair", "seg"} if "alone" in form else {"t1", "flair", "t1ce", "seg"})
     mask, flair = (sitk.DICOMOrient(read[name], "LPS") for name in ("seg", "flair"))
     depth = 5 if form in robustness.THIN else 1
     assert sitk.GetArrayFromImage(mask).sum() == depth * masks.sum()
-    assert mask.GetSpacing() == pytest.approx((0.9, 0.9, 5 / depth)) and mask.GetSize() == (256, 256, 7 * depth)
+    assert mask.GetSpacing() == pytest.approx((0.9, 0.9, 5 / depth)) and mask.GetSize() == (256, 256, 4 * depth)
     pixels = sitk.GetArrayFromImage(flair)[depth // 2 :: depth]
     inside = masks > 0
     assert np.corrcoef(pixels[inside], images[..., 1][inside])[0, 1] > (0.8 if "half" in form else 0.95)
@@ -30,8 +29,7 @@ def test_forms_hold_the_same_patient(form, tmp_path):
 
 def test_dice_of_a_form(tmp_path, capsys):
     data = make_patients(tmp_path / "kaggle_3m", patients=3, slices=2)
-    split = tmp_path / "split.csv"
-    split.write_text("patient,split\nSYNTH_T_0,train\nSYNTH_T_1,validation\nSYNTH_T_2,test\n")
+    split = write_split(tmp_path, "train", "validation", "test")
     arguments = ["--data", data, "--split", split, "--out", tmp_path / "out", "--forms", "as they are", "FLAIR alone"]
     robustness.main(list(map(str, arguments)))
     table = pd.read_csv(tmp_path / "out" / "robustness.csv")

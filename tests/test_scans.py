@@ -17,7 +17,7 @@ from scans.cohort import find_patients
 from scans.masks import foreground, read_mask
 from scans.read import read_scan
 from scans.scan import Scan, natural_order, safe_name, to_network_size, to_original_size
-from scans.write import append, begin_tables, encode_stack, measure, sum_up
+from scans.write import append, begin_tables, describe_cohort, encode_stack, measure, sum_up
 
 
 def read(path: Path) -> Scan:
@@ -98,8 +98,13 @@ def test_pictures_that_pillow_reads_but_not_as_one_slice(tmp_path):
     Image.new("CMYK", (9, 9)).save(tmp_path / "ink.tif")
     image.save(tmp_path / "gif.png", format="GIF")
     cv2.imwrite(str(tmp_path / "deep.tif"), np.full((8, 8, 3), 4000, np.uint16), [cv2.IMWRITE_TIFF_COMPRESSION, 1])
-    messages = ("more than one page", "pixel format CMYK", "cannot identify", "of more than 8 bits")
-    for name, message in zip(("pages.tif", "ink.tif", "gif.png", "deep.tif"), messages, strict=True):
+    image.save(tmp_path / "tags.tif")
+    content = (tmp_path / "tags.tif").read_bytes()
+    width = b"\0\1\4\0\1\0\0\0"  # its tag
+    (tmp_path / "tags.tif").write_bytes(content.replace(width + b"\t", width + b"\5"))
+    refused = {"pages.tif": "more than one page", "ink.tif": "pixel format CMYK", "gif.png": "cannot identify",
+               "deep.tif": "of more than 8 bits", "tags.tif": "its header contradicts itself"}  # fmt: skip
+    for name, message in refused.items():
         assert message in refusal(tmp_path / name)
 
 
@@ -278,6 +283,14 @@ def test_a_sheet_outlines_masks_where_they_are(sizes):
     blue, orange = (np.array(ImageColor.getrgb(color)) for color in (show.PREDICTION_COLOR, show.MASK_COLOR))
     assert (without == blue).all(2).any() and not (without == orange).all(2).any() and (both == orange).all(2).any()
     assert 512 <= both.shape[1] <= 1280 and both.shape[0] < 1600
+
+
+def test_empty_reference_masks_stand_beside_the_mean_dice():
+    row = {"lesion_pixels": 0, "check": "no", "origin": "network"}
+    totals = [row | {"dice": dice, "reference_pixels": pixels} for dice, pixels in ((0.8, 9), (0.6, 4), (0, 0))]
+    expected = "mean Dice 0.467 with 3 reference masks, 1 of them empty (0.700 with the others)"
+    assert describe_cohort([*totals, row]).endswith(expected)
+    assert describe_cohort(totals[2:]).endswith("mean Dice 0.000 with 1 reference masks, 1 of them empty")
 
 
 def test_areas_volumes_and_dice_by_hand(tmp_path):

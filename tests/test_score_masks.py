@@ -20,14 +20,7 @@ UNMEASURED = {"split", "epoch", "epochs", "selected_by", "loss", "command", "com
 
 
 @pytest.fixture
-def undrawn(monkeypatch):
-    """Leave out pictures and report, which take most of the time."""
-    for name in ("panels.write_panels", "plots.write_plots", "write_report"):
-        monkeypatch.setattr(f"reporting.report.{name}", lambda *_: None)
-
-
-@pytest.fixture
-def score(call, tmp_path, undrawn):
+def score(call, tmp_path, unreported):
     """Run score_masks.py into tmp_path/scores -> (exit code, stdout, stderr, the result)."""
 
     def run(*arguments) -> tuple[int, str, str, RunFolder]:
@@ -270,7 +263,7 @@ def test_what_does_not_fit_is_one_error_that_names_it(score, folder, tmp_path):
     assert score(tmp_path / "empty")[0] == 2  # no reference
 
 
-def test_a_run_is_never_overwritten_and_a_result_only_if_asked(call, undrawn, folder, tmp_path):
+def test_a_run_is_never_overwritten_and_a_result_only_if_asked(call, unreported, folder, tmp_path):
     run = write_run(tmp_path / "run", folder)
     masks = write_volumes(tmp_path / "masks", stacks(folder), ".npy")
     code, _, err = call("score_masks", masks, "--data", folder, "--out", run, "--overwrite")

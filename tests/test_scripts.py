@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import QUICK, contents, make_patients
+from conftest import QUICK, contents, make_patients, write_split
 from PIL import Image
 
 import train_model
@@ -78,9 +78,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(call, folder, fi
 
 
 def test_a_saved_split_and_a_list_of_patients(call, undrawn, folder, tmp_path):
-    split = tmp_path / "split.csv"
-    splits = ["validation", "train", "train", "test", "train", "test"]
-    split.write_text("patient,split\n" + "".join(f"SYNTH_T_{n},{s}\n" for n, s in enumerate(splits)))
+    split = write_split(tmp_path, "validation", "train", "train", "test", "train", "test")
     listed = tmp_path / "patients.txt"
     listed.write_text("# three of five\nSYNTH_T_0\n\nSYNTH_T_2\nSYNTH_T_3\n")
     run = tmp_path / "run"
@@ -92,9 +90,7 @@ def test_a_saved_split_and_a_list_of_patients(call, undrawn, folder, tmp_path):
 
 
 def test_a_split_without_test_patients_is_tested_on_validation_and_says_so(call, undrawn, folder, tmp_path):
-    split = tmp_path / "split.csv"
-    split.write_text("patient,split\n" + "".join(f"SYNTH_T_{n},{'validation' if n else 'train'}\n" for n in range(5)))
-    run = tmp_path / "run"
+    split, run = write_split(tmp_path, "train", *["validation"] * 4), tmp_path / "run"
     assert call("train_model", "--data", folder, "--run", run, "--split", split, "--epochs", 1, *QUICK)[0] == 0
     code, out, err = call("test_model", "--run", run, "--tune")
     said = " ".join(out.split())
@@ -244,6 +240,8 @@ def test_masks_that_are_all_empty_are_one_error(call, folder, tmp_path):
     ("script", "arguments", "message"),
     [
         ("train_model", ["--data", "nowhere"], "nowhere: no such file or folder"),
+        ("test_model", ["--run", "nowhere"], "nowhere: no such file or folder"),
+        ("predict_model", ["nowhere", "--out", "masks"], "nowhere: no such file or folder"),
         ("train_model", ["--epochs", "0"], "0 is not greater than 0"),
         ("train_model", ["--lr", "nan"], "nan is not greater than 0"),
         ("train_model", ["--neighbours", "9"], "invalid choice: 9"),  # more than a file of weights may have
@@ -253,7 +251,8 @@ def test_masks_that_are_all_empty_are_one_error(call, folder, tmp_path):
         ("test_model", [], "models: holds no checkpoints"),
     ],
 )
-def test_mistakes_on_the_command_line(call, tmp_path, monkeypatch, script, arguments, message):
+def test_mistakes_on_the_command_line(call, tmp_path, tmp_path_factory, monkeypatch, script, arguments, message):
+    monkeypatch.setattr("constants.DATA_DIR", make_patients(tmp_path_factory.mktemp("kaggle_3m")))
     monkeypatch.chdir(tmp_path)
     code, out, err = call(script, *arguments)
     assert code == 2 and message in err and "Traceback" not in out + err
@@ -261,14 +260,13 @@ def test_mistakes_on_the_command_line(call, tmp_path, monkeypatch, script, argum
 
 
 def test_damaged_runs(call, folder, finished):
-    damages = [
-        ("models/epoch_1.pt", lambda content: b"\0" * 99, "epoch_1.pt: is damaged"),
-        ("test.csv", lambda content: content.replace(b"mask_path", b"mask"), "test.csv: has no column mask_path"),
-        ("config.json", lambda content: content[:-9], "config.json: is no JSON"),
-    ]
-    for name, damage, message in damages:
+    for name, damaged, message in (
+        ("models/epoch_1.pt", b"\0" * 99, "epoch_1.pt: is damaged"),
+        ("test.csv", b"patient,image_path,mask\n", "test.csv: has no column mask_path"),
+        ("config.json", b'{"settings":', "config.json: is no JSON"),
+    ):
         content = (finished / name).read_bytes()
-        (finished / name).write_bytes(damage(content))
+        (finished / name).write_bytes(damaged)
         code, _, err = call("test_model", "--run", finished)
         assert code == 2 and message in err, message
         (finished / name).write_bytes(content)
@@ -293,9 +291,7 @@ def test_a_mask_changed_after_training_is_said(call, folder, finished):
 
 
 def test_a_folder_without_the_test_patients_is_one_error(call, undrawn, folder, tmp_path):
-    run, split, copy = (tmp_path / name for name in ("run", "split.csv", "copy"))
-    splits = ["train", "validation", "test", "test", "test"]
-    split.write_text("patient,split\n" + "".join(f"SYNTH_T_{n},{s}\n" for n, s in enumerate(splits)))
+    run, copy, split = tmp_path / "run", tmp_path / "copy", write_split(tmp_path, "train", "validation", *["test"] * 3)
     assert call("train_model", "--data", folder, "--run", run, "--split", split, "--epochs", 1, *QUICK)[0] == 0
 
     make_patients(copy, patients=4)

@@ -36,18 +36,14 @@ def test_the_published_composition_of_all_110_and_of_the_12_patients():
     assert sorted(p for p, s in assignment.items() if s == "test") == ["TCGA_CS_6186_20000601", "TCGA_HT_A61A_20000127"]
 
 
-def test_every_split_gets_a_patient():
+def test_every_split_gets_a_patient_and_all_of_its_slices():
     for count in range(3, 30):
         assignment = assign_patients(f"P{n}" for n in range(count))
         assert len(assignment) == count and set(assignment.values()) == set(SPLITS)
-
-
-def test_no_patient_is_in_two_splits(folder):
-    table = find_slices(folder)
-    tables = split_tables(table, assign_patients(table["patient"]))
-    groups = [set(part["patient"]) for part in tables.values()]
-    assert sum(map(len, groups)) == len(set.union(*groups)) == 5
-    assert sum(map(len, tables.values())) == len(table)
+        rows = pd.DataFrame({"patient": [*assignment] * 2})
+        tables = split_tables(rows, assignment)
+        assert all(set(tables[split]["patient"].map(assignment)) == {split} for split in SPLITS)
+        assert sum(map(len, tables.values())) == len(rows)
 
 
 @pytest.mark.parametrize(
@@ -96,6 +92,10 @@ def test_persons_of_a_saved_assignment(folder, tmp_path):
         read_assignment(path, patients, folder)
     path.write_text("\n".join(["patient,split,person", *(f"{row},{n}" for n, row in enumerate(rows))]))
     assert read_assignment(path, patients, folder)[0]["A_20200101"] == "test"
+    path.write_text(
+        "patient,split,person\nA_20190101,test,A\nA_20200101,test,A\nB,train,D\nC,train,D\nE,validation,E\n"
+    )
+    assert read_assignment(path, ["A_20190101", "A_20200101", "B", "C", "E"], folder)[2] == ["D"]
     path.write_text("\n".join(["patient,split,person", *(f"{row},same" for row in rows)]))
     with pytest.raises(UserError, match="scans of same are in several splits"):
         read_assignment(path, patients, folder)
@@ -106,7 +106,7 @@ def test_a_saved_assignment(folder, tmp_path):
     path.write_text("patient,slices,split\n" + "".join(f"SYNTH_T_{n},3,{s}\n" for n, s in enumerate(
         ["test", "train", "train", "validation", "train", "validation"])))  # fmt: skip
     table = find_slices(folder)
-    assignment, missing = read_assignment(path, table["patient"], folder)
+    assignment, missing, _ = read_assignment(path, table["patient"], folder)
     assert [assignment[f"SYNTH_T_{n}"] for n in range(5)] == ["test", "train", "train", "validation", "train"]
     assert missing == ["SYNTH_T_5"]
 

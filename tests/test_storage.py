@@ -164,10 +164,11 @@ def test_a_full_disk_names_the_file_and_keeps_the_epoch_before(run, monkeypatch)
 
 
 def test_a_new_folder_appears_complete_or_not_at_all(tmp_path):
-    with pytest.raises(RuntimeError), new_folder(tmp_path / "set") as folder:
-        (folder / "file").touch()
-        raise RuntimeError
-    assert list(tmp_path.iterdir()) == []
+    for failure in (RuntimeError, KeyboardInterrupt):
+        with pytest.raises(failure), new_folder(tmp_path / "set") as folder:
+            (folder / "file").touch()
+            raise failure
+        assert list(tmp_path.iterdir()) == []
     with new_folder(tmp_path / "set") as folder:
         (folder / "file").touch()
     assert list(tmp_path.rglob("*")) == [tmp_path / "set", tmp_path / "set" / "file"]

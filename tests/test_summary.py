@@ -149,8 +149,5 @@ def test_the_printed_result_is_one_screen(tables):
     assert len(lines) < 45 and max(map(len, lines)) <= 120
     (line,) = (line for line in lines if METRICS["empty_prediction"].label in line)
     assert "0.375" in line and METRICS["iou"].label in lines[lines.index(line) - 1]
-    assert any("33.3%" in line and "12 px each" in line for line in lines)  # of three empty slices, one
     assert METRICS["patient_dice"].label in lines[1] and "1 of 3 patients without tumour" in lines[1]
     assert METRICS["patient_dice_tumour"].label in lines[2] and result["patients_without_tumour"] == 1
-    assert any("50.0%" in line and "2 of 4, and 1 false" in line for line in lines)  # lesions
-    assert any(line.split() == ["small", "tumour", "missed", "1", "of", "2"] for line in lines)

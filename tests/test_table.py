@@ -75,7 +75,11 @@ def test_files_that_are_gone_or_must_not_be_read_are_named_and_the_others_are_do
         f"{folder / 'd'}: no permission to read it (Permission denied). Restore it, or leave it out.",
         f"{folder / 'e' / 'text'}: no permission to read it. Restore it, or leave it out.",
     ]
-    unused = [row["unused"] for row in write_table(tmp_path, cohort)]
+    rows = write_table(tmp_path, cohort)
+    assert [row["notes"] for row in rows[1:3]] == [
+        f"{name}: a link that leads nowhere" for name in ("flair.nii", "2.png")
+    ]
+    unused = [row["unused"] for row in rows]
     assert all(any(name in text for text in unused) for name in ("coh/c/extra (a link", "coh/d (no", "coh/e/text (no"))
 
 
