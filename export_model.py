@@ -11,6 +11,10 @@ Each file is read back and its logits are compared with the network's before any
 (test_model.py): that chooses the epoch and the threshold, and gives the card its metrics. The card describes all files
 of its name: --overwrite replaces all of them.
 
+The page that segments in a browser is built on request; it needs npm (Node.js 20 or newer) and the package onnx:
+
+    python export_model.py --formats web --out page --name lgg_unet      # page/lgg_unet.html
+
 Research use only: not a medical device, not for diagnosis or treatment.
 """
 
@@ -50,7 +54,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--epoch", type=int, metavar="N", help="(the one that test_model.py chose)")
     add("--metrics-of", type=Path, metavar="DIR",
         help="a cross-validation of the same recipe, for the card and expected Dice (the run's own test)")  # fmt: skip
-    add("--formats", nargs="+", choices=FORMATS, default=list(FORMATS), help="(all: %(choices)s)")
+    add("--formats", nargs="+", choices=FORMATS, default=[name for name in FORMATS if name != "web"],
+        help="(all but web: %(choices)s)")  # fmt: skip
     add("--half", action="store_true", help="safetensors with kernels in float16; logits then differ by up to 1%%")
     add("--out", type=Path, metavar="DIR", help="(export in the folder of the run, or here)")
     add("--overwrite", action="store_true", help="replace all files of the same name in --out")
@@ -97,7 +102,7 @@ def main(argv: list[str] | None = None) -> None:
     print(chosen)
     exported, largest = (halve(model), LARGEST_HALVED) if args.half else (model, LARGEST_DIFFERENCE)
     contents = {}
-    for name in args.formats:
+    for name in [name for name in args.formats if name != "web"]:
         content, read_back = FORMATS[name][1](exported, metadata)
         contents[files[name]] = content
         difference = compare(as_graph(model, metadata), read_back, metadata["size"])
@@ -109,6 +114,11 @@ def main(argv: list[str] | None = None) -> None:
         contents[card] = model_card(run, checkpoint, digest, args.metrics_of and RunFolder(args.metrics_of)).encode()
     else:
         contents[card] = constants.WEIGHTS.with_suffix(".md").read_bytes()
+    if "web" in args.formats:
+        from web.build import build_page
+
+        contents[files["web"]] = build_page(model, metadata, contents[card].decode())
+        print(f"web: {len(contents[files['web']]) / 1e6:.1f} MB")
 
     for path in known:  # the card first: at no time it lies beside weights that it does not describe
         path.unlink(missing_ok=True)
@@ -257,6 +267,7 @@ FORMATS = {  # {name: (ending of its files, its function)}
     "onnx": ("onnx", to_onnx),
     "safetensors": ("safetensors", to_safetensors),
     "torch_export": ("pt2", to_torch_export),
+    "web": ("html", None),  # with the card in it: web/build.py
 }
 
 

@@ -12,7 +12,7 @@
 //   probability: null or () -> address of a grey picture, white is 1,
 //   reference: area or null, predicted: area, wrong: area or null, words, values: {name: text}}
 // moved(id, number) is called whenever the user goes elsewhere. Returned: {open(id, number), current() -> {id, number, view,
-// slice: its index, layer, zoom}}. A page with a stage of its own takes outline, seenSquare, listenToKeys, listenToStage alone.
+// slice: its index, layer, zoom}}. A page with a stage of its own takes outline, drawScale, seenSquare, listenToKeys, listenToStage alone.
 const SVG = "http://www.w3.org/2000/svg";
 const MASK = 1, PREDICTION = 2;  // bits of a pixel's label
 const NOISY = {length: 400, perPixel: 0.6};  // a longer outline, with more edges per pixel: thin lines without halo
@@ -102,7 +102,7 @@ export function drawSlice(stack, slice, show) {
 }
 
 // The letters of the sides and a bar of so many mm, over the picture
-function drawScale(picture, stack, left, top, side) {
+export function drawScale(picture, stack, left, top, side) {
   const text = (content, x, y, anchor) => svg("text", {x, y, "text-anchor": anchor, "font-size": side / 26, class: "mark"}, picture).append(content);
   if (stack.sides) {
     text(stack.sides[0], left + side * 0.015, top + side / 2, "start");

@@ -182,13 +182,19 @@ def test_a_name_that_leaves_the_folder_is_refused(export, tmp_path, name):
 
 @pytest.mark.parametrize(
     ("format", "problem"),
-    [("safetensors", "Nothing was written."), ("onnx", "pip install"), ("torch_export", "at 50% of the resolution")],
+    [
+        ("safetensors", "Nothing was written."),
+        ("onnx", "pip install"),
+        ("torch_export", "at 50% of the resolution"),
+        ("web", "npm ci"),
+    ],
 )
 def test_nothing_is_written_that_is_wrong_or_without_a_package(export, tmp_path, monkeypatch, format, problem):
     run = make_run(tmp_path / "run", low_resolution=True)
     wrong = lambda *_: (b"x", lambda slices, levels: slices[..., 1] * 3.0)  # noqa: E731
     monkeypatch.setitem(export_model.FORMATS, "safetensors", ("safetensors", wrong))
     monkeypatch.setitem(sys.modules, "onnx", None)
+    monkeypatch.setattr("shutil.which", lambda _: None)
     code, _, err = export("--run", run, "--formats", format)
     assert code == 2 and problem in err and not (run.path / "export").exists()
 

@@ -45,7 +45,8 @@ function licences(inputs) {
 // --- Text ------------------------------------------------------------------------------------------------------------
 
 const escape = text => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
-const inline = text => escape(text).replace(/\*\*(.+?)\*\*/g, "<strong>$1</strong>").replace(/\[(.+?)\]\((https:.+?)\)/g, "$1 ($2)");
+const inline = text => escape(text)
+  .replace(/\*\*(.+?)\*\*/g, "<strong>$1</strong>").replace(/`(.+?)`/g, "<code>$1</code>").replace(/\[(.+?)\]\((https:.+?)\)/g, "$1 ($2)");
 
 // The Markdown of a model card: headings, paragraphs, lists and tables
 function toHtml(markdown) {
@@ -62,7 +63,7 @@ function toHtml(markdown) {
 }
 
 const card = read(folder, "card.md");
-const figures = card.match(/^## (?:Validation|Test)\n[^]*?(?=^## )/m);
+const figures = card.match(/^## (?:Cross-validation|Validation|Test)\n[^]*?(?=^## )/m);
 
 // --- The page --------------------------------------------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ import constants
 from constants import FLAIR, IMAGE_SIZE, MEAN, POST, PRE, SYNTHETIC_SEED
 from dataset import preprocess, synthetic
 from evaluation import quality, selection
-from scans import check, geometry, names, read, scan, show
+from scans import check, geometry, medical, names, read, scan, show
 from training import engine
 from unet import UNet
 from utils import UserError
@@ -47,13 +47,13 @@ def build_page(model: UNet, metadata: dict[str, Any], card: str) -> bytes:
 
     Raises: UserError if npm is missing, or if the page cannot do what the metadata asks for.
     """
+    install()
     from web.network import to_graph
 
     graph = to_graph(model)
     difference = compare(model, graph)
     if not difference <= LARGEST:
         raise UserError(f"web: its logits differ by {difference:.1e} from the network's. Nothing was written.")
-    install()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "config.json").write_text(json.dumps(page_config(metadata)), encoding="utf-8")
@@ -79,7 +79,7 @@ def compare(model: UNet, graph: bytes) -> float:
 
 def page_config(metadata: dict[str, Any]) -> dict[str, Any]:
     """Return what the scripts of the page read: constants of the modules, and of the weights."""
-    patterns = {ROLES[kind]: pattern for kind, pattern in names.WORDS.items()}
+    patterns = {ROLES[kind]: words.pattern for kind, words in names.KINDS.items()}
     spacing = (1.0, 1.0, round(synthetic.HEIGHT * 0.88 / SAMPLE_SLICES, 1))
     return {
         "input": {name: value for name, value in metadata.items() if name not in ABOUT},
@@ -88,8 +88,13 @@ def page_config(metadata: dict[str, Any]) -> dict[str, Any]:
         "use": constants.RESEARCH_USE,
         "syntheticNotice": constants.SYNTHETIC_NOTICE if metadata["synthetic"] else "",
         "oneSequence": check.ONE_SEQUENCE,
-        "shown": {ROLES[kind]: text for kind, text in names.SHOWN.items()},
-        "names": {"words": patterns, "onto": names.ONTO.pattern, "agent": names.AGENT.pattern},
+        "shown": {ROLES[kind]: names.SHOWN[kind] for kind in (PRE, FLAIR, POST)},
+        "names": {
+            "words": patterns,
+            "onto": names.ONTO.pattern,
+            "camel": names.CAMEL.pattern,
+            "agent": names.AGENT.pattern,
+        },
         "flair": FLAIR,
         "mean": MEAN,
         "std": constants.STD,
@@ -101,7 +106,14 @@ def page_config(metadata: dict[str, Any]) -> dict[str, Any]:
         "bright": check.BRIGHT,
         "tooMuch": check.TOO_MUCH,
         "mostVoxels": scan.MOST_VOXELS,
-        "oblong": geometry.UNEQUAL,
+        "least": check.LEAST,
+        "apart": geometry.APART,
+        "thin": geometry.THIN,
+        "unequal": geometry.UNEQUAL,
+        "largest": geometry.LARGEST,
+        "sameHead": read.SAME_HEAD,
+        "air": read.AIR,
+        "shortest": [medical.SHORT_ECHO, medical.SHORT_INVERSION],
         "percentiles": read.PERCENTILES,
         "filling": [float(value) for value in read.FILLING],
         "brightest": show.BRIGHTEST,

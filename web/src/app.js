@@ -1,7 +1,8 @@
 // The page: files in, masks out. All computing is in workers; this is what a person sees and presses.
 import {zipSync} from "fflate";
 import {expectedDice} from "./confidence.js";
-import {encodeNifti, makeGrid} from "./geometry.js";
+import {placeOf, slabsOf} from "./geometry.js";
+import {encodeNifti, makeGrid} from "./grid.js";
 import {cut} from "./postprocess.js";
 import {applyEdits, byId, current, goTo, goToLargest, listenToViewer, onShow, openPatient, show, state, undo, zoom} from "./stage.js";
 
@@ -161,40 +162,47 @@ async function takeSample() {
   });
   const affine = [[spacing[1], 0, 0, 0], [0, spacing[0], 0, 0], [0, 0, spacing[2], 0]];
   const grid = makeGrid(affine, [size, size, count], true);
-  await (await firstWorker()).ask("take", {slices});
-  if (own === job) await compute({name: "synthetic", slices, spacing, grid, grey: false, notes: ["drawn from random numbers: no patient"]}, own);
+  const sample = {name: "synthetic", slices, spacing, grid, grey: false, notes: ["drawn from random numbers: no patient"], warnings: []};
+  await (await firstWorker()).ask("take", {sample});
+  if (own === job) await compute(sample, own);
 }
 
 // --- Computing -------------------------------------------------------------------------------------------------------
 
 async function compute(scan, own) {
-  const worker = await firstWorker(), {size, threshold} = config.input, count = scan.slices.length;
+  const worker = await firstWorker(), {threshold} = config.input, count = scan.slices.length;
   say("Preparing …");
   const prepared = await worker.ask("prepare");
   if (own !== job) return;
   const patient = {...scan, brightest: config.brightest, masks: [], areas: [], edits: [], threshold};
+  const general = [...(scan.grey ? [config.oneSequence] : []), ...scan.warnings];
   setThreshold(threshold);
   openPatient(patient);
   byId("result").hidden = false;
   byId("title").textContent = `${scan.name}: ${count} slice${count > 1 ? "s" : ""}`;
   byId("output").hidden = true;
   list("notes", scan.notes);
-  list("warnings", scan.grey ? [config.oneSequence] : []);
+  list("warnings", general);
   goTo(count >> 1);
-  const logits = [], started = performance.now(), queue = [...scan.slices.keys()];
+  const slabs = slabsOf(scan, config), places = scan.slices.map((_, n) => placeOf(slabs, n));
+  const logits = [], started = performance.now(), queue = [...slabs.keys()];
   const work = async ({ask}) => {
     while (queue.length && own === job) {
-      const n = queue.shift();
-      logits[n] = await ask("infer", {number: n});
+      const slab = queue.shift();
+      logits[slab] = await ask("infer", {number: slab});
       if (own !== job) return;
-      patient.masks[n] = cut(logits[n], scan.slices[n], size, threshold);
-      patient.areas[n] = patient.masks[n].reduce((sum, value) => sum + value, 0);
-      const done = count - queue.length, left = (performance.now() - started) / done * queue.length / 1000;
-      say(`${done} of ${count} slices${queue.length ? `, ${number(Math.ceil(left))} s left` : ""}`, done / count);
-      if (n === state.slice || done % 4 === 0) show();
+      places.forEach(([below, share], n) => {
+        if (patient.masks[n] || !logits[below] || (share && !logits[below + 1])) return;
+        patient.masks[n] = cut(logits, scan, n, threshold, config);
+        patient.areas[n] = patient.masks[n].reduce((sum, value) => sum + value, 0);
+      });
+      const done = slabs.length - queue.length, left = (performance.now() - started) / done * queue.length / 1000;
+      const cutOut = Object.keys(patient.masks).length;
+      say(`${cutOut} of ${count} slices${queue.length ? `, ${number(Math.ceil(left))} s left` : ""}`, cutOut / count);
+      show();
     }
   };
-  const helpers = Math.min(MOST_WORKERS, (navigator.hardwareConcurrency || 2) - 1, Math.ceil(count / 8)) - 1;
+  const helpers = Math.min(MOST_WORKERS, (navigator.hardwareConcurrency || 2) - 1, Math.ceil(slabs.length / 8)) - 1;
   const help = async n => {
     pool[n] = pool[n] || startWorker();
     const helper = await pool[n];
@@ -210,14 +218,12 @@ async function compute(scan, own) {
   applyEdits(patient, patient.network);
   const warnings = await worker.ask("judge", {masks: patient.masks});
   if (own !== job) return;
-  list("warnings", [...(scan.grey ? [config.oneSequence] : []), ...warnings]);
-  const expected = expectedDice(logits, patient.network, scan.slices, config);
-  byId("expected").hidden = !expected;
-  if (expected) byId("shown-expected").textContent = `${expected.dice === null ? "unknown" : number(expected.dice, 2)}${expected.check ? ": check" : ""}`;
+  list("warnings", [...general, ...warnings]);
+  patient.expected = expectedDice(logits, patient.network, scan, config);
   byId("output").hidden = false;
   byId("save-masks").textContent = scan.grid ? "Save masks (.nii.gz)" : count > 1 ? "Save masks (PNG in a ZIP)" : "Save mask (PNG)";
   const seconds = (performance.now() - started) / 1000;
-  say(`Done: ${count} slice${count > 1 ? "s" : ""} in ${number(seconds, 1)} s.`);
+  say(`Done: ${count} slice${count > 1 ? "s" : ""} in ${number(seconds, 1)} s.${patient.areas.some(Boolean) ? "" : " Nothing is marked: check it."}`);
   document.body.dataset.seconds = seconds;
   goToLargest();
 }
@@ -249,12 +255,17 @@ async function changeThreshold() {
 // --- Readout ---------------------------------------------------------------------------------------------------------
 
 function readOut() {
-  const {areas, slices, spacing} = current(), n = state.slice, pixels = areas.reduce((sum, area) => sum + (area || 0), 0);
+  const {areas, slices, spacing, expected, threshold, edits} = current(), n = state.slice, pixels = areas.reduce((sum, area) => sum + (area || 0), 0);
   byId("shown-slice").textContent = `${n + 1} of ${slices.length}`;
   byId("shown-area").textContent = areas[n] === undefined ? "–" : spacing ? `${number(areas[n] * spacing[0] * spacing[1])} mm²` : `${number(areas[n])} px`;
   byId("shown-lesion").textContent = `${areas.filter(area => area > 0).length} of ${slices.length}`;
   byId("shown-volume").textContent = spacing ? `${number(pixels * spacing[0] * spacing[1] * spacing[2] / 1000, 1)} ml` : `${number(pixels)} px`;
   byId("volume-name").textContent = spacing ? "volume" : "all slices, no spacing known";
+  byId("expected").hidden = !expected || threshold !== config.input.threshold || edits.some(Boolean);  // of the network's own mask
+  if (expected) {
+    const [dice, low, high] = [expected.dice, expected.low, expected.high].map(value => number(value || 0, 2));
+    byId("shown-expected").textContent = `${expected.dice === null ? "unknown" : `${dice} (${low} to ${high})`}${expected.check ? ": check" : ""}`;
+  }
   byId("stage").setAttribute("aria-label", `Slice ${n + 1} of ${slices.length}: ${areas[n] === undefined ? "not computed yet" :
     areas[n] ? `${number(areas[n])} pixels marked` : "nothing marked"}. Arrow keys change the slice, Home and End go to the first and last, B hides the mask, plus and minus zoom.`);
   drawProfile(areas, slices.length);

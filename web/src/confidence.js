@@ -1,41 +1,41 @@
 // The Dice to expect of a mask without a reference, by the regression that weights may carry (evaluation/quality.py)
-import {toOriginalSize} from "./preprocess.js";
+import {masksToNetwork} from "./geometry.js";
 import {countComponents} from "./postprocess.js";
 
 export const FEATURES = ["log_volume", "log_components", "largest_share", "neighbour_dice", "threshold_dice", "entropy"];
 
-// quality: {features: {name: {coefficient, low, high}}, intercept, thresholds: [low, high], bad: the Dice below which a
-// mask has to be checked}, or null. Returns {dice, check}; the Dice is null for a mask unlike all that it was fitted to.
-export function expectedDice(logits, masks, slices, {confidence: quality, input: {size}}) {
+// config.confidence: {features: {name: {coefficient, low, high}}, intercept, half_width: of the interval, thresholds: [low,
+// high], bad: the Dice below which a mask has to be checked}, or null. Returns {dice, low, high, check}; the Dice is null
+// for a mask unlike all that it was fitted to.
+export function expectedDice(logits, masks, scan, config) {
+  const {confidence: quality} = config;
   if (!quality) return null;
-  const row = features(logits, masks, slices, size, quality.thresholds);
-  let dice = quality.intercept;
+  const row = features(logits, masksToNetwork(masks, scan, config), quality, config.input.size);
+  let expected = quality.intercept;
   for (const [name, {coefficient, low, high}] of Object.entries(quality.features)) {
     if (!row || !(row[name] >= low && row[name] <= high)) return {dice: null, check: true};
-    dice += coefficient * row[name];
+    expected += coefficient * row[name];
   }
-  dice = Math.max(0, Math.min(1, dice));
-  return {dice, check: dice < quality.bad};
+  const [low, dice, high] = [-1, 0, 1].map(side => Math.max(0, Math.min(1, expected + side * quality.half_width)));
+  return {dice, low, high, check: dice < quality.bad};
 }
 
-function features(logits, masks, slices, size, thresholds) {
-  const {height, width} = slices[0], sum = mask => mask.reduce((all, value) => all + value, 0);
-  const areas = masks.map(sum), volume = areas.reduce((all, area) => all + area, 0);
-  if (!volume || !slices.every(slice => slice.height === height && slice.width === width)) return null;
+// On the grid of the network
+function features(logits, masks, {thresholds}, size) {
+  const areas = masks.map(mask => mask.reduce((all, value) => all + value, 0)), volume = areas.reduce((all, area) => all + area, 0);
+  if (!volume) return null;
   let both = 0, entropy = 0, lower = 0, upper = 0;
   for (let n = 1; n < masks.length; n++) for (let i = 0; i < masks[n].length; i++) both += masks[n][i] & masks[n - 1][i];
   const [low, high] = thresholds.map(threshold => Math.log(threshold / (1 - threshold)));
-  logits.forEach((plane, n) => {
-    for (const value of toOriginalSize(plane, size, slices[n].height, slices[n].width)) {
-      const share = 1 / (1 + Math.exp(-value));
-      if (share > 0 && share < 1) entropy -= share * Math.log2(share) + (1 - share) * Math.log2(1 - share);
-      lower += value >= low ? 1 : 0;
-      upper += value >= high ? 1 : 0;
-    }
-  });
-  const pairs = 2 * volume - areas[0] - areas.at(-1), sizes = countComponents(masks, height, width);
+  for (const plane of logits) for (const value of plane) {
+    const share = 1 / (1 + Math.exp(-value));
+    if (share > 0 && share < 1) entropy -= share * Math.log2(share) + (1 - share) * Math.log2(1 - share);
+    lower += value >= low ? 1 : 0;
+    upper += value >= high ? 1 : 0;
+  }
+  const pairs = 2 * volume - areas[0] - areas.at(-1), sizes = countComponents(masks, size, size);
   return {
-    log_volume: Math.log10(volume * (size / Math.max(height, width)) ** 2),
+    log_volume: Math.log10(volume),
     log_components: Math.log10(sizes.length),
     largest_share: Math.max(...sizes) / volume,
     neighbour_dice: pairs ? 2 * both / pairs : 0,

@@ -1,6 +1,6 @@
 // DICOM series, uncompressed: only how the slices lie and what they show is taken over; nothing that says whose they are
 import dicomParser from "dicom-parser";
-import {Refusal, makeGrid} from "./geometry.js";
+import {Refusal, makeGrid} from "./grid.js";
 import {checkVoxels} from "./volumes.js";
 
 const PLAIN = ["1.2.840.10008.1.2", "1.2.840.10008.1.2.1"];  // little endian, implicit and explicit
@@ -29,11 +29,18 @@ export async function readTags(file) {
     file, syntax: text("x00020010"), uid: text("x0020000e"), number: text("x00200011"), description: text("x0008103e"),
     rows: data.uint16("x00280010"), columns: data.uint16("x00280011"), spacing: numbers("x00280030"),
     orientation: numbers("x00200037"), position: numbers("x00200032"), thickness: Number(text("x00180050")),
-    frames: Number(text("x00280008")) || 1, bits: data.uint16("x00280100"), signed: data.uint16("x00280103") === 1,
+    echo: Number(text("x00180081")), inversion: Number(text("x00180082")), frames: Number(text("x00280008")) || 1, bits: data.uint16("x00280100"), signed: data.uint16("x00280103") === 1,
     photometric: text("x00280004"), slope: Number(text("x00281053") || 1), shift: Number(text("x00281052") || 0),
     padding: data.elements.x00280120 && (data.uint16("x00280103") === 1 ? data.int16("x00280120") : data.uint16("x00280120")),
     offset: data.elements.x7fe00010.dataOffset, length: data.elements.x7fe00010.length,
   };
+}
+
+// Of times that FLAIR never has, in the words of scans/medical.py
+export function contrastWarnings({echo, inversion, description}, [echoes, inversions]) {
+  const wrong = [["echo", echo, echoes], ["inversion", inversion, inversions]].find(([, time, shortest]) => time > 0 && time < shortest);
+  return wrong ? [`the ${wrong[0]} time of the series ${description} taken for FLAIR is ${round(wrong[1])} ms, ` +
+    "shorter than any of FLAIR: another sequence, whose mask means nothing. Choose above what is FLAIR."] : [];
 }
 
 const dot = (a, b) => a.reduce((sum, value, n) => sum + value * b[n], 0);

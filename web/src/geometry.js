@@ -1,122 +1,119 @@
-// Where a volume lies: its axes, slices as radiologists see them (columns to the patient's left, rows to the back,
-// slices upwards), and masks on the grid of the file as NIfTI. Matrices are rows of numbers, in mm left, back and up.
+// A scan in the geometry that the network knows, by the mm of its header: scans/geometry.py. A scan is {slices: [{height,
+// width, planes}], spacing: mm between rows, columns, slices, or null}
+import {findHead, resizeBytes, resizeFloats, roundHalfEven, toNetworkSize, toOriginalSize} from "./preprocess.js";
 
-export class Refusal extends Error {}  // a sentence for the user
+export const sameSize = slices => slices.every(({height, width}) => height === slices[0].height && width === slices[0].width);
 
-const SHEARED = 0.02;  // cosine between axes, 0 if they are at right angles
-const SAME_PLACE = 0.1;  // of a voxel; scanners round their positions
-
-// affine: 3 x 4, voxel (i, j, k) -> mm; size: voxels along i, j, k; known: whether the file says where it lies
-export function makeGrid(affine, size, known) {
-  const columns = [0, 1, 2].map(axis => affine.map(row => row[axis])), spacing = columns.map(norm);
-  if (!affine.flat().every(Number.isFinite) || !spacing.every(length => length > 0)) {
-    throw new Refusal("its header does not say how it lies in space. Save it with an affine matrix.");
-  }
-  const unit = columns.map((column, axis) => column.map(value => value / spacing[axis]));
-  for (const [a, b] of [[0, 1], [0, 2], [1, 2]]) if (Math.abs(dot(unit[a], unit[b])) > SHEARED) {
-    throw new Refusal("its axes are not at right angles. Resample it.");
-  }
-  // Each axis of the file goes to the direction that it is nearest to, the clearest first
-  const order = [], signs = [];  // of left, back, up: the axis of the file, and whether it runs that way
-  const pairs = unit.flatMap((column, axis) => column.map((value, way) => [Math.abs(value), way, axis, value]));
-  for (const [, way, axis, value] of pairs.sort((a, b) => b[0] - a[0])) {
-    if (order[way] !== undefined || order.includes(axis)) continue;
-    order[way] = axis;
-    signs[way] = Math.sign(value);
-  }
-  const first = signs.map((sign, way) => sign < 0 ? size[order[way]] - 1 : 0);  // voxel where each begins
-  const place = affine.map(row => row[3] + first.reduce((sum, at, way) => sum + row[order[way]] * at, 0));
-  const shown = affine.map((row, n) => [...order.map((axis, way) => row[axis] * signs[way]), place[n]]);
-  const shape = order.map(axis => size[axis]);  // columns, rows, slices
-  const strides = [1, size[0], size[0] * size[1]];
-  return {
-    affine, size, known, shown, shape,
-    start: first.reduce((sum, at, way) => sum + at * strides[order[way]], 0),
-    steps: order.map((axis, way) => strides[axis] * signs[way]),
-    spacing: known ? [1, 0, 2].map(way => spacing[order[way]]) : null,  // mm between rows, columns, slices
-  };
+// Of each slab its first slice and the one after its last; a slab may be one slice
+export function slabsOf({slices, spacing}, {thin, apart}) {
+  const thick = !(spacing && spacing[2] < thin && sameSize(slices));
+  const count = thick ? slices.length : Math.max(1, roundHalfEven(slices.length * spacing[2] / apart));
+  const edge = n => n === count ? slices.length : roundHalfEven(n * (slices.length / count));
+  return Array.from({length: count}, (_, n) => [edge(n), edge(n + 1)]);
 }
 
-// Whether each voxel lies where its like in the other lies; true if one is unknown
-export function samePlace(one, other) {
-  if (!one.known || !other.known) return true;
-  const within = SAME_PLACE * Math.min(...[0, 1, 2].map(axis => norm(one.shown.map(row => row[axis]))));
-  for (let corner = 0; corner < 8; corner++) {
-    const at = [...one.shape.map((size, axis) => (corner >> axis & 1) * (size - 1)), 1];
-    for (const n of [0, 1, 2]) if (Math.abs(dot(at, one.shown[n].map((value, k) => value - other.shown[n][k]))) > within) return false;
-  }
-  return true;
+// Height and width of a slice with square pixels, which are as large as the shorter side of its own
+function squareSize({height, width}, spacing, {unequal, largest}) {
+  const [rows, columns] = spacing || [1, 1];
+  if (Math.max(rows, columns) <= unequal * Math.min(rows, columns)) return [height, width];
+  const side = Math.max(Math.min(rows, columns), Math.max(height * rows, width * columns) / largest);
+  return [height * rows, width * columns].map(mm => Math.max(1, roundHalfEven(mm / side)));
 }
 
-// A slice of the file's values, as shown, each converted to 8 bits
-export function cutPlane(values, {shape: [width, height], start, steps: [across, down, up]}, slice, convert) {
-  const plane = new Uint8Array(height * width);
-  for (let j = 0, pixel = 0; j < height; j++) {
-    let voxel = start + slice * up + j * down;
-    for (let i = 0; i < width; i++, voxel += across) plane[pixel++] = convert(values[voxel]);
-  }
-  return plane;
-}
-
-const dot = (a, b) => a.reduce((sum, value, n) => sum + value * b[n], 0);
-const norm = vector => Math.hypot(...vector);
-
-// --- NIfTI-1, from the masks of all slices -----------------------------------------------------------------------
-
-const HEADER = 352;  // bytes
-
-export function encodeNifti(masks, grid) {
-  const voxels = grid.size[0] * grid.size[1] * grid.size[2];
-  const bytes = new Uint8Array(HEADER + voxels), view = new DataView(bytes.buffer);
-  const int16 = (at, values) => values.forEach((value, n) => view.setInt16(at + 2 * n, value, true));
-  const float = (at, values) => values.forEach((value, n) => view.setFloat32(at + 4 * n, value, true));
-  const ras = grid.affine.map((row, n) => n < 2 ? row.map(value => -value) : row);  // NIfTI's axes: right, front, up
-  const spacing = [0, 1, 2].map(axis => norm(ras.map(row => row[axis])));
-  const {quaternion, handed} = toQuaternion(ras.map(row => row.slice(0, 3).map((value, axis) => value / spacing[axis])));
-  view.setInt32(0, 348, true);
-  int16(40, [3, ...grid.size, 1, 1, 1, 1]);
-  int16(70, [2, 8]);  // uint8
-  float(76, [handed, ...spacing, 0, 0, 0, 0]);
-  float(108, [HEADER]);
-  float(112, [1, 0]);
-  bytes[123] = 2;  // mm
-  int16(252, grid.known ? [1, 1] : [0, 0]);
-  float(256, [...quaternion, ...ras.map(row => row[3])]);
-  float(280, ras.flat());
-  bytes.set([0x6e, 0x2b, 0x31], 344);  // n+1
-  const {shape: [width, height], start, steps: [across, down, up]} = grid;
-  masks.forEach((mask, slice) => {
-    for (let pixel = 0; pixel < height * width; pixel++) {
-      bytes[HEADER + start + slice * up + Math.floor(pixel / width) * down + pixel % width * across] = mask[pixel];
-    }
+// The sequences of each slab at the network's size with square pixels
+export function toNetwork(scan, config) {
+  return slabsOf(scan, config).map(([from, to]) => {
+    const {height, width, planes} = scan.slices[from], size = squareSize(scan.slices[from], scan.spacing, config), done = new Map();
+    return planes.map((plane, c) => {  // one sequence may stand for all three
+      if (!done.has(plane)) {
+        const mean = to - from > 1 ? average(scan.slices.slice(from, to).map(slice => slice.planes[c])) : plane;
+        done.set(plane, toNetworkSize(resizeBytes(mean, height, width, ...size), ...size, config.input.size));
+      }
+      return done.get(plane);
+    });
   });
-  return bytes;
 }
 
-// Of a matrix of directions: the last three parts of its quaternion, and -1 where the third axis had to be turned
-function toQuaternion(rows) {
-  const [[a, b, c], [d, e, f], [g, h, i]] = rows;
-  const handed = a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g) < 0 ? -1 : 1;
-  const [r, s, t] = [c * handed, f * handed, i * handed];  // the third column
-  const squares = [1 + a + e + t, 1 + a - e - t, 1 - a + e - t, 1 - a - e + t], most = squares.indexOf(Math.max(...squares));
-  const q = Math.sqrt(squares[most]) / 2;
-  let parts = [
-    [q, (h - s) / (4 * q), (r - g) / (4 * q), (d - b) / (4 * q)],
-    [(h - s) / (4 * q), q, (b + d) / (4 * q), (r + g) / (4 * q)],
-    [(r - g) / (4 * q), (b + d) / (4 * q), q, (s + h) / (4 * q)],
-    [(d - b) / (4 * q), (r + g) / (4 * q), (s + h) / (4 * q), q],
-  ][most];
-  if (parts[0] < 0) parts = parts.map(part => -part);
-  return {quaternion: parts.slice(1), handed};
+const average = planes => Uint8Array.from(planes[0], (_, at) =>
+  roundHalfEven(Math.fround(planes.reduce((sum, plane) => sum + plane[at], 0) / planes.length)));
+
+// Masks of the slices on the grid of the network, by nearest neighbour; a slab is marked where half of its slices are
+export function masksToNetwork(masks, scan, config) {
+  const {size} = config.input, nearest = (at, old, now) => Math.floor((at + 0.5) * old / now);
+  return slabsOf(scan, config).map(([from, to]) => {
+    const {height, width} = scan.slices[from], [rows, columns] = squareSize(scan.slices[from], scan.spacing, config);
+    const side = Math.max(rows, columns), top = (side - rows) >> 1, left = (side - columns) >> 1, own = masks.slice(from, to);
+    return Uint8Array.from({length: size * size}, (_, pixel) => {
+      const y = nearest(Math.floor(pixel / size), side, size) - top, x = nearest(pixel % size, side, size) - left;
+      if (y < 0 || x < 0 || y >= rows || x >= columns) return 0;
+      const at = nearest(y, height, rows) * width + nearest(x, width, columns);
+      return 2 * own.reduce((sum, mask) => sum + mask[at], 0) >= own.length ? 1 : 0;
+    });
+  });
 }
 
-// The matrix of a NIfTI header's quaternion: 3 x 4, in its axes
-export function fromQuaternion(parts, offset, [handed, ...spacing]) {
-  const squares = dot(parts, parts), half = 1 - squares < 1e-7;  // half a turn, but for rounding
-  const a = half ? 0 : Math.sqrt(1 - squares), [b, c, d] = parts.map(part => half ? part / Math.sqrt(squares) : part), z = spacing[2] * (handed < 0 ? -1 : 1);
-  return [
-    [(a * a + b * b - c * c - d * d) * spacing[0], (2 * b * c - 2 * a * d) * spacing[1], (2 * b * d + 2 * a * c) * z, offset[0]],
-    [(2 * b * c + 2 * a * d) * spacing[0], (a * a + c * c - b * b - d * d) * spacing[1], (2 * c * d - 2 * a * b) * z, offset[1]],
-    [(2 * b * d - 2 * a * c) * spacing[0], (2 * c * d + 2 * a * b) * spacing[1], (a * a + d * d - c * c - b * b) * z, offset[2]],
-  ];
+// The slab at or below slice n, and how far the slice is on the way to the next, 0 to 1
+export function placeOf(slabs, n) {
+  const middle = slab => (slabs[slab][0] + slabs[slab][1] - 1) / 2;
+  const below = Math.max(0, slabs.findLastIndex((_, slab) => middle(slab) <= n));
+  const share = below + 1 < slabs.length && n > middle(below) ? (n - middle(below)) / (middle(below + 1) - middle(below)) : 0;
+  return [below, Math.fround(share)];
+}
+
+// The logits of slice n at its own size, from those of the slabs
+export function fromNetwork(logits, scan, n, config) {
+  const {height, width} = scan.slices[n], size = squareSize(scan.slices[n], scan.spacing, config);
+  const [below, share] = placeOf(slabsOf(scan, config), n), next = logits[below + 1];
+  const plane = share ? logits[below].map((value, at) => value * (1 - share) + next[at] * share) : logits[below];
+  return resizeFloats(toOriginalSize(plane, config.input.size, ...size), ...size, height, width);
+}
+
+// The pixels of a slice that one pixel of the network covers
+export function networkPixel(slice, spacing, config) {
+  const size = squareSize(slice, spacing, config);
+  return (Math.max(...size) / config.input.size) ** 2 * (slice.height * slice.width / (size[0] * size[1]));
+}
+
+// What toNetwork does to the slices, as notes for the user
+export function describe(scan, config) {
+  const notes = [], slabs = slabsOf(scan, config).length, [first] = scan.slices;
+  const [rows, columns, between] = (scan.spacing || []).map(value => Number(value.toPrecision(3)));
+  if (slabs < scan.slices.length) notes.push(`slices of ${between} mm are averaged in ${slabs} slabs, as thick as those of the data set`);
+  if (`${squareSize(first, scan.spacing, config)}` !== `${[first.height, first.width]}`) {
+    notes.push(`pixels of ${rows} x ${columns} mm, as of slices taken in another plane, are made square for the network; ` +
+      "the mask is on the grid of the input");
+  }
+  return notes;
+}
+
+// The planes of one sequence on the grid of FLAIR, by linear interpolation, and the Dice of both heads, 0 to 1
+export function resample(other, flair) {
+  const [width, height, depth] = other.grid.shape, planes = other.slices.map(slice => slice.planes[0]);
+  const steps = inverseTimes(other.grid.shown, flair.grid.shown);  // voxel of FLAIR -> voxel of the other
+  const moved = flair.slices.map((slice, k) => {
+    const plane = new Uint8Array(slice.height * slice.width);
+    for (let j = 0, at = 0; j < slice.height; j++) for (let i = 0; i < slice.width; i++, at++) {
+      const [x, y, z] = steps.map(row => row[0] * i + row[1] * j + row[2] * k + row[3]);
+      if (!(x >= -0.5 && y >= -0.5 && z >= -0.5 && x < width - 0.5 && y < height - 0.5 && z < depth - 0.5)) continue;
+      const [u, v, w] = [Math.max(0, x), Math.max(0, y), Math.max(0, z)], [left, top, low] = [Math.floor(u), Math.floor(v), Math.floor(w)];
+      const [right, bottom, high] = [Math.min(left + 1, width - 1), Math.min(top + 1, height - 1), Math.min(low + 1, depth - 1)];
+      const line = (of, row) => of[row * width + left] + (of[row * width + right] - of[row * width + left]) * (u - left);
+      const area = of => line(of, top) + (line(of, bottom) - line(of, top)) * (v - top);
+      plane[at] = area(planes[low]) + (area(planes[high]) - area(planes[low])) * (w - low);
+    }
+    return plane;
+  });
+  const heads = [moved, flair.slices.map(slice => slice.planes[0])].map(own => findHead(own, flair.slices[0].height, flair.slices[0].width, true));
+  let both = 0, sum = 0;
+  heads[0].forEach((head, n) => head.forEach((value, at) => { both += value & heads[1][n][at]; sum += value + heads[1][n][at]; }));
+  return {planes: moved, overlap: 2 * both / Math.max(1, sum)};
+}
+
+// Of two matrices, 3 x 4, the second followed by the inverse of the first
+function inverseTimes(first, second) {
+  const [a, b, c] = [0, 1, 2].map(axis => first.map(row => row[axis]));
+  const cross = ([p, q, r], [s, t, u]) => [q * u - r * t, r * s - p * u, p * t - q * s], dot = (p, q) => p.reduce((sum, value, n) => sum + value * q[n], 0);
+  const rows = [cross(b, c), cross(c, a), cross(a, b)].map(row => row.map(value => value / dot(a, cross(b, c))));
+  const columns = [0, 1, 2, 3].map(axis => second.map((row, n) => row[axis] - (axis === 3 ? first[n][3] : 0)));
+  return rows.map(row => columns.map(column => dot(row, column)));
 }

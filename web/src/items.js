@@ -1,5 +1,5 @@
 // Which file is what, by its name, its kind and the description of its series: a short form of scans/names.py
-import {Refusal} from "./geometry.js";
+import {Refusal} from "./grid.js";
 import {isDicom, readTags} from "./dicom.js";
 
 const VOLUME = /\.(nii|nii\.gz|nrrd)$/i, PICTURE = /\.(png|tiff?|jpe?g|bmp)$/i, FOREIGN = /\.(npy|mha|mhd|nhdr|zip|csv|txt|html?|pdf|docx?)$/i;
@@ -7,10 +7,10 @@ const ENDING = /\.(nii\.gz|nii|nrrd|png|tiff?|jpe?g|bmp|dcm|ima)$/i;
 export const stem = name => name.replace(ENDING, "");
 
 // What a name says: "flair", "pre", "post", "mask", "other", or null. words: the patterns of names.py
-export function kindOf(name, {words, onto}) {
-  const text = name.replace(new RegExp(onto, "gi"), ""), found = [];
+export function kindOf(name, {words, onto, camel}) {
+  const text = name.replace(new RegExp(onto, "gi"), "").replace(new RegExp(camel, "g"), "_"), found = [];
   for (const [kind, pattern] of Object.entries(words)) {
-    const matches = [...text.matchAll(new RegExp(`(?<![a-z0-9])(?:${pattern})(?![a-z0-9])`, "gi"))];
+    const matches = [...text.matchAll(new RegExp(pattern, "gi"))];
     if (matches.length) found.push([kind, matches.at(-1).index + matches.at(-1)[0].length, -matches[0].index]);
   }
   found.sort((a, b) => (b[0] === "mask") - (a[0] === "mask") || b[1] - a[1] || b[2] - a[2]);
@@ -70,7 +70,8 @@ export function assignRoles(items) {
   const take = (kind, role) => items.forEach((item, n) => { if (item.kind === kind) roles[n] = roles.includes(role) ? roles[n] : role; });
   take("flair", "flair");
   if (!roles.includes("flair")) take(null, "flair");
-  if (roles.includes("flair")) { take("pre", "pre"); take("post", "post"); }
+  take("pre", "pre");
+  take("post", "post");
   const may = items.filter(item => item.kind === (items.some(({kind}) => kind === "flair") ? "flair" : null));
   let question = "";
   if (!items.length) question = "No image is among these files: NIfTI, NRRD, DICOM or pictures are read.";

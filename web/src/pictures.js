@@ -1,6 +1,6 @@
 // Pictures -> {height, width, values: [typed array per sequence]}: by the browser, TIFF by UTIF
 import UTIF from "utif2";
-import {Refusal} from "./geometry.js";
+import {Refusal} from "./grid.js";
 import {checkVoxels} from "./volumes.js";
 
 export async function readPicture(file, config) {

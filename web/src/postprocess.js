@@ -1,23 +1,20 @@
-// From logits to masks, as predict_model.py and evaluation/selection.py do it. A mask is a Uint8Array of 0 and 1.
-import {roundHalfEven, toOriginalSize} from "./preprocess.js";
+// From logits to masks, as inference/segment.py and evaluation/selection.py do it. A mask is a Uint8Array of 0 and 1.
+import {fromNetwork, networkPixel, sameSize} from "./geometry.js";
+import {roundHalfEven} from "./preprocess.js";
 
-// The pixels of a slice whose probability reaches the threshold
-export function cut(logits, {height, width}, size, threshold) {
-  const level = Math.log(threshold / (1 - threshold)), values = toOriginalSize(logits, size, height, width);
-  const mask = new Uint8Array(values.length);
-  for (let i = 0; i < values.length; i++) mask[i] = values[i] >= level ? 1 : 0;
-  return mask;
+// The pixels of slice n whose probability reaches the threshold
+export function cut(logits, scan, n, threshold, config) {
+  const level = Math.log(threshold / (1 - threshold));
+  return Uint8Array.from(fromNetwork(logits, scan, n, config), value => value >= level ? 1 : 0);
 }
 
 // The mask of each slice: components go through the slices unless these differ in size
-export function segment(logits, slices, threshold, config) {
-  const {size, min_component: smallest} = config.input;
-  const masks = logits.map((plane, number) => cut(plane, slices[number], size, threshold));
-  const alike = slices.every(({height, width}) => height === slices[0].height && width === slices[0].width);
-  for (const stack of alike ? [masks] : masks.map(mask => [mask])) {
-    const {height, width} = slices[masks.indexOf(stack[0])];
-    const least = roundHalfEven(smallest * (Math.max(height, width) / size) ** 2);
-    removeSmall(stack, height, width, least, config.fewestSlices);
+export function segment(logits, scan, threshold, config) {
+  const {slices, spacing} = scan, masks = slices.map((_, n) => cut(logits, scan, n, threshold, config));
+  for (const stack of sameSize(slices) ? [masks] : masks.map(mask => [mask])) {
+    const slice = slices[masks.indexOf(stack[0])];
+    const least = roundHalfEven(config.input.min_component * networkPixel(slice, spacing, config));
+    removeSmall(stack, slice.height, slice.width, least, config.fewestSlices);
   }
   return masks;
 }

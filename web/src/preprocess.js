@@ -33,7 +33,7 @@ export function toNetworkSize(plane, height, width, size) {
     for (let y = 0; y < height; y++) square.set(plane.subarray(y * width, (y + 1) * width), (y + top) * side + left);
   }
   if (side === size) return square;
-  return side > size ? shrink(square, side, size) : enlarge(square, side, size);
+  return side > size ? shrink(square, side, size) : resizeBytes(square, side, side, size, size);
 }
 
 // Places and weights along one axis of a linear interpolation
@@ -49,23 +49,24 @@ function linear(from, to) {
 
 const FIXED = 2048;  // OpenCV interpolates 8 bits with whole numbers
 
-function enlarge(plane, from, to) {
-  const {first, share} = linear(from, to), result = new Uint8Array(to * to);
-  const after = Int32Array.from(share, part => roundHalfEven(part * FIXED));
-  const before = Int32Array.from(share, part => roundHalfEven(Math.fround(1 - part) * FIXED));
-  const row = y => {
-    const line = new Int32Array(to);
-    for (let x = 0; x < to; x++) {
-      const at = y * from + first[x];
-      line[x] = plane[at] * before[x] + plane[at + (first[x] < from - 1 ? 1 : 0)] * after[x];
+// By linear interpolation
+export function resizeBytes(plane, height, width, toHeight, toWidth) {
+  if (height === toHeight && width === toWidth) return plane;
+  const [across, down] = [linear(width, toWidth), linear(height, toHeight)], result = new Uint8Array(toHeight * toWidth);
+  const weights = ({share}) => [Int32Array.from(share, part => roundHalfEven(Math.fround(1 - part) * FIXED)), Int32Array.from(share, part => roundHalfEven(part * FIXED))];
+  const [before, after] = weights(across), [upper, lower] = weights(down);
+  const rows = Array.from({length: height}, (_, y) => {
+    const line = new Int32Array(toWidth);
+    for (let x = 0; x < toWidth; x++) {
+      const at = y * width + across.first[x];
+      line[x] = plane[at] * before[x] + plane[at + (across.first[x] < width - 1 ? 1 : 0)] * after[x];
     }
     return line;
-  };
-  const rows = Array.from({length: from}, (_, y) => row(y));
-  for (let y = 0; y < to; y++) {
-    const above = rows[first[y]], below = rows[Math.min(first[y] + 1, from - 1)], a = before[y], b = after[y];
-    for (let x = 0; x < to; x++) {
-      result[y * to + x] = (((a * (above[x] >> 4)) >> 16) + ((b * (below[x] >> 4)) >> 16) + 2) >> 2;
+  });
+  for (let y = 0; y < toHeight; y++) {
+    const above = rows[down.first[y]], below = rows[Math.min(down.first[y] + 1, height - 1)];
+    for (let x = 0; x < toWidth; x++) {
+      result[y * toWidth + x] = (((upper[y] * (above[x] >> 4)) >> 16) + ((lower[y] * (below[x] >> 4)) >> 16) + 2) >> 2;
     }
   }
   return result;
@@ -113,17 +114,21 @@ function shrink(plane, from, to) {
 // Logits at the size of the slice, without the padding: Float32Array of size x size -> of height x width
 export function toOriginalSize(logits, size, height, width) {
   const side = Math.max(height, width), top = (side - height) >> 1, left = (side - width) >> 1;
-  if (side === size && height === width) return logits;
-  const result = new Float32Array(height * width), {first, share} = linear(size, side);
-  for (let y = 0; y < height; y++) {
-    const v = y + top, above = side === size ? v * size : first[v] * size;
-    const down = side === size ? 0 : share[v], next = down ? size : 0;
-    for (let x = 0; x < width; x++) {
-      const u = x + left, at = above + (side === size ? u : first[u]), right = side === size ? 0 : share[u];
-      const step = right ? 1 : 0;
-      const upper = logits[at] * (1 - right) + logits[at + step] * right;
-      const lower = logits[at + next] * (1 - right) + logits[at + next + step] * right;
-      result[y * width + x] = upper * (1 - down) + lower * down;
+  return resizeFloats(logits, size, size, side, side, [top, left, height, width]);
+}
+
+// By linear interpolation; window: the part that is wanted, [top, left, height, width]
+export function resizeFloats(plane, height, width, toHeight, toWidth, window = [0, 0, toHeight, toWidth]) {
+  const [top, left, rows, columns] = window;
+  if (height === rows && width === columns && height === toHeight && width === toWidth) return plane;
+  const across = linear(width, toWidth), down = linear(height, toHeight), result = new Float32Array(rows * columns);
+  for (let y = 0, at = 0; y < rows; y++) {
+    const first = down.first[y + top] * width, low = down.share[y + top], next = low ? width : 0;
+    for (let x = 0; x < columns; x++, at++) {
+      const from = first + across.first[x + left], right = across.share[x + left], step = right ? 1 : 0;
+      const upper = plane[from] * (1 - right) + plane[from + step] * right;
+      const lower = plane[from + next] * (1 - right) + plane[from + next + step] * right;
+      result[at] = upper * (1 - low) + lower * low;
     }
   }
   return result;
@@ -254,23 +259,15 @@ function byHead(unit) {
   });
 }
 
-// What the network sees of a patient: the slices at its size, the table of each sequence and the window to compute
-export function prepare(slices, config) {
-  const {size, normalisation, crop} = config.input, flair = config.flair;
-  const stack = slices.map(({height, width, planes}) => {
-    const done = new Map();  // one sequence may stand for all three
-    return planes.map(plane => {
-      if (!done.has(plane)) done.set(plane, toNetworkSize(plane, height, width, size));
-      return done.get(plane);
-    });
-  });
-  const head = findHead(stack.map(planes => planes[flair]), size, size);
+// What the network sees of a patient, from the slabs of geometry.js: also the table of each sequence and the window to compute
+export function prepare(stack, config) {
+  const {size, normalisation, crop} = config.input, head = findHead(stack.map(planes => planes[config.flair]), size, size);
   const levels = NORMALISATIONS[normalisation](stack, head, config);
   const window = crop ? windowAround(headBox(head, size, size), size, config.multiple) : [0, 0, size, size];
   return {stack, levels, window};
 }
 
-// The network's input for a slice, and for its mirror image where both are averaged: Float32Array [1 or 2, channels, h, w]
+// The network's input for a slab, and for its mirror image where both are averaged: Float32Array [1 or 2, channels, h, w]
 export function fillInput({stack, levels, window: [top, left, height, width]}, number, config) {
   const {size, neighbours, tta_flip: flip} = config.input, planes = [0, 1, 2].map(n => [stack[number][n], levels[n]]);
   for (let distance = 1; distance <= neighbours; distance++) for (const step of [-distance, distance]) {
@@ -288,7 +285,7 @@ export function fillInput({stack, levels, window: [top, left, height, width]}, n
   return {input, shape: [passes, planes.length, height, width]};
 }
 
-// The logits of a whole slice from those of its window, averaged over the mirror image: Float32Array of size x size
+// The logits of a whole slab from those of its window, averaged over the mirror image: Float32Array of size x size
 export function collectLogits(output, {window: [top, left, height, width]}, config) {
   const {size, tta_flip: flip} = config.input, frame = new Float32Array(size * size).fill(config.outside);
   for (let y = 0; y < height; y++) for (let x = 0; x < width; x++) {

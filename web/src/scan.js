@@ -1,12 +1,13 @@
 // Sequences of files -> the slices of one patient with 8 bits, as scans/read.py makes them
-import {Refusal, cutPlane, samePlace} from "./geometry.js";
+import {describe, resample} from "./geometry.js";
+import {Refusal, cutPlane, samePlace} from "./grid.js";
 import {percentile, roundHalfEven} from "./preprocess.js";
 import {readNifti, readNrrd, checkVoxels} from "./volumes.js";
-import {readSeries} from "./dicom.js";
+import {contrastWarnings, readSeries} from "./dicom.js";
 import {readPicture} from "./pictures.js";
 import {stem} from "./items.js";
 
-// items: {flair, pre, post} as items.js has them -> {name, slices: [{name, source, height, width, planes}], spacing, grid, grey, notes}
+// items: {flair, pre, post} as items.js has them -> {name, slices: [{name, source, height, width, planes}], spacing, grid, grey, notes, warnings}
 export async function readScan(items, config, progress = () => {}) {
   const flair = await readSequence(items.flair, config, progress), notes = flair.notes;
   const others = {};
@@ -14,7 +15,7 @@ export async function readScan(items, config, progress = () => {}) {
     if (!items[role]) continue;
     try {
       others[role] = await readSequence(items[role], config, progress);
-      checkSequence(flair, others[role], items[role].label);
+      align(flair, others[role], items[role].label, config);
       notes.push(...others[role].notes.map(note => `${config.shown[role]}: ${note}`));
     } catch (error) {
       if (!(error instanceof Refusal)) throw error;
@@ -30,13 +31,9 @@ export async function readScan(items, config, progress = () => {}) {
     ...about,
     planes: flair.sequences === 3 ? planes : ["pre", "flair", "post"].map(role => (others[role] || flair).slices[number].planes[0]),
   }));
-  const {spacing} = flair;
-  if (spacing && Math.max(spacing[0], spacing[1]) > config.oblong * Math.min(spacing[0], spacing[1])) {
-    const [rows, columns] = spacing.map(value => Number(value.toPrecision(3)));
-    notes.push(`pixels of ${rows} x ${columns} mm, as of slices that were taken in another plane: the network knows ` +
-      "axial ones with square pixels alone");
-  }
-  return {name: flair.name, slices, spacing, grid: flair.grid, grey, notes};
+  const {name, spacing, grid, warnings} = flair;
+  notes.push(...describe({slices, spacing}, config));
+  return {name, slices, spacing, grid, grey, notes, warnings};
 }
 
 async function readSequence(item, config, progress) {
@@ -66,7 +63,8 @@ async function readVolume(item, file, config) {
     values[number] = null;
   });
   describeScales(scales, notes, config);
-  return {name, slices, spacing: grid.spacing, grid, notes, sequences: values.length};
+  const warnings = item.form === "dicom" ? contrastWarnings(item.tags[0], config.shortest) : [];
+  return {name, slices, spacing: grid.spacing, grid, notes, warnings, sequences: values.length};
 }
 
 async function readPictures(item, config, progress) {
@@ -96,19 +94,31 @@ async function readPictures(item, config, progress) {
     planes: values.map((plane, c) => scales[c] ? Uint8Array.from(plane, scales[c].convert) : plane),
   }));
   const name = slices.length > 1 ? slices[0].name.replace(/[_-]?\d+$/, "") || "pictures" : slices[0].name;
-  return {name, slices, spacing: null, grid: null, notes, sequences};
+  return {name, slices, spacing: null, grid: null, notes, warnings: pictureWarnings(pictures), sequences};
 }
 
-function checkSequence(flair, other, label) {
+// Put another sequence onto the grid of FLAIR by their headers
+function align(flair, other, label, config) {
   const sizes = scan => scan.slices.map(({height, width}) => `${width}x${height}`).join();
   if (flair.sequences !== 1 || other.sequences !== 1) throw new Refusal("one of the files holds more than one sequence already.");
-  if (sizes(flair) !== sizes(other)) {
+  if (sizes(flair) === sizes(other) && !(flair.grid && other.grid && !samePlace(flair.grid, other.grid))) return;
+  if (!flair.grid?.known || !other.grid?.known) {
     const [own, first] = [other, flair].map(scan => `${scan.slices.length} slices of ${scan.slices[0].width}x${scan.slices[0].height}`);
     throw new Refusal(`${label} has ${own}, but FLAIR has ${first}. Resample the sequences onto FLAIR first.`);
   }
-  if (flair.grid && other.grid && !samePlace(flair.grid, other.grid)) {
-    throw new Refusal(`${label}: lies elsewhere in space than FLAIR. Register it to FLAIR first.`);
+  const {planes, overlap} = resample(other, flair);
+  if (overlap < config.sameHead) {
+    throw new Refusal(`${label}: its head and that of FLAIR overlap by ${Math.round(100 * overlap)}% only. Register it to FLAIR first.`);
   }
+  other.slices = planes.map(plane => ({planes: [plane]}));
+  other.notes.push("resampled onto the grid of FLAIR by the headers");
+}
+
+// Of pictures that may not be one stack of one patient
+function pictureWarnings(pictures) {
+  const sizes = [...new Set(pictures.map(({height, width}) => `${width}x${height}`))];
+  return sizes.length < 2 ? [] : [`pictures of ${sizes.length} sizes (${sizes.slice(0, 3).join(", ")}) are taken for one stack of one ` +
+    "patient, scaled together. Give each person or series a folder of its own."];
 }
 
 function refuseMask(arrays) {
@@ -125,17 +135,20 @@ function refuseMask(arrays) {
 
 // --- More than 8 bits ------------------------------------------------------------------------------------------------
 
-
-// Which value of a sequence becomes which of 8 bits: the percentiles of all values become 0 and 255.
+// Which value of a sequence becomes which of 8 bits: a percentile of all values becomes 0, one of what is not air 255.
 // Returns {low, high, black: how many are no value, convert: value -> 0 to 255}
-function scaleOf(arrays, {filling, percentiles}) {
+function scaleOf(arrays, {filling, percentiles, air}) {
   const none = filling.map(Math.fround);  // outside of the field of view
   const isValue = value => Number.isFinite(value) && !none.includes(value);
   const short = arrays.every(values => values.BYTES_PER_ELEMENT < 4);  // whole numbers from -32768 to 65535
   const {count, at, most} = short ? countShort(arrays, isValue) : countFloat(arrays, none);
   const all = arrays.reduce((sum, values) => sum + values.length, 0);
   if (!count) throw new Refusal("holds no finite value. Restore it.");
-  const [low, top] = percentiles.map(share => Math.fround(percentile(count, at, share)));
+  const [low, bright] = percentiles.map(share => Math.fround(percentile(count, at, share)));
+  const level = Math.fround(low + Math.fround(Math.fround(air) * Math.fround(bright - low)));
+  let below = 0;
+  for (const values of arrays) for (let i = 0; i < values.length; i++) if (Math.fround(values[i]) < level && isValue(values[i])) below++;
+  const top = Math.fround(percentile(count - below, place => at(below + place), percentiles[1]));
   const high = top > low ? top : Math.max(most, low), range = high > low ? Math.fround(high - low) : 1;
   const convert = value => {
     value = Math.fround(value);
@@ -204,5 +217,5 @@ function describeScales(scales, notes, {percentiles}) {
   if (black) notes.push(`${black.toLocaleString("en-US")} values that are not finite, or padding, are black`);
   const [low, high] = ["low", "high"].map(end => deep.map(scale => Number(scale[end].toPrecision(4))).join(", "));
   notes.push(`intensities scaled to 8 bits: ${low} becomes 0 and ${high} becomes 255 (percentiles ` +
-    `${percentiles.join(" and ")} of all slices)`);
+    `${percentiles[0]} of all slices and ${percentiles[1]} of what is not air)`);
 }

@@ -1,16 +1,17 @@
 // The viewer's state and picture. Outline, keys, wheel and swipe are those of the report.
-import {indexOfMost, listenToKeys, listenToStage, outline, seenSquare} from "../../reporting/viewer.js";
+import {drawScale, indexOfMost, listenToKeys, listenToStage, outline, seenSquare} from "../../reporting/viewer.js";
 
 export const byId = id => document.getElementById(id);
 export const state = {slice: 0, zoom: 1, middle: null, hidden: false, tool: "", brush: 6};
-let patient = null;  // {slices, masks, areas, shades, ...}
+let patient = null;  // {slices, spacing, grid, masks, areas, shades, ...}
 export const current = () => patient;
 
 // --- Drawing ---------------------------------------------------------------------------------------------------------
 
-const square = ({height, width}) => {
-  const side = Math.max(height, width);
-  return {side, top: (side - height) >> 1, left: (side - width) >> 1};
+// A slice in a square, in widths of a pixel: how tall a pixel is, the side of the square, and where the slice begins
+const frame = ({height, width}) => {
+  const tall = patient.spacing ? patient.spacing[0] / patient.spacing[1] : 1, side = Math.max(height * tall, width);
+  return {tall, side, top: (side - height * tall) / 2, left: (side - width) / 2};
 };
 
 let listeners = [];
@@ -21,6 +22,11 @@ export function openPatient(other) {
   Object.assign(state, {slice: 0, zoom: 1, middle: null});
   byId("stage").classList.remove("zoomed");
   byId("slice").max = patient.slices.length - 1;
+  for (const input of document.querySelectorAll("input[name=sequence]")) {  // FLAIR may stand in for the others
+    const {planes} = patient.slices[0], own = planes[input.value];
+    input.checked = input.value === "1";
+    input.parentElement.hidden = own === planes[1] && !input.checked;
+  }
   patient.shades = [0, 1, 2].map(sequence => brightness(patient.slices.map(slice => slice.planes[sequence]), patient.brightest));
 }
 
@@ -34,8 +40,8 @@ function brightness(planes, brightest) {
   return Float32Array.from({length: 256}, (_, value) => value / (white || 255));
 }
 
-// The square of the slice that is seen: [left, top, side], in pixels of the slice padded to a square
-const seen = () => seenSquare([0, 0, square(patient.slices[state.slice]).side], state);
+// The part of the square that is seen: [left, top, side]
+const seen = () => seenSquare([0, 0, frame(patient.slices[state.slice]).side], state);
 
 export function zoom(factor) {
   if (!patient) return;
@@ -50,11 +56,12 @@ function draw(name, attributes, parent) {
   const element = document.createElementNS("http://www.w3.org/2000/svg", name);
   for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
   parent.append(element);
+  return element;
 }
 
 export function show() {
   if (!patient) return;
-  const slice = patient.slices[state.slice], mask = patient.masks[state.slice], {side, top, left} = square(slice);
+  const slice = patient.slices[state.slice], mask = patient.masks[state.slice], {tall, top, left} = frame(slice);
   const {height, width} = slice, sequence = Number(document.querySelector("input[name=sequence]:checked").value);
   const range = Number(byId("window").value) / 100, level = Number(byId("level").value) / 100;
   const table = patient.shades[sequence].map(share => 255 * ((Math.min(share, 1) - level) / range + 0.5));
@@ -64,27 +71,26 @@ export function show() {
     picture.data[at + 3] = 255;
   }
   const whole = byId("whole"), canvas = byId("picture"), context = canvas.getContext("2d");
-  Object.assign(whole, {width: side, height: side});
-  whole.getContext("2d").putImageData(picture, left, top);
-  const view = seen(), pixels = Math.min(1240, Math.round(byId("stage").clientWidth * devicePixelRatio)) || 620;
+  Object.assign(whole, {width, height});
+  whole.getContext("2d").putImageData(picture, 0, 0);
+  const view = seen(), pixels = Math.min(1240, Math.round(byId("stage").clientWidth * devicePixelRatio)) || 620, scale = pixels / view[2];
   Object.assign(canvas, {width: pixels, height: pixels});
-  context.imageSmoothingEnabled = true;
-  context.drawImage(whole, ...view.slice(0, 2), view[2], view[2], 0, 0, pixels, pixels);
+  context.drawImage(whole, (left - view[0]) * scale, (top - view[1]) * scale, width * scale, height * tall * scale);
 
   const marks = byId("marks");
   marks.setAttribute("viewBox", `${view[0]} ${view[1]} ${view[2]} ${view[2]}`);
   marks.replaceChildren();
+  const onSlice = draw("g", {transform: `translate(${left} ${top}) scale(1 ${tall})`}, marks);
   if (mask && !state.hidden && mask.includes(1)) {
-    const labels = new Uint8Array(side * side);
-    for (let y = 0; y < height; y++) labels.set(mask.subarray(y * width, (y + 1) * width), (y + top) * side + left);
-    const {path: d} = outline(labels, side, side, label => label > 0);
-    if (byId("show-overlay").checked) draw("path", {d, class: "overlay", "fill-rule": "evenodd"}, marks);
+    const {path: d} = outline(mask, width, height, value => value > 0);
+    if (byId("show-overlay").checked) draw("path", {d, class: "overlay", "fill-rule": "evenodd"}, onSlice);
     if (byId("show-outline").checked) {
-      draw("path", {d, class: "halo"}, marks);
-      draw("path", {d, class: "outline prediction"}, marks);
+      draw("path", {d, class: "halo"}, onSlice);
+      draw("path", {d, class: "outline prediction"}, onSlice);
     }
   }
   if (state.tool && state.cursor) draw("circle", {cx: state.cursor[0] + left, cy: state.cursor[1] + top, r: state.brush, class: "cursor"}, marks);
+  drawScale(marks, {sides: patient.grid?.known && ["R", "L"], millimetres: patient.spacing && patient.spacing[1]}, ...view);
   byId("slice").value = state.slice;
   byId("slice").setAttribute("aria-valuetext", `slice ${state.slice + 1} of ${patient.slices.length}`);
   for (const listener of listeners) listener();
@@ -97,12 +103,12 @@ export function goTo(index) {
 
 export const goToLargest = () => goTo(indexOfMost(patient.areas, area => area || 0));
 
-// The middle of the mask of the slice in the padded square, which zooming goes to; null without any
+// The middle of the mask of the slice in its square, which zooming goes to; null without any
 function middleOfMarks() {
-  const slice = patient.slices[state.slice], mask = patient.masks[state.slice], {top, left} = square(slice);
+  const slice = patient.slices[state.slice], mask = patient.masks[state.slice], {tall, top, left} = frame(slice);
   let count = 0, x = 0, y = 0;
   if (mask) mask.forEach((value, at) => { if (value) { count++; x += at % slice.width; y += Math.floor(at / slice.width); } });
-  return count ? [x / count + left, y / count + top] : null;
+  return count ? [x / count + left, y / count * tall + top] : null;
 }
 
 // --- Brush -----------------------------------------------------------------------------------------------------------
@@ -126,12 +132,12 @@ function beginStroke() {
 }
 
 function dab([x, y]) {
-  const n = state.slice, {height, width} = patient.slices[n], value = state.tool === "paint" ? 1 : -1;
+  const n = state.slice, {height, width} = patient.slices[n], {tall} = frame(patient.slices[n]), value = state.tool === "paint" ? 1 : -1;
   patient.edits[n] = patient.edits[n] || new Int8Array(height * width);
   const r = state.brush;
-  for (let v = Math.max(0, Math.ceil(y - r - 0.5)); v <= Math.min(height - 1, y + r - 0.5); v++) {
+  for (let v = Math.max(0, Math.ceil((y - r) / tall - 0.5)); v <= Math.min(height - 1, (y + r) / tall - 0.5); v++) {
     for (let u = Math.max(0, Math.ceil(x - r - 0.5)); u <= Math.min(width - 1, x + r - 0.5); u++) {
-      if ((u + 0.5 - x) ** 2 + (v + 0.5 - y) ** 2 > r * r) continue;
+      if ((u + 0.5 - x) ** 2 + ((v + 0.5) * tall - y) ** 2 > r * r) continue;
       const at = v * width + u, before = patient.masks[n][at];
       patient.edits[n][at] = value;
       patient.masks[n][at] = value > 0 ? 1 : 0;
@@ -153,7 +159,7 @@ export function listenToBrush() {
   const stage = byId("stage");
   let drawing = false;
   const place = event => {
-    const box = stage.getBoundingClientRect(), view = seen(), {top, left} = square(patient.slices[state.slice]);
+    const box = stage.getBoundingClientRect(), view = seen(), {top, left} = frame(patient.slices[state.slice]);
     return [view[0] + (event.clientX - box.left) / box.width * view[2] - left, view[1] + (event.clientY - box.top) / box.height * view[2] - top];
   };
   const line = (from, to) => {
@@ -187,10 +193,10 @@ export function listenToBrush() {
     if (!way && event.key !== " ") return;
     event.preventDefault();
     event.stopPropagation();
-    const {height, width} = patient.slices[state.slice];
-    state.cursor = state.cursor || [width / 2, height / 2];
+    const {height, width} = patient.slices[state.slice], size = [width, height * frame(patient.slices[state.slice]).tall];
+    state.cursor = state.cursor || size.map(length => length / 2);
     if (way) {
-      state.cursor = [width, height].map((most, k) => Math.max(0, Math.min(most, state.cursor[k] + way[k] * Math.max(1, state.brush / 2))));
+      state.cursor = size.map((most, k) => Math.max(0, Math.min(most, state.cursor[k] + way[k] * Math.max(1, state.brush / 2))));
     } else {
       beginStroke();
       dab(state.cursor);

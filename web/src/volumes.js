@@ -1,6 +1,6 @@
 // NIfTI and NRRD files -> {values: [typed array per sequence], grid}
 import * as nifti from "nifti-reader-js";
-import {Refusal, fromQuaternion, makeGrid} from "./geometry.js";
+import {Refusal, fromQuaternion, makeGrid} from "./grid.js";
 
 const LONGEST_HEADER = 65536;  // bytes of NRRD
 const CUT = "is cut off: its header says that it holds more voxels. Restore it.";

@@ -1,10 +1,11 @@
 // Reads, prepares, computes and cuts out masks, beside the page so that it stays alive. One message in, one out.
 import * as ort from "onnxruntime-web/wasm";
-import {Refusal} from "./geometry.js";
+import {inputWarnings} from "./check.js";
+import {toNetwork} from "./geometry.js";
+import {Refusal} from "./grid.js";
 import {assignRoles, findItems} from "./items.js";
 import {segment} from "./postprocess.js";
 import {collectLogits, fillInput, prepare} from "./preprocess.js";
-import {inputWarnings} from "./quality.js";
 import {readScan} from "./scan.js";
 
 let config, session, prepared, scan, logits;
@@ -26,11 +27,11 @@ const answers = {
     prepared = logits = null;
     return scan;
   },
-  take({slices}) {  // a scan that was not read from files: the sample
-    scan = {slices};
+  take({sample}) {  // a scan that was not read from files
+    scan = sample;
   },
   prepare() {
-    prepared = prepare(scan.slices, config);
+    prepared = prepare(toNetwork(scan, config), config);
     return prepared;
   },
   share({state}) {  // what another worker prepared
@@ -45,7 +46,7 @@ const answers = {
   },
   segment({planes, threshold}) {
     logits = planes || logits;
-    return segment(logits, scan.slices, threshold, config);
+    return segment(logits, scan, threshold, config);
   },
   judge({masks}) {
     return inputWarnings(scan.slices, masks, config);

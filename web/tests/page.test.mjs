@@ -2,15 +2,21 @@
 import assert from "node:assert/strict";
 import {test} from "node:test";
 import {expectedDice} from "../src/confidence.js";
-import {Refusal, cutPlane, encodeNifti, makeGrid, samePlace} from "../src/geometry.js";
+import {describe, fromNetwork, masksToNetwork, networkPixel, resample, toNetwork} from "../src/geometry.js";
+import {Refusal, cutPlane, encodeNifti, makeGrid, samePlace} from "../src/grid.js";
 import {assignRoles, findItems, kindOf} from "../src/items.js";
 import {removeSmall} from "../src/postprocess.js";
 import {fillInput, findHead, headBox, percentileOfCounts, prepare, refusals, roundHalfEven, windowAround} from "../src/preprocess.js";
+import {contrastWarnings} from "../src/dicom.js";
+import {readScan} from "../src/scan.js";
 import {readNifti, readNrrd} from "../src/volumes.js";
 
-const names = {words: {mask: "seg|mask", flair: "flair", post: "t1ce", pre: "t1", other: "t2w?"}, onto: "_to_[a-z]+", agent: "gd"};
+const kinds = {mask: "seg|mask", flair: "flair", post: "t1ce", pre: "t1", other: "t2w?"};
+const words = Object.fromEntries(Object.entries(kinds).map(([kind, own]) => [kind, `(?<![a-z0-9])(?:${own})(?![a-z0-9])`]));
+const names = {words, onto: "_to_[a-z]+", camel: "(?<=[a-z])(?=Mask)", agent: "gd"};
 const input = {size: 4, normalisation: "plain", neighbours: 1, crop: false, resolution: 1, tta_flip: true, threshold: 0.5, min_component: 0};
-const config = {input, network: {channels: 5}, names, flair: 1, mean: [0, 0, 0], std: [1, 1, 1], multiple: 32, mostVoxels: 2 ** 27};
+const config = {input, network: {channels: 5}, names, flair: 1, mean: [0, 0, 0], std: [1, 1, 1], multiple: 32, mostVoxels: 2 ** 27,
+  apart: 5, thin: 3, unequal: 1.05, largest: 1024, percentiles: [0, 100], air: 0.1, filling: [-32768]};
 const refused = (work, words) => assert.rejects(work, error => error instanceof Refusal && error.message.includes(words));
 
 test("percentiles and halves as NumPy has them", () => {
@@ -33,7 +39,7 @@ test("the head is the largest bright region without thin parts, and its window f
 
 test("the input holds neighbours, repeated at the ends, and the mirror image", () => {
   const slices = [51, 102, 204].map(level => ({height: 4, width: 4, planes: [0, 1, 2].map(c => Uint8Array.from({length: 16}, (_, n) => level + (c === 1) * (n % 4)))}));
-  const {input: values, shape} = fillInput(prepare(slices, config), 0, config);
+  const {input: values, shape} = fillInput(prepare(toNetwork({slices}, config), config), 0, config);
   const at = (pass, channel, x) => Math.round(values[(pass * 5 + channel) * 16 + x] * 255);
   assert.deepEqual(shape, [2, 5, 4, 4]);
   assert.deepEqual([at(0, 0, 0), at(0, 1, 3), at(0, 3, 3), at(0, 4, 3)], [51, 54, 54, 105]);
@@ -106,7 +112,7 @@ test("NRRD: big-endian values, sequences as the first axis, axes of the header",
 });
 
 test("names say which file is what", async () => {
-  const said = {p_flair: "flair", p_t1ce: "post", p_t1: "pre", p_t1_to_flair: "pre", flair_seg: "mask", p_t2: "other", p_12: null};
+  const said = {p_flair: "flair", p_t1ce: "post", p_t1: "pre", p_t1_to_flair: "pre", flair_seg: "mask", tumorMask: "mask", p_t2: "other", p_12: null};
   for (const [name, kind] of Object.entries(said)) assert.equal(kindOf(name, names), kind, name);
   const files = ["p/x_flair.nii.gz", "p/x_t1.nii.gz", "p/x_flair_seg.nii.gz", "p/.hidden.nii", "p/note.txt", "p/s_10.png", "p/s_9.png"]
     .map(path => ({path, file: new File([""], path.split("/")[1])}));
@@ -119,14 +125,93 @@ test("names say which file is what", async () => {
   assert.match(assignRoles([]).question, /^No image/);
 });
 
-test("the expected Dice is a sum over features, unknown beyond those of other patients", () => {
-  const slices = [0, 1].map(() => ({height: 4, width: 4})), one = Uint8Array.from({length: 16}, (_, n) => Number(n < 4));
-  const masks = [one, one.map((value, n) => Number(n < 2))], logits = masks.map(mask => Float32Array.from(mask, value => value ? 30 : -30));
-  const expected = (name, low = 0, high = 9) => expectedDice(logits, masks, slices,
-    {input, confidence: {intercept: 0.5, thresholds: [0.3, 0.7], bad: 0.6, features: {[name]: {coefficient: 0.1, low, high}}}});
-  const values = {log_volume: Math.log10(6), log_components: 0, largest_share: 1, neighbour_dice: 4 / 6, threshold_dice: 1, entropy: 0};
+// As in tests/test_geometry.py
+const stack = (values, height, width, spacing) => ({spacing, slices: values.map(value => ({height, width, planes: Array(3).fill(new Uint8Array(height * width).fill(value))}))});
+const one = {...config, input: {...input, size: 1}};
+
+test("slabs and what lies between them", () => {
+  const thin = stack([0, 10, 20, 30, 40, 50, 60, 70, 80, 90], 4, 4, [1, 1, 1]);
+  assert.deepEqual(toNetwork(thin, config).map(planes => planes[1][0]), [20, 70]);
+  const logits = [0, 10].map(value => new Float32Array(16).fill(value));
+  assert.deepEqual(thin.slices.map((_, n) => fromNetwork(logits, thin, n, config)[5]).map(value => Math.round(1e4 * value) / 1e4), [0, 0, 0, 2, 4, 6, 8, 10, 10, 10]);
+  assert.match(describe(thin, config)[0], /^slices of 1 mm are averaged in 2 slabs/);
+  for (const [slices, between, slabs] of [[3, 1, 1], [12, 2.9, 7], [155, 1, 31], [1, 0.5, 1], [7, 3, 7]]) {
+    const scan = stack(Array(slices).fill(0), 1, 1, [1, 1, between]);
+    assert.equal(toNetwork(scan, one).length, slabs);
+    assert.ok(scan.slices.every((_, n) => fromNetwork(Array(slabs).fill(new Float32Array(1)), scan, n, one).length === 1));
+  }
+  const sizes = {spacing: [1, 1, 1], slices: [...stack([0], 1, 1).slices, ...stack([0], 2, 2).slices]};
+  assert.equal(toNetwork(sizes, one).length, 2);
+});
+
+test("pixels of another plane become square, and the mask has the grid of the input", () => {
+  const row = Uint8Array.from([0, 0, 200, 200]), scan = {spacing: [2, 1, 5], slices: [{height: 2, width: 4, planes: Array(3).fill(Uint8Array.from([...row, ...row]))}]};
+  assert.deepEqual([...toNetwork(scan, config)[0][1]], [row, row, row, row].flatMap(own => [...own]));
+  assert.deepEqual([...fromNetwork([Float32Array.from({length: 16}, (_, n) => Math.floor(n / 4))], scan, 0, config)], [0.5, 0.5, 0.5, 0.5, 2.5, 2.5, 2.5, 2.5]);
+  assert.match(describe(scan, config)[0], /^pixels of 2 x 1 mm/);
+  const size = {...config, input: {size: 256}};
+  for (const [height, width, spacing, pixels] of [[256, 200, null, 1], [512, 512, [0.5, 0.5, 5], 4], [256, 50, [1, 5, 1], 0.2]]) {
+    assert.equal(networkPixel({height, width}, spacing, size).toFixed(6), pixels.toFixed(6));
+  }
+});
+
+test("masks reach the grid of the network by nearest neighbour, in slabs by majority", () => {
+  const scan = {spacing: [2, 1, 2.5], slices: Array(4).fill({height: 2, width: 4})};  // slabs of two slices, rows twice
+  const masks = [[0, 1, 1, 0, 0, 0, 0, 0], [0, 1, 0, 0, 0, 0, 0, 0], Array(8).fill(0), [0, 0, 0, 0, 0, 0, 0, 1]].map(own => Uint8Array.from(own));
+  assert.deepEqual(masksToNetwork(masks, scan, config).map(mask => mask.join("")), ["0110011000000000", "0000000000010001"]);
+  const narrow = {spacing: null, slices: [{height: 4, width: 2}]};  // black to both sides
+  assert.deepEqual(masksToNetwork([new Uint8Array(8).fill(1)], narrow, config)[0].join(""), "0110".repeat(4));
+});
+
+test("a sequence on another grid is resampled by the headers", () => {
+  const make = (values, affine, size) => {
+    const own = makeGrid(affine, size, true);
+    return {grid: own, slices: Array.from({length: own.shape[2]}, (_, n) => ({height: own.shape[1], width: own.shape[0], planes: [cutPlane(values, own, n, value => value)]}))};
+  };
+  const flair = make(new Uint8Array(4), [[1, 0, 0, 0.5], [0, 1, 0, 0], [0, 0, 1, 0]], [4, 1, 1]);
+  const other = make(Uint8Array.from([10, 21, 40]), [[-1, 0, 0, 2], [0, 1, 0, 0], [0, 0, 1, 0]], [3, 1, 1]);  // 40, 21, 10 from x = 0 on
+  assert.deepEqual([...resample(other, flair).planes[0]], [30, 15, 0, 0]);  // halves are cut off, and nothing is beyond
+});
+
+test("air does not count in what becomes white, padding in nothing", async () => {
+  const values = Int16Array.from([-32768, 0, 5, 19, 20, 110, 200, 150]), bytes = encodeNifti([new Uint8Array(8)], makeGrid([[-1, 0, 0, 0], [0, -1, 0, 0], [0, 0, 1, 0]], [8, 1, 1], true));
+  const file = new Uint8Array(352 + 16);
+  file.set(bytes.subarray(0, 352));
+  file.set([4, 0, 16], 70);  // int16
+  file.set(new Uint8Array(values.buffer), 352);
+  const item = {form: "nifti", label: "x", files: [new File([file], "x.nii")]};
+  const read = async percentiles => {
+    const {slices, notes} = await readScan({flair: item}, {...config, percentiles});
+    return {plane: [...slices[0].planes[1]].reverse(), notes};
+  };
+  assert.deepEqual((await read([0, 100])).plane, [0, 0, 6, 24, 26, 140, 255, 191]);
+  const {plane, notes} = await read([0, 50]);  // 20 is the middle of all, and 65 that of those from 2 on
+  assert.deepEqual(plane, [0, 0, 20, 75, 78, 255, 255, 255]);
+  assert.match(notes.join(), /1 values that are not finite.*0 becomes 0 and 65 becomes 255 .percentiles 0 of all slices and 50 of what is not air/);
+});
+
+test("times that FLAIR never has are warned of", () => {
+  assert.deepEqual(contrastWarnings({echo: 120, inversion: 2500, description: "AX FLAIR"}, [40, 1200]), []);
+  assert.deepEqual(contrastWarnings({echo: 0, inversion: 0}, [40, 1200]), []);
+  assert.match(contrastWarnings({echo: 9.125, inversion: 0, description: "AX T1"}, [40, 1200])[0], /^the echo time of the series AX T1 taken for FLAIR is 9.125 ms/);
+});
+
+// tests/test_quality.py has the same mask and features; the probabilities are 1 in its first box, 0.5 in the others
+test("the expected Dice is a sum over features with an interval, unknown beyond those of other patients", () => {
+  const size = 20, boxes = [[0, 0], [0, 2], [12, 12]], slices = boxes.map(() => ({height: size, width: size}));
+  const masks = boxes.map(([top, left]) => Uint8Array.from({length: size * size}, (_, at) => {
+    const y = Math.floor(at / size) - top, x = at % size - left;
+    return Number(y >= 0 && y < 4 && x >= 0 && x < 4);
+  }));
+  const logits = masks.map((mask, n) => Float32Array.from(mask, value => value ? (n ? 0 : 60) : -60));
+  const expected = (name, low = 0, high = 9) => expectedDice(logits, masks, {slices}, {...config, input: {size}, confidence:
+    {intercept: 0.5, half_width: 0.2, thresholds: [0.3, 0.7], bad: 0.65, features: {[name]: {coefficient: 0.1, low, high}}}});
+  const values = {log_volume: Math.log10(48), log_components: Math.log10(2), largest_share: 32 / 48, neighbour_dice: 0.25, threshold_dice: 0.5, entropy: 32 / 48};
   for (const [name, value] of Object.entries(values)) assert.ok(Math.abs(expected(name).dice - 0.5 - 0.1 * value) < 1e-6, name);
-  assert.deepEqual([expected("log_volume").check, expected("threshold_dice").check], [true, false]);
-  assert.deepEqual(expected("log_volume", 1), {dice: null, check: true});
-  assert.equal(expectedDice(logits, masks, slices, {input, confidence: null}), null);
+  const {dice, low, high, check} = expected("log_volume");
+  assert.deepEqual([dice, low, high].map(value => value.toFixed(4)), ["0.6681", "0.4681", "0.8681"]);
+  assert.deepEqual([check, expected("entropy").check], [false, true]);
+  assert.deepEqual(expected("log_volume", 2), {dice: null, check: true});
+  assert.deepEqual(expectedDice(logits, masks.map(mask => mask.fill(0)), {slices}, {...config, input: {size}, confidence: {features: {entropy: {}}}}), {dice: null, check: true});
+  assert.equal(expectedDice(logits, masks, {slices}, {...config, confidence: null}), null);
 });

@@ -1,8 +1,9 @@
-// Warnings about a prediction, in the words of evaluation/quality.py
+// Warnings about a prediction, in the words of scans/check.py
+import {sameSize} from "./geometry.js";
 import {findHead, percentileOfCounts} from "./preprocess.js";
 
 // slices: [{height, width, planes}], masks: [Uint8Array]
-export function inputWarnings(slices, masks, {corner, uneven, bright, tooMuch, flair}) {
+export function inputWarnings(slices, masks, {corner, uneven, bright, tooMuch, least, flair}) {
   const warnings = [], values = slices.map(slice => cornerValues(slice, corner));
   const [spread, level] = [0, 1].map(n => median(values.map(pair => pair[n])));
   if (spread > uneven || level > bright) {
@@ -11,12 +12,11 @@ export function inputWarnings(slices, masks, {corner, uneven, bright, tooMuch, f
       "anything else mean nothing. Give slices of a whole head, with pre-contrast, FLAIR and post-contrast as " +
       "their channels.");
   }
-  const alike = slices.every(({height, width}) => height === slices[0].height && width === slices[0].width);
-  const stacks = alike ? [slices] : slices.map(slice => [slice]);
+  const stacks = sameSize(slices) ? [slices] : slices.map(slice => [slice]);
   const area = mask => { let sum = 0; for (let i = 0; i < mask.length; i++) sum += mask[i]; return sum; };
   const head = stacks.flatMap(stack =>
     findHead(stack.map(slice => slice.planes[flair]), stack[0].height, stack[0].width, true).map(area));
-  const large = masks.filter((mask, number) => area(mask) > tooMuch * head[number]).length;
+  const large = masks.filter((mask, number) => area(mask) > Math.max(tooMuch * head[number], least * mask.length)).length;
   if (large) {
     warnings.push(`the mask covers more than a third of the head in ${large} of ${slices.length} slices, as no tumour ` +
       "of the data set does. Look at the overlays before you use the areas.");
