@@ -202,7 +202,7 @@ def test_a_table_is_written_edited_and_taken_and_lies_beside_the_masks(predict, 
     code, _, err, folder = predict(cohort, "--overwrite")
     assert code == 1 and "a/flair.nii.gz: cannot be read" in err
     assert pd.read_csv(folder / "patients.csv")["patient"].tolist() == ["b"]
-    assert "cannot be read" in pd.read_csv(folder / "cohort.csv")["notes"][0]
+    assert "a link that leads nowhere" in pd.read_csv(folder / "cohort.csv")["notes"][0]
 
 
 def test_a_note_of_all_patients_is_printed_once_and_so_are_swapped_images_and_masks(predict, tmp_path):
