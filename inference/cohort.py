@@ -105,14 +105,16 @@ class Prediction:
         scan = work.scan
         if scan is None:
             return work
+        if not work.in_place:
+            work.masks = to_masks(work.probabilities, Postprocessing.of(self.checkpoint["input"]), scan.spacing)
+        warnings = [*scan.warnings, *input_warnings(scan.slices, work.masks)]
         if work.in_place:
             about = describe_written(work.masks, work.before.get("patient", {}))
         else:
-            work.masks = to_masks(work.probabilities, Postprocessing.of(self.checkpoint["input"]), scan.spacing)
-            expected = expect(self.checkpoint["quality"], work.small, work.masks, scan)
+            expected = expect(self.checkpoint["quality"], work.small, work.masks, scan, bool(warnings))
             about = describe_predicted(work.masks) | expected
-        about["seen_in_training"] = seen_in_training(scan, self.checkpoint.get("training_patients"))
-        about["warnings"] = " ".join([*scan.warnings, *input_warnings(scan.slices, work.masks)])
+        about["seen_in_training"] = seen_in_training(scan, self.checkpoint["training_patients"])
+        about["warnings"] = " ".join(warnings)
         page = functools.partial(self.make_page, work.patient, scan, work.masks, work.references, work.probabilities)
         wanted = work.probabilities if self.write_probabilities else None
         kept = {"inputs": work.inputs, "problems": work.problems}

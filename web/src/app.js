@@ -219,7 +219,8 @@ async function compute(scan, own) {
   const warnings = await worker.ask("judge", {masks: patient.masks});
   if (own !== job) return;
   list("warnings", [...general, ...warnings]);
-  patient.expected = expectedDice(logits, patient.network, scan, config);
+  const doubtful = scan.warnings.length + warnings.length > 0;
+  patient.expected = expectedDice(logits, patient.network, scan, config, doubtful);
   byId("output").hidden = false;
   byId("save-masks").textContent = scan.grid ? "Save masks (.nii.gz)" : count > 1 ? "Save masks (PNG in a ZIP)" : "Save mask (PNG)";
   const seconds = (performance.now() - started) / 1000;

@@ -6,10 +6,11 @@ export const FEATURES = ["log_volume", "log_components", "largest_share", "neigh
 
 // config.confidence: {features: {name: {coefficient, low, high}}, intercept, half_width: of the interval, thresholds: [low,
 // high], bad: the Dice below which a mask has to be checked}, or null. Returns {dice, low, high, check}; the Dice is null
-// for a mask unlike all that it was fitted to.
-export function expectedDice(logits, masks, scan, config) {
+// for a mask unlike all that it was fitted to, and where there is a warning.
+export function expectedDice(logits, masks, scan, config, doubtful) {
   const {confidence: quality} = config;
   if (!quality) return null;
+  if (doubtful) return {dice: null, check: true};
   const row = features(logits, masksToNetwork(masks, scan, config), quality, config.input.size);
   let expected = quality.intercept;
   for (const [name, {coefficient, low, high}] of Object.entries(quality.features)) {
