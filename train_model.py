@@ -80,10 +80,11 @@ def main(argv: list[str] | None = None) -> None:
 def split_patients(args: argparse.Namespace, folder: Path) -> dict[str, pd.DataFrame]:
     """Find the slices and split them by patient."""
     from dataset import split
-    from dataset.folder import find_slices
+    from dataset.folder import FEWEST_PATIENTS, find_slices
     from training.hardware import say
 
-    table = find_slices(folder, split.read_patient_list(args.patients) if args.patients else None)
+    listed = split.read_patient_list(args.patients) if args.patients else None
+    table = find_slices(folder, listed, 1 if args.no_validation else FEWEST_PATIENTS)
     patients = table["patient"]
     if args.split:
         assignment, missing, unknown = split.read_assignment(args.split, patients, folder)

@@ -88,7 +88,8 @@ def licence(config: dict[str, Any]) -> str:
     """Return the licence of a network by its config."""
     if config["synthetic"] or config["published"]:
         return "MIT" if config["synthetic"] else LICENCE
-    before = f", and by that of the weights it began with: {config['weights']['licence']}" * ("weights" in config)
+    before = config.get("weights", {}).get("licence")
+    before = f", and by that of the weights it began with: {before}" if before else ""
     return f"decided by the images it was learned from{before}"
 
 

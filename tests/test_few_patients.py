@@ -1,0 +1,37 @@
+"""Few patients of an institution: who trains, who is tested, and that the same command trains nothing again."""
+
+import pandas as pd
+from conftest import make_patients, run_here
+
+from studies import few_patients
+
+NAMES = ("CS_0001", "CS_0002", "CS_0003", "DU_0001", "DU_0002")
+
+
+def test_an_institution_is_left_out_and_learned_from_few(monkeypatch, undrawn, capsys, tmp_path):
+    monkeypatch.setattr(few_patients, "run_python", run_here)
+    folder = make_patients(tmp_path / "kaggle_3m", patients=5, slices=2)
+    for number, name in enumerate(NAMES):
+        old, new = f"SYNTH_T_{number}", f"TCGA_{name}_20000101"
+        for path in (folder / old).iterdir():
+            path.rename(path.with_name(path.name.replace(old, new)))
+        (folder / old).rename(folder / new)
+    options = ("--institutions", "CS", "--patients", 1, 2, "--draws", 2, "--epochs", 1, "--width", 2)
+    arguments = [str(o) for o in ("--data", folder, "--out", tmp_path / "few", *options)]
+    few_patients.main(arguments)
+    table = pd.read_csv(tmp_path / "few" / "few.csv")
+    assert table.groupby(["network", "few"]).size().to_dict() == {
+        ("few alone", 1): 2, ("few alone", 2): 2, ("others", 0): 2, ("others, then few", 1): 2,
+        ("others, then few", 2): 2,
+    }  # fmt: skip
+    for draw, own in table.groupby("draw"):
+        (test,) = set(own["patient"])
+        split = pd.read_csv(tmp_path / "few" / "CS" / f"went_on_2_{draw}" / "split.csv").set_index("patient")["split"]
+        assert split[test] == "test" and sorted(split) == ["test", "train", "train"]
+    others = pd.read_csv(tmp_path / "few" / "CS" / "others" / "train.csv")["patient"]
+    assert set(others) == {"TCGA_DU_0001_20000101", "TCGA_DU_0002_20000101"}
+    assert (tmp_path / "few" / "few.png").is_file()
+    printed = capsys.readouterr().out
+    assert "| others, then few | 2 |" in printed
+    few_patients.main(arguments)
+    assert capsys.readouterr().out.count("nothing is left to do") == 9
