@@ -67,7 +67,7 @@ def maker(item: Item, folder: Path | None) -> str:
     if item.root != folder:
         return maker_of(name)
     named = maker_of(f"{folder.name}/{name}")
-    return "network" if named == "reader" and all((folder / table).is_file() for table in OURS) else named
+    return "network" if named == "reader" and (folder / OURS).is_file() else named
 
 
 # --- Read a mask --------------------------------------------------------------------------------------------------

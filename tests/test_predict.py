@@ -330,7 +330,7 @@ def test_the_network_of_a_run_is_the_one_that_was_chosen(call, tmp_path, picture
         code, said, err = call("predict_model", picture, *options, "--out", out, "--overwrite", "--device", "cpu")
         assert (code, err) == (0, "") and words in said and "fp32" in said  # whatever it was trained in
         assert pd.read_csv(out / "slices.csv")["lesion_pixels"].sum() == pixels
-    code, _, err = call("predict_model", picture, "--out", out, "--run", run, "--checkpoint", "x.pt")
+    code, _, err = call("predict_model", picture, "--out", out, "--run", run, "--checkpoint", run.checkpoint(1))
     assert code == 2 and "not allowed with argument --run" in err
 
 

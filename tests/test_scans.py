@@ -99,12 +99,8 @@ def test_pictures_that_pillow_reads_but_not_as_one_slice(tmp_path):
     Image.new("CMYK", (9, 9)).save(tmp_path / "ink.tif")
     image.save(tmp_path / "gif.png", format="GIF")
     cv2.imwrite(str(tmp_path / "deep.tif"), np.full((8, 8, 3), 4000, np.uint16), [cv2.IMWRITE_TIFF_COMPRESSION, 1])
-    image.save(tmp_path / "tags.tif")
-    content = (tmp_path / "tags.tif").read_bytes()
-    width = b"\0\1\4\0\1\0\0\0"  # its tag
-    (tmp_path / "tags.tif").write_bytes(content.replace(width + b"\t", width + b"\5"))
     refused = {"pages.tif": "more than one page", "ink.tif": "pixel format CMYK", "gif.png": "cannot identify",
-               "deep.tif": "of more than 8 bits", "tags.tif": "its header contradicts itself"}  # fmt: skip
+               "deep.tif": "of more than 8 bits"}  # fmt: skip
     for name, message in refused.items():
         assert message in refusal(tmp_path / name)
 
