@@ -141,6 +141,7 @@ def judge(rows: Sequence[dict[str, Any]]) -> dict[str, float | None]:
     order = np.argsort(scores, kind="stable")
     ranked, ranked_dice = bad[order], np.array([row["dice"] for row in rows])[order]
     area = float(auc(-scores, bad))
+    kept = ranked_dice[math.ceil(len(rows) / 10) :]
     varied = len(known) > 1 and min(truth.std(), expected.std()) > 0
     return {
         "patients": len(rows),
@@ -149,7 +150,7 @@ def judge(rows: Sequence[dict[str, Any]]) -> dict[str, float | None]:
         "r": float(np.corrcoef(expected, truth)[0, 1]) if varied else None,
         "coverage": float(np.mean(held)) if known else None,
         "dice_all": float(ranked_dice.mean()),
-        "kept_dice": float(ranked_dice[math.ceil(len(rows) / 10) :].mean()),
+        "kept_dice": float(kept.mean()) if len(kept) else None,
         "bad": int(bad.sum()),
         "auc": None if math.isnan(area) else area,
         **{f"bad_in_worst_{n}": int(ranked[:n].sum()) for n in WORST},
