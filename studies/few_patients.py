@@ -4,9 +4,9 @@
 
 For each institution, a network learns from the patients of all others (--recipe tuned). It is tested as it is, and
 after it went on with 3, 6 and 12 patients of the institution (--recipe finetune); beside it, a network that learned
-from these alone. The test patients are the others of the institution; each draw has its own. A quick trial: --epochs 2
---width 4. The same command goes on where it stopped. Writes OUT/few.csv, one row per network and test patient, and
-OUT/few.png, and prints the means.
+from these alone. At most half of the institution's patients are trained on, and up to 12 of the others are tested, the
+same ones for all networks of a draw. A quick trial: --epochs 2 --width 4. The same command goes on where it stopped.
+Writes OUT/few.csv, one row per network and test patient, and OUT/few.png, and prints the means.
 """
 
 import argparse
@@ -18,11 +18,12 @@ import pandas as pd
 from constants import SEED
 from dataset.folder import find_folder, find_slices
 from dataset.published import institution
-from evaluation.intervals import estimate, show_interval
+from evaluation.intervals import DIFFERENCE, estimate, show_interval
 from reporting import plots
 from storage.run_folder import RunFolder
 from utils import UserError, existing, positive, run_python, run_script, to_csv, write_text
 
+TESTED = 12  # patients per draw, at most
 PROJECT = Path(__file__).resolve().parents[1]
 OTHERS, WENT_ON, ALONE = "others", "others, then few", "few alone"
 COLORS = {OTHERS: plots.GREY, WENT_ON: plots.BLUE, ALONE: plots.ORANGE}
@@ -35,33 +36,39 @@ def main(argv: list[str] | None = None) -> None:
     add("--institutions", nargs="+", default=["CS", "DU", "FG", "HT"], metavar="CODE", help="(%(default)s)")
     add("--patients", type=positive(int), nargs="+", default=[3, 6, 12], metavar="N", help="(%(default)s)")
     add("--draws", type=positive(int), default=3, metavar="N", help="of the few patients (%(default)s)")
-    add("--epochs", type=positive(int), help="of all networks, for a quick trial")
-    add("--width", type=positive(int), help="of all networks, for a quick trial")
+    add("--epochs", type=positive(int), help="of the networks that do not go on from others (those of the recipe)")
+    add("--width", type=positive(int), help="of all networks (that of the recipe)")
     add("--out", type=Path, required=True, metavar="DIR", help="where the runs and the results go")
     args = parser.parse_args(argv)
-    trial = [text for name in ("epochs", "width") if (v := getattr(args, name)) for text in (f"--{name}", str(v))]
+    scratch = ["--recipe", "tuned"]
+    for name in ("epochs", "width"):
+        if value := getattr(args, name):
+            scratch += [f"--{name}", str(value)]
     folder = find_folder(args.data)
     patients = sorted(set(find_slices(folder)["patient"]))
     tables = []
     for code in args.institutions:
         own = [patient for patient in patients if institution(patient) == code]
-        if len(own) <= max(args.patients):
-            raise UserError(f"{code}: has {len(own)} patients. Leave it out, or ask for fewer with --patients.")
+        counts = [count for count in args.patients if count <= len(own) // 2]
+        if not counts:
+            raise UserError(f"{code}: has {len(own)} patients, too few for --patients. Leave it out.")
         rest = [patient for patient in patients if patient not in own]
         run = args.out / code
-        tested = score(run / "others", folder, rest, own, "--recipe", "tuned", *trial)
+        tested = score(run / "others", folder, rest, own, *scratch)
         weights = newest(run / "others")
         for draw in range(args.draws):
             order = np.random.default_rng((SEED, draw)).permutation(own).tolist()
-            test, few = order[max(args.patients) :], order[: max(args.patients)]
-            about = {"institution": code, "draw": draw}
-            tables.append(tested[tested["patient"].isin(test)].assign(**about, few=0, network=OTHERS))
-            for count in args.patients:
-                names = {WENT_ON: ("--weights", weights, "--recipe", "finetune"), ALONE: ("--recipe", "tuned")}
-                for network, options in names.items():
-                    name = f"{'went_on' if network == WENT_ON else 'alone'}_{count}_{draw}"
-                    scored = score(run / name, folder, few[:count], test, *options, *trial)
-                    tables.append(scored.assign(**about, few=count, network=network))
+            few, test = order[: max(counts)], order[max(counts) :][:TESTED]
+            before = tested[tested["patient"].isin(test)]
+            for count in counts:
+                learn = ("--weights", weights, "--recipe", "finetune")
+                scores = {
+                    OTHERS: before,
+                    WENT_ON: score(run / f"went_on_{count}_{draw}", folder, few[:count], test, *learn),
+                    ALONE: score(run / f"alone_{count}_{draw}", folder, few[:count], test, *scratch),
+                }
+                shared = {"institution": code, "draw": draw, "few": count}
+                tables += [scored.assign(**shared, network=network) for network, scored in scores.items()]
             write_text(args.out / "few.csv", to_csv(pd.concat(tables)))
     table = pd.concat(tables)
     print(describe(table))
@@ -85,28 +92,35 @@ def newest(run: Path) -> Path:
 
 
 def means(table: pd.DataFrame) -> pd.DataFrame:
-    """Return network, few and the mean Dice of each patient over its draws."""
-    return table.groupby(["network", "few", "patient"], as_index=False)["dice"].mean()
+    """Return the mean Dice over the draws; rows are institution, few and patient, columns are networks."""
+    return table.pivot_table("dice", ["institution", "few", "patient"], "network")[list(COLORS)]
 
 
 def describe(table: pd.DataFrame) -> str:
-    """Return the mean Dice over patients with its 95% interval, one row per network and number of patients."""
-    lines = ["| network | own patients | test patients | mean Dice (95% interval) |", "| --- | --- | --- | --- |"]
-    for (network, few), own in means(table).groupby(["network", "few"]):
-        result = estimate(own["patient"], own["dice"])
-        lines.append(f"| {network} | {few} | {len(own)} | {result['value']:.3f} ({show_interval(result, '.3f')}) |")
+    """Return the mean Dice of each institution and of all, and what the own patients gained, with its 95% interval."""
+    dice = means(table)
+    lines = [
+        f"| institution | own patients | tested | {' | '.join(COLORS)} | gained (95% interval) |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    groups = [*dice.groupby(["institution", "few"]), *((("all", few), rows) for few, rows in dice.groupby("few"))]
+    for (code, few), rows in groups:
+        patients = rows.index.get_level_values("patient").to_series()
+        gained = estimate(patients, rows[WENT_ON] - rows[OTHERS], scale=DIFFERENCE)
+        values = " | ".join(f"{value:.3f}" for value in rows.mean())
+        lines.append(
+            f"| {code} | {few} | {len(rows)} | {values} | {gained['value']:+.3f} ({show_interval(gained, '+.3f')}) |"
+        )
     return "\n".join(lines)
 
 
 def draw_means(table: pd.DataFrame) -> plots.Plot:
     """Draw the mean Dice against the number of own patients."""
-    figure, axes = plots.new_axes("own patients in training", "mean Dice of the others")
-    averages = means(table).groupby(["network", "few"])["dice"].mean()
+    figure, axes = plots.new_axes("own patients in training", "mean Dice of others of the institution")
+    averages = means(table).groupby("few").mean()
     for network, color in COLORS.items():
-        if network == OTHERS:
-            axes.axhline(averages[OTHERS, 0], color=color, ls="--", label=network)
-        else:
-            axes.plot(averages[network], "o-", color=color, label=network)
+        axes.plot(averages[network], "o-", color=color, label=network)
+    axes.set_xticks(averages.index)
     return plots.finished(figure, "", "")
 
 
