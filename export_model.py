@@ -149,11 +149,11 @@ def metrics_of(folder: Path, checkpoint: dict[str, Any]) -> dict[str, Any] | Non
     from storage.run_folder import RunFolder
     from training.recipe import Recipe
 
-    own = Recipe.of(checkpoint["config"]["settings"])
-    for fold in RunFolder(folder).tested_runs():
-        if Recipe.of(fold.read_config()["settings"]) != own:
-            raise UserError(f"{fold}: was trained by another recipe ({fold.read_config()['recipe']}), not {own}.")
-    return RunFolder(folder).read_metrics().get("quality", {}).get("model")
+    own, pooled = Recipe.of(checkpoint["config"]["settings"]), RunFolder(folder)
+    for run in [pooled] if pooled.exists() else pooled.tested_runs():  # studies.reproduce copies no folds
+        if Recipe.of(run.read_config()["settings"]) != own:
+            raise UserError(f"{run}: was trained by another recipe ({run.read_config()['recipe']}), not {own}.")
+    return pooled.read_metrics().get("quality", {}).get("model")
 
 
 def halve(model: nn.Module) -> nn.Module:
