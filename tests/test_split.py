@@ -2,6 +2,7 @@
 
 import pandas as pd
 import pytest
+from conftest import write_split
 
 from dataset.folder import find_slices
 from dataset.published import PATIENTS_FILE, institution
@@ -86,9 +87,7 @@ def test_persons_of_a_saved_assignment(folder, tmp_path):
     path, rows = tmp_path / "split.csv", ["A_20190101,train", "A_20200101,test", "B,validation"]
     patients = [row.split(",")[0] for row in rows]
     path.write_text("\n".join(["patient,split", *rows]))
-    with pytest.raises(
-        UserError, match=r"scans of A are in several splits \(A_20190101 in train, A_20200101 in test\)"
-    ):
+    with pytest.raises(UserError, match=r"scans of A are in several splits \(A_20190101 in train, A_20200101 in"):
         read_assignment(path, patients, folder)
     path.write_text("\n".join(["patient,split,person", *(f"{row},{n}" for n, row in enumerate(rows))]))
     assert read_assignment(path, patients, folder)[0]["A_20200101"] == "test"
@@ -96,18 +95,13 @@ def test_persons_of_a_saved_assignment(folder, tmp_path):
         "patient,split,person\nA_20190101,test,A\nA_20200101,test,A\nB,train,D\nC,train,D\nE,validation,E\n"
     )
     assert read_assignment(path, ["A_20190101", "A_20200101", "B", "C", "E"], folder)[2] == ["D"]
-    path.write_text("\n".join(["patient,split,person", *(f"{row},same" for row in rows)]))
-    with pytest.raises(UserError, match="scans of same are in several splits"):
-        read_assignment(path, patients, folder)
 
 
 def test_a_saved_assignment(folder, tmp_path):
-    path = tmp_path / "split.csv"
-    path.write_text("patient,slices,split\n" + "".join(f"SYNTH_T_{n},3,{s}\n" for n, s in enumerate(
-        ["test", "train", "train", "validation", "train", "validation"])))  # fmt: skip
-    table = find_slices(folder)
-    assignment, missing, _ = read_assignment(path, table["patient"], folder)
-    assert [assignment[f"SYNTH_T_{n}"] for n in range(5)] == ["test", "train", "train", "validation", "train"]
+    splits = ("test", "train", "train", "validation", "train")
+    path = write_split(tmp_path, *splits, "validation")
+    assignment, missing, _ = read_assignment(path, find_slices(folder)["patient"], folder)
+    assert tuple(assignment[f"SYNTH_T_{n}"] for n in range(5)) == splits
     assert missing == ["SYNTH_T_5"]
 
 
@@ -115,7 +109,6 @@ def test_a_saved_assignment(folder, tmp_path):
     ("content", "message"),
     [
         ("patient,split\nSYNTH_T_0,train\nSYNTH_T_1,validation\n", "SYNTH_T_2: is not named in"),
-        ("patient,split\nSYNTH_T_0,training\n", "line 2: 'training' is no split"),
         ("patient,split\nSYNTH_T_0,train\nSYNTH_T_0,test\n", "line 3: SYNTH_T_0 is named twice"),
         ("patient\tsplit\nSYNTH_T_0\ttrain\n", "has no column patient, split"),
         ("patient,split\nSYNTH_T_0,train,seen\n", "its lines hold more values than its first one names columns"),
