@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from utils import UserError, existing, run_script, show_number
+from utils import UserError, existing, list_few, run_script, show_number
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,14 +20,10 @@ if TYPE_CHECKING:
     from storage.run_folder import RunFolder
 
 
-def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=existing, nargs=2, metavar="RUN", help="folder of a tested run")
-    return parser.parse_args(argv)
-
-
-def main(argv: list[str] | None = None) -> None:
-    args = parse_arguments(argv)
+    args = parser.parse_args(argv)
     import textwrap
 
     from constants import SYNTHETIC_NOTICE
@@ -66,10 +62,10 @@ def pair(first: RunFolder, second: RunFolder) -> pd.DataFrame:
         if missing := [name for name in needed if name not in table]:
             raise UserError(f"{run.path / 'test_patients.csv'}: has no column {', '.join(missing)}. Test it again.")
     if only_one := sorted(set(a["patient"]) ^ set(b["patient"])):
-        shown = ", ".join(only_one[:5]) + (", ..." if len(only_one) > 5 else "")
         raise UserError(
-            f"{first} and {second}: tested on different patients; {len(only_one)} are in only one of them ({shown}). "
-            "Test or score both on the same patients: --split of train_model.py, --patients of score_masks.py."
+            f"{first} and {second}: tested on different patients; {len(only_one)} are in only one of them "
+            f"({list_few(only_one)}). Test or score both on the same patients (--split of train_model.py, --patients "
+            "of score_masks.py)."
         )
     pairs = a.merge(b, on="patient", suffixes=("_a", "_b"), validate="one_to_one")
     same = (pairs["slices_a"] == pairs["slices_b"]) & (pairs["tumour_pixels_a"] == pairs["tumour_pixels_b"])

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 P_COLUMNS = ("fisher_p", "holm_p", "kruskal_p")
 
 
-def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--data", type=existing, metavar="DIR", help="folder kaggle_3m or its parent (as for training)")
@@ -32,11 +32,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     folder.add_argument("--out", type=Path, default=Path(constants.GENOMICS_DIR), metavar="DIR",
                         help="folder of the results without a run (%(default)s)")  # fmt: skip
     add("--overwrite", action="store_true", help="replace earlier results in --out")
-    return parser.parse_args(argv)
-
-
-def main(argv: list[str] | None = None) -> None:
-    args = parse_arguments(argv)
+    args = parser.parse_args(argv)
     import textwrap
 
     from dataset.folder import find_folder, find_slices
@@ -45,7 +41,6 @@ def main(argv: list[str] | None = None) -> None:
     from dataset.split import describe_persons, group_scans
     from dataset.synthetic import any_synthetic
     from evaluation import genomics, shape
-    from evaluation.metrics import rows_of_patients
     from reporting.genomics import sentences, study_plots, text_tables
     from reporting.plots import write_plots
     from reporting.report import write_report
@@ -66,10 +61,10 @@ def main(argv: list[str] | None = None) -> None:
     if several := describe_persons(table["patient"]):
         notes.append(f"{several}: the first scan of each is analysed")
     slices = load_slices(folder, {"all": table})["all"]
-    rows = rows_of_patients(slices.patients)
+    stacks = slices.stacks()
 
     def measure(masks: np.ndarray, largest_only: bool = False) -> list[dict[str, Any]]:
-        return parallel_map(lambda patient: shape.measure(masks[rows[patient]], largest_only), patients)
+        return parallel_map(lambda patient: shape.measure(masks[stacks[patient]], largest_only), patients)
 
     automatic = None if predicted is None else measure(predicted, largest_only=True)
     study = genomics.study(genomics.feature_table(measure(slices.masks.numpy()), automatic, labels))

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import constants
-from utils import UserError, existing, positive, run_script
+from utils import UserError, existing, list_few, positive, run_script
 
 if TYPE_CHECKING:
     import numpy as np
@@ -109,16 +109,15 @@ def load(run: RunFolder, folder: Path | None, splits: set[str]) -> dict[str, Sli
     for split, table in tables.items():
         if table.empty:
             raise UserError(f"{run.path / f'{split}.csv'}: names no patients to test on.")
-    found = find_folder(folder, trained)
+    data = find_folder(folder, trained)
     patients = sorted({patient for table in tables.values() for patient in table["patient"]})
-    lacking = [patient for patient in patients if not (found / patient).is_dir()]
-    if lacking and found.resolve() != Path(trained):
-        few = ", ".join(lacking[:3]) + (", ..." if len(lacking) > 3 else "")
+    lacking = [patient for patient in patients if not (data / patient).is_dir()]
+    if lacking and data.resolve() != Path(trained):
         raise UserError(
-            f"{found}: lacks {len(lacking)} ({few}) of the {len(patients)} {' and '.join(tables)} patients of {run}. "
-            f"Training used {trained}: leave out --data, or name that folder."
+            f"{data}: lacks {len(lacking)} ({list_few(lacking)}) of the {len(patients)} {' and '.join(tables)} "
+            f"patients of {run}. Training used {trained}: leave out --data, or name that folder."
         )
-    return load_slices(found, tables)
+    return load_slices(data, tables)
 
 
 if __name__ == "__main__":

@@ -38,6 +38,12 @@ class Slices:
         """The patient of each slice."""
         return self.table["patient"].tolist()
 
+    def stacks(self) -> dict[str, np.ndarray]:
+        """Return the rows of each patient, sorted by the number of the slice, by sorted patient."""
+        numbers = self.table["image_path"].map(slice_number)
+        groups = numbers.groupby(self.table["patient"])
+        return {patient: own.sort_values(kind="stable").index.to_numpy() for patient, own in groups}
+
     def batch(self, rows: torch.Tensor, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         """Return images and masks of the given row numbers (int64 [B], on the CPU), on the device."""
         if self.images.device == device:
@@ -64,7 +70,7 @@ class Slices:
 
 
 def without_masks(images: np.ndarray, patient: str) -> Slices:
-    """Return the slices of one patient that nobody has segmented, uint8 [N, 256, 256, 3], with empty masks."""
+    """Return the slices of one patient without a reference, uint8 [N, 256, 256, 3], with empty masks."""
     table = pd.DataFrame({"patient": [patient] * len(images), "image_path": "", "mask_path": ""}, columns=COLUMNS)
     return Slices(torch.from_numpy(images), torch.zeros(images.shape[:3], dtype=torch.uint8), table)
 
@@ -94,7 +100,7 @@ def name_digest(patient: str) -> str:
 
 
 def describe_changes(slices: Slices) -> str:
-    """Return a warning that names slices whose pixels are others than when training began; "" if there are none."""
+    """Return a warning that names slices whose pixels have changed since training began; "" if there are none."""
     if CHECKSUM not in slices.table:
         return ""
     changed = slices.table.loc[slices.table[CHECKSUM] != checksums(slices), "mask_path"].tolist()
@@ -111,8 +117,8 @@ def load_slices(folder: Path, tables: dict[str, pd.DataFrame]) -> dict[str, Slic
     if problems:
         raise UserError(describe_problems(folder, problems))
     sizes = [len(table) for table in tables.values()]
-    parts = zip(decoded.images.split(sizes), decoded.masks.split(sizes), tables.values(), strict=True)
-    return {split: Slices(*part) for split, part in zip(tables, parts, strict=True)}
+    subsets = zip(decoded.images.split(sizes), decoded.masks.split(sizes), tables.values(), strict=True)
+    return {split: Slices(*subset) for split, subset in zip(tables, subsets, strict=True)}
 
 
 def decode(folder: Path, table: pd.DataFrame) -> tuple[Slices, list[str]]:

@@ -11,7 +11,6 @@ import pandas as pd
 
 from dataset.preprocess import find_head
 from dataset.slices import Slices
-from evaluation.metrics import rows_of_patients
 from utils import parallel_map
 
 BINS = 10  # of equal width, over 0..1
@@ -24,9 +23,9 @@ def count(slices: Slices, probabilities: np.ndarray | None) -> np.ndarray:
     probabilities: float32 [N, H, W]; None, for masks without probabilities, makes all sums 0.
     """
     images, masks = slices.images.numpy(), slices.masks.numpy()
-    patients = rows_of_patients(slices.patients).values()
+    stacks = slices.stacks().values()
     if probabilities is None:
-        return np.zeros((len(patients), 4, BINS))
+        return np.zeros((len(stacks), 4, BINS))
 
     def count_patient(rows: np.ndarray) -> np.ndarray:
         head = find_head(images[rows], filled=True)
@@ -34,7 +33,7 @@ def count(slices: Slices, probabilities: np.ndarray | None) -> np.ndarray:
         bins = np.minimum((p * BINS).astype(np.intp), BINS - 1)
         return np.stack([np.bincount(bins, w, BINS) for w in (None, p, tumour, (p - tumour) ** 2)])
 
-    return np.stack(parallel_map(count_patient, patients))
+    return np.stack(parallel_map(count_patient, stacks))
 
 
 def per_patient(counts: np.ndarray, patients: Sequence[str]) -> pd.DataFrame:

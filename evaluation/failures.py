@@ -26,7 +26,7 @@ def kinds_of_failure(slices: pd.DataFrame) -> dict[str, tuple[str, pd.Series, pd
     """
     tumour, predicted = slices["tumour_pixels"], slices["predicted_pixels"]
     hit = slices["true_positive"] > 0
-    lesions, found = slices["lesions"], slices["lesions_found"]
+    lesions, lesions_found = slices["lesions"], slices["lesions_found"]
     size_off = ((predicted - tumour) / tumour).abs()
     lost = 1 - slices["predicted_complexity"] / slices["boundary_complexity"]
     return {
@@ -40,7 +40,7 @@ def kinds_of_failure(slices: pd.DataFrame) -> dict[str, tuple[str, pd.Series, pd
         ),
         "component of a tumour missed": (
             f"a slice with several components of at least {SPECK} pixels, some of which are found and some are not",
-            lesions >= 2, (found > 0) & (found < lesions), slices["largest_missed"],
+            lesions >= 2, (lesions_found > 0) & (lesions_found < lesions), slices["largest_missed"],
         ),
         "complex boundary simplified": (
             f"a tumour of at least {SMALL} pixels in one component with a boundary complexity of {COMPLEX:g} or more, "

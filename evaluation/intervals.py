@@ -1,7 +1,7 @@
 """95% confidence intervals over patients, a paired permutation test of two runs, agreement of two measurements.
 
-Slices of one patient are alike, and scans of one person: the sample is the persons, whom their ids tell (see
-dataset.split.person_of); where each has one scan, these are the patients. A mean has a Student t interval, with the
+Slices of one patient are alike, and scans of one person: persons are the sample, known by the ids of their scans (see
+dataset.split.person_of). Where each has one scan, persons are the patients. A mean has a Student t interval, with the
 jackknife's standard error over them, on a scale on which Dice and the like are less skewed; a median has that of
 order statistics, valid for any distribution. An intraclass correlation has the t interval on Fisher's z scale, an area
 under the ROC curve the one that inverts Hanley and McNeil's variance (Newcombe 2006, method 5). All were chosen for
@@ -87,8 +87,8 @@ def estimate_median(patients: pd.Series, values: pd.Series) -> dict[str, Any]:
 
     Where a person has several scans, it is that of the persons' means.
     """
-    each = values.groupby(patients.map(person_of)).mean().to_numpy(float)
-    return _estimate(np.median(each), stats.quantile_test(each).confidence_interval(LEVEL), each)
+    means = values.groupby(patients.map(person_of)).mean().to_numpy(float)
+    return _estimate(np.median(means), stats.quantile_test(means).confidence_interval(LEVEL), means)
 
 
 def _estimate(value: float, interval: tuple[float, float], values: np.ndarray) -> dict[str, Any]:

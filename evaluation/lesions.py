@@ -6,8 +6,8 @@ a tenth of its pixels are tumour. Components of fewer than SPECK pixels in a sli
 counted, neither as lesions nor as false ones.
 
 Distances between outlines are in pixels of a slice, from each surface pixel of one mask to the nearest of the other,
-both ways. The surface of a mask is its pixels with a neighbour (above, below, left, right) outside of the mask, as is
-everything beyond the image. With one mask empty, HD95 is NaN and surface Dice 0: a missed slice does not show in HD95.
+both ways. The surface of a mask is its pixels with a neighbour (above, below, left, right) outside of the mask; beyond
+the image is outside. With one mask empty, HD95 is NaN and surface Dice 0: a missed slice does not show in HD95.
 With both empty, both are NaN, and left out of every mean.
 """
 

@@ -67,11 +67,6 @@ def precision(counts: Counts) -> np.ndarray:
     return np.where(counts.predicted == 0, np.nan, counts.true_positive / np.maximum(counts.predicted, 1))
 
 
-def slice_mean_iou(counts: Counts) -> float:
-    """Return the published metric: mean IoU over slices. NaN without slices."""
-    return _mean(iou(counts))
-
-
 def volumetric_dice(counts: Counts, patients: Sequence[str]) -> np.ndarray:
     """Return the Dice of each patient's whole volume, all slices counted together: float64 [P], by sorted patient."""
     patient_of_row = np.unique(np.asarray(patients), return_inverse=True)[1]
@@ -90,7 +85,7 @@ def summarise(counts: Counts, patients: Sequence[str]) -> dict[str, float]:
     """
     tumour = counts.target > 0
     return {
-        "iou": slice_mean_iou(counts),
+        "iou": _mean(iou(counts)),  # the published metric
         "empty_prediction": _mean(~tumour),
         "tumour_iou": _mean(iou(counts)[tumour]),
         "tumour_found": _mean(counts.true_positive[tumour] > 0),

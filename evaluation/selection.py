@@ -81,9 +81,6 @@ def selection_warning(epochs: pd.DataFrame, chosen: int) -> str:
         return NO_TUMOUR
     row = epochs.loc[epochs["epoch"] == chosen].iloc[0]
     reasons = []
-    best = epochs.loc[epochs["validation_iou"].idxmax()]
-    if not best.get("saved", True):
-        reasons.append(f"epoch {best['epoch']:.0f} has the best validation IoU, but its checkpoint is gone.")
     if row["validation_tumour_found"] < 0.5:
         share, most = row["validation_tumour_found"], epochs["validation_tumour_found"].max()
         reasons.append(
@@ -199,7 +196,7 @@ def tune(
 def mean_dice(slices: Slices, probabilities: np.ndarray) -> np.ndarray:
     """Return the mean volumetric Dice over patients for each of THRESHOLDS and SMALLEST: float64 [T, S]."""
     masks = slices.masks.numpy()
-    stacks = list(metrics.rows_of_patients(slices.patients).values())
+    stacks = list(slices.stacks().values())
     counts = np.stack(parallel_map(lambda rows: _count(masks[rows], probabilities[rows]), stacks))
     target = np.array([masks[rows].sum(dtype=np.int64) for rows in stacks])[:, None, None]
     hits, predicted = counts[:, 0], counts[:, 1]

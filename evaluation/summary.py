@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from dataset.slices import Slices, slice_number
+from dataset.slices import Slices
 from evaluation import calibration, failures, intervals, lesions, quality
 from evaluation.tables import PATIENT_METRICS, SURFACE_DICE, Tables, make_tables
 from utils import parallel_map, show_number
@@ -123,26 +123,24 @@ def evaluate_masks(
         details, notes: see summarise.
         spacing: mm between rows, columns and slices of each patient, where known: distances are in mm, too.
     """
-    tables = make_tables(slices, predicted)
+    tables, counts = make_tables(slices, predicted), calibration.count(slices, probabilities)
+    patients = tables.patients
     if spacing:
-        tables = tables._replace(
-            patients=tables.patients.merge(surface_table(slices, predicted, spacing), on="patient")
-        )
+        patients = patients.merge(surface_table(slices, predicted, spacing), on="patient")
         details = details | {"spacing": spacing}
-    counts = calibration.count(slices, probabilities)
-    brier = calibration.per_patient(counts, slices.patients)
-    tables = tables._replace(patients=tables.patients.merge(brier, on="patient", validate="one_to_one"))
+    patients = patients.merge(calibration.per_patient(counts, slices.patients), on="patient", validate="one_to_one")
     if probabilities is not None:
-        details = details | {"quality": quality.study(quality_rows(slices, predicted, probabilities, tables.patients))}
+        details = details | {"quality": quality.study(quality_rows(slices, predicted, probabilities, patients))}
+    tables = tables._replace(patients=patients)
     return tables, summarise(tables, calibration.reliability(counts), details, notes)
 
 
 def surface_table(slices: Slices, predicted: np.ndarray, spacing: dict[str, tuple[float, ...]]) -> pd.DataFrame:
     """Return patient and IN_MM for each patient; see `evaluate_masks`."""
-    numbers, masks = slices.table["image_path"].map(slice_number), slices.masks.numpy()
+    masks, stacks = slices.masks.numpy(), slices.stacks()
 
     def measure(patient: str) -> dict[str, Any]:
-        rows = numbers[slices.table["patient"] == patient].sort_values().index
+        rows = stacks[patient]
         distances = lesions.surface_distances(masks[rows], predicted[rows], spacing[patient])
         return {"patient": patient} | dict(zip(IN_MM, distances, strict=True))
 
@@ -153,15 +151,13 @@ def quality_rows(
     slices: Slices, predicted: np.ndarray, probabilities: np.ndarray, patients: pd.DataFrame
 ) -> list[dict[str, Any]]:
     """Return patient, dice and the features of quality.features for each patient; see `evaluate_masks`."""
-    numbers, dice = slices.table["image_path"].map(slice_number), patients.set_index("patient")["dice"]
+    stacks, dice = slices.stacks(), patients.set_index("patient")["dice"]
 
     def describe(patient: str) -> dict[str, Any]:
-        rows = numbers[slices.table["patient"] == patient].sort_values().index
-        return {"patient": patient, "dice": float(dice[patient])} | quality.features(
-            probabilities[rows], predicted[rows]
-        )
+        features = quality.features(probabilities[stacks[patient]], predicted[stacks[patient]])
+        return {"patient": patient, "dice": float(dice[patient])} | features
 
-    return parallel_map(describe, sorted(set(slices.patients)))
+    return parallel_map(describe, stacks)
 
 
 def summarise(tables: Tables, bins: list[dict], details: dict, notes: list[str]) -> dict[str, Any]:

@@ -75,21 +75,20 @@ def describe_slice(mask: np.ndarray, predicted: np.ndarray) -> dict[str, Any]:
 
 def lesion_tables(slices: Slices, predicted: np.ndarray) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return one row per lesion of the reference masks in 3D, and one row per patient with the numbers of lesions."""
-    numbers = slices.table["image_path"].map(slice_number)
-    by_patient = {patient: rows.sort_values() for patient, rows in numbers.groupby(slices.table["patient"])}
-    masks = slices.masks.numpy()
+    numbers = slices.table["image_path"].map(slice_number).to_numpy()
+    masks, stacks = slices.masks.numpy(), slices.stacks()
 
-    def match(patient: str) -> lesions.Matching:
-        rows, number = by_patient[patient].index, by_patient[patient].to_numpy()
+    def match(rows: np.ndarray) -> lesions.Matching:
+        number = numbers[rows]
         planes = planes_of(number)
-        stacks = np.zeros((2, planes[-1] + 1, *masks.shape[1:]), np.uint8)
-        stacks[:, planes] = masks[rows], predicted[rows]
-        matched = lesions.match(*stacks, lesions.SPECK_3D)
+        both = np.zeros((2, planes[-1] + 1, *masks.shape[1:]), np.uint8)
+        both[:, planes] = masks[rows], predicted[rows]
+        matched = lesions.match(*both, lesions.SPECK_3D)
         first, last = (number[np.searchsorted(planes, ends)] for ends in (matched.first, matched.last))
         return matched._replace(first=first, last=last)
 
     rows, counts = [], []
-    for patient, m in zip(by_patient, parallel_map(match, by_patient), strict=True):
+    for patient, m in zip(stacks, parallel_map(match, stacks.values()), strict=True):
         counts.append((patient, len(m.found), int(m.found.sum()), m.predicted, m.false))
         columns = zip(m.first, m.last, m.pixels, m.overlap, m.found.astype(int), m.dice, strict=True)
         rows += [(patient, number, *column) for number, column in enumerate(columns, start=1)]

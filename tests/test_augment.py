@@ -66,11 +66,11 @@ def test_unchanged_windows_are_plain_crops(images, masks, generators):
     assert not found[0, :, :12].any() and not found[0, :, :, :6].any()
 
 
-def moved(monkeypatch, images, masks, turn=0.0, zoom=1.0, flip=False, shift=(0, 0)) -> tuple:
+def moved(monkeypatch, images, masks, turn=0.0, zoom=1.0, flip=False, shift=(0, 0), size=(256, 256)) -> tuple:
     matrix = np.array([[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]]) / zoom
     matrix = matrix * np.array([-1 if flip else 1, 1])
     monkeypatch.setattr(augment, "_random_turn", lambda chance: (matrix, np.array(shift)))
-    return cut_window(images, masks, MIDDLE[: len(images)], (256, 256), (256, 256), [NEVER] * len(images))
+    return cut_window(images, masks, MIDDLE[: len(images)], size, size, [NEVER] * len(images))
 
 
 def test_flips_shifts_quarter_turns_and_zooms(monkeypatch, images, masks):
@@ -94,10 +94,7 @@ def test_flips_shifts_quarter_turns_and_zooms(monkeypatch, images, masks):
 def test_a_turn_keeps_distances_in_a_window_that_is_no_square(monkeypatch):
     """A square turned by 20 degrees in a window of 224 x 192 keeps its area and its middle."""
     mask = torch.from_numpy(box((98, 98, 60, 60)))[None, None].float()
-    angle = math.radians(20)
-    matrix = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
-    monkeypatch.setattr(augment, "_random_turn", lambda chance: (matrix, np.zeros(2)))
-    seen, found = cut_window(mask, mask, MIDDLE[:1], (224, 192), (224, 192), [NEVER])
+    seen, found = moved(monkeypatch, mask, mask, turn=math.radians(20), size=(224, 192))
     rows, columns = torch.nonzero(found[0, 0], as_tuple=True)
     assert found.sum() == pytest.approx(3600, rel=0.01) and seen.sum() == pytest.approx(3600, rel=0.01)
     assert rows.double().mean() == pytest.approx(111.5, abs=0.1)
@@ -143,8 +140,7 @@ def test_neighbours_change_like_flair_apart_from_noise(monkeypatch):
 
 def test_noise_has_the_drawn_strength(monkeypatch):
     monkeypatch.setattr(augment, "NOISE", (1.1, 0.2, 0.2))
-    images = torch.zeros(1, 3, 128, 128)
-    changed = change_intensities(images, [PRE, FLAIR, POST], [NEVER])
+    changed = change_intensities(torch.zeros(1, 3, 128, 128), [PRE, FLAIR, POST], [NEVER])
     assert changed.std().item() == pytest.approx(0.2, rel=0.02) and changed.mean().item() == pytest.approx(0, abs=5e-3)
     assert not torch.equal(changed[0, PRE], changed[0, FLAIR])
 
@@ -179,14 +175,6 @@ def test_random_turns_stay_in_their_limits():
         assert np.abs(shift).max() <= augment.SHIFT
         flips += flip
     assert 100 < flips < 200
-
-
-def test_a_sequence_or_both_are_missing_as_often(monkeypatch):
-    monkeypatch.setattr(augment, "MISSING", 1.0)
-    missing = [augment._draw(generator)["missing"] for generator in generators(1, 1, torch.arange(300))]
-    assert {each: 80 < missing.count(each) < 120 for each in set(missing)} == dict.fromkeys(
-        [(PRE,), (POST,), (PRE, POST)], True
-    )
 
 
 # --- Skull and tumour ------------------------------------------------------------------------------------------

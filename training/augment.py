@@ -23,7 +23,7 @@ FLIP = 0.5  # left and right
 STRIPPED = 0.4  # probability that scalp and skull are removed
 RIM = (0.4, -4, 30)  # of these: probability that a rim stays or is missing; smallest and largest, in pixels
 LESION = (0.2, 0.9, 1.5)  # contrast of the tumour: probability, smallest, largest factor; fainter ones cost specificity
-CORE = 0.15  # probability of a dark core, as of a cyst or necrosis, with a rim that takes up contrast medium
+CORE = 0.15  # probability of a dark core, like a cyst or necrosis, with an enhancing rim
 MISSING = 0.5  # FLAIR stands in for pre-contrast, post-contrast or both, as in the set itself where they are missing
 SCALE = (0.4, 0.7, 1.3)  # brightness, and contrast: probability, smallest, largest factor
 GAMMA = (0.5, 0.6, 1.6)  # exponent
@@ -93,7 +93,7 @@ def _random_turn(generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray
 def strip_skull(
     images: torch.Tensor, distances: torch.Tensor, generators: Sequence[np.random.Generator]
 ) -> torch.Tensor:
-    """Set air instead of scalp and skull in some slices: float32 [N, C, H, W], uint8 [N, H, W] as of brain_distance."""
+    """Replace scalp and skull by air in some slices: float32 [N, C, H, W], `brain_distance` uint8 [N, H, W]."""
     limits = []
     for generator in generators:
         stripped, partly = generator.random(2)

@@ -1,4 +1,4 @@
-"""Where the brain is, roughly, so that training can show slices without scalp and skull (training/augment.py)."""
+"""A rough brain mask, by which training removes scalp and skull from slices (training/augment.py)."""
 
 import cv2
 import numpy as np
