@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING, Any
 
 import constants
 from scans.inputs import add_image_options, find, parse, report
-from utils import existing, fraction, list_few, part, positive, run_script, write_text
+from utils import existing, fraction, k_of_n, list_few, positive, run_script, write_text
 
 if TYPE_CHECKING:
     from scans.cohort import Cohort
@@ -70,7 +70,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--batch-size", type=positive(int), default=constants.BATCH_SIZE, metavar="N",
         help="slices at a time (%(default)s)")  # fmt: skip
     add("--device", default="auto", help="cpu, cuda, cuda:1, mps (auto: CUDA, else MPS, else the CPU)")
-    add("--shard", type=part, metavar="K/N", help="only the K-th of N parts of the patients, of a job array")
+    add("--shard", type=k_of_n, metavar="K/N", help="only the K-th of N parts of the patients, of a job array")
     add("--workers", type=positive(int), default=1, metavar="N", help="processes side by side, each with a shard")
     args = parse(parser, argv)
     if args.shard and args.workers > 1:

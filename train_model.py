@@ -259,7 +259,6 @@ def train(
         again = shlex.join(["python", "train_model.py", "--run", str(run), "--resume"])
         raise KeyboardInterrupt(f"Finished epochs are saved. Go on with: {again}") from None
     finally:
-        writer.finish()
         if rank() == 0 and len(writer.epochs):
             draw_curves(run, writer.epochs, notice)
     say(f"checkpoints: {run.models}. Next: {shlex.join(['python', 'process_models.py', '--run', str(run)])}")

@@ -109,7 +109,7 @@ def fraction(text: str) -> float:
     return value
 
 
-def part(text: str) -> tuple[int, int]:
+def k_of_n(text: str) -> tuple[int, int]:
     """An argparse type: the text "2/5", the second of five parts, as numbers."""
     match = re.fullmatch(r"([1-9]\d*)/([1-9]\d*)", text)
     if not match or not int(match[1]) <= int(match[2]) or int(match[2]) < 2:

@@ -38,13 +38,13 @@ HOW_TO_LABEL = f"A table of labels has a column Patient and one or more of {', '
 
 def default_label_files(folder: Path, patients: Iterable[str]) -> list[Path]:
     """Return the table beside the patient folders and, for patients of the published set, the one of mutations."""
-    beside = folder / LABEL_FILE
-    if not beside.is_file():
+    table = folder / LABEL_FILE
+    if not table.is_file():
         raise UserError(
-            f"{beside}: no such file. download_data.py and python -m dataset.synthetic write it; or name a table with "
+            f"{table}: no such file. download_data.py and python -m dataset.synthetic write it; or name a table with "
             f"--labels. {HOW_TO_LABEL}"
         )
-    return [beside, MUTATION_FILE] if is_published(pd.DataFrame({"patient": list(patients)})) else [beside]
+    return [table, MUTATION_FILE] if is_published(pd.DataFrame({"patient": list(patients)})) else [table]
 
 
 def read_labels(files: Iterable[Path], patients: Iterable[str]) -> tuple[pd.DataFrame, list[str]]:
@@ -72,9 +72,9 @@ def read_labels(files: Iterable[Path], patients: Iterable[str]) -> tuple[pd.Data
         raise UserError(f"{shown}: names none of the {len(patients)} patients, such as {patients[0]}. {HOW_TO_LABEL}")
     notes, problems, labels = [*restored, *describe_ids(table, fits, patients)], [], {}
     for column in (column for column in LABELS if column in table):
-        labels[column], said, wrong = read_column(table[fits], column)
-        notes += said
-        problems += wrong
+        labels[column], column_notes, column_problems = read_column(table[fits], column)
+        notes += column_notes
+        problems += column_problems
     if problems:
         raise UserError(describe_problems(shown, problems))
     columns = {column: [known.get(normalise_id(patient)) for patient in patients] for column, known in labels.items()}
@@ -85,15 +85,15 @@ def read_column(rows: pd.DataFrame, column: str) -> tuple[dict[str, str], list[s
     """Return {id: label}, sentences and problems of a column of labels; rows: path, Patient, id and the column."""
     missing, spellings, problems = Counter(), defaultdict(Counter), []
     first: dict[str, str] = {}  # {id: key of its label}
-    for path, patient, own, word in rows[["path", "Patient", "id", column]].fillna("").itertuples(index=False):
+    for path, patient, patient_id, word in rows[["path", "Patient", "id", column]].fillna("").itertuples(index=False):
         word = re.sub(r"^(\d+)[.,]0+$", r"\1", word.strip())  # pandas makes 2.0 of a 2 in a column with blanks
         key = label_key(word)
         if MISSING.fullmatch(re.sub(r"[^a-z0-9+]", "", word.lower())):
             missing[word] += bool(word)
             continue
         spellings[key][word] += 1
-        if first.setdefault(own, key) != key:
-            other = spellings[first[own]].most_common(1)[0][0]
+        if first.setdefault(patient_id, key) != key:
+            other = spellings[first[patient_id]].most_common(1)[0][0]
             problems.append(f"{path}: {patient} has the {column} {word!r}, and {other!r} elsewhere. Correct one.")
     labels = {key: words.most_common(1)[0][0] for key, words in spellings.items()}
     notes = [f"{column}: taken for missing: {list_counts(missing)}"] if any(missing) else []
@@ -105,7 +105,7 @@ def read_column(rows: pd.DataFrame, column: str) -> tuple[dict[str, str], list[s
             for word, n in words.items()
             if LOOKS_MISSING.search(word.lower())
         ]
-    return {own: labels[key] for own, key in first.items()}, notes, problems
+    return {patient_id: labels[key] for patient_id, key in first.items()}, notes, problems
 
 
 def restore_zeros(named: pd.Series, ids: set[str]) -> tuple[pd.Series, list[str]]:
@@ -113,22 +113,24 @@ def restore_zeros(named: pd.Series, ids: set[str]) -> tuple[pd.Series, list[str]
 
     An id is completed only where it fits no patient as it is, and exactly one without the zeros.
     """
-    by_number = defaultdict(list)
-    for own in sorted(ids):
-        by_number[own.lstrip("0")].append(own)
-    short = {own: by_number[own.lstrip("0")] for own in dict.fromkeys(named) if own.isdecimal() and own not in ids}
-    full = {own: fitting[0] for own, fitting in short.items() if len(fitting) == 1}
-    said = list_few([f"{own} for {patient}" for own, patient in full.items()])
-    return named.replace(full), [f"leading zeros restored in {len(full)} ids: {said}"] if full else []
+    by_number, full = defaultdict(list), {}
+    for patient in sorted(ids):
+        by_number[patient.lstrip("0")].append(patient)
+    for text in dict.fromkeys(named):
+        fitting = by_number[text.lstrip("0")]
+        if text.isdecimal() and text not in ids and len(fitting) == 1:
+            full[text] = fitting[0]
+    examples = list_few([f"{text} for {patient}" for text, patient in full.items()])
+    return named.replace(full), [f"leading zeros restored in {len(full)} ids: {examples}"] if full else []
 
 
 def describe_ids(table: pd.DataFrame, fits: pd.Series, patients: list[str]) -> list[str]:
     """Return sentences on patients without a row and, if there are any, on the rows that fit nobody."""
-    named, strangers = set(table["id"]), table.loc[~fits, "Patient"].tolist()
+    named, unmatched = set(table["id"]), table.loc[~fits, "Patient"].tolist()
     if not (lacking := [patient for patient in patients if normalise_id(patient) not in named]):
         return []
     notes = [f"no row for {len(lacking)} of {len(patients)} patients: {list_few(lacking)}"]
-    return notes + ([f"{len(strangers)} rows fit none of the patients: {list_few(strangers)}"] if strangers else [])
+    return notes + ([f"{len(unmatched)} rows fit none of the patients: {list_few(unmatched)}"] if unmatched else [])
 
 
 def list_counts(words: Mapping[str, int]) -> str:
@@ -143,5 +145,5 @@ def label_key(word: str) -> str:
 
 def normalise_id(patient: str) -> str:
     """Return an id with underscores, TCGA's without its date: TCGA-CS-4941, TCGA_CS_4941_19960909 -> TCGA_CS_4941."""
-    own = patient.strip().replace("-", "_")
-    return match[1] if (match := DATED.fullmatch(own)) else own
+    name = patient.strip().replace("-", "_")
+    return match[1] if (match := DATED.fullmatch(name)) else name

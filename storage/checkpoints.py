@@ -8,7 +8,6 @@ Both hold tensors and primitives only and load on any device with `weights_only=
 
 import json
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +21,9 @@ from unet import UNet, load_weights
 from utils import UserError, atomic_write
 
 FORMAT = "lgg-unet-4"
+NETWORK = ("width", "bilinear", "pixel_unshuffle")  # settings that describe the network, beside its channels
 INPUT = ("size", *Preprocessing._fields, "tta_flip", "threshold", "min_component")  # how slices become masks
-ABOUT_PATIENTS = (  # of weights
+PATIENT_METADATA = (  # of weights
     "quality",  # model of quality.fit
     "training_patients",  # {name, or its digest: fingerprint of the images, or ""} of those they learned from
 )
@@ -32,17 +32,15 @@ REMEDY = "A network is in models/epoch_N.pt of a run. Restore this file, or move
 
 def describe_network(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments of the UNet for the settings of a run."""
-    names = ("width", "bilinear", "pixel_unshuffle")
-    return {"channels": Preprocessing.of(settings).channels, "classes": CLASSES, **{n: settings[n] for n in names}}
+    described = {name: settings[name] for name in NETWORK}
+    return {"channels": Preprocessing.of(settings).channels, "classes": CLASSES, **described}
 
 
 # --- Write -----------------------------------------------------------------------------------------------------
 
 
 class Writer:
-    """Writes the checkpoints of a run; from a GPU in the background, from copies in host memory.
-
-    A failed write is raised by the next call, or by `finish`.
+    """Writes the checkpoints of a run.
 
     Args:
         optimiser: has state_dict() and load_state_dict().
@@ -56,8 +54,6 @@ class Writer:
     ):  # fmt: skip
         self.run, self.model, self.optimiser, self.config = run, model, optimiser, config
         self.choose_kept = choose_kept
-        self.background = ThreadPoolExecutor(1) if next(model.parameters()).device.type != "cpu" else None
-        self.pending: Future | None = None
         self.epochs = pd.DataFrame()
 
     def resume(self) -> int:
@@ -102,21 +98,9 @@ class Writer:
                 **{name: settings[name] for name in ("tta_flip", "threshold", "min_component")},
             },
             "config": {name: value for name, value in self.config.items() if name not in PRIVATE},
-            "weights": _on_host(self.model.state_dict()),
+            "weights": self.model.state_dict(),
         }
-        state = {"format": FORMAT, "epoch": record["epoch"], "optimiser": _on_host(self.optimiser.state_dict())}
-        self.finish()
-        if self.background:
-            self.pending = self.background.submit(self._write_epoch, record, content, state)
-        else:
-            self._write_epoch(record, content, state)
-
-    def finish(self) -> None:
-        """Wait until everything is on disk."""
-        if self.pending:
-            self.pending.result()
-
-    def _write_epoch(self, record: dict, content: dict, state: dict) -> None:
+        state = {"format": FORMAT, "epoch": record["epoch"], "optimiser": self.optimiser.state_dict()}
         _write(self.run.checkpoint(record["epoch"]), content)
         _write(self.run.resume, state)
         self.epochs = pd.concat([self.epochs, pd.DataFrame([record])], ignore_index=True)
@@ -124,15 +108,6 @@ class Writer:
         if self.choose_kept:
             for epoch in self.run.checkpoints().keys() - self.choose_kept(self.epochs) - {record["epoch"]}:
                 self.run.checkpoint(epoch).unlink()
-
-
-def _on_host(content: Any) -> Any:
-    """Return nested content with its tensors in host memory; tensors that are there are not copied."""
-    if isinstance(content, torch.Tensor):
-        return content.detach().cpu()
-    if isinstance(content, dict):
-        return {key: _on_host(value) for key, value in content.items()}
-    return [_on_host(value) for value in content] if isinstance(content, (list, tuple)) else content
 
 
 def _write(path: Path, content: dict) -> None:
@@ -159,7 +134,7 @@ def load_network(path: Path) -> tuple[UNet, dict[str, Any]]:
     """Load the network of models/epoch_N.pt, or of a safetensors file written by export_model.py.
 
     Returns: the network with its weights, on the CPU, in evaluation mode; and the rest of the file: epoch, network,
-        input (INPUT), config (synthetic, published), and ABOUT_PATIENTS, None where the file lacks them.
+        input (INPUT), config (synthetic, published), and PATIENT_METADATA, None where the file lacks them.
     """
     if path.suffix == ".safetensors":
         return _load_safetensors(path)
@@ -172,8 +147,8 @@ def load_network(path: Path) -> tuple[UNet, dict[str, Any]]:
     _load(model, checkpoint["weights"], path, assign=True)
     for parameter in model.parameters():  # saved with channels last, perhaps, which exports refuse
         parameter.data = parameter.data.clone(memory_format=torch.contiguous_format)
-    about = {"quality": None, "training_patients": checkpoint["config"].get("training_patients")}
-    return model.eval(), checkpoint | about
+    patient_metadata = {"quality": None, "training_patients": checkpoint["config"].get("training_patients")}
+    return model.eval(), checkpoint | patient_metadata
 
 
 def _load_safetensors(path: Path) -> tuple[UNet, dict[str, Any]]:
@@ -188,7 +163,7 @@ def _load_safetensors(path: Path) -> tuple[UNet, dict[str, Any]]:
         **{name: values[name] for name in ("epoch", "network")},
         "input": {name: values[name] for name in INPUT},
         "config": {name: values[name] for name in ("synthetic", "published")},
-        **{name: json.loads(metadata.get(name, "null")) for name in ABOUT_PATIENTS},
+        **{name: json.loads(metadata.get(name, "null")) for name in PATIENT_METADATA},
         "weights": model.state_dict(),
     }
 

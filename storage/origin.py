@@ -1,16 +1,15 @@
-"""The weights that a network began with: their digest, their licence, and whom of a split they were trained on.
+"""The weights that training began with: digest, licence, and which patients of a split they have seen.
 
 config.json, and so each checkpoint, names patients by digests only: folders may be named after people.
 """
 
-from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 from dataset.published import published_patients
 from dataset.slices import Slices, fingerprint, name_digest
 from dataset.split import SPLITS
-from storage.checkpoints import describe_network, load_network
+from storage.checkpoints import NETWORK, describe_network, load_network
 from unet import weights_digest
 from utils import UserError, list_few
 
@@ -23,18 +22,16 @@ def needed_settings(path: Path | None) -> dict[str, Any]:
     if not path:
         return {}
     checkpoint = load_network(path)[1]
-    network = {name: checkpoint["network"][name] for name in ("width", "bilinear", "pixel_unshuffle")}
-    return network | {
-        name: checkpoint["input"][name]
-        for name in ("normalisation", "neighbours", "crop", "threshold", "min_component")
-    }
+    of_input = ("normalisation", "neighbours", "crop", "threshold", "min_component")
+    network = {name: checkpoint["network"][name] for name in NETWORK}
+    return network | {name: checkpoint["input"][name] for name in of_input}
 
 
 def trained_weights(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
     """Return the weights in a file. Raises: UserError if they belong to another network than the settings describe."""
     network, checkpoint = load_network(path)
-    own, asked = checkpoint["network"], describe_network(settings)
-    different = [f"{name} {own[name]}, not {value}" for name, value in asked.items() if own[name] != value]
+    actual, expected = checkpoint["network"], describe_network(settings)
+    different = [f"{name} {actual[name]}, not {value}" for name, value in expected.items() if actual[name] != value]
     if different:
         raise UserError(f"{path}: holds a network with {'; '.join(different)}. Leave the options for that out.")
     return network.state_dict()
@@ -78,10 +75,8 @@ def describe_origin(path: Path | None, slices: dict[str, Slices]) -> dict[str, A
 
 def fingerprints(slices: Slices) -> Patients:
     """Return {name: fingerprint of the images} of each patient."""
-    rows: dict[str, list[int]] = defaultdict(list)
-    for row, patient in enumerate(slices.patients):
-        rows[patient].append(row)
-    return {patient: fingerprint(slices.images[own].numpy()) for patient, own in rows.items()}
+    images = slices.images.numpy()
+    return {patient: fingerprint(images[rows]) for patient, rows in slices.stacks().items()}
 
 
 def licence(config: dict[str, Any]) -> str:
@@ -97,16 +92,16 @@ def origin_warning(config: dict[str, Any], split: str) -> str:
     """Return a warning if patients of a split were, or may have been, in the training of the weights; else ""."""
     if not (weights := config.get("weights")):
         return ""
-    seen, told = weights["seen"].get(split, []), "Scores of patients who were say nothing about new patients."
+    seen, caution = weights["seen"].get(split, []), "Scores of patients who were say nothing about new patients."
     if seen:
         were = "were, or may have been," if weights["suspected"] else "were"
         return (
             f"{len(seen)} of the {config['patients'][split]} {split} patients {were} in the training of the weights "
-            f"that this one began with ({weights['file']}): {list_few(seen)}. {told}"
+            f"that this one began with ({weights['file']}): {list_few(seen)}. {caution}"
         )
     if weights["recorded"]:
         return ""
     return (
         f"{weights['file']}, which training began with, does not say whom it was trained on: perhaps on {split} "
-        f"patients. {told}"
+        f"patients. {caution}"
     )

@@ -173,11 +173,3 @@ def test_batches_cover_every_row_once_in_order(crop):
         assert batches[0][1] != batches[-1][1] != frame
     else:
         assert [len(rows) for rows, _ in batches] == [2, 2, 2, 1] and all(seen == frame for _, seen in batches)
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_the_same_on_a_gpu():
-    prepared = preprocess(patients(a=scan(1), b=scan(2)), Preprocessing("head", neighbours=1))
-    device = torch.device("cuda", 0)
-    rows = torch.tensor([4, 0])
-    assert torch.equal(prepared.to(device).batch(rows, device)[0].cpu(), images_of(prepared, 4, 0))

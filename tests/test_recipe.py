@@ -6,7 +6,7 @@ import dataclasses
 import pytest
 
 from training.recipe import RECIPES, Recipe, make_parser, make_settings
-from utils import part
+from utils import k_of_n
 
 REFERENCE, TUNED = RECIPES["reference"], RECIPES["tuned"]
 
@@ -56,5 +56,5 @@ def test_a_recipe_in_words():
 @pytest.mark.parametrize("text", ["0/5", "6/5", "1/1", "1", "1.0/5"])
 def test_texts_that_are_no_fold(text):
     with pytest.raises(argparse.ArgumentTypeError, match=f"{text} is not K/N"):
-        part(text)
-    assert part("5/5") == (5, 5)
+        k_of_n(text)
+    assert k_of_n("5/5") == (5, 5)

@@ -13,7 +13,6 @@ import torch
 from conftest import QUICK, contents, make_patients, write_split
 from PIL import Image
 
-import train_model
 from constants import SEED
 from dataset.preprocess import Preprocessing, preprocess
 from dataset.slices import load_slices
@@ -48,9 +47,7 @@ def test_train_process_test(call, folder, tmp_path):
     assert list(results) == ["epoch", "training_loss", "training_iou", "validation_loss", "validation_iou"]
     assert results["epoch"].tolist() == [1, 2, 3] and results.notna().all().all()
     assert {"validation_tumour_iou", "validation_patient_dice"} <= set(pd.read_csv(run / "epochs.csv"))
-    for name in ("loss", "iou"):
-        with Image.open(run / "plots" / f"{name}.png") as picture:
-            assert picture.size == (1040, 800)
+    assert {"loss.png", "iou.png"} <= {path.name for path in (run / "plots").iterdir()}
 
     code, out, err = call("test_model", "--run", run, "--device", "cpu")
     assert (code, err) == (0, "") and all(s in out for s in ("Loss, mean", "SYNTHETIC", "Volumetric Dice"))
@@ -187,18 +184,6 @@ def test_each_epoch_of_progressive_resolution_is_used_at_its_own(call, undrawn, 
         assert found["loss"] == pytest.approx(row.validation_loss, rel=1e-4)
 
 
-def test_what_is_undefined_is_a_dash_in_its_column():
-    names = ("loss", "iou", "empty_prediction", "tumour_iou", "patient_dice")
-    record = {f"{split}_{name}": 0.5 for split in ("training", "validation") for name in names}
-    record |= {"epoch": 1, "seconds": 12000, "validation_tumour_iou": float("nan")}
-    line, header = train_model.describe_epoch(record, 94, 0.6), train_model.HEADER.splitlines()[-1]
-    last = train_model.describe_epoch(record | {"epoch": 94}, 94, 0.4)
-    assert line.index("|") == header.index("|") and line.rindex("|") == header.rindex("|")
-    assert "nan" not in line and line.index(" - ") + 2 == header.rindex("tumour") + len("tumour")
-    assert line.endswith(" 310:00") and last.endswith(" 0:00") and len(line) == len(header) <= 80
-    assert line.startswith("   1/94") and last.startswith("* 94/94")  # IoU 0.5: better than 0.4 alone
-
-
 def test_a_resumed_run_has_the_settings_that_it_was_started_with(call, undrawn, folder, tmp_path):
     run = RunFolder(tmp_path / "run")
     options = ("--data", folder, "--run", run, "--keep", 2, *QUICK, "--resume")  # there is none yet: it begins
@@ -219,8 +204,6 @@ def test_resuming_with_other_settings_is_refused(call, folder, finished, tmp_pat
     before = contents(finished)
     code, _, err = call("train_model", "--run", finished, "--resume", "--lr", 0.5, "--width", 4, "--epochs", 2)
     assert code == 2 and "lr 0.001, not 0.5" in err and "width 2, not 4" in err
-    code, _, err = call("train_model", "--run", finished, "--resume", "--recipe", "tuned", "--epochs", 2, *QUICK)
-    assert code == 2 and "pixel_unshuffle 1, not 2" in err and "loss bce, not bce+slice-dice" in err
     assert contents(finished) == before
     run = ("--run", tmp_path / "run")  # with a schedule: it cannot be made longer
     assert call("train_model", "--data", folder, *run, "--epochs", 1, "--warm-up", 0.1, *QUICK)[0] == 0
@@ -232,7 +215,7 @@ def test_resuming_with_other_settings_is_refused(call, folder, finished, tmp_pat
 def test_masks_that_are_all_empty_are_one_error(call, folder, tmp_path):
     for path in folder.glob("*/*_mask.tif"):
         Image.new("L", (256, 256)).save(path)
-    code, _, err = call("train_model", "--data", folder, "--run", tmp_path / "run", "--negative-fraction", 0, *QUICK)
+    code, _, err = call("train_model", "--data", folder, "--run", tmp_path / "run", *QUICK)
     assert code == 2 and f"{folder}: all masks of the training patients are empty" in err
 
 
@@ -242,10 +225,8 @@ def test_masks_that_are_all_empty_are_one_error(call, folder, tmp_path):
         ("train_model", ["--data", "nowhere"], "nowhere: no such file or folder"),
         ("test_model", ["--run", "nowhere"], "nowhere: no such file or folder"),
         ("predict_model", ["nowhere", "--out", "masks"], "nowhere: no such file or folder"),
-        ("train_model", ["--epochs", "0"], "0 is not greater than 0"),
         ("train_model", ["--lr", "nan"], "nan is not greater than 0"),
         ("train_model", ["--neighbours", "9"], "invalid choice: 9"),  # more than a file of weights may have
-        ("train_model", ["--seed", str(2**64)], "is not from 0 to 2^63 - 1"),
         ("train_model", ["--device", "abacus"], "--device abacus: cannot be used here"),
         ("train_model", ["--resume", "--overwrite"], "exclude each other"),
         ("test_model", [], "models: holds no checkpoints"),
@@ -261,7 +242,6 @@ def test_mistakes_on_the_command_line(call, tmp_path, tmp_path_factory, monkeypa
 
 def test_damaged_runs(call, folder, finished):
     for name, damaged, message in (
-        ("models/epoch_1.pt", b"\0" * 99, "epoch_1.pt: is damaged"),
         ("test.csv", b"patient,image_path,mask\n", "test.csv: has no column mask_path"),
         ("config.json", b'{"settings":', "config.json: is no JSON"),
     ):

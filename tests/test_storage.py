@@ -120,11 +120,9 @@ def rewrite(path: Path, change) -> None:
     ("spoil", "message"),
     [
         (lambda p: p.write_bytes(p.read_bytes()[:2000]), "damaged or no checkpoint"),
-        (lambda p: torch.save([1, 2], p), "no checkpoint of this version"),
         (lambda p: torch.save({"format": checkpoints.FORMAT, "epoch": 1}, p), "lacks network"),
         (lambda p: torch.save(Evil(), p), "damaged or no checkpoint"),
         (lambda p: shutil.move(p, p.with_name("epoch_4.pt")), "holds epoch 1"),
-        (lambda p: rewrite(p, lambda content: content["network"].update(width=4)), "do not fit its network"),
         (lambda p: rewrite(p, lambda content: content["weights"].pop("head.bias")), "do not fit its network"),
         (lambda p: rewrite(p, lambda content: content["weights"]["head.bias"].fill_(float("nan"))), "not finite"),
     ],
@@ -138,17 +136,7 @@ def test_a_damaged_checkpoint_is_one_error_and_runs_nothing(run, tmp_path, monke
     assert list(tmp_path.iterdir()) == [run.path]
 
 
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
-    path = tmp_path / "file"
-    path.write_bytes(b"old")
-    for failure in (RuntimeError, OSError(errno.ENOSPC, "full"), KeyboardInterrupt):
-        with pytest.raises((RuntimeError, OSError, KeyboardInterrupt)), atomic_write(path) as file:
-            file.write(b"half of the new")
-            raise failure
-        assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
-
-
-def test_a_full_disk_names_the_file_and_keeps_the_epoch_before(run, monkeypatch):
+def test_a_full_disk_names_the_file_and_half_a_write_changes_nothing(run, monkeypatch):
     writer = make_writer(run)
     writer.save_epoch({"epoch": 1, **METRICS})
     before = contents(run.path)
@@ -160,6 +148,9 @@ def test_a_full_disk_names_the_file_and_keeps_the_epoch_before(run, monkeypatch)
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(OSError, match=r"could not be written: No space left.*epoch_2.pt"):
         writer.save_epoch({"epoch": 2, **METRICS})
+    with pytest.raises(KeyboardInterrupt), atomic_write(run.checkpoint(1)) as file:
+        file.write(b"half of another")
+        raise KeyboardInterrupt
     assert contents(run.path) == before
 
 
@@ -177,14 +168,12 @@ def test_a_new_folder_appears_complete_or_not_at_all(tmp_path):
 
 
 def test_output_folders_that_are_refused(tmp_path):
-    refuse_used(tmp_path / "new")
     refuse_used(tmp_path)
     (tmp_path / "mine.txt").touch()
     refuse_used(tmp_path, overwrite=True)
-    with pytest.raises(UserError, match=r"is not empty. Name another folder with --out, or add --overwrite"):
-        refuse_used(tmp_path)
-    with pytest.raises(UserError, match=r"mine.txt: is a file"):
-        refuse_used(tmp_path / "mine.txt", overwrite=True)
+    for path, overwrite, message in ((tmp_path, False, "is not empty"), (tmp_path / "mine.txt", True, "is a file")):
+        with pytest.raises(UserError, match=message):
+            refuse_used(path, overwrite)
 
 
 def test_split_tables_survive_the_round_trip_and_an_edit(folder, run):
@@ -199,8 +188,8 @@ def test_split_tables_survive_the_round_trip_and_an_edit(folder, run):
     assert run.read_split_table("train").equals(tables["train"])  # saved by a spreadsheet
 
 
-@pytest.mark.parametrize("path", ["../secret.tif", "/etc/passwd", "C:\\x.tif", "P\\..\\..\\x.tif"])
-def test_paths_that_leave_the_data_folder_are_refused(run, path):
-    run.write("test.csv", f"patient,image_path,mask_path\nP,P/P_1.tif,{path}\n".encode())
-    with pytest.raises(UserError, match="leaves the data folder"):
-        run.read_split_table("test")
+def test_paths_that_leave_the_data_folder_are_refused(run):
+    for path in ("../secret.tif", "/etc/passwd", "C:\\x.tif", "P\\..\\..\\x.tif"):
+        run.write("test.csv", f"patient,image_path,mask_path\nP,P/P_1.tif,{path}\n".encode())
+        with pytest.raises(UserError, match="leaves the data folder"):
+            run.read_split_table("test")

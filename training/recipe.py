@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import constants
-from utils import existing, fraction, part, positive, whole_number
+from utils import existing, fraction, k_of_n, positive, whole_number
 
 LOSSES = ("bce", "dice", "bce+dice", "bce+slice-dice", "bce+tversky")
 FINETUNE = {"epochs": 8, "lr": 5e-4, "progressive_resolution": False}  # network and input are those of the weights
@@ -113,7 +113,7 @@ def make_parser(description: str | None = None) -> argparse.ArgumentParser:
         help="folder kaggle_3m or its parent (the downloaded set, or synthetic patients)")  # fmt: skip
     add("--split", type=existing, metavar="FILE",
         help="CSV: patient, split and, if ids do not say it, person (the published split)")  # fmt: skip
-    add("--fold", type=part, metavar="K/N", help="test on the K-th of N folds of the patients; see cross_validate.py")
+    add("--fold", type=k_of_n, metavar="K/N", help="test on the K-th of N folds of the patients; see cross_validate.py")
     add("--no-validation", action="store_true",
         help="train on the validation patients, too: the last epoch is taken, and nothing is chosen")  # fmt: skip
     add("--patients", type=existing, metavar="FILE", help="use only the patients listed, one per line (all)")
