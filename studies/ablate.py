@@ -29,7 +29,7 @@ from studies.speed import count_flop
 from training.engine import epoch_order, resolution_of_epoch, score, training_window
 from training.hardware import choose_hardware, keep_freed_memory
 from training.recipe import Recipe
-from utils import positive, run_python, run_script, show_number, whole_number
+from utils import run_python, run_script, show_number, whole_number
 
 # Studies: a base, and what each variant changes in it. The first variant is what the others are compared with.
 # Narrow, and so few epochs that many can be tried. Patient-balanced sampling is a variant: found with this base.
@@ -72,8 +72,6 @@ def main(argv: list[str] | None = None) -> None:
     add("study", choices=STUDIES)
     add("--only", nargs="+", metavar="VARIANT", help="(all of the study)")
     add("--seeds", type=whole_number, nargs="+", default=[constants.SEED], help="(%(default)s)")
-    add("--epochs", type=positive(int), help="of all variants, for a quick trial")
-    add("--width", type=positive(int), help="of all variants, for a quick trial")
     add("--run", type=Path, default=Path("runs/ablation"), metavar="DIR", help="(%(default)s)")
     add("--data", metavar="DIR", help="folder kaggle_3m or its parent")
     add("--split", type=Path, metavar="FILE", help="CSV with the columns patient and split, instead of the own split")
@@ -82,12 +80,11 @@ def main(argv: list[str] | None = None) -> None:
         parser.error(f"--only: {args.study} has no {', '.join(unknown)} ({', '.join(STUDIES[args.study])})")
     keep_freed_memory()
     shared = ["--data", find_folder(args.data), *(["--split", args.split] if args.split else [])]
-    trial = [word for name in ("epochs", "width") if getattr(args, name) for word in (f"--{name}", getattr(args, name))]
     results: list[dict[str, Any]] = []
     for seed in args.seeds:
         for name in args.only or STUDIES[args.study]:
             run = RunFolder(args.run / f"{name.replace(' ', '_')}_{seed}")
-            options = [*STUDIES[args.study][name], *trial, "--seed", seed, *shared, "--keep", 1]
+            options = [*STUDIES[args.study][name], "--seed", seed, *shared, "--keep", 1]
             run_python(PROJECT / "train_model.py", "--run", run, *options, "--resume")  # begins, goes on, or is done
             results.append({"variant": name, "seed": seed, **evaluate_run(run)})
             RunFolder(args.run).write("ablation.csv", compare(results))

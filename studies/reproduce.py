@@ -1,15 +1,14 @@
 """Repeat a run by its name: train, process and test it, and copy what may be published to runs/reproduce/.
 
-    python -m studies.reproduce full_bilinear
-    python -m studies.reproduce full_bilinear --split split.csv     # a set that lacks the test patients
-    python -m studies.reproduce full_bilinear --width 4 --epochs 2  # a quick trial
-    python -m studies.reproduce cv_tuned                            # a cross-validation: every patient is tested
-    python -m studies.reproduce table                               # the table of docs/results.md
+    python -m studies.reproduce tuned
+    python -m studies.reproduce tuned --split split.csv     # a set that lacks the test patients
+    python -m studies.reproduce tuned --width 4 --epochs 2  # a quick trial, which --results refuses
+    python -m studies.reproduce cv_tuned                    # a cross-validation: every patient is tested
+    python -m studies.reproduce table                       # the table of docs/results.md
 
 The same command goes on where it stopped; a run of other settings or on other patients is refused. The run itself is in
 runs/RUN. runs/reproduce/RUN receives its tables, the plots that show no patient, config.json, and run.json with
-metrics, seconds, memory and the network's size; of a cross-validation the predicted masks, too. A run on other data, or
-with --epochs or --width, is marked as a trial in run.json and never enters the table.
+metrics, seconds and the network's size; of a cross-validation the predicted masks, too.
 """
 
 import argparse
@@ -36,8 +35,6 @@ from utils import UserError, positive, refuse_used, run_python, run_script, show
 PROJECT = Path(__file__).resolve().parents[1]
 PAGE = PROJECT / "docs" / "results.md"  # holds the table
 BEGIN, END = "<!-- written by: python -m studies.reproduce table -->", "<!-- end of the table -->"
-FULL = {"train": 2769, "validation": 756, "test": 404}  # slices
-SUBSET = {"train": 178, "validation": 45, "test": 113}
 KEEP = ("--keep", 3)  # weights of the best epochs; 94 of them would fill 12 GB
 COPIED = (
     "results.csv", "epochs.csv", "metrics.json", "test_patients.csv", "test_lesions.csv",
@@ -50,33 +47,30 @@ class Published(NamedTuple):
     """A run that can be repeated by its name."""
 
     title: str
-    slices: dict[str, int]  # of each split of the published set
     options: tuple[str, ...]  # of train_model.py that are not the defaults
     test_options: tuple[str, ...] = ()  # of test_model.py
     folds: int = 0  # of a cross-validation, whose patients are all test patients in turn
+    subset: bool = False  # only the 12 patients of the 100 MB run
 
 
 TUNED = ("--recipe", "tuned")
 NOT_ROBUST = (*TUNED, "--normalisation", "head", "--no-robust")
 CHOSEN = ("--select-by", "patient_dice", "--tune")  # on the validation patients
 RUNS = {
-    "cv_robust": Published("tuned recipe, cross-validation", FULL, (*TUNED, "--no-validation"), (), 5),
-    "tuned": Published("without `--robust`, full set", FULL, NOT_ROBUST, CHOSEN),
-    "tuned_seed_1": Published("without `--robust`, full set, seed 1", FULL, (*NOT_ROBUST, "--seed", "1"), CHOSEN),
-    "tuned_seed_2": Published("without `--robust`, full set, seed 2", FULL, (*NOT_ROBUST, "--seed", "2"), CHOSEN),
-    "cv_tuned": Published("without `--robust`, cross-validation", FULL, NOT_ROBUST, CHOSEN, 5),
-    "reference_w16": Published("published recipe at width 16, full set", FULL, ("--width", "16")),
-    "full_bilinear": Published("published recipe, full set, bilinear, fast", FULL, ("--bilinear", "--mode", "fast")),
-    "full_transposed_exact": Published("published recipe, full set, exact", FULL, ("--mode", "exact")),
-    "full_transposed_fast": Published("published recipe, full set, fast", FULL, ("--mode", "fast")),
+    "cv_robust": Published("tuned recipe, cross-validation", (*TUNED, "--no-validation"), folds=5),
+    "tuned": Published("without `--robust`, full set", NOT_ROBUST, CHOSEN),
+    "tuned_seed_1": Published("without `--robust`, full set, seed 1", (*NOT_ROBUST, "--seed", "1"), CHOSEN),
+    "tuned_seed_2": Published("without `--robust`, full set, seed 2", (*NOT_ROBUST, "--seed", "2"), CHOSEN),
+    "cv_tuned": Published("without `--robust`, cross-validation", NOT_ROBUST, CHOSEN, folds=5),
+    "reference": Published("published recipe, full set", ()),
+    "reference_w16": Published("published recipe at width 16, full set", ("--width", "16")),
     **{
-        f"twelve_{name}seed_{seed}": Published(
-            f"{title}, 12 patients, seed {seed}", SUBSET, (*options, "--epochs", "94", "--seed", str(seed)), chosen
+        f"twelve_{name}_seed_{seed}": Published(
+            f"{title}, 12 patients, seed {seed}", (*options, "--epochs", "94", "--seed", str(seed)), chosen, subset=True
         )
         for name, title, options, chosen in (
-            ("", "published recipe", (), ()),
-            ("w16_", "published recipe at width 16", ("--width", "16"), ()),
-            ("tuned_", "without `--robust`", NOT_ROBUST, CHOSEN),
+            ("w16", "published recipe at width 16", ("--width", "16"), ()),
+            ("tuned", "without `--robust`", NOT_ROBUST, CHOSEN),
         )
         for seed in (1, 2, 3)
     },
@@ -99,6 +93,8 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if args.split and args.run in RUNS and RUNS[args.run].folds:
         parser.error(f"--split: {args.run} makes its folds itself")
+    if (args.epochs or args.width) and args.results:
+        parser.error("--results is for published runs, not for trials with --epochs or --width")
     if args.run == "table":
         write_text(PAGE, fill(PAGE.read_text(encoding="utf-8"), make_table(args.results or PROJECT / "results")))
         return
@@ -106,9 +102,10 @@ def main(argv: list[str] | None = None) -> None:
     results = (args.results or args.runs / "reproduce") / args.run
     refuse_used(results, args.overwrite, "--results")
     folder = find_folder(args.data)
-    trial = [f"--{name} {getattr(args, name)}" for name in ("epochs", "width") if getattr(args, name)]
-    options = [*published.options, *" ".join(trial).split(), *(["--split", args.split] if args.split else [])]
-    if published.slices == SUBSET and all((folder / patient).is_dir() for patient in published_patients(subset=True)):
+    options = list(published.options)
+    for name in ("epochs", "width", "split"):
+        options += [f"--{name}", getattr(args, name)] if getattr(args, name) else []
+    if published.subset and all((folder / patient).is_dir() for patient in published_patients(subset=True)):
         run.write("patients.txt", "\n".join(published_patients(subset=True)).encode())
         options += ["--patients", run.path / "patients.txt"]
     where = ["--run", run, "--data", folder, "--device", args.device]
@@ -120,15 +117,12 @@ def main(argv: list[str] | None = None) -> None:
         run_python(PROJECT / "process_models.py", "--run", run)
         run_python(PROJECT / "test_model.py", *where, *published.test_options)
     config, record = describe(run)
-    trial += find_deviations(published, config)
-    publish(run, results, config, {"run": args.run, "title": published.title, "trial": trial, **record})
+    publish(run, results, config, {"run": args.run, "title": published.title, **record})
     print(f"written to {results}: run.json and what may be published of the run")
-    if trial:
-        print(f"a trial and not the published run: {', '.join(trial)}")
 
 
 def describe(run: RunFolder) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the settings and the data of a tested run; and its metrics, seconds, memory and network size."""
+    """Return the settings and the data of a tested run; and its metrics, seconds and network size."""
     runs, metrics = run.tested_runs(), run.read_metrics()
     epochs = pd.concat([read_epochs(fold) for fold in runs])
     config = runs[0].read_config()
@@ -146,21 +140,9 @@ def describe(run: RunFolder) -> tuple[dict[str, Any], dict[str, Any]]:
         "metrics": {name: metrics["intervals"][name] for name in SHOWN},
         "epochs": len(epochs) // len(runs),
         "seconds": epochs["seconds"].sum(),
-        "seconds_per_epoch": epochs["seconds"].median(),
-        "peak_memory_gib": epochs["peak_memory_gib"].max(),
         "parameters": parameters,
         "gflop": count_flop(network, IMAGE_SIZE, IMAGE_SIZE) / 1e9,
     }
-
-
-def find_deviations(published: Published, config: dict[str, Any]) -> list[str]:
-    """Return in words how the data of a run differ from those of the published run."""
-    deviations = [] if config["published"] else ["patients of another set"]
-    whole = [published.slices, published.slices | {"test": 0}]  # a set that lacks the test patients counts as the same
-    slices = list(config["slices"].values())
-    if slices not in ([sum(w.values())] if published.folds else list(w.values()) for w in whole):
-        deviations.append(f"{' + '.join(map(str, slices))} slices")
-    return deviations
 
 
 def publish(run: RunFolder, results: Path, config: dict, record: dict) -> None:
@@ -178,14 +160,12 @@ def publish(run: RunFolder, results: Path, config: dict, record: dict) -> None:
 
 
 def make_table(results: Path) -> str:
-    """Return the runs of a folder as a table in Markdown, without trials."""
+    """Return the runs of a folder as a table in Markdown."""
     labels = (METRICS[name].label for name in SHOWN)
     titles = ["run", "judged on (patients / slices)", *labels, "parameters", "GFLOP a slice", "minutes", "hardware"]
     rows = [titles, ["---"] * len(titles)]
     for folder in (results / name for name in RUNS if (results / name / "run.json").is_file()):
         config, r = (json.loads((folder / name).read_text(encoding="utf-8")) for name in ("config.json", "run.json"))
-        if r["trial"]:
-            continue
         split = r["judged_on"]
         epoch = f"epoch {r['epoch']} of {r['epochs']}" if r["epoch"] else f"{r['epochs']} epochs"
         without = f" ({r['without_tumour']} without tumour)" if r.get("without_tumour") else ""

@@ -4,14 +4,12 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pytest
 import SimpleITK as sitk
 from conftest import contents
-from PIL import Image
 
 from constants import FLAIR, SYNTHETIC_NOTICE
 from dataset.folder import find_slices
-from dataset.slices import read_image, read_mask
+from dataset.slices import read_image
 from dataset.split import assign_fold, assign_patients
 from storage.run_folder import RunFolder
 
@@ -34,10 +32,8 @@ def test_stacks_hold_the_pixels_of_the_slices_and_test_patients_train_nothing(ca
     code, out, err = call("studies.export_nnunet", tmp_path / "raw", "--data", folder)
     assert (code, err) == (0, "") and "4 patients for training and validation, 1 for the test" in out
     written = contents(tmp_path / "raw")
-    for options in ((), ("--slices",)):  # never overwritten
-        code, _, err = call("studies.export_nnunet", tmp_path / "raw", "--data", folder, *options)
-        assert code == 2 and f"{tmp_path / 'raw'}: is there already" in err
-    assert contents(tmp_path / "raw") == written
+    code, _, err = call("studies.export_nnunet", tmp_path / "raw", "--data", folder)
+    assert code == 2 and f"{tmp_path / 'raw'}: is there already" in err and contents(tmp_path / "raw") == written
     assert SYNTHETIC_NOTICE in out
     raw, split = tmp_path / "raw" / DATASET, assign_patients(find_slices(folder)["patient"])
     of = {name: sorted(p for p, assigned in split.items() if assigned == name) for name in set(split.values())}
@@ -57,24 +53,14 @@ def test_stacks_hold_the_pixels_of_the_slices_and_test_patients_train_nothing(ca
     assert np.array_equal(flair, np.stack(slices)[..., FLAIR])
 
 
-def test_slices_and_the_folds_of_a_cross_validation(call, folder, tmp_path):
-    code, _, err = call("studies.export_nnunet", tmp_path / "raw", "--data", folder, "--slices", "--folds", 2)
+def test_folds_of_a_cross_validation_whose_labels_score_as_masks(call, folder, tmp_path, unreported):
+    code, _, err = call("studies.export_nnunet", tmp_path / "raw", "--data", folder, "--folds", 2)
     assert (code, err) == (0, "")
     raw, patients = tmp_path / "raw" / DATASET, find_slices(folder)["patient"]
     for number, fold in enumerate(read_json(raw / "splits_final.json"), start=1):
-        tested = {patient for patient, split in assign_fold(patients, number, 2).items() if split == "test"}
-        assert {name.rpartition("_")[0] for name in fold["val"]} == tested
-        assert sorted(fold["train"] + fold["val"]) == sorted(f"SYNTH_T_{p}_{n}" for p in range(5) for n in (1, 2, 3))
-    assert not (raw / "imagesTs").exists() and read_json(raw / "dataset.json")["numTraining"] == 15
-    with Image.open(raw / "imagesTr" / "SYNTH_T_3_2_0000.png") as picture:
-        assert np.array_equal(np.asarray(picture), read_image(folder / "SYNTH_T_3" / "SYNTH_T_3_2.tif"))
-    with Image.open(raw / "labelsTr" / "SYNTH_T_3_1.png") as picture:
-        assert np.array_equal(np.asarray(picture), read_mask(folder / "SYNTH_T_3" / "SYNTH_T_3_1_mask.tif"))
-
-
-@pytest.mark.parametrize("options", [(), ("--slices",)])
-def test_labels_in_this_format_score_as_the_masks_that_they_are(call, folder, tmp_path, options, unreported):
-    call("studies.export_nnunet", tmp_path / "raw", "--data", folder, "--folds", 2, *options)
-    labels = tmp_path / "raw" / DATASET / "labelsTr"
-    code, _, err = call("score_masks", labels, "--data", folder, "--out", tmp_path / "scores")
+        assignment = assign_fold(patients, number, 2)
+        assert fold["val"] == sorted(patient for patient, split in assignment.items() if split == "test")
+        assert sorted(fold["train"] + fold["val"]) == sorted(assignment)
+    assert not (raw / "imagesTs").exists() and read_json(raw / "dataset.json")["numTraining"] == 5
+    code, _, err = call("score_masks", raw / "labelsTr", "--data", folder, "--out", tmp_path / "scores")
     assert (code, err) == (0, "") and RunFolder(tmp_path / "scores").read_metrics()["patient_dice"] == 1
