@@ -1,4 +1,4 @@
-"""Export the network as safetensors, and as ONNX and torch.export from slices to masks; and write a model card.
+"""Export the network as safetensors, and as ONNX from slices to masks; and write a model card.
 
     python export_model.py --out export                            # the weights that come with the project
     python export_model.py --run runs/first                        # the chosen epoch, to runs/first/export
@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -46,7 +45,7 @@ LARGEST_HALVED = 1e-2  # the same with --half: kernels are rounded by up to 1/20
 SMALLER = (3, 96, 64, 3)  # slices for tracing, where 1 would be taken for a constant, and for comparing
 
 
-def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--run", type=existing, metavar="DIR",
@@ -59,24 +58,14 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--half", action="store_true", help="safetensors with kernels in float16; logits then differ by up to 1%%")
     add("--out", type=Path, metavar="DIR", help="(export in the folder of the run, or here)")
     add("--overwrite", action="store_true", help="replace all files of the same name in --out")
-    add("--name", type=plain_name, help="of the files, without ending, and of the model card (unet, and MODEL_CARD.md)")
+    add("--name", help="of the files, without ending, and of the model card (unet, and MODEL_CARD.md)")
     args = parser.parse_args(argv)
     if args.metrics_of and not args.run:
         parser.error("--metrics-of goes with --run")
     if args.half and args.formats != ["safetensors"]:
         parser.error("--half goes with --formats safetensors alone")
-    return args
-
-
-def plain_name(text: str) -> str:
-    """An argparse type: the name of a file, neither hidden nor in another folder."""
-    if not text or text.startswith(".") or set(text) & set("/\\:\0"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a plain name, such as first")
-    return text
-
-
-def main(argv: list[str] | None = None) -> None:
-    args = parse_arguments(argv)
+    if args.name and (args.name.startswith(".") or set(args.name) & set("/\\:\0")):
+        parser.error(f"--name: {args.name!r} is not a plain name, such as first")
     from reporting.model_card import describe_input, model_card
     from storage.run_folder import RunFolder
     from unet import weights_digest
@@ -149,10 +138,10 @@ def metrics_of(folder: Path, checkpoint: dict[str, Any]) -> dict[str, Any] | Non
     from storage.run_folder import RunFolder
     from training.recipe import Recipe
 
-    own, pooled = Recipe.of(checkpoint["config"]["settings"]), RunFolder(folder)
+    recipe, pooled = Recipe.of(checkpoint["config"]["settings"]), RunFolder(folder)
     for run in [pooled] if pooled.exists() else pooled.tested_runs():  # studies.reproduce copies no folds
-        if Recipe.of(run.read_config()["settings"]) != own:
-            raise UserError(f"{run}: was trained by another recipe ({run.read_config()['recipe']}), not {own}.")
+        if Recipe.of(run.read_config()["settings"]) != recipe:
+            raise UserError(f"{run}: was trained by another recipe ({run.read_config()['recipe']}), not {recipe}.")
     return pooled.read_metrics().get("quality", {}).get("model")
 
 
@@ -196,8 +185,8 @@ def trace(model: nn.Module, metadata: dict[str, Any]) -> ExportedProgram:
 
     if metadata["resolution"] < 1:
         raise UserError(
-            f"epoch {metadata['epoch']} computes at {metadata['resolution']:.0%} of the resolution, which ONNX and "
-            "torch.export do not hold here. Export a later epoch, or --formats safetensors."
+            f"epoch {metadata['epoch']} computes at {metadata['resolution']:.0%} of the resolution, which ONNX does "
+            "not hold here. Export a later epoch, or --formats safetensors."
         )
     number, (height, width) = torch.export.Dim("number"), (torch.export.Dim(side, min=2) for side in "hw")
     dynamic = ({0: number, 1: 32 * height, 2: 32 * width}, None)
@@ -234,17 +223,6 @@ def to_onnx(model: nn.Module, metadata: dict[str, Any]) -> tuple[bytes, Graph]:
     return content, read_back
 
 
-def to_torch_export(model: nn.Module, metadata: dict[str, Any]) -> tuple[bytes, Graph]:
-    import torch
-
-    from reporting.model_card import describe_graph
-
-    file, about = io.BytesIO(), json.dumps(describe_graph(metadata), indent=2)
-    torch.export.save(trace(model, metadata), file, extra_files={"metadata.json": about})
-    read_back = torch.export.load(io.BytesIO(file.getvalue())).module()
-    return file.getvalue(), lambda slices, levels: read_back(slices, levels)[0]
-
-
 def to_safetensors(model: nn.Module, metadata: dict[str, Any]) -> tuple[bytes, Graph]:
     import safetensors.torch
 
@@ -266,7 +244,6 @@ def as_text(metadata: dict[str, Any]) -> dict[str, str]:
 FORMATS = {  # {name: (ending of its files, its function)}
     "onnx": ("onnx", to_onnx),
     "safetensors": ("safetensors", to_safetensors),
-    "torch_export": ("pt2", to_torch_export),
     "web": ("html", None),  # with the card in it: web/build.py
 }
 

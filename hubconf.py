@@ -22,7 +22,6 @@ INPUT = ("size", "normalisation", "neighbours", "crop", "resolution", "tta_flip"
 dependencies = ["torch"]  # and safetensors, for pretrained weights
 HERE = Path(__file__).resolve().parent
 WEIGHTS = HERE / "weights" / "lgg_unet.safetensors"
-_LOADED: dict[str, ModuleType] = {}  # modules of this folder, between two calls of `segment`
 
 
 def _load_unet() -> ModuleType:
@@ -44,13 +43,12 @@ def _own_modules() -> Iterator[None]:
         return {name: sys.modules.pop(name) for name in [*sys.modules] if name.split(".")[0] in names}
 
     others = take()
-    sys.modules.update(_LOADED)
     sys.path.insert(0, str(HERE))
     try:
         yield
     finally:
         sys.path.remove(str(HERE))
-        _LOADED.update(take())
+        take()
         sys.modules.update(others)
 
 
