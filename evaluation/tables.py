@@ -80,7 +80,8 @@ def lesion_tables(slices: Slices, predicted: np.ndarray) -> tuple[pd.DataFrame, 
 
     def match(rows: np.ndarray) -> lesions.Matching:
         number = numbers[rows]
-        planes = planes_of(number)
+        gaps = np.clip(np.diff(number), 1, 2)  # one empty plane for any missing slices, which separates lesions
+        planes = np.concatenate([[0], gaps.cumsum()]).astype(int)
         both = np.zeros((2, planes[-1] + 1, *masks.shape[1:]), np.uint8)
         both[:, planes] = masks[rows], predicted[rows]
         matched = lesions.match(*both, lesions.SPECK_3D)
@@ -95,11 +96,6 @@ def lesion_tables(slices: Slices, predicted: np.ndarray) -> tuple[pd.DataFrame, 
     names = ["patient", "lesion", "first_slice", "last_slice", "volume", "overlap", "found", "dice"]
     counted = ["patient", "lesions", "lesions_found", "predicted_lesions", "false_lesions"]
     return pd.DataFrame(rows, columns=names), pd.DataFrame(counts, columns=counted)
-
-
-def planes_of(numbers: np.ndarray) -> np.ndarray:
-    """Return the planes of sorted slice numbers in a stack; a gap leaves one empty plane, which separates lesions."""
-    return np.concatenate([[0], np.cumsum(np.clip(np.diff(numbers), 1, 2))]).astype(int)
 
 
 def patient_table(slices: Slices, per_slice: pd.DataFrame, lesion_counts: pd.DataFrame) -> pd.DataFrame:

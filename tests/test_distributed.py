@@ -14,6 +14,7 @@ from unittest.mock import patch
 import pandas as pd
 import pytest
 import torch
+from conftest import ROOT
 from torch import multiprocessing as torch_processes
 from torch import nn
 
@@ -23,8 +24,6 @@ from training import hardware as hw
 from training.engine import evaluate, train_one_epoch
 from training.losses import bce
 from unet import UNet
-
-ROOT = Path(__file__).parents[1]
 
 
 def in_two_processes(function: Callable, *arguments: object) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import PLAIN, ROOT, draw_patient, save_checkpoint
+from conftest import EPOCH, PLAIN, ROOT, draw_patient, save_checkpoint
 
 import export_model
 import hubconf
@@ -27,9 +27,6 @@ from utils import UserError
 CONFIG = {"data": "/data", "synthetic": False, "published": True, "hardware": "cpu", "versions": {"torch": "2"}} | {
     "patients": {"train": 8, "validation": 2, "test": 2}, "slices": {"train": 178, "validation": 45, "test": 113}
 }  # fmt: skip
-EPOCH = dict.fromkeys(("training_loss", "training_iou", "validation_loss"), 0.1) | {
-    f"validation_{name}": 0.25 for name in ("patient_dice", "tumour_iou", "tumour_found", "empty_prediction")
-}
 SAFETENSORS = ("--formats", "safetensors")
 KEEP_ALL = {"threshold": 0.5, "min_component": 0}  # random weights mark small spots
 
@@ -45,8 +42,7 @@ def make_run(path: Path, recipe: str = "reference", **config) -> RunFolder:
         network = checkpoints.describe_network(settings)
         model = UNet(**network).to(memory_format=torch.channels_last)  # as training in bf16 saves it
         model.head.bias.data -= model(torch.randn(2, network["channels"], 64, 64)).median()  # some of both classes
-        record = {"epoch": epoch, **EPOCH, "validation_iou": iou, "resolution": 1.0}
-        save_checkpoint(run, model, record, config)
+        save_checkpoint(run, model, EPOCH | {"epoch": epoch, "validation_iou": iou}, config)
     return run
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import QUICK, contents, make_patients, write_split
+from conftest import QUICK, ROOT, contents, make_patients, write_split
 from PIL import Image
 
 from constants import SEED
@@ -23,8 +23,6 @@ from storage.run_folder import RunFolder
 from training.engine import evaluate
 from training.hardware import choose_hardware
 from training.losses import bce
-
-ROOT = Path(__file__).parents[1]
 
 
 def same_weights(one: Path, other: Path) -> bool:
