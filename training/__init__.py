@@ -1,1 +1,1 @@
-"""The loops over batches, and what they call: losses, the lean training pass, several processes."""
+"""The loops over batches, and what they call: recipes, augmentation, losses, optimisation, hardware."""
