@@ -63,6 +63,7 @@ RUNS = {
     "tuned_seed_2": Published("without `--robust`, full set, seed 2", (*NOT_ROBUST, "--seed", "2"), CHOSEN),
     "cv_tuned": Published("without `--robust`, cross-validation", NOT_ROBUST, CHOSEN, folds=5),
     "reference": Published("published recipe, full set", ()),
+    "full_bilinear": Published("published recipe, full set, bilinear, fast", ("--bilinear", "--mode", "fast")),
     "reference_w16": Published("published recipe at width 16, full set", ("--width", "16")),
     **{
         f"twelve_{name}_seed_{seed}": Published(
