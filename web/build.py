@@ -20,7 +20,7 @@ import constants
 from constants import FLAIR, IMAGE_SIZE, MEAN, POST, PRE, SYNTHETIC_SEED
 from dataset import preprocess, synthetic
 from evaluation import quality, selection
-from scans import check, geometry, medical, names, read, scan, show
+from scans import check, geometry, medical, names, read, scan, show, unusual
 from training import engine
 from unet import UNet
 from utils import UserError
@@ -85,6 +85,7 @@ def page_config(metadata: dict[str, Any]) -> dict[str, Any]:
         "input": {name: value for name, value in metadata.items() if name not in ABOUT},
         "network": metadata["network"],
         "confidence": confidence(metadata.get("quality")),
+        "trained": metadata.get("training_patients", {}),
         "use": constants.RESEARCH_USE,
         "syntheticNotice": constants.SYNTHETIC_NOTICE if metadata["synthetic"] else "",
         "oneSequence": check.ONE_SEQUENCE,
@@ -112,12 +113,23 @@ def page_config(metadata: dict[str, Any]) -> dict[str, Any]:
         "unequal": geometry.UNEQUAL,
         "largest": geometry.LARGEST,
         "sameHead": read.SAME_HEAD,
+        "unusual": {
+            "stripped": unusual.STRIPPED,
+            "air": unusual.AIR,
+            "fewest": unusual.FEWEST,
+            "sampled": unusual.SAMPLED,
+        },
         "air": read.AIR,
         "shortest": [medical.SHORT_ECHO, medical.SHORT_INVERSION],
         "percentiles": read.PERCENTILES,
         "filling": [float(value) for value in read.FILLING],
         "brightest": show.BRIGHTEST,
-        "sample": {"size": IMAGE_SIZE, "slices": SAMPLE_SLICES, "spacing": spacing},
+        "sample": {
+            "size": IMAGE_SIZE,
+            "slices": SAMPLE_SLICES,
+            "spacing": spacing,
+            "notice": constants.SYNTHETIC_NOTICE,
+        },
     }
 
 

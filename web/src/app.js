@@ -7,7 +7,8 @@ import {cut} from "./postprocess.js";
 import {applyEdits, byId, current, goTo, goToLargest, listenToViewer, onShow, openPatient, show, state, undo, zoom} from "./stage.js";
 
 const config = JSON.parse(byId("config").textContent);
-const MOST_WORKERS = 4;
+const MOST_WORKERS = Math.min(4, navigator.hardwareConcurrency || 2);
+const THREADS = self.crossOriginIsolated ? MOST_WORKERS : 1;  // of the one worker; else there are several
 const number = (value, digits = 0) => value.toLocaleString("en-US", {minimumFractionDigits: digits, maximumFractionDigits: digits});
 
 // --- Workers ---------------------------------------------------------------------------------------------------------
@@ -34,7 +35,7 @@ async function startWorker() {
     worker.postMessage({id: asked, ask: what, ...about});
   });
   const [wasm, model] = await parts;
-  await ask("start", {wasm, model, about: config});
+  await ask("start", {wasm, model, about: config, threads: THREADS});
   return {ask, worker};
 }
 
@@ -111,6 +112,8 @@ async function takeFiles(files) {
   found = await (await firstWorker()).ask("find", {files});
   if (own !== job) return;
   list("problems", found.problems);
+  byId("spacing").hidden = true;
+  for (const input of spacingInputs()) input.value = "";
   showItems();
   if (found.question) return refuse(found.items.length ? found.question : [found.question, ...found.problems].join(" "));
   await segmentFiles();
@@ -136,9 +139,19 @@ function showItems() {
   byId("again").hidden = !found.question;
 }
 
+const spacingInputs = () => [...document.querySelectorAll("#spacing input")];
+
+// What the user says of files without it: mm between rows, columns and slices, or null
+function givenSpacing() {
+  const values = spacingInputs().map(({value}) => Number(value));
+  if (values.some(Boolean) && !values.every(value => value > 0)) throw Object.assign(new Error("Give all three distances in mm, or none."), {known: true});
+  return values[0] ? values : null;
+}
+
 async function segmentFiles() {
   const own = begin("Reading the images …"), items = {};
   byId("taken").hidden = false;
+  const spacing = givenSpacing();
   for (const role of ["flair", "pre", "post"]) {
     const same = found.items.filter((_, n) => found.roles[n] === role);
     if (same.length > 1) return refuse(`${same.length} of these are ${config.shown[role]}: choose one.`);
@@ -146,8 +159,10 @@ async function segmentFiles() {
   }
   if (!items.flair) return refuse("No FLAIR, which is what is segmented: choose it below.");
   byId("again").hidden = true;
-  const scan = await (await firstWorker()).ask("read", {items}, share => own === job && say("Reading the images …", share));
-  if (own === job) await compute(scan, own);
+  const scan = await (await firstWorker()).ask("read", {items, spacing}, share => own === job && say("Reading the images …", share));
+  if (own !== job) return;
+  byId("spacing").hidden = Boolean(scan.grid?.known);
+  await compute(scan, own);
 }
 
 async function takeSample() {
@@ -162,7 +177,7 @@ async function takeSample() {
   });
   const affine = [[spacing[1], 0, 0, 0], [0, spacing[0], 0, 0], [0, 0, spacing[2], 0]];
   const grid = makeGrid(affine, [size, size, count], true);
-  const sample = {name: "synthetic", slices, spacing, grid, grey: false, notes: ["drawn from random numbers: no patient"], warnings: []};
+  const sample = {name: "synthetic", slices, spacing, grid, grey: false, about: [config.sample.notice], notes: [], warnings: []};
   await (await firstWorker()).ask("take", {sample});
   if (own === job) await compute(sample, own);
 }
@@ -175,11 +190,12 @@ async function compute(scan, own) {
   const prepared = await worker.ask("prepare");
   if (own !== job) return;
   const patient = {...scan, brightest: config.brightest, masks: [], areas: [], edits: [], threshold};
-  const general = [...(scan.grey ? [config.oneSequence] : []), ...scan.warnings];
+  const general = [...scan.about, ...(scan.grey ? [config.oneSequence] : []), ...scan.warnings];
   setThreshold(threshold);
   openPatient(patient);
   byId("result").hidden = false;
-  byId("title").textContent = `${scan.name}: ${count} slice${count > 1 ? "s" : ""}`;
+  const voxels = scan.spacing ? `, voxels of ${scan.spacing.map(mm => Number(mm.toPrecision(3))).join(" × ")} mm (rows, columns, slices)` : "";
+  byId("title").textContent = `${scan.name}: ${count} slice${count > 1 ? "s" : ""}${voxels}`;
   byId("output").hidden = true;
   list("notes", scan.notes);
   list("warnings", general);
@@ -202,7 +218,7 @@ async function compute(scan, own) {
       show();
     }
   };
-  const helpers = Math.min(MOST_WORKERS, (navigator.hardwareConcurrency || 2) - 1, Math.ceil(slabs.length / 8)) - 1;
+  const helpers = THREADS > 1 ? 0 : Math.min(MOST_WORKERS, Math.ceil(slabs.length / 8)) - 1;
   const help = async n => {
     pool[n] = pool[n] || startWorker();
     const helper = await pool[n];
@@ -210,7 +226,7 @@ async function compute(scan, own) {
     await helper.ask("share", {state: prepared});
     await work(helper);
   };
-  await Promise.all([work(worker), ...Array.from({length: Math.max(0, helpers)}, (_, n) => help(n))]);
+  await Promise.all([work(worker), ...Array.from({length: helpers}, (_, n) => help(n))]);
   if (own !== job) return;
   say("Removing small components …");
   patient.network = await worker.ask("segment", {planes: logits, threshold});
@@ -350,6 +366,7 @@ function listen() {
   on("save-table", "click", () => attempt(saveTable));
   on("areas", "pointerdown", ({offsetX, target}) => goTo(Math.floor(offsetX / target.clientWidth * current().slices.length)));
   for (const input of document.querySelectorAll(".shown input")) input.addEventListener("input", show);
+  for (const input of spacingInputs()) input.addEventListener("input", () => { byId("again").hidden = false; });
   for (const input of document.querySelectorAll("input[name=tool]")) input.addEventListener("input", chooseTool);
   addEventListener("dragover", event => { event.preventDefault(); byId("drop").classList.add("over"); });
   addEventListener("dragleave", event => { if (!event.relatedTarget) byId("drop").classList.remove("over"); });

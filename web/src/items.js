@@ -2,8 +2,8 @@
 import {Refusal} from "./grid.js";
 import {isDicom, readTags} from "./dicom.js";
 
-const VOLUME = /\.(nii|nii\.gz|nrrd)$/i, PICTURE = /\.(png|tiff?|jpe?g|bmp)$/i, FOREIGN = /\.(npy|mha|mhd|nhdr|zip|csv|txt|html?|pdf|docx?)$/i;
-const ENDING = /\.(nii\.gz|nii|nrrd|png|tiff?|jpe?g|bmp|dcm|ima)$/i;
+const VOLUME = /\.(nii|nii\.gz|nrrd|mha)$/i, PICTURE = /\.(png|tiff?|jpe?g|bmp)$/i, FOREIGN = /\.(npy|mhd|nhdr|zip|csv|txt|html?|pdf|docx?)$/i;
+const ENDING = /\.(nii\.gz|nii|nrrd|mha|png|tiff?|jpe?g|bmp|dcm|ima)$/i;
 export const stem = name => name.replace(ENDING, "");
 
 // What a name says: "flair", "pre", "post", "mask", "other", or null. words: the patterns of names.py
@@ -24,7 +24,13 @@ const kindOfSeries = (description, names) => {
 
 const collator = new Intl.Collator("en", {numeric: true});
 
-// files: [{file, path}] -> {items: [{label, kind, form, files or tags}], problems: [text]}
+// The names that a patient may have by that of a file or folder: with and without number and words for a sequence
+function namesOf(name, {words}) {
+  const plain = Object.values(words).reduce((text, pattern) => text.replace(new RegExp(pattern, "gi"), ""), name);
+  return [name, ...[plain, name.replace(/\d+$/, "")].map(text => text.replace(/^[-_. ]+|[-_. ]+$/g, ""))];
+}
+
+// files: [{file, path}] -> {items: [{label, kind, form, files or tags, names}], problems: [text]}
 export async function findItems(files, config) {
   const stacks = new Map(), series = new Map(), items = [], problems = [];
   const put = (map, key, value) => map.set(key, [...(map.get(key) || []), value]);
@@ -32,17 +38,18 @@ export async function findItems(files, config) {
     const parts = path.split("/").filter(Boolean);
     if (parts.some(part => part.startsWith(".") || part === "__MACOSX")) continue;
     const folder = parts.slice(0, -1).join("/"), name = parts.at(-1);
+    const names = [stem(name), ...parts.slice(0, -1)].flatMap(part => namesOf(part, config.names));
     let kind = kindOf(stem(name), config.names);
     for (const part of parts.slice(0, -1).reverse()) kind = kind || kindOf(part, config.names);
     if (/_overlay$/i.test(stem(name))) continue;
     if (VOLUME.test(name)) {
-      items.push({label: name, kind, form: /nrrd$/i.test(name) ? "nrrd" : "nifti", files: [file]});
+      items.push({label: name, kind, form: /nrrd$|mha$/i.exec(name)?.[0].toLowerCase() || "nifti", files: [file], names});
     } else if (PICTURE.test(name)) {
-      put(stacks, `${folder}\n${kind || ""}`, {file, kind, folder});
+      put(stacks, `${folder}\n${kind || ""}`, {file, kind, names});
     } else if (/\.(dcm|dicom|ima)$/i.test(name) || await isDicom(file)) {
       try {
         const tags = await readTags(file);
-        if (tags) put(series, [tags.uid, tags.number, tags.description].join("\n"), tags);
+        if (tags) put(series, [tags.uid, tags.number, tags.description].join("\n"), {...tags, names});
       } catch (error) {
         if (!(error instanceof Refusal)) throw error;
         problems.push(error.message);
@@ -54,12 +61,12 @@ export async function findItems(files, config) {
   for (const own of stacks.values()) {
     own.sort((a, b) => collator.compare(stem(a.file.name), stem(b.file.name)));
     const label = own.length === 1 ? own[0].file.name : `${own.length} pictures, ${own[0].file.name} to ${own.at(-1).file.name}`;
-    items.push({label, kind: own[0].kind, form: "pictures", files: own.map(({file}) => file)});
+    items.push({label, kind: own[0].kind, form: "pictures", files: own.map(({file}) => file), names: own[0].names});
   }
   for (const tags of series.values()) {
     const {number, description} = tags[0];
     items.push({label: `DICOM ${[number, description].filter(Boolean).join(" ")} (${tags.length} files)`.replace("  ", " "),
-      kind: kindOfSeries(description, config.names), form: "dicom", tags});
+      kind: kindOfSeries(description, config.names), form: "dicom", tags, names: tags[0].names});
   }
   return {items, problems};
 }
@@ -74,7 +81,7 @@ export function assignRoles(items) {
   take("post", "post");
   const may = items.filter(item => item.kind === (items.some(({kind}) => kind === "flair") ? "flair" : null));
   let question = "";
-  if (!items.length) question = "No image is among these files: NIfTI, NRRD, DICOM or pictures are read.";
+  if (!items.length) question = "No image is among these files: NIfTI, NRRD, MHA, DICOM or pictures are read.";
   else if (!roles.includes("flair")) {
     question = `No FLAIR, which is what is segmented, beside ${items.map(({label}) => label).join(", ")}. ` +
       "Name its file like one (flair, x_flair), or choose it below.";

@@ -15,6 +15,14 @@ export function percentileOfCounts(counts, share) {
   return percentile(sums[255], place => sums.findIndex(sum => sum > place), share);
 }
 
+// Mean and standard deviation of the same, of what `of` makes of each value
+export function measure(counts, of = value => value) {
+  let count = 0, sum = 0, squares = 0;
+  counts.forEach((times, value) => { count += times; sum += times * of(value); });
+  counts.forEach((times, value) => { squares += times * (of(value) - sum / count) ** 2; });
+  return {mean: sum / count, deviation: Math.sqrt(squares / count)};
+}
+
 export function roundHalfEven(value) {
   const floor = Math.floor(value), rest = value - floor;
   if (rest !== 0.5) return Math.round(value);
@@ -235,12 +243,7 @@ export const NORMALISATIONS = {
     return mean.map((shift, sequence) => Float32Array.from({length: 256}, (_, value) =>
       Math.fround(Math.fround(Math.fround(value / 255) - Math.fround(shift)) / Math.fround(std[sequence]))));
   },
-  head: byHead((counts, clip) => {
-    let count = 0, sum = 0, squares = 0;
-    counts.forEach((times, value) => { count += times; sum += times * clip(value); });
-    counts.forEach((times, value) => { squares += times * (clip(value) - sum / count) ** 2; });
-    return Math.sqrt(squares / count);
-  }),
+  head: byHead((counts, clip) => measure(counts, clip).deviation),
   median: byHead((counts, clip) => (percentileOfCounts(counts, 50) - clip(0)) / 2),
 };
 

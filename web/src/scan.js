@@ -1,14 +1,16 @@
 // Sequences of files -> the slices of one patient with 8 bits, as scans/read.py makes them
+import {isStripped, pictureWarnings} from "./check.js";
 import {describe, resample} from "./geometry.js";
 import {Refusal, cutPlane, samePlace} from "./grid.js";
 import {percentile, roundHalfEven} from "./preprocess.js";
-import {readNifti, readNrrd, checkVoxels} from "./volumes.js";
+import {readMeta, readNifti, readNrrd} from "./volumes.js";
 import {contrastWarnings, readSeries} from "./dicom.js";
 import {readPicture} from "./pictures.js";
 import {stem} from "./items.js";
 
-// items: {flair, pre, post} as items.js has them -> {name, slices: [{name, source, height, width, planes}], spacing, grid, grey, notes, warnings}
-export async function readScan(items, config, progress = () => {}) {
+// items: {flair, pre, post} as items.js has them; given: spacing in mm, for files that do not say it, or null
+// -> {name, names, slices: [{name, source, height, width, planes}], spacing, grid, grey, notes, warnings}
+export async function readScan(items, config, progress = () => {}, given = null) {
   const flair = await readSequence(items.flair, config, progress), notes = flair.notes;
   const others = {};
   for (const role of ["pre", "post"]) {
@@ -31,9 +33,11 @@ export async function readScan(items, config, progress = () => {}) {
     ...about,
     planes: flair.sequences === 3 ? planes : ["pre", "flair", "post"].map(role => (others[role] || flair).slices[number].planes[0]),
   }));
-  const {name, spacing, grid, warnings} = flair;
+  const {name, grid, warnings} = flair, {names} = items.flair, spacing = flair.spacing || given;
   notes.push(...describe({slices, spacing}, config));
-  return {name, slices, spacing, grid, grey, notes, warnings};
+  if (isStripped(slices, config.unusual, config.flair, config.input.size)) notes.push("scalp and skull seem to be removed");
+  if (!spacing) notes.push("no spacing known, so that areas are in pixels only");
+  return {name, names, slices, spacing, grid, grey, notes, warnings};
 }
 
 async function readSequence(item, config, progress) {
@@ -49,7 +53,7 @@ async function readSequence(item, config, progress) {
 
 async function readVolume(item, file, config) {
   const {values, grid} = item.form === "dicom" ? await readSeries(item.tags, config)
-    : await (item.form === "nrrd" ? readNrrd : readNifti)(file, config);
+    : await {nifti: readNifti, nrrd: readNrrd, mha: readMeta}[item.form](file, config);
   const [width, height, count] = grid.shape, notes = [];
   const name = item.form === "dicom" ? item.label.replace(/^DICOM /, "").replace(/ \(\d+ files\)$/, "") || "series" : stem(file.name);
   const digits = String(count).length;
@@ -83,6 +87,8 @@ async function readPictures(item, config, progress) {
     progress(n / item.files.length);
   }
   if (!pictures.length) throw new Refusal("none of these pictures can be read.");
+  const warnings = pictureWarnings(pictures.map(({file, height, width, values}) =>
+    ({name: file.name, height, width, colour: values.length > 1, empty: !values[0].some(Boolean)})), stem);
   const colours = pictures.some(picture => picture.values.length > 1), sequences = colours ? 3 : 1;
   for (const picture of pictures) if (colours && picture.values.length === 1) picture.values = Array(3).fill(picture.values[0]);
   refuseMask(pictures.map(picture => picture.values[0]));
@@ -94,7 +100,7 @@ async function readPictures(item, config, progress) {
     planes: values.map((plane, c) => scales[c] ? Uint8Array.from(plane, scales[c].convert) : plane),
   }));
   const name = slices.length > 1 ? slices[0].name.replace(/[_-]?\d+$/, "") || "pictures" : slices[0].name;
-  return {name, slices, spacing: null, grid: null, notes, warnings: pictureWarnings(pictures), sequences};
+  return {name, slices, spacing: null, grid: null, notes, warnings, sequences};
 }
 
 // Put another sequence onto the grid of FLAIR by their headers
@@ -112,13 +118,6 @@ function align(flair, other, label, config) {
   }
   other.slices = planes.map(plane => ({planes: [plane]}));
   other.notes.push("resampled onto the grid of FLAIR by the headers");
-}
-
-// Of pictures that may not be one stack of one patient
-function pictureWarnings(pictures) {
-  const sizes = [...new Set(pictures.map(({height, width}) => `${width}x${height}`))];
-  return sizes.length < 2 ? [] : [`pictures of ${sizes.length} sizes (${sizes.slice(0, 3).join(", ")}) are taken for one stack of one ` +
-    "patient, scaled together. Give each person or series a folder of its own."];
 }
 
 function refuseMask(arrays) {

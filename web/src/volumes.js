@@ -1,4 +1,4 @@
-// NIfTI and NRRD files -> {values: [typed array per sequence], grid}
+// NIfTI, NRRD and MetaImage (MHA) files -> {values: [typed array per sequence], grid}
 import * as nifti from "nifti-reader-js";
 import {Refusal, fromQuaternion, makeGrid} from "./grid.js";
 
@@ -135,44 +135,62 @@ function rescale(values, {scl_slope: slope, scl_inter: shift}) {
   return Float32Array.from(values, value => value * slope + shift);
 }
 
-// --- NRRD ------------------------------------------------------------------------------------------------------------
+// --- NRRD and MetaImage: a header in words, then the values ----------------------------------------------------------
 
-const NRRD = {uchar: Uint8Array, uint8: Uint8Array, uint8_t: Uint8Array, "unsigned char": Uint8Array, "signed char": Int8Array, int8: Int8Array,
-  int8_t: Int8Array, short: Int16Array, "short int": Int16Array, int16: Int16Array, int16_t: Int16Array, "signed short": Int16Array,
-  ushort: Uint16Array, "unsigned short": Uint16Array, uint16: Uint16Array, uint16_t: Uint16Array, int: Int32Array, int32: Int32Array,
-  int32_t: Int32Array, "signed int": Int32Array, uint: Uint32Array, "unsigned int": Uint32Array, uint32: Uint32Array, uint32_t: Uint32Array,
+const NUMBERS = {char: Int8Array, int8: Int8Array, uchar: Uint8Array, uint8: Uint8Array, short: Int16Array, int16: Int16Array,
+  ushort: Uint16Array, uint16: Uint16Array, int: Int32Array, int32: Int32Array, uint: Uint32Array, uint32: Uint32Array,
   float: Float32Array, double: Float64Array};
 const SPACES = {"left-posterior-superior": [1, 1], LPS: [1, 1], "right-anterior-superior": [-1, -1], RAS: [-1, -1],
   "left-anterior-superior": [1, -1], LAS: [1, -1]};
+const words = (text = "", separator = /\s+/) => text.split(separator).map(Number);
+
+// The fields of a header, by their names in lower case, and what follows it
+async function readFields(file, ending, separator) {
+  const text = new TextDecoder("latin1").decode(await file.slice(0, LONGEST_HEADER).arrayBuffer()), end = text.match(ending);
+  if (!end) throw new Refusal(DAMAGED);
+  const lines = text.slice(0, end.index).split(/\r?\n/).map(line => line.split(separator));
+  return {fields: Object.fromEntries(lines.map(([name, ...value]) => [name.toLowerCase(), value.join(separator).trim()])),
+    body: file.slice(end.index + end[0].length)};
+}
 
 export async function readNrrd(file, config) {
-  const start = new Uint8Array(await file.slice(0, LONGEST_HEADER).arrayBuffer());
-  const text = new TextDecoder("latin1").decode(start), end = text.match(/\r?\n\r?\n/);
-  if (!text.startsWith("NRRD000") || !end) throw new Refusal(DAMAGED);
-  const fields = Object.fromEntries(text.slice(0, end.index).split(/\r?\n/).slice(1)
-    .filter(line => /^[^#].*?: /.test(line)).map(line => [line.split(": ")[0].toLowerCase(), line.slice(line.indexOf(": ") + 2).trim()]));
-  const sizes = (fields.sizes || "").split(/\s+/).map(Number), Kind = NRRD[fields.type];
-  const encoding = {raw: "", gzip: "gzip", gz: "gzip"}[fields.encoding];
-  if (!Kind || encoding === undefined || fields["data file"] || fields["byte skip"] || fields["line skip"]) {
-    throw new Refusal("is a kind of NRRD that is not read here. Save it as NIfTI, or as one NRRD file, raw or gzip.");
-  }
-  const vectors = (fields["space directions"] || "").match(/none|\([^)]*\)/g);
-  const numbers = vector => vector.slice(1, -1).split(",").map(Number);
-  const space = vectors ? vectors.map((vector, axis) => vector === "none" ? -1 : axis).filter(axis => axis >= 0)
+  const {fields, body} = await readFields(file, /(?<=^NRRD000[^]*)\r?\n\r?\n/, ": ");
+  const {type, encoding, endian, space, "space directions": directions, "space origin": place} = fields;
+  const sizes = words(fields.sizes), vectors = (directions || "").match(/none|\([^)]*\)/g), spacing = words(fields.spacings);
+  const axes = vectors ? vectors.map((vector, axis) => vector === "none" ? -1 : axis).filter(axis => axis >= 0)
     : sizes.map((_, axis) => axis).slice(-3);
-  if (space.length !== 3 || sizes.length > 4) throw new Refusal(`has the shape (${sizes.join(", ")}). Save one volume.`);
-  const lists = sizes.map((_, axis) => axis).find(axis => !space.includes(axis));  // the axis of sequences
-  const shape = [...space.map(axis => sizes[axis]), ...(lists === undefined ? [] : [sizes[lists]])];
-  const volumes = checkShape(shape, config), count = shape[0] * shape[1] * shape[2];
-  const body = file.slice(end.index + end[0].length), total = count * volumes * Kind.BYTES_PER_ELEMENT;
-  const bytes = await readBytes(encoding ? body.stream().pipeThrough(new DecompressionStream(encoding)) : body.stream(), () => total);
-  const all = toValues(bytes, 0, count * volumes, Kind, fields.endian !== "big");
+  const vector = text => words(text.slice(1, -1), ",");
+  const columns = axes.map((axis, n) => vectors ? vector(vectors[axis]) : [0, 1, 2].map(k => k === n ? spacing[axis] || 1 : 0));
+  const flips = [...(SPACES[space] || [1, 1]), 1], origin = place ? vector(place) : [0, 0, 0];
+  const affine = flips.map((flip, row) => [...columns.map(column => column[row]), origin[row]].map(value => value * flip));
+  const elsewhere = fields["data file"] || fields["byte skip"] || fields["line skip"];
+  const packed = elsewhere ? undefined : {raw: "", gzip: "gzip", gz: "gzip"}[encoding];
+  return readPlain(body, {sizes, axes, affine, type, packed, little: endian !== "big", known: space in SPACES}, config);
+}
+
+export async function readMeta(file, config) {
+  const {fields, body} = await readFields(file, /^ElementDataFile *= *LOCAL *\r?\n/im, " = "), is = name => /^true$/i.test(fields[name]);
+  const dimensions = words(fields.dimsize), count = dimensions.length, channels = Number(fields.elementnumberofchannels || 1);
+  const turns = words(fields.transformmatrix), spacing = words(fields.elementspacing), origin = words(fields.offset);
+  const own = (values, n, otherwise) => values.length >= count ? values[n] : otherwise;
+  const affine = [0, 1, 2].map(row => [...[0, 1, 2].map(n => own(turns, n * count + row, Number(n === row)) * own(spacing, n, 1)), own(origin, row, 0)]);
+  const several = channels > 1 ? 1 : 0, packed = !is("binarydata") ? undefined : is("compresseddata") ? "deflate" : "";
+  return readPlain(body, {sizes: several ? [channels, ...dimensions] : dimensions, axes: dimensions.slice(0, 3).map((_, n) => n + several), affine,
+    type: fields.elementtype, packed, little: !is("binarydatabyteordermsb") && !is("elementbyteordermsb"), known: true}, config);
+}
+
+// axes: of the sizes, those of space; the other one is of sequences. packed: undefined for what is not read here
+async function readPlain(body, {sizes, axes, affine, type = "", packed, little, known}, config) {
+  const Kind = NUMBERS[type.toLowerCase().replace("unsigned ", "u").replace(/^(met_|signed )|(_t| int)$/g, "")];
+  if (!Kind || packed === undefined) {
+    throw new Refusal("is a kind of NRRD or MHA that is not read here. Save it as NIfTI, or as one such file, raw or compressed.");
+  }
+  if (axes.length !== 3 || sizes.length > 4) throw new Refusal(`has the shape (${sizes.join(", ")}). Save one volume.`);
+  const lists = sizes.findIndex((_, axis) => !axes.includes(axis)), shape = [...axes, lists].filter(axis => axis >= 0).map(axis => sizes[axis]);
+  const volumes = checkShape(shape, config), count = shape[0] * shape[1] * shape[2], total = count * volumes;
+  const stream = packed ? body.stream().pipeThrough(new DecompressionStream(packed)) : body.stream();
+  const all = toValues(await readBytes(stream, () => total * Kind.BYTES_PER_ELEMENT), 0, total, Kind, little);
   const values = Array.from({length: volumes}, (_, n) => lists === 0 && volumes > 1
     ? Kind.from({length: count}, (_, at) => all[at * volumes + n]) : all.subarray(n * count, (n + 1) * count));
-  const flips = [...(SPACES[fields.space] || [1, 1]), 1];
-  const spacing = (fields.spacings || "").split(/\s+/).map(Number);
-  const columns = space.map((axis, n) => vectors ? numbers(vectors[axis]) : [0, 1, 2].map(k => k === n ? spacing[axis] || 1 : 0));
-  const origin = fields["space origin"] ? numbers(fields["space origin"]) : [0, 0, 0];
-  const affine = flips.map((flip, row) => [...columns.map(column => column[row]), origin[row]].map(value => value * flip));
-  return {values, grid: makeGrid(affine, shape.slice(0, 3), fields.space in SPACES)};
+  return {values, grid: makeGrid(affine, shape.slice(0, 3), known)};
 }

@@ -1,6 +1,6 @@
 // Reads, prepares, computes and cuts out masks, beside the page so that it stays alive. One message in, one out.
 import * as ort from "onnxruntime-web/wasm";
-import {inputWarnings} from "./check.js";
+import {inputWarnings, seenInTraining} from "./check.js";
 import {toNetwork} from "./geometry.js";
 import {Refusal} from "./grid.js";
 import {assignRoles, findItems} from "./items.js";
@@ -11,10 +11,10 @@ import {readScan} from "./scan.js";
 let config, session, prepared, scan, logits;
 
 const answers = {
-  async start({wasm, model, about}) {
+  async start({wasm, model, about, threads}) {
     config = about;
     ort.env.wasm.wasmBinary = wasm;
-    ort.env.wasm.numThreads = 1;
+    ort.env.wasm.numThreads = threads;
     ort.env.logLevel = "error";
     session = await ort.InferenceSession.create(new Uint8Array(model), {executionProviders: ["wasm"], graphOptimizationLevel: "all"});
   },
@@ -22,8 +22,9 @@ const answers = {
     const {items, problems} = await findItems(files, config), {roles, question} = assignRoles(items);
     return {items, roles, question, problems};
   },
-  async read({items}, progress) {
-    scan = await readScan(items, config, progress);
+  async read({items, spacing}, progress) {
+    scan = await readScan(items, config, progress, spacing);
+    scan.about = seenInTraining(scan, config.trained, config.input.size) ? ["Seen in training: the network learned from this patient."] : [];
     prepared = logits = null;
     return scan;
   },
@@ -53,11 +54,13 @@ const answers = {
   },
 };
 
-self.onmessage = async ({data: {id, ask, ...about}}) => {
+async function answer({data: {id, ask, ...about}}) {
   try {
     const result = await answers[ask](about, share => self.postMessage({id, share}));
     self.postMessage({id, result}, ask === "infer" ? [result.buffer] : []);
   } catch (error) {
-    self.postMessage({id, refusal: error instanceof Refusal ? error.message : `${error.message || error}`, known: error instanceof Refusal});
+    self.postMessage({id, refusal: `${error.message || error}`, known: error instanceof Refusal});
   }
-};
+}
+
+if (!self.name.startsWith("em-pthread")) self.onmessage = answer;  // else this is a thread of the runtime

@@ -1,22 +1,27 @@
 // node --test: what needs no browser. tests/test_web.py drives the built page
 import assert from "node:assert/strict";
+import {createHash} from "node:crypto";
 import {test} from "node:test";
+import {deflateSync} from "node:zlib";
+import {isStripped, pictureWarnings, seenInTraining} from "../src/check.js";
 import {expectedDice} from "../src/confidence.js";
 import {describe, fromNetwork, masksToNetwork, networkPixel, resample, toNetwork} from "../src/geometry.js";
 import {Refusal, cutPlane, encodeNifti, makeGrid, samePlace} from "../src/grid.js";
-import {assignRoles, findItems, kindOf} from "../src/items.js";
+import {assignRoles, findItems, kindOf, stem} from "../src/items.js";
 import {removeSmall} from "../src/postprocess.js";
 import {fillInput, findHead, headBox, percentileOfCounts, prepare, refusals, roundHalfEven, windowAround} from "../src/preprocess.js";
 import {contrastWarnings} from "../src/dicom.js";
 import {readScan} from "../src/scan.js";
-import {readNifti, readNrrd} from "../src/volumes.js";
+import {sha256} from "../src/sha256.js";
+import {readMeta, readNifti, readNrrd} from "../src/volumes.js";
 
 const kinds = {mask: "seg|mask", flair: "flair", post: "t1ce", pre: "t1", other: "t2w?"};
 const words = Object.fromEntries(Object.entries(kinds).map(([kind, own]) => [kind, `(?<![a-z0-9])(?:${own})(?![a-z0-9])`]));
 const names = {words, onto: "_to_[a-z]+", camel: "(?<=[a-z])(?=Mask)", agent: "gd"};
 const input = {size: 4, normalisation: "plain", neighbours: 1, crop: false, resolution: 1, tta_flip: true, threshold: 0.5, min_component: 0};
 const config = {input, network: {channels: 5}, names, flair: 1, mean: [0, 0, 0], std: [1, 1, 1], multiple: 32, mostVoxels: 2 ** 27,
-  apart: 5, thin: 3, unequal: 1.05, largest: 1024, percentiles: [0, 100], air: 0.1, filling: [-32768]};
+  apart: 5, thin: 3, unequal: 1.05, largest: 1024, percentiles: [0, 100], air: 0.1, filling: [-32768],
+  unusual: {stripped: 2.85, air: 0.1, fewest: 5, sampled: 20}};
 const refused = (work, words) => assert.rejects(work, error => error instanceof Refusal && error.message.includes(words));
 
 test("percentiles and halves as NumPy has them", () => {
@@ -108,7 +113,44 @@ test("NRRD: big-endian values, sequences as the first axis, axes of the header",
   const {values, grid: {affine: read, spacing}} = await readNrrd(file, config);
   assert.deepEqual(values.map(own => [...own]), [[1, 257], [2, 258], [3, -1]]);
   assert.deepEqual([read.map(row => row[3]), spacing], [[-1, -2, 3], [1, 2, 5]]);
-  await refused(readNrrd(new File([header.replace("raw", "hex")], "x.nrrd"), config), "kind of NRRD");
+  await refused(readNrrd(new File([header.replace("raw", "hex")], "x.nrrd"), config), "kind of NRRD or MHA");
+});
+
+test("MetaImage: packed values, sequences as channels, one direction after the other", async () => {
+  const header = "ObjectType = Image\nNDims = 3\nBinaryData = True\nBinaryDataByteOrderMSB = False\nCompressedData = True\n" +
+    "TransformMatrix = 0 1 0 -1 0 0 0 0 1\nOffset = 1 2 3\nElementSpacing = 2 1 5\nDimSize = 2 1 1\nElementNumberOfChannels = 3\n" +
+    "ElementType = MET_SHORT\nElementDataFile = LOCAL\n";
+  const body = deflateSync(new Int16Array([1, 2, 3, 4, 5, -6]));
+  const {values, grid: {affine: read, known}} = await readMeta(new File([header, body], "x.mha"), config);
+  assert.deepEqual(values.map(own => [...own]), [[1, 4], [2, 5], [3, -6]]);
+  assert.deepEqual([read.map(row => row.map(value => value + 0)), known], [[[0, -1, 0, 1], [2, 0, 0, 2], [0, 0, 5, 3]], true]);
+  await refused(readMeta(new File([header.replace("LOCAL", "x.raw"), body], "x.mha"), config), "damaged");
+  await refused(readMeta(new File([header.replace("SHORT", "OTHER"), body], "x.mha"), config), "kind of NRRD or MHA");
+  await refused(readMeta(new File([header, body.subarray(0, 9)], "x.mha"), config), "cut off");
+});
+
+test("patients of the training are known by name, its digest, or all of their pixels", () => {
+  const sha = bytes => createHash("sha256").update(bytes).digest("hex");
+  for (const length of [0, 55, 56, 64, 200]) {
+    const bytes = Uint8Array.from({length}, (_, n) => 7 * n);
+    assert.equal(sha256([bytes.subarray(0, 50), bytes.subarray(50)]), sha(bytes));
+  }
+  const slices = [1, 2].map(value => ({height: 1, width: 1, planes: [0, 10, 20].map(more => Uint8Array.of(value + more))}));
+  const image = `sha256:${sha(Buffer.concat(["(1, 1, 3)", [1, 11, 21], "(1, 1, 3)", [2, 12, 22]].map(part => Buffer.from(part)))).slice(0, 16)}`;
+  const seen = (known, names, size = 1) => seenInTraining({slices, names}, known, size);
+  assert.deepEqual([seen({a: image}, []), seen({a: image}, [], 2), seen({a: ""}, ["b"]), seen({a: ""}, ["b", "a"])], [true, false, false, true]);
+  assert.ok(seen({[sha("a").slice(0, 16)]: ""}, ["a"]) && !seen({}, ["a"]));
+});
+
+test("pictures of several sizes or series, or partly in colour, are warned of; a brain without scalp is noted", () => {
+  const said = names => pictureWarnings(names.map(([name, width, colour, empty]) => ({name, height: 2, width, colour, empty})), stem);
+  assert.deepEqual(said([["a_1.png", 2], ["a_2.png", 2], ["b.png", 2]]), []);
+  assert.match(said([["a_1.png", 3], ["a_2.png", 2]])[0], /^pictures of 2 sizes .2x2, 3x2. are taken for one stack/);
+  assert.match(said([["a1_1.png", 2], ["a2_1.png", 2], ["a1_2.png", 2], ["a2_2.png", 2]])[0], /^pictures of 2 series by their names .a1_1.png, a2_1.png. /);
+  assert.match(said([["1.png", 2], ["2.png", 2, true], ["3.png", 2]])[0], /^1 of 3 pictures are in colour, such as 2, /);
+  assert.deepEqual(said([["1.png", 2, false, true], ["2.png", 2, true], ["3.png", 2]]), []);
+  const stripped = values => isStripped(Array(5).fill({height: 2, width: 2, planes: [0, Uint8Array.from(values)]}), config.unusual, 1, 2);
+  assert.deepEqual([stripped([0, 100, 110, 90]), stripped([0, 100, 250, 20])], [true, false]);
 });
 
 test("names say which file is what", async () => {
@@ -120,6 +162,7 @@ test("names say which file is what", async () => {
   assert.deepEqual(items.map(({label}) => label), ["x_flair.nii.gz", "x_t1.nii.gz", "x_flair_seg.nii.gz", "2 pictures, s_9.png to s_10.png"]);
   assert.deepEqual(assignRoles(items), {roles: ["flair", "pre", "", ""], question: ""});
   assert.equal(problems.length, 1);
+  assert.deepEqual(["p_1", "p"].map(name => items[3].names.includes(name)), [false, true]);
   assert.match(assignRoles([{kind: "pre", label: "t1.nii"}]).question, /^No FLAIR/);
   assert.match(assignRoles([{kind: null, label: "a"}, {kind: null, label: "b"}]).question, /^2 of these may be FLAIR/);
   assert.match(assignRoles([]).question, /^No image/);
