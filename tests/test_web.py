@@ -38,10 +38,12 @@ from storage.checkpoints import load_network
 from unet import UNet
 from utils import UserError
 
-onnx = pytest.importorskip("onnx", reason="onnx is not installed")
+pytest.importorskip("onnx", reason="onnx is not installed")
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 if not shutil.which("npm"):
     pytest.skip("npm is not installed, which builds the page", allow_module_level=True)
+
+import onnx
 
 from web import build
 from web.network import to_graph
@@ -269,9 +271,7 @@ def test_files_can_be_dropped(page):
         "document.body.dispatchEvent(new DragEvent('drop', {dataTransfer: data, bubbles: true, cancelable: true}))"
     )
     page.locator("#refusal", has_text="dropped.doc is not read here").wait_for()
-    page.evaluate(
-        "dispatchEvent(new DragEvent('drop', {dataTransfer: new DataTransfer(), cancelable: true}))"
-    )  # no file
+    page.evaluate("dispatchEvent(new DragEvent('drop', {dataTransfer: new DataTransfer(), cancelable: true}))")
     page.locator("#refusal", has_text="No image is among these files").wait_for()
 
 
@@ -294,12 +294,13 @@ def test_mixed_series_and_slices_of_two_sizes_are_asked_about_or_refused(page, i
     page.locator("#refusal", has_text="its slices differ in ").wait_for()
 
 
-def test_the_sample_keys_threshold_and_brush(page, network):
+def test_the_sample_keys_threshold_and_brush(page, network, tmp_path):
     own = f"{network[1]['input']['threshold']}, the network's own"
     page.click("#sample-button")
     page.wait_for_selector("body[data-seconds]", state="attached")
     volume = page.inner_text("#shown-volume")
     assert volume.endswith(" ml") and page.inner_text("#shown-threshold") == own
+    page.locator(".viewer").screenshot(path=tmp_path / "page.png")  # pictures/page.png
     shown = int(page.inner_text("#shown-slice").split()[0])
     page.focus("#stage")
     page.keyboard.press("ArrowRight")

@@ -126,7 +126,7 @@ function showItems() {
     select.id = `role-${n}`;
     label.htmlFor = select.id;
     label.textContent = item.label;
-    for (const [role, text] of [["flair", "FLAIR"], ["pre", "T1 before contrast"], ["post", "T1 after contrast"], ["", "not used"]]) {
+    for (const [role, text] of [["flair", "FLAIR, or all three"], ["pre", "T1 before contrast"], ["post", "T1 after contrast"], ["", "not used"]]) {
       select.add(new Option(text, role, false, found.roles[n] === role));
     }
     select.addEventListener("change", () => {
@@ -277,7 +277,7 @@ function readOut() {
   byId("shown-area").textContent = areas[n] === undefined ? "–" : spacing ? `${number(areas[n] * spacing[0] * spacing[1])} mm²` : `${number(areas[n])} px`;
   byId("shown-lesion").textContent = `${areas.filter(area => area > 0).length} of ${slices.length}`;
   byId("shown-volume").textContent = spacing ? `${number(pixels * spacing[0] * spacing[1] * spacing[2] / 1000, 1)} ml` : `${number(pixels)} px`;
-  byId("volume-name").textContent = spacing ? "volume" : "all slices, no spacing known";
+  byId("volume-name").textContent = spacing ? "volume" : "marked in all slices";
   byId("expected").hidden = !expected || threshold !== config.input.threshold || edits.some(Boolean);  // of the network's own mask
   if (expected) {
     const [dice, low, high] = [expected.dice, expected.low, expected.high].map(value => number(value || 0, 2));
