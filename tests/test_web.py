@@ -290,6 +290,7 @@ def test_mixed_series_and_slices_of_two_sizes_are_asked_about_or_refused(page, i
         write_slice(tmp_path / name, plane, (0, 0, 5 * side), size="1", SeriesInstanceUID=series)
     assert give(page, tmp_path) == "2 of these may be FLAIR: choose one below."
     page.select_option("#role-0", "")
+    page.select_option("#role-1", "flair")
     page.click("#again")
     page.locator("#refusal", has_text="its slices differ in ").wait_for()
 

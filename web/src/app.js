@@ -1,6 +1,5 @@
 // The page: files in, masks out. All computing is in workers; this is what a person sees and presses.
 import {zipSync} from "fflate";
-import {expectedDice} from "./confidence.js";
 import {placeOf, slabsOf} from "./geometry.js";
 import {encodeNifti, makeGrid} from "./grid.js";
 import {cut} from "./postprocess.js";
@@ -32,7 +31,7 @@ async function startWorker() {
   worker.onerror = event => { for (const {reject} of waiting.values()) reject(new Error(event.message || "the worker stopped")); };
   const ask = (what, about = {}, progress = () => {}) => new Promise((resolve, reject) => {
     waiting.set(++asked, {resolve, reject, progress});
-    worker.postMessage({id: asked, ask: what, ...about});
+    worker.postMessage({id: asked, ask: what, ...about}, about.planes ? about.planes.map(({buffer}) => buffer) : []);
   });
   const [wasm, model] = await parts;
   await ask("start", {wasm, model, about: config, threads: THREADS});
@@ -194,8 +193,8 @@ async function compute(scan, own) {
   setThreshold(threshold);
   openPatient(patient);
   byId("result").hidden = false;
-  const voxels = scan.spacing ? `, voxels of ${scan.spacing.map(mm => Number(mm.toPrecision(3))).join(" × ")} mm (rows, columns, slices)` : "";
-  byId("title").textContent = `${scan.name}: ${count} slice${count > 1 ? "s" : ""}${voxels}`;
+  const spacing = scan.spacing ? `, voxels of ${scan.spacing.map(mm => Number(mm.toPrecision(3))).join(" × ")} mm (rows, columns, slices)` : "";
+  byId("title").textContent = `${scan.name}: ${count} slice${count > 1 ? "s" : ""}${spacing}`;
   byId("output").hidden = true;
   list("notes", scan.notes);
   list("warnings", general);
@@ -218,7 +217,8 @@ async function compute(scan, own) {
       show();
     }
   };
-  const helpers = THREADS > 1 ? 0 : Math.min(MOST_WORKERS, Math.ceil(slabs.length / 8)) - 1;
+  const voxels = scan.slices.reduce((sum, {height, width}) => sum + height * width, 0);  // fewer workers where memory is short
+  const helpers = THREADS > 1 ? 0 : Math.min(MOST_WORKERS, Math.ceil(slabs.length / 8), Math.floor(2 * config.mostVoxels / voxels)) - 1;
   const help = async n => {
     pool[n] = pool[n] || startWorker();
     const helper = await pool[n];
@@ -229,14 +229,11 @@ async function compute(scan, own) {
   await Promise.all([work(worker), ...Array.from({length: helpers}, (_, n) => help(n))]);
   if (own !== job) return;
   say("Removing small components …");
-  patient.network = await worker.ask("segment", {planes: logits, threshold});
-  patient.logits = logits;
-  applyEdits(patient, patient.network);
-  const warnings = await worker.ask("judge", {masks: patient.masks});
+  const {masks, warnings, expected} = await worker.ask("segment", {planes: logits, threshold});
   if (own !== job) return;
+  Object.assign(patient, {network: masks, expected});
+  applyEdits(patient, masks);
   list("warnings", [...general, ...warnings]);
-  const doubtful = scan.warnings.length + warnings.length > 0;
-  patient.expected = expectedDice(logits, patient.network, scan, config, doubtful);
   byId("output").hidden = false;
   byId("save-masks").textContent = scan.grid ? "Save masks (.nii.gz)" : count > 1 ? "Save masks (PNG in a ZIP)" : "Save mask (PNG)";
   const seconds = (performance.now() - started) / 1000;
@@ -261,7 +258,7 @@ async function changeThreshold() {
   cutting = value;
   do {
     cutting = patient.threshold;
-    patient.network = await (await firstWorker()).ask("segment", {threshold: cutting});
+    patient.network = (await (await firstWorker()).ask("segment", {threshold: cutting})).masks;
   } while (cutting !== patient.threshold);
   cutting = null;
   if (patient !== current()) return;

@@ -1,6 +1,7 @@
 // Reads, prepares, computes and cuts out masks, beside the page so that it stays alive. One message in, one out.
 import * as ort from "onnxruntime-web/wasm";
 import {inputWarnings, seenInTraining} from "./check.js";
+import {expectedDice} from "./confidence.js";
 import {toNetwork} from "./geometry.js";
 import {Refusal} from "./grid.js";
 import {assignRoles, findItems} from "./items.js";
@@ -45,19 +46,19 @@ const answers = {
     output.dispose();
     return frame;
   },
-  segment({planes, threshold}) {
+  segment({planes, threshold}) {  // planes: the logits, once, to be judged with the network's own threshold
     logits = planes || logits;
-    return segment(logits, scan, threshold, config);
-  },
-  judge({masks}) {
-    return inputWarnings(scan.slices, masks, config);
+    const masks = segment(logits, scan, threshold, config), warnings = planes ? inputWarnings(scan.slices, masks, config) : [];
+    const doubtful = scan.warnings.length + warnings.length > 0;
+    return {masks, warnings, expected: planes && expectedDice(logits, masks, scan, config, doubtful)};
   },
 };
 
 async function answer({data: {id, ask, ...about}}) {
   try {
     const result = await answers[ask](about, share => self.postMessage({id, share}));
-    self.postMessage({id, result}, ask === "infer" ? [result.buffer] : []);
+    const moved = {infer: () => [result], segment: () => result.masks}[ask];
+    self.postMessage({id, result}, moved ? moved().map(({buffer}) => buffer) : []);
   } catch (error) {
     self.postMessage({id, refusal: `${error.message || error}`, known: error instanceof Refusal});
   }
