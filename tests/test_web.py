@@ -5,14 +5,11 @@ Skipped without npm (or where it cannot fetch the locked packages), onnx, playwr
 """
 
 import base64
-import functools
 import gzip
-import http.server
 import io
 import re
 import shutil
 import subprocess
-import threading
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -367,32 +364,6 @@ def test_weights_that_the_page_cannot_use_are_refused(network, packages, changes
     model, checkpoint = network
     with pytest.raises(UserError, match=words):
         build.build_page(model, describe_input(checkpoint) | changes, "")
-
-
-def test_threads_from_a_host_with_the_headers_for_them(browser, page_file):
-    class Host(http.server.SimpleHTTPRequestHandler):
-        def end_headers(self) -> None:
-            self.send_header("Cross-Origin-Opener-Policy", "same-origin")
-            self.send_header("Cross-Origin-Embedder-Policy", "require-corp")
-            super().end_headers()
-
-        def log_message(self, *_) -> None:
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Host, directory=page_file.parent)) as host:
-        threading.Thread(target=host.serve_forever, daemon=True).start()
-        page = browser.new_page()
-        page.set_default_timeout(120_000)
-        workers: list[str] = []
-        page.on("worker", lambda worker: workers.append(worker.url))
-        page.goto(f"http://127.0.0.1:{host.server_port}/{page_file.name}")
-        page.wait_for_selector("body[data-ready]", state="attached")
-        page.click("#sample-button")
-        page.wait_for_selector("body[data-seconds]", state="attached")
-        assert page.evaluate("crossOriginIsolated") and page.inner_text("#shown-volume").endswith(" ml")
-        assert len(workers) >= min(2, page.evaluate("navigator.hardwareConcurrency"))
-        page.close()
-        host.shutdown()
 
 
 def take_apart(page: str) -> tuple[list[str], onnx.GraphProto]:

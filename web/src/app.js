@@ -7,7 +7,6 @@ import {applyEdits, byId, current, goTo, goToLargest, listenToViewer, onShow, op
 
 const config = JSON.parse(byId("config").textContent);
 const MOST_WORKERS = Math.min(4, navigator.hardwareConcurrency || 2);
-const THREADS = self.crossOriginIsolated ? MOST_WORKERS : 1;  // of the one worker; else there are several
 const number = (value, digits = 0) => value.toLocaleString("en-US", {minimumFractionDigits: digits, maximumFractionDigits: digits});
 
 // --- Workers ---------------------------------------------------------------------------------------------------------
@@ -34,7 +33,7 @@ async function startWorker() {
     worker.postMessage({id: asked, ask: what, ...about}, about.planes ? about.planes.map(({buffer}) => buffer) : []);
   });
   const [wasm, model] = await parts;
-  await ask("start", {wasm, model, about: config, threads: THREADS});
+  await ask("start", {wasm, model, about: config});
   return {ask, worker};
 }
 
@@ -218,7 +217,7 @@ async function compute(scan, own) {
     }
   };
   const voxels = scan.slices.reduce((sum, {height, width}) => sum + height * width, 0);  // fewer workers where memory is short
-  const helpers = THREADS > 1 ? 0 : Math.min(MOST_WORKERS, Math.ceil(slabs.length / 8), Math.floor(2 * config.mostVoxels / voxels)) - 1;
+  const helpers = Math.min(MOST_WORKERS, Math.ceil(slabs.length / 8), Math.floor(2 * config.mostVoxels / voxels)) - 1;
   const help = async n => {
     pool[n] = pool[n] || startWorker();
     const helper = await pool[n];

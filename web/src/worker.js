@@ -12,10 +12,10 @@ import {readScan} from "./scan.js";
 let config, session, prepared, scan, logits;
 
 const answers = {
-  async start({wasm, model, about, threads}) {
+  async start({wasm, model, about}) {
     config = about;
     ort.env.wasm.wasmBinary = wasm;
-    ort.env.wasm.numThreads = threads;
+    ort.env.wasm.numThreads = 1;  // several workers take less time than several threads
     ort.env.logLevel = "error";
     session = await ort.InferenceSession.create(new Uint8Array(model), {executionProviders: ["wasm"], graphOptimizationLevel: "all"});
   },
@@ -54,7 +54,7 @@ const answers = {
   },
 };
 
-async function answer({data: {id, ask, ...about}}) {
+self.onmessage = async ({data: {id, ask, ...about}}) => {
   try {
     const result = await answers[ask](about, share => self.postMessage({id, share}));
     const moved = {infer: () => [result], segment: () => result.masks}[ask];
@@ -62,6 +62,4 @@ async function answer({data: {id, ask, ...about}}) {
   } catch (error) {
     self.postMessage({id, refusal: `${error.message || error}`, known: error instanceof Refusal});
   }
-}
-
-if (!self.name.startsWith("em-pthread")) self.onmessage = answer;  // else this is a thread of the runtime
+};
