@@ -9,8 +9,8 @@ INPUT is all that predict_model.py reads, in the same steps. A mask lies beside 
 slice_1_mask.png) or in a folder --masks: PATIENT.nii.gz, PATIENT_mask.nrrd, PATIENT/PATIENT_1_mask.png, .... Patients
 without one are left out, unless --empty says that they are healthy.
 
-Writes a new folder with PATIENT/PATIENT_1.tif, PATIENT_1_mask.tif, ..., grid.json (files, spacing and place in space of
-the scan), and imported.csv, the table of all patients. See docs/usage.md.
+Writes a new folder with PATIENT/PATIENT_1.tif, PATIENT_1_mask.tif, ..., grid.json (spacing of these slices), and
+imported.csv, the table of all patients. See docs/usage.md.
 
 Exit code 0 if all was read, 1 if some was not (the others are done), 2 if nothing was done.
 """
@@ -20,7 +20,7 @@ from __future__ import annotations
 import argparse
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import constants
 from scans import inputs
@@ -30,13 +30,13 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from scans.cohort import Cohort, Patient
-    from scans.training_set import Row
 
 TABLE = "imported.csv"
-COLUMNS = ("patient", "slices", "tumour_slices", "ml", "spacing", "flair", "pre", "post", "mask", "mask_of", "left_out",
-           "mask_notes", "unused", "notes")  # fmt: skip
+COLUMNS = ("patient", "slices", "tumour_slices", "ml", "spacing", "sequences", "flair", "pre", "post", "mask",
+           "mask_of", "left_out", "remarks", "unused", "notes")  # fmt: skip
+SHOWN = ["patient", "slices", "tumour_slices", "ml", "spacing", "sequences", "mask_of"]  # of these, printed
 NO_MASK = "no mask beside it or in --masks; if it is healthy, name it with --empty"
-FEWEST = 3  # patients, one for each split
+NO_FLAIR = "no FLAIR"
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -63,37 +63,45 @@ def labels(text: str) -> set[int]:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(argv)
-    from scans.training_set import begin_row, take_masks
+    for folder in args.inputs:
+        if args.out and args.out.resolve().is_relative_to(folder.resolve()):
+            raise UserError(
+                f"{args.out}: lies in {folder}, whose patients it would join. Name another folder with --out."
+            )
+    from scans.cohort import describe, write_list
+    from scans.training_set import take_masks
 
     cohort = inputs.find(args)
     if args.masks:
         take_masks(cohort, args.masks)
     if args.table:
-        from scans.cohort import write_list
-
         inputs.report(write_list(args.table, cohort), done=bool(cohort.with_flair))
         return
     check_healthy(cohort, args.empty)
-    rows = []
+    print("\n".join(describe(cohort)))
+    rows, problems = [], cohort.problems
     with new_folder(args.out, "Name another folder with --out.") as work:
         for patient in cohort.patients:
-            rows.append(begin_row(patient, args.out, args.masks))
-            import_patient(work, patient, args, rows[-1], cohort.problems)
+            rows.append(name_files(patient, args))
+            try:
+                rows[-1] |= import_patient(work, patient, args, problems)
+            except ValueError as error:
+                rows[-1]["left_out"] = str(error)
+                if str(error) not in (NO_FLAIR, NO_MASK):  # of which one is told anyway
+                    problems.append(f"{patient.name}: left out: {error}")
         import pandas as pd
 
         table = pd.DataFrame(rows, columns=COLUMNS, dtype=object)
-        if table["slices"].isna().all():
-            reasons = [f"{row['patient']}: left out: {row['left_out']}" for row in rows]
-            raise UserError("\n".join([f"{list_few([*map(str, args.inputs)])}: nothing was imported", *reasons]))
+        taken = table[table["slices"].notna()]
+        if taken.empty:
+            without = [row["patient"] for row in rows if row["left_out"] == NO_MASK]
+            problems += [f"{list_few(without)}: {NO_MASK}"] if without else []
+            raise UserError("\n".join(["nothing was imported", *problems]))
         write_text(work / TABLE, to_csv(table))
-    print(describe(table, cohort))
-    print(f"written to {args.out}: slices and masks of {table['slices'].notna().sum()} patients, and {TABLE}")
-    if table["slices"].notna().sum() < FEWEST:
-        print(f"warning: training needs at least {FEWEST} patients: one each to train, to validate and to test")
-    else:
-        options = ["--data", args.out, "--weights", constants.WEIGHTS, "--run", "runs/own"]
-        print("Next:", shlex.join(["python", "train_model.py", *map(str, options)]))
-    inputs.report(cohort.problems, done=True)
+    print(show(table, taken))
+    print(f"written to {args.out}: slices and masks of {len(taken)} patients, and {TABLE}")
+    print(next_step(args.out, taken))
+    inputs.report(problems, done=True)
 
 
 def check_healthy(cohort: Cohort, names: list[str]) -> None:
@@ -108,8 +116,23 @@ def check_healthy(cohort: Cohort, names: list[str]) -> None:
             raise UserError(f"--empty {name}: has a mask, {masks[0].place}. Leave the name or the mask out.")
 
 
-def import_patient(work: Path, patient: Patient, args: argparse.Namespace, row: Row, problems: list[str]) -> None:
-    """Read a patient and write its folder, or why it is left out into its row; adds to the problems."""
+def name_files(patient: Patient, args: argparse.Namespace) -> dict[str, Any]:
+    """Return the row of a patient before it is read: which file is which sequence, relative to --out."""
+    from scans import names
+    from scans.cohort import cell
+    from scans.training_set import maker
+
+    row = {name: cell(patient.items[kind], args.out) for name, kind in names.COLUMNS.items() if kind in patient.items}
+    unused = "; ".join(f"{cell(item, args.out)} ({item.reason})" for item in patient.unused)
+    mask_of = maker(patient.items[names.MASK], args.masks) if names.MASK in patient.items else ""
+    return {"patient": patient.name, **row, "mask_of": mask_of, "unused": unused, "left_out": ""}
+
+
+def import_patient(work: Path, patient: Patient, args: argparse.Namespace, problems: list[str]) -> dict[str, Any]:
+    """Read a patient, write its folder, and return what was measured; adds to the problems.
+
+    Raises: ValueError that says why the patient is left out.
+    """
     import numpy as np
 
     from scans.names import MASK
@@ -117,46 +140,44 @@ def import_patient(work: Path, patient: Patient, args: argparse.Namespace, row: 
     from scans.training_set import read_training_masks, write_patient
 
     if constants.FLAIR not in patient.items:
-        row["left_out"] = "no FLAIR"
-        return
+        raise ValueError(NO_FLAIR)
     if MASK not in patient.items and patient.name not in args.empty:
-        row["left_out"] = "; ".join(f"{i.place.name}: {i.reason}" for i in patient.unused if i.kind == MASK) or NO_MASK
-        return
+        several = [item.place.name for item in patient.unused if item.kind == MASK]
+        which = f"{list_few(several)}: which one is its mask? Write it into the table of --list."
+        raise ValueError(which if several else NO_MASK)
     scan, wrong = read_patient(patient, args.spacing)
-    problems += wrong
     if scan is None:
-        row["left_out"] = wrong[-1]
-        return
-    notes = []
-    if MASK not in patient.items:
-        masks = [np.zeros(plane.shape[:2], np.uint8) for plane in scan.slices]
-        notes.append("healthy, as --empty says")
+        raise ValueError("; ".join(wrong))
+    if MASK in patient.items:
+        masks, notes = read_training_masks(patient.items[MASK], scan, args.labels)
     else:
-        path = patient.items[MASK].paths[0]
-        try:
-            masks, notes = read_training_masks(patient.items[MASK], scan, args.labels)
-        except Exception as error:  # libraries raise many kinds for a damaged file
-            reason = " ".join(str(error).split())
-            row["left_out"] = f"mask {path.name}: {reason}"
-            problems.append(f"{path}: {reason} {patient.name} is left out.")
-            return
-    row["mask_notes"] = "; ".join(notes)
-    write_patient(work, scan, masks, row)
+        masks, notes = [np.zeros(plane.shape[:2], np.uint8) for plane in scan.slices], ["healthy, as --empty says"]
+    problems += wrong
+    about = {"remarks": "; ".join([*patient.notes, *notes]), "notes": "; ".join(scan.notes[len(patient.notes) :])}
+    return write_patient(work, scan, masks) | about
 
 
-def describe(table: pd.DataFrame, cohort: Cohort) -> str:
-    """Return the table for the terminal, and below it who is left out and why, and notes on masks."""
-    shown = table[table["slices"].notna()].copy()
-    shown["sequences"] = ["+".join(name for name in ("pre", "flair", "post") if row[name] == row[name])
-                          for _, row in shown.iterrows()]  # fmt: skip
-    shown["ml"] = ["" if ml != ml else f"{ml:.1f}" for ml in shown["ml"].astype(float)]
-    names = ["patient", "slices", "tumour_slices", "ml", "spacing", "sequences", "mask_of"]
-    lines = [shown[names].fillna("").to_string(index=False)]
-    for row in table.fillna("").to_dict("records"):
-        lines += [f"{row['patient']}: left out: {row['left_out']}"] if row["left_out"] else []
-        lines += [f"{row['patient']}: {row['mask_notes']}"] if row["mask_notes"] else []
-        lines += [f"{row['patient']}: not used: {row['unused']}"] if row["unused"] else []
-    return "\n".join([*lines, *(f"not used: {item.place} ({item.reason})" for item in cohort.unused)])
+def show(table: pd.DataFrame, taken: pd.DataFrame) -> str:
+    """Return the table for the terminal, and below it remarks and who has no mask."""
+    shown = taken[SHOWN].assign(ml=["" if ml != ml else f"{ml:.1f}" for ml in taken["ml"].astype(float)])
+    lines = [f"{row['patient']}: {row['remarks']}" for row in taken.to_dict("records") if row["remarks"]]
+    without = table["patient"][table["left_out"] == NO_MASK].tolist()
+    lines += [f"left out: {list_few(without)}: {NO_MASK}"] if without else []
+    return "\n".join([shown.fillna("").to_string(index=False), *lines])
+
+
+def next_step(out: Path, taken: pd.DataFrame) -> str:
+    """Return what to type next, or a warning where the patients do not suffice to train."""
+    from dataset.folder import FEWEST_PATIENTS
+
+    if len(taken) < FEWEST_PATIENTS:
+        return (
+            f"warning: training needs at least {FEWEST_PATIENTS} patients: one each to train, to validate and to test"
+        )
+    if not taken["tumour_slices"].any():
+        return "warning: all masks are empty: nothing can be learned from them"
+    options = ["--data", out, "--weights", constants.WEIGHTS, "--run", "runs/own"]
+    return "Next: " + shlex.join(["python", "train_model.py", *map(str, options)])
 
 
 if __name__ == "__main__":

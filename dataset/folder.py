@@ -1,5 +1,6 @@
 """Find the slices of a data folder and check that images and masks belong together."""
 
+import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,6 +14,7 @@ from dataset.synthetic import write_patients
 from utils import UserError, describe_problems
 
 TIFF = (".tif", ".tiff")
+GRID = "grid.json"  # beside the slices of a patient, by import_data.py: mm between their rows, columns and slices
 FEWEST_PATIENTS = 3  # one for each split
 HOW_TO_GET = (
     "Run download_data.py to get the data set, name the folder kaggle_3m of a copy with --data, or leave --data out to "
@@ -87,6 +89,17 @@ def find_slices(folder: Path, only: Iterable[str] | None = None, fewest: int = F
         problems += decode(folder, table)[1]
         raise UserError(describe_problems(folder, problems))
     return table
+
+
+def read_spacing(folder: Path) -> tuple[float, float, float] | None:
+    """Return mm between rows, columns and slices of a patient's slices, where GRID says it. Raises: UserError."""
+    try:
+        rows, columns, slices = json.loads((folder / GRID).read_text(encoding="utf-8"))["spacing"]
+        return float(rows), float(columns), float(slices)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, LookupError, TypeError):
+        raise UserError(f"{folder / GRID}: is damaged. Restore it, or remove it: areas are then in pixels.") from None
 
 
 def explain_empty(folder: Path) -> str:

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
-import SimpleITK as sitk
 
 from constants import CHANNELS, IMAGE_SIZE
 from dataset.preprocess import find_head
+from scans import medical
 from scans.scan import Scan, mask_to_network_size, to_network_size, to_original_size
 
 APART = 5.0  # mm between slices of the data set
@@ -67,6 +67,17 @@ def network_pixel(shape: Sequence[int], spacing: Sequence[float] | None) -> floa
     return (max(size) / IMAGE_SIZE) ** 2 * ((shape[0] * shape[1]) / (size[0] * size[1]))
 
 
+def network_spacing(scan: Scan) -> tuple[float, ...] | None:
+    """Return mm between rows, columns and slices of `to_network`, where those of the scan are known."""
+    if scan.spacing is None:
+        return None
+    (rows, columns, between), (height, width) = scan.spacing, scan.slices[0].shape[:2]
+    size = _square_size((height, width), scan.spacing)
+    pixel = max(size) / IMAGE_SIZE
+    slabs = len(_slabs(scan)[0])
+    return rows * height / size[0] * pixel, columns * width / size[1] * pixel, between * len(scan.slices) / slabs
+
+
 def describe(scan: Scan) -> list[str]:
     """Return what `to_network` does to the slices, as notes for the user."""
     notes = []
@@ -83,9 +94,8 @@ def describe(scan: Scan) -> list[str]:
 
 def resample(other: Scan, flair: Scan) -> float:
     """Replace the slices of one sequence by those on the grid of FLAIR, and return the Dice of both heads, 0 to 1."""
-    image = sitk.GetImageFromArray(np.stack([plane[..., 0] for plane in other.slices]))
-    image.CopyInformation(other.grid.image)
-    moved = sitk.GetArrayFromImage(sitk.Resample(image, flair.grid.image, sitk.Transform(), sitk.sitkLinear))
+    stack = np.stack([plane[..., 0] for plane in other.slices])
+    moved = medical.resample(stack, other.grid, flair.grid, medical.sitk.sitkLinear)
     other.slices = list(np.broadcast_to(moved[..., None], (*moved.shape, CHANNELS)))
     other.grid, other.spacing = flair.grid, flair.spacing
     heads = [find_head(np.stack(scan.slices), filled=True) for scan in (other, flair)]

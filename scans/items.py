@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from constants import FLAIR, JUNK_FOLDERS, POST, PRE
+from dataset.folder import GRID
 from scans import medical
 from scans.names import (
     KINDS,
@@ -277,7 +278,7 @@ def walk(folder: Path, levels: int = DEEPEST, ours: bool = False) -> Iterator[tu
     ours: also in folders that predict_model.py wrote; its masks are no reference.
     """
     try:
-        entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+        entries = sorted(path for path in folder.iterdir() if not path.name.startswith(".") and path.name != GRID)
     except OSError as error:
         yield folder, f"{DENIED} ({error.strerror})"
         return

@@ -1,7 +1,8 @@
-"""Masks that other programs or people made: folders of them to score, and references beside a scan."""
+"""Masks that other programs or people made: folders of them, and those of a scan, on its slices."""
 
 import re
 from collections import defaultdict
+from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +17,8 @@ from scans.read import holds_mask, open_picture, read_picture, read_stack
 from scans.scan import PICTURES, Scan, file_ending, stem
 
 MOST_LABELS = 9  # a mask of labels has whole numbers up to this; grey levels of resizing go on to 255
+SOFT = 0.5  # value from which a voxel of a soft mask counts
+OUTSIDE = 0.01  # of the voxels of a mask on another grid, which may lie outside of the images
 NEARLY = 1e-3  # by which values of a mask may differ from whole numbers
 SLICE = re.compile(r"(?P<patient>.+)_(?P<number>\d+)")  # name of a picture of a mask, without _mask
 
@@ -50,11 +53,13 @@ def pair_masks(folders: dict[Kind, Path]) -> Cohort:
     return cohort
 
 
-def find_masks(folder: Path) -> tuple[dict[str, list[Path]], list[str], list[Item]]:
+def find_masks(folder: Path, patients: Collection[str] = ()) -> tuple[dict[str, list[Path]], list[str], list[Item]]:
     """Return the files of each patient in a folder and its subfolders, sorted by patient; problems; what is not used.
 
     One volume, such as PATIENT.nii.gz or PATIENT.npy, or pictures, PATIENT_SLICE.png or .tif; any may end in _mask.
     Where some pictures do, the others are taken for images; so are volumes.
+
+    patients: names that are known; masks in a folder of such a name may be called anything.
     """
     masks: dict[str, list[Path]] = defaultdict(list)
     entries = list(walk(folder, levels=1, ours=True))
@@ -67,10 +72,12 @@ def find_masks(folder: Path) -> tuple[dict[str, list[Path]], list[str], list[Ite
         left |= dict.fromkeys(set(own) - set(named), "not called a mask, beside others that are")
         for path in named:
             match = SLICE.fullmatch(whose(path)) if pictured else None
-            if pictured and not match:
+            name = match["patient"] if match else whose(path)
+            known = [other for other in (path.parent.name, name, kind_of(name)[0]) if other in patients]
+            if pictured and not (match or known):
                 problems.append(f"{path}: not named like a mask. Rename it to PATIENT_NUMBER_mask{path.suffix}.")
             else:
-                masks[match["patient"] if match else whose(path)].append(path)
+                masks[known[0] if known else name].append(path)
     if not masks and not problems:
         problems.append(f"{folder}: holds no masks (PATIENT_NUMBER_mask.png or .tif, PATIENT.nii.gz, PATIENT.npy).")
     unused = [Item(path, [path], folder, "", OTHER, reason=reason) for path, reason in sorted(left.items())]
@@ -106,10 +113,10 @@ def read_masks(paths: list[Path]) -> MaskStack:
     return MaskStack(np.stack([masks[number] for number in sorted(masks)]), sorted(masks))
 
 
-def read_mask(path: Path) -> np.ndarray:
+def read_mask(path: Path, labels: Collection[int] = ()) -> np.ndarray:
     """Return the mask in a picture, uint8 [H, W], 0 or 1: its transparency where that varies.
 
-    Raises: as of `read_picture` and `foreground`.
+    labels: which count; all if empty. Raises: as of `read_picture` and `select`.
     """
     picture = open_picture(path)
     if picture.has_transparency_data:
@@ -119,7 +126,7 @@ def read_mask(path: Path) -> np.ndarray:
     pixels = np.atleast_3d(read_picture(path))
     if not (pixels == pixels[..., :1]).all():
         raise NoMaskError("a mask in colours. Save it as grey, with 0 and one positive value.")
-    return foreground(pixels[..., 0])
+    return select(pixels[..., 0], labels)[0] if labels else foreground(pixels[..., 0])
 
 
 def read_mask_stack(path: Path) -> MaskStack:
@@ -155,6 +162,25 @@ def is_swapped(patient: Patient) -> bool:
     return MASK in middle and holds_mask(middle[FLAIR]) and not holds_mask(middle[MASK])
 
 
+def read_scan_masks(paths: list[Path], scan: Scan, labels: Collection[int] = ()) -> tuple[list[np.ndarray], list[str]]:
+    """Return the mask of each slice of a scan, uint8 [H, W], 0 or 1; and notes on what was done to them.
+
+    labels: which count; all if empty.
+    Raises: ValueError for masks that do not fit; any error of a library for a damaged file.
+    """
+    if file_ending(paths[0]) in PICTURES:
+        masks = [read_mask(path, labels) for path in by_slice(paths, scan)]
+        notes = []
+    else:
+        values, _, grid = read_stack(paths[:1], layers=True)
+        marked, note = select(values, labels)
+        masks, moved = onto_scan(marked.reshape(*marked.shape[:3], -1).max(3), grid, scan)
+        notes = [*filter(None, (note, moved))]
+    if [mask.shape for mask in masks] != [plane.shape[:2] for plane in scan.slices]:
+        raise ValueError("it is not of the size of the images.")
+    return masks, notes
+
+
 def by_slice(paths: list[Path], scan: Scan) -> list[Path]:
     """Return the picture of the mask of each slice. Raises: ValueError if one has none."""
     names = {stem(path) for path in scan.paths}
@@ -164,22 +190,61 @@ def by_slice(paths: list[Path], scan: Scan) -> list[Path]:
     return [masks[stem(path)] for path in scan.paths]
 
 
+def select(values: np.ndarray, labels: Collection[int] = ()) -> tuple[np.ndarray, str]:
+    """Return where values are of these labels, or of any, as uint8 0 or 1; and a note on what was done.
+
+    Values between 0 and 1 count from SOFT on. Raises: ValueError as `foreground`, and for one value that is no label.
+    """
+    if labels:
+        positive = np.unique(values[values != 0])
+        others = [f"{value:g}" for value in positive if value not in labels]
+        if len(positive) == 1 and others:
+            raise ValueError(f"it holds 0 and {others[0]}, not a label of --labels.")
+        return np.isin(values, [*labels]).astype(np.uint8), f"labels left out: {', '.join(others)}" if others else ""
+    try:
+        return foreground(values), ""
+    except ValueError:
+        if not np.isfinite(values).all() or values.min() < 0 or values.max() > 1:
+            raise
+        return (values >= SOFT).astype(np.uint8), f"soft mask: counts from {SOFT} on"
+
+
+def onto_scan(mask: np.ndarray, grid: medical.Grid | None, scan: Scan) -> tuple[list[np.ndarray], str]:
+    """Return a mask, uint8 [S, H, W], on the slices of a scan, by nearest neighbour if it has others; and a note if so.
+
+    Raises: ValueError if both cannot lie at the same place.
+    """
+    size = (len(scan.slices), *scan.slices[0].shape[:2])
+    if mask.shape == size:
+        if scan.grid and not scan.grid.matches(grid):
+            raise ValueError(
+                "it has the size of the images but lies elsewhere by its header. Save it with the header of the images."
+            )
+        return list(mask), ""
+    own, other = (f"{slices} slices of {width}x{height}" for slices, height, width in (mask.shape, size))
+    if not all(one is not None and one.affine is not None for one in (grid, scan.grid)):
+        raise ValueError(
+            f"it has {own}, the images have {other}, and headers do not say how they lie. Save it on the grid of the "
+            "images."
+        )
+    covered = medical.resample(np.ones(size, np.uint8), scan.grid, grid)
+    if mask.any() and (outside := 1 - covered[mask > 0].mean()) > OUTSIDE:
+        raise ValueError(
+            f"{outside:.0%} of it lies outside of the images by the headers. Save it on the grid of the images."
+        )
+    moved = medical.resample(mask, grid, scan.grid)
+    return list(moved), f"mask of {own} resampled by nearest neighbour to {other}"
+
+
 def read_reference(patient: Patient, scan: Scan) -> list[np.ndarray] | None:
-    """Return the reference mask of each slice of a scan, uint8 [H, W], 0 or 1; None, and a note, where none fits."""
+    """Return the reference mask of each slice of a scan, uint8 [H, W], 0 or 1; None where none fits. Adds notes."""
     if MASK not in patient.items:
         return None
-    paths, sizes = patient.items[MASK].paths, [plane.shape[:2] for plane in scan.slices]
+    paths = patient.items[MASK].paths
     try:
-        if file_ending(paths[0]) in PICTURES:
-            masks = [read_mask(path) for path in by_slice(paths, scan)]
-        else:
-            stack, _, grid = read_mask_stack(paths[0])
-            masks = list(stack)
-            if scan.grid and not scan.grid.matches(grid):
-                raise ValueError("it lies elsewhere in space than the images.")
-        if [mask.shape for mask in masks] != sizes:
-            raise ValueError("it is not of the size of the images.")
-        return masks
+        masks, notes = read_scan_masks(paths, scan)
     except Exception as error:  # libraries raise many kinds for a damaged file
         scan.notes.append(f"not scored against the reference mask {paths[0].name}: {error}")
         return None
+    scan.notes += [f"reference mask: {note}" for note in notes]
+    return masks

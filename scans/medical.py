@@ -93,6 +93,13 @@ def _as_shown(image: Any, known: bool = True) -> Volume:
     return sitk.GetArrayFromImage(image), spacing, Grid(grid, empty, code)
 
 
+def resample(stack: np.ndarray, grid: Grid, onto: Grid, interpolator: int = sitk.sitkNearestNeighbor) -> np.ndarray:
+    """Return slices ([S, H, W]) on another grid by both headers, as on the first one; what lies outside is 0."""
+    image = sitk.GetImageFromArray(stack)
+    image.CopyInformation(grid.image)
+    return sitk.GetArrayFromImage(sitk.Resample(image, onto.image, sitk.Transform(), interpolator))
+
+
 def outline(path: Path) -> tuple[int, tuple[float, ...]]:
     """Return the axial slices of a file by its header, and the mm between rows, columns and slices, () if unknown."""
     reader = _open(path)

@@ -11,6 +11,7 @@ from PIL import Image, ImageOps
 from PIL.TiffImagePlugin import BITSPERSAMPLE
 
 from constants import CHANNELS, FLAIR, POST, PRE
+from dataset.folder import read_spacing
 from scans import geometry, medical
 from scans.names import SHOWN, volumes_of_set
 from scans.scan import PICTURES, Scan, check_voxels, file_ending, safe_name, stem
@@ -111,7 +112,7 @@ def _read_pictures(name: str, paths: Sequence[Path], problems: list[str]) -> Sca
     names = [safe_name(stem(path)) for path in slices]
     if len({name.lower() for name in names}) < len(names):  # such as 1.png beside 1.tif
         names = [safe_name(path.name) for path in slices]
-    return Scan(name, list(slices.values()), names, list(slices)) if slices else None
+    return Scan(name, list(slices.values()), names, list(slices), read_spacing(paths[0].parent)) if slices else None
 
 
 def read_picture(path: Path) -> np.ndarray:

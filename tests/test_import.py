@@ -1,7 +1,6 @@
 """Own scans and masks become a data set; training goes on from weights; corrected masks come back."""
 
 import errno
-import json
 import shutil
 from pathlib import Path
 from unittest.mock import Mock
@@ -22,15 +21,16 @@ from conftest import (
     write_volume,
 )
 
-from dataset.folder import find_slices
+from dataset.folder import find_slices, read_spacing
 from dataset.slices import Slices, load_slices
 from export_model import to_safetensors
 from reporting.model_card import describe_input, model_card
 from scans.cohort import find_patients
+from scans.masks import select
 from scans.names import MASK
 from scans.read import read_patient
 from scans.scan import mask_to_network_size, to_network_size
-from scans.training_set import read_training_masks, select, take_masks
+from scans.training_set import read_training_masks, take_masks
 from storage import origin
 from storage.checkpoints import load_network
 from storage.run_folder import RunFolder
@@ -100,9 +100,8 @@ def test_a_scan_is_predicted_alike_directly_and_imported(cohort, weights, tmp_pa
     pixels = [int(draw_patient(number)[1].sum()) for number in range(3)]
     assert table["ml"].tolist() == [round(n / 1000, 3) for n in pixels] and table["tumour_slices"].tolist() == [2] * 3
     assert set(table["mask_of"]) == {"reader"} and table.loc["P1", "pre"] != table.loc["P1", "pre"]
-    grid = json.loads((tmp_path / "own" / "P2" / "grid.json").read_text())
-    assert grid["spacing"] == [0.5, 0.5, 4] and grid["height_width"] == [256, 256]
-    assert np.array(grid["affine"]).diagonal().tolist() == [0.5, 0.5, 4, 1]
+    volumes = [pd.read_csv(tmp_path / folder / "patients.csv")["volume_ml"].tolist() for folder in ("direct", "by_way")]
+    assert volumes[0] == pytest.approx(volumes[1]) and read_spacing(tmp_path / "own" / "P2") == (0.5, 0.5, 4)
 
 
 def test_slices_of_another_size_become_those_that_the_network_sees(tmp_path, call):
@@ -172,7 +171,8 @@ TUMOUR[:, 10:16, 10:18] = 1
     [
         *(((name, name.replace("A", "C Müller")), [1, 0, 1]) for name in (
             "A.nii.gz", "A_mask.mha", "A_seg.nii.gz", "A_mask.seg.nrrd", "A/Segmentation.seg.nrrd", "A/A_mask.nii.gz")),
-        (("A_1_mask.png", "A_2_mask.png", "B/1.png", "B/2.png", "B/B_overlay.png"), [2, 2, 0]),
+        (("A_1_mask.png", "A_2_mask.png", "B/1_mask.png", "B/2_mask.png", "B/B_overlay.png"), [2, 2, 0]),
+        (("B/1.png", "B/2.png"), [0, 2, 0]),
     ],
 )  # fmt: skip
 def test_names_of_masks_in_a_folder(names, files, small, tmp_path):
@@ -275,7 +275,7 @@ def test_patients_without_a_mask_are_left_out_or_healthy(small, tmp_path, call):
     write_volume(small / "A" / "seg.nii.gz", TUMOUR, SPACING)
     write_volume(tmp_path / "masks" / "D.nii.gz", TUMOUR, SPACING)
     code, out, err = call("import_data", small, "--empty", "C Müller", "--out", tmp_path / "own")
-    assert (code, err) == (0, "") and "B: left out: no mask" in out and "needs at least 3 patients" in out
+    assert (code, err) == (0, "") and "left out: B: no mask" in out and "needs at least 3 patients" in out
     table = pd.read_csv(tmp_path / "own" / "imported.csv").set_index("patient")
     assert table["tumour_slices"].fillna(-1).tolist() == [2, -1, 0]
     assert find_slices(tmp_path / "own", fewest=1)["patient"].unique().tolist() == ["A", "C Müller"]
@@ -293,7 +293,7 @@ def test_nothing_of_the_user_is_overwritten(small, tmp_path, call):
         (["--empty", "B", "--out", tmp_path / "own"], "--empty B: has a mask"),
         (["--labels", "one", "--out", tmp_path / "own"], "one is not all, nor whole numbers"),
         (["--labels", "3", "--out", tmp_path / "own"], "it holds 0 and 1, not a label of --labels"),
-        (["--labels", "3", "--out", tmp_path / "own"], "seg_2.nii.gz: one of 2 that may be reference mask"),
+        (["--labels", "3", "--out", tmp_path / "own"], "seg_1.nii.gz, seg_2.nii.gz: which one is its mask?"),
     ):
         code, _, err = call("import_data", small, *options)
         assert code == 2 and message in err and not (tmp_path / "own").exists()
