@@ -29,7 +29,7 @@ from utils import UserError, existing, list_few, new_folder, run_script, to_csv,
 if TYPE_CHECKING:
     import pandas as pd
 
-    from scans.cohort import Cohort, Patient
+    from scans.cohort import Patient
 
 TABLE = "imported.csv"
 COLUMNS = ("patient", "slices", "tumour_slices", "ml", "spacing", "sequences", "flair", "pre", "post", "mask",
@@ -77,7 +77,9 @@ def main(argv: list[str] | None = None) -> None:
     if args.table:
         inputs.report(write_list(args.table, cohort), done=bool(cohort.with_flair))
         return
-    check_healthy(cohort, args.empty)
+    names = sorted(patient.name for patient in cohort.patients)
+    if unknown := [name for name in args.empty if name not in names]:
+        raise UserError(f"--empty {unknown[0]}: is no patient. There are {list_few(names)}.")
     print("\n".join(describe(cohort)))
     rows, problems = [], cohort.problems
     with new_folder(args.out, "Name another folder with --out.") as work:
@@ -102,18 +104,6 @@ def main(argv: list[str] | None = None) -> None:
     print(f"written to {args.out}: slices and masks of {len(taken)} patients, and {TABLE}")
     print(next_step(args.out, taken))
     inputs.report(problems, done=True)
-
-
-def check_healthy(cohort: Cohort, names: list[str]) -> None:
-    """Raise UserError if --empty names nobody, or a patient with a mask."""
-    from scans.names import MASK
-
-    patients = {patient.name: patient for patient in cohort.patients}
-    if unknown := [name for name in names if name not in patients]:
-        raise UserError(f"--empty {unknown[0]}: is no patient. There are {list_few(sorted(patients))}.")
-    for name in names:
-        if masks := [i for i in (*patients[name].items.values(), *patients[name].unused) if i.kind == MASK]:
-            raise UserError(f"--empty {name}: has a mask, {masks[0].place}. Leave the name or the mask out.")
 
 
 def name_files(patient: Patient, args: argparse.Namespace) -> dict[str, Any]:
@@ -141,10 +131,12 @@ def import_patient(work: Path, patient: Patient, args: argparse.Namespace, probl
 
     if constants.FLAIR not in patient.items:
         raise ValueError(NO_FLAIR)
+    every = [item.place.name for item in (*patient.items.values(), *patient.unused) if item.kind == MASK]
+    if every and patient.name in args.empty:
+        raise ValueError(f"--empty names it, but it has a mask, {every[0]}. Leave the name or the mask out.")
     if MASK not in patient.items and patient.name not in args.empty:
-        several = [item.place.name for item in patient.unused if item.kind == MASK]
-        which = f"{list_few(several)}: which one is its mask? Write it into the table of --list."
-        raise ValueError(which if several else NO_MASK)
+        which = f"{list_few(every)}: which one is its mask? Write it into the table of --list."
+        raise ValueError(which if every else NO_MASK)
     scan, wrong = read_patient(patient, args.spacing)
     if scan is None:
         raise ValueError("; ".join(wrong))

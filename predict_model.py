@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING, Any
 
 import constants
 from scans.inputs import add_image_options, find, parse, report
-from utils import existing, fraction, k_of_n, list_few, positive, run_script, write_text
+from utils import existing, fraction, k_of_n, positive, run_script, write_text
 
 if TYPE_CHECKING:
     from scans.cohort import Cohort
@@ -86,7 +86,7 @@ def main(argv: list[str] | None = None) -> None:
         cohort = find(args)
         report(write_list(args.table, cohort), done=bool(cohort.with_flair))
         return
-    from scans.cohort import SWAPPED, describe
+    from scans.cohort import describe
     from scans.earlier import begin, refuse_folder, refuse_images
 
     refuse_folder(args.out)
@@ -118,19 +118,15 @@ def main(argv: list[str] | None = None) -> None:
         functools.partial(make_page, facts=facts, synthetic_notice=notice),
     )  # fmt: skip
 
-    started, problems, swapped = time.perf_counter(), [] if args.shard else cohort.problems, []
+    started, problems = time.perf_counter(), [] if args.shard else cohort.problems
     slices: Counter[str] = Counter()  # by what became of them
     for work in prediction.run(patients):
-        if work.swapped:
-            swapped.append(work.patient.name)
-            continue
         problems += work.problems
         if work.record:
             work.patient.notes = work.record["notes"]
             slices[work.done] += len(work.record["slices"])
             if work.done != "before":
                 describe_patient(work.record["patient"])
-    problems += [f"{list_few(swapped)}: {SWAPPED}"] if swapped else []
     seconds = time.perf_counter() - started
     if before := slices["before"]:
         print(f"{before} slices were done before")

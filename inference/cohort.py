@@ -26,7 +26,7 @@ from scans.check import input_warnings, seen_in_training
 from scans.cohort import Patient
 from scans.earlier import describe_predicted, describe_written, inputs_digest, read_done, read_written
 from scans.inputs import SOME_FAILED
-from scans.masks import is_swapped, read_reference
+from scans.masks import read_reference
 from scans.read import read_patient
 from scans.scan import Scan
 from scans.write import Row, read_record, record_path, write_patient
@@ -53,7 +53,6 @@ class Work:
     probabilities: Planes = None  # float32 [H, W]
     small: np.ndarray | None = None  # the same on the grid of the network
     record: Row | None = None  # what was written, or there already
-    swapped: bool = False  # whether images and masks are
 
     @property
     def done(self) -> str:
@@ -84,7 +83,6 @@ class Prediction:
         work = Work(patient, read_record(self.out, patient.name), inputs)
         scan, work.problems = read_patient(patient, self.spacing)
         if scan is None:
-            work.swapped = is_swapped(patient)
             return work
         try:
             work.masks = read_written(self.out, scan, work.before)

@@ -19,14 +19,13 @@ from constants import FLAIR, POST, PRE
 from scans import medical
 from scans.items import GONE, NOT_CHOSEN, Item, begin_of, find_items, gap_in, identify, side_of
 from scans.names import COLUMNS, MASK, OTHER, SHOWN, Kind, base_of, is_pattern, maker_of, volumes_of_set
-from scans.read import holds_mask, open_array
+from scans.read import open_array
 from scans.scan import PICTURES, file_ending, safe_name, stem
 from utils import UserError, is_unsafe_path, list_few, read_csv, to_csv, write_text
 
 HEADER = ("mask_of", "slices", "spacing", "unused", "notes")  # after the patient and its files
 Columns = dict[str, Kind]  # of files, in a table
 REMEDY = "write it into the table of --list."
-SWAPPED = "the images are masks, and the masks are images. Swap their names, or the cells of the table of --list."
 SEVERAL = "fits several scans: write it into the table"
 MOST_LINES = 20  # of the table, printed
 
@@ -89,11 +88,8 @@ def find_patients(inputs: Iterable[Path], options: dict[Kind, str] | None = None
             else:
                 patient.items[kind] = read_cell(Path(), text, kind, patient.name)
     if not ready and not problems:
-        drawn = {holds_mask(item.paths[0]): item for item in cohort.unused if item.kind == MASK}
-        problems.append(
-            f"{drawn[False].place}: {SWAPPED}" if len(drawn) == 2
-            else f"{', '.join(map(str, inputs))}: no image that is not a mask by its name or its values. Name another."
-        )  # fmt: skip
+        shown = ", ".join(map(str, inputs))
+        problems.append(f"{shown}: no image that is not a mask by its name or its values. Name another.")
     return cohort
 
 

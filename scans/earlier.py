@@ -10,9 +10,9 @@ import numpy as np
 
 from scans.check import CORRECTED, NETWORK
 from scans.cohort import Patient
-from scans.masks import read_mask, read_mask_stack
+from scans.masks import read_scan_masks
 from scans.names import SHOWN
-from scans.scan import PICTURES, Scan, file_ending
+from scans.scan import Scan
 from scans.write import Row, digest_bytes, file_names, read_json, read_record, record_path
 from utils import UserError, list_few, to_json, write_text
 
@@ -107,18 +107,9 @@ def read_written(out: Path, scan: Scan, record: Row) -> list[np.ndarray] | None:
     if lacking:
         raise ValueError(f"{lacking[0]}: no such file, beside other masks of this scan. {remedy}")
     try:
-        if file_ending(paths[0]) in PICTURES:
-            masks = [read_mask(path) for path in paths]
-        else:
-            stack, _, grid = read_mask_stack(paths[0])
-            masks = list(stack)
-            if scan.grid and not (grid and scan.grid.matches(grid)):
-                raise ValueError("lies elsewhere in space than the scan.")
-        if [mask.shape for mask in masks] != [plane.shape[:2] for plane in scan.slices]:
-            raise ValueError("is not of the size of the scan.")
+        return read_scan_masks(paths, scan)[0]
     except Exception as error:  # libraries raise many kinds for a damaged file
         raise ValueError(f"{paths[0]}: cannot be used: {' '.join(str(error).split())} {remedy}") from None
-    return masks
 
 
 def describe_predicted(masks: Sequence[np.ndarray]) -> Row:

@@ -8,12 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from constants import FLAIR
 from scans import medical
 from scans.cohort import Cohort, Patient
 from scans.items import PROBLEMS, Item, walk
 from scans.names import MASK, OTHER, SHOWN, Kind, base_of, kind_of
-from scans.read import holds_mask, open_picture, read_picture, read_stack
+from scans.read import open_picture, read_picture, read_stack
 from scans.scan import PICTURES, Scan, file_ending, stem
 
 MOST_LABELS = 9  # a mask of labels has whole numbers up to this; grey levels of resizing go on to 255
@@ -103,7 +102,8 @@ def read_masks(paths: list[Path]) -> MaskStack:
             raise ValueError(f"{path}: another file holds these masks of the patient, too. Remove one.")
         try:
             if not pictured:
-                return read_mask_stack(path)
+                stack, _, grid = read_stack([path], layers=True)
+                return MaskStack(join_layers(foreground(stack)), grid=grid)
             masks[number] = read_mask(path)
         except Exception as error:  # libraries raise many kinds for a damaged file
             kind = NoMaskError if isinstance(error, NoMaskError) else ValueError
@@ -129,13 +129,9 @@ def read_mask(path: Path, labels: Collection[int] = ()) -> np.ndarray:
     return select(pixels[..., 0], labels)[0] if labels else foreground(pixels[..., 0])
 
 
-def read_mask_stack(path: Path) -> MaskStack:
-    """Return the masks in an array or a file of medical images, slices as they are shown. Raises: as `read_mask`.
-
-    Several layers, as 3D Slicer writes them, count as one.
-    """
-    stack, _, grid = read_stack([path], layers=True)
-    return MaskStack(foreground(stack.reshape(*stack.shape[:3], -1)).max(3), grid=grid)
+def join_layers(masks: np.ndarray) -> np.ndarray:
+    """Return masks [S, H, W] of [S, H, W] or [S, H, W, L]: several layers, as 3D Slicer writes them, count as one."""
+    return masks.reshape(*masks.shape[:3], -1).max(3)
 
 
 def foreground(values: np.ndarray) -> np.ndarray:
@@ -156,25 +152,18 @@ def foreground(values: np.ndarray) -> np.ndarray:
     return (values > 0).astype(np.uint8)
 
 
-def is_swapped(patient: Patient) -> bool:
-    """Return whether the FLAIR of a patient is a mask, and the mask an image."""
-    middle = {kind: item.paths[len(item.paths) // 2] for kind, item in patient.items.items()}
-    return MASK in middle and holds_mask(middle[FLAIR]) and not holds_mask(middle[MASK])
-
-
 def read_scan_masks(paths: list[Path], scan: Scan, labels: Collection[int] = ()) -> tuple[list[np.ndarray], list[str]]:
     """Return the mask of each slice of a scan, uint8 [H, W], 0 or 1; and notes on what was done to them.
 
-    labels: which count; all if empty.
+    paths: a volume, or a picture for each slice. labels: which count; all if empty.
     Raises: ValueError for masks that do not fit; any error of a library for a damaged file.
     """
     if file_ending(paths[0]) in PICTURES:
-        masks = [read_mask(path, labels) for path in by_slice(paths, scan)]
-        notes = []
+        masks, notes = [read_mask(path, labels) for path in paths], []
     else:
         values, _, grid = read_stack(paths[:1], layers=True)
         marked, note = select(values, labels)
-        masks, moved = onto_scan(marked.reshape(*marked.shape[:3], -1).max(3), grid, scan)
+        masks, moved = onto_scan(join_layers(marked), grid, scan)
         notes = [*filter(None, (note, moved))]
     if [mask.shape for mask in masks] != [plane.shape[:2] for plane in scan.slices]:
         raise ValueError("it is not of the size of the images.")
@@ -182,7 +171,9 @@ def read_scan_masks(paths: list[Path], scan: Scan, labels: Collection[int] = ())
 
 
 def by_slice(paths: list[Path], scan: Scan) -> list[Path]:
-    """Return the picture of the mask of each slice. Raises: ValueError if one has none."""
+    """Return the picture of the mask of each slice; a volume as it is. Raises: ValueError if a slice has none."""
+    if file_ending(paths[0]) not in PICTURES:
+        return paths
     names = {stem(path) for path in scan.paths}
     masks = {base_of(stem(path), names) or whose(path): path for path in paths}
     if lacking := [path.name for path in scan.paths if stem(path) not in masks]:
@@ -242,7 +233,7 @@ def read_reference(patient: Patient, scan: Scan) -> list[np.ndarray] | None:
         return None
     paths = patient.items[MASK].paths
     try:
-        masks, notes = read_scan_masks(paths, scan)
+        masks, notes = read_scan_masks(by_slice(paths, scan), scan)
     except Exception as error:  # libraries raise many kinds for a damaged file
         scan.notes.append(f"not scored against the reference mask {paths[0].name}: {error}")
         return None

@@ -56,21 +56,23 @@ def check_voxels(height: int, width: int, slices: int = 1, before: int = 0) -> i
 
 def to_network_size(plane: np.ndarray, size: int = IMAGE_SIZE) -> np.ndarray:
     """Return a slice, padded with black to a square and resized: uint8 [H, W, 3] -> [size, size, 3]."""
-    height, width = plane.shape[:2]
-    side = max(height, width)
-    top, left = (side - height) // 2, (side - width) // 2
-    plane = np.pad(plane, ((top, side - height - top), (left, side - width - left), (0, 0)))
-    return cv2.resize(plane, (size, size), interpolation=cv2.INTER_AREA if side > size else cv2.INTER_LINEAR)
+    square = _pad(plane)
+    return cv2.resize(square, (size, size), interpolation=cv2.INTER_AREA if len(square) > size else cv2.INTER_LINEAR)
 
 
 def mask_to_network_size(mask: np.ndarray, size: int = IMAGE_SIZE) -> np.ndarray:
     """Return a mask at the network's size, as `to_network_size` a slice, by nearest neighbour: uint8 [size, size]."""
-    height, width = mask.shape
+    square = _pad(mask)
+    nearest = ((np.arange(size) + 0.5) * len(square) / size).astype(int)
+    return square[np.ix_(nearest, nearest)]
+
+
+def _pad(plane: np.ndarray) -> np.ndarray:
+    height, width = plane.shape[:2]
     side = max(height, width)
     top, left = (side - height) // 2, (side - width) // 2
-    square = np.pad(mask, ((top, side - height - top), (left, side - width - left)))
-    nearest = ((np.arange(size) + 0.5) * side / size).astype(int)
-    return square[np.ix_(nearest, nearest)]
+    around = ((top, side - height - top), (left, side - width - left), (0, 0))
+    return np.pad(plane, around[: plane.ndim])
 
 
 def to_original_size(logits: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -12,7 +12,7 @@ from dataset.synthetic import write_slice
 from scans.cohort import Cohort
 from scans.geometry import masks_to_network, network_spacing, to_network
 from scans.items import OURS, Item
-from scans.masks import find_masks, read_scan_masks
+from scans.masks import by_slice, find_masks, read_scan_masks
 from scans.names import MASK, maker_of
 from scans.scan import PICTURES, Scan, file_ending, stem
 from utils import to_json, write_text
@@ -58,7 +58,7 @@ def read_training_masks(item: Item, scan: Scan, labels: set[int]) -> tuple[list[
     Raises: ValueError for masks that are damaged, do not fit the images, or cover most of the head.
     """
     try:
-        masks, notes = read_scan_masks(item.paths, scan, labels)
+        masks, notes = read_scan_masks(by_slice(item.paths, scan), scan, labels)
         doubt = check_place(to_network(scan), masks_to_network(masks, scan))
     except Exception as error:  # libraries raise many kinds for a damaged file
         raise ValueError(f"{item.paths[0]}: {' '.join(str(error).split())}") from None

@@ -108,7 +108,8 @@ def test_files_that_are_named_one_by_one_are_named_alike(tmp_path):
         "a": {"flair": ["flair.nii.gz"]},
         "b": {"flair": ["flair.nii.gz"], "pre": ["t1.nii.gz"]},
     }
-    assert list(found(*sorted(folder.glob("*/x.n*")))) == ["x", "x_2", "x_3"]
+    numbered = found(*sorted(folder.glob("*/x.n*")))
+    assert list(numbered) == ["x", "x_2", "x_3"] and numbered["x_2"].notes == ["another one is called x, too"]
 
 
 @pytest.mark.parametrize(
@@ -239,6 +240,9 @@ SETS = {  # by scan (@): folder, then FLAIR, pre-contrast, post-contrast and mas
     "BraTS 2015": {"HGG_pat{n}_1": "HGG/pat{n}_1 MR_Flair.512/MR_Flair.512 MR_T1.513/MR_T1.513 MR_T1c.514/MR_T1c.514 "
                    "- VSD.Brain_3more.OT.517/VSD.Brain_3more.OT.517"},
     "BraTS 2020, case 355": {"B20_{n}": "@ @_flair @_t1 @_t1ce W39_1998.09.19_Segm @_t2"},
+    "Rembrandt": {"case_{n}": "@ flair_LPS_rSRI t1_LPS_rSRI t1Gd_LPS_rSRI GlistrBoost"},
+    "ISBI 2015": {"training{n}_preprocessed_training{n}_01_pp": "training{n}/preprocessed training{n}_01_flair_pp - - - "
+                  "training{n}_01_mprage_pp training{n}_01_pd_pp"},
     "OpenNeuro ds004199": {"sub-{n}": "@/anat @_acq-T2sel_FLAIR @_acq-iso08_T1w - @_acq-T2sel_FLAIR_roi"},
     "ISLES 2022": {"sub-{n}_ses-1": "sub-{n}/ses-1 anat/@_FLAIR - - ../../derivatives/sub-{n}/ses-1/@_msk dwi/@_dwi"},
     "WMH challenge": {f"GE3T_{{n}}_{stage}": f"GE3T/{{n}}/{stage} FLAIR T1 - - 3DT1 3DT1_mask ../wmh"

@@ -30,7 +30,7 @@ from scans.masks import select
 from scans.names import MASK
 from scans.read import read_patient
 from scans.scan import mask_to_network_size, to_network_size
-from scans.training_set import read_training_masks, take_masks
+from scans.training_set import check_place, read_training_masks, take_masks
 from storage import origin
 from storage.checkpoints import load_network
 from storage.run_folder import RunFolder
@@ -229,16 +229,23 @@ def elsewhere(origin: tuple[float, ...], cut: int = 40) -> sitk.Image:
     [
         (elsewhere((9, 0, 0)), "has the size of the images but lies elsewhere"),
         (elsewhere((90, 0, 0), 20), "100% of it lies outside of the images"),
-        (sitk.GetImageFromArray(np.ones_like(TUMOUR) - TUMOUR), "covers 9.% of the head: .* inverted"),
         (sitk.GetImageFromArray(TUMOUR + np.float32(0.5)), "with the values 0.5, 1.5"),
     ],
 )
 def test_a_mask_that_does_not_fit_is_refused(image, reason, small):
-    if image.GetSpacing() == (1, 1, 1):
-        image.SetSpacing(SPACING)
+    image.SetSpacing(SPACING)
     sitk.WriteImage(image, str(small / "A" / "seg.nii.gz"))
     with pytest.raises(ValueError, match=reason):
         read(small / "A")
+
+
+def test_a_mask_is_doubted_or_refused_by_what_it_marks():
+    images, masks = draw_patient(0)
+    assert check_place(images, masks) == ""
+    assert "is empty" in check_place(images, masks * 0)
+    assert "not brighter in FLAIR than the rest of the head" in check_place(images, masks[..., ::-1])
+    with pytest.raises(ValueError, match=r"covers 9.% of the head: .* inverted"):
+        check_place(images, 1 - masks)
 
 
 def test_a_mask_of_another_size_without_a_place_in_space_is_refused(small):
@@ -286,26 +293,31 @@ def test_patients_without_a_mask_are_left_out_or_healthy(small, tmp_path, call):
 def test_nothing_of_the_user_is_overwritten(small, tmp_path, call):
     for name in ("A/seg.nii.gz", "B/seg_1.nii.gz", "B/seg_2.nii.gz"):
         write_volume(small / name, TUMOUR, SPACING)
+    (tmp_path / "cohort").touch()
     for options, message in (
-        (["--out", small], "is there already"),
+        (["--out", small], f"lies in {small}, whose patients it would join"),
+        (["--out", tmp_path / "cohort"], "is there already"),
         (["--empty", "X", "--out", tmp_path / "own"], "--empty X: is no patient"),
-        (["--empty", "A", "--out", tmp_path / "own"], "--empty A: has a mask"),
-        (["--empty", "B", "--out", tmp_path / "own"], "--empty B: has a mask"),
+        (
+            ["--empty", "A", "B", "--out", tmp_path / "own"],
+            "B: left out: --empty names it, but it has a mask, seg_1.nii",
+        ),
         (["--labels", "one", "--out", tmp_path / "own"], "one is not all, nor whole numbers"),
         (["--labels", "3", "--out", tmp_path / "own"], "it holds 0 and 1, not a label of --labels"),
         (["--labels", "3", "--out", tmp_path / "own"], "seg_1.nii.gz, seg_2.nii.gz: which one is its mask?"),
     ):
         code, _, err = call("import_data", small, *options)
         assert code == 2 and message in err and not (tmp_path / "own").exists()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["small"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cohort", "small"]
 
 
 def test_a_full_disk_leaves_nothing(small, tmp_path, call, monkeypatch):
     write_volume(small / "A" / "seg.nii.gz", TUMOUR, SPACING)
     with monkeypatch.context() as patch:
-        full = Mock(side_effect=OSError(errno.ENOSPC, "no space left", "x"))
+        full = Mock(side_effect=OSError(errno.ENOSPC, "no space left"))
         patch.setattr("scans.training_set.write_text", full)
-        assert call("import_data", small, "--out", tmp_path / "own")[0] == 1
+        code, _, err = call("import_data", small, "--out", tmp_path / "own")
+        assert code == 1 and err.startswith(f"error: {tmp_path / 'own'}: no space left")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["small"]
     assert call("import_data", small, "--out", tmp_path / "own")[0] == 0
 

@@ -13,9 +13,9 @@ from conftest import write_volume
 from PIL import Image
 from test_cohort import files, found, touch
 
-from constants import FLAIR, POST, PRE
-from scans.cohort import SWAPPED, Cohort, find_patients, to_table
-from scans.masks import is_swapped, read_reference
+from constants import FLAIR
+from scans.cohort import Cohort, find_patients, to_table
+from scans.masks import read_reference
 from scans.names import MASK
 from scans.read import read_patient, read_scan
 
@@ -198,7 +198,7 @@ def test_a_mask_of_somebody_else_is_nobodys(tmp_path):
     assert [item.place.name for own in cohort.patients for item in own.unused] == ["t1_seg.nii"]
 
 
-def test_pictures_of_masks_alone_are_no_patient_and_swapped_ones_are_one_sentence(tmp_path):
+def test_pictures_of_masks_alone_are_no_patient(tmp_path):
     image, mask = np.arange(64, dtype=np.uint8).reshape(8, 8), np.eye(8, dtype=np.uint8) * 255
     for kind, plane in (("images", image), ("annotations", mask)):
         for n in (1, 2):
@@ -206,14 +206,6 @@ def test_pictures_of_masks_alone_are_no_patient_and_swapped_ones_are_one_sentenc
             Image.fromarray(plane).save(path)
     cohort = find_patients([tmp_path / "set"])
     assert [patient.name for patient in cohort.patients] == ["P1"] and cohort.unused[0].kind == MASK
-    for name, plane in (("images/P1.npy", mask), ("masks/P1.npy", image)):
-        np.save(touch(tmp_path / "swapped", name) / name, np.stack([plane] * 3))
-    (problem,) = find_patients([tmp_path / "swapped"]).problems
-    assert problem == f"{tmp_path / 'swapped' / 'masks' / 'P1.npy'}: {SWAPPED}"
-    (patient,) = find_patients([touch(tmp_path / "P2", "P2_flair.npy", "P2_seg.npy")]).patients
-    np.save(tmp_path / "P2" / "P2_flair.npy", np.stack([mask] * 3))
-    np.save(tmp_path / "P2" / "P2_seg.npy", np.stack([image] * 3))
-    assert is_swapped(patient)
 
 
 def test_a_gap_in_the_numbers_of_pictures_is_named(tmp_path):
@@ -225,35 +217,3 @@ def test_a_gap_in_the_numbers_of_pictures_is_named(tmp_path):
     cohort = find_patients(sorted((folder / "P1").iterdir())[1:])  # as the user chose them
     assert cohort.problems == [] and write_table(tmp_path, cohort)[0]["flair"].count("|") == 3
     assert files(find_patients([tmp_path / "cohort.csv"])[0][0]) == files(cohort.patients[0])
-
-
-@pytest.mark.parametrize(
-    ("folder", "names", "unused"),
-    [
-        ("UPENN-GBM-00001_11", ("UPENN-GBM-00001_11_FLAIR", "UPENN-GBM-00001_11_T1", "UPENN-GBM-00001_11_T1GD"),
-         ("UPENN-GBM-00001_11_T2",)),
-        ("Patient-001/week-000-1", ("FLAIR", "T1", "CT1"), ("T2",)),  # LUMIERE
-        ("EGD-0001", ("FLAIR", "T1", "T1GD"), ("T2", "ASL")),
-        ("Center_01/Patient_02/Preprocessed_Data", ("FLAIR_preprocessed", "T1_preprocessed", "GADO_preprocessed"),
-         ("DP_preprocessed",)),  # MSSEG 2016
-        ("training01/preprocessed", ("training01_01_flair_pp", None, None),
-         ("training01_01_mprage_pp", "training01_01_pd_pp")),  # ISBI 2015
-        ("UCSF-PDGM-0004_nifti", ("UCSF-PDGM-0004_FLAIR", "UCSF-PDGM-0004_T1", "UCSF-PDGM-0004_T1c"),
-         ("UCSF-PDGM-0004_FLAIR_bias", "UCSF-PDGM-0004_T1c_bias", "UCSF-PDGM-0004_ASL")),
-        ("TCGA-CS-4941", ("TCGA-CS-4941_1996.09.09_flair", "TCGA-CS-4941_1996.09.09_t1",
-                          "TCGA-CS-4941_1996.09.09_t1Gd"),
-         ("TCGA-CS-4941_1996.09.09_GlistrBoost",)),
-        ("case_01", ("flair_LPS_rSRI", "t1_LPS_rSRI", "t1Gd_LPS_rSRI"), ("GlistrBoost",)),  # Rembrandt
-    ],
-    ids=lambda value: value if isinstance(value, str) else "",
-)  # fmt: skip
-def test_a_folder_of_a_public_set_is_one_patient_with_its_sequences(tmp_path, folder, names, unused):
-    """Two patients lie beside each other; images of no known sequence are listed, never segmented as FLAIR."""
-    for number in "12":
-        touch(tmp_path / "set" / number / folder, *(f"{name}.nii.gz" for name in (*names, *unused) if name))
-    cohort = find_patients([tmp_path / "set"])
-    assert len(cohort.patients) == 2 and cohort.problems == [] and cohort.unused == []
-    for patient in cohort.patients:
-        sequences = [patient.items.get(kind) for kind in (FLAIR, PRE, POST)]
-        assert tuple(item and item.place.name.removesuffix(".nii.gz") for item in sequences) == names
-        assert sorted(item.place.name for item in patient.unused) == sorted(f"{name}.nii.gz" for name in unused)
