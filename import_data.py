@@ -115,7 +115,8 @@ def name_files(patient: Patient, args: argparse.Namespace) -> dict[str, Any]:
     row = {name: cell(patient.items[kind], args.out) for name, kind in names.COLUMNS.items() if kind in patient.items}
     unused = "; ".join(f"{cell(item, args.out)} ({item.reason})" for item in patient.unused)
     mask_of = maker(patient.items[names.MASK], args.masks) if names.MASK in patient.items else ""
-    return {"patient": patient.name, **row, "mask_of": mask_of, "unused": unused, "left_out": ""}
+    about = {"mask_of": mask_of, "left_out": "", "remarks": "; ".join(patient.notes), "unused": unused}
+    return {"patient": patient.name, **row, **about}
 
 
 def import_patient(work: Path, patient: Patient, args: argparse.Namespace, problems: list[str]) -> dict[str, Any]:
@@ -152,7 +153,7 @@ def import_patient(work: Path, patient: Patient, args: argparse.Namespace, probl
 def show(table: pd.DataFrame, taken: pd.DataFrame) -> str:
     """Return the table for the terminal, and below it remarks and who has no mask."""
     shown = taken[SHOWN].assign(ml=["" if ml != ml else f"{ml:.1f}" for ml in taken["ml"].astype(float)])
-    lines = [f"{row['patient']}: {row['remarks']}" for row in taken.to_dict("records") if row["remarks"]]
+    lines = [f"{row['patient']}: {row['remarks']}" for row in table.to_dict("records") if row["remarks"]]
     without = table["patient"][table["left_out"] == NO_MASK].tolist()
     lines += [f"left out: {list_few(without)}: {NO_MASK}"] if without else []
     return "\n".join([shown.fillna("").to_string(index=False), *lines])

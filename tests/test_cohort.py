@@ -241,8 +241,8 @@ SETS = {  # by scan (@): folder, then FLAIR, pre-contrast, post-contrast and mas
                    "- VSD.Brain_3more.OT.517/VSD.Brain_3more.OT.517"},
     "BraTS 2020, case 355": {"B20_{n}": "@ @_flair @_t1 @_t1ce W39_1998.09.19_Segm @_t2"},
     "Rembrandt": {"case_{n}": "@ flair_LPS_rSRI t1_LPS_rSRI t1Gd_LPS_rSRI GlistrBoost"},
-    "ISBI 2015": {"training{n}_preprocessed_training{n}_01_pp": "training{n}/preprocessed training{n}_01_flair_pp - - - "
-                  "training{n}_01_mprage_pp training{n}_01_pd_pp"},
+    "ISBI 2015": {"training{n}_preprocessed_training{n}_01_pp": "training{n}/preprocessed training{n}_01_flair_pp - - "
+                  "- training{n}_01_mprage_pp training{n}_01_pd_pp"},
     "OpenNeuro ds004199": {"sub-{n}": "@/anat @_acq-T2sel_FLAIR @_acq-iso08_T1w - @_acq-T2sel_FLAIR_roi"},
     "ISLES 2022": {"sub-{n}_ses-1": "sub-{n}/ses-1 anat/@_FLAIR - - ../../derivatives/sub-{n}/ses-1/@_msk dwi/@_dwi"},
     "WMH challenge": {f"GE3T_{{n}}_{stage}": f"GE3T/{{n}}/{stage} FLAIR T1 - - 3DT1 3DT1_mask ../wmh"
