@@ -140,7 +140,7 @@ def read_folder(folder: Path, column: str = "reference") -> Masks:
     Raises: UserError that lists what cannot be read.
     """
     from scans.cohort import read_table
-    from scans.masks import MaskStack, NoMaskError, find_masks, read_masks
+    from scans.masks import MaskStack, find_masks, read_masks
     from scans.names import PAIRS
     from storage.run_folder import RunFolder
 
@@ -153,15 +153,12 @@ def read_folder(folder: Path, column: str = "reference") -> Masks:
         files = {row.name: row.items[PAIRS[column]].paths for row in rows if PAIRS[column] in row.items}
     else:
         files, problems, _ = find_masks(folder)
-    stacks, images = {}, []
+    stacks = {}
     for patient, paths in files.items():
         try:
             stacks[patient] = read_masks(paths)
         except ValueError as error:
             problems.append(str(error))
-            images += [patient] if isinstance(error, NoMaskError) else []
-    if len(files) == len(images) > 1:
-        raise UserError(f"{folder}: holds images, no masks ({few(images)}). Name the folder of the masks.")
     if problems:
         raise UserError(describe_problems(folder, problems))
     return stacks

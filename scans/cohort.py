@@ -88,8 +88,8 @@ def find_patients(inputs: Iterable[Path], options: dict[Kind, str] | None = None
             else:
                 patient.items[kind] = read_cell(Path(), text, kind, patient.name)
     if not ready and not problems:
-        shown = ", ".join(map(str, inputs))
-        problems.append(f"{shown}: no image that is not a mask by its name or its values. Name another.")
+        named = ", ".join(map(str, inputs))
+        problems.append(f"{named}: no image that is not a mask by its name or its values. Name another.")
     return cohort
 
 
@@ -185,8 +185,9 @@ def add_patients(cohort: Cohort, name: str, own: list[Item]) -> None:
     rest = [item for item in own if item not in mains]
     for main in mains or [None]:
         where = Path(os.path.abspath(main.place)).relative_to(top) if len(mains) > 1 else Path()
-        own_name, notes = unique(name, where, cohort)
-        patient = Patient(own_name, {FLAIR: main} if main else {}, notes=notes)
+        patient = Patient(unique(name, where, cohort), {FLAIR: main} if main else {})
+        if len(mains) < 2 and patient.name != safe_name(name):
+            patient.notes.append(f"another one is called {name}, too")
         others = [item for item in rest if len(mains) < 2 or item.folder == main.folder]
         for column, kind in COLUMNS.items():
             same = [item for item in others if item.kind == kind]
@@ -226,18 +227,16 @@ def unused(items: Iterable[Item], reason: str) -> list[Item]:
     return [item._replace(reason=item.reason or reason) for item in items]
 
 
-def unique(name: str, where: Path, cohort: Cohort) -> tuple[str, list[str]]:
-    """Return a name that no other patient has, in lower case, as on some file systems; and a note if it had to change.
+def unique(name: str, where: Path, cohort: Cohort) -> str:
+    """Return a name that no other patient has, in lower case, as on some file systems.
 
     where: place of one of several scans of the patient below the folder of all.
     """
     last = [] if stem(where) in ("", name) else [stem(where)]
     own = safe_name("_".join([name, *where.parent.parts, *last]))
     taken = {patient.name.lower() for patient in cohort.patients}
-    if own.lower() not in taken:
-        return own, []
     numbered = (f"{own}_{number}" for number in range(2, len(taken) + 3))
-    return next(text for text in numbered if text.lower() not in taken), [f"another one is called {own}, too"]
+    return next(text for text in (own, *numbered) if text.lower() not in taken)
 
 
 # --- The table ---------------------------------------------------------------------------------------------------

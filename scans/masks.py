@@ -22,10 +22,6 @@ NEARLY = 1e-3  # by which values of a mask may differ from whole numbers
 SLICE = re.compile(r"(?P<patient>.+)_(?P<number>\d+)")  # name of a picture of a mask, without _mask
 
 
-class NoMaskError(ValueError):
-    """Raised for an image, where a mask is expected."""
-
-
 class MaskStack(NamedTuple):
     """The masks of one patient."""
 
@@ -106,8 +102,7 @@ def read_masks(paths: list[Path]) -> MaskStack:
                 return MaskStack(join_layers(foreground(stack)), grid=grid)
             masks[number] = read_mask(path)
         except Exception as error:  # libraries raise many kinds for a damaged file
-            kind = NoMaskError if isinstance(error, NoMaskError) else ValueError
-            raise kind(f"{path}: cannot be read: {error}") from None
+            raise ValueError(f"{path}: cannot be read: {error}") from None
     if len({mask.shape for mask in masks.values()}) > 1:
         raise ValueError(f"{paths[0].parent}: the masks of {paths[0].name} and others differ in size. Save them alike.")
     return MaskStack(np.stack([masks[number] for number in sorted(masks)]), sorted(masks))
@@ -125,7 +120,7 @@ def read_mask(path: Path, labels: Collection[int] = ()) -> np.ndarray:
             return foreground(alpha)
     pixels = np.atleast_3d(read_picture(path))
     if not (pixels == pixels[..., :1]).all():
-        raise NoMaskError("a mask in colours. Save it as grey, with 0 and one positive value.")
+        raise ValueError("a mask in colours. Save it as grey, with 0 and one positive value.")
     return select(pixels[..., 0], labels)[0] if labels else foreground(pixels[..., 0])
 
 
@@ -146,7 +141,7 @@ def foreground(values: np.ndarray) -> np.ndarray:
     labels = levels.max() <= MOST_LABELS and (levels == levels.round()).all()
     shown = ", ".join(f"{value:g}" for value in levels[:5]) + (", ..." if len(levels) > 5 else "")
     if not finite or levels.min() < 0 or not (labels or len(levels[levels > 0]) == 1):
-        raise NoMaskError(f"a mask with the values {shown}. Save it with 0 and one positive value only.")
+        raise ValueError(f"a mask with the values {shown}. Save it with 0 and one positive value only.")
     if levels.min() > 0 and len(levels) > 1:
         raise ValueError(f"a mask with the values {shown} and no 0: which is background? Save that as 0.")
     return (values > 0).astype(np.uint8)

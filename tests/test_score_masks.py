@@ -212,12 +212,6 @@ def test_the_table_says_which_masks_belong_to_whom_and_is_scored_as_it_was_edite
     assert dice.to_dict() == pytest.approx({"Z": 1, "p": 2 * 32 / (32 + 64)}, abs=1e-6)
 
 
-def test_images_in_the_place_of_masks_are_one_sentence(score, folder, tmp_path):
-    images = {patient: np.arange(3 * 64, dtype=np.uint8).reshape(3, 8, 8) for patient in stacks(folder)}
-    code, _, err, _ = score(write_volumes(tmp_path / "images", images, ".nii.gz"), "--data", folder)
-    assert code == 2 and err.count("\n") == 1 and "holds images, no masks (SYNTH_T_0; SYNTH_T_1;" in err
-
-
 # --- What is missing or does not fit ---------------------------------------------------------------------------
 
 
