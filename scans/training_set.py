@@ -61,7 +61,7 @@ def read_training_masks(item: Item, scan: Scan, labels: set[int]) -> tuple[list[
         masks, notes = read_scan_masks(by_slice(item.paths, scan), scan, labels)
         doubt = check_place(to_network(scan), masks_to_network(masks, scan))
     except Exception as error:  # libraries raise many kinds for a damaged file
-        raise ValueError(f"{item.paths[0]}: {' '.join(str(error).split())}") from None
+        raise ValueError(f"{item.place}: {' '.join(str(error).split())}") from None
     return masks, [*notes, *filter(None, [doubt])]
 
 

@@ -104,6 +104,19 @@ def test_a_scan_is_predicted_alike_directly_and_imported(cohort, weights, tmp_pa
     assert volumes[0] == pytest.approx(volumes[1]) and read_spacing(tmp_path / "own" / "P2") == (0.5, 0.5, 4)
 
 
+def test_an_imported_set_is_imported_alike(cohort, tmp_path, call):
+    for source, name in ((cohort, "own"), (tmp_path / "own", "again")):
+        assert call("import_data", source, "--out", tmp_path / name)[0] == 0
+    tables = [pd.read_csv(tmp_path / name / "imported.csv").set_index("patient") for name in ("own", "again")]
+    assert tables[0]["sequences"].tolist() == ["pre+flair+post", "flair", "pre+flair+post"]
+    columns = ["slices", "ml", "spacing", "sequences"]
+    pd.testing.assert_frame_equal(tables[0][columns], tables[1][columns])
+    assert np.array_equal(imported(tmp_path / "own").images, imported(tmp_path / "again").images)
+    (tmp_path / "own" / "P0" / "grid.json").write_text("{")
+    code, _, err = call("import_data", tmp_path / "own", "--out", tmp_path / "more")
+    assert code == 1 and "P0: left out: " in err and "grid.json: is damaged. Restore it, or remove it" in err
+
+
 def test_slices_of_another_size_become_those_that_the_network_sees(tmp_path, call):
     stack = np.random.default_rng(0).integers(0, 4000, (2, 300, 200)).astype(np.int16)
     mask = np.stack([box((100, 50, 60, 70), size=300)[:, :200]] * 2)
@@ -290,6 +303,11 @@ def test_patients_without_a_mask_are_left_out_or_healthy(small, tmp_path, call):
     assert code == 1 and "D.nii.gz: the mask of no patient by its name" in err
 
 
+def test_masks_without_any_tumour_are_told(small, tmp_path, call):
+    code, out, _ = call("import_data", small, "--empty", "A", "B", "C Müller", "--out", tmp_path / "own")
+    assert code == 0 and "warning: all masks are empty: nothing can be learned from them" in out
+
+
 def test_nothing_of_the_user_is_overwritten(small, tmp_path, call):
     for name in ("A/seg.nii.gz", "B/seg_1.nii.gz", "B/seg_2.nii.gz"):
         write_volume(small / name, TUMOUR, SPACING)
@@ -307,7 +325,7 @@ def test_nothing_of_the_user_is_overwritten(small, tmp_path, call):
         (["--labels", "3", "--out", tmp_path / "own"], "seg_1.nii.gz, seg_2.nii.gz: which one is its mask?"),
     ):
         code, _, err = call("import_data", small, *options)
-        assert code == 2 and message in err and not (tmp_path / "own").exists()
+        assert code == 2 and err.count(message) == 1 and not (tmp_path / "own").exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cohort", "small"]
 
 
@@ -356,6 +374,8 @@ def test_training_goes_on_from_weights_and_says_whom_they_know(folder, weights, 
     shutil.copytree(folder / "SYNTH_T_0", folder / "SYNTH_T_5")  # another name, the same images
     for path in (folder / "SYNTH_T_5").iterdir():
         path.rename(path.with_name(path.name.replace("T_0", "T_5")))
+    for path in folder.iterdir():
+        (path / "grid.json").write_text('{"spacing": [0.9, 0.9, 5]}')
     again = tmp_path / "first" / "models" / "epoch_1.pt"
     code, out, _ = train("second", again, "train", "test", "train", "validation", "train", "test")
     warning = "2 of the 2 test patients were in the training of the weights that this one began with (epoch_1.pt): " \
@@ -364,6 +384,7 @@ def test_training_goes_on_from_weights_and_says_whom_they_know(folder, weights, 
     assert warning in " ".join(call("test_model", "--run", tmp_path / "second", "--device", "cpu")[1].split())
     run = RunFolder(tmp_path / "second")
     assert run.read_metrics()["notes"][0].startswith(warning)  # which the report shows, too
+    assert run.read_metrics()["spacing"]["SYNTH_T_5"] == [0.9, 0.9, 5] and "hd95_mm" in run.read_metrics()
     card = model_card(run, load_network(run.checkpoint(1))[1], "")
     assert "Begun with the weights epoch_1.pt" in card and "Of the test patients, 2 of 2 were in their training" in card
     code, _, err = call("train_model", "--run", tmp_path / "second", "--resume", "--weights", weights)
