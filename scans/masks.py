@@ -54,7 +54,8 @@ def find_masks(folder: Path, patients: Collection[str] = ()) -> tuple[dict[str, 
     One volume, such as PATIENT.nii.gz or PATIENT.npy, or pictures, PATIENT_SLICE.png or .tif; any may end in _mask.
     Where some pictures do, the others are taken for images; so are volumes.
 
-    patients: names that are known; masks in a folder of such a name may be called anything.
+    patients: names that are known. Masks in a folder of such a name may be called anything, and what is called a mask
+    says nothing about the files of others.
     """
     masks: dict[str, list[Path]] = defaultdict(list)
     entries = list(walk(folder, levels=1, ours=True))
@@ -63,7 +64,7 @@ def find_masks(folder: Path, patients: Collection[str] = ()) -> tuple[dict[str, 
     files = [path for path, reason in entries if file_ending(path) and not reason]
     for pictured in (False, True):
         own = [path for path in files if (file_ending(path) in PICTURES) == pictured]
-        named = [path for path in own if kind_of(stem(path))[1] == MASK] or own
+        named = [path for path in own if patients or is_named(path)] or own
         left |= dict.fromkeys(set(own) - set(named), "not called a mask, beside others that are")
         for path in named:
             match = SLICE.fullmatch(whose(path)) if pictured else None
@@ -73,10 +74,16 @@ def find_masks(folder: Path, patients: Collection[str] = ()) -> tuple[dict[str, 
                 problems.append(f"{path}: not named like a mask. Rename it to PATIENT_NUMBER_mask{path.suffix}.")
             else:
                 masks[known[0] if known else name].append(path)
+    masks = {name: [*filter(is_named, paths)] or paths for name, paths in sorted(masks.items())}
     if not masks and not problems:
         problems.append(f"{folder}: holds no masks (PATIENT_NUMBER_mask.png or .tif, PATIENT.nii.gz, PATIENT.npy).")
     unused = [Item(path, [path], folder, "", OTHER, reason=reason) for path, reason in sorted(left.items())]
-    return dict(sorted(masks.items())), problems, unused
+    return masks, problems, unused
+
+
+def is_named(path: Path) -> bool:
+    """Return whether a file is called a mask."""
+    return kind_of(stem(path))[1] == MASK
 
 
 def whose(path: Path) -> str:

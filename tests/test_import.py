@@ -184,8 +184,8 @@ TUMOUR[:, 10:16, 10:18] = 1
     [
         *(((name, name.replace("A", "C Müller")), [1, 0, 1]) for name in (
             "A.nii.gz", "A_mask.mha", "A_seg.nii.gz", "A_mask.seg.nrrd", "A/Segmentation.seg.nrrd", "A/A_mask.nii.gz")),
-        (("A_1_mask.png", "A_2_mask.png", "B/1_mask.png", "B/2_mask.png", "B/B_overlay.png"), [2, 2, 0]),
-        (("B/1.png", "B/2.png"), [0, 2, 0]),
+        (("A_1_mask.png", "A_2_mask.png", "B/1.png", "B/2.png", "B/B_overlay.png"), [2, 2, 0]),
+        (("A.seg.nrrd", "B.nii.gz", "C Müller/x.nii.gz", "C Müller/mask.nii.gz"), [1, 1, 1]),
     ],
 )  # fmt: skip
 def test_names_of_masks_in_a_folder(names, files, small, tmp_path):
