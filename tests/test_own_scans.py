@@ -89,7 +89,7 @@ def test_a_cohort_grows_and_only_new_scans_are_segmented(predict, tmp_path):  # 
     assert code == 2 and "holds masks of a, which this command does not name" in err
     np.save(mask, np.zeros((3, 9, 9)))
     code, _, err, _ = predict(tmp_path / "a.npy", tmp_path / "b.npy")
-    assert code == 1 and "a_mask.npy: cannot be used: is not of the size of the scan." in err
+    assert code == 1 and "a_mask.npy: cannot be used: it has 3 slices of 9x9, the images have 1 slices of" in err
     assert np.load(mask).shape == (3, 9, 9)
 
 
