@@ -186,7 +186,7 @@ def add_patients(cohort: Cohort, name: str, own: list[Item]) -> None:
     for main in mains or [None]:
         where = Path(os.path.abspath(main.place)).relative_to(top) if len(mains) > 1 else Path()
         patient = Patient(unique(name, where, cohort), {FLAIR: main} if main else {})
-        if len(mains) < 2 and patient.name != safe_name(name):
+        if stem(where) in ("", name) and not where.parent.parts and patient.name != safe_name(name):
             patient.notes.append(f"another one is called {name}, too")
         others = [item for item in rest if len(mains) < 2 or item.folder == main.folder]
         for column, kind in COLUMNS.items():
