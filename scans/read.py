@@ -15,7 +15,7 @@ from dataset.folder import read_spacing
 from scans import geometry, medical
 from scans.names import SHOWN, volumes_of_set
 from scans.scan import PICTURES, Scan, check_voxels, file_ending, safe_name, stem
-from scans.unusual import file_warnings
+from scans.unusual import file_warnings, is_stripped
 
 if TYPE_CHECKING:
     from scans.cohort import Patient
@@ -53,6 +53,8 @@ def read_patient(patient: "Patient", spacing: Sequence[float] | None = None) -> 
         scan.notes.append("--spacing is not used: the file says it")
     scan.spacing = scan.spacing or (tuple(spacing) if spacing else None)
     scan.notes += geometry.describe(scan)
+    if is_stripped(scan):
+        scan.notes.append("scalp and skull seem to be removed")
     return scan, problems
 
 

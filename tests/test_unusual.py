@@ -1,4 +1,4 @@
-"""What is unusual in the images of a patient: pictures that are no stack of one patient."""
+"""What is unusual in the images of a patient: mixed pictures, removed skulls."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from scans.scan import Scan
-from scans.unusual import file_warnings
+from scans.unusual import file_warnings, is_stripped
 
 GREY = np.full((8, 8, 3), 90, np.uint8)
 TINTED = GREY + np.array([0, 0, 2], np.uint8)
@@ -29,3 +29,13 @@ def test_pictures_that_are_no_stack_of_one_patient(names, planes, expected):
     paths = [Path(f"{name}.png") for name in names]
     warnings = file_warnings(Scan("p", planes, list(names), paths), paths)
     assert (len(warnings) == 1 and expected in warnings[0]) if expected else warnings == []
+
+
+def test_a_head_without_scalp_and_skull():
+    y, x = np.mgrid[:256, :256]
+    radius = np.hypot(y - 128, x - 128)
+    brain = np.where(radius < 70, 90 + x % 40, 0)
+    head = np.where((radius > 84) & (radius < 100), 250, brain)
+    for plane, slices, stripped in ((brain, 5, True), (head, 5, False), (brain, 4, False), (brain * 0, 5, False)):
+        planes = [np.repeat(plane[..., None], 3, 2).astype(np.uint8)] * slices
+        assert is_stripped(Scan("p", planes, [], [])) is stripped
