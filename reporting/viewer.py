@@ -123,9 +123,11 @@ def encode_pictures(shown: np.ndarray, most: int = PICTURE_BYTES) -> list[list[s
 
     step = max(shown.shape[1] // SAMPLE, 1)
     for count, quality in [(min(count, len(shown)), quality) for count, quality in QUALITIES]:
-        if sum(map(len, encode(shown[:, ::step], count, quality))) * step <= most:
+        pictures = encode(shown[:, ::step], count, quality)
+        if sum(map(len, pictures)) * step <= most:
             break
-    texts = [base64.b64encode(picture).decode() for picture in encode(shown, count, quality)]
+    pictures = encode(shown, count, quality) if step > 1 else pictures
+    texts = [base64.b64encode(picture).decode() for picture in pictures]
     return [texts[first : first + count] for first in range(0, len(texts), count)]
 
 
