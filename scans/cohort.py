@@ -20,15 +20,15 @@ from constants import FLAIR, POST, PRE
 from scans import medical
 from scans.items import GONE, NOT_CHOSEN, Item, begin_of, find_items, gap_in, identify, side_of
 from scans.names import COLUMNS, MASK, OTHER, SHOWN, Kind, base_of, is_pattern, maker_of, volumes_of_set
-from scans.read import holds_mask, open_array
+from scans.read import open_array
 from scans.scan import PICTURES, file_ending, safe_name, stem
 from utils import UserError, is_unsafe_path, list_few, read_csv, to_csv, write_text
 
 HEADER = ("mask_of", "slices", "spacing", "unused", "notes")  # after the patient and its files
 Columns = dict[str, Kind]  # of files, in a table
-Places = tuple[dict[Path, list], dict[Path, list], dict[str, list]]  # of `places_of`
+# Images, each with the begin of its name: by folder, by each folder above that, and by a begin that has a number
+Places = tuple[dict[Path, list], dict[Path, list], dict[str, list]]
 REMEDY = "write it into the table of --list."
-SWAPPED = "the images are masks, and the masks are images. Swap their names, or the cells of the table of --list."
 SEVERAL = "fits several scans: write it into the table"
 MOST_LINES = 20  # of the table, printed
 
@@ -92,61 +92,49 @@ def find_patients(inputs: Iterable[Path], options: dict[Kind, str] | None = None
             else:
                 patient.items[kind] = read_cell(Path(), text, kind, patient.name)
     if not ready and not problems:
-        drawn = {holds_mask(item.paths[0]): item for item in cohort.unused if item.kind == MASK}
-        problems.append(
-            f"{drawn[False].place}: {SWAPPED}" if len(drawn) == 2
-            else f"{', '.join(map(str, inputs))}: no image that is not a mask by its name or its values. Name another."
-        )  # fmt: skip
+        named = ", ".join(map(str, inputs))
+        problems.append(f"{named}: no image that is not a mask by its name or its values. Name another.")
     return cohort
 
 
 # --- From items to patients --------------------------------------------------------------------------------------
 
 
-def group(items: Iterable[Item], patterns: set[Kind]) -> list[tuple[str, list[Item]]]:
+def group(items: list[Item], patterns: set[Kind]) -> list[tuple[str, list[Item]]]:
     """Return name and items of each patient.
 
     Masks, what matches a pattern, and images of no known sequence, to be listed as unused, may have another name than
     the FLAIR that they belong to: see `owners`.
     """
     patients: dict[tuple[Path, str], list[Item]] = defaultdict(list)
+    with_flair = {item.root for item in items if item.kind == FLAIR and not item.series}
+    places: dict[Path, Places] = defaultdict(lambda: (defaultdict(list), defaultdict(list), defaultdict(list)))
     for item in items:
         patients[item.root, item.name].append(item)
-    images: dict[Path, list[Item]] = defaultdict(list)  # by root
-    for item in (item for own in patients.values() for item in own):
-        if item.kind in (FLAIR, None) and not item.series:
-            images[item.root].append(item)
-    flairs = {root: [image for image in own if image.kind == FLAIR] for root, own in images.items()}
-    places = {root: places_of(flairs[root] or own) for root, own in images.items()}
-    for key, own in list(patients.items()):
+        if not item.series and item.kind == (FLAIR if item.root in with_flair else None):
+            add_place(places[item.root], item)
+    for (root, name), own in list(patients.items()):
         kinds = {item.kind for item in own}
-        if kinds & {PRE, FLAIR, POST} - patterns or not own[0].alone or key[0] not in places:
+        of_images = {PRE, FLAIR, POST, *([] if root in with_flair else [None])} - patterns
+        if kinds & of_images or not own[0].alone:
             continue
-        if None in kinds and not flairs[key[0]]:
-            continue
-        fits = owners(own[0], places[key[0]], kinds, bool(kinds & patterns))
+        fits = owners(own[0], places[root], kinds, bool(kinds & patterns))
         if len(fits) == 1:
-            patients[key[0], fits.pop()] += patients.pop(key)
+            patients[root, fits.pop()] += patients.pop((root, name))
         elif fits:
             kind = {None: OTHER}
-            patients[key] = [i._replace(kind=kind.get(i.kind, i.kind), reason=i.reason or SEVERAL) for i in own]
+            own[:] = [i._replace(kind=kind.get(i.kind, i.kind), reason=i.reason or SEVERAL) for i in own]
     return [(name, own) for (_, name), own in patients.items()]
 
 
-def places_of(images: Iterable[Item]) -> Places:
-    """Return images with the begin of their names: by folder, by each folder above that, and by a begin with numbers.
-
-    No image is compared with each mask: a cohort may hold 100,000 of both.
-    """
-    inside, below, begins = defaultdict(list), defaultdict(list), defaultdict(list)
-    for image in images:
-        folder, begin = image.folder, begin_of(image)
-        inside[folder].append((image, begin))
-        for above in (folder, *folder.parents):
-            below[above].append((image, begin))
-        if re.search(r"\d", begin):
-            begins[begin].append(image)
-    return inside, below, begins
+def add_place(places: Places, image: Item) -> None:
+    inside, below, begins = places
+    folder, begin = image.folder, begin_of(image)
+    inside[folder].append((image, begin))
+    for above in (folder, *folder.parents):
+        below[above].append((image, begin))
+    if re.search(r"\d", begin):
+        begins[begin].append(image)
 
 
 def owners(item: Item, places: Places, kinds: set[Kind], wanted: bool) -> set[str]:

@@ -30,7 +30,7 @@ from scans.scan import ENDINGS, PICTURES, file_ending, natural_order, stem
 DEEPEST = 8  # levels of folders below a folder that is named; patient, session, kind and series are 4
 BIDS = "dataset_description.json"  # in a folder of that standard, where these hold no scans as they were taken
 BIDS_OTHERS = {"code", "derivatives", "sourcedata", "stimuli"}
-OURS = "prediction.json"  # in a folder that predict_model.py wrote
+OURS = "prediction.json"  # settings of network and masks, the first file in a folder of predict_model.py
 THREE_D = re.compile(r"^[23]D[_-]?")  # 3DT1 beside T1 is the same sequence on a grid of its own
 NUMBERED = re.compile(r"(.+)_(\d{4})")  # a channel of nnU-Net, in these folders:
 NNUNET = {"imagesTr", "imagesTs"}

@@ -3,7 +3,7 @@
 import hashlib
 import io
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,10 @@ import pandas as pd
 
 from constants import RESEARCH_USE
 from scans import medical
-from scans.check import CORRECTED, needs_check
+from scans.check import CORRECTED
 from scans.scan import PICTURES, Scan, file_ending, safe_name
 from scans.show import contact_sheet
-from utils import atomic_write, to_json
+from utils import atomic_write
 
 SLICES, PATIENTS = "slices.csv", "patients.csv"
 COLUMNS = {
@@ -30,52 +30,13 @@ COUNTED = (("check", "yes"), ("origin", CORRECTED))  # of a cohort
 Row = dict[str, Any]  # by column; what is not known is missing
 
 
-def write_patient(
-    out: Path, scan: Scan, masks: list[np.ndarray], references: Sequence[np.ndarray] | None, about: Row,
-    make_page: Callable[[list[Row], Row], str], kept: Row, probabilities: list[np.ndarray] | None = None,
-    notice: str = "", before: Row | None = None, in_place: bool = False,
-) -> Row:  # fmt: skip
-    """Write the files of a patient, and return its record, which is PATIENT_mask.json.
-
-    The record goes before masks of the network: without all of them the patient counts as not segmented, and a mask
-    that is not as the record says has been corrected. Whatever else there is stands when the record does.
-
-    Args:
-        masks, references: uint8 [H, W], 0 or 1, of each slice.
-        about: origin, warnings and further columns of patients.csv that the masks do not say.
-        make_page: from the rows of slices.csv and of patients.csv to the patient's page.
-        kept: further entries of the record.
-        probabilities: float32 [H, W], written if given.
-        notice: below the sheet.
-        before: the earlier record, if there is one.
-        in_place: whether the masks come from their files, which stay as they are.
-    """
-    folder, rows = out / scan.name, measure(scan, masks, references)
-    total = sum_up(rows) | about
-    total["check"] = needs_check(total)
+def make_sheet(
+    scan: Scan, masks: Sequence[np.ndarray], references: Sequence[np.ndarray] | None, rows: list[Row], total: Row,
+    notice: str,
+) -> bytes:  # fmt: skip
+    """Return PATIENT_overlay.png; masks, references: uint8 [H, W], 0 or 1, of each slice. notice: below the sheet."""
     heading, footer = [scan.name, *describe(total)], [*filter(None, [notice]), RESEARCH_USE]
-    sheet = contact_sheet(scan, masks, references, [caption(row) for row in rows], heading, footer)
-    files = {f"{scan.name}_overlay.png": encode_picture(sheet)}
-    files |= encode_stack(scan, probabilities, "probability") if probabilities else {}
-    files[f"{scan.name}_report.html"] = make_page(rows, total).encode()
-    if in_place:
-        own = {name: (folder / name).read_bytes() for name in file_names(scan, "mask")}
-    else:
-        own = encode_stack(scan, masks, "mask")
-    record = {
-        "patient": total,
-        "slices": rows,
-        "notes": scan.notes,
-        "grey": scan.grey,
-        **kept,
-        "masks": {name: digest_bytes(content) for name, content in own.items()},
-        "files": sorted({*files, *(before or {}).get("files", ())}),
-    }
-    files[record_path(out, scan.name).name] = to_json(record).encode()
-    for name, content in (files if in_place else files | own).items():
-        with atomic_write(folder / name) as file:
-            file.write(content)
-    return record
+    return encode_picture(contact_sheet(scan, masks, references, [caption(row) for row in rows], heading, footer))
 
 
 def record_path(out: Path, patient: str) -> Path:
@@ -83,7 +44,7 @@ def record_path(out: Path, patient: str) -> Path:
 
 
 def read_record(out: Path, patient: str) -> Row:
-    """Return the record of a patient, as of `write_patient`; {} if there is none, or a damaged one."""
+    """Return the record of a patient, as inference.cohort writes it; {} if there is none, or a damaged one."""
     return read_json(record_path(out, patient))
 
 
