@@ -199,7 +199,7 @@ def run_shards(
             stack.callback(processes[-1][0].terminate)
         bar = stack.enter_context(tqdm(total=len(names), initial=len(names) - len(waiting), unit="scan", disable=None))
         while any(process.poll() is None for process, _ in processes):
-            time.sleep(0.5)
+            time.sleep(0.5 + len(waiting) / 10_000)  # to look for so many files takes time
             done = {name for name in waiting if record_path(out, name).is_file()}
             waiting -= done
             bar.update(len(done))

@@ -354,6 +354,8 @@ def read_cell(folder: Path, text: str, kind: Kind, name: str) -> Item:
         paths += sorted(place.parent.glob(place.name)) if is_pattern(str(place)) else [place]
     if not paths:
         raise UserError(f"{folder / text}: no file matches. Write another.")
+    if len(paths) == 1 and os.path.isfile(paths[0]) and file_ending(paths[0]) not in ("", *PICTURES):
+        return Item(paths[0], paths, paths[0].parent, name, kind)  # unread, as the table says what it is
     items = find_items(paths, {}, problems := [])
     items = [item for item in items if not item.reason]
     items = [item for item in items if not series or (item.series and series.lower() in item.series.names)]

@@ -1,5 +1,6 @@
 """What predict_model.py writes: masks in the form of the scan's files, one sheet, and areas and volumes in tables."""
 
+import csv
 import hashlib
 import io
 import json
@@ -9,7 +10,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-import pandas as pd
 
 from constants import RESEARCH_USE
 from scans import medical
@@ -26,7 +26,6 @@ COLUMNS = {
                "warnings", "slices", "lesion_slices", "lesion_pixels", "lesion_mm3", "largest_slice",
                "reference_pixels", "true_positive", "dice", "network_mask", "source"),
 }  # fmt: skip
-COUNTED = (("check", "yes"), ("origin", CORRECTED))  # of a cohort
 Row = dict[str, Any]  # by column; what is not known is missing
 
 
@@ -67,7 +66,7 @@ def write_tables(out: Path, patients: Iterable[str]) -> tuple[list[Row], int]:
     totals, grey = [], 0
     with atomic_write(out / SLICES) as slices, atomic_write(out / PATIENTS) as table:
         for name, file in ((SLICES, slices), (PATIENTS, table)):
-            file.write(to_lines(name, [], header=True))
+            file.write(to_lines(name, [dict(zip(COLUMNS[name], COLUMNS[name], strict=True))]))
         for record in filter(None, (read_record(out, patient) for patient in patients)):
             slices.write(to_lines(SLICES, record["slices"]))
             table.write(to_lines(PATIENTS, [record["patient"]]))
@@ -76,10 +75,13 @@ def write_tables(out: Path, patients: Iterable[str]) -> tuple[list[Row], int]:
     return totals, grey
 
 
-def to_lines(name: str, rows: list[Row], header: bool = False) -> bytes:
-    """Return rows of a table as CSV: numbers with six decimals, what is not known as an empty cell."""
-    table = pd.DataFrame(rows, columns=COLUMNS[name])
-    return table.to_csv(header=header, index=False, float_format="%.6f", lineterminator="\n").encode()
+def to_lines(name: str, rows: list[Row]) -> bytes:
+    """Return rows of a table as CSV: fractions with six decimals, what is not known as an empty cell."""
+    writer = csv.writer(file := io.StringIO(), lineterminator="\n")
+    for row in rows:
+        cells = (row.get(column) for column in COLUMNS[name])
+        writer.writerow([f"{cell:.6f}" if isinstance(cell, float) else cell for cell in cells])
+    return file.getvalue().encode()
 
 
 # --- Masks and pictures as files ---------------------------------------------------------------------------------
@@ -170,7 +172,8 @@ def describe(total: Row) -> list[str]:
 def describe_cohort(totals: list[Row]) -> str:
     """Return the totals of all patients' rows in one line."""
     lesions = sum(row["lesion_pixels"] > 0 for row in totals)
-    check, corrected = (sum(row[name] == value for row in totals) for name, value in COUNTED)
+    check = sum(row["check"] == "yes" for row in totals)
+    corrected = sum(row["origin"] == CORRECTED for row in totals)
     volumes = [row["volume_ml"] for row in totals if "volume_ml" in row]
     text = (
         f"{len(totals)} scan{'s' * (len(totals) > 1)}: {lesions} with lesion, {check} to check, {corrected} corrected"
