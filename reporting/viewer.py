@@ -116,7 +116,7 @@ def encode_pictures(shown: np.ndarray, most: int = PICTURE_BYTES) -> list[list[s
     def encode(slices: np.ndarray, count: int, quality: int) -> list[bytes]:
         def to_webp(picture: np.ndarray) -> bytes:
             file = io.BytesIO()
-            Image.fromarray(picture).save(file, "WEBP", quality=quality, method=3)
+            Image.fromarray(picture).save(file, "WEBP", quality=quality, method=2)
             return file.getvalue()
 
         return parallel_map(to_webp, slices[:count].swapaxes(0, 1).reshape(-1, *slices.shape[2:]))
