@@ -21,7 +21,7 @@ PICTURE_BYTES = 9_000_000  # of all pictures together, before base64 adds a thir
 SEQUENCES = {"FLAIR": FLAIR, "pre-contrast": PRE, "post-contrast": POST}
 # Sequences and quality of WebP: the first that stay within PICTURE_BYTES; rather FLAIR alone than all below 40
 QUALITIES = ((3, 80), (3, 60), (3, 40), (1, 80), (1, 60), (1, 40), (1, 20), (1, 5))
-SAMPLE = 64  # slices from which the bytes of a quality are estimated
+SAMPLE = 16  # slices from which the bytes of a quality are estimated
 REFERENCE, PREDICTION = 1, 2  # bits of a pixel's label in the page
 MARGIN = 12  # pixels around the head, from whose outline thin skin may be missing
 
