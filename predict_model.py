@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING, Any
 
 import constants
 from scans.inputs import add_image_options, find, parse, report
-from utils import existing, fraction, k_of_n, list_few, positive, run_script, write_text
+from utils import existing, fraction, k_of_n, positive, run_script, write_text
 
 if TYPE_CHECKING:
     from scans.cohort import Cohort
@@ -86,13 +86,12 @@ def main(argv: list[str] | None = None) -> None:
         cohort = find(args)
         report(write_list(args.table, cohort), done=bool(cohort.with_flair))
         return
-    from scans.cohort import SWAPPED, describe
-    from scans.earlier import begin, refuse_folder, refuse_images
+    from scans.cohort import describe
+    from scans.earlier import begin, refuse_folder
 
     refuse_folder(args.out)
     cohort = find(args)
     patients = cohort.with_flair[args.shard[0] - 1 :: args.shard[1]] if args.shard else cohort.with_flair
-    refuse_images(args.out, patients)
     print("\n".join(describe(cohort)))
     from inference.cohort import Prediction, run_shards
     from inference.segment import computation
@@ -118,19 +117,15 @@ def main(argv: list[str] | None = None) -> None:
         functools.partial(make_page, facts=facts, synthetic_notice=notice),
     )  # fmt: skip
 
-    started, problems, swapped = time.perf_counter(), [] if args.shard else cohort.problems, []
+    started, problems = time.perf_counter(), [] if args.shard else cohort.problems
     slices: Counter[str] = Counter()  # by what became of them
     for work in prediction.run(patients):
-        if work.swapped:
-            swapped.append(work.patient.name)
-            continue
         problems += work.problems
         if work.record:
             work.patient.notes = work.record["notes"]
             slices[work.done] += len(work.record["slices"])
             if work.done != "before":
                 describe_patient(work.record["patient"])
-    problems += [f"{list_few(swapped)}: {SWAPPED}"] if swapped else []
     seconds = time.perf_counter() - started
     if before := slices["before"]:
         print(f"{before} slices were done before")

@@ -7,12 +7,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from constants import FLAIR
 from scans import medical
 from scans.cohort import Cohort, Patient
 from scans.items import PROBLEMS, Item, walk
 from scans.names import MASK, OTHER, SHOWN, Kind, base_of, kind_of
-from scans.read import holds_mask, open_picture, read_picture, read_stack
+from scans.read import open_picture, read_picture, read_stack
 from scans.scan import PICTURES, Scan, file_ending, stem
 
 MOST_LABELS = 9  # a mask of labels has whole numbers up to this; grey levels of resizing go on to 255
@@ -147,12 +146,6 @@ def foreground(values: np.ndarray) -> np.ndarray:
     if levels.min() > 0 and len(levels) > 1:
         raise ValueError(f"a mask with the values {shown} and no 0: which is background? Save that as 0.")
     return (values > 0).astype(np.uint8)
-
-
-def is_swapped(patient: Patient) -> bool:
-    """Return whether the FLAIR of a patient is a mask, and the mask an image."""
-    middle = {kind: item.paths[len(item.paths) // 2] for kind, item in patient.items.items()}
-    return MASK in middle and holds_mask(middle[FLAIR]) and not holds_mask(middle[MASK])
 
 
 def by_slice(paths: list[Path], scan: Scan) -> list[Path]:

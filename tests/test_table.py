@@ -14,8 +14,8 @@ from PIL import Image
 from test_cohort import files, found, touch
 
 from constants import FLAIR, POST, PRE
-from scans.cohort import SWAPPED, Cohort, find_patients, to_table
-from scans.masks import is_swapped, read_reference
+from scans.cohort import Cohort, find_patients, to_table
+from scans.masks import read_reference
 from scans.names import MASK
 from scans.read import read_patient, read_scan
 
@@ -198,7 +198,7 @@ def test_a_mask_of_somebody_else_is_nobodys(tmp_path):
     assert [item.place.name for own in cohort.patients for item in own.unused] == ["t1_seg.nii"]
 
 
-def test_pictures_of_masks_alone_are_no_patient_and_swapped_ones_are_one_sentence(tmp_path):
+def test_pictures_of_masks_alone_are_no_patient(tmp_path):
     image, mask = np.arange(64, dtype=np.uint8).reshape(8, 8), np.eye(8, dtype=np.uint8) * 255
     for kind, plane in (("images", image), ("annotations", mask)):
         for n in (1, 2):
@@ -206,14 +206,6 @@ def test_pictures_of_masks_alone_are_no_patient_and_swapped_ones_are_one_sentenc
             Image.fromarray(plane).save(path)
     cohort = find_patients([tmp_path / "set"])
     assert [patient.name for patient in cohort.patients] == ["P1"] and cohort.unused[0].kind == MASK
-    for name, plane in (("images/P1.npy", mask), ("masks/P1.npy", image)):
-        np.save(touch(tmp_path / "swapped", name) / name, np.stack([plane] * 3))
-    (problem,) = find_patients([tmp_path / "swapped"]).problems
-    assert problem == f"{tmp_path / 'swapped' / 'masks' / 'P1.npy'}: {SWAPPED}"
-    (patient,) = find_patients([touch(tmp_path / "P2", "P2_flair.npy", "P2_seg.npy")]).patients
-    np.save(tmp_path / "P2" / "P2_flair.npy", np.stack([mask] * 3))
-    np.save(tmp_path / "P2" / "P2_seg.npy", np.stack([image] * 3))
-    assert is_swapped(patient)
 
 
 def test_a_gap_in_the_numbers_of_pictures_is_named(tmp_path):
