@@ -87,12 +87,11 @@ def main(argv: list[str] | None = None) -> None:
         report(write_list(args.table, cohort), done=bool(cohort.with_flair))
         return
     from scans.cohort import describe
-    from scans.earlier import begin, refuse_folder, refuse_images
+    from scans.earlier import begin, refuse_folder
 
     refuse_folder(args.out)
     cohort = find(args)
     patients = cohort.with_flair[args.shard[0] - 1 :: args.shard[1]] if args.shard else cohort.with_flair
-    refuse_images(args.out, patients)
     print("\n".join(describe(cohort)))
     from inference.cohort import Prediction, run_shards
     from inference.segment import computation

@@ -4,7 +4,6 @@ The next patient is read and the last one written while the network computes.
 """
 
 import contextlib
-import functools
 import os
 import signal
 import subprocess
@@ -22,16 +21,26 @@ from tqdm import tqdm
 
 from evaluation.selection import Postprocessing
 from inference.segment import Compute, expect, predict, to_masks
-from scans.check import input_warnings, seen_in_training
+from scans.check import NETWORK, input_warnings, needs_check, seen_in_training
 from scans.cohort import Patient
-from scans.earlier import describe_predicted, describe_written, inputs_digest, read_done, read_written
+from scans.earlier import describe_written, digest, inputs_digest, read_done, read_written
 from scans.inputs import SOME_FAILED
 from scans.masks import read_reference
 from scans.read import read_patient
 from scans.scan import Scan
-from scans.write import Row, read_record, record_path, write_patient
+from scans.write import (
+    Row,
+    digest_bytes,
+    encode_stack,
+    file_names,
+    make_sheet,
+    measure,
+    read_record,
+    record_path,
+    sum_up,
+)
 from training.hardware import device_of
-from utils import SYSTEM_ERROR, cores
+from utils import SYSTEM_ERROR, atomic_write, cores, to_json
 
 NO_SPACING = "no spacing known, so that areas are in pixels only; add it with --spacing"
 Planes = Sequence[np.ndarray] | None  # of each slice
@@ -100,28 +109,57 @@ class Prediction:
         return work
 
     def write(self, work: Work) -> Work:
+        """Write the files of a patient and its record, PATIENT_mask.json.
+
+        The record goes before masks of the network: without all of them the patient counts as not segmented, and a mask
+        that is not as the record says has been corrected. Whatever else there is stands when the record does.
+        """
         scan = work.scan
         if scan is None:
             return work
         if not work.in_place:
             work.masks = to_masks(work.probabilities, Postprocessing.of(self.checkpoint["input"]), scan.spacing)
+        masks, references, folder = work.masks, work.references, self.out / scan.name
+        rows = measure(scan, masks, references)
+        total = sum_up(rows) | self.judge(work)
+        total["check"] = needs_check(total)
+        files = {f"{scan.name}_overlay.png": make_sheet(scan, masks, references, rows, total, self.notice)}
+        if self.write_probabilities and work.probabilities:
+            files |= encode_stack(scan, work.probabilities, "probability")
+        page = self.make_page(work.patient, scan, masks, references, work.probabilities, rows, total)
+        files[f"{scan.name}_report.html"] = page.encode()
+        if work.in_place:
+            own = {name: (folder / name).read_bytes() for name in file_names(scan, "mask")}
+        else:
+            own = encode_stack(scan, masks, "mask")
+        work.record = {
+            "patient": total,
+            "slices": rows,
+            "notes": scan.notes,
+            "grey": scan.grey,
+            "inputs": work.inputs,
+            "problems": work.problems,
+            "masks": {name: digest_bytes(content) for name, content in own.items()},
+            "files": sorted({*files, *work.before.get("files", ())}),
+        }
+        files[record_path(self.out, scan.name).name] = to_json(work.record).encode()
+        for name, content in (files if work.in_place else files | own).items():
+            with atomic_write(folder / name) as file:
+                file.write(content)
+        work.scan = work.references = work.masks = work.probabilities = work.small = None  # memory
+        return work
+
+    def judge(self, work: Work) -> Row:
+        """Return the columns of patients.csv that the masks do not say: origin, expected Dice, warnings."""
+        scan, model = work.scan, self.checkpoint["quality"]
         warnings = [*scan.warnings, *input_warnings(scan.slices, work.masks)]
         if work.in_place:
             about = describe_written(work.masks, work.before.get("patient", {}))
         else:
-            expected = expect(self.checkpoint["quality"], work.small, work.masks, scan, bool(warnings))
-            about = describe_predicted(work.masks) | expected
+            about = {"origin": NETWORK, "network_mask": digest(work.masks)}
+            about |= expect(model, work.small, work.masks, scan, bool(warnings))
         about["seen_in_training"] = seen_in_training(scan, self.checkpoint["training_patients"])
-        about["warnings"] = " ".join(warnings)
-        page = functools.partial(self.make_page, work.patient, scan, work.masks, work.references, work.probabilities)
-        wanted = work.probabilities if self.write_probabilities else None
-        kept = {"inputs": work.inputs, "problems": work.problems}
-        work.record = write_patient(
-            self.out, scan, work.masks, work.references, about, page, kept, wanted, self.notice, work.before,
-            work.in_place,
-        )  # fmt: skip
-        work.scan = work.references = work.masks = work.probabilities = work.small = None  # memory
-        return work
+        return about | {"warnings": " ".join(warnings)}
 
 
 def in_stages(items: Iterable, read: Callable, compute: Callable, write: Callable) -> Iterator:
@@ -161,7 +199,7 @@ def run_shards(
             stack.callback(processes[-1][0].terminate)
         bar = stack.enter_context(tqdm(total=len(names), initial=len(names) - len(waiting), unit="scan", disable=None))
         while any(process.poll() is None for process, _ in processes):
-            time.sleep(0.5)
+            time.sleep(0.5 + len(waiting) / 10_000)  # to look for so many files takes time
             done = {name for name in waiting if record_path(out, name).is_file()}
             waiting -= done
             bar.update(len(done))

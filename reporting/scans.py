@@ -24,6 +24,7 @@ from scans.write import Row
 from utils import show_number, write_text
 
 MOST_BYTES, MOST_PATIENTS = 16_000_000, 30  # that report.html shows itself
+MOST_ROWS = 10_000  # of its table, which a browser still scrolls
 PICTURE_BYTES = 3_000_000  # of a patient's pictures, before base64 adds a third; of the probabilities a quarter of it
 PAGE = "report"  # name of the page of a patient: PATIENT_report.html
 DATA = re.compile(r'<script type="application/json" id="data">(.*?)</script>', re.DOTALL)  # of a page
@@ -48,11 +49,13 @@ def write_report(
     totals: rows of patients.csv. facts: about network and cohort, by name. warnings: about the whole cohort.
     synthetic_notice: empty, or says that the network knows nothing.
     """
-    totals = sorted(totals, key=first_to_check)
+    title = f"{out.resolve().name}: {len(totals)} scan{'s' * (len(totals) > 1)}"
+    if len(totals) > MOST_ROWS:
+        warnings = [*warnings, f"The table lists the {MOST_ROWS:,} scans to check first. All are in patients.csv."]
+    totals = sorted(totals, key=first_to_check)[:MOST_ROWS]
     pages = [page_of(out, total["patient"]) for total in totals]
     few = len(pages) <= MOST_PATIENTS and sum(page.stat().st_size for page in pages) <= MOST_BYTES
     stacks = [read_stack(page) for page in pages] if few else []
-    title = f"{out.resolve().name}: {len(totals)} scan{'s' * (len(totals) > 1)}"
     path = out / "report.html"
     write_text(path, render_page(title, stacks, totals, facts, synthetic_notice, warnings))
     return path

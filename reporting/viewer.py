@@ -21,7 +21,7 @@ PICTURE_BYTES = 9_000_000  # of all pictures together, before base64 adds a thir
 SEQUENCES = {"FLAIR": FLAIR, "pre-contrast": PRE, "post-contrast": POST}
 # Sequences and quality of WebP: the first that stay within PICTURE_BYTES; rather FLAIR alone than all below 40
 QUALITIES = ((3, 80), (3, 60), (3, 40), (1, 80), (1, 60), (1, 40), (1, 20), (1, 5))
-SAMPLE = 64  # slices from which the bytes of a quality are estimated
+SAMPLE = 16  # slices from which the bytes of a quality are estimated
 REFERENCE, PREDICTION = 1, 2  # bits of a pixel's label in the page
 MARGIN = 12  # pixels around the head, from whose outline thin skin may be missing
 
@@ -116,16 +116,18 @@ def encode_pictures(shown: np.ndarray, most: int = PICTURE_BYTES) -> list[list[s
     def encode(slices: np.ndarray, count: int, quality: int) -> list[bytes]:
         def to_webp(picture: np.ndarray) -> bytes:
             file = io.BytesIO()
-            Image.fromarray(picture).save(file, "WEBP", quality=quality, method=3)
+            Image.fromarray(picture).save(file, "WEBP", quality=quality, method=2)
             return file.getvalue()
 
         return parallel_map(to_webp, slices[:count].swapaxes(0, 1).reshape(-1, *slices.shape[2:]))
 
     step = max(shown.shape[1] // SAMPLE, 1)
     for count, quality in [(min(count, len(shown)), quality) for count, quality in QUALITIES]:
-        if sum(map(len, encode(shown[:, ::step], count, quality))) * step <= most:
+        pictures = encode(shown[:, ::step], count, quality)
+        if sum(map(len, pictures)) * step <= most:
             break
-    texts = [base64.b64encode(picture).decode() for picture in encode(shown, count, quality)]
+    pictures = encode(shown, count, quality) if step > 1 else pictures
+    texts = [base64.b64encode(picture).decode() for picture in pictures]
     return [texts[first : first + count] for first in range(0, len(texts), count)]
 
 

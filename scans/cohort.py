@@ -7,6 +7,7 @@ a folder; a pattern of file names; one DICOM series of a folder (folder#number o
 between them. Paths are relative to the folder of the table.
 """
 
+import itertools
 import os
 import re
 from collections import defaultdict
@@ -25,6 +26,8 @@ from utils import UserError, is_unsafe_path, list_few, read_csv, to_csv, write_t
 
 HEADER = ("mask_of", "slices", "spacing", "unused", "notes")  # after the patient and its files
 Columns = dict[str, Kind]  # of files, in a table
+# Images, each with the begin of its name: by folder, by each folder above that, and by a begin that has a number
+Places = tuple[dict[Path, list], dict[Path, list], dict[str, list]]
 REMEDY = "write it into the table of --list."
 SEVERAL = "fits several scans: write it into the table"
 MOST_LINES = 20  # of the table, printed
@@ -66,8 +69,9 @@ def find_patients(inputs: Iterable[Path], options: dict[Kind, str] | None = None
     problems: list[str] = []
     items = find_items([path for path in inputs if path not in tables], options, problems)
     cohort = Cohort([patient for table in tables for patient in read_table(table, problems)], problems, [])
+    taken = {patient.name.lower() for patient in cohort.patients}
     for name, own in group(items, patterns):
-        add_patients(cohort, name, choose_series(own, series, problems))
+        add_patients(cohort, name, choose_series(own, series, problems), taken)
     ready = cohort.with_flair
     for patient in ready:
         if any(volumes := volumes_of_set(patient.items[FLAIR].place)) and patient.items[FLAIR].alone:
@@ -88,67 +92,76 @@ def find_patients(inputs: Iterable[Path], options: dict[Kind, str] | None = None
             else:
                 patient.items[kind] = read_cell(Path(), text, kind, patient.name)
     if not ready and not problems:
-        named = ", ".join(map(str, inputs))
-        problems.append(f"{named}: no image that is not a mask by its name or its values. Name another.")
+        problems.append(
+            f"{list_few([*map(str, inputs)])}: no image that is not a mask by its name or values. Name another."
+        )
     return cohort
 
 
 # --- From items to patients --------------------------------------------------------------------------------------
 
 
-def group(items: Iterable[Item], patterns: set[Kind]) -> list[tuple[str, list[Item]]]:
+def group(items: list[Item], patterns: set[Kind]) -> list[tuple[str, list[Item]]]:
     """Return name and items of each patient.
 
     Masks, what matches a pattern, and images of no known sequence, to be listed as unused, may have another name than
     the FLAIR that they belong to: see `owners`.
     """
     patients: dict[tuple[Path, str], list[Item]] = defaultdict(list)
+    with_flair = {item.root for item in items if item.kind == FLAIR and not item.series}
+    places: dict[Path, Places] = defaultdict(lambda: (defaultdict(list), defaultdict(list), defaultdict(list)))
     for item in items:
         patients[item.root, item.name].append(item)
-    images = [item for own in patients.values() for item in own if item.kind in (FLAIR, None) and not item.series]
-    begins = [begin_of(image) for image in images]
-    for key, own in list(patients.items()):
+        if not item.series and item.kind == (FLAIR if item.root in with_flair else None):
+            add_place(places[item.root], item)
+    for (root, name), own in list(patients.items()):
         kinds = {item.kind for item in own}
-        if kinds & {PRE, FLAIR, POST} - patterns or not own[0].alone:
+        of_images = {PRE, FLAIR, POST, *([] if root in with_flair else [None])} - patterns
+        if kinds & of_images or not own[0].alone:
             continue
-        pairs = zip(images, begins, strict=True)
-        others = [(image, begin) for image, begin in pairs if image.root == key[0] and image.name != key[1]]
-        flairs = [(image, begin) for image, begin in others if image.kind == FLAIR]
-        fits = owners(own[0], flairs or ([] if None in kinds else others), kinds, bool(kinds & patterns))
+        fits = owners(own[0], places[root], kinds, bool(kinds & patterns))
         if len(fits) == 1:
-            patients[key[0], fits.pop()] += patients.pop(key)
+            patients[root, fits.pop()] += patients.pop((root, name))
         elif fits:
             kind = {None: OTHER}
-            patients[key] = [i._replace(kind=kind.get(i.kind, i.kind), reason=i.reason or SEVERAL) for i in own]
+            own[:] = [i._replace(kind=kind.get(i.kind, i.kind), reason=i.reason or SEVERAL) for i in own]
     return [(name, own) for (_, name), own in patients.items()]
 
 
-def owners(item: Item, images: list[tuple[Item, str]], kinds: set[Kind], wanted: bool) -> set[str]:
+def add_place(places: Places, image: Item) -> None:
+    inside, below, begins = places
+    folder, begin = image.folder, begin_of(image)
+    inside[folder].append((image, begin))
+    for above in (folder, *folder.parents):
+        below[above].append((image, begin))
+    if re.search(r"\d", begin):
+        begins[begin].append(image)
+
+
+def owners(item: Item, places: Places, kinds: set[Kind], wanted: bool) -> set[str]:
     """Return the names of the patients that a mask, or an image of no known sequence, may belong to.
 
     Those of whom an image in its folder, or else in another that is not of masks alone, begins with the same name. Or
     the one in its folder, if that bears the name of the patient, or the image has none. A mask may also lie above or
     below the folder of a FLAIR that is called FLAIR alone.
 
-    images: those of others, and how their names begin. wanted: whether a pattern names the item.
+    places: of the images. wanted: whether a pattern names the item.
     """
-    beside = [(image, begin) for image, begin in images if image.folder == item.folder]
-    apart = [(image, begin) for image, begin in images if re.search(r"\d", begin)]
-    for near in (beside, apart):
-        start = base_of(f"{stem(item.place)}_", {begin for _, begin in near} - {""})
-        fits = [image for image, begin in near if start and begin == start]
-        if near is apart:
-            fits = [i for i in fits if not any(o.folder.is_relative_to(side_of(item, i)) for o, _ in images)]
-        if fits:
-            return {image.name for image in fits}
+    inside, below, begins = places
+    folder, beside = item.folder, inside.get(item.folder, [])
+    if start := base_of(f"{stem(item.place)}_", {begin for _, begin in beside} - {""}):
+        return {image.name for image, begin in beside if begin == start}
+    same = begins.get(base_of(f"{stem(item.place)}_", begins), [])
+    if fits := {image.name for image in same if side_of(item, image) not in below}:
+        return fits
     if len(beside) == 1:
         ((image, begin),) = beside
-        named = identify(item.folder, item.root, {})[0] == image.name
+        named = identify(folder, item.root, {})[0] == image.name
         if wanted or not begin or (named and kinds <= {MASK, OTHER}):
             return {image.name}
     if kinds == {MASK}:
-        near = [i for i, begin in images if i.kind == FLAIR and not begin]
-        return {i.name for i in near if item.folder in i.folder.parents or i.folder in item.folder.parents}
+        near = below.get(folder, []) + [pair for above in folder.parents for pair in inside.get(above, [])]
+        return {image.name for image, begin in near if image.kind == FLAIR and not begin}
     return set()
 
 
@@ -172,8 +185,11 @@ def choose_series(own: list[Item], series: str, problems: list[str]) -> list[Ite
     ]  # fmt: skip
 
 
-def add_patients(cohort: Cohort, name: str, own: list[Item]) -> None:
-    """Add the patient of some items to a cohort: one for each FLAIR, or for each image of no known sequence."""
+def add_patients(cohort: Cohort, name: str, own: list[Item], taken: set[str]) -> None:
+    """Add the patient of some items to a cohort: one for each FLAIR, or for each image of no known sequence.
+
+    taken: names of all patients, in lower case.
+    """
     mains = [item for item in own if item.kind == FLAIR] or [item for item in own if item.kind is None]
     asked = any(item.reason == NOT_CHOSEN for item in own)
     if not mains and not asked and all(item.kind in (MASK, OTHER) and not item.series for item in own):
@@ -185,7 +201,7 @@ def add_patients(cohort: Cohort, name: str, own: list[Item]) -> None:
     rest = [item for item in own if item not in mains]
     for main in mains or [None]:
         where = Path(os.path.abspath(main.place)).relative_to(top) if len(mains) > 1 else Path()
-        patient = Patient(unique(name, where, cohort), {FLAIR: main} if main else {})
+        patient = Patient(unique(name, where, taken), {FLAIR: main} if main else {})
         if stem(where) in ("", name) and not where.parent.parts and patient.name != safe_name(name):
             patient.notes.append(f"another one is called {name}, too")
         others = [item for item in rest if len(mains) < 2 or item.folder == main.folder]
@@ -227,16 +243,17 @@ def unused(items: Iterable[Item], reason: str) -> list[Item]:
     return [item._replace(reason=item.reason or reason) for item in items]
 
 
-def unique(name: str, where: Path, cohort: Cohort) -> str:
-    """Return a name that no other patient has, in lower case, as on some file systems.
+def unique(name: str, where: Path, taken: set[str]) -> str:
+    """Return a name that no other patient has, in lower case, as on some file systems, and add it to those taken.
 
     where: place of one of several scans of the patient below the folder of all.
     """
     last = [] if stem(where) in ("", name) else [stem(where)]
     own = safe_name("_".join([name, *where.parent.parts, *last]))
-    taken = {patient.name.lower() for patient in cohort.patients}
-    numbered = (f"{own}_{number}" for number in range(2, len(taken) + 3))
-    return next(text for text in (own, *numbered) if text.lower() not in taken)
+    numbered = (f"{own}_{number}" for number in itertools.count(2))
+    name = next(text for text in itertools.chain([own], numbered) if text.lower() not in taken)
+    taken.add(name.lower())
+    return name
 
 
 # --- The table ---------------------------------------------------------------------------------------------------
@@ -340,6 +357,8 @@ def read_cell(folder: Path, text: str, kind: Kind, name: str) -> Item:
         paths += sorted(place.parent.glob(place.name)) if is_pattern(str(place)) else [place]
     if not paths:
         raise UserError(f"{folder / text}: no file matches. Write another.")
+    if len(paths) == 1 and os.path.isfile(paths[0]) and file_ending(paths[0]) not in ("", *PICTURES):
+        return Item(paths[0], paths, paths[0].parent, name, kind)  # unread, as the table says what it is
     items = find_items(paths, {}, problems := [])
     items = [item for item in items if not item.reason]
     items = [item for item in items if not series or (item.series and series.lower() in item.series.names)]

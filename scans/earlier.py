@@ -10,28 +10,19 @@ import numpy as np
 
 from scans.check import CORRECTED, NETWORK
 from scans.cohort import Patient
+from scans.items import OURS
 from scans.masks import read_scan_masks
 from scans.names import SHOWN
 from scans.scan import Scan
 from scans.write import Row, digest_bytes, file_names, read_json, read_record, record_path
 from utils import UserError, list_few, to_json, write_text
 
-SETTINGS = "prediction.json"  # settings of network and masks, the first file in the folder
-
 
 def refuse_folder(out: Path) -> None:
     """Raise UserError if an output folder holds anything but an earlier prediction."""
     seen = out.is_dir() and any(not path.name.startswith(".") for path in out.iterdir())  # other processes begin, too
-    if (seen and not (out / SETTINGS).is_file()) or out.is_file():
+    if (seen and not (out / OURS).is_file()) or out.is_file():
         raise UserError(f"{out}: is not empty, and holds no earlier prediction. Name another folder with --out.")
-
-
-def refuse_images(out: Path, patients: Iterable[Patient]) -> None:
-    """Raise UserError if the folder of a patient in the output folder holds images to segment."""
-    for patient in patients:
-        folders = {path.parent.resolve() for item in patient.items.values() for path in item.paths}
-        if (out / patient.name).resolve() in folders:
-            raise UserError(f"{out / patient.name}: holds images to segment. Name another folder with --out.")
 
 
 def begin(
@@ -42,7 +33,7 @@ def begin(
     settings: of network and masks. patients: of the cohort. own: of these, those of this process; None for all.
     Raises: UserError if there are masks of other patients, or with other settings.
     """
-    path, settings = out / SETTINGS, json.loads(to_json(settings))
+    path, settings = out / OURS, json.loads(to_json(settings))
     names = [folder.name for folder in out.iterdir()] if out.is_dir() else []
     earlier = {name for name in names if record_path(out, name).is_file()}
     before = {} if overwrite else read_json(path)
@@ -110,11 +101,6 @@ def read_written(out: Path, scan: Scan, record: Row) -> list[np.ndarray] | None:
         return read_scan_masks(paths, scan)[0]
     except Exception as error:  # libraries raise many kinds for a damaged file
         raise ValueError(f"{paths[0]}: cannot be used: {' '.join(str(error).split())} {remedy}") from None
-
-
-def describe_predicted(masks: Sequence[np.ndarray]) -> Row:
-    """Return the columns of patients.csv that say that masks are as the network made them."""
-    return {"origin": NETWORK, "network_mask": digest(masks)}
 
 
 def describe_written(masks: Sequence[np.ndarray], row: Row) -> Row:

@@ -31,7 +31,7 @@ from scans.scan import ENDINGS, PICTURES, file_ending, natural_order, stem
 DEEPEST = 8  # levels of folders below a folder that is named; patient, session, kind and series are 4
 BIDS = "dataset_description.json"  # in a folder of that standard, where these hold no scans as they were taken
 BIDS_OTHERS = {"code", "derivatives", "sourcedata", "stimuli"}
-OURS = "prediction.json"  # in a folder that predict_model.py wrote
+OURS = "prediction.json"  # settings of network and masks, the first file in a folder of predict_model.py
 THREE_D = re.compile(r"^[23]D[_-]?")  # 3DT1 beside T1 is the same sequence on a grid of its own
 NUMBERED = re.compile(r"(.+)_(\d{4})")  # a channel of nnU-Net, in these folders:
 NNUNET = {"imagesTr", "imagesTs"}
@@ -206,13 +206,14 @@ def judge_volumes(items: list[Item]) -> list[Item]:
         sequences = [kind_of(name)[0] for name, item in files.items() if item.kind in (PRE, FLAIR, POST)]
         shared = len(sequences) > 1 and len(set(sequences)) == 1 and folder != own[0].root
         name = identify(folder, own[0].root, {})[0] if shared else ""
+        flairs = [item for item in files.values() if item.kind == FLAIR][:3]
         for item in own:
             if name and item.kind in (PRE, FLAIR, POST):
                 item = item._replace(name=name)
-            base = files.get(base_of(stem(item.place), set(files)) or THREE_D.sub("", stem(item.place)))
+            base = files.get(base_of(stem(item.place), files) or THREE_D.sub("", stem(item.place)))
             base = base if item.alone and base and base.place != item.place else None
-            flairs = [other for other in files.values() if other.kind == FLAIR and other.place != item.place]
-            image = base or (flairs[0] if len(flairs) == 1 else None)
+            others = [other for other in flairs if other.place != item.place]
+            image = base or (others[0] if len(others) == 1 else None)
             unknown = item.kind is None or (base and item.kind == FLAIR)
             if item.alone and unknown and not item.series and holds_mask(item.place):
                 image = image if image and image.kind in (FLAIR, None) else item
@@ -286,9 +287,9 @@ def walk(folder: Path, levels: int = DEEPEST, ours: bool = False) -> Iterator[tu
     if not ours and OURS in names:
         yield folder, "written by predict_model.py"
         return
-    folders = [path for path in entries if os.path.isdir(path)]
+    folders = {path for path in entries if os.path.isdir(path)}
     yield from ((path, why_unread(path)) for path in entries if path not in folders)
-    for path in folders:
+    for path in sorted(folders):
         if path.name in BIDS_OTHERS and BIDS in names:
             yield path, "not as it was taken (BIDS)"
         elif not levels:

@@ -3,6 +3,7 @@
 import functools
 import json
 import re
+from collections.abc import Collection
 from pathlib import Path
 
 from constants import FLAIR, POST, PRE
@@ -165,7 +166,7 @@ def is_pattern(text: str) -> bool:
     return bool(re.search(r"[*?[]", text)) and not Path(text).exists()
 
 
-def base_of(name: str, others: set[str]) -> str:
+def base_of(name: str, others: Collection[str]) -> str:
     """Return the longest of the other names that this one continues, as s_0_mask does s_0; an empty text if none."""
     cuts = (match.start() for match in reversed(list(re.finditer(r"[_\-. ]", name))))
     return next((name[:cut] for cut in cuts if name[:cut] in others), "")

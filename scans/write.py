@@ -1,22 +1,22 @@
 """What predict_model.py writes: masks in the form of the scan's files, one sheet, and areas and volumes in tables."""
 
+import csv
 import hashlib
 import io
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
-import pandas as pd
 
 from constants import RESEARCH_USE
 from scans import medical
-from scans.check import CORRECTED, needs_check
+from scans.check import CORRECTED
 from scans.scan import PICTURES, Scan, file_ending, safe_name
 from scans.show import contact_sheet
-from utils import atomic_write, to_json
+from utils import atomic_write
 
 SLICES, PATIENTS = "slices.csv", "patients.csv"
 COLUMNS = {
@@ -26,56 +26,16 @@ COLUMNS = {
                "warnings", "slices", "lesion_slices", "lesion_pixels", "lesion_mm3", "largest_slice",
                "reference_pixels", "true_positive", "dice", "network_mask", "source"),
 }  # fmt: skip
-COUNTED = (("check", "yes"), ("origin", CORRECTED))  # of a cohort
 Row = dict[str, Any]  # by column; what is not known is missing
 
 
-def write_patient(
-    out: Path, scan: Scan, masks: list[np.ndarray], references: Sequence[np.ndarray] | None, about: Row,
-    make_page: Callable[[list[Row], Row], str], kept: Row, probabilities: list[np.ndarray] | None = None,
-    notice: str = "", before: Row | None = None, in_place: bool = False,
-) -> Row:  # fmt: skip
-    """Write the files of a patient, and return its record, which is PATIENT_mask.json.
-
-    The record goes before masks of the network: without all of them the patient counts as not segmented, and a mask
-    that is not as the record says has been corrected. Whatever else there is stands when the record does.
-
-    Args:
-        masks, references: uint8 [H, W], 0 or 1, of each slice.
-        about: origin, warnings and further columns of patients.csv that the masks do not say.
-        make_page: from the rows of slices.csv and of patients.csv to the patient's page.
-        kept: further entries of the record.
-        probabilities: float32 [H, W], written if given.
-        notice: below the sheet.
-        before: the earlier record, if there is one.
-        in_place: whether the masks come from their files, which stay as they are.
-    """
-    folder, rows = out / scan.name, measure(scan, masks, references)
-    total = sum_up(rows) | about
-    total["check"] = needs_check(total)
+def make_sheet(
+    scan: Scan, masks: Sequence[np.ndarray], references: Sequence[np.ndarray] | None, rows: list[Row], total: Row,
+    notice: str,
+) -> bytes:  # fmt: skip
+    """Return PATIENT_overlay.png; masks, references: uint8 [H, W], 0 or 1, of each slice. notice: below the sheet."""
     heading, footer = [scan.name, *describe(total)], [*filter(None, [notice]), RESEARCH_USE]
-    sheet = contact_sheet(scan, masks, references, [caption(row) for row in rows], heading, footer)
-    files = {f"{scan.name}_overlay.png": encode_picture(sheet)}
-    files |= encode_stack(scan, probabilities, "probability") if probabilities else {}
-    files[f"{scan.name}_report.html"] = make_page(rows, total).encode()
-    if in_place:
-        own = {name: (folder / name).read_bytes() for name in file_names(scan, "mask")}
-    else:
-        own = encode_stack(scan, masks, "mask")
-    record = {
-        "patient": total,
-        "slices": rows,
-        "notes": scan.notes,
-        "grey": scan.grey,
-        **kept,
-        "masks": {name: digest_bytes(content) for name, content in own.items()},
-        "files": sorted({*files, *(before or {}).get("files", ())}),
-    }
-    files[record_path(out, scan.name).name] = to_json(record).encode()
-    for name, content in (files if in_place else files | own).items():
-        with atomic_write(folder / name) as file:
-            file.write(content)
-    return record
+    return encode_picture(contact_sheet(scan, masks, references, [caption(row) for row in rows], heading, footer))
 
 
 def record_path(out: Path, patient: str) -> Path:
@@ -83,7 +43,7 @@ def record_path(out: Path, patient: str) -> Path:
 
 
 def read_record(out: Path, patient: str) -> Row:
-    """Return the record of a patient, as of `write_patient`; {} if there is none, or a damaged one."""
+    """Return the record of a patient, as inference.cohort writes it; {} if there is none, or a damaged one."""
     return read_json(record_path(out, patient))
 
 
@@ -106,7 +66,7 @@ def write_tables(out: Path, patients: Iterable[str]) -> tuple[list[Row], int]:
     totals, grey = [], 0
     with atomic_write(out / SLICES) as slices, atomic_write(out / PATIENTS) as table:
         for name, file in ((SLICES, slices), (PATIENTS, table)):
-            file.write(to_lines(name, [], header=True))
+            file.write(to_lines(name, [dict(zip(COLUMNS[name], COLUMNS[name], strict=True))]))
         for record in filter(None, (read_record(out, patient) for patient in patients)):
             slices.write(to_lines(SLICES, record["slices"]))
             table.write(to_lines(PATIENTS, [record["patient"]]))
@@ -115,10 +75,13 @@ def write_tables(out: Path, patients: Iterable[str]) -> tuple[list[Row], int]:
     return totals, grey
 
 
-def to_lines(name: str, rows: list[Row], header: bool = False) -> bytes:
-    """Return rows of a table as CSV: numbers with six decimals, what is not known as an empty cell."""
-    table = pd.DataFrame(rows, columns=COLUMNS[name])
-    return table.to_csv(header=header, index=False, float_format="%.6f", lineterminator="\n").encode()
+def to_lines(name: str, rows: list[Row]) -> bytes:
+    """Return rows of a table as CSV: fractions with six decimals, what is not known as an empty cell."""
+    writer = csv.writer(file := io.StringIO(), lineterminator="\n")
+    for row in rows:
+        cells = (row.get(column) for column in COLUMNS[name])
+        writer.writerow([f"{cell:.6f}" if isinstance(cell, float) else cell for cell in cells])
+    return file.getvalue().encode()
 
 
 # --- Masks and pictures as files ---------------------------------------------------------------------------------
@@ -150,7 +113,9 @@ def file_names(scan: Scan, what: str) -> list[str]:
 
 def encode_picture(pixels: np.ndarray, ending: str = ".png") -> bytes:
     """Return uint8 [H, W] or [H, W, 3] as the content of a picture file."""
-    return cv2.imencode(ending, pixels if pixels.ndim == 2 else cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))[1].tobytes()
+    smaller = [cv2.IMWRITE_PNG_COMPRESSION, 1] if ending == ".png" else []  # a sheet by 40%
+    pixels = pixels if pixels.ndim == 2 else cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
+    return cv2.imencode(ending, pixels, smaller)[1].tobytes()
 
 
 # --- Areas and volumes -------------------------------------------------------------------------------------------
@@ -209,7 +174,8 @@ def describe(total: Row) -> list[str]:
 def describe_cohort(totals: list[Row]) -> str:
     """Return the totals of all patients' rows in one line."""
     lesions = sum(row["lesion_pixels"] > 0 for row in totals)
-    check, corrected = (sum(row[name] == value for row in totals) for name, value in COUNTED)
+    check = sum(row["check"] == "yes" for row in totals)
+    corrected = sum(row["origin"] == CORRECTED for row in totals)
     volumes = [row["volume_ml"] for row in totals if "volume_ml" in row]
     text = (
         f"{len(totals)} scan{'s' * (len(totals) > 1)}: {lesions} with lesion, {check} to check, {corrected} corrected"

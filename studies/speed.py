@@ -1,28 +1,40 @@
-"""The time of a training step beside that of a plain PyTorch loop.
+"""The time of a training step beside that of a plain PyTorch loop, and that of the stages of predict_model.py.
 
     python -m studies.speed --recipe tuned
     python -m studies.speed --width 64 --batch-size 32 --bilinear
+    python -m studies.speed --scans
 
 training.engine and a loop as it is commonly first written (fp32, channels first, whole frames, scaled slice by slice,
-loss and IoU read with .item()) take steps on the same random slices.
+loss and IoU read with .item()) take steps on the same random slices. With --scans, synthetic scans of several sizes are
+segmented with the committed weights: stage by stage, and as a cohort, whose stages overlap.
 """
 
 import argparse
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pandas as pd
+import SimpleITK as sitk
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from constants import FLAIR, IMAGE_SIZE
+from constants import BATCH_SIZE, FLAIR, IMAGE_SIZE, SYNTHETIC_SEED, WEIGHTS
 from dataset.preprocess import Preprocessing, preprocess
 from dataset.slices import Slices
-from storage.checkpoints import describe_network
+from dataset.synthetic import make_patient
+from evaluation.selection import Postprocessing
+from inference.cohort import Prediction
+from inference.segment import computation, to_masks
+from reporting.scans import make_page
+from scans.cohort import find_patients
+from storage.checkpoints import describe_network, load_network
 from training.engine import TrainingTransform, train_one_epoch, training_window
 from training.hardware import Hardware, choose_hardware, keep_freed_memory
 from training.losses import make_loss
@@ -32,6 +44,8 @@ from unet import UNet
 from utils import positive, run_script
 
 STEPS = 5
+SCANS = ((24, 256, 6.0), (155, 240, 1.0), (400, 512, 0.5), (400, 512, 5.0))  # slices, pixels of a side, mm apart
+COHORT = 4  # scans of one size
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -42,7 +56,12 @@ def main(argv: list[str] | None = None) -> None:
     add("--batch-size", type=positive(int), help="slices (the recipe's)")
     add("--bilinear", action="store_true", help="interpolate on the way up")
     add("--device", default="auto", help="(auto: CUDA, else MPS, else the CPU)")
+    add("--scans", action="store_true", help="measure the stages of predict_model.py instead")
     args = parser.parse_args(argv)
+    if args.scans:
+        for size in SCANS:
+            measure_scans(*size, choose_hardware(args.device, "fp32"))
+        return
     changes = {name: getattr(args, name) for name in ("width", "batch_size", "bilinear") if getattr(args, name)}
     measure_step(replace(RECIPES[args.recipe], **changes), choose_hardware(args.device))
 
@@ -112,6 +131,60 @@ def make_plain_step(recipe: Recipe, slices: Slices, hardware: Hardware) -> Calla
         return loss.item()
 
     return step
+
+
+def measure_scans(slices: int, side: int, apart: float, hardware: Hardware) -> None:
+    """Print the mean seconds of each stage of a scan, one after the other, and of a scan of a cohort."""
+    model, checkpoint = load_network(WEIGHTS)
+    network = computation(model, checkpoint["input"]["tta_flip"], BATCH_SIZE, hardware)
+    seconds = dict.fromkeys(("reading", "network", "postprocessing", "writing", "cohort"), 0.0)
+
+    def timed(stage: str, work: Callable) -> Callable:
+        def call(*arguments: Any) -> Any:
+            start = time.perf_counter()
+            result = work(*arguments)
+            seconds[stage] += (time.perf_counter() - start) / COHORT
+            return result
+
+        return call
+
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(COHORT):
+            write_scan(Path(folder, "scans", f"P{number}", "flair.nii.gz"), number, slices, side, apart)
+        patients = find_patients([Path(folder, "scans")]).patients
+
+        def predict_into(name: str, compute: Callable) -> Prediction:
+            def page(*arguments: Any) -> str:
+                return make_page(*arguments, facts={})
+
+            return Prediction(Path(folder, name), compute, checkpoint, None, False, "", page)
+
+        prediction = predict_into("stages", timed("network", network))
+        for patient in patients:
+            work = timed("reading", prediction.read)(patient)
+            work = timed("postprocessing", prediction.segment)(work)
+            rules = Postprocessing.of(checkpoint["input"])
+            before = seconds["postprocessing"]
+            timed("postprocessing", to_masks)(work.probabilities, rules, work.scan.spacing)
+            timed("writing", prediction.write)(work)
+            seconds["writing"] -= seconds["postprocessing"] - before  # write makes the masks, too
+        seconds["postprocessing"] -= seconds["network"]  # segment resizes before and after the network
+        timed("cohort", lambda: list(predict_into("cohort", network).run(patients)))()
+    stages = ", ".join(f"{stage} {value:.2f}" for stage, value in seconds.items())
+    print(f"{slices} slices of {side} x {side}, {apart:g} mm apart, seconds a scan on {hardware}: {stages}; "
+          f"cohort over network {seconds['cohort'] / seconds['network']:.2f}", flush=True)  # fmt: skip
+
+
+def write_scan(path: Path, number: int, slices: int, side: int, apart: float) -> None:
+    """Write FLAIR of a synthetic patient as NIfTI of 16 bits, of the size of a head."""
+    images, _ = make_patient(SYNTHETIC_SEED, number, slices=24)
+    drawn = [cv2.resize(image[..., FLAIR], (side, side)).astype(np.int16) * 4 for image in images]
+    noise = np.random.default_rng(number).integers(0, 8, (slices, side, side), dtype=np.int16)
+    rows = np.linspace(0, len(drawn) - 1, slices).round().astype(int)
+    volume = sitk.GetImageFromArray(np.stack([drawn[row] for row in rows]) + noise)
+    volume.SetSpacing((230 / side, 230 / side, apart))
+    path.parent.mkdir(parents=True)
+    sitk.WriteImage(volume, str(path))
 
 
 def time_calls(work: Callable[[], Any]) -> float:

@@ -12,7 +12,6 @@ from test_predict import blob, save
 
 import utils
 from inference.cohort import in_stages
-from scans import write
 from scans.read import read_patient
 
 
@@ -66,7 +65,8 @@ def test_a_cohort_stopped_at_any_file_ends_as_one_that_was_not(predict, tmp_path
             raise KeyboardInterrupt
         return atomic_write(path)
 
-    monkeypatch.setattr(write, "atomic_write", write_until_stopped)
+    for module in ("inference.cohort", "scans.write"):
+        monkeypatch.setattr(f"{module}.atomic_write", write_until_stopped)
     codes = []
     for number in range(30):  # stopped after ever more files, and so at each kind of file
         left = number

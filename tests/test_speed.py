@@ -1,8 +1,11 @@
 """The measurements of speed that can be checked quickly: their arithmetic by hand, and that both loops learn alike."""
 
+import re
+
 import pandas as pd
 import pytest
 import torch
+from test_predict import save
 
 from dataset.slices import Slices
 from storage.checkpoints import describe_network
@@ -34,3 +37,14 @@ def test_a_step_is_timed(capsys, monkeypatch):
     monkeypatch.setattr(speed, "STEPS", 1)
     speed.main(["--recipe", "tuned", "--width", "2", "--batch-size", "1", "--device", "cpu"])
     assert "matrix products reach" in capsys.readouterr().out
+
+
+def test_the_stages_of_a_scan_are_timed(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(speed, "SCANS", ((2, 40, 5.0),))
+    monkeypatch.setattr(speed, "COHORT", 1)
+    monkeypatch.setattr(speed, "WEIGHTS", save(tmp_path / "run"))
+    speed.main(["--scans", "--device", "cpu"])
+    out = capsys.readouterr().out
+    assert out.startswith("2 slices of 40 x 40, 5 mm apart")
+    stages = re.findall(r"(?:reading|network|postprocessing|writing|cohort) (\d+\.\d\d)[,;]", out)
+    assert len(stages) == 5 and all(float(seconds) >= 0 for seconds in stages)
