@@ -92,9 +92,7 @@ def find_patients(inputs: Iterable[Path], options: dict[Kind, str] | None = None
             else:
                 patient.items[kind] = read_cell(Path(), text, kind, patient.name)
     if not ready and not problems:
-        problems.append(
-            f"{list_few([*map(str, inputs)])}: no image that is not a mask by its name or values. Name another."
-        )
+        problems.append(f"{inputs[0]}: no image that is not a mask by its name or its values. Name another.")
     return cohort
 
 
