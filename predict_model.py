@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING, Any
 
 import constants
 from scans.inputs import add_image_options, find, parse, report
-from utils import existing, fraction, k_of_n, positive, run_script, write_text
+from utils import counted, existing, fraction, k_of_n, positive, run_script, write_text
 
 if TYPE_CHECKING:
     from scans.cohort import Cohort
@@ -128,11 +128,11 @@ def main(argv: list[str] | None = None) -> None:
                 describe_patient(work.record["patient"])
     seconds = time.perf_counter() - started
     if before := slices["before"]:
-        print(f"{before} slices were done before")
+        print(f"{counted(before, 'slice')} done before")
     if kept := slices["measured"]:
-        print(f"{kept} slices have masks in {args.out} already, which were measured as they are")
+        print(f"{counted(kept, 'slice')} with masks in {args.out} already, which were measured as they are")
     if new := slices["segmented"]:
-        print(f"{new} slices segmented in {seconds:.1f} s, {new / seconds:.1f} slices/s on {hardware}")
+        print(f"{counted(new, 'slice')} segmented in {seconds:.1f} s, {new / seconds:.1f} slices/s on {hardware}")
     if args.shard:
         print("The same command without --shard writes the tables and report.html, when all shards are done.")
     elif slices:

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import constants
-from utils import UserError, describe_problems, existing, refuse_used, run_script
+from utils import UserError, counted, describe_problems, existing, refuse_used, run_script
 
 if TYPE_CHECKING:
     import numpy as np
@@ -299,7 +299,7 @@ def misfit(stack: MaskStack, reference: MaskStack | None, shape: tuple[int, int,
         own = "{1}x{0}".format(*stack.masks.shape[1:])
         return f"has masks of {own} pixels, but {width}x{height} are needed. Resample to nearest neighbours."
     if stack.numbers is None and len(stack.masks) != shape[0]:
-        return f"has {len(stack.masks)} masks, but {shape[0]} slices. Save one mask for each slice."
+        return f"has {counted(len(stack.masks), 'mask')}, but {counted(shape[0], 'slice')}. Save one for each slice."
     if reference and reference.grid and not reference.grid.matches(stack.grid):
         return "lies elsewhere in space than its reference. Resample it onto the reference."
     return ""

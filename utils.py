@@ -254,6 +254,11 @@ def show_number(value: float | None, form: str = ".3f") -> str:
     return "-" if value is None or math.isnan(value) else format(value, form)
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun: 1 mask, 2 masks."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def describe_problems(source: Path, problems: list[str]) -> str:
     """Return one problem unchanged, of several the first ones, one per line, and the number of further ones."""
     if len(problems) == 1:

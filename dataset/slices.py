@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from constants import CHANNELS, IMAGE_SIZE
-from utils import UserError, describe_problems, list_few, parallel_map
+from utils import UserError, counted, describe_problems, list_few, parallel_map
 
 COLUMNS = ["patient", "image_path", "mask_path"]  # of a table of slices; paths are relative to the data folder
 CHECKSUM = "checksum"  # a further column of the split tables of a run, see `checksums`
@@ -104,8 +104,11 @@ def describe_changes(slices: Slices) -> str:
     if CHECKSUM not in slices.table:
         return ""
     changed = slices.table.loc[slices.table[CHECKSUM] != checksums(slices), "mask_path"].tolist()
-    warning = f"warning: image or mask of {len(changed)} slices changed since training began: {list_few(changed)}"
-    return warning if changed else ""
+    if not changed:
+        return ""
+    return (
+        f"warning: image or mask of {counted(len(changed), 'slice')} changed since training began: {list_few(changed)}"
+    )
 
 
 def load_slices(folder: Path, tables: dict[str, pd.DataFrame]) -> dict[str, Slices]:

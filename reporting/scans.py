@@ -21,7 +21,7 @@ from scans.cohort import Patient, shown_items
 from scans.scan import Scan
 from scans.show import BRIGHTEST, align, stretch
 from scans.write import Row
-from utils import show_number, write_text
+from utils import counted, show_number, write_text
 
 MOST_BYTES, MOST_PATIENTS = 16_000_000, 30  # that report.html shows itself
 MOST_ROWS = 10_000  # of its table, which a browser still scrolls
@@ -49,7 +49,7 @@ def write_report(
     totals: rows of patients.csv. facts: about network and cohort, by name. warnings: about the whole cohort.
     synthetic_notice: empty, or says that the network knows nothing.
     """
-    title = f"{out.resolve().name}: {len(totals)} scan{'s' * (len(totals) > 1)}"
+    title = f"{out.resolve().name}: {counted(len(totals), 'scan')}"
     if len(totals) > MOST_ROWS:
         warnings = [*warnings, f"The table lists the {MOST_ROWS:,} scans to check first. All are in patients.csv."]
     totals = sorted(totals, key=first_to_check)[:MOST_ROWS]
