@@ -152,7 +152,7 @@ class Prediction:
     def judge(self, work: Work) -> Row:
         """Return the columns of patients.csv that the masks do not say: origin, expected Dice, warnings."""
         scan, model = work.scan, self.checkpoint["quality"]
-        warnings = [*scan.warnings, *input_warnings(scan.slices, work.masks)]
+        warnings = [*scan.warnings, *input_warnings(scan.slices, work.masks, scan.spacing)]
         if work.in_place:
             about = describe_written(work.masks, work.before.get("patient", {}))
         else:

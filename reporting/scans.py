@@ -21,7 +21,7 @@ from scans.cohort import Patient, shown_items
 from scans.scan import Scan
 from scans.show import BRIGHTEST, align, stretch
 from scans.write import Row
-from utils import counted, show_number, write_text
+from utils import counted, write_text
 
 MOST_BYTES, MOST_PATIENTS = 16_000_000, 30  # that report.html shows itself
 MOST_ROWS = 10_000  # of its table, which a browser still scrolls
@@ -112,24 +112,24 @@ def first_to_check(total: Row) -> tuple:
 def cohort_table(totals: Sequence[Row]) -> dict[str, Any]:
     """Return the table of the page: columns, those of numbers, and rows of text, in the order of the totals.
 
-    Columns that no patient has a value for are left out.
+    Columns in which no patient has something special are left out.
     """
     rows = []
     for total in totals:
-        row = {"Patient": total["patient"], "Check": total.get("check", "")}
-        if total.get("expected_dice") is not None:
-            row["Expected Dice"] = show_number(total["expected_dice"], ".2f")
-            row["90% interval"] = f"{total['low']:.2f} to {total['high']:.2f}"
-        volume = total.get("volume_ml")
-        row["Volume"] = f"{total['lesion_pixels']:,} px" if volume is None else f"{volume:,.1f} ml"
-        row["Slices with lesion"] = f"{total['lesion_slices']} of {total['slices']}"
-        row["Dice"] = f"{total['dice']:.3f}" if "dice" in total else ""
-        row["Seen in training"] = total.get("seen_in_training", "")
-        row["Mask"] = total.get("origin", "")
-        row["Warnings"] = total.get("warnings", "")
-        rows.append(row)
-    names = dict.fromkeys(name for row in rows for name in row)
-    columns = [name for name in names if any(row.get(name) for row in rows)]
+        expected, volume = total.get("expected_dice"), total.get("volume_ml")
+        rows.append({
+            "Patient": total["patient"],
+            "Check": total.get("check", ""),
+            "Expected Dice": "unknown" if expected is None else f"{expected:.2f}",
+            "90% interval": "" if expected is None else f"{total['low']:.2f} to {total['high']:.2f}",
+            "Volume": f"{total['lesion_pixels']:,} px" if volume is None else f"{volume:,.1f} ml",
+            "Slices with lesion": f"{total['lesion_slices']} of {total['slices']}",
+            "Dice": f"{total['dice']:.3f}" if "dice" in total else "",
+            "Seen in training": "yes" if total.get("seen_in_training") == "yes" else "",
+            "Mask": CORRECTED if total.get("origin") == CORRECTED else "",
+            "Warnings": total.get("warnings", ""),
+        })  # fmt: skip
+    columns = [name for name in rows[0] if any(row[name] not in ("", "unknown") for row in rows)]
     return {"columns": columns, "numeric": ["Expected Dice", "Volume", "Slices with lesion", "Dice"], "rows": rows}
 
 
