@@ -159,7 +159,8 @@ class Prediction:
             about = {"origin": NETWORK, "network_mask": digest(work.masks)}
             about |= expect(model, work.small, work.masks, scan, bool(warnings))
         about["seen_in_training"] = seen_in_training(scan, self.checkpoint["training_patients"])
-        return about | {"warnings": " ".join(warnings)}
+        later = (text[0].upper() + text[1:] for text in warnings[1:])
+        return about | {"warnings": " ".join([*warnings[:1], *later])}
 
 
 def in_stages(items: Iterable, read: Callable, compute: Callable, write: Callable) -> Iterator:

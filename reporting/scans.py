@@ -116,12 +116,11 @@ def cohort_table(totals: Sequence[Row]) -> dict[str, Any]:
     """
     rows = []
     for total in totals:
-        expected, volume = total.get("expected_dice"), total.get("volume_ml")
+        volume = total.get("volume_ml")
         rows.append({
             "Patient": total["patient"],
             "Check": total.get("check", ""),
-            "Expected Dice": "unknown" if expected is None else f"{expected:.2f}",
-            "90% interval": "" if expected is None else f"{total['low']:.2f} to {total['high']:.2f}",
+            "Expected Dice": describe_expected(total),
             "Volume": f"{total['lesion_pixels']:,} px" if volume is None else f"{volume:,.1f} ml",
             "Slices with lesion": f"{total['lesion_slices']} of {total['slices']}",
             "Dice": f"{total['dice']:.3f}" if "dice" in total else "",
@@ -198,8 +197,15 @@ def title_of(total: Row) -> str:
 
 def scan_facts(scan: Scan, total: Row, taken: str) -> list[str]:
     """Return sentences about a scan for the viewer; taken: its files by sequence."""
-    spacing = " × ".join(f"{size:.3g}" for size in scan.spacing or ())
-    seen = "Seen in training: the network learned from this patient." if total.get("seen_in_training") == "yes" else ""
     warnings = total.get("warnings") and f"Warning: {total['warnings']}"
+    expected = "expected_dice" in total and f"Expected Dice {describe_expected(total)}."
+    seen = "Seen in training: the network learned from this patient." if total.get("seen_in_training") == "yes" else ""
+    spacing = " × ".join(f"{size:.3g}" for size in scan.spacing or ())
     size = f"Voxels of {spacing} mm (rows, columns, slices)." if spacing else "No spacing known: areas are in pixels."
-    return [text for text in (warnings, seen, f"{taken}. {size}") if text]
+    return [text for text in (warnings, expected, seen, f"{taken}. {size}") if text]
+
+
+def describe_expected(total: Row) -> str:
+    """Return the expected Dice with its interval: 0.87 (0.76 to 0.98); or unknown."""
+    expected = total.get("expected_dice")
+    return "unknown" if expected is None else f"{expected:.2f} ({total['low']:.2f} to {total['high']:.2f})"

@@ -84,32 +84,32 @@ def input_warnings(
             "tumour of the data set does. Look at the overlays before you use the areas."
         )
     if of_one_size and len(images) >= FEWEST and not unlike:
-        warnings += position_warnings(heads[0], spacing[0] / spacing[1] if spacing else 1)
+        if is_misplaced(heads[0], spacing[0] / spacing[1] if spacing else 1):
+            warnings.append(
+                "the head does not lie as in the data set: it is upside down, on its side, or cut off. Give axial "
+                "slices of a whole head, the face at the top."
+            )
         if pixels[0, 0] or pixels[-1, 0]:
             warnings.append("the mask reaches the first or last slice: the lesion may go on beyond the stack.")
     return warnings
 
 
-def position_warnings(head: np.ndarray, tall: float) -> list[str]:
-    """Return warnings about a head (bool [S, H, W], filled) that is cut off, upside down or on its side.
+def is_misplaced(head: np.ndarray, tall: float = 1) -> bool:
+    """Return whether a head (bool [S, H, W], filled) is cut off, upside down or on its side.
 
-    tall: height of a pixel over its width. In axial slices the head is longer than wide, and wider behind.
+    In axial slices it is longer than wide, and wider behind. tall: height of a pixel over its width.
     """
     area = head.sum((1, 2))
     edges = (head[:, 0], head[:, -1], head[:, :, 0], head[:, :, -1])
-    if max(edge.mean(1).max() for edge in edges) > CUT:
-        return ["the head is cut off by a side of the slices. Give slices of a whole head."]
-    if min(area[0], area[-1]) > ENDS * area.max():
-        return ["the stack begins and ends in the middle of the head. Give all slices of the head."]
+    if max(edge.mean(1).max() for edge in edges) > CUT or min(area[0], area[-1]) > ENDS * area.max():
+        return True
     middles, shapes = [], []
     for plane in head[area > area.max() / 2]:
         top, bottom, left, right = head_box(plane[None])
         widths, length = plane[top:bottom].sum(1), bottom - top
         middles.append(widths @ np.linspace(-1, 1, length) / widths.sum())  # of the area, from top to bottom
         shapes.append(length * tall / (right - left))
-    if np.mean(middles) < 0 or np.mean(shapes) < 1:
-        return ["the head seems to lie upside down or on its side. Turn the slices so that the face is at the top."]
-    return []
+    return bool(middles) and (np.mean(middles) < 0 or np.mean(shapes) < 1)
 
 
 def corner_values(image: np.ndarray) -> tuple[float, float]:
