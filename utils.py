@@ -268,9 +268,9 @@ def describe_problems(source: Path, problems: list[str]) -> str:
     return "\n".join([f"{source}: {len(problems)} problems", *listed, *more])
 
 
-def list_few(names: list[str], most: int = 3) -> str:
+def list_few(names: list, most: int = 3) -> str:
     """Return the first names in one line, with dots for further ones."""
-    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
+    return ", ".join(map(str, names[:most])) + (", ..." if len(names) > most else "")
 
 
 def cores(quotas: Path = Path("/sys/fs/cgroup")) -> int:

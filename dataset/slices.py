@@ -4,7 +4,7 @@ import hashlib
 import io
 import re
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -73,6 +73,12 @@ def without_masks(images: np.ndarray, patient: str) -> Slices:
     """Return the slices of one patient without a reference, uint8 [N, 256, 256, 3], with empty masks."""
     table = pd.DataFrame({"patient": [patient] * len(images), "image_path": "", "mask_path": ""}, columns=COLUMNS)
     return Slices(torch.from_numpy(images), torch.zeros(images.shape[:3], dtype=torch.uint8), table)
+
+
+def table_of(numbers: Mapping[str, Iterable[int]]) -> pd.DataFrame:
+    """Return a table of slices, as find_slices does, of patients with the numbers of their slices."""
+    names = [(patient, f"{patient}/{patient}_{number}") for patient, own in numbers.items() for number in own]
+    return pd.DataFrame([(patient, f"{name}.tif", f"{name}_mask.tif") for patient, name in names], columns=COLUMNS)
 
 
 def slice_number(image_path: str) -> int:
