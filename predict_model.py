@@ -143,14 +143,14 @@ def main(argv: list[str] | None = None) -> None:
 def finish(out: Path, cohort: Cohort, facts: dict[str, str], notice: str) -> None:
     """Write the tables and the page of the cohort from the records of its patients."""
     from reporting.scans import write_report
-    from scans.check import cohort_warnings
+    from scans.check import ONE_SEQUENCE
     from scans.cohort import to_table
     from scans.write import describe_cohort, write_tables
 
     totals, grey = write_tables(out, [patient.name for patient in cohort.with_flair])
     write_text(out / "cohort.csv", to_table(cohort, out)[0])  # with the notes
     print("".join(f"{note}\n" for note in describe_notes(cohort)), end="")
-    general = cohort_warnings(grey, len(totals))
+    general = [f"{grey} of {counted(len(totals), 'scan')}: {ONE_SEQUENCE}"] if grey else []  # said once
     written = write_report(out, totals, facts, general, notice)
     for warning in general:
         print(textwrap.fill(f"warning: {warning}", 118, subsequent_indent=" " * 9))

@@ -35,9 +35,7 @@ def write_panels(run: RunFolder, slices: Slices, predicted: np.ndarray, results:
                ordered.drop_duplicates("patient").index[:EXAMPLES])
         for name, ordered in (("best", tumour), ("worst", tumour[::-1]))
     }  # fmt: skip
-    for kind in lesions.SLICE_KINDS[
-        1:
-    ]:  # a slice without tumour is black, or false positive as in the report's failures
+    for kind in lesions.SLICE_KINDS[1:]:  # the first is without tumour, and black
         rows = by_iou.index[by_iou["kind"] == kind]
         title = f"{kind.capitalize()}: best, median and worst of {counted(len(rows), 'slice')}"
         shown = dict.fromkeys(rows[[0, len(rows) // 2, -1]]) if len(rows) else {}  # without repetition
