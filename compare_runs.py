@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from utils import UserError, existing, list_few, run_script, show_number
+from utils import UserError, counted, existing, list_few, run_script, show_number
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,8 +37,8 @@ def main(argv: list[str] | None = None) -> None:
     pairs = pair(first, second)
     if any_synthetic(pairs):
         print(SYNTHETIC_NOTICE)
-    without = f"{(pairs['tumour_pixels_a'] == 0).sum()} of them without tumour"
-    print(f"A: {first}\nB: {second}\n{len(pairs)} patients, {without}; each metric over those that have it in both\n")
+    who = f"{counted(len(pairs), 'patient')}, {(pairs['tumour_pixels_a'] == 0).sum()} of them without tumour"
+    print(f"A: {first}\nB: {second}\n{who}; each metric over those that have it in both\n")
     print(f"{'':36}patients       A       B   B - A       p   95% confidence interval; below {FEWEST} patients, each")
     results = compare(pairs)
     for column, row in results.items():
@@ -101,13 +101,13 @@ def verdict(results: dict[str, dict[str, Any]]) -> str:
     dice = results["dice"]
     patients, p, half = dice["n"], dice["p"], (dice["high"] - dice["low"]) / 2
     if (smallest := smallest_p(patients)) > 0.05:
-        return f"{patients} patient(s) cannot show any difference: the smallest possible p is {smallest:.3g}."
+        return f"{counted(patients, 'patient')} cannot show any difference: the smallest possible p is {smallest:.3g}."
     text = f"No difference in volumetric Dice is shown (p {p:.3g})."
     if p <= 0.05:
         text = f"{'B' if dice['value'] > 0 else 'A'} has the higher volumetric Dice (p {p:.2g})."
     if half > 0:  # NaN where all patients differ by the same
         text += f" The paired comparison is precise to ± {half:.3f} in mean Dice: it cannot show smaller differences."
-    return f"{text} {len(results)} metrics were compared: one of them alone below 0.05 says little."
+    return f"{text} {counted(len(results), 'metric')} compared: one of them alone below 0.05 says little."
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING, Any
 
 import constants
 from scans.inputs import add_image_options, find, parse, report
-from utils import existing, fraction, k_of_n, positive, run_script, write_text
+from utils import counted, existing, fraction, k_of_n, positive, run_script, write_text
 
 if TYPE_CHECKING:
     from scans.cohort import Cohort
@@ -128,11 +128,11 @@ def main(argv: list[str] | None = None) -> None:
                 describe_patient(work.record["patient"])
     seconds = time.perf_counter() - started
     if before := slices["before"]:
-        print(f"{before} slices were done before")
+        print(f"{counted(before, 'slice')} done before")
     if kept := slices["measured"]:
-        print(f"{kept} slices have masks in {args.out} already, which were measured as they are")
+        print(f"{counted(kept, 'slice')} with masks in {args.out} already, which were measured as they are")
     if new := slices["segmented"]:
-        print(f"{new} slices segmented in {seconds:.1f} s, {new / seconds:.1f} slices/s on {hardware}")
+        print(f"{counted(new, 'slice')} segmented in {seconds:.1f} s, {new / seconds:.1f} slices/s on {hardware}")
     if args.shard:
         print("The same command without --shard writes the tables and report.html, when all shards are done.")
     elif slices:
@@ -143,14 +143,14 @@ def main(argv: list[str] | None = None) -> None:
 def finish(out: Path, cohort: Cohort, facts: dict[str, str], notice: str) -> None:
     """Write the tables and the page of the cohort from the records of its patients."""
     from reporting.scans import write_report
-    from scans.check import cohort_warnings
+    from scans.check import ONE_SEQUENCE
     from scans.cohort import to_table
     from scans.write import describe_cohort, write_tables
 
     totals, grey = write_tables(out, [patient.name for patient in cohort.with_flair])
     write_text(out / "cohort.csv", to_table(cohort, out)[0])  # with the notes
     print("".join(f"{note}\n" for note in describe_notes(cohort)), end="")
-    general = cohort_warnings(grey, len(totals))
+    general = [f"{grey} of {counted(len(totals), 'scan')}: {ONE_SEQUENCE}"] if grey else []  # said once
     written = write_report(out, totals, facts, general, notice)
     for warning in general:
         print(textwrap.fill(f"warning: {warning}", 118, subsequent_indent=" " * 9))

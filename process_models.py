@@ -10,7 +10,7 @@ is still running.
 import argparse
 
 import constants
-from utils import existing, run_script
+from utils import counted, existing, run_script
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> None:
     if notice:
         print(notice)
     chosen = epochs.loc[epochs["epoch"] == best].iloc[0]
-    print(f"{len(epochs)} epochs; {constants.CRITERIA[by]} is epoch {best}")
+    print(f"{counted(len(epochs), 'epoch')}; {constants.CRITERIA[by]} is epoch {best}")
     if by != "last":
         print(f"  validation loss {chosen['validation_loss']:.4f}")
         print(describe_epoch({name.removeprefix("validation_"): value for name, value in chosen.items()}))

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import constants
-from utils import existing, parallel_map, refuse_used, run_script
+from utils import counted, existing, parallel_map, refuse_used, run_script
 
 if TYPE_CHECKING:
     import numpy as np
@@ -83,7 +83,7 @@ def main(argv: list[str] | None = None) -> None:
     if synthetic:
         print(notice)
     known = ", ".join(f"{LABELS[name]} {n}" for name, n in study.result["labels"].items())
-    print(f"{len(patients)} patients of {folder}; with a label: {known}")
+    print(f"{counted(len(patients), 'patient')} of {folder}; with a label: {known}")
     for note in notes:
         print(f"note: {note}")
     for title, text in text_tables(study).items():

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import constants
-from utils import UserError, describe_problems, existing, refuse_used, run_script
+from utils import UserError, counted, describe_problems, existing, list_few, refuse_used, run_script
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from scans.masks import MaskStack
 
     Masks = dict[str, MaskStack]  # by patient
-
-SHOWN = 10  # patients that a message names
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -116,7 +114,7 @@ def main(argv: list[str] | None = None) -> None:
                 "reference": str(args.reference or args.data or args.scans), "commit": commit(),
                 "command": shlex.join(["python", "score_masks.py", *given])}  # fmt: skip
     notes = [
-        f"Counted as empty, since there is no file of {whose}: {'; '.join(names)}."
+        f"Counted as empty, since there is no file of {whose}: {', '.join(names)}."
         for whose, names in (("a predicted mask", empty), ("a reference mask", unmarked))
         if names
     ]
@@ -181,7 +179,9 @@ def read_reference(
     masks = read_folder(reference) if reference else {}
     if reference and listed is not None:
         if lacking := sorted(set(listed) - masks.keys()):
-            raise UserError(f"{reference}: holds no mask of {few(lacking)}. Take them out of the list of patients.")
+            raise UserError(
+                f"{reference}: holds no mask of {list_few(lacking)}. Take them out of the list of patients."
+            )
         masks = {patient: masks[patient] for patient in sorted(listed)}
     if data:
         folder = find_folder(data)
@@ -214,7 +214,7 @@ def read_scans(
         masks = {name: beside for name, (_, beside) in scans.items() if beside}
     if lacking := sorted(scans.keys() - masks.keys()):
         raise UserError(
-            f"{reference or folder}: no reference mask of {few(lacking)} that fits. List others in --patients."
+            f"{reference or folder}: no reference mask of {list_few(lacking)} that fits. List others in --patients."
         )
     frames = {name: stack._replace(masks=stack.masks * 0, grid=scans[name][0].grid) for name, stack in masks.items()}
     slices.masks = torch.from_numpy(arrange(masks, slices, frames, reference or folder)[0])
@@ -223,19 +223,17 @@ def read_scans(
 
 def without_images(masks: Masks, predicted: Masks) -> Slices:
     """Return black slices of a square size into which each of the masks fits."""
-    import pandas as pd
     import torch
 
-    from dataset.slices import COLUMNS, Slices
+    from dataset.slices import Slices, table_of
 
-    rows = []
+    numbers = {}
     for patient, stack in masks.items():
         other = predicted.get(patient, stack)
-        numbers = sorted({*(stack.numbers or range(1, len(stack.masks) + 1)), *(other.numbers or ())})
-        rows += [(patient, f"{patient}/{patient}_{n}.tif", f"{patient}/{patient}_{n}_mask.tif") for n in numbers]
-    side = max(max(stack.masks.shape[1:]) for stack in masks.values())
-    black = torch.zeros(1, dtype=torch.uint8).expand(len(rows), side, side, constants.CHANNELS)
-    return Slices(black, black[..., 0], pd.DataFrame(rows, columns=COLUMNS))
+        numbers[patient] = sorted({*(stack.numbers or range(1, len(stack.masks) + 1)), *(other.numbers or ())})
+    table, side = table_of(numbers), max(max(stack.masks.shape[1:]) for stack in masks.values())
+    black = torch.zeros(1, dtype=torch.uint8).expand(len(table), side, side, constants.CHANNELS)
+    return Slices(black, black[..., 0], table)
 
 
 def arrange(
@@ -268,21 +266,21 @@ def arrange(
         rows = {number: n for n, number in enumerate(stack.numbers or numbers)}
         if beyond := sorted(rows.keys() - {*numbers}):
             problems.append(
-                f"{source}: {patient}, slices {few(beyond)}: no such slices in the data, which has {numbers.min()} to "
-                f"{numbers.max()}. Renumber or remove the files."
+                f"{source}: {patient}, slices {list_few(beyond)}: no such slices in the data, which has "
+                f"{numbers.min()} to {numbers.max()}. Renumber or remove the files."
             )
         if lacking := numbers[~numbers.isin(rows)].tolist():
-            missing.append(f"{patient}, slices {', '.join(map(str, lacking))}")
+            missing.append(f"{patient} (slices {', '.join(map(str, lacking))})")
         numbers = numbers[numbers.isin(rows)]
         height, width = stack.masks.shape[1:]
         arranged[numbers.index, :height, :width] = stack.masks[numbers.map(rows)]
     if unknown := sorted(stacks.keys() - {*slices.patients}):
-        problems.append(f"{source}: {few(unknown)}: no such patient in the reference. Rename or remove the files.")
+        problems.append(f"{source}: {list_few(unknown)}: no such patient in the reference. Rename or remove the files.")
     lacking = absent if references else [*missing, *absent]  # another reader may save no empty slices
     if lacking and not missing_as_empty:
         problems.append(
-            f"{source}: no mask of {few(lacking)}. Add what is missing, list the patients to score with --patients, or "
-            "count it as empty with --missing-as-empty."
+            f"{source}: no mask of {list_few(lacking)}. Add what is missing, list the patients to score with "
+            "--patients, or count it as empty with --missing-as-empty."
         )
     if problems:
         raise UserError(describe_problems(source, problems))
@@ -296,14 +294,10 @@ def misfit(stack: MaskStack, reference: MaskStack | None, shape: tuple[int, int,
         own = "{1}x{0}".format(*stack.masks.shape[1:])
         return f"has masks of {own} pixels, but {width}x{height} are needed. Resample to nearest neighbours."
     if stack.numbers is None and len(stack.masks) != shape[0]:
-        return f"has {len(stack.masks)} masks, but {shape[0]} slices. Save one mask for each slice."
+        return f"has {counted(len(stack.masks), 'mask')}, but {counted(shape[0], 'slice')}. Save one for each slice."
     if reference and reference.grid and not reference.grid.matches(stack.grid):
         return "lies elsewhere in space than its reference. Resample it onto the reference."
     return ""
-
-
-def few(names: list) -> str:
-    return "; ".join(map(str, names[:SHOWN])) + (f"; and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import constants
 from training.recipe import Recipe, chosen_settings, make_parser, make_settings
-from utils import UserError, cores, list_few, run_script, show_number
+from utils import UserError, cores, counted, list_few, run_script, show_number
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -193,7 +193,7 @@ def train(
     writer = checkpoints.Writer(run, optimiser.result, optimiser, config, choose_kept)
     finished = writer.resume() if resumed else 0
     if finished >= recipe.epochs:
-        say(f"nothing is left to do: all {finished} epochs are done")
+        say(f"nothing is left to do: {counted(finished, 'epoch')} done")
         return
     if rank() == 0:
         if resumed:
@@ -335,7 +335,8 @@ def print_costs(
     size = sum(tensor.nbytes for tensor in network.state_dict().values())
     checkpoints = min(recipe.epochs, 1 + keep * len(constants.CRITERIA)) if keep else recipe.epochs
     needed = size * (checkpoints + 4)  # resume.pt holds the optimiser and the average too
-    print(f"disk        up to {needed / 1e9:.1f} GB in {run.models}: {checkpoints} epochs of {size / 1e6:.0f} MB each")
+    each = f"{counted(checkpoints, 'epoch')} of {size / 1e6:.0f} MB"
+    print(f"disk        up to {needed / 1e9:.1f} GB in {run.models}: {each}")
     free = shutil.disk_usage(run.path).free
     if free < needed:
         print(f"warning: {free / 1e9:.1f} GB are free there. Free some, or keep the best epochs only with --keep 3")

@@ -257,6 +257,11 @@ def show_number(value: float | None, form: str = ".3f") -> str:
     return "-" if value is None or math.isnan(value) else format(value, form)
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun: 1 mask, 2 masks."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def describe_problems(source: Path, problems: list[str]) -> str:
     """Return one problem unchanged, of several the first ones, one per line, and the number of further ones."""
     if len(problems) == 1:
@@ -266,9 +271,9 @@ def describe_problems(source: Path, problems: list[str]) -> str:
     return "\n".join([f"{source}: {len(problems)} problems", *listed, *more])
 
 
-def list_few(names: list[str], most: int = 3) -> str:
+def list_few(names: list, most: int = 3) -> str:
     """Return the first names in one line, with dots for further ones."""
-    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
+    return ", ".join(map(str, names[:most])) + (", ..." if len(names) > most else "")
 
 
 def cores(quotas: Path = Path("/sys/fs/cgroup")) -> int:

@@ -11,7 +11,7 @@ import constants
 from dataset.published import NESTED_COPIES
 from dataset.slices import COLUMNS, decode
 from dataset.synthetic import write_patients
-from utils import UserError, describe_problems
+from utils import UserError, counted, describe_problems
 
 TIFF = (".tif", ".tiff")
 GRID = "grid.json"  # beside the slices of a patient, by import_data.py: mm between their rows, columns and slices
@@ -82,7 +82,7 @@ def find_slices(folder: Path, only: Iterable[str] | None = None, fewest: int = F
         for path in empty
     ]
     if len(patients) < fewest:
-        few = f"{len(patients)} patient(s), but training, validation and test need one each"
+        few = f"{counted(len(patients), 'patient')}, but training, validation and test need one each"
         problems.append(f"{folder}: {few}. Use at least {fewest}.")
     table = pd.DataFrame(rows, columns=COLUMNS)
     if problems:

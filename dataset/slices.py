@@ -4,7 +4,7 @@ import hashlib
 import io
 import re
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from constants import CHANNELS, IMAGE_SIZE
-from utils import UserError, describe_problems, list_few, parallel_map
+from utils import UserError, counted, describe_problems, list_few, parallel_map
 
 COLUMNS = ["patient", "image_path", "mask_path"]  # of a table of slices; paths are relative to the data folder
 CHECKSUM = "checksum"  # a further column of the split tables of a run, see `checksums`
@@ -75,6 +75,12 @@ def without_masks(images: np.ndarray, patient: str) -> Slices:
     return Slices(torch.from_numpy(images), torch.zeros(images.shape[:3], dtype=torch.uint8), table)
 
 
+def table_of(numbers: Mapping[str, Iterable[int]]) -> pd.DataFrame:
+    """Return a table of slices, as find_slices does, of patients with the numbers of their slices."""
+    names = [(patient, f"{patient}/{patient}_{number}") for patient, own in numbers.items() for number in own]
+    return pd.DataFrame([(patient, f"{name}.tif", f"{name}_mask.tif") for patient, name in names], columns=COLUMNS)
+
+
 def slice_number(image_path: str) -> int:
     """Return the number in the name of a slice's file."""
     return int(re.search(r"_(\d+)\.tiff?$", image_path, re.IGNORECASE)[1])
@@ -104,8 +110,11 @@ def describe_changes(slices: Slices) -> str:
     if CHECKSUM not in slices.table:
         return ""
     changed = slices.table.loc[slices.table[CHECKSUM] != checksums(slices), "mask_path"].tolist()
-    warning = f"warning: image or mask of {len(changed)} slices changed since training began: {list_few(changed)}"
-    return warning if changed else ""
+    if not changed:
+        return ""
+    return (
+        f"warning: image or mask of {counted(len(changed), 'slice')} changed since training began: {list_few(changed)}"
+    )
 
 
 def load_slices(folder: Path, tables: dict[str, pd.DataFrame]) -> dict[str, Slices]:

@@ -152,14 +152,15 @@ class Prediction:
     def judge(self, work: Work) -> Row:
         """Return the columns of patients.csv that the masks do not say: origin, expected Dice, warnings."""
         scan, model = work.scan, self.checkpoint["quality"]
-        warnings = [*scan.warnings, *input_warnings(scan.slices, work.masks)]
+        warnings = [*scan.warnings, *input_warnings(scan.slices, work.masks, scan.spacing)]
         if work.in_place:
             about = describe_written(work.masks, work.before.get("patient", {}))
         else:
             about = {"origin": NETWORK, "network_mask": digest(work.masks)}
             about |= expect(model, work.small, work.masks, scan, bool(warnings))
         about["seen_in_training"] = seen_in_training(scan, self.checkpoint["training_patients"])
-        return about | {"warnings": " ".join(warnings)}
+        later = (text[0].upper() + text[1:] for text in warnings[1:])
+        return about | {"warnings": " ".join([*warnings[:1], *later])}
 
 
 def in_stages(items: Iterable, read: Callable, compute: Callable, write: Callable) -> Iterator:

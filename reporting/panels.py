@@ -16,6 +16,7 @@ from reporting.plots import to_png
 from reporting.viewer import head_view
 from scans.show import GREEN, MASK_COLOR, PREDICTION_COLOR, stretch
 from storage.run_folder import RunFolder
+from utils import counted
 
 OVERLAY = {"true positive": GREEN, "false positive": PREDICTION_COLOR, "false negative": MASK_COLOR}
 EXAMPLES = 3  # best or worst slices
@@ -34,11 +35,9 @@ def write_panels(run: RunFolder, slices: Slices, predicted: np.ndarray, results:
                ordered.drop_duplicates("patient").index[:EXAMPLES])
         for name, ordered in (("best", tumour), ("worst", tumour[::-1]))
     }  # fmt: skip
-    for kind in lesions.SLICE_KINDS[
-        1:
-    ]:  # a slice without tumour is black, or false positive as in the report's failures
+    for kind in lesions.SLICE_KINDS[1:]:  # the first is without tumour, and black
         rows = by_iou.index[by_iou["kind"] == kind]
-        title = f"{kind.capitalize()}: best, median and worst of {len(rows)} slices"
+        title = f"{kind.capitalize()}: best, median and worst of {counted(len(rows), 'slice')}"
         shown = dict.fromkeys(rows[[0, len(rows) // 2, -1]]) if len(rows) else {}  # without repetition
         panels[kind.replace(" ", "_")] = (title, list(shown))
     for name, (title, rows) in panels.items():

@@ -23,7 +23,7 @@ from reporting.genomics import sentences, study_plots, text_tables
 from reporting.viewer import viewer_data
 from scans.show import BRIGHTEST
 from storage.run_folder import RunFolder
-from utils import show_number
+from utils import counted, show_number
 
 SPELLING = {"iou": "IoU", "dice": "Dice", "hd95": "HD95"}
 
@@ -127,7 +127,7 @@ def load_template(name: str) -> Template:
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
-    environment.filters |= {"readable": readable, "shown": shown, "show_number": show_number}
+    environment.filters |= {"readable": readable, "shown": shown, "show_number": show_number, "counted": counted}
     return environment.get_template(name)
 
 

@@ -21,7 +21,7 @@ from scans.cohort import Patient, shown_items
 from scans.scan import Scan
 from scans.show import BRIGHTEST, align, stretch
 from scans.write import Row
-from utils import show_number, write_text
+from utils import counted, write_text
 
 MOST_BYTES, MOST_PATIENTS = 16_000_000, 30  # that report.html shows itself
 MOST_ROWS = 10_000  # of its table, which a browser still scrolls
@@ -49,7 +49,7 @@ def write_report(
     totals: rows of patients.csv. facts: about network and cohort, by name. warnings: about the whole cohort.
     synthetic_notice: empty, or says that the network knows nothing.
     """
-    title = f"{out.resolve().name}: {len(totals)} scan{'s' * (len(totals) > 1)}"
+    title = f"{out.resolve().name}: {counted(len(totals), 'scan')}"
     if len(totals) > MOST_ROWS:
         warnings = [*warnings, f"The table lists the {MOST_ROWS:,} scans to check first. All are in patients.csv."]
     totals = sorted(totals, key=first_to_check)[:MOST_ROWS]
@@ -112,24 +112,23 @@ def first_to_check(total: Row) -> tuple:
 def cohort_table(totals: Sequence[Row]) -> dict[str, Any]:
     """Return the table of the page: columns, those of numbers, and rows of text, in the order of the totals.
 
-    Columns that no patient has a value for are left out.
+    Columns in which no patient has something special are left out.
     """
     rows = []
     for total in totals:
-        row = {"Patient": total["patient"], "Check": total.get("check", "")}
-        if total.get("expected_dice") is not None:
-            row["Expected Dice"] = show_number(total["expected_dice"], ".2f")
-            row["90% interval"] = f"{total['low']:.2f} to {total['high']:.2f}"
         volume = total.get("volume_ml")
-        row["Volume"] = f"{total['lesion_pixels']:,} px" if volume is None else f"{volume:,.1f} ml"
-        row["Slices with lesion"] = f"{total['lesion_slices']} of {total['slices']}"
-        row["Dice"] = f"{total['dice']:.3f}" if "dice" in total else ""
-        row["Seen in training"] = total.get("seen_in_training", "")
-        row["Mask"] = total.get("origin", "")
-        row["Warnings"] = total.get("warnings", "")
-        rows.append(row)
-    names = dict.fromkeys(name for row in rows for name in row)
-    columns = [name for name in names if any(row.get(name) for row in rows)]
+        rows.append({
+            "Patient": total["patient"],
+            "Check": total.get("check", ""),
+            "Expected Dice": describe_expected(total),
+            "Volume": f"{total['lesion_pixels']:,} px" if volume is None else f"{volume:,.1f} ml",
+            "Slices with lesion": f"{total['lesion_slices']} of {total['slices']}",
+            "Dice": f"{total['dice']:.3f}" if "dice" in total else "",
+            "Seen in training": "yes" if total.get("seen_in_training") == "yes" else "",
+            "Mask": CORRECTED if total.get("origin") == CORRECTED else "",
+            "Warnings": total.get("warnings", ""),
+        })  # fmt: skip
+    columns = [name for name in rows[0] if any(row[name] not in ("", "unknown") for row in rows)]
     return {"columns": columns, "numeric": ["Expected Dice", "Volume", "Slices with lesion", "Dice"], "rows": rows}
 
 
@@ -198,8 +197,15 @@ def title_of(total: Row) -> str:
 
 def scan_facts(scan: Scan, total: Row, taken: str) -> list[str]:
     """Return sentences about a scan for the viewer; taken: its files by sequence."""
-    spacing = " × ".join(f"{size:.3g}" for size in scan.spacing or ())
-    seen = "Seen in training: the network learned from this patient." if total.get("seen_in_training") == "yes" else ""
     warnings = total.get("warnings") and f"Warning: {total['warnings']}"
+    expected = "expected_dice" in total and f"Expected Dice {describe_expected(total)}."
+    seen = "Seen in training: the network learned from this patient." if total.get("seen_in_training") == "yes" else ""
+    spacing = " × ".join(f"{size:.3g}" for size in scan.spacing or ())
     size = f"Voxels of {spacing} mm (rows, columns, slices)." if spacing else "No spacing known: areas are in pixels."
-    return [text for text in (warnings, seen, f"{taken}. {size}") if text]
+    return [text for text in (warnings, expected, seen, f"{taken}. {size}") if text]
+
+
+def describe_expected(total: Row) -> str:
+    """Return the expected Dice with its interval: 0.87 (0.76 to 0.98); or unknown."""
+    expected = total.get("expected_dice")
+    return "unknown" if expected is None else f"{expected:.2f} ({total['low']:.2f} to {total['high']:.2f})"

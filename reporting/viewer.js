@@ -166,7 +166,7 @@ export function makeViewer(root, stacks, moved = () => {}) {
   const state = {stack: 0, slice: 0, layer: 0, zoom: 1, middle: null, hidden: false};  // middle: [x, y] of what is seen
   const stack = () => stacks[state.stack], shown = () => stack().slices[state.slice];
   const last = () => stack().slices.length - 1;
-  const amount = area => area.toLocaleString("en-US");
+  const amount = area => Math.round(area).toLocaleString("en-US");
 
   function show() {
     const own = stack(), slice = shown();

@@ -22,7 +22,7 @@ from scans.items import GONE, NOT_CHOSEN, Item, begin_of, find_items, gap_in, id
 from scans.names import COLUMNS, MASK, OTHER, SHOWN, Kind, base_of, is_pattern, maker_of, volumes_of_set
 from scans.read import open_array
 from scans.scan import PICTURES, file_ending, safe_name, stem
-from utils import UserError, is_unsafe_path, list_few, read_csv, to_csv, write_text
+from utils import UserError, counted, is_unsafe_path, list_few, read_csv, to_csv, write_text
 
 HEADER = ("mask_of", "slices", "spacing", "unused", "notes")  # after the patient and its files
 Columns = dict[str, Kind]  # of files, in a table
@@ -169,7 +169,7 @@ def choose_series(own: list[Item], series: str, problems: list[str]) -> list[Ite
     wanted = FLAIR if any(item.kind == FLAIR for item in own) else None
     meant = [item for item in stacks if (series.lower() in item.series.names if series else item.kind == wanted)]
     if stacks and len(meant) != 1 and (meant or series):
-        listed = "; ".join(f"{item.series.label}, {len(item.paths)} files" for item in stacks)
+        listed = "; ".join(f"{item.series.label}, {counted(len(item.paths), 'file')}" for item in stacks)
         wrong = f"--series {series} names {len(meant) or 'none'} of them. " if series else ""
         problems.append(
             f"{stacks[0].folder}: holds {len(stacks)} series. {wrong}Say which one is FLAIR: --series with its number, "

@@ -4,15 +4,14 @@ from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 
-from constants import CHANNELS
-from dataset.slices import COLUMNS, Slices
+from dataset.slices import Slices, table_of
 from scans.cohort import find_patients
 from scans.masks import MaskStack, read_reference
 from scans.read import read_patient
 from scans.scan import Scan
+from scans.show import align
 from utils import UserError, describe_problems
 
 
@@ -45,16 +44,6 @@ def load_scans(folder: Path, wanted: Collection[str]) -> dict[str, tuple[Scan, M
 
 def to_slices(scans: dict[str, Scan]) -> Slices:
     """Return all slices in one size, the largest, with empty rows and columns at the ends of others. Masks: empty."""
-    side = max(max(plane.shape[:2]) for scan in scans.values() for plane in scan.slices)
-    images = np.zeros((sum(len(scan.slices) for scan in scans.values()), side, side, CHANNELS), np.uint8)
-    planes = (plane for scan in scans.values() for plane in scan.slices)
-    for image, plane in zip(images, planes, strict=True):
-        image[: plane.shape[0], : plane.shape[1]] = plane
-    rows = [
-        (name, f"{name}/{name}_{number}.tif", f"{name}/{name}_{number}_mask.tif")
-        for name, scan in scans.items()
-        for number in range(1, len(scan.slices) + 1)
-    ]
-    return Slices(
-        torch.from_numpy(images), torch.zeros(images.shape[:3], dtype=torch.uint8), pd.DataFrame(rows, columns=COLUMNS)
-    )
+    images = torch.from_numpy(align([plane for scan in scans.values() for plane in scan.slices], square=True))
+    table = table_of({name: range(1, len(scan.slices) + 1) for name, scan in scans.items()})
+    return Slices(images, torch.zeros(images.shape[:3], dtype=torch.uint8), table)

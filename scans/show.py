@@ -119,9 +119,10 @@ def text_font(size: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(str(Path(folder, "mpl-data", "fonts", "ttf", "DejaVuSans.ttf")), size)
 
 
-def align(planes: Sequence[np.ndarray]) -> np.ndarray:
+def align(planes: Sequence[np.ndarray], square: bool = False) -> np.ndarray:
     """Return slices as one array; smaller ones get empty rows and columns at their ends."""
     height, width = (max(plane.shape[axis] for plane in planes) for axis in (0, 1))
+    height, width = (max(height, width),) * 2 if square else (height, width)
     stack = np.zeros((len(planes), height, width, *planes[0].shape[2:]), planes[0].dtype)
     for own, plane in zip(stack, planes, strict=True):
         own[: plane.shape[0], : plane.shape[1]] = plane

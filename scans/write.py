@@ -16,7 +16,7 @@ from scans import medical
 from scans.check import CORRECTED
 from scans.scan import PICTURES, Scan, file_ending, safe_name
 from scans.show import contact_sheet
-from utils import atomic_write
+from utils import atomic_write, counted
 
 SLICES, PATIENTS = "slices.csv", "patients.csv"
 COLUMNS = {
@@ -177,13 +177,11 @@ def describe_cohort(totals: list[Row]) -> str:
     check = sum(row["check"] == "yes" for row in totals)
     corrected = sum(row["origin"] == CORRECTED for row in totals)
     volumes = [row["volume_ml"] for row in totals if "volume_ml" in row]
-    text = (
-        f"{len(totals)} scan{'s' * (len(totals) > 1)}: {lesions} with lesion, {check} to check, {corrected} corrected"
-    )
+    text = f"{counted(len(totals), 'scan')}: {lesions} with lesion, {check} to check, {corrected} corrected"
     if volumes:
         text += f"; {sum(volumes):,.1f} ml in {len(volumes)} of known spacing"
     if scores := [row["dice"] for row in totals if "dice" in row]:
-        text += f"; mean Dice {np.mean(scores):.3f} with {len(scores)} reference masks"
+        text += f"; mean Dice {np.mean(scores):.3f} with {counted(len(scores), 'reference mask')}"
     of_tumour = [row["dice"] for row in totals if row.get("reference_pixels")]
     if empty := len(scores) - len(of_tumour):
         text += f", {empty} of them empty" + (f" ({np.mean(of_tumour):.3f} with the others)" if of_tumour else "")

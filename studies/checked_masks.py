@@ -7,9 +7,6 @@ Patients of a cross-validation in the order of their expected Dice, unknown firs
 of 1/BEVR and the intraclass correlation of BEVR with manual masks, for the largest component and for all.
 """
 
-import argparse
-from pathlib import Path
-
 import pandas as pd
 
 from dataset.folder import find_folder
@@ -20,6 +17,7 @@ from evaluation.genomics import CONTRASTS, auc, contrast
 from evaluation.intervals import intraclass
 from evaluation.metrics import rows_of_patients
 from storage.run_folder import RunFolder
+from studies.quality import parser_of_run
 from utils import existing, parallel_map, run_script, show_number
 
 CHECKED = (0, 10, 20, 30, 50)  # patients
@@ -27,8 +25,7 @@ HEADING = ("masks", "doubtful ones", "patients", "ICC of BEVR")
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run", type=Path, required=True, metavar="DIR", help="a tested cross-validation")
+    parser = parser_of_run(__doc__)
     parser.add_argument("--data", type=existing, metavar="DIR", help="folder kaggle_3m or its parent")
     args = parser.parse_args(argv)
     run = RunFolder(args.run)

@@ -40,6 +40,7 @@ from unet import UNet
 from utils import UserError, existing, refuse_used, run_script, to_csv, write_text
 
 SPACING = (0.9, 0.9, 5.0)  # mm between columns, rows, slices
+THICK = 6  # columns that a sagittal slice averages
 FACE = 15  # pixels from the brain: a removed face begins there
 NAMES = ("t1", "flair", "t1ce")  # of the channels' files
 Network = tuple[UNet, dict[str, Any]]  # and its checkpoint
@@ -181,7 +182,7 @@ def write_patient(out: Path, slices: Slices, form: str) -> None:
             image = sitk.Resample(image, thin, sitk.Transform(), nearest, (0, 0, -SPACING[2] / 2 + 0.5),
                                   (*SPACING[:2], 1.0), image.GetDirection(), 0)  # fmt: skip
         if form == "sagittal":
-            image = sitk.PermuteAxes(image, (1, 2, 0))
+            image = sitk.PermuteAxes(sitk.BinShrink(image, (THICK, 1, 1)), (1, 2, 0))
         sitk.WriteImage(image, str(out / name / f"{what}.nii.gz"), useCompression=True)
 
 

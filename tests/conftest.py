@@ -7,14 +7,13 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import SimpleITK as sitk
 import torch
 
 import constants
 from dataset import synthetic
-from dataset.slices import COLUMNS, Slices
+from dataset.slices import Slices, table_of
 from storage import checkpoints
 from storage.run_folder import RunFolder
 from unet import UNet
@@ -68,15 +67,11 @@ def write_split(folder: Path, *splits: str) -> Path:
 
 def make_slices(masks: dict[str, list[np.ndarray]], images: np.ndarray | None = None) -> Slices:
     """Slices 1, 2, ... of each patient with the given masks (0 or 1, [H, W]); without images, all are black."""
-    rows = [
-        (patient, f"{patient}/{patient}_{number}.tif", f"{patient}/{patient}_{number}_mask.tif")
-        for patient, stack in masks.items()
-        for number in range(1, len(stack) + 1)
-    ]
+    table = table_of({patient: range(1, len(stack) + 1) for patient, stack in masks.items()})
     stacked = np.concatenate([np.asarray(stack, np.uint8) for stack in masks.values()])
     if images is None:
         images = np.zeros((*stacked.shape, 3), np.uint8)
-    return Slices(torch.from_numpy(images), torch.from_numpy(stacked), pd.DataFrame(rows, columns=COLUMNS))
+    return Slices(torch.from_numpy(images), torch.from_numpy(stacked), table)
 
 
 def box(*places: tuple[int, int, int, int], size: int = 256) -> np.ndarray:

@@ -7,7 +7,7 @@ from conftest import box, make_slices
 from dataset.preprocess import find_head
 from dataset.slices import Slices
 from evaluation import calibration
-from scans.check import input_warnings
+from scans.check import input_warnings, is_misplaced
 
 
 def head_image(radius: int = 60) -> np.ndarray:
@@ -75,3 +75,19 @@ def test_a_photograph_a_page_and_a_mask_over_half_of_the_head_are_doubted():
     assert "more than a third of the head in 1 of 2 slices" in input_warnings(images, masks)[0]
     images[1] = box((100, 100, 30, 30))[..., None] * 90
     assert input_warnings(images, np.stack([box(), box((100, 100, 20, 20))])) == []  # 400 px, where the head ends
+
+
+def test_a_head_that_lies_unlike_those_of_the_data_set():
+    y, x = np.mgrid[:100, :100]
+    egg = (np.abs(x - 50) < 25 + y / 9) & (y >= 5) & (y < 95)  # 90 rows; 50 columns in front, 70 behind
+    stack = np.stack([egg & (np.hypot(y - 50, x - 50) < radius) for radius in (20, 70, 70, 70, 20)])
+    assert not is_misplaced(stack) and not is_misplaced(stack & False)
+    assert is_misplaced(stack, tall=0.5)
+    for wrong in (stack[:, ::-1], np.rot90(stack, 1, (1, 2)), stack[:, :70], stack[1:4]):
+        assert is_misplaced(wrong)
+
+
+def test_a_mask_at_the_end_of_a_stack_is_doubted():
+    images, masks = np.stack([head_image()] * 5), np.stack([box((100, 100, 20, 20))] * 5)
+    images[:, :9, :9] = 0
+    assert "the mask reaches the first or last slice" in input_warnings(images, masks)[-1]

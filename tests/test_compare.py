@@ -34,7 +34,7 @@ def test_a_difference_is_significant_or_not_and_p_is_exact(call, tmp_path):
     for run, value in (("c", 0.1), ("d", 0.9)):
         write_run(tmp_path / run, {f"SYNTH_XX_{n}_1": value for n in range(2)})
     code, out, _ = call("compare_runs", tmp_path / "c", tmp_path / "d")
-    assert code == 0 and "2 patient(s) cannot show any difference" in out and "SYNTHETIC" in out
+    assert code == 0 and "2 patients cannot show any difference" in out and "SYNTHETIC" in out
     assert out.count("+0.800, +0.800") == 1  # the values of both, instead of an interval
 
 

@@ -62,7 +62,7 @@ def test_a_corrected_mask_is_measured_as_it_is_and_replaced_only_if_asked(predic
         stack[1, 60:70] = 0
         np.save(edited, stack) if kind == "npy" else write_volume(edited, stack * 3, (0.5, 0.5, 4))
     content = edited.read_bytes()
-    for words in ("case (corrected mask): 2 of 2 slices with lesion, 4,200 px", "2 slices were done before"):
+    for words in ("case (corrected mask): 2 of 2 slices with lesion, 4,200 px", "2 slices done before"):
         code, said, err, _ = predict(path)  # it stays corrected
         assert (code, err) == (0, "") and words in said
         assert edited.read_bytes() == content
@@ -82,7 +82,7 @@ def test_a_cohort_grows_and_only_new_scans_are_segmented(predict, tmp_path):  # 
     mask = tmp_path / "out" / "a" / "a_mask.npy"
     np.save(mask, np.load(mask).astype(np.float64))  # saved by another program, the same pixels
     code, said, err, out = predict(tmp_path / "a.npy", tmp_path / "b.npy")
-    assert (code, err) == (0, "") and "1 slices have masks in" in said and "1 slices segmented" in said
+    assert (code, err) == (0, "") and "1 slice with masks in" in said and "1 slice segmented" in said
     table = pd.read_csv(out / "patients.csv")
     assert table["patient"].tolist() == ["a", "b"] and table["origin"].tolist() == ["network"] * 2
     code, _, err, _ = predict(tmp_path / "b.npy")

@@ -74,7 +74,7 @@ def test_a_cohort_stopped_at_any_file_ends_as_one_that_was_not(predict, tmp_path
         codes.append(code)
         if code != 130:
             break
-    assert codes[-1] == 1 and len(codes) > 6 and "d.npy: cannot be read" in err and "slices were done before" in out
+    assert codes[-1] == 1 and len(codes) > 6 and "d.npy: cannot be read" in err and "slices done before" in out
     assert contents(tmp_path / "stopped") == contents(tmp_path / "whole")
 
 
@@ -92,7 +92,7 @@ def test_what_is_done_is_not_read_again_unless_something_changed(predict, read, 
         read.clear()
         code, out, err = predict("x")
         assert code == 1 and err.count("error:") == 1 and read == expected
-    assert "7 slices were done before" in out and "3 scans: 2 with lesion" in out
+    assert "7 slices done before" in out and "3 scans: 2 with lesion" in out
     np.save(folder / "c" / "c_mask.npy", np.load(folder / "c" / "c_mask.npy") * 0)  # corrected
     Image.fromarray(blob()[1] * 255).save(cohort / "a" / "a_2_mask.png")  # the reference is complete
     (folder / "b" / "b_overlay.png").unlink()
@@ -119,7 +119,7 @@ def test_shards_in_any_order_and_a_last_call_are_one_prediction(predict, read, t
     assert codes == [1, 0, 0, 1] and read == ["d", "b", "a", "c", "d"]  # d cannot be read
     assert not (tmp_path / "shards" / "out" / "patients.csv").exists()
     code, out, err = predict("shards")
-    assert code == 1 and "7 slices were done before" in out and "d.npy" in err
+    assert code == 1 and "7 slices done before" in out and "d.npy" in err
     assert contents(tmp_path / "shards") == contents(tmp_path / "whole")
     assert predict("shards", "--shard", "2/3", "--overwrite")[0] == 0 and read[-1] == "c"
     assert predict("shards", "--shard", "4/3")[0] == predict("shards", "--shard", "1/3", "--workers", 2)[0] == 2
@@ -129,7 +129,7 @@ def test_workers_are_shards_in_processes_of_their_own(predict, cohort, tmp_path)
     (cohort / "d.npy").unlink()
     predict("whole")
     code, out, err = predict("workers", "--workers", 2, "--overwrite")
-    assert code == 0 and "7 slices were done before" in out and "error" not in err
+    assert code == 0 and "7 slices done before" in out and "error" not in err
     assert contents(tmp_path / "workers") == contents(tmp_path / "whole")
 
 

@@ -179,7 +179,7 @@ def test_a_slice_of_which_a_reader_saved_no_file_is_empty_in_both_directions(sco
     for predicted, reference in (("b", "a"), ("a", "b")):
         more = ("--data", data) if with_data else ()
         code, out, err, scored = score(tmp_path / predicted, "--reference", tmp_path / reference, *more)
-        assert (code, err) == (0, "") and "Counted as empty" in out and "SYNTH_T_0, slices" in out
+        assert (code, err) == (0, "") and "Counted as empty" in out and "SYNTH_T_0 (slices" in out
         table = scored.read_test_tables()["patients"]
         assert table["dice"].item() == pytest.approx(2 * 4000 / 14000, abs=1e-6)
         assert table["slices"].item() == (8 if with_data else 5)
@@ -222,12 +222,12 @@ def test_missing_patients_and_slices_are_named_and_refused_or_count_as_empty(sco
     for number in (1, 3):
         (pictures / f"SYNTH_T_1_{number}_mask.png").unlink()
     code, _, err, scored = score(pictures, "--data", folder)
-    assert code == 2 and "no mask of SYNTH_T_1, slices 1, 3; SYNTH_T_4. Add" in err and "--missing-as-empty" in err
+    assert code == 2 and "no mask of SYNTH_T_1 (slices 1, 3), SYNTH_T_4. Add" in err and "--missing-as-empty" in err
     assert not scored.path.exists()
     code, out, err, scored = score(pictures, "--data", folder, "--missing-as-empty")
     assert (code, err) == (0, "") and "Counted as empty" in out
     dice = scored.read_test_tables()["patients"]["dice"].tolist()
-    assert dice == [1, 0, 1, 1, 0] and "SYNTH_T_1, slices 1, 3; SYNTH_T_4" in scored.read_metrics()["notes"][0]
+    assert dice == [1, 0, 1, 1, 0] and "SYNTH_T_1 (slices 1, 3), SYNTH_T_4" in scored.read_metrics()["notes"][0]
     (tmp_path / "list.txt").write_text("SYNTH_T_0\nSYNTH_T_3\n")
     code, _, err, scored = score(pictures, "--data", folder, "--patients", tmp_path / "list.txt")
     assert (code, err) == (0, "") and scored.read_metrics()["patients"] == 2

@@ -108,7 +108,7 @@ last=$(sbatch --parsable --dependency=afterany:$job $small cohort.sbatch $option
 second=$(ls heads | sed -n 2p)
 requeue_once "${job}_2" "slurm/masks/${second%.npy}/${second%.npy}_mask.json"
 finish "$last"
-grep -h "slices were done before" cohort_*.log
+grep -h "slices done before" cohort_*.log
 python predict_model.py $options --out plain/masks > plain_cohort.log
 diff -r slurm plain
 echo "cohort: all $(find plain -type f | wc -l) files byte-equal"
