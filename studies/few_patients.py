@@ -24,6 +24,7 @@ from storage.run_folder import RunFolder
 from utils import UserError, existing, positive, run_python, run_script, to_csv, write_text
 
 TESTED = 12  # patients per draw, at most
+ALONE_EPOCHS = 94  # of the networks that learn from few patients alone: those of the run of 12 patients
 PROJECT = Path(__file__).resolve().parents[1]
 OTHERS, WENT_ON, ALONE = "others", "others, then few", "few alone"
 COLORS = {OTHERS: plots.GREY, WENT_ON: plots.BLUE, ALONE: plots.ORANGE}
@@ -36,16 +37,15 @@ def main(argv: list[str] | None = None) -> None:
     add("--institutions", nargs="+", default=["CS", "DU", "FG", "HT"], metavar="CODE", help="(%(default)s)")
     add("--patients", type=positive(int), nargs="+", default=[3, 6, 12], metavar="N", help="(%(default)s)")
     add("--draws", type=positive(int), default=3, metavar="N", help="of the few patients (%(default)s)")
-    add("--epochs", type=positive(int), help="of the networks that do not go on from others (those of the recipe)")
+    add("--epochs", type=positive(int), help="of the networks of the other institutions (those of the recipe)")
     add("--width", type=positive(int), help="of all networks (that of the recipe)")
     add("--out", type=Path, required=True, metavar="DIR", help="where the runs and the results go")
     args = parser.parse_args(argv)
-    scratch = ["--recipe", "tuned"]
-    for name in ("epochs", "width"):
-        if value := getattr(args, name):
-            scratch += [f"--{name}", str(value)]
+    scratch = ["--recipe", "tuned", *(["--width", args.width] if args.width else [])]
+    epochs = ["--epochs", args.epochs] if args.epochs else []
     folder = find_folder(args.data)
     patients = sorted(set(find_slices(folder)["patient"]))
+    alone = [*scratch, "--epochs", ALONE_EPOCHS]
     tables = []
     for code in args.institutions:
         own = [patient for patient in patients if institution(patient) == code]
@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> None:
             raise UserError(f"{code}: has {len(own)} patients, too few for --patients. Leave it out.")
         rest = [patient for patient in patients if patient not in own]
         run = args.out / code
-        tested = score(run / "others", folder, rest, own, *scratch)
+        tested = score(run / "others", folder, rest, own, *scratch, *epochs)
         weights = newest(run / "others")
         for draw in range(args.draws):
             order = np.random.default_rng((SEED, draw)).permutation(own).tolist()
@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> None:
                 scores = {
                     OTHERS: before,
                     WENT_ON: score(run / f"went_on_{count}_{draw}", folder, few[:count], test, *learn),
-                    ALONE: score(run / f"alone_{count}_{draw}", folder, few[:count], test, *scratch),
+                    ALONE: score(run / f"alone_{count}_{draw}", folder, few[:count], test, *alone),
                 }
                 shared = {"institution": code, "draw": draw, "few": count}
                 tables += [scored.assign(**shared, network=network) for network, scored in scores.items()]

@@ -10,6 +10,7 @@ NAMES = ("CS_0001", "CS_0002", "CS_0003", "CS_0004", "DU_0001")
 
 def test_an_institution_is_left_out_and_learned_from_few(monkeypatch, undrawn, capsys, tmp_path):
     monkeypatch.setattr(few_patients, "run_python", run_here)
+    monkeypatch.setattr(few_patients, "ALONE_EPOCHS", 1)
     folder = make_patients(tmp_path / "kaggle_3m", patients=5, slices=2)
     for number, name in enumerate(NAMES):
         old, new = f"SYNTH_T_{number}", f"TCGA_{name}_20000101"
