@@ -1,6 +1,6 @@
 // Warnings about a prediction, in the words of scans/check.py
 import {sameSize} from "./geometry.js";
-import {findHead, measure, percentileOfCounts, toNetworkSize} from "./preprocess.js";
+import {findHead, headBox, measure, percentileOfCounts, toNetworkSize} from "./preprocess.js";
 import {sha256} from "./sha256.js";
 
 // Whether the weights learned from this patient, by name or by image; known: {name, or its digest: fingerprint of the
@@ -57,27 +57,58 @@ export function pictureWarnings(pictures, endless) {
   return warnings;
 }
 
-// slices: [{height, width, planes}], masks: [Uint8Array]
-export function inputWarnings(slices, masks, {corner, uneven, bright, tooMuch, least, flair}) {
-  const warnings = [], values = slices.map(slice => cornerValues(slice, corner));
-  const [spread, level] = [0, 1].map(n => median(values.map(pair => pair[n])));
-  if (spread > uneven || level > bright) {
-    const what = spread > uneven ? "vary like the rest" : "are as bright as the rest";
+// Of a scan {slices: [{height, width, planes}], spacing} and its masks: [Uint8Array]; rules: `check` of the configuration
+export function inputWarnings({slices, spacing}, masks, rules, flair) {
+  const warnings = [], values = slices.map(slice => cornerValues(slice, rules.corner));
+  const [spread, level] = [0, 1].map(n => median(values.map(pair => pair[n]))), unlike = spread > rules.uneven || level > rules.bright;
+  if (unlike) {
+    const what = spread > rules.uneven ? "vary like the rest" : "are as bright as the rest";
     warnings.push(`this does not look like MR of one head: the corners, where MR shows air, ${what}. The masks of ` +
       "anything else mean nothing. Give slices of a whole head, with pre-contrast, FLAIR and post-contrast as " +
       "their channels.");
   }
-  const stacks = sameSize(slices) ? [slices] : slices.map(slice => [slice]);
-  const area = mask => { let sum = 0; for (let i = 0; i < mask.length; i++) sum += mask[i]; return sum; };
-  const head = stacks.flatMap(stack =>
-    findHead(stack.map(slice => slice.planes[flair]), stack[0].height, stack[0].width, true).map(area));
-  const large = masks.filter((mask, number) => area(mask) > Math.max(tooMuch * head[number], least * mask.length)).length;
+  const ofOneSize = sameSize(slices), stacks = ofOneSize ? [slices] : slices.map(slice => [slice]), [{height, width}] = slices;
+  const head = stacks.flatMap(stack => findHead(stack.map(slice => slice.planes[flair]), stack[0].height, stack[0].width, true));
+  const pixels = masks.map(mask => add(mask));
+  const large = pixels.filter((own, n) => own > Math.max(rules.tooMuch * add(head[n]), rules.least * masks[n].length)).length;
   if (large) {
-    warnings.push(`the mask covers more than a third of the head in ${large} of ${slices.length} slices, as no tumour ` +
-      "of the data set does. Look at the overlays before you use the areas.");
+    warnings.push(`the mask covers more than a third of the head in ${large} of ${counted(slices.length, "slice")}, as no ` +
+      "tumour of the data set does. Look at the overlays before you use the areas.");
+  }
+  if (ofOneSize && slices.length >= rules.fewest && !unlike) {
+    if (isMisplaced(head, height, width, spacing ? spacing[0] / spacing[1] : 1, rules)) warnings.push(rules.misplaced);
+    if (pixels[0] || pixels.at(-1)) warnings.push(rules.atEnd);
   }
   return warnings;
 }
+
+// Whether a head, filled, is cut off, upside down or on its side; tall: height of a pixel over its width
+export function isMisplaced(head, height, width, tall, {cut, ends}) {
+  const areas = head.map(mask => add(mask)), largest = Math.max(...areas);
+  const edges = head.flatMap(mask => [
+    ...[0, height - 1].map(y => add(mask, y * width, width) / width), ...[0, width - 1].map(x => add(mask, x, height, width) / height)]);
+  if (Math.max(...edges) > cut || Math.min(areas[0], areas.at(-1)) > ends * largest) return true;
+  const middles = [], shapes = [], mean = values => values.reduce((sum, value) => sum + value, 0) / values.length;
+  head.forEach((mask, n) => {
+    if (areas[n] <= largest / 2) return;
+    const [top, bottom, left, right] = headBox([mask], height, width), length = bottom - top;
+    let middle = 0;  // of the area, from top (-1) to bottom (1)
+    for (let y = 0; y < length; y++) middle += add(mask, (top + y) * width, width) * (2 * y / Math.max(length - 1, 1) - 1);
+    middles.push(middle / areas[n]);
+    shapes.push(length * tall / (right - left));
+  });
+  return mean(middles) < 0 || mean(shapes) < 1;  // of no head neither
+}
+
+// The sum of a mask, or of `count` of its pixels
+function add(mask, from = 0, count = mask.length, step = 1) {
+  let sum = 0;
+  for (let n = 0; n < count; n++) sum += mask[from + n * step];
+  return sum;
+}
+
+// As utils.py has it: 1 mask, 2 masks
+const counted = (number, noun) => `${number.toLocaleString("en-US")} ${noun}${number === 1 ? "" : "s"}`;
 
 // How the four corners of a slice compare with all of it, in its highest channel: spread and level
 function cornerValues({height, width, planes}, corner) {

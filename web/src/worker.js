@@ -48,7 +48,7 @@ const answers = {
   },
   segment({planes, threshold}) {  // planes: the logits, once, to be judged with the network's own threshold
     logits = planes || logits;
-    const masks = segment(logits, scan, threshold, config), warnings = planes ? inputWarnings(scan.slices, masks, config) : [];
+    const masks = segment(logits, scan, threshold, config), warnings = planes ? inputWarnings(scan, masks, config.check, config.flair) : [];
     const doubtful = scan.warnings.length + warnings.length > 0;
     return {masks, warnings, expected: planes && expectedDice(logits, masks, scan, config, doubtful)};
   },

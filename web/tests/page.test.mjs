@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import {createHash} from "node:crypto";
 import {test} from "node:test";
 import {deflateSync} from "node:zlib";
-import {isStripped, pictureWarnings, seenInTraining} from "../src/check.js";
+import {inputWarnings, isMisplaced, isStripped, pictureWarnings, seenInTraining} from "../src/check.js";
 import {expectedDice} from "../src/confidence.js";
 import {describe, fromNetwork, masksToNetwork, networkPixel, resample, toNetwork} from "../src/geometry.js";
 import {Refusal, cutPlane, encodeNifti, makeGrid, samePlace} from "../src/grid.js";
@@ -22,6 +22,7 @@ const input = {size: 4, normalisation: "plain", neighbours: 1, crop: false, reso
 const config = {input, network: {channels: 5}, names, flair: 1, mean: [0, 0, 0], std: [1, 1, 1], multiple: 32, mostVoxels: 2 ** 27,
   apart: 5, thin: 3, unequal: 1.05, largest: 1024, percentiles: [0, 100], air: 0.1, filling: [-32768],
   unusual: {stripped: 2.85, air: 0.1, fewest: 5, sampled: 20}};
+const rules = {corner: 16, uneven: 0.4, bright: 0.8, tooMuch: 1 / 3, least: 0.01, cut: 0.5, ends: 0.55, fewest: 5, misplaced: "misplaced", atEnd: "at the end"};
 const refused = (work, words) => assert.rejects(work, error => error instanceof Refusal && error.message.includes(words));
 
 test("percentiles and halves as NumPy has them", () => {
@@ -151,6 +152,35 @@ test("pictures of several sizes or series, or partly in colour, are warned of; a
   assert.deepEqual(said([["1.png", 2, false, true], ["2.png", 2, true], ["3.png", 2]]), []);
   const stripped = values => isStripped(Array(5).fill({height: 2, width: 2, planes: [0, Uint8Array.from(values)]}), config.unusual, 1, 2);
   assert.deepEqual([stripped([0, 100, 110, 90]), stripped([0, 100, 250, 20])], [true, false]);
+});
+
+// The heads of tests/test_calibration.py
+test("a head that lies unlike those of the data set, by its outline and the height of its pixels", () => {
+  const draw = (height, width, inside) => [20, 70, 70, 70, 20].map(radius => Uint8Array.from({length: height * width}, (_, at) => {
+    const [y, x] = inside(Math.floor(at / width), at % width);
+    return Number(Math.abs(x - 50) < 25 + y / 9 && y >= 5 && y < 95 && Math.hypot(y - 50, x - 50) < radius);
+  }));
+  const misplaced = (head, width = 100, tall = 1) => isMisplaced(head, 100, width, tall, rules), egg = draw(100, 100, (y, x) => [y, x]);
+  assert.deepEqual([misplaced(egg), misplaced(egg.map(mask => mask.map(() => 0))), misplaced(egg, 100, 0.5)], [false, false, true]);
+  const turned = [draw(100, 100, (y, x) => [99 - y, x]), draw(100, 100, (y, x) => [x, 99 - y])];
+  assert.deepEqual([...turned, egg.slice(1, 4)].map(head => misplaced(head)), [true, true, true]);
+  assert.ok(misplaced(draw(100, 70, (y, x) => [y, x]), 70));
+});
+
+test("masks at the end of a stack or over a third of the head, heads by the spacing, a white page", () => {
+  const draw = inside => Uint8Array.from({length: 1600}, (_, at) => Number(inside(Math.floor(at / 40), at % 40)));
+  const head = draw((y, x) => y >= 5 && y < 35 && Math.abs(x - 20) < 5 + y / 5), end = draw((y, x) => y >= 8 && y < 13 && x >= 18 && x < 23);
+  const none = draw(() => false), spot = draw((y, x) => y === 20 && x === 20);
+  const picture = plane => ({height: 40, width: 40, planes: Array(3).fill(plane.map(value => 90 * value))});
+  const slices = [end, head, head, head, end].map(picture);
+  const said = (marked, spacing = null, own = slices) => inputWarnings({slices: own, spacing}, own.map((_, n) => marked[n] || none), rules, 1);
+  assert.deepEqual(said([none, spot, spot, spot, none]), []);
+  for (const marked of [[spot], [none, none, none, none, spot]]) assert.deepEqual(said(marked), ["at the end"]);
+  assert.deepEqual([said([], [1, 1, 5]), said([], [1, 3, 5]), said([spot], [1, 3, 5], slices.slice(0, 4))], [[], ["misplaced"], []]);
+  assert.match(said([none, head])[0], /^the mask covers more than a third of the head in 1 of 5 slices, as no tumour /);
+  assert.match(said([head], null, [slices[1]])[0], / in 1 of 1 slice, as no tumour /);
+  const white = said([spot], null, Array(5).fill(picture(draw(() => true))));
+  assert.ok(white.length === 1 && white[0].includes("the corners, where MR shows air, are as bright as the rest."));
 });
 
 test("names say which file is what", async () => {
