@@ -53,7 +53,7 @@ def test_only_the_listed_patients(folder, tmp_path):
     assert find_slices(folder, names)["patient"].unique().tolist() == sorted(names)
     with pytest.raises(UserError, match="SYNTH_T_9: no such folder"):
         find_slices(folder, [*names, "SYNTH_T_9"])
-    with pytest.raises(UserError, match=r"2 patient\(s\), but training, validation and test need one each"):
+    with pytest.raises(UserError, match=r"2 patients, but training, validation and test need one each"):
         find_slices(folder, names[:2])
 
 

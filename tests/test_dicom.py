@@ -109,7 +109,7 @@ def test_several_series_are_told_apart_by_description_or_one_is_asked_for(tmp_pa
     for series, wrong in (("", ""), ("T2", "--series T2 names none of them. ")):
         (patient,), (problem,), _ = find_patients([folder], series=series)
         assert f"P1: holds 2 series. {wrong}Say which one is FLAIR: --series" in problem and not patient.items
-        assert "7 AX FLAIR, 3 files; 8 AX FLAIR FS, 1 files" in problem
+        assert "7 AX FLAIR, 3 files; 8 AX FLAIR FS, 1 file" in problem
         assert [item.reason for item in patient.unused] == ["not chosen as FLAIR"] * 2
 
 

@@ -233,7 +233,7 @@ def test_one_bad_file_does_not_stop_the_others(predict, tmp_path):
     assert [line.split(": ")[:2] for line in err.splitlines()] == [
         ["error", str(path)] for path in (tmp_path / "no.png", case / "cut.png", tmp_path / "words.npy")
     ]
-    assert "note: intensities scaled to 8 bits" in out and "warning: 1 of 1 scans: one sequence only" in out
+    assert "note: intensities scaled to 8 bits" in out and "warning: 1 of 1 scan: one sequence only" in out
     assert pd.read_csv(folder / "slices.csv")["slice"].tolist() == ["deep", "empty"]
     assert np.array_equal(read_mask(folder / "case" / "deep_mask.tif"), deep // 4000)
     assert not read_mask(folder / "case" / "empty_mask.png").any()

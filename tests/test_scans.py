@@ -287,7 +287,7 @@ def test_empty_reference_masks_stand_beside_the_mean_dice():
     totals = [row | {"dice": dice, "reference_pixels": pixels} for dice, pixels in ((0.8, 9), (0.6, 4), (0, 0))]
     expected = "mean Dice 0.467 with 3 reference masks, 1 of them empty (0.700 with the others)"
     assert describe_cohort([*totals, row]).endswith(expected)
-    assert describe_cohort(totals[2:]).endswith("mean Dice 0.000 with 1 reference masks, 1 of them empty")
+    assert describe_cohort(totals[2:]).endswith("mean Dice 0.000 with 1 reference mask, 1 of them empty")
 
 
 def test_areas_volumes_and_dice_by_hand(tmp_path):
