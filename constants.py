@@ -11,7 +11,7 @@ CLASSES = 1  # FLAIR abnormality against everything else
 MEAN = (0.5, 0.5, 0.5)  # per channel, after scaling 0..255 to 0..1 ...
 STD = (0.5, 0.5, 0.5)  # ... so that the network sees [-1, 1]
 THRESHOLD = 0.5  # probability from which a pixel counts as foreground
-BAD_DICE = 0.7  # of a patient, below which a mask is one to check
+BAD_DICE = 0.7  # of a patient, below which a mask is bad
 
 # Training: further settings are in training/recipe.py
 BATCH_SIZE = 32  # slices at a time in tests and predictions

@@ -22,8 +22,8 @@ FEWEST = 5  # slices of a stack whose ends and position can be told
 
 NETWORK, CORRECTED = "network", "corrected"  # origin of a mask
 RULE = (
-    "Check: yes where there is a warning, an empty mask, or an expected Dice that is unknown or below "
-    f"{BAD_DICE:g}; no where a person has corrected the mask."
+    "Check: yes where there is a warning, an empty mask, or an expected Dice that is unknown or whose interval begins "
+    f"below {BAD_DICE:g}; no where a person has corrected the mask."
 )
 ONE_SEQUENCE = (
     "one sequence only, used for all three channels. Unless it is FLAIR, the masks mean nothing. FLAIR alone cost "
@@ -37,11 +37,11 @@ AT_END = "the mask reaches the first or last slice: the lesion may go on beyond 
 
 
 def needs_check(total: dict[str, Any]) -> str:
-    """Return yes or no by RULE; total: a row of patients.csv, with expected_dice (None: unknown) if it is estimated."""
+    """Return yes or no by RULE; total: a row of patients.csv, with `low` (None: unknown) if Dice is estimated."""
     if total["origin"] == CORRECTED:
         return "no"
-    expected = total.get("expected_dice", 1.0)
-    doubted = total["warnings"] or not total["lesion_pixels"] or expected is None or expected < BAD_DICE
+    low = total.get("low", 1.0)  # where the interval of the expected Dice begins
+    doubted = total["warnings"] or not total["lesion_pixels"] or low is None or low < BAD_DICE
     return "yes" if doubted else "no"
 
 

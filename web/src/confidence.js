@@ -18,7 +18,7 @@ export function expectedDice(logits, masks, scan, config, doubtful) {
     expected += coefficient * row[name];
   }
   const [low, dice, high] = [-1, 0, 1].map(side => Math.max(0, Math.min(1, expected + side * quality.half_width)));
-  return {dice, low, high, check: dice < quality.bad};
+  return {dice, low, high, check: low < quality.bad};
 }
 
 // On the grid of the network
