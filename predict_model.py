@@ -128,7 +128,7 @@ def main(argv: list[str] | None = None) -> None:
                 describe_patient(work.record["patient"])
     seconds = time.perf_counter() - started
     if before := slices["before"]:
-        print(f"{counted(before, 'slice')} done before")
+        print(f"{counted(before, 'slice')} done {'by the workers or ' if args.workers > 1 else ''}before")
     if kept := slices["measured"]:
         print(f"{counted(kept, 'slice')} with masks in {args.out} already, which were measured as they are")
     if new := slices["segmented"]:

@@ -166,9 +166,10 @@ def describe(total: Row) -> list[str]:
     """Return a patient's row in words."""
     volume = f" = {total['volume_ml']:,.1f} ml" if "volume_ml" in total else ""
     lesion = f"{total['lesion_slices']} of {total['slices']} slices with lesion, {total['lesion_pixels']:,} px{volume}"
+    seen = ["seen in training"] if total.get("seen_in_training") == "yes" else []
     if "dice" not in total:
-        return [lesion]
-    return [lesion, f"Dice {total['dice']:.3f} with the reference mask of {total['reference_pixels']:,} px"]
+        return [lesion, *seen]
+    return [lesion, f"Dice {total['dice']:.3f} with the reference mask of {total['reference_pixels']:,} px", *seen]
 
 
 def describe_cohort(totals: list[Row]) -> str:
@@ -182,6 +183,8 @@ def describe_cohort(totals: list[Row]) -> str:
         text += f"; {sum(volumes):,.1f} ml in {len(volumes)} of known spacing"
     if scores := [row["dice"] for row in totals if "dice" in row]:
         text += f"; mean Dice {np.mean(scores):.3f} with {counted(len(scores), 'reference mask')}"
+        seen = sum("dice" in row and row.get("seen_in_training") == "yes" for row in totals)
+        text += f", {seen} of them seen in training" if seen else ""
     of_tumour = [row["dice"] for row in totals if row.get("reference_pixels")]
     if empty := len(scores) - len(of_tumour):
         text += f", {empty} of them empty" + (f" ({np.mean(of_tumour):.3f} with the others)" if of_tumour else "")

@@ -17,7 +17,7 @@ from scans.cohort import find_patients
 from scans.masks import foreground, read_mask
 from scans.read import read_scan
 from scans.scan import Scan, natural_order, safe_name, to_network_size, to_original_size
-from scans.write import describe_cohort, encode_stack, measure, record_path, sum_up, write_tables
+from scans.write import describe, describe_cohort, encode_stack, measure, record_path, sum_up, write_tables
 from utils import to_json, write_text
 
 
@@ -288,6 +288,15 @@ def test_empty_reference_masks_stand_beside_the_mean_dice():
     expected = "mean Dice 0.467 with 3 reference masks, 1 of them empty (0.700 with the others)"
     assert describe_cohort([*totals, row]).endswith(expected)
     assert describe_cohort(totals[2:]).endswith("mean Dice 0.000 with 1 reference mask, 1 of them empty")
+
+
+def test_a_dice_says_that_the_patient_was_seen_in_training():
+    row = {"lesion_slices": 1, "slices": 2, "lesion_pixels": 9, "check": "no", "origin": "network"}
+    scored = row | {"dice": 0.8, "reference_pixels": 9, "seen_in_training": "yes"}
+    assert describe(scored)[1:] == ["Dice 0.800 with the reference mask of 9 px", "seen in training"]
+    assert describe(scored | {"seen_in_training": "no"})[1:] == ["Dice 0.800 with the reference mask of 9 px"]
+    totals = [scored, scored | {"seen_in_training": "no"}, row | {"seen_in_training": "yes"}]
+    assert describe_cohort(totals).endswith("mean Dice 0.800 with 2 reference masks, 1 of them seen in training")
 
 
 def test_areas_volumes_and_dice_by_hand(tmp_path):
