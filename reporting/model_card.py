@@ -64,7 +64,7 @@ def describe_graph(metadata: dict[str, Any]) -> dict[str, Any]:
         f"{NORMALISED[metadata['normalisation']]}",
         "logits": "float32 [N, H, W]",
         "mask": f"uint8 [N, H, W]: 1 where sigmoid(logit) >= threshold{small}",
-        "code": "head, window and levels: dataset/preprocess.py of the project; all of it: segment in predict_model.py",
+        "code": "head, window and levels: dataset/preprocess.py of the project; all of it: inference/segment.py",
         **{name: value for name, value in metadata.items() if name not in ("input", "output")},
     }
 
