@@ -14,6 +14,7 @@ from scans.items import PROBLEMS, Item, walk
 from scans.names import MASK, OTHER, SHOWN, Kind, base_of, kind_of
 from scans.read import open_picture, read_picture, read_stack
 from scans.scan import PICTURES, Scan, file_ending, stem
+from utils import counted
 
 MOST_LABELS = 9  # a mask of labels has whole numbers up to this; grey levels of resizing go on to 255
 SOFT = 0.5  # value from which a voxel of a soft mask counts
@@ -173,13 +174,20 @@ def read_scan_masks(paths: list[Path], scan: Scan, labels: Collection[int] = ())
 
 
 def by_slice(paths: list[Path], scan: Scan) -> list[Path]:
-    """Return the picture of the mask of each slice; a volume as it is. Raises: ValueError if a slice has none."""
+    """Return the picture of the mask of each slice; a volume as it is.
+
+    Raises: ValueError if a slice has none, or there are several volumes.
+    """
     if file_ending(paths[0]) not in PICTURES:
+        if len(paths) > 1:
+            raise ValueError(f"{' and '.join(path.name for path in paths)} are both its masks. Remove one.")
         return paths
+    if file_ending(scan.paths[0]) not in PICTURES:
+        raise ValueError("it is in pictures, but the images are not. Save it on the grid of the images, as NIfTI.")
     names = {stem(path) for path in scan.paths}
     masks = {base_of(stem(path), names) or whose(path): path for path in paths}
     if lacking := [path.name for path in scan.paths if stem(path) not in masks]:
-        raise ValueError(f"{len(lacking)} slices have none, such as {lacking[0]}.")
+        raise ValueError(f"{counted(len(lacking), 'slice')} without one, such as {lacking[0]}.")
     return [masks[stem(path)] for path in scan.paths]
 
 

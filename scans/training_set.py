@@ -9,12 +9,15 @@ from constants import FLAIR, POST, PRE
 from dataset.folder import GRID
 from dataset.preprocess import find_head
 from dataset.synthetic import write_slice
+from scans.check import CORRECTED
 from scans.cohort import Cohort
+from scans.earlier import unchanged
 from scans.geometry import masks_to_network, network_spacing, to_network
-from scans.items import OURS, Item
+from scans.items import Item
 from scans.masks import by_slice, find_masks, read_scan_masks
 from scans.names import MASK, maker_of
 from scans.scan import PICTURES, Scan, file_ending, stem
+from scans.write import read_record
 from utils import to_json, write_text
 
 SEQUENCES = {PRE: "pre", FLAIR: "flair", POST: "post"}
@@ -35,21 +38,23 @@ def take_masks(cohort: Cohort, folder: Path) -> None:
         pictures = file_ending(paths[0]) in PICTURES
         if name not in patients:
             cohort.problems.append(f"{paths[0]}: the mask of no patient by its name. Rename it to PATIENT_mask.nii.gz.")
-        elif len(paths) > 1 and not pictures:
-            shown = " and ".join(path.name for path in paths)
-            cohort.problems.append(f"{paths[0].parent}: {shown} are both masks of {name}. Remove one.")
         else:
-            place = paths[0].parent if pictures else paths[0]
+            place = paths[0].parent if len(paths) > 1 or pictures else paths[0]
             patients[name].items[MASK] = Item(place, paths, folder, name, MASK, whole=not pictures)
 
 
 def maker(item: Item, folder: Path | None) -> str:
-    """Return whose a mask is by its name, and by that of the folder --masks: reader, corrected, or network."""
+    """Return whose a mask is by its name, and by that of the folder --masks: reader, corrected, or network.
+
+    Of masks that predict_model.py wrote into that folder, by its record.
+    """
     name = stem(item.paths[0])
     if item.root != folder:
         return maker_of(name)
-    named = maker_of(f"{folder.name}/{name}")
-    return "network" if named == "reader" and (folder / OURS).is_file() else named
+    record = read_record(folder, item.name)
+    if item.paths[0].name not in record.get("masks", ()):
+        return maker_of(f"{folder.name}/{name}")
+    return record["patient"]["origin"] if unchanged(folder / item.name, record) else CORRECTED
 
 
 def read_training_masks(item: Item, scan: Scan, labels: set[int]) -> tuple[list[np.ndarray], list[str]]:

@@ -153,6 +153,10 @@ def test_a_corrected_mask_changes_exactly_its_pixels(cohort, weights, tmp_path, 
     tables = [pd.read_csv(tmp_path / folder / "imported.csv")["mask_of"].tolist() for folder in ("before", "after")]
     assert tables == [["network", "reader", "reader"], ["corrected", "reader", "reader"]]
 
+    sitk.WriteImage(edited, str(masks / "P0" / "P0_mask.nii.gz"))  # where it was
+    assert call("import_data", cohort, "--masks", masks, "--out", tmp_path / "there")[0] == 0
+    assert pd.read_csv(tmp_path / "there" / "imported.csv")["mask_of"].tolist() == ["corrected", "reader", "reader"]
+
 
 @pytest.fixture
 def small(tmp_path) -> Path:
@@ -239,6 +243,24 @@ def test_a_mask_that_does_not_fit_is_refused(image, reason, small):
     sitk.WriteImage(image, str(small / "A" / "seg.nii.gz"))
     with pytest.raises(ValueError, match=reason):
         read(small / "A")
+
+
+@pytest.mark.parametrize(
+    ("names", "reason"),
+    [
+        (("A_mask.nii.gz", "A_seg.nii.gz"), "A_mask.nii.gz and A_seg.nii.gz are both its masks. Remove one"),
+        (("A_1_mask.png", "A_2_mask.png"), "it is in pictures, but the images are not"),
+    ],
+)
+def test_masks_that_are_ambiguous_or_of_another_form_leave_a_patient_out(names, reason, small, tmp_path, call):
+    for name in names:
+        write_volume(small / "A" / "seg.nii.gz", TUMOUR, SPACING)  # which is not taken instead
+        write_volume(small / "B" / "seg.nii.gz", TUMOUR, SPACING)
+        write_volume(tmp_path / "masks" / name, TUMOUR if name.endswith(".gz") else TUMOUR[:1], SPACING)
+    code, _, err = call("import_data", small, "--masks", tmp_path / "masks", "--out", tmp_path / "own")
+    assert code == 1 and f"A: left out: {tmp_path / 'masks'}: {reason}" in err
+    table = pd.read_csv(tmp_path / "own" / "imported.csv").set_index("patient")
+    assert table["slices"].notna().tolist() == [False, True, False]
 
 
 def test_a_mask_is_doubted_or_refused_by_what_it_marks():
@@ -373,6 +395,9 @@ def test_training_goes_on_from_weights_and_says_whom_they_know(folder, weights, 
     assert run.read_metrics()["notes"][0].startswith(warning)  # which the report shows, too
     assert run.read_metrics()["spacing"]["SYNTH_T_5"] == [0.9, 0.9, 5] and "hd95_mm" in run.read_metrics()
     card = model_card(run, load_network(run.checkpoint(1))[1], "")
+    scored = tmp_path / "scored"
+    assert call("score_masks", run.path, "--data", folder, "--out", scored)[0] == 0
+    assert RunFolder(scored).read_metrics()["hd95_mm"] == run.read_metrics()["hd95_mm"]
     assert "Begun with the weights epoch_1.pt" in card and "Of the test patients, 2 of 2 were in their training" in card
     code, _, err = call("train_model", "--run", tmp_path / "second", "--resume", "--weights", weights)
     assert code == 2 and "other weights to begin with" in err
