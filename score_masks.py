@@ -9,8 +9,8 @@
 
 PREDICTED is a folder of PATIENT_SLICE_mask.png (or .tif), or of PATIENT.nii.gz (.nrrd, .mha, or .npy: one mask per
 slice, in their order), each with 0 and one positive value; a tested run; or the table of --list. The reference masks
-are those of the data, those beside the scans, or another such folder. With --scans, distances between surfaces are in
-mm and in 3D, too.
+are those of the data, those beside the scans, or another such folder. With --scans, and with --data of import_data.py,
+distances between surfaces are in mm and in 3D, too.
 
 Prints the metrics with their confidence intervals; writes test_results.csv (per slice), test_patients.csv,
 test_lesions.csv, metrics.json, test_predictions.npz, plots/*.png and report.html. compare_runs.py takes such folders.
@@ -84,6 +84,7 @@ def main(argv: list[str] | None = None) -> None:
         problems = write_list(args.table, pair_masks(folders), PAIRS)
         print("".join(f"error: {problem}\n" for problem in problems), end="", file=sys.stderr)
         sys.exit(bool(problems))
+    from dataset.folder import find_folder, read_spacings
     from dataset.split import read_patient_list
     from dataset.synthetic import any_synthetic
     from evaluation import summary
@@ -97,12 +98,12 @@ def main(argv: list[str] | None = None) -> None:
     listed = read_patient_list(args.patients) if args.patients else None
     if listed is None and RunFolder(args.predicted).is_tested():
         listed = list(predicted)
-    spacing = {}
     if args.scans:
         slices, references, spacing = read_scans(args.scans, args.reference, listed or list(predicted))
         unmarked = []
     else:
         slices, references, unmarked = read_reference(args.data, args.reference, listed, predicted)
+        spacing = read_spacings(find_folder(args.data), slices.patients) if args.data else None
     if listed is not None:
         predicted = {patient: stack for patient, stack in predicted.items() if patient in listed}
     masks, empty = arrange(predicted, slices, references, args.predicted, args.missing_as_empty)

@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> None:
     add("--batch-size", type=positive(int), help="slices at a time, on which a Dice loss depends (that of training)")
     add("--device", default="auto", help="cpu, cuda, cuda:1, mps (auto: CUDA, else MPS, else the CPU)")
     args = parser.parse_args(argv)
-    from dataset.folder import find_folder, read_spacing
+    from dataset.folder import find_folder, read_spacings
     from dataset.slices import describe_changes
     from dataset.synthetic import any_synthetic
     from evaluation import summary
@@ -87,8 +87,7 @@ def main(argv: list[str] | None = None) -> None:
     notes = [seen, selection_warning(epochs, best), unfinished, describe_changes(test), on_validation]
     notes = [note for note in notes if note]
     folder = find_folder(args.data, run.read_config()["data"])
-    spacing = {patient: read_spacing(folder / patient) for patient in {*test.patients}}
-    spacing = spacing if all(spacing.values()) else None
+    spacing = read_spacings(folder, test.patients)
     tables, metrics = summary.evaluate_masks(test, masks, probabilities, details, notes, spacing)
     write_result(run, test, masks, tables, metrics, epochs)
 

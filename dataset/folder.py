@@ -91,6 +91,12 @@ def find_slices(folder: Path, only: Iterable[str] | None = None, fewest: int = F
     return table
 
 
+def read_spacings(folder: Path, patients: Iterable[str]) -> dict[str, tuple[float, float, float]] | None:
+    """Return the spacing of each patient's slices; None unless it is known of all. Raises: UserError."""
+    spacing = {patient: read_spacing(folder / patient) for patient in dict.fromkeys(patients)}
+    return spacing if all(spacing.values()) else None
+
+
 def read_spacing(folder: Path) -> tuple[float, float, float] | None:
     """Return mm between rows, columns and slices of a patient's slices, where GRID says it. Raises: UserError."""
     try:

@@ -138,6 +138,8 @@ def load_network(path: Path) -> tuple[UNet, dict[str, Any]]:
     """
     if path.suffix == ".safetensors":
         return _load_safetensors(path)
+    if path.suffix == ".onnx":
+        raise UserError(f"{path}: ONNX is for segment and other programs. Export safetensors as well, and name that.")
     checkpoint = read_checkpoint(path)
     try:
         with torch.device("meta"):  # no memory yet

@@ -106,6 +106,11 @@ def test_what_segment_refuses(stack, weights, problem):
         segment(stack, *weights)
 
 
+def test_onnx_is_no_network_of_a_script(tmp_path):
+    with pytest.raises(UserError, match=r"x\.onnx: ONNX is for segment .* Export safetensors"):
+        checkpoints.load_network(tmp_path / "x.onnx")
+
+
 def test_safetensors_halved_or_not_and_damaged_ones_are_refused(export, tmp_path):
     run = make_run(tmp_path / "run", "tuned")
     whole = checkpoints.load_network(run.checkpoint(1))[0].state_dict()
@@ -197,7 +202,7 @@ def test_a_tested_run_carries_what_was_chosen_and_the_projects_weights_are_expor
                        "| Volumetric Dice, mean over patients | 0.750 | 0.600 to 0.900 |", "| 0.620 | 0.600, 0.639 |")),
         (True, 2, {}, ("Epoch 1 was tested, not epoch 2",)),
         (False, 1, {"synthetic": True}, (SYNTHETIC_NOTICE,)),
-        (False, 1, {"published": False}, ("some or all of whom are the user's own",)),
+        (False, 1, {"published": False}, ("some or all of whom are the user's own", "in pixels of this size")),
     ],
 )  # fmt: skip
 def test_the_card(tmp_path, tested, epoch, config, texts):
