@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import constants
 from scans import inputs
-from utils import UserError, existing, list_few, new_folder, run_script, to_csv, write_text
+from utils import UserError, counted, existing, list_few, new_folder, run_script, to_csv, write_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -101,7 +101,7 @@ def main(argv: list[str] | None = None) -> None:
             raise UserError("\n".join(["nothing was imported", *problems]))
         write_text(work / TABLE, to_csv(table))
     print(show(table, taken))
-    print(f"written to {args.out}: slices and masks of {len(taken)} patients, and {TABLE}")
+    print(f"written to {args.out}: slices and masks of {counted(len(taken), 'patient')}, and {TABLE}")
     print(next_step(args.out, taken))
     inputs.report(problems, done=True)
 
