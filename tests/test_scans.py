@@ -14,7 +14,7 @@ from PIL import Image, ImageColor
 
 from scans import show
 from scans.cohort import find_patients
-from scans.masks import foreground, read_mask
+from scans.masks import foreground, read_mask, select
 from scans.read import read_scan
 from scans.scan import Scan, natural_order, safe_name, to_network_size, to_original_size
 from scans.write import describe, describe_cohort, encode_stack, measure, record_path, sum_up, write_tables
@@ -320,3 +320,24 @@ def test_areas_volumes_and_dice_by_hand(tmp_path):
     assert (tmp_path / "slices.csv").read_text().splitlines()[3] == (
         '=x,"a, ""b""",4,5,0,0.000000,0.000000,0,0,1.000000,in/=x.nii'
     )
+
+
+@pytest.mark.parametrize(
+    ("values", "labels", "expected", "note"),
+    [
+        ([0, 1, 2, 4], set(), [0, 1, 1, 1], ""),
+        ([0, 1, 2, 4], {1, 4}, [0, 1, 0, 1], "labels left out: 2"),
+        ([0, 0, 255, 255], set(), [0, 0, 1, 1], ""),
+        ([0.0, 0.2, 0.5, 0.9], set(), [0, 0, 1, 1], "soft mask: counts from 0.5 on"),
+        ([0, 0, 0, 0], {1}, [0, 0, 0, 0], ""),
+    ],
+)
+def test_values_of_masks(values, labels, expected, note):
+    mask, said = select(np.array(values), labels)
+    assert (mask.tolist(), said) == (expected, note)
+
+
+@pytest.mark.parametrize(("values", "labels"), [([0, 255], {1}), ([-1, 0], ()), ([0, 0.5, 7.5], ()), ([0, np.nan], ())])
+def test_values_that_are_no_mask(values, labels):
+    with pytest.raises(ValueError, match="0"):
+        select(np.array(values), {*labels})
