@@ -332,7 +332,7 @@ def test_areas_volumes_and_dice_by_hand(tmp_path):
         ([0, 0, 0, 0], {1}, [0, 0, 0, 0], ""),
     ],
 )
-def test_values_of_masks(values, labels, expected, note):
+def test_labels_and_soft_values_of_masks(values, labels, expected, note):
     mask, said = select(np.array(values), labels)
     assert (mask.tolist(), said) == (expected, note)
 
