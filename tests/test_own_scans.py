@@ -99,8 +99,8 @@ def test_a_cohort_grows_and_only_new_scans_are_segmented(predict, tmp_path):  # 
 @pytest.mark.parametrize(
     "about, expected",
     [
-        ({}, "no"), ({"warnings": "too large"}, "yes"), ({"lesion_pixels": 0}, "yes"), ({"low": None}, "yes"), ({"low": 0.69}, "yes"),
-        ({"low": 0.71}, "no"), ({"low": 0.1, "warnings": "w", "origin": "corrected"}, "no"),
+        ({}, "no"), ({"warnings": "too large"}, "yes"), ({"lesion_pixels": 0}, "yes"), ({"low": None}, "yes"),
+        ({"low": 0.69}, "yes"), ({"low": 0.71}, "no"), ({"low": 0.1, "warnings": "w", "origin": "corrected"}, "no"),
     ],
 )  # fmt: skip
 def test_who_is_to_be_checked(about, expected):
@@ -121,7 +121,8 @@ def test_the_order_of_the_table():
 
     rows = [total("fine"), total("less", expected_dice=0.75), total("warned", warnings="w"),
             total("low", expected_dice=0.3, low=0.2),
-            total("unknown", expected_dice=None, low=None), total("done", origin="corrected", expected_dice=0.1, low=0)]  # fmt: skip
+            total("unknown", expected_dice=None, low=None),
+            total("done", origin="corrected", expected_dice=0.1, low=0)]  # fmt: skip
     order = [row["patient"] for row in sorted(rows, key=page.first_to_check)]
     assert order == ["unknown", "low", "warned", "done", "less", "fine"]
 
