@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 from conftest import box, make_slices
 
+from dataset.folder import find_slices
 from dataset.preprocess import find_head
-from dataset.slices import Slices
+from dataset.published import published_patients
+from dataset.slices import Slices, load_slices
 from evaluation import calibration
-from scans.check import input_warnings, is_misplaced
+from scans.check import CORTEX, cortex_ratio, input_warnings, is_misplaced
 
 
 def head_image(radius: int = 60) -> np.ndarray:
@@ -85,6 +87,29 @@ def test_a_head_that_lies_unlike_those_of_the_data_set():
     assert is_misplaced(stack, tall=0.5)
     for wrong in (stack[:, ::-1], np.rot90(stack, 1, (1, 2)), stack[:, :70], stack[1:4]):
         assert is_misplaced(wrong)
+
+
+@pytest.mark.parametrize("cortex", [80, 120])
+def test_a_cortex_darker_than_white_matter_is_like_t1(cortex):
+    y, x = np.mgrid[:256, :256]
+    first, last = np.minimum(y % 48, x % 48), np.maximum(y % 48, x % 48)  # in gyri of 40 pixels, 8 apart
+    plane = np.select([last >= 40, (first < 6) | (last >= 34)], [20, cortex], 100)
+    plane[(np.abs(x - 128) >= 60 + y / 9) | (y < 30) | (y >= 226)] = 0
+    stack = np.repeat(plane[None, ..., None].astype(np.uint8), 7, 0).repeat(3, -1)
+    stack[[0, -1], :150] = 0  # smaller at the ends
+    assert cortex_ratio(stack[..., 1], find_head(stack, filled=True)) == pytest.approx(cortex / 100, abs=0.08)
+    warnings = input_warnings(stack, np.zeros(stack.shape[:3], np.uint8))
+    assert ["looks like T1" in text for text in warnings] == [True] * (cortex < 100)
+
+
+@pytest.mark.real
+def test_t1_is_told_from_flair_in_the_12_real_patients(real):
+    slices = load_slices(real, {"all": find_slices(real, published_patients(subset=True))})["all"]
+    doubted = []
+    for rows in slices.stacks().values():
+        stacks = [slices.images.numpy()[rows][..., [channel] * 3] for channel in range(3)]
+        doubted.append([cortex_ratio(stack[..., 0], find_head(stack, filled=True)) < CORTEX for stack in stacks])
+    assert np.sum(doubted, 0).tolist() == [12, 0, 9]
 
 
 def test_a_mask_at_the_end_of_a_stack_is_doubted():
