@@ -278,7 +278,7 @@ test("the expected Dice is a sum over features with an interval, unknown beyond 
   }));
   const logits = masks.map((mask, n) => Float32Array.from(mask, value => value ? (n ? 0 : 60) : -60));
   const expected = (name, low = 0, high = 9) => expectedDice(logits, masks, {slices}, {...config, input: {size}, confidence:
-    {intercept: 0.5, half_width: 0.2, thresholds: [0.3, 0.7], bad: 0.65, features: {[name]: {coefficient: 0.1, low, high}}}});
+    {intercept: 0.5, half_width: 0.2, thresholds: [0.3, 0.7], bad: 0.45, features: {[name]: {coefficient: 0.1, low, high}}}});
   const values = {log_volume: Math.log10(48), log_components: Math.log10(2), largest_share: 32 / 48, neighbour_dice: 0.25, threshold_dice: 0.5, entropy: 32 / 48};
   for (const [name, value] of Object.entries(values)) assert.ok(Math.abs(expected(name).dice - 0.5 - 0.1 * value) < 1e-6, name);
   const {dice, low, high, check} = expected("log_volume");
