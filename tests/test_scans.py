@@ -282,6 +282,12 @@ def test_a_sheet_outlines_masks_where_they_are(sizes):
     assert 512 <= both.shape[1] <= 1280 and both.shape[0] < 1600
 
 
+def test_sums_stand_in_one_order():  # records are compared by their bytes
+    sums = ["lesion_pixels", "lesion_mm3", "reference_pixels", "true_positive"]
+    total = sum_up([{"patient": "P", "slice": "P_1", "source": "P.nii"} | dict.fromkeys(reversed(sums), 2)])
+    assert [name for name in total if name in sums] == sums and total["dice"] == 1
+
+
 def test_empty_reference_masks_stand_beside_the_mean_dice():
     row = {"lesion_pixels": 0, "check": "no", "origin": "network"}
     totals = [row | {"dice": dice, "reference_pixels": pixels} for dice, pixels in ((0.8, 9), (0.6, 4), (0, 0))]
