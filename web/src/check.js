@@ -1,6 +1,6 @@
 // Warnings about a prediction, in the words of scans/check.py
 import {sameSize} from "./geometry.js";
-import {findHead, headBox, measure, percentileOfCounts, toNetworkSize} from "./preprocess.js";
+import {countValues, findHead, headBox, measure, percentileOfCounts, toNetworkSize} from "./preprocess.js";
 import {sha256} from "./sha256.js";
 
 // Whether the weights learned from this patient, by name or by image; known: {name, or its digest: fingerprint of the
@@ -20,9 +20,8 @@ export function seenInTraining({slices, names}, known, size) {
 
 // As scans/unusual.py has it: without the bright and dark values of scalp and skull the rest is even
 export function isStripped(slices, {stripped, air, fewest, sampled}, flair, size) {
-  const step = Math.max(1, Math.floor(slices.length / sampled)), counts = new Float64Array(256);
-  const sample = slices.filter((_, n) => n % step === 0);
-  for (const {planes, height, width} of sample) for (const value of toNetworkSize(planes[flair], height, width, size)) counts[value]++;
+  const step = Math.max(1, Math.floor(slices.length / sampled)), sample = slices.filter((_, n) => n % step === 0);
+  const counts = countValues(sample.map(({planes, height, width}) => toNetworkSize(planes[flair], height, width, size)));
   const level = air * percentileOfCounts(counts, 99.5);
   counts.forEach((_, value) => { if (value <= level) counts[value] = 0; });
   if (sample.length < fewest || !counts.some(count => count)) return false;
@@ -77,6 +76,7 @@ export function inputWarnings({slices, spacing}, masks, rules, flair) {
   }
   if (ofOneSize && slices.length >= rules.fewest && !unlike) {
     if (isMisplaced(head, height, width, spacing ? spacing[0] / spacing[1] : 1, rules)) warnings.push(rules.misplaced);
+    else if (cortexRatio(slices.map(({planes}) => planes[flair]), head, height, width, rules.sampled) < rules.cortex) warnings.push(rules.likeT1);
     if (pixels[0] || pixels.at(-1)) warnings.push(rules.atEnd);
   }
   return warnings;
@@ -100,6 +100,43 @@ export function isMisplaced(head, height, width, tall, {cut, ends}) {
   return mean(middles) < 0 || mean(shapes) < 1;  // of no head neither
 }
 
+// The brightness of tissue near fluid, mostly cortex, over that of white matter, by FLAIR and the head, filled; 1 if it
+// cannot be told. Lengths are fractions of the head's radius
+export function cortexRatio(planes, head, height, width, sampled) {
+  const areas = head.map(mask => add(mask)), largest = Math.max(...areas), ratios = [];
+  const large = [...planes.keys()].filter(n => areas[n] > 0.6 * largest), upper = large.slice(large.length >> 1);  // without the base of the skull
+  const step = Math.max(1, Math.floor(upper.length / sampled));
+  for (const n of upper.filter((_, place) => place % step === 0)) {
+    const plane = planes[n], radius = Math.sqrt(areas[n] / Math.PI), depth = distances(head[n], height, width);
+    const count = isPart => countValues([plane.filter((_, at) => depth[at] > 0.2 * radius && isPart(at))]);
+    const level = percentileOfCounts(count(() => true), 50);
+    const away = distances(plane.map(value => value >= 0.6 * level), height, width);  // from fluid
+    const near = count(at => away[at] > 0.02 * radius && away[at] < 0.06 * radius), far = count(at => away[at] > 0.1 * radius);
+    if (!add(near) || !add(far)) continue;
+    const reach = Math.max(1, Math.floor(0.14 * level));  // white matter: the most frequent, to 7% of the level
+    const around = Array.from(far, (_, value) => add(far.subarray(Math.max(0, value - (reach >> 1)), value - (reach >> 1) + reach)));
+    ratios.push(percentileOfCounts(near, 50) / around.indexOf(Math.max(...around)));
+  }
+  return ratios.length ? median(ratios) : 1;
+}
+
+// From each pixel to the nearest that is 0, as OpenCV has it: the shortest way by steps of these rows, columns, lengths
+const STEPS = [[0, -1, 1], [-1, 0, 1], [-1, -1, 1.4], [-1, 1, 1.4], [-1, -2, 2.1969], [-1, 2, 2.1969], [-2, -1, 2.1969], [-2, 1, 2.1969]];
+
+export function distances(mask, height, width) {
+  const line = width + 4, ways = new Float64Array((height + 4) * line).fill(Infinity);  // with a frame, from which nothing comes
+  const lengths = STEPS.map(step => step[2]), place = n => (Math.floor(n / width) + 2) * line + n % width + 2;
+  for (const sign of [1, -1]) {  // from above, then from below
+    const offsets = STEPS.map(([down, across]) => sign * (down * line + across));
+    for (let n = 0; n < mask.length; n++) {
+      const own = sign > 0 ? n : mask.length - 1 - n, at = place(own);
+      if (!mask[own]) ways[at] = 0;
+      else for (let k = 0; k < STEPS.length; k++) ways[at] = Math.min(ways[at], ways[at + offsets[k]] + lengths[k]);
+    }
+  }
+  return Float64Array.from(mask, (_, n) => ways[place(n)]);
+}
+
 // The sum of a mask, or of `count` of its pixels
 function add(mask, from = 0, count = mask.length, step = 1) {
   let sum = 0;
@@ -115,8 +152,7 @@ function cornerValues({height, width, planes}, corner) {
   const rows = Math.ceil(height / corner), columns = Math.ceil(width / corner), result = [0, 0];
   const near = (length, reach) => Array.from({length: 2 * reach}, (_, n) => (n - reach + length) % length);
   for (const plane of new Set(planes)) {
-    const counts = new Float64Array(256), corners = new Float64Array(256);
-    for (let i = 0; i < plane.length; i++) counts[plane[i]]++;
+    const counts = countValues([plane]), corners = new Float64Array(256);
     for (const y of near(height, rows)) for (const x of near(width, columns)) corners[plane[y * width + x]]++;
     const [whole, part] = [counts, corners].map(own => measure(own));
     result[0] = Math.max(result[0], part.deviation / Math.max(whole.deviation, 1));

@@ -8,6 +8,13 @@ export function percentile(count, at, share) {
   return part < 0.5 ? low + (high - low) * part : high - (high - low) * (1 - part);
 }
 
+// How often each of 256 values occurs
+export function countValues(planes) {
+  const counts = new Float64Array(256);
+  for (const plane of planes) for (let i = 0; i < plane.length; i++) counts[plane[i]]++;
+  return counts;
+}
+
 // The same of 8-bit values given by how often each occurs
 export function percentileOfCounts(counts, share) {
   const sums = new Float64Array(256);
@@ -146,9 +153,7 @@ export function resizeFloats(plane, height, width, toHeight, toWidth, window = [
 
 // The largest bright region of each slice of FLAIR, with what lies inside of it if `filled`: [Uint8Array, ...] of 0 and 1
 export function findHead(planes, height, width, filled = false) {
-  const counts = new Float64Array(256), stack = new Int32Array(height * width);
-  for (const plane of planes) for (let i = 0; i < plane.length; i++) counts[plane[i]]++;
-  const level = 0.1 * percentileOfCounts(counts, 99.5);
+  const level = 0.1 * percentileOfCounts(countValues(planes), 99.5), stack = new Int32Array(height * width);
   return planes.map(plane => {
     const bright = new Uint8Array(plane.length);
     for (let i = 0; i < plane.length; i++) bright[i] = plane[i] > level ? 1 : 0;

@@ -1,5 +1,6 @@
 // The viewer's state and picture. Outline, keys, wheel and swipe are those of the report.
 import {drawScale, indexOfMost, listenToKeys, listenToStage, outline, seenSquare} from "../../reporting/viewer.js";
+import {countValues} from "./preprocess.js";
 
 export const byId = id => document.getElementById(id);
 export const state = {slice: 0, zoom: 1, middle: null, hidden: false, tool: "", brush: 6};
@@ -32,8 +33,7 @@ export function openPatient(other) {
 
 // What each value is shown as: the brightest percentile of a stack as white, black pixels not counted
 function brightness(planes, brightest) {
-  const counts = new Float64Array(256);
-  for (const plane of planes) for (let i = 0; i < plane.length; i++) counts[plane[i]]++;
+  const counts = countValues(planes);
   const all = counts.reduce((sum, count) => sum + count, 0) - counts[0];
   let white = 0, below = 0;
   while (all && white < 255 && below <= (all - 1) * brightest / 100) below += counts[++white];

@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import {createHash} from "node:crypto";
 import {test} from "node:test";
 import {deflateSync} from "node:zlib";
-import {inputWarnings, isMisplaced, isStripped, pictureWarnings, seenInTraining} from "../src/check.js";
+import {cortexRatio, distances, inputWarnings, isMisplaced, isStripped, pictureWarnings, seenInTraining} from "../src/check.js";
 import {expectedDice} from "../src/confidence.js";
 import {describe, fromNetwork, masksToNetwork, networkPixel, resample, toNetwork} from "../src/geometry.js";
 import {Refusal, cutPlane, encodeNifti, makeGrid, samePlace} from "../src/grid.js";
@@ -22,7 +22,7 @@ const input = {size: 4, normalisation: "plain", neighbours: 1, crop: false, reso
 const config = {input, network: {channels: 5}, names, flair: 1, mean: [0, 0, 0], std: [1, 1, 1], multiple: 32, mostVoxels: 2 ** 27,
   apart: 5, thin: 3, unequal: 1.05, largest: 1024, percentiles: [0, 100], air: 0.1, filling: [-32768],
   unusual: {stripped: 2.85, air: 0.1, fewest: 5, sampled: 20}};
-const rules = {corner: 16, uneven: 0.4, bright: 0.8, tooMuch: 1 / 3, least: 0.01, cut: 0.5, ends: 0.55, fewest: 5, misplaced: "misplaced", atEnd: "at the end"};
+const rules = {corner: 16, uneven: 0.4, bright: 0.8, tooMuch: 1 / 3, least: 0.01, cut: 0.5, ends: 0.55, fewest: 5, cortex: 0.92, sampled: 12, likeT1: "like T1", misplaced: "misplaced", atEnd: "at the end"};
 const refused = (work, words) => assert.rejects(work, error => error instanceof Refusal && error.message.includes(words));
 
 test("percentiles and halves as NumPy has them", () => {
@@ -165,6 +165,25 @@ test("a head that lies unlike those of the data set, by its outline and the heig
   const turned = [draw(100, 100, (y, x) => [99 - y, x]), draw(100, 100, (y, x) => [x, 99 - y])];
   assert.deepEqual([...turned, egg.slice(1, 4)].map(head => misplaced(head)), [true, true, true]);
   assert.ok(misplaced(draw(100, 70, (y, x) => [y, x]), 70));
+});
+
+// The gyri of tests/test_calibration.py: 40 pixels wide, 8 apart
+test("a cortex darker than white matter is like T1, by distances in the steps of OpenCV", () => {
+  const spot = Uint8Array.from({length: 35}, (_, at) => Number(at !== 17)), shown = distances(spot, 5, 7).map(value => Math.round(1e4 * value));
+  assert.deepEqual([...shown.subarray(14, 21)], [30000, 20000, 10000, 0, 10000, 20000, 30000]);
+  assert.deepEqual([...shown.subarray(0, 7)], [35969, 28000, 21969, 20000, 21969, 28000, 35969]);
+  const size = 256, ratio = cortex => {
+    const draw = inside => Uint8Array.from({length: size * size}, (_, at) => {
+      const y = Math.floor(at / size), x = at % size, first = Math.min(y % 48, x % 48), last = Math.max(y % 48, x % 48);
+      return y >= 30 && y < 226 && Math.abs(x - 128) < 60 + y / 9 ? inside(y, last >= 40 ? 20 : first < 6 || last >= 34 ? cortex : 100) : 0;
+    });
+    const plane = draw((y, value) => value), end = draw((y, value) => y < 150 ? 0 : value), planes = [end, ...Array(5).fill(plane), end];
+    const slices = planes.map(own => ({height: size, width: size, planes: [own, own, own]})), none = new Uint8Array(size * size);
+    const warnings = inputWarnings({slices, spacing: null}, planes.map(() => none), rules, 1);
+    return [cortexRatio(planes, findHead(planes, size, size, true), size, size, rules.sampled), warnings.join()];
+  };
+  assert.deepEqual([80, 120].map(cortex => Math.abs(ratio(cortex)[0] - cortex / 100) < 0.08), [true, true]);
+  assert.deepEqual([80, 120].map(cortex => ratio(cortex)[1]), ["like T1", ""]);
 });
 
 test("masks at the end of a stack or over a third of the head, heads by the spacing, a white page", () => {
