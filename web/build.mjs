@@ -75,8 +75,8 @@ const fill = {
   policy: `default-src 'none'; script-src ${hash} 'wasm-unsafe-eval'; worker-src blob:; style-src 'unsafe-inline'; ` +
     "img-src blob: data:; base-uri 'none'; form-action 'none'",
   style: ["../reporting/report.css", "../reporting/viewer.css", "page.css"].map(name => read(here, name)).join("\n"),
-  synthetic: config.syntheticNotice ? `<div class="banner">${escape(config.syntheticNotice)}</div>` : "",
-  use: escape(config.use),
+  synthetic: config.synthetic ? `<div class="banner">${escape(config.SYNTHETIC_NOTICE)}</div>` : "",
+  use: escape(config.RESEARCH_USE),
   threshold: String(config.input.threshold),
   "threshold-note": `The network's own threshold is ${config.input.threshold}, chosen on validation patients.`,
   figures: figures ? toHtml(figures[0]) : "",

@@ -3,6 +3,7 @@ import {zipSync} from "fflate";
 import {placeOf, slabsOf} from "./geometry.js";
 import {encodeNifti, makeGrid} from "./grid.js";
 import {cut} from "./postprocess.js";
+import {sum} from "./preprocess.js";
 import {applyEdits, byId, current, goTo, goToLargest, listenToViewer, onShow, openPatient, show, state, undo, zoom} from "./stage.js";
 
 const config = JSON.parse(byId("config").textContent);
@@ -175,7 +176,7 @@ async function takeSample() {
   });
   const affine = [[spacing[1], 0, 0, 0], [0, spacing[0], 0, 0], [0, 0, spacing[2], 0]];
   const grid = makeGrid(affine, [size, size, count], true);
-  const sample = {name: "synthetic", slices, spacing, grid, grey: false, about: [config.sample.notice], notes: [], warnings: []};
+  const sample = {name: "synthetic", slices, spacing, grid, grey: false, about: [config.SYNTHETIC_NOTICE], notes: [], warnings: []};
   await (await firstWorker()).ask("take", {sample});
   if (own === job) await compute(sample, own);
 }
@@ -187,8 +188,8 @@ async function compute(scan, own) {
   say("Preparing …");
   const prepared = await worker.ask("prepare");
   if (own !== job) return;
-  const patient = {...scan, brightest: config.brightest, masks: [], areas: [], edits: [], threshold};
-  const general = [...scan.about, ...(scan.grey ? [config.oneSequence] : []), ...scan.warnings];
+  const patient = {...scan, brightest: config.BRIGHTEST, masks: [], areas: [], edits: [], threshold};
+  const general = [...scan.about, ...(scan.grey ? [config.ONE_SEQUENCE] : []), ...scan.warnings];
   setThreshold(threshold);
   openPatient(patient);
   byId("result").hidden = false;
@@ -208,7 +209,7 @@ async function compute(scan, own) {
       places.forEach(([below, share], n) => {
         if (patient.masks[n] || !logits[below] || (share && !logits[below + 1])) return;
         patient.masks[n] = cut(logits, scan, n, threshold, config);
-        patient.areas[n] = patient.masks[n].reduce((sum, value) => sum + value, 0);
+        patient.areas[n] = sum(patient.masks[n]);
       });
       const done = slabs.length - queue.length, left = (performance.now() - started) / done * queue.length / 1000;
       const cutOut = Object.keys(patient.masks).length;
@@ -217,7 +218,7 @@ async function compute(scan, own) {
     }
   };
   const voxels = scan.slices.reduce((sum, {height, width}) => sum + height * width, 0);  // fewer workers where memory is short
-  const helpers = Math.min(MOST_WORKERS, Math.ceil(slabs.length / 8), Math.floor(2 * config.mostVoxels / voxels)) - 1;
+  const helpers = Math.min(MOST_WORKERS, Math.ceil(slabs.length / 8), Math.floor(2 * config.MOST_VOXELS / voxels)) - 1;
   const help = async n => {
     pool[n] = pool[n] || startWorker();
     const helper = await pool[n];
@@ -268,7 +269,7 @@ async function changeThreshold() {
 // --- Readout ---------------------------------------------------------------------------------------------------------
 
 function readOut() {
-  const {areas, slices, spacing, expected, threshold, edits} = current(), n = state.slice, pixels = areas.reduce((sum, area) => sum + (area || 0), 0);
+  const {areas, slices, spacing, expected, threshold, edits} = current(), n = state.slice, pixels = sum(Array.from(areas, area => area || 0));
   byId("shown-slice").textContent = `${n + 1} of ${slices.length}`;
   byId("shown-area").textContent = areas[n] === undefined ? "–" : spacing ? `${number(areas[n] * spacing[0] * spacing[1])} mm²` : `${number(areas[n])} px`;
   byId("shown-lesion").textContent = `${areas.filter(area => area > 0).length} of ${slices.length}`;
