@@ -330,8 +330,9 @@ export function makeViewer(root, stacks, moved = () => {}) {
   return {open, current: () => ({...state, id: stack().id, number: shown().number, view: seen()})};
 }
 
+// The place of the slice with the highest value; the middle if all are alike
 export function indexOfMost(slices, value) {
-  return slices.reduce((best, slice, index) => value(slice) > value(slices[best]) ? index : best, 0);
+  return slices.reduce((best, slice, index) => value(slice) > value(slices[best]) ? index : best, slices.length >> 1);
 }
 
 // The middle of all marked pixels of a slice, [x, y]; null without any

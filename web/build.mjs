@@ -56,7 +56,8 @@ function toHtml(markdown) {
     if (block.startsWith("- ")) return `<ul>${lines.map(line => `<li>${inline(line.replace(/^- /, ""))}</li>`).join("")}</ul>`;
     if (block.startsWith("|")) {
       const cells = (line, tag) => `<tr>${line.split("|").slice(1, -1).map(cell => `<${tag}>${inline(cell.trim())}</${tag}>`).join("")}</tr>`;
-      return `<div class="scroll"><table>${cells(lines[0], "th")}${lines.slice(2).map(line => cells(line, "td")).join("")}</table></div>`;
+      const rows = lines.slice(2).map(line => cells(line, "td")).join("");
+      return `<div class="scroll card"><table><thead>${cells(lines[0], "th")}</thead><tbody>${rows}</tbody></table></div>`;
     }
     return `<p>${inline(block)}</p>`;
   }).join("\n");

@@ -58,6 +58,7 @@ function refuse(text) {
   say("");
   byId("refusal").textContent = text;
   byId("refusal").hidden = !text;
+  if (text) byId("refusal").scrollIntoView({block: "nearest"});
 }
 
 async function attempt(work) {
@@ -199,6 +200,7 @@ async function compute(scan, own) {
   list("notes", scan.notes);
   list("warnings", general);
   goTo(count >> 1);
+  byId("status").scrollIntoView();
   const slabs = slabsOf(scan, config), places = scan.slices.map((_, n) => placeOf(slabs, n));
   const logits = [], started = performance.now(), queue = [...slabs.keys()];
   const work = async ({ask}) => {
@@ -288,6 +290,8 @@ function readOut() {
 function drawProfile(areas, count) {
   const canvas = byId("areas"), context = canvas.getContext("2d"), most = Math.max(1, ...areas.map(area => area || 0));
   const width = canvas.width = canvas.clientWidth || 300, height = canvas.height = 60, step = width / count;
+  context.fillStyle = "#0b0e11";  // on paper, too
+  context.fillRect(0, 0, width, height);
   context.fillStyle = "#39434c";
   context.fillRect(0, height - 1, width, 1);
   for (let n = 0; n < count; n++) {

@@ -28,6 +28,7 @@ export function openPatient(other) {
     input.checked = input.value === "1";
     input.parentElement.hidden = own === planes[1] && !input.checked;
   }
+  byId("sequences").hidden = new Set(patient.slices[0].planes).size === 1;
   patient.shades = [0, 1, 2].map(sequence => brightness(patient.slices.map(slice => slice.planes[sequence]), patient.brightest));
 }
 
