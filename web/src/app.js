@@ -349,8 +349,7 @@ function chooseTool() {
 
 function listen() {
   const on = (id, event, act) => byId(id).addEventListener(event, act);
-  on("files", "change", ({target}) => { const files = chosen(target); target.value = ""; attempt(() => takeFiles(files)); });
-  on("folder", "change", ({target}) => { const files = chosen(target); target.value = ""; attempt(() => takeFiles(files)); });
+  for (const id of ["files", "folder"]) on(id, "change", ({target}) => { const files = chosen(target); target.value = ""; attempt(() => takeFiles(files)); });
   on("sample-button", "click", () => attempt(takeSample));
   on("again", "click", () => attempt(segmentFiles));
   on("threshold", "input", () => attempt(changeThreshold));
