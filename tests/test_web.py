@@ -180,7 +180,6 @@ def compare(page, call, network, folder: Path, out: Path) -> tuple[np.ndarray, s
         read_stack([path for path in out.glob(f"*/*_{what}.*") if path.suffix != ".json"])
         for what in ("mask", "probability")
     )
-
     assert give(page, folder) == ""
     paths = unpack(saved(page), out / "saved")
     masks, volume = read_stack(paths), paths[0].suffix == ".gz"
@@ -340,6 +339,7 @@ def test_the_sample_keys_threshold_and_brush(page, network, tmp_path):
 
 def test_the_page_fits_a_telephone(page):
     page.set_viewport_size({"width": 390, "height": 800})
+    page.evaluate("document.querySelectorAll('details').forEach(part => { part.open = true; })")
     wide = page.evaluate("document.documentElement.scrollWidth")
     page.set_viewport_size({"width": 1280, "height": 900})
     assert wide <= 390
