@@ -23,7 +23,7 @@ const is = {
   both: label => label === (MASK | PREDICTION), missed: label => label === MASK, false: label => label === PREDICTION,
 };
 
-function svg(name, attributes, parent) {
+export function svg(name, attributes, parent) {
   const element = document.createElementNS(SVG, name);
   for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
   if (parent) parent.append(element);
@@ -200,19 +200,11 @@ export function makeViewer(root, stacks, moved = () => {}) {
   const seen = () => seenSquare(stack().view, state);
 
   function zoom(factor) {
-    if (state.zoom === 1) state.middle = middleOfMarks();
+    if (state.zoom === 1) state.middle = middleOfMarks(shown().labels(), stack());
     state.zoom = Math.max(1, Math.min(8, state.zoom * factor));
     if (state.zoom === 1) state.middle = null;
     stage.classList.toggle("zoomed", state.zoom > 1);
     show();
-  }
-
-  // The middle of all marked pixels of the slice, [x, y]; null without any
-  function middleOfMarks() {
-    const {width, tall = 1} = stack();
-    let count = 0, x = 0, y = 0;
-    shown().labels().forEach((label, at) => { if (label) { count++; x += at % width; y += Math.floor(at / width); } });
-    return count ? [x / count, y / count * tall] : null;
   }
 
   const largest = slices => indexOfMost(slices, s => (s.reference || 0) + s.predicted / 1e6);
@@ -338,8 +330,16 @@ export function makeViewer(root, stacks, moved = () => {}) {
   return {open, current: () => ({...state, id: stack().id, number: shown().number, view: seen()})};
 }
 
+// The place of the slice with the highest value; the middle if all are alike
 export function indexOfMost(slices, value) {
-  return slices.reduce((best, slice, index) => value(slice) > value(slices[best]) ? index : best, 0);
+  return slices.reduce((best, slice, index) => value(slice) > value(slices[best]) ? index : best, slices.length >> 1);
+}
+
+// The middle of all marked pixels of a slice, [x, y]; null without any
+export function middleOfMarks(labels, {width, tall = 1}) {
+  let count = 0, x = 0, y = 0;
+  labels.forEach((label, at) => { if (label) { count++; x += at % width; y += Math.floor(at / width); } });
+  return count ? [x / count, y / count * tall] : null;
 }
 
 // The square of a slice that is seen, [left, top, side]; view: the whole, middle: [x, y], or null for its middle

@@ -36,6 +36,10 @@ MISPLACED = (
     "the head does not lie as in the data set: it is upside down, on its side, or cut off. Give axial slices of a "
     "whole head, the face at the top."
 )
+LIKE_T1 = (
+    "the sequence taken for FLAIR looks like T1: cortex darker than white matter. The mask of anything but FLAIR means "
+    "nothing. Choose FLAIR."
+)
 AT_END = "the mask reaches the first or last slice: the lesion may go on beyond the stack."
 
 
@@ -90,10 +94,7 @@ def input_warnings(
         if is_misplaced(heads[0], spacing[0] / spacing[1] if spacing else 1):
             warnings.append(MISPLACED)
         elif cortex_ratio(stacks[0][..., FLAIR], heads[0]) < CORTEX:
-            warnings.append(
-                "the sequence taken for FLAIR looks like T1: cortex darker than white matter. The mask of anything but "
-                "FLAIR means nothing. Choose FLAIR."
-            )
+            warnings.append(LIKE_T1)
         if pixels[0, 0] or pixels[-1, 0]:
             warnings.append(AT_END)
     return warnings

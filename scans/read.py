@@ -243,7 +243,7 @@ def _to_eight_bits(scan: Scan) -> None:
         scan.slices[number] = np.nan_to_num(scaled).clip(0, 255).round().astype(np.uint8)
     if black:
         scan.notes.append(f"{black:,} values that are not finite, or padding, are black")
-    low, high = (", ".join(f"{value:.4g}" for value in values) for values in (low, high))
+    low, high = (", ".join(f"{float(f'{value:.4g}'):.15g}" for value in values) for values in (low, high))  # 15120
     scan.notes.append(
         f"intensities scaled to 8 bits: {low} becomes 0 and {high} becomes 255 "
         f"(percentiles {PERCENTILES[0]} of all slices and {PERCENTILES[1]} of what is not air)"

@@ -24,6 +24,8 @@ from test_dicom import write_slice
 
 import constants
 from constants import FLAIR, POST, PRE, SYNTHETIC_SEED
+from dataset.folder import find_slices
+from dataset.slices import load_slices
 from dataset.synthetic import make_patient
 from reporting.model_card import describe_input
 from reporting.scans import scan_facts
@@ -170,25 +172,20 @@ def unpack(content: bytes, folder: Path) -> list[Path]:
     return [*folder.iterdir()]
 
 
-@pytest.mark.parametrize("case", [*VOLUMES, "nrrd", "mha", "DICOM", "one slice", "png", "tif"])
-def test_masks_volumes_and_warnings_are_those_of_python(page, call, network, images, tmp_path, case):
-    folder, out = tmp_path / "patient", tmp_path / "out"
-    folder.mkdir()
-    write_case(folder, case, images)
+def compare(page, call, network, folder: Path, out: Path) -> tuple[np.ndarray, str]:
+    """Assert that page and predict_model.py say the same of a folder, and return the page's masks and warnings."""
     code, printed, _ = call("predict_model", folder, "--out", out, "--probabilities", "--device", "cpu")
     assert code == 0
     expected, probabilities = (
         read_stack([path for path in out.glob(f"*/*_{what}.*") if path.suffix != ".json"])
         for what in ("mask", "probability")
     )
-
     assert give(page, folder) == ""
-    paths = unpack(saved(page), tmp_path / "saved")
-    masks = read_stack(paths)
-    far = np.abs(probabilities - network[1]["input"]["threshold"]) > NEAR + (0 if paths[0].suffix == ".gz" else 1 / 510)
-    assert masks.shape == far.shape and (masks.any() or case == "one slice")
-    assert not ((masks != expected) & far).any()
-    if paths[0].suffix == ".gz":
+    paths = unpack(saved(page), out / "saved")
+    masks, volume = read_stack(paths), paths[0].suffix == ".gz"
+    far = np.abs(probabilities - network[1]["input"]["threshold"]) > NEAR + (0 if volume else 1 / 510)
+    assert masks.shape == far.shape and not ((masks != expected) & far).any()
+    if volume:
         mask, other = (sitk.ReadImage(str(path)) for path in (paths[0], *out.glob("*/*_mask.nii.gz")))
         assert mask.GetSize() == other.GetSize()
         for name in ("GetSpacing", "GetOrigin", "GetDirection"):
@@ -196,21 +193,39 @@ def test_masks_volumes_and_warnings_are_those_of_python(page, call, network, ima
 
     (patient,) = pd.read_csv(out / "patients.csv", keep_default_na=False).to_dict("records")
     table = pd.read_csv(io.BytesIO(saved(page, "#save-table")))
-    assert (
-        table["lesion_pixels"].sum()
-        == masks.sum()
-        == pytest.approx(patient["lesion_pixels"], abs=int((masks != expected).sum()))
-    )
-    if paths[0].suffix == ".gz" and masks.sum() == patient["lesion_pixels"]:
+    differ = int((masks != expected).sum())
+    assert table["lesion_pixels"].sum() == masks.sum() == pytest.approx(patient["lesion_pixels"], abs=differ)
+    if volume and not differ:
         assert page.inner_text("#shown-volume") == f"{patient['lesion_mm3'] / 1000:,.1f} ml"
         assert table["lesion_mm3"].sum() == pytest.approx(patient["lesion_mm3"])
     said = " ".join(printed.split()) + (out / "cohort.csv").read_text(encoding="utf-8")
-    warnings = page.locator("#warnings li").all_inner_texts()
+    warnings = page.locator("#warnings li").all_text_contents()  # shown with a capital
     assert (check.ONE_SEQUENCE in warnings) == (check.ONE_SEQUENCE in said)
     own = " ".join(warning for warning in warnings if warning != check.ONE_SEQUENCE)
     assert own.lower() == patient["warnings"].lower()  # later sentences begin with a capital
-    assert (check.MISPLACED in warnings and check.AT_END in warnings) or case != "PIR"
     assert all(note in said for note in page.locator("#notes li").all_inner_texts())
+    return masks, own
+
+
+@pytest.mark.parametrize("case", [*VOLUMES, "nrrd", "mha", "DICOM", "one slice", "png", "tif"])
+def test_masks_volumes_and_warnings_are_those_of_python(page, call, network, images, tmp_path, case):
+    folder = tmp_path / "patient"
+    folder.mkdir()
+    write_case(folder, case, images)
+    masks, warnings = compare(page, call, network, folder, tmp_path / "out")
+    assert masks.any() or case == "one slice"
+    assert (check.MISPLACED in warnings and check.AT_END in warnings) or case != "PIR"
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("channel", [FLAIR, PRE])
+def test_a_real_patient_and_its_t1_in_place_of_flair(page, call, network, real, tmp_path, channel):
+    slices = load_slices(real, {"": find_slices(real, ["TCGA_HT_7694_19950404"], 1)})[""]
+    folder = tmp_path / "patient"
+    folder.mkdir()
+    write_volume(folder / "flair.nii.gz", slices.images.numpy()[..., channel])
+    masks, warnings = compare(page, call, network, folder, tmp_path / "out")
+    assert masks.any() == (channel == FLAIR) and (check.LIKE_T1 in warnings) == (channel == PRE)
 
 
 # --- What else it does --------------------------------------------------------------------------------------------
@@ -324,6 +339,7 @@ def test_the_sample_keys_threshold_and_brush(page, network, tmp_path):
 
 def test_the_page_fits_a_telephone(page):
     page.set_viewport_size({"width": 390, "height": 800})
+    page.evaluate("document.querySelectorAll('details').forEach(part => { part.open = true; })")
     wide = page.evaluate("document.documentElement.scrollWidth")
     page.set_viewport_size({"width": 1280, "height": 900})
     assert wide <= 390
@@ -354,11 +370,7 @@ def test_the_graph_computes_what_the_network_does(network):
 
 @pytest.mark.parametrize(
     "changes, words",
-    [
-        ({"normalisation": "brain"}, 'normalise by "brain"'),
-        ({"apart_mm": 5}, '"apart_mm"'),
-        ({"resolution": 0.5}, "0.5"),
-    ],
+    [({"normalisation": "brain"}, 'by "brain"'), ({"apart_mm": 5}, '"apart_mm"'), ({"resolution": 0.5}, "0.5")],
 )
 def test_weights_that_the_page_cannot_use_are_refused(network, packages, changes, words):
     model, checkpoint = network

@@ -56,7 +56,8 @@ function toHtml(markdown) {
     if (block.startsWith("- ")) return `<ul>${lines.map(line => `<li>${inline(line.replace(/^- /, ""))}</li>`).join("")}</ul>`;
     if (block.startsWith("|")) {
       const cells = (line, tag) => `<tr>${line.split("|").slice(1, -1).map(cell => `<${tag}>${inline(cell.trim())}</${tag}>`).join("")}</tr>`;
-      return `<div class="scroll"><table>${cells(lines[0], "th")}${lines.slice(2).map(line => cells(line, "td")).join("")}</table></div>`;
+      const rows = lines.slice(2).map(line => cells(line, "td")).join("");
+      return `<div class="scroll card"><table><thead>${cells(lines[0], "th")}</thead><tbody>${rows}</tbody></table></div>`;
     }
     return `<p>${inline(block)}</p>`;
   }).join("\n");
@@ -75,8 +76,8 @@ const fill = {
   policy: `default-src 'none'; script-src ${hash} 'wasm-unsafe-eval'; worker-src blob:; style-src 'unsafe-inline'; ` +
     "img-src blob: data:; base-uri 'none'; form-action 'none'",
   style: ["../reporting/report.css", "../reporting/viewer.css", "page.css"].map(name => read(here, name)).join("\n"),
-  synthetic: config.syntheticNotice ? `<div class="banner">${escape(config.syntheticNotice)}</div>` : "",
-  use: escape(config.use),
+  synthetic: config.synthetic ? `<div class="banner">${escape(config.SYNTHETIC_NOTICE)}</div>` : "",
+  use: escape(config.RESEARCH_USE),
   threshold: String(config.input.threshold),
   "threshold-note": `The network's own threshold is ${config.input.threshold}, chosen on validation patients.`,
   figures: figures ? toHtml(figures[0]) : "",

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 import constants
-from constants import FLAIR, IMAGE_SIZE, MEAN, POST, PRE, SYNTHETIC_SEED
+from constants import FLAIR, IMAGE_SIZE, POST, PRE, SYNTHETIC_SEED
 from dataset import preprocess, synthetic
 from evaluation import quality, selection
 from scans import check, geometry, medical, names, read, scan, show, unusual
@@ -29,17 +29,9 @@ HERE = Path(__file__).parent
 ROLES = {PRE: "pre", FLAIR: "flair", POST: "post", names.MASK: "mask", names.OTHER: "other"}  # the page's names
 SAMPLE, SAMPLE_SLICES, SAMPLE_QUALITY = 6, 12, 60  # number of the synthetic patient, its slices, quality of WebP
 LARGEST = 1e-2  # difference of logits: kernels are rounded by up to 1/2048 of their values
-ABOUT = (
-    "input",
-    "output",
-    "network",
-    "epoch",
-    "synthetic",
-    "published",
-    "use",
-    "quality",
-    "training_patients",
-)  # else: preprocessing
+# Of the metadata, what says nothing of the preprocessing
+ABOUT = {"input", "output", "network", "epoch", "synthetic", "published", "use", "quality", "training_patients"}
+CHECKS = "CORNER UNEVEN BRIGHT TOO_MUCH LEAST CUT ENDS FEWEST CORTEX SAMPLED LIKE_T1 MISPLACED AT_END"
 
 
 def build_page(model: UNet, metadata: dict[str, Any], card: str) -> bytes:
@@ -78,71 +70,37 @@ def compare(model: UNet, graph: bytes) -> float:
 
 
 def page_config(metadata: dict[str, Any]) -> dict[str, Any]:
-    """Return what the scripts of the page read: constants of the modules, and of the weights."""
-    patterns = {ROLES[kind]: words.pattern for kind, words in names.KINDS.items()}
+    """Return what the scripts of the page read: constants of the modules by their names, and what the weights say."""
+
+    def take(module: Any, listed: str) -> dict[str, Any]:
+        return {name: getattr(module, name) for name in listed.split()}
+
     spacing = (1.0, 1.0, round(synthetic.HEIGHT * 0.88 / SAMPLE_SLICES, 1))
+    regression = metadata.get("quality")  # of the expected Dice
     return {
         "input": {name: value for name, value in metadata.items() if name not in ABOUT},
         "network": metadata["network"],
-        "confidence": confidence(metadata.get("quality")),
+        "synthetic": metadata["synthetic"],
         "trained": metadata.get("training_patients", {}),
-        "use": constants.RESEARCH_USE,
-        "syntheticNotice": constants.SYNTHETIC_NOTICE if metadata["synthetic"] else "",
-        "oneSequence": check.ONE_SEQUENCE,
+        "confidence": regression and {**regression, "thresholds": quality.THRESHOLDS, "bad": constants.BAD_DICE},
         "shown": {ROLES[kind]: names.SHOWN[kind] for kind in (PRE, FLAIR, POST)},
-        "names": {
-            "words": patterns,
-            "onto": names.ONTO.pattern,
-            "camel": names.CAMEL.pattern,
-            "agent": names.AGENT.pattern,
-        },
-        "flair": FLAIR,
-        "mean": MEAN,
-        "std": constants.STD,
-        "multiple": preprocess.MULTIPLE,
-        "outside": engine.OUTSIDE,
-        "fewestSlices": selection.FEWEST_SLICES,
-        "check": {
-            "corner": check.CORNER,
-            "uneven": check.UNEVEN,
-            "bright": check.BRIGHT,
-            "tooMuch": check.TOO_MUCH,
-            "least": check.LEAST,
-            "cut": check.CUT,
-            "ends": check.ENDS,
-            "fewest": check.FEWEST,
-            "misplaced": check.MISPLACED,
-            "atEnd": check.AT_END,
-        },
-        "mostVoxels": scan.MOST_VOXELS,
-        "apart": geometry.APART,
-        "thin": geometry.THIN,
-        "unequal": geometry.UNEQUAL,
-        "largest": geometry.LARGEST,
-        "sameHead": read.SAME_HEAD,
-        "unusual": {
-            "stripped": unusual.STRIPPED,
-            "air": unusual.AIR,
-            "fewest": unusual.FEWEST,
-            "sampled": unusual.SAMPLED,
-        },
-        "air": read.AIR,
-        "shortest": [medical.SHORT_ECHO, medical.SHORT_INVERSION],
-        "percentiles": read.PERCENTILES,
-        "filling": [float(value) for value in read.FILLING],
-        "brightest": show.BRIGHTEST,
-        "sample": {
-            "size": IMAGE_SIZE,
-            "slices": SAMPLE_SLICES,
-            "spacing": spacing,
-            "notice": constants.SYNTHETIC_NOTICE,
-        },
+        "words": {ROLES[kind]: words.pattern for kind, words in names.KINDS.items()},
+        "names": {name: getattr(names, name).pattern for name in ("ONTO", "CAMEL", "AGENT")},
+        "check": take(check, CHECKS),
+        "unusual": take(unusual, "STRIPPED AIR FEWEST SAMPLED"),
+        "sample": {"size": IMAGE_SIZE, "slices": SAMPLE_SLICES, "spacing": spacing},
+        "FILLING": read.FILLING.tolist(),
+        **take(constants, "FLAIR MEAN STD RESEARCH_USE SYNTHETIC_NOTICE"),
+        **take(check, "ONE_SEQUENCE"),
+        **take(engine, "OUTSIDE"),
+        **take(geometry, "APART THIN UNEQUAL LARGEST"),
+        **take(medical, "SHORT_ECHO SHORT_INVERSION"),
+        **take(preprocess, "MULTIPLE"),
+        **take(read, "AIR PERCENTILES SAME_HEAD"),
+        **take(scan, "MOST_VOXELS"),
+        **take(selection, "FEWEST_SLICES"),
+        **take(show, "BRIGHTEST"),
     }
-
-
-def confidence(model: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Return the regression of the expected Dice that weights may carry, with the constants that it needs."""
-    return model and {**model, "thresholds": quality.THRESHOLDS, "bad": constants.BAD_DICE}
 
 
 def write_sample(path: Path) -> None:

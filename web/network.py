@@ -1,5 +1,6 @@
 """The network as a small ONNX graph for any size of window: kernels in float16, which the runtime widens at load."""
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -8,10 +9,9 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from unet import UNet
+from unet import Doubling, UNet
 
-OPSET = 18
-IR_VERSION = 9  # of files with this opset
+OPSET, IR_VERSION = 18, 9  # IR_VERSION: of files with this opset
 
 
 class Graph:
@@ -27,11 +27,30 @@ class Graph:
         self.nodes.append(helper.make_node(operator, inputs, [name], **attributes))
         return name
 
-    def store(self, values: torch.Tensor | np.ndarray, half: bool = False) -> str:
+    def store(self, values: torch.Tensor, half: bool = False) -> str:
         """Store weights, and return their name in float32; `half` stores them as float16."""
-        values, name = np.asarray(values), f"w{len(self.weights)}"
-        self.weights.append(numpy_helper.from_array(values.astype(np.float16) if half else values, name))
+        array, name = values.detach().numpy(), f"w{len(self.weights)}"
+        self.weights.append(numpy_helper.from_array(array.astype(np.float16) if half else array, name))
         return self.add("Cast", name, to=TensorProto.FLOAT) if half else name
+
+    def apply(self, layer: nn.Module, value: str) -> str:
+        """Add a layer of unet.py, or several; the runtime merges each norm with the convolution before it."""
+        if isinstance(layer, nn.Sequential):
+            for part in layer:
+                value = self.apply(part, value)
+            return value
+        if isinstance(layer, nn.ReLU):
+            return self.add("Relu", value)
+        if isinstance(layer, nn.BatchNorm2d):
+            norm = (layer.weight, layer.bias, layer.running_mean, layer.running_var)
+            return self.add("BatchNormalization", value, *map(self.store, norm), epsilon=layer.eps)
+        if isinstance(layer, Doubling):
+            scales = self.store(torch.tensor([1.0, 1, 2, 2]))
+            return self.add("Resize", value, "", scales, mode="linear", coordinate_transformation_mode="half_pixel")
+        weights = [self.store(layer.weight, half=True), *([] if layer.bias is None else [self.store(layer.bias)])]
+        if isinstance(layer, nn.ConvTranspose2d):
+            return self.add("ConvTranspose", value, *weights, strides=[2, 2])
+        return self.add("Conv", value, *weights, pads=4 * [layer.padding[0]])
 
 
 def to_graph(model: UNet) -> bytes:
@@ -39,34 +58,23 @@ def to_graph(model: UNet) -> bytes:
 
     H and W have to be multiples of 16 x pixel_unshuffle: nothing is padded.
     """
-    graph, fold = Graph(), model.pixel_unshuffle
-    value, skips = "slices", []
-    if fold > 1:
-        value = graph.add("SpaceToDepth", value, blocksize=fold)
-    for number, encoder in enumerate(model.encoders):
-        value = convolve(graph, encoder, value, fold if number == 0 else 1)
-        skips.append(value)
-        value = graph.add("MaxPool", value, kernel_shape=[2, 2], strides=[2, 2])
-    value = convolve(graph, model.bottleneck, value)
+    model, graph, fold = copy.deepcopy(model), Graph(), model.pixel_unshuffle
+    first = model.encoders[0][0]  # ONNX folds pixels into channels in another order than PyTorch
+    first.weight.data = first.weight.data.unflatten(1, (-1, fold**2)).transpose(1, 2).flatten(1, 2)
+
+    value, skips = graph.add("SpaceToDepth", "slices", blocksize=fold), []
+    for encoder in model.encoders:
+        skips.append(graph.apply(encoder, value))
+        value = graph.add("MaxPool", skips[-1], kernel_shape=[2, 2], strides=[2, 2])
+    value = graph.apply(model.bottleneck, value)
     for decoder in model.decoders:
-        if isinstance(decoder.upsample, nn.ConvTranspose2d):
-            weights = graph.store(decoder.upsample.weight.detach(), half=True)
-            bias = graph.store(decoder.upsample.bias.detach())
-            value = graph.add("ConvTranspose", value, weights, bias, strides=[2, 2])
-        else:
-            scales = graph.store(np.float32([1, 1, 2, 2]))
-            value = graph.add(
-                "Resize", value, "", scales, mode="linear", coordinate_transformation_mode="half_pixel"
-            )  # fmt: skip
-        value = convolve(graph, decoder.convolve, graph.add("Concat", skips.pop(), value, axis=1))
-    kernel, bias = graph.store(model.head.weight.detach(), half=True), graph.store(model.head.bias.detach())
-    value = graph.add("Conv", value, kernel, bias)
-    if fold > 1:
-        value = graph.add("DepthToSpace", value, blocksize=fold, mode="CRD")
+        value = graph.add("Concat", skips.pop(), graph.apply(decoder.upsample, value), axis=1)
+        value = graph.apply(decoder.convolve, value)
+    graph.add("DepthToSpace", graph.apply(model.head, value), blocksize=fold, mode="CRD")
     graph.nodes[-1].output[0] = "logits"
 
-    channels = model.encoders[0][0].in_channels // fold**2
-    shapes = {"slices": ["batch", channels, "height", "width"], "logits": ["batch", 1, "height", "width"]}
+    shapes = {"slices": ["batch", first.in_channels // fold**2, "height", "width"],
+              "logits": ["batch", 1, "height", "width"]}  # fmt: skip
     source, target = (helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items())
     proto = helper.make_model(
         helper.make_graph(graph.nodes, "unet", [source], [target], graph.weights),
@@ -75,23 +83,3 @@ def to_graph(model: UNet) -> bytes:
     )
     onnx.checker.check_model(proto)
     return proto.SerializeToString()
-
-
-def convolve(graph: Graph, layers: nn.Sequential, value: str, fold: int = 1) -> str:
-    """Add the layers of unet.double_conv; the runtime merges each norm with the convolution before it.
-
-    fold: of the pixels of the input, which ONNX folds into the channels in another order than PyTorch.
-    """
-    for layer in layers:
-        if isinstance(layer, nn.Conv2d):
-            kernel = layer.weight.detach()
-            if fold > 1 and layer is layers[0]:
-                kernel = kernel.unflatten(1, (-1, fold**2)).transpose(1, 2).flatten(1, 2)
-            value = graph.add("Conv", value, graph.store(kernel, half=True), pads=[1, 1, 1, 1])
-        elif isinstance(layer, nn.BatchNorm2d):
-            norm = (layer.weight, layer.bias, layer.running_mean, layer.running_var)
-            names = [graph.store(values.detach()) for values in norm]
-            value = graph.add("BatchNormalization", value, *names, epsilon=layer.eps)
-        else:
-            value = graph.add("Relu", value)
-    return value

@@ -3,6 +3,7 @@ import {zipSync} from "fflate";
 import {placeOf, slabsOf} from "./geometry.js";
 import {encodeNifti, makeGrid} from "./grid.js";
 import {cut} from "./postprocess.js";
+import {sum} from "./preprocess.js";
 import {applyEdits, byId, current, goTo, goToLargest, listenToViewer, onShow, openPatient, show, state, undo, zoom} from "./stage.js";
 
 const config = JSON.parse(byId("config").textContent);
@@ -57,6 +58,7 @@ function refuse(text) {
   say("");
   byId("refusal").textContent = text;
   byId("refusal").hidden = !text;
+  if (text) byId("refusal").scrollIntoView({block: "nearest"});
 }
 
 async function attempt(work) {
@@ -175,7 +177,7 @@ async function takeSample() {
   });
   const affine = [[spacing[1], 0, 0, 0], [0, spacing[0], 0, 0], [0, 0, spacing[2], 0]];
   const grid = makeGrid(affine, [size, size, count], true);
-  const sample = {name: "synthetic", slices, spacing, grid, grey: false, about: [config.sample.notice], notes: [], warnings: []};
+  const sample = {name: "synthetic", slices, spacing, grid, grey: false, about: [config.SYNTHETIC_NOTICE], notes: [], warnings: []};
   await (await firstWorker()).ask("take", {sample});
   if (own === job) await compute(sample, own);
 }
@@ -187,8 +189,8 @@ async function compute(scan, own) {
   say("Preparing …");
   const prepared = await worker.ask("prepare");
   if (own !== job) return;
-  const patient = {...scan, brightest: config.brightest, masks: [], areas: [], edits: [], threshold};
-  const general = [...scan.about, ...(scan.grey ? [config.oneSequence] : []), ...scan.warnings];
+  const patient = {...scan, brightest: config.BRIGHTEST, masks: [], areas: [], edits: [], threshold};
+  const general = [...scan.about, ...(scan.grey ? [config.ONE_SEQUENCE] : []), ...scan.warnings];
   setThreshold(threshold);
   openPatient(patient);
   byId("result").hidden = false;
@@ -198,6 +200,7 @@ async function compute(scan, own) {
   list("notes", scan.notes);
   list("warnings", general);
   goTo(count >> 1);
+  byId("status").scrollIntoView();
   const slabs = slabsOf(scan, config), places = scan.slices.map((_, n) => placeOf(slabs, n));
   const logits = [], started = performance.now(), queue = [...slabs.keys()];
   const work = async ({ask}) => {
@@ -208,7 +211,7 @@ async function compute(scan, own) {
       places.forEach(([below, share], n) => {
         if (patient.masks[n] || !logits[below] || (share && !logits[below + 1])) return;
         patient.masks[n] = cut(logits, scan, n, threshold, config);
-        patient.areas[n] = patient.masks[n].reduce((sum, value) => sum + value, 0);
+        patient.areas[n] = sum(patient.masks[n]);
       });
       const done = slabs.length - queue.length, left = (performance.now() - started) / done * queue.length / 1000;
       const cutOut = Object.keys(patient.masks).length;
@@ -217,7 +220,7 @@ async function compute(scan, own) {
     }
   };
   const voxels = scan.slices.reduce((sum, {height, width}) => sum + height * width, 0);  // fewer workers where memory is short
-  const helpers = Math.min(MOST_WORKERS, Math.ceil(slabs.length / 8), Math.floor(2 * config.mostVoxels / voxels)) - 1;
+  const helpers = Math.min(MOST_WORKERS, Math.ceil(slabs.length / 8), Math.floor(2 * config.MOST_VOXELS / voxels)) - 1;
   const help = async n => {
     pool[n] = pool[n] || startWorker();
     const helper = await pool[n];
@@ -268,7 +271,7 @@ async function changeThreshold() {
 // --- Readout ---------------------------------------------------------------------------------------------------------
 
 function readOut() {
-  const {areas, slices, spacing, expected, threshold, edits} = current(), n = state.slice, pixels = areas.reduce((sum, area) => sum + (area || 0), 0);
+  const {areas, slices, spacing, expected, threshold, edits} = current(), n = state.slice, pixels = sum(Array.from(areas, area => area || 0));
   byId("shown-slice").textContent = `${n + 1} of ${slices.length}`;
   byId("shown-area").textContent = areas[n] === undefined ? "–" : spacing ? `${number(areas[n] * spacing[0] * spacing[1])} mm²` : `${number(areas[n])} px`;
   byId("shown-lesion").textContent = `${areas.filter(area => area > 0).length} of ${slices.length}`;
@@ -287,6 +290,8 @@ function readOut() {
 function drawProfile(areas, count) {
   const canvas = byId("areas"), context = canvas.getContext("2d"), most = Math.max(1, ...areas.map(area => area || 0));
   const width = canvas.width = canvas.clientWidth || 300, height = canvas.height = 60, step = width / count;
+  context.fillStyle = "#0b0e11";  // on paper, too
+  context.fillRect(0, 0, width, height);
   context.fillStyle = "#39434c";
   context.fillRect(0, height - 1, width, 1);
   for (let n = 0; n < count; n++) {
@@ -344,8 +349,7 @@ function chooseTool() {
 
 function listen() {
   const on = (id, event, act) => byId(id).addEventListener(event, act);
-  on("files", "change", ({target}) => { const files = chosen(target); target.value = ""; attempt(() => takeFiles(files)); });
-  on("folder", "change", ({target}) => { const files = chosen(target); target.value = ""; attempt(() => takeFiles(files)); });
+  for (const id of ["files", "folder"]) on(id, "change", ({target}) => { const files = chosen(target); target.value = ""; attempt(() => takeFiles(files)); });
   on("sample-button", "click", () => attempt(takeSample));
   on("again", "click", () => attempt(segmentFiles));
   on("threshold", "input", () => attempt(changeThreshold));

@@ -1,6 +1,7 @@
 // The Dice to expect of a mask without a reference, by the regression that weights may carry (evaluation/quality.py)
 import {masksToNetwork} from "./geometry.js";
 import {countComponents} from "./postprocess.js";
+import {sum} from "./preprocess.js";
 
 export const FEATURES = ["log_volume", "log_components", "largest_share", "neighbour_dice", "threshold_dice", "entropy"];
 
@@ -23,7 +24,7 @@ export function expectedDice(logits, masks, scan, config, doubtful) {
 
 // On the grid of the network
 function features(logits, masks, {thresholds}, size) {
-  const areas = masks.map(mask => mask.reduce((all, value) => all + value, 0)), volume = areas.reduce((all, area) => all + area, 0);
+  const areas = masks.map(mask => sum(mask)), volume = sum(areas);
   if (!volume) return null;
   let both = 0, entropy = 0, lower = 0, upper = 0;
   for (let n = 1; n < masks.length; n++) for (let i = 0; i < masks[n].length; i++) both += masks[n][i] & masks[n - 1][i];

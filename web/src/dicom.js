@@ -1,6 +1,7 @@
 // DICOM series, uncompressed: only how the slices lie and what they show is taken over; nothing that says whose they are
 import dicomParser from "dicom-parser";
-import {Refusal, makeGrid} from "./grid.js";
+import {Refusal, cross, dot, makeGrid} from "./grid.js";
+import {median} from "./preprocess.js";
 import {checkVoxels} from "./volumes.js";
 
 const PLAIN = ["1.2.840.10008.1.2", "1.2.840.10008.1.2.1"];  // little endian, implicit and explicit
@@ -37,14 +38,12 @@ export async function readTags(file) {
 }
 
 // Of times that FLAIR never has, in the words of scans/medical.py
-export function contrastWarnings({echo, inversion, description}, [echoes, inversions]) {
-  const wrong = [["echo", echo, echoes], ["inversion", inversion, inversions]].find(([, time, shortest]) => time > 0 && time < shortest);
+export function contrastWarnings({echo, inversion, description}, {SHORT_ECHO, SHORT_INVERSION}) {
+  const wrong = [["echo", echo, SHORT_ECHO], ["inversion", inversion, SHORT_INVERSION]].find(([, time, shortest]) => time > 0 && time < shortest);
   return wrong ? [`the ${wrong[0]} time of the series ${description} taken for FLAIR is ${round(wrong[1])} ms, ` +
     "shorter than any of FLAIR: another sequence, whose mask means nothing. Choose above what is FLAIR."] : [];
 }
 
-const dot = (a, b) => a.reduce((sum, value, n) => sum + value * b[n], 0);
-const cross = ([a, b, c], [d, e, f]) => [b * f - c * e, c * d - a * f, a * e - b * d];
 const round = value => Number(value.toPrecision(4));
 
 // The files of a series in the order of their positions, and the distance of two slices in mm
@@ -72,9 +71,8 @@ export function sortSlices(tags) {
     .sort((a, b) => a.height - b.height || (a.file.name < b.file.name ? -1 : 1));
   if (ordered.length === 1) return {ordered, step: first.thickness || 1, upwards};
   const gaps = ordered.slice(1).map((own, n) => own.height - ordered[n].height);
-  const sorted = [...gaps].sort((a, b) => a - b), half = sorted.length >> 1;
-  const typical = sorted.length % 2 ? sorted[half] : (sorted[half - 1] + sorted[half]) / 2;
-  if (sorted[0] <= ROUNDED) {
+  const typical = median(gaps);
+  if (Math.min(...gaps) <= ROUNDED) {
     throw new Refusal("several of its slices lie at one position. Leave one time point or echo in the folder.");
   }
   const apart = gaps.map(gap => Math.abs(gap - typical)), n = apart.indexOf(Math.max(...apart));

@@ -1,22 +1,23 @@
 // A scan in the geometry that the network knows, by the mm of its header: scans/geometry.py. A scan is {slices: [{height,
 // width, planes}], spacing: mm between rows, columns, slices, or null}
+import {cross, dot} from "./grid.js";
 import {findHead, resizeBytes, resizeFloats, roundHalfEven, toNetworkSize, toOriginalSize} from "./preprocess.js";
 
 export const sameSize = slices => slices.every(({height, width}) => height === slices[0].height && width === slices[0].width);
 
 // Of each slab its first slice and the one after its last; a slab may be one slice
-export function slabsOf({slices, spacing}, {thin, apart}) {
-  const thick = !(spacing && spacing[2] < thin && sameSize(slices));
-  const count = thick ? slices.length : Math.max(1, roundHalfEven(slices.length * spacing[2] / apart));
+export function slabsOf({slices, spacing}, {THIN, APART}) {
+  const thick = !(spacing && spacing[2] < THIN && sameSize(slices));
+  const count = thick ? slices.length : Math.max(1, roundHalfEven(slices.length * spacing[2] / APART));
   const edge = n => n === count ? slices.length : roundHalfEven(n * (slices.length / count));
   return Array.from({length: count}, (_, n) => [edge(n), edge(n + 1)]);
 }
 
 // Height and width of a slice with square pixels, which are as large as the shorter side of its own
-function squareSize({height, width}, spacing, {unequal, largest}) {
+function squareSize({height, width}, spacing, {UNEQUAL, LARGEST}) {
   const [rows, columns] = spacing || [1, 1];
-  if (Math.max(rows, columns) <= unequal * Math.min(rows, columns)) return [height, width];
-  const side = Math.max(Math.min(rows, columns), Math.max(height * rows, width * columns) / largest);
+  if (Math.max(rows, columns) <= UNEQUAL * Math.min(rows, columns)) return [height, width];
+  const side = Math.max(Math.min(rows, columns), Math.max(height * rows, width * columns) / LARGEST);
   return [height * rows, width * columns].map(mm => Math.max(1, roundHalfEven(mm / side)));
 }
 
@@ -112,7 +113,6 @@ export function resample(other, flair) {
 // Of two matrices, 3 x 4, the second followed by the inverse of the first
 function inverseTimes(first, second) {
   const [a, b, c] = [0, 1, 2].map(axis => first.map(row => row[axis]));
-  const cross = ([p, q, r], [s, t, u]) => [q * u - r * t, r * s - p * u, p * t - q * s], dot = (p, q) => p.reduce((sum, value, n) => sum + value * q[n], 0);
   const rows = [cross(b, c), cross(c, a), cross(a, b)].map(row => row.map(value => value / dot(a, cross(b, c))));
   const columns = [0, 1, 2, 3].map(axis => second.map((row, n) => row[axis] - (axis === 3 ? first[n][3] : 0)));
   return rows.map(row => columns.map(column => dot(row, column)));

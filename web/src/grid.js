@@ -58,7 +58,8 @@ export function cutPlane(values, {shape: [width, height], start, steps: [across,
   return plane;
 }
 
-const dot = (a, b) => a.reduce((sum, value, n) => sum + value * b[n], 0);
+export const dot = (a, b) => a.reduce((sum, value, n) => sum + value * b[n], 0);
+export const cross = ([a, b, c], [d, e, f]) => [b * f - c * e, c * d - a * f, a * e - b * d];
 const norm = vector => Math.hypot(...vector);
 
 // --- NIfTI-1, from the masks of all slices -----------------------------------------------------------------------
@@ -72,16 +73,14 @@ export function encodeNifti(masks, grid) {
   const float = (at, values) => values.forEach((value, n) => view.setFloat32(at + 4 * n, value, true));
   const ras = grid.affine.map((row, n) => n < 2 ? row.map(value => -value) : row);  // NIfTI's axes: right, front, up
   const spacing = [0, 1, 2].map(axis => norm(ras.map(row => row[axis])));
-  const {quaternion, handed} = toQuaternion(ras.map(row => row.slice(0, 3).map((value, axis) => value / spacing[axis])));
   view.setInt32(0, 348, true);
   int16(40, [3, ...grid.size, 1, 1, 1, 1]);
   int16(70, [2, 8]);  // uint8
-  float(76, [handed, ...spacing, 0, 0, 0, 0]);
+  float(76, [1, ...spacing, 0, 0, 0, 0]);
   float(108, [HEADER]);
   float(112, [1, 0]);
   bytes[123] = 2;  // mm
-  int16(252, grid.known ? [1, 1] : [0, 0]);
-  float(256, [...quaternion, ...ras.map(row => row[3])]);
+  int16(254, [grid.known ? 1 : 0]);
   float(280, ras.flat());
   bytes.set([0x6e, 0x2b, 0x31], 344);  // n+1
   const {shape: [width, height], start, steps: [across, down, up]} = grid;
@@ -91,23 +90,6 @@ export function encodeNifti(masks, grid) {
     }
   });
   return bytes;
-}
-
-// Of a matrix of directions: the last three parts of its quaternion, and -1 where the third axis had to be turned
-function toQuaternion(rows) {
-  const [[a, b, c], [d, e, f], [g, h, i]] = rows;
-  const handed = a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g) < 0 ? -1 : 1;
-  const [r, s, t] = [c * handed, f * handed, i * handed];  // the third column
-  const squares = [1 + a + e + t, 1 + a - e - t, 1 - a + e - t, 1 - a - e + t], most = squares.indexOf(Math.max(...squares));
-  const q = Math.sqrt(squares[most]) / 2;
-  let parts = [
-    [q, (h - s) / (4 * q), (r - g) / (4 * q), (d - b) / (4 * q)],
-    [(h - s) / (4 * q), q, (b + d) / (4 * q), (r + g) / (4 * q)],
-    [(r - g) / (4 * q), (b + d) / (4 * q), q, (s + h) / (4 * q)],
-    [(d - b) / (4 * q), (r + g) / (4 * q), (s + h) / (4 * q), q],
-  ][most];
-  if (parts[0] < 0) parts = parts.map(part => -part);
-  return {quaternion: parts.slice(1), handed};
 }
 
 // The matrix of a NIfTI header's quaternion: 3 x 4, in its axes

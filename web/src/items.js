@@ -7,8 +7,8 @@ const ENDING = /\.(nii\.gz|nii|nrrd|mha|png|tiff?|jpe?g|bmp|dcm|ima)$/i;
 export const stem = name => name.replace(ENDING, "");
 
 // What a name says: "flair", "pre", "post", "mask", "other", or null. words: the patterns of names.py
-export function kindOf(name, {words, onto, camel}) {
-  const text = name.replace(new RegExp(onto, "gi"), "").replace(new RegExp(camel, "g"), "_"), found = [];
+export function kindOf(name, {words, names}) {
+  const text = name.replace(new RegExp(names.ONTO, "gi"), "").replace(new RegExp(names.CAMEL, "g"), "_"), found = [];
   for (const [kind, pattern] of Object.entries(words)) {
     const matches = [...text.matchAll(new RegExp(pattern, "gi"))];
     if (matches.length) found.push([kind, matches.at(-1).index + matches.at(-1)[0].length, -matches[0].index]);
@@ -17,9 +17,9 @@ export function kindOf(name, {words, onto, camel}) {
   return found.length ? found[0][0] : null;
 }
 
-const kindOfSeries = (description, names) => {
-  const kind = kindOf(description.replace(/\s+/g, "_"), names);
-  return kind === "pre" && new RegExp(names.agent, "i").test(description) ? "post" : kind;
+const kindOfSeries = (description, config) => {
+  const kind = kindOf(description.replace(/\s+/g, "_"), config);
+  return kind === "pre" && new RegExp(config.names.AGENT, "i").test(description) ? "post" : kind;
 };
 
 const collator = new Intl.Collator("en", {numeric: true});
@@ -38,9 +38,9 @@ export async function findItems(files, config) {
     const parts = path.split("/").filter(Boolean);
     if (parts.some(part => part.startsWith(".") || part === "__MACOSX")) continue;
     const folder = parts.slice(0, -1).join("/"), name = parts.at(-1);
-    const names = [stem(name), ...parts.slice(0, -1)].flatMap(part => namesOf(part, config.names));
-    let kind = kindOf(stem(name), config.names);
-    for (const part of parts.slice(0, -1).reverse()) kind = kind || kindOf(part, config.names);
+    const names = [stem(name), ...parts.slice(0, -1)].flatMap(part => namesOf(part, config));
+    let kind = kindOf(stem(name), config);
+    for (const part of parts.slice(0, -1).reverse()) kind = kind || kindOf(part, config);
     if (/_overlay$/i.test(stem(name))) continue;
     if (VOLUME.test(name)) {
       items.push({label: name, kind, form: /nrrd$|mha$/i.exec(name)?.[0].toLowerCase() || "nifti", files: [file], names});
@@ -66,7 +66,7 @@ export async function findItems(files, config) {
   for (const tags of series.values()) {
     const {number, description} = tags[0];
     items.push({label: `DICOM ${[number, description].filter(Boolean).join(" ")} (${tags.length} files)`.replace("  ", " "),
-      kind: kindOfSeries(description, config.names), form: "dicom", tags, names: tags[0].names});
+      kind: kindOfSeries(description, config), form: "dicom", tags, names: tags[0].names});
   }
   return {items, problems};
 }

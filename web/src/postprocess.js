@@ -1,6 +1,6 @@
 // From logits to masks, as inference/segment.py and evaluation/selection.py do it. A mask is a Uint8Array of 0 and 1.
 import {fromNetwork, networkPixel, sameSize} from "./geometry.js";
-import {roundHalfEven} from "./preprocess.js";
+import {roundHalfEven, sum} from "./preprocess.js";
 
 // The pixels of slice n whose probability reaches the threshold
 export function cut(logits, scan, n, threshold, config) {
@@ -14,7 +14,7 @@ export function segment(logits, scan, threshold, config) {
   for (const stack of sameSize(slices) ? [masks] : masks.map(mask => [mask])) {
     const slice = slices[masks.indexOf(stack[0])];
     const least = roundHalfEven(config.input.min_component * networkPixel(slice, spacing, config));
-    removeSmall(stack, slice.height, slice.width, least, config.fewestSlices);
+    removeSmall(stack, slice.height, slice.width, least, config.FEWEST_SLICES);
   }
   return masks;
 }
@@ -31,7 +31,7 @@ export function removeSmall(masks, height, width, smallest, fewestSlices) {
 
 // The pixels of each component of a stack
 export function countComponents(masks, height, width) {
-  return [...findComponents(masks, height, width).sections.values()].map(pixels => [...pixels.values()].reduce((sum, own) => sum + own, 0));
+  return [...findComponents(masks, height, width).sections.values()].map(pixels => sum([...pixels.values()]));
 }
 
 // Components touch through slices, corners included. Returns {runs: [[slice, row, first, last], ...], rootOf: run -> the

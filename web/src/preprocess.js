@@ -8,6 +8,25 @@ export function percentile(count, at, share) {
   return part < 0.5 ? low + (high - low) * part : high - (high - low) * (1 - part);
 }
 
+// Of a mask or of other numbers, or of `count` of them
+export function sum(values, from = 0, count = values.length, step = 1) {
+  let result = 0;
+  for (let n = 0; n < count; n++) result += values[from + n * step];
+  return result;
+}
+
+export function median(values) {
+  const sorted = [...values].sort((a, b) => a - b);
+  return percentile(sorted.length, place => sorted[place], 50);
+}
+
+// How often each of 256 values occurs
+export function countValues(planes) {
+  const counts = new Float64Array(256);
+  for (const plane of planes) for (let i = 0; i < plane.length; i++) counts[plane[i]]++;
+  return counts;
+}
+
 // The same of 8-bit values given by how often each occurs
 export function percentileOfCounts(counts, share) {
   const sums = new Float64Array(256);
@@ -146,9 +165,7 @@ export function resizeFloats(plane, height, width, toHeight, toWidth, window = [
 
 // The largest bright region of each slice of FLAIR, with what lies inside of it if `filled`: [Uint8Array, ...] of 0 and 1
 export function findHead(planes, height, width, filled = false) {
-  const counts = new Float64Array(256), stack = new Int32Array(height * width);
-  for (const plane of planes) for (let i = 0; i < plane.length; i++) counts[plane[i]]++;
-  const level = 0.1 * percentileOfCounts(counts, 99.5);
+  const level = 0.1 * percentileOfCounts(countValues(planes), 99.5), stack = new Int32Array(height * width);
   return planes.map(plane => {
     const bright = new Uint8Array(plane.length);
     for (let i = 0; i < plane.length; i++) bright[i] = plane[i] > level ? 1 : 0;
@@ -239,9 +256,9 @@ export function windowAround([top, bottom, left, right], size, multiple) {
 // --- Intensities: the table of the 256 values of each sequence, by the name of the normalisation ---------------------
 
 export const NORMALISATIONS = {
-  plain(stack, head, {mean, std}) {
-    return mean.map((shift, sequence) => Float32Array.from({length: 256}, (_, value) =>
-      Math.fround(Math.fround(Math.fround(value / 255) - Math.fround(shift)) / Math.fround(std[sequence]))));
+  plain(stack, head, {MEAN, STD}) {
+    return MEAN.map((shift, sequence) => Float32Array.from({length: 256}, (_, value) =>
+      Math.fround(Math.fround(Math.fround(value / 255) - Math.fround(shift)) / Math.fround(STD[sequence]))));
   },
   head: byHead((counts, clip) => measure(counts, clip).deviation),
   median: byHead((counts, clip) => (percentileOfCounts(counts, 50) - clip(0)) / 2),
@@ -264,9 +281,9 @@ function byHead(unit) {
 
 // What the network sees of a patient, from the slabs of geometry.js: also the table of each sequence and the window to compute
 export function prepare(stack, config) {
-  const {size, normalisation, crop} = config.input, head = findHead(stack.map(planes => planes[config.flair]), size, size);
+  const {size, normalisation, crop} = config.input, head = findHead(stack.map(planes => planes[config.FLAIR]), size, size);
   const levels = NORMALISATIONS[normalisation](stack, head, config);
-  const window = crop ? windowAround(headBox(head, size, size), size, config.multiple) : [0, 0, size, size];
+  const window = crop ? windowAround(headBox(head, size, size), size, config.MULTIPLE) : [0, 0, size, size];
   return {stack, levels, window};
 }
 
@@ -275,7 +292,7 @@ export function fillInput({stack, levels, window: [top, left, height, width]}, n
   const {size, neighbours, tta_flip: flip} = config.input, planes = [0, 1, 2].map(n => [stack[number][n], levels[n]]);
   for (let distance = 1; distance <= neighbours; distance++) for (const step of [-distance, distance]) {
     const near = stack[Math.max(0, Math.min(stack.length - 1, number + step))];
-    planes.push([near[config.flair], levels[config.flair]]);
+    planes.push([near[config.FLAIR], levels[config.FLAIR]]);
   }
   const passes = flip ? 2 : 1, area = height * width, input = new Float32Array(passes * planes.length * area);
   planes.forEach(([plane, table], channel) => {
@@ -290,7 +307,7 @@ export function fillInput({stack, levels, window: [top, left, height, width]}, n
 
 // The logits of a whole slab from those of its window, averaged over the mirror image: Float32Array of size x size
 export function collectLogits(output, {window: [top, left, height, width]}, config) {
-  const {size, tta_flip: flip} = config.input, frame = new Float32Array(size * size).fill(config.outside);
+  const {size, tta_flip: flip} = config.input, frame = new Float32Array(size * size).fill(config.OUTSIDE);
   for (let y = 0; y < height; y++) for (let x = 0; x < width; x++) {
     const at = y * width + x, mirrored = height * width + y * width + width - 1 - x;
     frame[(top + y) * size + left + x] = flip ? (output[at] + output[mirrored]) / 2 : output[at];

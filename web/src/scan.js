@@ -35,7 +35,7 @@ export async function readScan(items, config, progress = () => {}, given = null)
   }));
   const {name, grid, warnings} = flair, {names} = items.flair, spacing = flair.spacing || given;
   notes.push(...describe({slices, spacing}, config));
-  if (isStripped(slices, config.unusual, config.flair, config.input.size)) notes.push("scalp and skull seem to be removed");
+  if (isStripped(slices, config.unusual, config.FLAIR, config.input.size)) notes.push("scalp and skull seem to be removed");
   if (!spacing) notes.push("no spacing known, so that areas are in pixels only");
   return {name, names, slices, spacing, grid, grey, notes, warnings};
 }
@@ -67,7 +67,7 @@ async function readVolume(item, file, config) {
     values[number] = null;
   });
   describeScales(scales, notes, config);
-  const warnings = item.form === "dicom" ? contrastWarnings(item.tags[0], config.shortest) : [];
+  const warnings = item.form === "dicom" ? contrastWarnings(item.tags[0], config) : [];
   return {name, slices, spacing: grid.spacing, grid, notes, warnings, sequences: values.length};
 }
 
@@ -78,7 +78,7 @@ async function readPictures(item, config, progress) {
     try {
       const picture = await readPicture(file, config);
       voxels += Math.max(picture.height, picture.width, config.input.size) ** 2;
-      if (voxels > config.mostVoxels) throw new Refusal("more pictures than are read at once. Use one folder per patient.");
+      if (voxels > config.MOST_VOXELS) throw new Refusal("more pictures than are read at once. Use one folder per patient.");
       pictures.push({...picture, file});
     } catch (error) {
       if (!(error instanceof Refusal) || item.files.length === 1) throw error;
@@ -113,7 +113,7 @@ function align(flair, other, label, config) {
     throw new Refusal(`${label} has ${own}, but FLAIR has ${first}. Resample the sequences onto FLAIR first.`);
   }
   const {planes, overlap} = resample(other, flair);
-  if (overlap < config.sameHead) {
+  if (overlap < config.SAME_HEAD) {
     throw new Refusal(`${label}: its head and that of FLAIR overlap by ${Math.round(100 * overlap)}% only. Register it to FLAIR first.`);
   }
   other.slices = planes.map(plane => ({planes: [plane]}));
@@ -136,18 +136,18 @@ function refuseMask(arrays) {
 
 // Which value of a sequence becomes which of 8 bits: a percentile of all values becomes 0, one of what is not air 255.
 // Returns {low, high, black: how many are no value, convert: value -> 0 to 255}
-function scaleOf(arrays, {filling, percentiles, air}) {
-  const none = filling.map(Math.fround);  // outside of the field of view
+function scaleOf(arrays, {FILLING, PERCENTILES, AIR}) {
+  const none = FILLING.map(Math.fround);  // outside of the field of view
   const isValue = value => Number.isFinite(value) && !none.includes(value);
   const short = arrays.every(values => values.BYTES_PER_ELEMENT < 4);  // whole numbers from -32768 to 65535
   const {count, at, most} = short ? countShort(arrays, isValue) : countFloat(arrays, none);
   const all = arrays.reduce((sum, values) => sum + values.length, 0);
   if (!count) throw new Refusal("holds no finite value. Restore it.");
-  const [low, bright] = percentiles.map(share => Math.fround(percentile(count, at, share)));
-  const level = Math.fround(low + Math.fround(Math.fround(air) * Math.fround(bright - low)));
+  const [low, bright] = PERCENTILES.map(share => Math.fround(percentile(count, at, share)));
+  const level = Math.fround(low + Math.fround(Math.fround(AIR) * Math.fround(bright - low)));
   let below = 0;
   for (const values of arrays) for (let i = 0; i < values.length; i++) if (Math.fround(values[i]) < level && isValue(values[i])) below++;
-  const top = Math.fround(percentile(count - below, place => at(below + place), percentiles[1]));
+  const top = Math.fround(percentile(count - below, place => at(below + place), PERCENTILES[1]));
   const high = top > low ? top : Math.max(most, low), range = high > low ? Math.fround(high - low) : 1;
   const convert = value => {
     value = Math.fround(value);
@@ -209,12 +209,12 @@ function countFloat(arrays, none) {
   return {count, at, most: toValue(largest)};
 }
 
-function describeScales(scales, notes, {percentiles}) {
+function describeScales(scales, notes, {PERCENTILES}) {
   const deep = scales.filter(Boolean);
   if (!deep.length) return;
   const black = deep.reduce((sum, scale) => sum + scale.black, 0);
   if (black) notes.push(`${black.toLocaleString("en-US")} values that are not finite, or padding, are black`);
   const [low, high] = ["low", "high"].map(end => deep.map(scale => Number(scale[end].toPrecision(4))).join(", "));
   notes.push(`intensities scaled to 8 bits: ${low} becomes 0 and ${high} becomes 255 (percentiles ` +
-    `${percentiles[0]} of all slices and ${percentiles[1]} of what is not air)`);
+    `${PERCENTILES[0]} of all slices and ${PERCENTILES[1]} of what is not air)`);
 }

@@ -1,5 +1,6 @@
 // The viewer's state and picture. Outline, keys, wheel and swipe are those of the report.
-import {drawScale, indexOfMost, listenToKeys, listenToStage, outline, seenSquare} from "../../reporting/viewer.js";
+import {drawScale, indexOfMost, listenToKeys, listenToStage, middleOfMarks, outline, seenSquare, svg} from "../../reporting/viewer.js";
+import {countValues, sum} from "./preprocess.js";
 
 export const byId = id => document.getElementById(id);
 export const state = {slice: 0, zoom: 1, middle: null, hidden: false, tool: "", brush: 6};
@@ -27,14 +28,14 @@ export function openPatient(other) {
     input.checked = input.value === "1";
     input.parentElement.hidden = own === planes[1] && !input.checked;
   }
+  byId("sequences").hidden = new Set(patient.slices[0].planes).size === 1;
   patient.shades = [0, 1, 2].map(sequence => brightness(patient.slices.map(slice => slice.planes[sequence]), patient.brightest));
 }
 
 // What each value is shown as: the brightest percentile of a stack as white, black pixels not counted
 function brightness(planes, brightest) {
-  const counts = new Float64Array(256);
-  for (const plane of planes) for (let i = 0; i < plane.length; i++) counts[plane[i]]++;
-  const all = counts.reduce((sum, count) => sum + count, 0) - counts[0];
+  const counts = countValues(planes);
+  const all = sum(counts) - counts[0];
   let white = 0, below = 0;
   while (all && white < 255 && below <= (all - 1) * brightest / 100) below += counts[++white];
   return Float32Array.from({length: 256}, (_, value) => value / (white || 255));
@@ -45,18 +46,13 @@ const seen = () => seenSquare([0, 0, frame(patient.slices[state.slice]).side], s
 
 export function zoom(factor) {
   if (!patient) return;
-  if (state.zoom === 1) state.middle = middleOfMarks();
+  const slice = patient.slices[state.slice], {tall, top, left} = frame(slice);
+  const middle = middleOfMarks(patient.masks[state.slice] || [], {...slice, tall});
+  if (state.zoom === 1) state.middle = middle && [middle[0] + left, middle[1] + top];
   state.zoom = Math.max(1, Math.min(8, state.zoom * factor));
   if (state.zoom === 1) state.middle = null;
   byId("stage").classList.toggle("zoomed", state.zoom > 1);
   show();
-}
-
-function draw(name, attributes, parent) {
-  const element = document.createElementNS("http://www.w3.org/2000/svg", name);
-  for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
-  parent.append(element);
-  return element;
 }
 
 export function show() {
@@ -80,16 +76,16 @@ export function show() {
   const marks = byId("marks");
   marks.setAttribute("viewBox", `${view[0]} ${view[1]} ${view[2]} ${view[2]}`);
   marks.replaceChildren();
-  const onSlice = draw("g", {transform: `translate(${left} ${top}) scale(1 ${tall})`}, marks);
+  const onSlice = svg("g", {transform: `translate(${left} ${top}) scale(1 ${tall})`}, marks);
   if (mask && !state.hidden && mask.includes(1)) {
     const {path: d} = outline(mask, width, height, value => value > 0);
-    if (byId("show-overlay").checked) draw("path", {d, class: "overlay", "fill-rule": "evenodd"}, onSlice);
+    if (byId("show-overlay").checked) svg("path", {d, class: "overlay", "fill-rule": "evenodd"}, onSlice);
     if (byId("show-outline").checked) {
-      draw("path", {d, class: "halo"}, onSlice);
-      draw("path", {d, class: "outline prediction"}, onSlice);
+      svg("path", {d, class: "halo"}, onSlice);
+      svg("path", {d, class: "outline prediction"}, onSlice);
     }
   }
-  if (state.tool && state.cursor) draw("circle", {cx: state.cursor[0] + left, cy: state.cursor[1] + top, r: state.brush, class: "cursor"}, marks);
+  if (state.tool && state.cursor) svg("circle", {cx: state.cursor[0] + left, cy: state.cursor[1] + top, r: state.brush, class: "cursor"}, marks);
   drawScale(marks, {sides: patient.grid?.known && ["R", "L"], millimetres: patient.spacing && patient.spacing[1]}, ...view);
   byId("slice").value = state.slice;
   byId("slice").setAttribute("aria-valuetext", `slice ${state.slice + 1} of ${patient.slices.length}`);
@@ -103,14 +99,6 @@ export function goTo(index) {
 
 export const goToLargest = () => goTo(indexOfMost(patient.areas, area => area || 0));
 
-// The middle of the mask of the slice in its square, which zooming goes to; null without any
-function middleOfMarks() {
-  const slice = patient.slices[state.slice], mask = patient.masks[state.slice], {tall, top, left} = frame(slice);
-  let count = 0, x = 0, y = 0;
-  if (mask) mask.forEach((value, at) => { if (value) { count++; x += at % slice.width; y += Math.floor(at / slice.width); } });
-  return count ? [x / count + left, y / count * tall + top] : null;
-}
-
 // --- Brush -----------------------------------------------------------------------------------------------------------
 
 const MOST_UNDONE = 50;
@@ -122,7 +110,7 @@ export function applyEdits(patient, masks) {
     const edit = patient.edits[n];
     return edit ? mask.map((value, at) => edit[at] ? Number(edit[at] > 0) : value) : mask;
   });
-  patient.areas = patient.masks.map(mask => mask.reduce((sum, value) => sum + value, 0));
+  patient.areas = patient.masks.map(mask => sum(mask));
 }
 
 function beginStroke() {

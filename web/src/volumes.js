@@ -53,9 +53,9 @@ function join(parts, length) {
 
 export function checkVoxels(width, height, slices, config) {
   const voxels = slices * Math.max(width, height, config.input.size) ** 2;
-  if (!(voxels <= config.mostVoxels)) {
+  if (!(voxels <= config.MOST_VOXELS)) {
     throw new Refusal(`${voxels.toLocaleString("en-US")} voxels, slices padded to squares; at most ` +
-      `${config.mostVoxels.toLocaleString("en-US")} are read. Use one folder or file per patient.`);
+      `${config.MOST_VOXELS.toLocaleString("en-US")} are read. Use one folder or file per patient.`);
   }
 }
 

@@ -25,7 +25,9 @@ const answers = {
   },
   async read({items, spacing}, progress) {
     scan = await readScan(items, config, progress, spacing);
-    scan.about = seenInTraining(scan, config.trained, config.input.size) ? ["Seen in training: the network learned from this patient."] : [];
+    const seen = await seenInTraining(scan, config.trained, config.input.size);
+    scan.about = seen ? ["Seen in training: the network learned from this patient."] : [];
+    if (seen === null) scan.notes.push("whether the network learned from this patient is told only by a page from a file or from https");
     prepared = logits = null;
     return scan;
   },
@@ -48,7 +50,7 @@ const answers = {
   },
   segment({planes, threshold}) {  // planes: the logits, once, to be judged with the network's own threshold
     logits = planes || logits;
-    const masks = segment(logits, scan, threshold, config), warnings = planes ? inputWarnings(scan, masks, config.check, config.flair) : [];
+    const masks = segment(logits, scan, threshold, config), warnings = planes ? inputWarnings(scan, masks, config.check, config.FLAIR) : [];
     const doubtful = scan.warnings.length + warnings.length > 0;
     return {masks, warnings, expected: planes && expectedDice(logits, masks, scan, config, doubtful)};
   },
