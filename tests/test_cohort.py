@@ -10,7 +10,7 @@ from conftest import write_volume
 
 from constants import FLAIR, POST, PRE
 from scans.cohort import Patient, find_patients
-from scans.names import MASK, OTHER, kind_of
+from scans.names import MASK, OTHER, channels_of_set, kind_of
 from utils import UserError
 
 
@@ -88,6 +88,9 @@ def test_names_say_a_sequence_or_a_mask_or_neither(name, whose, kind):
         (["wmh/1_FLAIR.nii", "wmh/2_FLAIR.nii", "wmh/1_wmh.nii"], ["wmh_1", "wmh_2"]),
         (["site_1/p/flair.npy", "site_2/p/flair.npy"], ["site_1_p", "site_2_p"]),
         (["p1.npy", "p10.npy", "P1/p10.npy"], ["p1", "p10", "P1_p10"]),
+        (["P1/pre/flair.nii", "P1/post/flair.nii", "P1/pre/t1.nii", "P1/post/t1.nii"], ["P1_pre", "P1_post"]),
+        (["P2/DICOM/flair.nii", "P2/NIFTI/flair.nii"], ["P2", "P2_2"]),
+        (["P3/flair.nii", "P3/pre/t1.nii"], ["P3"]),
         (["kaggle_3m/TCGA_1/TCGA_1_1.tif", "kaggle_3m/TCGA_1/TCGA_1_1_mask.tif"], ["kaggle_3m_TCGA_1"]),
     ],
     ids=lambda value: value[0],
@@ -141,14 +144,12 @@ def test_of_a_bids_data_set_the_scans_as_taken_are_read(tmp_path):
 def test_a_set_of_nnunet_says_in_its_dataset_json_which_channel_is_which(tmp_path):
     names = [f"imagesTr/p{n}_000{channel}.nii.gz" for n in (1, 2) for channel in range(4)]
     folder = touch(tmp_path / "Dataset1_x", *names, "labelsTr/p1.nii.gz")
-    unclear = find_patients([folder])
-    assert [(patient.name, *patient.items) for patient in unclear.patients] == [("p1", MASK), ("p2",)]
-    assert len(unclear.problems) == 1 and "no dataset.json says which of the channels" in unclear.problems[0]
-    other = touch(tmp_path / "Dataset2_x", *names, "labelsTr/p1.nii.gz")
-    (other / "dataset.json").write_text(
-        json.dumps({"channel_names": {"0": "T1", "1": "T1ce", "2": "T2", "3": "Flair"}})
-    )
-    patients = found(other)
+    unclear = find_patients([folder])  # without it none is guessed
+    assert unclear.patients == [] and len(unclear.problems) == 1 and len(unclear.unused) == 9
+    channels = {"channel_names": {"0": "T1", "1": "T1ce", "2": "T2", "3": "Flair"}}
+    (folder / "dataset.json").write_text(json.dumps(channels))
+    channels_of_set.cache_clear()
+    patients = found(folder)
     expected = {"flair": ["p1_0003.nii.gz"], "pre": ["p1_0000.nii.gz"], "post": ["p1_0001.nii.gz"]}
     assert list(patients) == ["p1", "p2"] and files(patients["p1"]) == expected | {"mask": ["p1.nii.gz"]}
     assert "mask" not in files(patients["p2"])
@@ -160,7 +161,7 @@ def test_masks_and_what_other_programs_and_this_one_leave_are_passed_over(tmp_pa
     (patient,) = found(folder).values()
     assert files(patient) == {"flair": ["P1_1.tif", "P1_2.tif"], "mask": ["P1_1_mask.tif"]}
     patients, problems, _ = find_patients([touch(tmp_path / "only", "a/x_seg.nii", "masks/1.png")])
-    assert patients == [] and len(problems) == 1 and "no image that is not a mask by its name" in problems[0]
+    assert patients == [] and len(problems) == 1 and "nothing is FLAIR by its name or its values" in problems[0]
 
 
 def test_a_folder_that_links_to_itself_is_read_once(tmp_path):
@@ -237,6 +238,9 @@ SETS = {  # by scan (@): folder, then FLAIR, pre-contrast, post-contrast and mas
     "UCSF post-operative": {f"10{{n}}_time{t}": "10{n} @_flair @_t1 @_t1ce @_seg @_t1ce-t1 @_t2" for t in (1, 2)},
     "TCGA-LGG as NIfTI": {"TCGA-CS-{n}": "@ @_1997.02.22_flair @_1997.02.22_t1 @_1997.02.22_t1Gd "
                           "@_1997.02.22_GlistrBoost_ManuallyCorrected @_1997.02.22_GlistrBoost"},
+    "UCSF-PDGM": {"UCSF-PDGM-{n}": "@_nifti @_FLAIR @_T1 @_T1c @_tumor_segmentation @_brain_segmentation @_FLAIR_bias"},
+    "DeepMedic": {"pat{n}": "@ Flair_subtrMean T1_subtrMean T1c_subtrMean OTMultiClass brainmask"},
+    "readers": {"P{n}": "@ flair t1 - corrected_mask GOLD_STANDARD auto_seg flair_bet_mask brain_mask"},
     "BraTS 2015": {"HGG_pat{n}_1": "HGG/pat{n}_1 MR_Flair.512/MR_Flair.512 MR_T1.513/MR_T1.513 MR_T1c.514/MR_T1c.514 "
                    "- VSD.Brain_3more.OT.517/VSD.Brain_3more.OT.517"},
     "BraTS 2020, case 355": {"B20_{n}": "@ @_flair @_t1 @_t1ce W39_1998.09.19_Segm @_t2"},
@@ -261,7 +265,7 @@ def test_of_a_public_set_each_file_is_taken_for_whom_it_shows_or_listed_with_a_r
         folder, *names = line.replace("@", name).split()
         paths = [name == "-" or (tmp_path / "set" / folder / f"{name}.nii.gz").resolve() for name in names]
         for path in set(paths) - {True}:  # names say what shows a tumour but for these
-            write_volume(path, labels if "Boost" in path.name or "OT." in path.name else 99 + labels)
+            write_volume(path, labels if "Boost" in path.name or "OT" in path.name else 99 + labels)
         expected[name] = [path for path in paths[:4] if path is not True]
         every |= {*paths} - {True}
     patients, problems, unused = find_patients([tmp_path / "set"])

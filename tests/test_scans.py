@@ -14,7 +14,7 @@ from PIL import Image, ImageColor
 
 from scans import show
 from scans.cohort import find_patients
-from scans.masks import foreground, read_mask, select
+from scans.masks import read_mask, select
 from scans.read import read_scan
 from scans.scan import Scan, natural_order, safe_name, to_network_size, to_original_size
 from scans.write import describe, describe_cohort, encode_stack, measure, record_path, sum_up, write_tables
@@ -188,13 +188,27 @@ def test_the_networks_size_and_the_original_one_are_inverse_in_place(height, wid
     assert np.array_equal(to_original_size(small[..., 0].astype(np.float32), height, width) > 0.5, blocks)
 
 
-def test_values_of_masks():
-    for values, marked in (([0, 255], [0, 1]), ([0, 1, 2, 4], [0, 1, 1, 1]), ([0, 0], [0, 0]), ([0, 0.5], [0, 1]),
-                           ([True, False], [1, 0]), ([0, 0.99999994, 1], [0, 1, 1])):  # fmt: skip
-        assert foreground(np.array(values)).tolist() == marked
-    for values in ([0, 10, 255], [-1, 0], [0, 0.2, 0.7], [0, np.nan], [0, 3, 80], [1, 2]):
-        with pytest.raises(ValueError, match="a mask with the values"):
-            foreground(np.array(values))
+@pytest.mark.parametrize(
+    ("values", "labels", "expected", "note"),
+    [
+        ([0, 255], (), [0, 1], ""), ([0, 1, 2, 4], (), [0, 1, 1, 1], ""), ([0, 0], (), [0, 0], ""),
+        ([0, 0.5], (), [0, 1], ""), ([True, False], (), [1, 0], ""), ([0, 0.99999994, 1], (), [0, 1, 1], ""),
+        ([0, 1, 2, 4], (1, 4), [0, 1, 0, 1], "labels left out: 2"), ([0, 0], (1,), [0, 0], ""),
+        ([0.0, 0.2, 0.5, 0.9], (), [0, 0, 1, 1], "soft mask: counts from 0.5 on"),
+    ],
+)  # fmt: skip
+def test_labels_and_soft_values_of_masks(values, labels, expected, note):
+    mask, said = select(np.array(values), labels)
+    assert (mask.tolist(), said) == (expected, note)
+
+
+NO_MASKS = ([0, 10, 255], [-1, 0], [0, 0.5, 7.5], [0, np.nan], [0, 3, 80], [1, 2])
+
+
+@pytest.mark.parametrize(("values", "labels"), [([0, 255], {1}), *((values, ()) for values in NO_MASKS)])
+def test_values_that_are_no_mask(values, labels):
+    with pytest.raises(ValueError, match=r"a mask with the values|it holds 0 and 255, not a label"):
+        select(np.array(values), labels)
 
 
 def test_the_transparency_of_a_mask_is_the_mask_where_it_varies(tmp_path):
@@ -326,24 +340,3 @@ def test_areas_volumes_and_dice_by_hand(tmp_path):
     assert (tmp_path / "slices.csv").read_text().splitlines()[3] == (
         '=x,"a, ""b""",4,5,0,0.000000,0.000000,0,0,1.000000,in/=x.nii'
     )
-
-
-@pytest.mark.parametrize(
-    ("values", "labels", "expected", "note"),
-    [
-        ([0, 1, 2, 4], set(), [0, 1, 1, 1], ""),
-        ([0, 1, 2, 4], {1, 4}, [0, 1, 0, 1], "labels left out: 2"),
-        ([0, 0, 255, 255], set(), [0, 0, 1, 1], ""),
-        ([0.0, 0.2, 0.5, 0.9], set(), [0, 0, 1, 1], "soft mask: counts from 0.5 on"),
-        ([0, 0, 0, 0], {1}, [0, 0, 0, 0], ""),
-    ],
-)
-def test_labels_and_soft_values_of_masks(values, labels, expected, note):
-    mask, said = select(np.array(values), labels)
-    assert (mask.tolist(), said) == (expected, note)
-
-
-@pytest.mark.parametrize(("values", "labels"), [([0, 255], {1}), ([-1, 0], ()), ([0, 0.5, 7.5], ()), ([0, np.nan], ())])
-def test_values_that_are_no_mask(values, labels):
-    with pytest.raises(ValueError, match="0"):
-        select(np.array(values), {*labels})

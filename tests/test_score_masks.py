@@ -185,33 +185,6 @@ def test_a_slice_of_which_a_reader_saved_no_file_is_empty_in_both_directions(sco
         assert table["slices"].item() == (8 if with_data else 5)
 
 
-def test_the_table_says_which_masks_belong_to_whom_and_is_scored_as_it_was_edited(call, score, tmp_path):
-    """Of two readers, by other names: what is in neither pair is listed; the edited table is scored."""
-    mask, other = box((2, 2, 8, 8), size=20), box((2, 2, 8, 4), size=20)
-    first = write_pictures(tmp_path / "a", {"p": np.stack([mask] * 3), "q": np.stack([mask] * 2)})
-    second = write_volumes(tmp_path / "b", {"p": np.stack([other] * 3), "Z": np.stack([mask] * 2)}, "_mask.npy")
-    np.save(second / "p.npy", np.ones((3, 20, 20)))
-    (second / "notes.txt").touch()
-    table = tmp_path / "pairs.csv"
-    code, out, err = call("score_masks", second, "--reference", first, "--list", table)
-    assert (code, err) == (0, "") and "written to" in out
-    assert table.read_text().splitlines() == [
-        "patient,predicted,reference,mask_of,slices,spacing,unused,notes",
-        "Z,b/Z_mask.npy,,,2,,,no reference mask",
-        "p,b/p_mask.npy,a/p_*_mask.png,reader,3,,,",
-        'q,,a/q_*_mask.png,reader,,,,"no predicted mask: write its file into predicted, or remove the line"',
-        ",,,,,,b/notes.txt (no image),", ',,,,,,"b/p.npy (not called a mask, beside others that are)",',
-    ]  # fmt: skip
-    code, _, err, _ = score(table)
-    assert code == 2 and "Z: no such patient in the reference" in err and "no mask of q" in err
-    text = table.read_text().replace("\nZ,b/Z_mask.npy,,", "\nZ,b/Z_mask.npy,a/q_*_mask.png,").replace("\nq,", "\n,")
-    table.write_text(text.replace("\n,,a/q_*_mask.png", "\n,,"))
-    code, _, err, scored = score(table)
-    assert (code, err) == (0, "")
-    dice = scored.read_test_tables()["patients"].set_index("patient")["dice"]
-    assert dice.to_dict() == pytest.approx({"Z": 1, "p": 2 * 32 / (32 + 64)}, abs=1e-6)
-
-
 # --- What is missing or does not fit ---------------------------------------------------------------------------
 
 

@@ -3,7 +3,6 @@
 import csv
 import json
 import os
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +13,11 @@ from PIL import Image
 from test_cohort import files, found, touch
 
 from constants import FLAIR
-from scans.cohort import Cohort, find_patients, to_table
+from scans.cohort import Cohort, find_patients
 from scans.masks import read_reference
 from scans.names import MASK
 from scans.read import read_patient, read_scan
+from scans.table import to_table
 
 
 def write_table(folder: Path, cohort) -> list[dict[str, str]]:
@@ -101,47 +101,7 @@ def test_masks_beside_pictures_are_judged_by_their_values_whatever_they_are_call
     assert list(patient.items) == [FLAIR] and len(patient.unused) == 2
     assert "one of 2 that may be reference mask: write one into mask" in patient.unused[0].reason
     (row,) = write_table(tmp_path, Cohort([patient], [], []))
-    assert "P1/*_mask_1.png (one of 2" in row["unused"] and "P1/*_mask_reader2.png (one of" in row["unused"]
-
-
-def test_labels_beside_a_flair_are_its_mask_and_those_of_the_brain_are_not(tmp_path):
-    """As in the example data of DeepMedic, UCSF-PDGM, and folders of readers."""
-    cases = {
-        "pat1": ("OTMultiClass", "Flair_subtrMeanDivStd", "T1_subtrMeanDivStd", "brainmask"),
-        "UCSF-PDGM-0004_nifti": ("UCSF-PDGM-0004_tumor_segmentation", "UCSF-PDGM-0004_FLAIR", "UCSF-PDGM-0004_T1",
-                                 "UCSF-PDGM-0004_brain_segmentation"),
-        "P3": ("corrected_mask", "flair", "t1", "flair_bet_mask"), "P4": ("GOLD_STANDARD", "flair", "t1", "brain_mask"),
-    }  # fmt: skip
-    labels = np.zeros((3, 8, 8), np.uint8)
-    labels[1, 2, 2:5] = 1, 2, 4
-    for folder, (mask, *others) in cases.items():
-        touch(tmp_path / "coh" / folder)
-        for name in others:
-            np.save(tmp_path / "coh" / folder / f"{name}.npy", np.arange(192).reshape(3, 8, 8))
-        np.save(tmp_path / "coh" / folder / f"{mask}.npy", labels)
-    bias = tmp_path / "coh" / "UCSF-PDGM-0004_nifti" / "UCSF-PDGM-0004_FLAIR_bias.npy"
-    np.save(bias, np.arange(192).reshape(3, 8, 8))
-    patients = found(tmp_path / "coh")
-    assert set(patients) == {"pat1", "UCSF-PDGM-0004", "P3", "P4"}
-    for folder, (mask, flair, pre, brain) in cases.items():
-        patient = patients[folder.removesuffix("_nifti")]
-        assert files(patient) == {"flair": [f"{flair}.npy"], "pre": [f"{pre}.npy"], "mask": [f"{mask}.npy"]}
-        assert f"{brain}.npy" in [item.place.name for item in patient.unused]
-    makers = {row["patient"]: row["mask_of"] for row in write_table(tmp_path, find_patients([tmp_path / "coh"]))}
-    assert makers == {"pat1": "reader", "UCSF-PDGM-0004": "reader", "P3": "corrected", "P4": "reader"}
-
-
-def test_time_points_and_copies_of_one_patient_bear_its_name_whoever_else_is_there(tmp_path):
-    names = [f"P1/{time}/{kind}.nii" for time in ("pre", "post") for kind in ("flair", "t1", "t1ce")]
-    folder = touch(
-        tmp_path / "coh", *names, "P2/DICOM/flair.nii", "P2/NIFTI/flair.nii", "P3/pre/t1.nii", "P3/flair.nii"
-    )
-    patients = found(folder)
-    assert set(patients) == {"P1_pre", "P1_post", "P2_DICOM_flair", "P2_NIFTI_flair", "P3"}
-    assert all(set(files(patients[f"P1_{time}"])) == {"flair", "pre", "post"} for time in ("pre", "post"))
-    assert files(patients["P3"]) == {"flair": ["flair.nii"], "pre": ["t1.nii"]}
-    shutil.rmtree(folder / "P2")
-    assert set(found(folder)) == {"P1_pre", "P1_post", "P3"}
+    assert "P1/s_*_mask_1.png (one of 2" in row["unused"] and "P1/s_*_mask_reader2.png (one of" in row["unused"]
 
 
 def test_a_set_of_the_decathlon_holds_its_sequences_in_one_file_as_its_dataset_json_says(tmp_path):
