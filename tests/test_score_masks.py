@@ -124,16 +124,6 @@ def test_masks_in_every_form_are_compared_pixel_by_pixel(score, folder, tmp_path
     assert slices.loc[("SYNTH_T_2", 2), "false_positive"] == 40
 
 
-def test_slices_that_the_data_lacks_and_a_result_among_the_masks_are_refused(call, score, folder, tmp_path):
-    masks = write_pictures(tmp_path / "masks", stacks(folder))
-    Image.fromarray(np.zeros((256, 256), np.uint8)).save(masks / "SYNTH_T_1_7_mask.png")
-    code, _, err, _ = score(masks, "--data", folder)
-    assert code == 2 and "SYNTH_T_1, slices 7: no such slices in the data, which has 1 to 3. Renumber or" in err
-    (masks / "SYNTH_T_1_7_mask.png").unlink()
-    code, _, err = call("score_masks", masks, "--data", folder, "--out", masks / "scores")
-    assert code == 2 and f"{masks / 'scores'}: is in {masks}, whose masks are scored. Name another folder" in err
-
-
 def test_what_predict_model_writes_is_taken_as_it_is(score, folder, tmp_path):
     masks = stacks(folder)
     for patient, stack in masks.items():
@@ -218,6 +208,9 @@ def test_what_does_not_fit_is_one_error_that_names_it(score, folder, tmp_path):
     refused({"SYNTH_T_2": masks["SYNTH_T_2"][:, 9:]}, "has masks of 256x247 pixels, but 256x256 are needed")
     refused({"typo": masks["SYNTH_T_2"]}, "typo: no such patient in the reference")
     refused({"SYNTH_T_2": masks["SYNTH_T_2"] * 77 + 3}, "a mask with the values 3, 80. Save it with 0 and one")
+    write_pictures(tmp_path / "beyond", {"SYNTH_T_2": np.zeros((4, 256, 256), np.uint8)})
+    code, _, err, _ = score(tmp_path / "beyond", "--data", folder)
+    assert code == 2 and "SYNTH_T_2, slices 4: no such slices in the data, which has 1 to 3. Renumber or" in err
     (tmp_path / "empty").mkdir()
     (tmp_path / "gone").mkdir()
     for name in ("SYNTH_T_2.nii.gz", "SYNTH_T_3"):
@@ -241,6 +234,8 @@ def test_a_run_is_never_overwritten_and_a_result_only_if_asked(call, unreported,
     (tmp_path / "s" / "mine.txt").write_text("kept")
     assert call("score_masks", masks, "--data", folder, "--out", tmp_path / "s", "--overwrite")[0] == 0
     assert (tmp_path / "s" / "mine.txt").read_text() == "kept"
+    code, _, err = call("score_masks", masks, "--data", folder, "--out", masks / "scores")
+    assert code == 2 and f"{masks / 'scores'}: is in {masks}, whose masks are scored. Name another folder" in err
 
 
 @pytest.mark.parametrize("elsewhere", [False, True])

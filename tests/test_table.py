@@ -54,9 +54,8 @@ def test_the_table_says_of_every_file_whose_it_is_or_why_it_is_not_used_and_is_r
 
 def test_files_that_are_gone_or_must_not_be_read_are_named_and_the_others_are_done(tmp_path, monkeypatch):
     folder = touch(tmp_path / "coh", "a/flair.nii", "b/t1.nii", "c/1.png", "d/flair.nii", "e/flair.nii", "e/text")
-    (folder / "b" / "flair.nii").symlink_to(tmp_path / "never fetched.nii")
-    (folder / "c" / "2.png").symlink_to(tmp_path / "never fetched.png")
-    (folder / "c" / "extra").symlink_to(tmp_path / "never fetched")
+    for name in ("b/flair.nii", "c/2.png", "c/extra"):
+        (folder / name).symlink_to(tmp_path / "never fetched")
     usual = Path.iterdir
 
     def iterdir(path: Path):
@@ -67,41 +66,48 @@ def test_files_that_are_gone_or_must_not_be_read_are_named_and_the_others_are_do
     monkeypatch.setattr(Path, "iterdir", iterdir)
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "text")
     cohort = find_patients([folder])
-    assert [patient.name for patient in cohort.patients] == ["a", "b", "c", "e"]
-    assert files(cohort.patients[1]) == {"flair": ["flair.nii"], "pre": ["t1.nii"]}  # reading it says that it is gone
-    assert files(cohort.patients[2]) == {"flair": ["1.png", "2.png"]}
+    assert [(patient.name, files(patient)["flair"]) for patient in cohort.patients] == [
+        ("a", ["flair.nii"]), ("b", ["flair.nii"]), ("c", ["1.png", "2.png"]), ("e", ["flair.nii"])
+    ]  # fmt: skip
     assert sorted(cohort.problems) == [
         f"{folder / 'c' / 'extra'}: a link that leads nowhere. Restore it, or leave it out.",
         f"{folder / 'd'}: no permission to read it (Permission denied). Restore it, or leave it out.",
         f"{folder / 'e' / 'text'}: no permission to read it. Restore it, or leave it out.",
     ]
     rows = write_table(tmp_path, cohort)
-    assert [row["notes"] for row in rows[1:3]] == [
-        f"{name}: a link that leads nowhere" for name in ("flair.nii", "2.png")
-    ]
-    unused = [row["unused"] for row in rows]
-    assert all(any(name in text for text in unused) for name in ("coh/c/extra (a link", "coh/d (no", "coh/e/text (no"))
+    assert [row["notes"].split(":")[0] for row in rows[1:3]] == ["flair.nii", "2.png"]
+    unused = "".join(row["unused"] for row in rows)
+    assert all(text in unused for text in ("coh/c/extra (a link", "coh/d (no", "coh/e/text (no"))
 
 
-def test_masks_beside_pictures_are_judged_by_their_values_whatever_they_are_called(tmp_path):
-    for ending in ("_m", "_lesion", "_annotation", "_mask_1"):
-        folder = touch(tmp_path / ending / "P1")
-        for number in range(6):
-            plane = np.arange(64, dtype=np.uint8).reshape(8, 8) + number
-            Image.fromarray(plane).save(folder / f"s_{number}.png")
-            Image.fromarray((plane > 40 + 9 * number).astype(np.uint8) * 255).save(folder / f"s_{number}{ending}.png")
-        (patient,) = found(folder).values()
-        assert files(patient)["flair"] == [f"s_{n}.png" for n in range(6)]
-        scan, _ = read_patient(patient)
-        masks = read_reference(patient, scan)
-        assert [int(mask.sum()) for mask in masks] == [max(0, 23 - 8 * n) for n in range(6)]
+IMAGE = np.arange(64, dtype=np.uint8).reshape(8, 8)
+
+
+@pytest.mark.parametrize("ending", ["_m", "_lesion", "_annotation", "_mask_1"])
+def test_masks_beside_pictures_are_judged_by_their_values_whatever_they_are_called(tmp_path, ending):
+    folder = touch(tmp_path / "P1")
+    for number in range(6):
+        Image.fromarray(IMAGE + np.uint8(number)).save(folder / f"s_{number}.png")
+        mask = np.greater(IMAGE, 40 + 8 * number).astype(np.uint8) * 255
+        Image.fromarray(mask).save(folder / f"s_{number}{ending}.png")
+    (patient,) = found(folder).values()
+    assert files(patient)["flair"] == [f"s_{n}.png" for n in range(6)]
+    masks = read_reference(patient, read_patient(patient)[0])
+    assert [int(mask.sum()) for mask in masks] == [max(0, 23 - 8 * n) for n in range(6)]
     for number in range(6):
         Image.new("L", (8, 8)).save(folder / f"s_{number}_mask_reader2.png")
     (patient,) = found(folder).values()
     assert list(patient.items) == [FLAIR] and len(patient.unused) == 2
-    assert "one of 2 that may be reference mask: write one into mask" in patient.unused[0].reason
     (row,) = write_table(tmp_path, Cohort([patient], [], []))
-    assert "P1/s_*_mask_1.png (one of 2" in row["unused"] and "P1/s_*_mask_reader2.png (one of" in row["unused"]
+    assert f"P1/s_*{ending}.png (one of 2 that may be reference mask" in row["unused"]
+
+
+def test_pictures_of_masks_alone_are_no_patient(tmp_path):
+    for kind, plane in (("images", IMAGE), ("annotations", np.eye(8, dtype=np.uint8) * 255)):
+        for n in (1, 2):
+            Image.fromarray(plane).save(touch(tmp_path / "set" / kind / "P1") / f"{n}.png")
+    cohort = find_patients([tmp_path / "set"])
+    assert [patient.name for patient in cohort.patients] == ["P1"] and cohort.unused[0].kind == MASK
 
 
 def test_a_set_of_the_decathlon_holds_its_sequences_in_one_file_as_its_dataset_json_says(tmp_path):
@@ -123,26 +129,6 @@ def test_a_set_of_the_decathlon_holds_its_sequences_in_one_file_as_its_dataset_j
         assert np.array_equal(scan.slices, np.stack([np.array(stack)[..., 0] for stack in alone], axis=3))
 
 
-DRAWN = ("wmh", "tumorMask", "lesion", "Consensus", "x_ROI", "gtv")
-APART = ("../masks/{n}", "../seg/{n}", "../annotations/{n}", "../labelsTr/{n}")
-
-
-@pytest.mark.parametrize("drawn", DRAWN + APART)
-def test_a_mask_is_known_by_its_name_its_folder_or_its_values_and_never_a_patient(tmp_path, drawn):
-    """Beside the FLAIR of its patient, or in a folder of masks beside that of the images."""
-    labels = np.zeros((3, 6, 6), np.float32)
-    labels[1, 2, 2:5] = 1
-    for n in ("P1", "P2"):
-        flair = f"images/{n}" if "/" in drawn else f"{n}/flair"
-        write_volume(tmp_path / "set" / f"{flair}.nii.gz", np.arange(108, dtype=np.int16).reshape(3, 6, 6))
-        write_volume((tmp_path / "set" / flair).parent / f"{drawn.format(n=n)}.nii.gz", labels)
-    patients = found(tmp_path / "set")
-    assert list(patients) == ["P1", "P2"]
-    assert [own.items[MASK].place.name for own in patients.values()] == [
-        f"{drawn.format(n=n).split('/')[-1]}.nii.gz" for n in patients
-    ]
-
-
 def test_a_mask_of_somebody_else_is_nobodys(tmp_path):
     """P1 of another site, and P3, have lost their FLAIR; a mask called nothing lies above two scans."""
     names = ["site_1/P1_flair.nii", "site_2/P1_seg.nii", "site_2/P2_flair.nii", "masks/P3.nii", "P4/flair.nii",
@@ -156,16 +142,6 @@ def test_a_mask_of_somebody_else_is_nobodys(tmp_path):
         "seg.nii": "fits several scans: write it into the table",
     }  # fmt: skip
     assert [item.place.name for own in cohort.patients for item in own.unused] == ["t1_seg.nii"]
-
-
-def test_pictures_of_masks_alone_are_no_patient(tmp_path):
-    image, mask = np.arange(64, dtype=np.uint8).reshape(8, 8), np.eye(8, dtype=np.uint8) * 255
-    for kind, plane in (("images", image), ("annotations", mask)):
-        for n in (1, 2):
-            path = touch(tmp_path / "set" / kind / "P1") / f"{n}.png"
-            Image.fromarray(plane).save(path)
-    cohort = find_patients([tmp_path / "set"])
-    assert [patient.name for patient in cohort.patients] == ["P1"] and cohort.unused[0].kind == MASK
 
 
 def test_a_gap_in_the_numbers_of_pictures_is_named(tmp_path):
