@@ -123,14 +123,17 @@ def owners(item: Item, images: Images, wanted: bool) -> set[str]:
     begin = base_of(f"{stem(item.place)}_", begins)
     if begin and (nearest == folder or re.search(r"\d", begin)):
         return {image.name for image in begins[begin]}
-    beside = [image for same in begins.values() for image in same if image.folder == folder]
+    inside = (image for same in begins.values() for image in same if image.folder == folder)
+    beside = list(itertools.islice(inside, 2)) if nearest == folder else []  # two are enough to know
     if len(beside) == 1:
         (image,) = beside
         of_folder = identify(folder, item.root, {})[0] in (item.name, image.name) and item.kind is not None
         if wanted or of_folder or not image.begin:
             return {image.name}
-    alone = [image for image in begins.get("", []) if image.kind == FLAIR and nearest in (folder, image.folder)]
-    return {image.name for image in alone} if item.kind == MASK else set()
+    if item.kind != MASK:
+        return set()
+    alone = (image for image in begins.get("", []) if image.kind == FLAIR)
+    return {image.name for image in alone if nearest == folder or image.folder == nearest}
 
 
 def choose_series(own: list[Item], series: str, problems: list[str]) -> list[Item]:
@@ -170,19 +173,7 @@ def add_patients(cohort: Cohort, name: str, own: list[Item], taken: set[str]) ->
         if patient.name != safe_name(name):
             patient.notes.append(f"another one is called {name}, too")
         others = [item for item in rest if len(mains) < 2 or item.folder == main.folder]
-        for column, kind in COLUMNS.items():
-            same = [item for item in others if item.kind == kind]
-            first = foremost(same) if kind == MASK else same
-            if len(first) == 1:
-                patient.items[kind] = first[0]
-                patient.unused += [unused(item, "another mask goes first") for item in same if item is not first[0]]
-            elif same:
-                reason = f"one of {len(same)} that may be {SHOWN[kind]}: write one into {column} of the table"
-                patient.unused += [unused(item, reason) for item in same]
-                if kind != MASK:
-                    shown = " and ".join(item.place.name for item in same)
-                    cohort.problems.append(f"{name}: {shown} are both {SHOWN[kind]}. Name one with --{column}.")
-        patient.unused += [unused(item, NO_USE) for item in others if item.kind in (None, OTHER)]
+        give(patient, others, cohort.problems)
         if not main and not asked:
             shown = ", ".join(item.place.name for item in own)
             cohort.problems.append(
@@ -194,6 +185,23 @@ def add_patients(cohort: Cohort, name: str, own: list[Item], taken: set[str]) ->
         folders = {main.folder for main in mains}
         left = (item for item in rest if item.folder not in folders)
         cohort.unused.extend(unused(item, "beside none of several scans") for item in left)
+
+
+def give(patient: Patient, items: list[Item], problems: list[str]) -> None:
+    """Give a patient its other sequences and its mask; none of several is guessed. Adds to the problems."""
+    for column, kind in COLUMNS.items():
+        same = [item for item in items if item.kind == kind]
+        first = foremost(same) if kind == MASK else same
+        if len(first) == 1:
+            patient.items[kind] = first[0]
+            patient.unused += [unused(item, "another mask goes first") for item in same if item is not first[0]]
+        elif same:
+            reason = f"one of {len(same)} that may be {SHOWN[kind]}: write one into {column} of the table"
+            patient.unused += [unused(item, reason) for item in same]
+            if kind != MASK:
+                shown = " and ".join(item.place.name for item in same)
+                problems.append(f"{patient.name}: {shown} are both {SHOWN[kind]}. Name one with --{column}.")
+    patient.unused += [unused(item, NO_USE) for item in items if item.kind in (None, OTHER)]
 
 
 def foremost(masks: list[Item]) -> list[Item]:

@@ -109,8 +109,12 @@ def find_items(inputs: Iterable[Path], patterns: dict[Kind, str], problems: list
     """
     stacks: dict[tuple[Path, str], set[Path]] = defaultdict(set)  # by place, and format
     roots: dict[Path, Path] = {}  # by place
-    unused: dict[Path, str] = {}
+    left: dict[Path, Item] = {}  # which are not used
     whole: set[Path] = set()  # folders all of whose files are given
+
+    def leave(path: Path, root: Path, reason: str) -> None:
+        left[path] = Item(path, [path], root, identify(path, root, {})[0], OTHER, reason=reason)
+
     for given in inputs:
         if not os.path.lexists(given):
             problems.append(f"{given}: no such file or folder. Name another.")
@@ -124,9 +128,10 @@ def find_items(inputs: Iterable[Path], patterns: dict[Kind, str], problems: list
         for path, reason in entries:
             format = "pictures" if file_ending(path) in PICTURES else file_ending(path) or "DICOM"
             place = path.parent if format in ("pictures", "DICOM") and not reason else path
-            roots.setdefault(place, Path(os.path.abspath(given if is_folder and place != given else place.parent)))
+            root = Path(os.path.abspath(given if is_folder and place != given else place.parent))
+            root = roots.setdefault(place, root)
             if reason:
-                unused[path] = reason
+                leave(path, root, reason)
             else:
                 stacks[place, format].add(path)
     items, series = [], []
@@ -136,17 +141,13 @@ def find_items(inputs: Iterable[Path], patterns: dict[Kind, str], problems: list
         if format == "DICOM":
             found, reports = medical.find_series(sorted(paths))
             series += [stack._replace(paths=one.paths, series=one, whole=len(found) == 1) for one in found]
-            unused |= dict.fromkeys(reports, "DICOM without an image")
-            roots |= dict.fromkeys(reports, roots[place])
+            for path in reports:
+                leave(path, roots[place], "DICOM without an image")
         elif format == "pictures":
             items += picture_items(stack._replace(whole=place in whole), patterns.get(MASK))
         else:
             items.append(stack)
-    left = [
-        Item(path, [path], roots[path], identify(path, roots[path], {})[0], OTHER, reason=reason)
-        for path, reason in unused.items()
-    ]
-    return [*judge_volumes(items), *name_series(series, patterns), *left]
+    return [*judge_volumes(items), *name_series(series, patterns), *left.values()]
 
 
 def problems_of(entries: Iterable[tuple[Path, str]]) -> list[str]:

@@ -302,21 +302,17 @@ def test_sums_stand_in_one_order():  # records are compared by their bytes
     assert [name for name in total if name in sums] == sums and total["dice"] == 1
 
 
-def test_empty_reference_masks_stand_beside_the_mean_dice():
-    row = {"lesion_pixels": 0, "check": "no", "origin": "network"}
+def test_a_mean_dice_says_how_many_references_are_empty_and_who_was_seen_in_training():
+    row = {"lesion_slices": 1, "slices": 2, "lesion_pixels": 9, "check": "no", "origin": "network"}
     totals = [row | {"dice": dice, "reference_pixels": pixels} for dice, pixels in ((0.8, 9), (0.6, 4), (0, 0))]
     expected = "mean Dice 0.467 with 3 reference masks, 1 of them empty (0.700 with the others)"
     assert describe_cohort([*totals, row]).endswith(expected)
-    assert describe_cohort(totals[2:]).endswith("mean Dice 0.000 with 1 reference mask, 1 of them empty")
-
-
-def test_a_dice_says_that_the_patient_was_seen_in_training():
-    row = {"lesion_slices": 1, "slices": 2, "lesion_pixels": 9, "check": "no", "origin": "network"}
-    scored = row | {"dice": 0.8, "reference_pixels": 9, "seen_in_training": "yes"}
-    assert describe(scored)[1:] == ["Dice 0.800 with the reference mask of 9 px", "seen in training"]
-    assert describe(scored | {"seen_in_training": "no"})[1:] == ["Dice 0.800 with the reference mask of 9 px"]
-    totals = [scored, scored | {"seen_in_training": "no"}, row | {"seen_in_training": "yes"}]
-    assert describe_cohort(totals).endswith("mean Dice 0.800 with 2 reference masks, 1 of them seen in training")
+    seen = totals[0] | {"seen_in_training": "yes"}
+    assert describe(seen)[1:] == ["Dice 0.800 with the reference mask of 9 px", "seen in training"]
+    assert describe(totals[0])[1:] == ["Dice 0.800 with the reference mask of 9 px"]
+    unscored = row | {"seen_in_training": "yes"}
+    text = describe_cohort([seen, totals[0], unscored])
+    assert text.endswith("mean Dice 0.800 with 2 reference masks, 1 of them seen in training")
 
 
 def test_areas_volumes_and_dice_by_hand(tmp_path):
