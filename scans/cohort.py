@@ -173,7 +173,7 @@ def add_patients(cohort: Cohort, name: str, own: list[Item], taken: set[str]) ->
         if patient.name != safe_name(name):
             patient.notes.append(f"another one is called {name}, too")
         others = [item for item in rest if len(mains) < 2 or item.folder == main.folder]
-        give(patient, others, cohort.problems)
+        assign(patient, others, cohort.problems)
         if not main and not asked:
             shown = ", ".join(item.place.name for item in own)
             cohort.problems.append(
@@ -187,7 +187,7 @@ def add_patients(cohort: Cohort, name: str, own: list[Item], taken: set[str]) ->
         cohort.unused.extend(unused(item, "beside none of several scans") for item in left)
 
 
-def give(patient: Patient, items: list[Item], problems: list[str]) -> None:
+def assign(patient: Patient, items: list[Item], problems: list[str]) -> None:
     """Give a patient its other sequences and its mask; none of several is guessed. Adds to the problems."""
     for column, kind in COLUMNS.items():
         same = [item for item in items if item.kind == kind]

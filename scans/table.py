@@ -53,7 +53,7 @@ def to_table(cohort: Cohort, folder: Path) -> tuple[str, list[str]]:
                 notes.append(f"cannot be read: {' '.join(str(error).split())}")
                 problems.append(f"{patient.items[FLAIR].place}: {notes[-1]}")
         rows.append(row | {"notes": "; ".join(notes)})
-    rows += [{"unused": left([item], folder)} for item in cohort.unused]
+    rows += [{"unused": list_unused([item], folder)} for item in cohort.unused]
     return to_csv(pd.DataFrame(rows, columns=HEADER, dtype=object)), problems
 
 
@@ -62,10 +62,11 @@ def to_row(patient: Patient, folder: Path) -> dict[str, Any]:
     row = {column: cell(patient.items[kind], folder) for column, kind in COLUMNS.items() if kind in patient.items}
     if MASK in patient.items:
         row[MASK_OF] = patient.items[MASK].maker
-    return {"patient": patient.name, **row, "unused": left(patient.unused, folder)}
+    return {"patient": patient.name, **row, "unused": list_unused(patient.unused, folder)}
 
 
-def left(items: list[Item], folder: Path) -> str:
+def list_unused(items: list[Item], folder: Path) -> str:
+    """Return the cell of what is not used, each with its reason."""
     return "; ".join(f"{cell(item, folder)} ({item.reason})" for item in items)
 
 
