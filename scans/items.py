@@ -27,7 +27,7 @@ from scans.names import (
     read_place,
     volumes_of_set,
 )
-from scans.read import holds_mask
+from scans.read import holds_mask, is_mask, read_picture
 from scans.scan import ENDINGS, PICTURES, file_ending, natural_order, stem
 
 DEEPEST = 8  # levels of folders below a folder that is named; patient, session, kind and series are 4
@@ -187,7 +187,8 @@ def channel_of(file: Path, number: int) -> Kind:
 def picture_items(stack: Item, pattern: str | None) -> list[Item]:
     """Return the pictures of a folder as images and masks, by their names; or by their values, where names continue.
 
-    s_0_m.png is a mask of s_0.png if it holds two values at most. So are pictures of no known sequence that all do.
+    s_0_m.png is a mask of s_0.png if it holds two values at most. Pictures of no known sequence are masks if they hold
+    the values of masks alone.
     pattern: names of the masks, if that is given.
     """
     if stack.kind == MASK:
@@ -206,12 +207,20 @@ def picture_items(stack: Item, pattern: str | None) -> list[Item]:
         elif base and holds_mask(path):
             kind = MASK
         stacks[kind, name[len(base) :] if kind == MASK and base else ""].append(path)
-    if [*stacks] == [(None, "")] and all(map(holds_mask, stack.paths)):
+    if [*stacks] == [(None, "")] and all_masks(stack.paths):
         stacks[MASK, ""] = stacks.pop((None, ""))
     return [
         stack._replace(paths=paths, kind=kind, whole=stack.whole and kind == stack.kind)
         for (kind, _), paths in stacks.items()
     ]
+
+
+def all_masks(paths: list[Path]) -> bool:
+    """Return whether pictures can be read, and hold the values of masks alone."""
+    try:
+        return is_mask(map(read_picture, paths))
+    except Exception:  # a damaged file, which is named when it is read
+        return False
 
 
 def judge_volumes(items: list[Item]) -> list[Item]:
