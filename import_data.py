@@ -96,9 +96,7 @@ def main(argv: list[str] | None = None) -> None:
         table = pd.DataFrame(rows, columns=COLUMNS, dtype=object)
         taken = table[table["slices"].notna()]
         if taken.empty:
-            without = [row["patient"] for row in rows if row["left_out"] == NO_MASK]
-            problems += [f"{list_few(without)}: {NO_MASK}"] if without else []
-            raise UserError("\n".join(["nothing was imported", *problems]))
+            raise UserError("\n".join(["nothing was imported", *problems, *without_mask(table)]))
         write_text(work / TABLE, to_csv(table))
     print(show(table, taken))
     print(f"written to {args.out}: slices and masks of {counted(len(taken), 'patient')}, and {TABLE}")
@@ -141,9 +139,13 @@ def show(table: pd.DataFrame, taken: pd.DataFrame) -> str:
     """Return the table for the terminal, and below it remarks and who has no mask."""
     shown = taken[SHOWN].assign(ml=["" if ml != ml else f"{ml:.1f}" for ml in taken["ml"].astype(float)])
     lines = [f"{row['patient']}: {row['remarks']}" for row in table.to_dict("records") if row["remarks"]]
-    without = table["patient"][table["left_out"] == NO_MASK].tolist()
-    lines += [f"left out: {list_few(without)}: {NO_MASK}"] if without else []
-    return "\n".join([shown.fillna("").to_string(index=False), *lines])
+    return "\n".join([shown.fillna("").to_string(index=False), *lines, *without_mask(table)])
+
+
+def without_mask(table: pd.DataFrame) -> list[str]:
+    """Return who has no mask, as one line if there is anybody."""
+    names = table["patient"][table["left_out"] == NO_MASK].tolist()
+    return [f"left out: {list_few(names)}: {NO_MASK}"] if names else []
 
 
 def next_step(out: Path, taken: pd.DataFrame) -> str:

@@ -45,7 +45,8 @@ def find_masks(folder: Path, patients: Collection[str] = ()) -> tuple[dict[str, 
     problems = problems_of(entries)
     for pictured in (False, True):
         paths = [path for path, why in entries if not why and file_ending(path) and is_picture(path) == pictured]
-        for path in paths if patients else filter(is_named, paths) if any(map(is_named, paths)) else paths:
+        named = [*filter(is_named, paths)]
+        for path in named if named and not patients else paths:
             match = SLICE.fullmatch(whose(path)) if pictured else None
             name = match["patient"] if match else whose(path)
             known = [other for other in (path.parent.name, name, kind_of(name)[0]) if other in patients]
