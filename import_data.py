@@ -68,7 +68,7 @@ def main(argv: list[str] | None = None) -> None:
             raise UserError(
                 f"{args.out}: lies in {folder}, whose patients it would join. Name another folder with --out."
             )
-    from scans.cohort import describe, write_list
+    from scans.table import describe, to_row, write_list
     from scans.training_set import take_masks
 
     cohort = inputs.find(args)
@@ -84,7 +84,7 @@ def main(argv: list[str] | None = None) -> None:
     rows, problems = [], cohort.problems
     with new_folder(args.out, "Name another folder with --out.") as work:
         for patient in cohort.patients:
-            rows.append(name_files(patient, args))
+            rows.append(to_row(patient, args.out) | {"left_out": "", "remarks": "; ".join(patient.notes)})
             try:
                 rows[-1] |= import_patient(work, patient, args, problems)
             except ValueError as error:
@@ -96,27 +96,12 @@ def main(argv: list[str] | None = None) -> None:
         table = pd.DataFrame(rows, columns=COLUMNS, dtype=object)
         taken = table[table["slices"].notna()]
         if taken.empty:
-            without = [row["patient"] for row in rows if row["left_out"] == NO_MASK]
-            problems += [f"{list_few(without)}: {NO_MASK}"] if without else []
-            raise UserError("\n".join(["nothing was imported", *problems]))
+            raise UserError("\n".join(["nothing was imported", *problems, *without_mask(table)]))
         write_text(work / TABLE, to_csv(table))
     print(show(table, taken))
     print(f"written to {args.out}: slices and masks of {counted(len(taken), 'patient')}, and {TABLE}")
     print(next_step(args.out, taken))
     inputs.report(problems, done=True)
-
-
-def name_files(patient: Patient, args: argparse.Namespace) -> dict[str, Any]:
-    """Return the row of a patient before it is read: which file is which sequence, relative to --out."""
-    from scans import names
-    from scans.cohort import cell
-    from scans.training_set import maker
-
-    row = {name: cell(patient.items[kind], args.out) for name, kind in names.COLUMNS.items() if kind in patient.items}
-    unused = "; ".join(f"{cell(item, args.out)} ({item.reason})" for item in patient.unused)
-    mask_of = maker(patient.items[names.MASK], args.masks) if names.MASK in patient.items else ""
-    about = {"mask_of": mask_of, "left_out": "", "remarks": "; ".join(patient.notes), "unused": unused}
-    return {"patient": patient.name, **row, **about}
 
 
 def import_patient(work: Path, patient: Patient, args: argparse.Namespace, problems: list[str]) -> dict[str, Any]:
@@ -154,9 +139,13 @@ def show(table: pd.DataFrame, taken: pd.DataFrame) -> str:
     """Return the table for the terminal, and below it remarks and who has no mask."""
     shown = taken[SHOWN].assign(ml=["" if ml != ml else f"{ml:.1f}" for ml in taken["ml"].astype(float)])
     lines = [f"{row['patient']}: {row['remarks']}" for row in table.to_dict("records") if row["remarks"]]
-    without = table["patient"][table["left_out"] == NO_MASK].tolist()
-    lines += [f"left out: {list_few(without)}: {NO_MASK}"] if without else []
-    return "\n".join([shown.fillna("").to_string(index=False), *lines])
+    return "\n".join([shown.fillna("").to_string(index=False), *lines, *without_mask(table)])
+
+
+def without_mask(table: pd.DataFrame) -> list[str]:
+    """Return who has no mask, as one line if there is anybody."""
+    names = table["patient"][table["left_out"] == NO_MASK].tolist()
+    return [f"left out: {list_few(names)}: {NO_MASK}"] if names else []
 
 
 def next_step(out: Path, taken: pd.DataFrame) -> str:

@@ -81,13 +81,13 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(argv)
     if args.table:
-        from scans.cohort import write_list
+        from scans.table import write_list
 
         cohort = find(args)
         report(write_list(args.table, cohort), done=bool(cohort.with_flair))
         return
-    from scans.cohort import describe
     from scans.earlier import begin, refuse_folder
+    from scans.table import describe
 
     refuse_folder(args.out)
     cohort = find(args)
@@ -144,7 +144,7 @@ def finish(out: Path, cohort: Cohort, facts: dict[str, str], notice: str) -> Non
     """Write the tables and the page of the cohort from the records of its patients."""
     from reporting.scans import write_report
     from scans.check import ONE_SEQUENCE
-    from scans.cohort import to_table
+    from scans.table import to_table
     from scans.write import describe_cohort, write_tables
 
     totals, grey = write_tables(out, [patient.name for patient in cohort.with_flair])

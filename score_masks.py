@@ -4,13 +4,11 @@
     python score_masks.py reader_b --reference reader_a --data lgg-mri-segmentation/kaggle_3m --out scores/readers
     python score_masks.py masks --scans cohort --out scores/mine  # masks of predict_model.py, in mm
     python score_masks.py runs/first --data lgg-mri-segmentation/kaggle_3m --out scores/first
-    python score_masks.py reader_b --reference reader_a --list pairs.csv  # which file is whose, to edit
-    python score_masks.py pairs.csv --out scores/readers
 
 PREDICTED is a folder of PATIENT_SLICE_mask.png (or .tif), or of PATIENT.nii.gz (.nrrd, .mha, or .npy: one mask per
-slice, in their order), each with 0 and one positive value; a tested run; or the table of --list. The reference masks
-are those of the data, those beside the scans, or another such folder. With --scans, and with --data of import_data.py,
-distances between surfaces are in mm and in 3D, too.
+slice, in their order), each with 0 and one positive value; or a tested run. The reference masks are those of the data,
+those beside the scans, or another such folder. With --scans, and with --data of import_data.py, distances between
+surfaces are in mm and in 3D, too.
 
 Prints the metrics with their confidence intervals; writes test_results.csv (per slice), test_patients.csv,
 test_lesions.csv, metrics.json, test_predictions.npz, plots/*.png and report.html. compare_runs.py takes such folders.
@@ -39,52 +37,30 @@ if TYPE_CHECKING:
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("predicted", type=Path, metavar="PREDICTED", help="folder of masks, or of a tested run; or a table")
+    add("predicted", type=Path, metavar="PREDICTED", help="folder of masks, or of a tested run")
     add("--data", metavar="DIR", help="folder kaggle_3m or its parent: images, and reference masks unless --reference")
-    add(
-        "--scans",
-        type=Path,
-        metavar="DIR",
-        help="or a folder of scans as predict_model.py reads it, with reference masks beside them unless --reference",
-    )
+    add("--scans", type=Path, metavar="DIR", help="or a folder of scans, and the masks beside them unless --reference")
     add("--reference", type=Path, metavar="DIR", help="folder of reference masks, in the same forms as PREDICTED")
     add("--patients", type=existing, metavar="FILE", help="score only the patients listed, one per line")
     add("--missing-as-empty", action="store_true", help="count patients and slices without a predicted mask as empty")
     add("--out", type=Path, default="scores", metavar="DIR", help="where the result goes (%(default)s)")
-    add("--list", type=Path, metavar="FILE", dest="table",
-        help="only write which masks belong to whom, as a table to edit and to name as PREDICTED")  # fmt: skip
     add("--overwrite", action="store_true", help="replace an earlier result in --out")
     args = parser.parse_args(argv)
-    if args.predicted.suffix.lower() == ".csv":
-        args.reference = args.reference or (None if args.data or args.scans else args.predicted)
     if not (args.data or args.scans or args.reference):
         parser.error("name the reference: --data, --scans, or --reference")
     if args.data and args.scans:
         parser.error("name --data or --scans, not both")
-    if args.table and args.table.exists() and not args.overwrite:
-        parser.error(f"{args.table}: is there already. Name another file with --list, or add --overwrite")
     return args
 
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(argv)
-    if not args.table:
-        refuse_used(args.out, args.overwrite)
+    refuse_used(args.out, args.overwrite)
     for source in filter(None, (args.predicted, args.reference)):
-        if not source.is_dir() and not (source.is_file() and source.suffix.lower() == ".csv"):
+        if not source.is_dir():
             raise UserError(f"{source}: no such folder. Name a folder of masks, or of a tested run.")
         if args.out.resolve().is_relative_to(source.resolve()):
             raise UserError(f"{args.out}: is in {source}, whose masks are scored. Name another folder with --out.")
-    if args.table:
-        from scans.cohort import write_list
-        from scans.masks import pair_masks
-        from scans.names import MASK, PAIRS, PREDICTED
-
-        folders = {PREDICTED: args.predicted} | ({MASK: args.reference} if args.reference else {})
-        problems = write_list(args.table, pair_masks(folders), PAIRS)
-        print("".join(f"error: {problem}\n" for problem in problems), end="", file=sys.stderr)
-        sys.exit(bool(problems))
-    from dataset.folder import find_folder, read_spacings
     from dataset.split import read_patient_list
     from dataset.synthetic import any_synthetic
     from evaluation import summary
@@ -94,16 +70,11 @@ def main(argv: list[str] | None = None) -> None:
     out = RunFolder(args.out)
     if out.exists():
         raise UserError(f"{out}: holds a run. Name another folder with --out.")
-    predicted = read_folder(args.predicted, "predicted")
+    predicted = read_folder(args.predicted)
     listed = read_patient_list(args.patients) if args.patients else None
     if listed is None and RunFolder(args.predicted).is_tested():
         listed = list(predicted)
-    if args.scans:
-        slices, references, spacing = read_scans(args.scans, args.reference, listed or list(predicted))
-        unmarked = []
-    else:
-        slices, references, unmarked = read_reference(args.data, args.reference, listed, predicted)
-        spacing = read_spacings(find_folder(args.data), slices.patients) if args.data else None
+    slices, references, spacing, unmarked = read_reference(args, listed, predicted)
     if listed is not None:
         predicted = {patient: stack for patient, stack in predicted.items() if patient in listed}
     masks, empty = arrange(predicted, slices, references, args.predicted, args.missing_as_empty)
@@ -133,25 +104,16 @@ def main(argv: list[str] | None = None) -> None:
 # --- Masks -----------------------------------------------------------------------------------------------------
 
 
-def read_folder(folder: Path, column: str = "reference") -> Masks:
-    """Return the masks in a folder, of a tested run, or in a column of the table of --list.
-
-    Raises: UserError that lists what cannot be read.
-    """
-    from scans.cohort import read_table
+def read_folder(folder: Path) -> Masks:
+    """Return the masks in a folder, or of a tested run. Raises: UserError that lists what cannot be read."""
     from scans.masks import MaskStack, find_masks, read_masks
-    from scans.names import PAIRS
     from storage.run_folder import RunFolder
 
     run = RunFolder(folder)
     if run.is_tested():
         rows, masks = run.read_test_tables()["slices"].sort_values("slice"), run.read_predictions()
         return {p: MaskStack(masks[own.index], own["slice"].tolist()) for p, own in rows.groupby("patient")}
-    if folder.is_file():
-        rows = read_table(folder, problems := [], PAIRS)
-        files = {row.name: row.items[PAIRS[column]].paths for row in rows if PAIRS[column] in row.items}
-    else:
-        files, problems, _ = find_masks(folder)
+    files, problems = find_masks(folder)
     stacks = {}
     for patient, paths in files.items():
         try:
@@ -164,62 +126,46 @@ def read_folder(folder: Path, column: str = "reference") -> Masks:
 
 
 def read_reference(
-    data: str | None, reference: Path | None, listed: list[str] | None, predicted: Masks
-) -> tuple[Slices, Masks, list[str]]:
-    """Return the slices with their reference masks, the masks in `reference` as read, and the slices without a file.
+    args: argparse.Namespace, listed: list[str] | None, predicted: Masks
+) -> tuple[Slices, Masks, dict[str, tuple[float, ...]] | None, list[str]]:
+    """Return the slices with their reference masks, these masks as read, spacings, and the slices without a file.
 
-    Without `data` the images are black, and the slices are those of which either has a mask. Of pictures in
-    `reference`, a slice without one is empty: many readers save none of these.
-    listed: the patients to score; all if None.
+    Without images these are black, and the slices are those of which either has a mask. Of pictures in --reference, a
+    slice without one is empty: many readers save none of these.
+    The spacings are mm between rows, columns and slices by patient, if known. listed: the patients to score; all if
+    None. Raises: UserError if one is missing.
     """
     import torch
 
-    from dataset.folder import find_folder, find_slices
+    from dataset.folder import find_folder, find_slices, read_spacings
     from dataset.slices import load_slices
+    from scans.score import frames_of, load_scans, to_slices
 
-    masks = read_folder(reference) if reference else {}
-    if reference and listed is not None:
+    masks, source = {}, args.reference or args.scans
+    if args.scans:
+        scans, masks = load_scans(args.scans, listed or list(predicted))
+        listed = list(scans)
+    if args.reference:
+        masks = read_folder(args.reference)
+    if source and listed is not None:
         if lacking := sorted(set(listed) - masks.keys()):
-            raise UserError(
-                f"{reference}: holds no mask of {list_few(lacking)}. Take them out of the list of patients."
-            )
+            raise UserError(f"{source}: no reference mask of {list_few(lacking)} that fits. List others in --patients.")
         masks = {patient: masks[patient] for patient in sorted(listed)}
-    if data:
-        folder = find_folder(data)
-        rows = find_slices(folder, masks if reference else listed, fewest=1)
-        slices = load_slices(folder, {"scored": rows})["scored"]
+    if args.scans:
+        slices, frames = to_slices(scans), frames_of(scans)
+        spacing = {name: scan.spacing for name, scan in scans.items()}
+    elif args.data:
+        folder = find_folder(args.data)
+        rows = find_slices(folder, masks if source else listed, fewest=1)
+        slices, frames = load_slices(folder, {"scored": rows})["scored"], {}
+        spacing = read_spacings(folder, slices.patients)
     else:
-        slices = without_images(masks, predicted)
-    if reference is None:
-        return slices, {}, []
-    arranged, unmarked = arrange(masks, slices, {} if data else masks, reference, missing_as_empty=True)
-    slices.masks = torch.from_numpy(arranged)
-    return slices, masks, unmarked
-
-
-def read_scans(
-    folder: Path, reference: Path | None, wanted: list[str]
-) -> tuple[Slices, Masks, dict[str, tuple[float, ...]]]:
-    """Return the slices of scans with their reference masks, these masks, and mm between rows, columns and slices.
-
-    reference: folder of the reference masks; those beside the scans if None. Raises: UserError if one is missing.
-    """
-    import torch
-
-    from scans.score import load_scans, to_slices
-
-    scans = load_scans(folder, wanted)
-    slices = to_slices({name: scan for name, (scan, _) in scans.items()})
-    masks = {name: stack for name, stack in (read_folder(reference) if reference else {}).items() if name in scans}
-    if reference is None:
-        masks = {name: beside for name, (_, beside) in scans.items() if beside}
-    if lacking := sorted(scans.keys() - masks.keys()):
-        raise UserError(
-            f"{reference or folder}: no reference mask of {list_few(lacking)} that fits. List others in --patients."
-        )
-    frames = {name: stack._replace(masks=stack.masks * 0, grid=scans[name][0].grid) for name, stack in masks.items()}
-    slices.masks = torch.from_numpy(arrange(masks, slices, frames, reference or folder)[0])
-    return slices, masks, {name: scan.spacing for name, (scan, _) in scans.items()}
+        slices, frames, spacing = without_images(masks, predicted), masks, None
+    unmarked = []
+    if source:
+        arranged, unmarked = arrange(masks, slices, frames, source, missing_as_empty=True)
+        slices.masks = torch.from_numpy(arranged)
+    return slices, masks, spacing, unmarked
 
 
 def without_images(masks: Masks, predicted: Masks) -> Slices:

@@ -17,9 +17,10 @@ from constants import FLAIR, RESEARCH_USE
 from reporting.report import render
 from reporting.viewer import SEQUENCES, encode_labels, encode_pictures, head_view
 from scans.check import CORRECTED, RULE
-from scans.cohort import Patient, shown_items
+from scans.cohort import Patient
 from scans.scan import Scan
 from scans.show import BRIGHTEST, align, stretch
+from scans.table import shown_items
 from scans.write import Row
 from utils import counted, write_text
 

@@ -43,13 +43,13 @@ def parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.N
 
 
 def find(args: argparse.Namespace) -> Cohort:
-    """Return the patients of the inputs. Raises: UserError if there are none, or none with FLAIR unless for --list."""
+    """Return the patients of the inputs. Raises: UserError if there is nothing to list, or without --list no FLAIR."""
     from scans.cohort import find_patients
     from scans.names import MASK
 
     options = {PRE: args.pre, POST: args.post, MASK: args.mask}
     cohort = find_patients(args.inputs, options, args.series)
-    if not (cohort.patients if args.table else cohort.with_flair):
+    if not (cohort.patients or cohort.unused if args.table else cohort.with_flair):
         raise UserError("\n".join(cohort.problems))
     return cohort
 

@@ -1,10 +1,11 @@
-"""Stacks of slices and masks below a folder: whose, and of which sequence, by name, header or value."""
+"""Stacks of slices and masks below a folder: whose they are, and of which sequence, by name, header or value."""
 
 import fnmatch
 import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +23,7 @@ from scans.names import (
     channels_of_set,
     kind_of,
     kind_of_series,
+    maker_of,
     read_place,
     volumes_of_set,
 )
@@ -35,8 +37,10 @@ OURS = "prediction.json"  # settings of network and masks, the first file in a f
 THREE_D = re.compile(r"^[23]D[_-]?")  # 3DT1 beside T1 is the same sequence on a grid of its own
 NUMBERED = re.compile(r"(.+)_(\d{4})")  # a channel of nnU-Net, in these folders:
 NNUNET = {"imagesTr", "imagesTs"}
+SEQUENCES = {PRE, FLAIR, POST}
 NOT_CHOSEN = "not chosen as FLAIR"
 PROBLEMS = GONE, DENIED = "a link that leads nowhere", "no permission to read it"  # of which one is told
+RESTORE = "Restore it, or leave it out."
 
 
 class Item(NamedTuple):
@@ -50,6 +54,7 @@ class Item(NamedTuple):
     series: medical.Series | None = None  # of DICOM
     whole: bool = True  # whether naming the place is enough
     reason: str = ""  # why it is not used
+    mask_of: str = ""  # who made a mask, where that is known
 
     @property
     def alone(self) -> bool:
@@ -60,6 +65,41 @@ class Item(NamedTuple):
     def folder(self) -> Path:
         return self.place.parent if self.alone else self.place
 
+    @property
+    def begin(self) -> str:
+        """What stands before the sequence in the name of a file; nothing for a folder of pictures."""
+        name = stem(self.place)
+        word = KINDS[FLAIR].search(name)
+        begin = name[: word.start()].rstrip("_-. ") if word else re.sub(r"_0000$", "", name)
+        return begin if self.alone else ""
+
+    @property
+    def maker(self) -> str:
+        """Whose a mask is: reader, network or corrected; by its name where nothing else says it."""
+        return self.mask_of or maker_of(stem(self.paths[0]))
+
+
+@dataclass
+class Patient:
+    """The stacks of one patient, none of them read. Without FLAIR nothing is segmented."""
+
+    name: str
+    items: dict[Kind, Item]  # by channel, and MASK
+    unused: list[Item] = field(default_factory=list)  # each with its reason
+    notes: list[str] = field(default_factory=list)
+
+
+class Cohort(NamedTuple):
+    """Patients; problems as text; and what is of no patient, with the reason why it is not used."""
+
+    patients: list[Patient]
+    problems: list[str]
+    unused: list[Item]
+
+    @property
+    def with_flair(self) -> list[Patient]:
+        return [patient for patient in self.patients if FLAIR in patient.items]
+
 
 def find_items(inputs: Iterable[Path], patterns: dict[Kind, str], problems: list[str]) -> list[Item]:
     """Return the items of all inputs in order, masks and unused files among them; adds to the problems.
@@ -68,9 +108,13 @@ def find_items(inputs: Iterable[Path], patterns: dict[Kind, str], problems: list
     of its kind, and of the patient that the rest of its name says.
     """
     stacks: dict[tuple[Path, str], set[Path]] = defaultdict(set)  # by place, and format
-    roots: dict[Path, Path] = {}
-    unused: dict[Path, str] = {}
+    roots: dict[Path, Path] = {}  # by place
+    left: dict[Path, Item] = {}  # which are not used
     whole: set[Path] = set()  # folders all of whose files are given
+
+    def leave(path: Path, root: Path, reason: str) -> None:
+        left[path] = Item(path, [path], root, identify(path, root, {})[0], OTHER, reason=reason)
+
     for given in inputs:
         if not os.path.lexists(given):
             problems.append(f"{given}: no such file or folder. Name another.")
@@ -79,37 +123,36 @@ def find_items(inputs: Iterable[Path], patterns: dict[Kind, str], problems: list
         entries = list(walk(given)) if is_folder else [(given, why_unread(given))]
         if all(reason for _, reason in entries):
             problems.append(f"{given}: nothing to read here ({', '.join(ENDINGS)}, DICOM). Name another.")
+        problems += problems_of(entries)
         whole |= {path.parent for path, _ in entries if is_folder}
         for path, reason in entries:
             format = "pictures" if file_ending(path) in PICTURES else file_ending(path) or "DICOM"
             place = path.parent if format in ("pictures", "DICOM") and not reason else path
-            roots.setdefault(place, Path(os.path.abspath(given if is_folder and place != given else place.parent)))
-            if not reason:
+            root = Path(os.path.abspath(given if is_folder and place != given else place.parent))
+            root = roots.setdefault(place, root)
+            if reason:
+                leave(path, root, reason)
+            else:
                 stacks[place, format].add(path)
-                continue
-            unused[path] = reason
-            if reason.startswith(PROBLEMS):
-                problems.append(f"{path}: {reason}. Restore it, or leave it out.")
     items, series = [], []
     for (place, format), paths in stacks.items():
-        stack = Item(place, in_order(paths), roots[place], *identify(place, roots[place], patterns))
+        ordered = sorted(paths, key=lambda path: (natural_order(path), path))
+        stack = Item(place, ordered, roots[place], *identify(place, roots[place], patterns))
         if format == "DICOM":
             found, reports = medical.find_series(sorted(paths))
             series += [stack._replace(paths=one.paths, series=one, whole=len(found) == 1) for one in found]
-            unused |= dict.fromkeys(reports, "DICOM without an image")
-            roots |= dict.fromkeys(reports, roots[place])
+            for path in reports:
+                leave(path, roots[place], "DICOM without an image")
         elif format == "pictures":
             items += picture_items(stack._replace(whole=place in whole), patterns.get(MASK))
         else:
             items.append(stack)
-    items = [*name_channels(judge_volumes(items), problems), *name_series(series, patterns)]
-    for path, reason in unused.items():
-        items.append(Item(path, [path], roots[path], identify(path, roots[path], {})[0], OTHER, reason=reason))
-    return items
+    return [*judge_volumes(items), *name_series(series, patterns), *left.values()]
 
 
-def in_order(paths: Iterable[Path]) -> list[Path]:
-    return sorted(paths, key=lambda path: (natural_order(path), path))
+def problems_of(entries: Iterable[tuple[Path, str]]) -> list[str]:
+    """Return what is told of files and the reasons why they are not read: of those that the user may want."""
+    return [f"{path}: {reason}. {RESTORE}" for path, reason in entries if reason.startswith(PROBLEMS)]
 
 
 def identify(place: Path, root: Path, patterns: dict[Kind, str]) -> tuple[str, Kind]:
@@ -123,37 +166,30 @@ def identify(place: Path, root: Path, patterns: dict[Kind, str]) -> tuple[str, K
                 last = last.replace(piece, "").strip("_-. ")
             return read_place([*folders, last], root, file)[0], kind
     numbered = NUMBERED.fullmatch(last) if file else None
-    if numbered and int(numbered[2]) in (channels := channels_of_set(place.parent.parent)):
-        return read_place([*folders, numbered[1]], root, file)[0], channels[int(numbered[2])]
+    if numbered and (channel := channel_of(place, int(numbered[2]))) is not None:
+        return read_place([*folders, numbered[1]], root, file)[0], channel
     name, kind = read_place([*folders, last] if last else [], root, file)
     kind = FLAIR if kind is None and file and volumes_of_set(place) else kind
     return name, OTHER if kind in patterns else kind  # the option names another
 
 
-def name_channels(items: list[Item], problems: list[str]) -> list[Item]:
-    """Return items where channels of nnU-Net (x_0000, x_0001) without a dataset.json are not used; adds a problem."""
-    channels: dict[tuple[Path, str], list[Item]] = defaultdict(list)
-    for item in items:
-        if item.kind is None and item.folder.name in NNUNET and (match := NUMBERED.fullmatch(stem(item.place))):
-            channels[item.folder, match[1]].append(item)
-    unclear = {item.place for own in channels.values() if len(own) > 1 for item in own}
-    if unclear:
-        first = min(unclear)
-        problems.append(
-            f"{first.parent}: no dataset.json says which of the channels, such as {first.name}, is FLAIR. "
-            "Restore it in the folder above, or write FLAIR into the table of --list."
-        )
-    return [
-        item._replace(kind=OTHER, name=item.name[:-5], reason=NOT_CHOSEN) if item.place in unclear else item
-        for item in items
-    ]
+def channel_of(file: Path, number: int) -> Kind:
+    """Return the sequence of a numbered channel of nnU-Net; None if it may be the only one, or is none.
+
+    Without a dataset.json none of several is guessed.
+    """
+    channels = channels_of_set(file.parent.parent)
+    if number in channels or file.parent.name not in NNUNET:
+        return channels.get(number)
+    return OTHER if number or os.path.lexists(file.with_name(file.name.replace("_0000", "_0001"))) else None
 
 
 def picture_items(stack: Item, pattern: str | None) -> list[Item]:
-    """Return the pictures of a folder as images and masks: by their names; or by their values, where names continue.
+    """Return the pictures of a folder as images and masks, by their names; or by their values, where names continue.
 
-    s_0_m.png is a mask of s_0.png if the pictures with this ending hold two values at most. Pictures of no known
-    sequence, beside none that are called masks, are masks if they hold the values of masks alone.
+    s_0_m.png is a mask of s_0.png if it holds two values at most. Pictures of no known sequence are masks if they hold
+    the values of masks alone.
+    pattern: names of the masks, if that is given.
     """
     if stack.kind == MASK:
         return [stack]
@@ -161,24 +197,20 @@ def picture_items(stack: Item, pattern: str | None) -> list[Item]:
     stacks: dict[tuple[Kind, str], list[Path]] = defaultdict(list)  # by kind, and the ending of a reader's masks
     for path in stack.paths:
         name = stem(path)
-        base = base_of(name, names)
+        base = "" if pattern else base_of(name, names)
         base = "" if name[len(base) + 1 :].isdecimal() else base  # scan.png, scan_2.png
-        named = bool(KINDS[MASK].search(name))
+        named, kind = bool(KINDS[MASK].search(name)), stack.kind
         if pattern:
-            kind = MASK if fnmatch.fnmatch(path.name, pattern) else OTHER if named else stack.kind
-        elif base or named:
-            kind = OTHER if kind_of(name)[1] == OTHER else MASK
-        else:
-            kind = stack.kind
-        stacks[kind, name[len(base) :] if kind == MASK and base and not pattern else ""].append(path)
-    for kind, ending in list(stacks):
-        paths = stacks[kind, ending]
-        if ending and kind_of(f"x{ending}")[1] != MASK and sum(map(holds_mask, paths)) * 2 <= len(paths):
-            stacks[stack.kind, ""] += stacks.pop((kind, ending))
+            kind = MASK if fnmatch.fnmatch(path.name, pattern) else OTHER if named else kind
+        elif (base or named) and (said := kind_of(name)[1]) in (MASK, OTHER):
+            kind = said
+        elif base and holds_mask(path):
+            kind = MASK
+        stacks[kind, name[len(base) :] if kind == MASK and base else ""].append(path)
     if [*stacks] == [(None, "")] and all_masks(stack.paths):
         stacks[MASK, ""] = stacks.pop((None, ""))
     return [
-        stack._replace(paths=in_order(paths), kind=kind, whole=stack.whole and kind == stack.kind)
+        stack._replace(paths=paths, kind=kind, whole=stack.whole and kind == stack.kind)
         for (kind, _), paths in stacks.items()
     ]
 
@@ -197,30 +229,24 @@ def judge_volumes(items: list[Item]) -> list[Item]:
     A file of the same sequence whose name continues that of another, as flair_bias does flair, is not used. What all
     names of a folder have beside their sequence (flair_processed, t1_processed) is nobody's name.
     """
-    folders: dict[Path, list[Item]] = defaultdict(list)
-    for item in items:
-        folders[item.folder].append(item)
+    folders: dict[Path, dict[str, Item]] = defaultdict(dict)  # files by their names
+    beside: dict[Path, list[str]] = defaultdict(list)  # what their names have beside the sequence
+    for item in filter(lambda item: item.alone, items):
+        folders[item.folder][stem(item.place)] = item
+        if item.kind in SEQUENCES:
+            beside[item.folder].append(kind_of(stem(item.place))[0])
     judged = []
-    for folder, own in folders.items():
-        files = {stem(item.place): item for item in own if item.alone and not item.series}
-        sequences = [kind_of(name)[0] for name, item in files.items() if item.kind in (PRE, FLAIR, POST)]
-        shared = len(sequences) > 1 and len(set(sequences)) == 1 and folder != own[0].root
-        name = identify(folder, own[0].root, {})[0] if shared else ""
-        flairs = [item for item in files.values() if item.kind == FLAIR][:3]
-        for item in own:
-            if name and item.kind in (PRE, FLAIR, POST):
-                item = item._replace(name=name)
-            base = files.get(base_of(stem(item.place), files) or THREE_D.sub("", stem(item.place)))
-            base = base if item.alone and base and base.place != item.place else None
-            others = [other for other in flairs if other.place != item.place]
-            image = base or (others[0] if len(others) == 1 else None)
-            unknown = item.kind is None or (base and item.kind == FLAIR)
-            if item.alone and unknown and not item.series and holds_mask(item.place):
-                image = image if image and image.kind in (FLAIR, None) else item
-                item = item._replace(kind=MASK, name=name or image.name)
-            if base and item.kind == base.kind and item.kind in (PRE, FLAIR, POST):
-                item = item._replace(kind=OTHER, name=base.name, reason=f"a variant of {base.place.name}")
-            judged.append(item)
+    for item in items:
+        folder, name, files = item.folder, stem(item.place), folders.get(item.folder, {})
+        base = files.get(base_of(name, files) or THREE_D.sub("", name)) if item.alone else None
+        base = None if base is item else base
+        if item.kind in SEQUENCES and len(beside[folder]) > len(set(beside[folder])) == 1 and folder != item.root:
+            item = item._replace(name=identify(folder, item.root, {})[0])
+        if item.alone and (item.kind is None or (base and item.kind == FLAIR)) and holds_mask(item.place):
+            item = item._replace(kind=MASK)
+        elif base and item.kind == base.kind and item.kind in SEQUENCES:
+            item = item._replace(kind=OTHER, reason=f"a variant of {base.place.name}")
+        judged.append(item)
     return judged
 
 
@@ -239,19 +265,6 @@ def name_series(items: list[Item], patterns: dict[Kind, str]) -> list[Item]:
         if (several or named) and Path(os.path.abspath(item.place.parent)).is_relative_to(item.root):
             items[number] = item._replace(name=identify(item.place.parent, item.root, patterns)[0])
     return items
-
-
-def side_of(item: Item, other: Item) -> Path:
-    """Return the highest folder that holds an item, but not another one; its own file if there is none."""
-    common = Path(os.path.commonpath([item.folder, other.folder]))
-    return Path(common, *item.place.relative_to(common).parts[:1])
-
-
-def begin_of(item: Item) -> str:
-    """Return what stands before the sequence in the name of a file; nothing for a folder of pictures."""
-    word = KINDS[FLAIR].search(stem(item.place))
-    begin = stem(item.place)[: word.start()].rstrip("_-. ") if word else re.sub(r"_0000$", "", stem(item.place))
-    return begin if item.alone else ""
 
 
 def gap_in(item: Item) -> str:

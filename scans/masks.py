@@ -9,9 +9,9 @@ from typing import NamedTuple
 import numpy as np
 
 from scans import medical
-from scans.cohort import Cohort, Patient
-from scans.items import PROBLEMS, Item, walk
-from scans.names import MASK, OTHER, SHOWN, Kind, base_of, kind_of
+from scans.cohort import Patient
+from scans.items import problems_of, walk
+from scans.names import MASK, base_of, kind_of
 from scans.read import open_picture, read_picture, read_stack
 from scans.scan import PICTURES, Scan, file_ending, stem
 from utils import counted
@@ -31,26 +31,8 @@ class MaskStack(NamedTuple):
     grid: medical.Grid | None = None  # where they lie; None for pictures and arrays
 
 
-def pair_masks(folders: dict[Kind, Path]) -> Cohort:
-    """Return the predicted and the reference masks of each patient by the names of their files, none of them read."""
-    cohort = Cohort([], [], [])
-    items: dict[str, dict[Kind, Item]] = defaultdict(dict)
-    for kind, folder in folders.items():
-        files, problems, unused = find_masks(folder)
-        cohort.problems.extend(problems)
-        cohort.unused.extend(unused)
-        for name, paths in files.items():
-            alone = len(paths) == 1 and file_ending(paths[0]) not in PICTURES
-            place = paths[0] if alone else paths[0].parent
-            items[name][kind] = Item(place, paths, folder, name, kind, whole=False)
-    for name, own in sorted(items.items()):
-        missing = [f"no {SHOWN[MASK]}"] if MASK in folders and MASK not in own else []
-        cohort.patients.append(Patient(name, own, notes=missing))
-    return cohort
-
-
-def find_masks(folder: Path, patients: Collection[str] = ()) -> tuple[dict[str, list[Path]], list[str], list[Item]]:
-    """Return the files of each patient in a folder and its subfolders, sorted by patient; problems; what is not used.
+def find_masks(folder: Path, patients: Collection[str] = ()) -> tuple[dict[str, list[Path]], list[str]]:
+    """Return the files of each patient in a folder and its subfolders, sorted by patient, and problems.
 
     One volume, such as PATIENT.nii.gz or PATIENT.npy, or pictures, PATIENT_SLICE.png or .tif; any may end in _mask.
     Where some pictures do, the others are taken for images; so are volumes.
@@ -60,14 +42,11 @@ def find_masks(folder: Path, patients: Collection[str] = ()) -> tuple[dict[str, 
     """
     masks: dict[str, list[Path]] = defaultdict(list)
     entries = list(walk(folder, levels=1, ours=True))
-    problems = [f"{path}: {why}. Restore it, or leave it out." for path, why in entries if why.startswith(PROBLEMS)]
-    left = {path: reason for path, reason in entries if reason}
-    files = [path for path, reason in entries if file_ending(path) and not reason]
+    problems = problems_of(entries)
     for pictured in (False, True):
-        own = [path for path in files if (file_ending(path) in PICTURES) == pictured]
-        named = [path for path in own if patients or is_named(path)] or own
-        left |= dict.fromkeys(set(own) - set(named), "not called a mask, beside others that are")
-        for path in named:
+        paths = [path for path, why in entries if not why and file_ending(path) and is_picture(path) == pictured]
+        named = [*filter(is_named, paths)]
+        for path in named if named and not patients else paths:
             match = SLICE.fullmatch(whose(path)) if pictured else None
             name = match["patient"] if match else whose(path)
             known = [other for other in (path.parent.name, name, kind_of(name)[0]) if other in patients]
@@ -75,11 +54,13 @@ def find_masks(folder: Path, patients: Collection[str] = ()) -> tuple[dict[str, 
                 problems.append(f"{path}: not named like a mask. Rename it to PATIENT_NUMBER_mask{path.suffix}.")
             else:
                 masks[known[0] if known else name].append(path)
-    masks = {name: [*filter(is_named, paths)] or paths for name, paths in sorted(masks.items())}
     if not masks and not problems:
         problems.append(f"{folder}: holds no masks (PATIENT_NUMBER_mask.png or .tif, PATIENT.nii.gz, PATIENT.npy).")
-    unused = [Item(path, [path], folder, "", OTHER, reason=reason) for path, reason in sorted(left.items())]
-    return masks, problems, unused
+    return {name: [*filter(is_named, paths)] or paths for name, paths in sorted(masks.items())}, problems
+
+
+def is_picture(path: Path) -> bool:
+    return file_ending(path) in PICTURES
 
 
 def is_named(path: Path) -> bool:
@@ -95,22 +76,22 @@ def whose(path: Path) -> str:
 
 def read_masks(paths: list[Path]) -> MaskStack:
     """Return the masks of one patient, as of `find_masks`. Raises: ValueError that names the file."""
-    masks: dict[int, np.ndarray] = {}
+    pictured = is_picture(paths[0])
+    masks: dict[int, np.ndarray] = {}  # by number of the slice
     for path in paths:
-        pictured = file_ending(path) in PICTURES
-        match = SLICE.fullmatch(whose(path)) if pictured else None
-        if pictured and not match:
-            raise ValueError(f"{path}: not named like a mask. Rename it to PATIENT_NUMBER_mask{path.suffix}.")
-        number = int(match["number"]) if match else None
-        if number in masks or (len(paths) > 1 and not pictured):
+        number = int(SLICE.fullmatch(whose(path))["number"]) if pictured else len(masks)
+        if number in masks or (masks and not pictured):
             raise ValueError(f"{path}: another file holds these masks of the patient, too. Remove one.")
         try:
-            if not pictured:
+            if pictured:
+                masks[number] = read_mask(path)
+            else:
                 stack, _, grid = read_stack([path], layers=True)
-                return MaskStack(join_layers(foreground(stack)), grid=grid)
-            masks[number] = read_mask(path)
+                masks[number] = join_layers(foreground(stack))
         except Exception as error:  # libraries raise many kinds for a damaged file
             raise ValueError(f"{path}: cannot be read: {error}") from None
+    if not pictured:
+        return MaskStack(masks[0], grid=grid)
     if len({mask.shape for mask in masks.values()}) > 1:
         raise ValueError(f"{paths[0].parent}: the masks of {paths[0].name} and others differ in size. Save them alike.")
     return MaskStack(np.stack([masks[number] for number in sorted(masks)]), sorted(masks))
@@ -129,7 +110,7 @@ def read_mask(path: Path, labels: Collection[int] = ()) -> np.ndarray:
     pixels = np.atleast_3d(read_picture(path))
     if not (pixels == pixels[..., :1]).all():
         raise ValueError("a mask in colours. Save it as grey, with 0 and one positive value.")
-    return select(pixels[..., 0], labels)[0] if labels else foreground(pixels[..., 0])
+    return select(pixels[..., 0], labels)[0]
 
 
 def join_layers(masks: np.ndarray) -> np.ndarray:
@@ -158,13 +139,15 @@ def foreground(values: np.ndarray) -> np.ndarray:
 def read_scan_masks(paths: list[Path], scan: Scan, labels: Collection[int] = ()) -> tuple[list[np.ndarray], list[str]]:
     """Return the mask of each slice of a scan, uint8 [H, W], 0 or 1; and notes on what was done to them.
 
-    paths: a volume, or a picture for each slice. labels: which count; all if empty.
+    paths: a volume, or pictures. labels: which count; all if empty.
     Raises: ValueError for masks that do not fit; any error of a library for a damaged file.
     """
-    if file_ending(paths[0]) in PICTURES:
-        masks, notes = [read_mask(path, labels) for path in paths], []
+    if is_picture(paths[0]):
+        masks, notes = [read_mask(path, labels) for path in by_slice(paths, scan)], []
+    elif len(paths) > 1:
+        raise ValueError(f"{' and '.join(path.name for path in paths)} are both its masks. Remove one.")
     else:
-        values, _, grid = read_stack(paths[:1], layers=True)
+        values, _, grid = read_stack(paths, layers=True)
         marked, note = select(values, labels)
         masks, moved = onto_scan(join_layers(marked), grid, scan)
         notes = [*filter(None, (note, moved))]
@@ -174,21 +157,16 @@ def read_scan_masks(paths: list[Path], scan: Scan, labels: Collection[int] = ())
 
 
 def by_slice(paths: list[Path], scan: Scan) -> list[Path]:
-    """Return the picture of the mask of each slice; a volume as it is.
-
-    Raises: ValueError if a slice has none, or there are several volumes.
-    """
-    if file_ending(paths[0]) not in PICTURES:
-        if len(paths) > 1:
-            raise ValueError(f"{' and '.join(path.name for path in paths)} are both its masks. Remove one.")
-        return paths
-    if file_ending(scan.paths[0]) not in PICTURES:
+    """Return the picture of the mask of each slice by their names. Raises: ValueError if a slice has none."""
+    if not is_picture(scan.paths[0]):
         raise ValueError("it is in pictures, but the images are not. Save it on the grid of the images, as NIfTI.")
-    names = {stem(path) for path in scan.paths}
+    names = {*scan.names, *map(stem, scan.paths)}
     masks = {base_of(stem(path), names) or whose(path): path for path in paths}
-    if lacking := [path.name for path in scan.paths if stem(path) not in masks]:
-        raise ValueError(f"{counted(len(lacking), 'slice')} without one, such as {lacking[0]}.")
-    return [masks[stem(path)] for path in scan.paths]
+    ordered = [masks.get(name, masks.get(stem(path))) for name, path in zip(scan.names, scan.paths, strict=True)]
+    if None in ordered:
+        first = scan.paths[ordered.index(None)].name
+        raise ValueError(f"{counted(ordered.count(None), 'slice')} without one, such as {first}.")
+    return ordered
 
 
 def select(values: np.ndarray, labels: Collection[int] = ()) -> tuple[np.ndarray, str]:
@@ -243,7 +221,7 @@ def read_reference(patient: Patient, scan: Scan) -> list[np.ndarray] | None:
         return None
     paths = patient.items[MASK].paths
     try:
-        masks, notes = read_scan_masks(by_slice(paths, scan), scan)
+        masks, notes = read_scan_masks(paths, scan)
     except Exception as error:  # libraries raise many kinds for a damaged file
         scan.notes.append(f"not scored against the reference mask {paths[0].name}: {error}")
         return None

@@ -9,17 +9,10 @@ from pathlib import Path
 from constants import FLAIR, POST, PRE
 from scans.scan import safe_name, stem
 
-Kind = int | str | None  # a channel; one of the next three; None where the names do not say
-MASK, OTHER, PREDICTED = "mask", "other", "predicted"
+Kind = int | str | None  # a channel; one of the next two; None where the names do not say
+MASK, OTHER = "mask", "other"
 COLUMNS = {"flair": FLAIR, "pre": PRE, "post": POST, "mask": MASK}  # of a table; options but for flair
-PAIRS = {"predicted": PREDICTED, "reference": MASK}  # of a table of masks to score
-SHOWN = {
-    PREDICTED: "predicted mask",
-    PRE: "pre-contrast",
-    FLAIR: "FLAIR",
-    POST: "post-contrast",
-    MASK: "reference mask",
-}
+SHOWN = {PRE: "pre-contrast", FLAIR: "FLAIR", POST: "post-contrast", MASK: "reference mask"}
 WORDS = {  # of BraTS, BIDS and common habits; short ones say nothing where they may be of a patient's name
     MASK: r"d?segm?|segmentations?|masks?|labels?(?:tr|ts)?|lesions?|(?:ground|gold)[_-]?(?:truth|standard)"
     r"|(?:roi|gtv?|wmh|msk)$",

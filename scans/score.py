@@ -15,31 +15,36 @@ from scans.show import align
 from utils import UserError, describe_problems
 
 
-def load_scans(folder: Path, wanted: Collection[str]) -> dict[str, tuple[Scan, MaskStack | None]]:
-    """Return the wanted patients of a folder of scans by name, each with the reference mask beside it, if there is one.
+def load_scans(folder: Path, wanted: Collection[str]) -> tuple[dict[str, Scan], dict[str, MaskStack]]:
+    """Return the wanted patients of a folder of scans by name, and the reference masks of those who have one.
 
     Raises: UserError that lists whose scan is missing or cannot be read, or whose spacing is unknown.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder. Name a folder of scans.")
-    cohort = find_patients([folder])
-    patients = {patient.name: patient for patient in cohort.with_flair if patient.name in wanted}
-    problems = [
-        f"{folder}: no scan of {name}. Name its files like its mask." for name in wanted if name not in patients
-    ]
-    scans = {}
+    patients = {patient.name: patient for patient in find_patients([folder]).with_flair if patient.name in wanted}
+    lacking = [name for name in wanted if name not in patients]
+    problems = [f"{folder}: no scan of {name}. Name its files like its mask." for name in lacking]
+    scans, references = {}, {}
     for name, patient in sorted(patients.items()):
         scan, wrong = read_patient(patient)
         problems += wrong
         if scan is None:
             continue
-        reference = read_reference(patient, scan)
         if scan.spacing is None or len({plane.shape for plane in scan.slices}) > 1:
             problems.append(f"{scan.paths[0]}: has no spacing, without which nothing is in mm. Save it as NIfTI.")
-        scans[name] = scan, None if reference is None else MaskStack(np.stack(reference), grid=scan.grid)
+        scans[name] = scan
+        if (masks := read_reference(patient, scan)) is not None:
+            references[name] = MaskStack(np.stack(masks), grid=scan.grid)
     if problems:
         raise UserError(describe_problems(folder, problems))
-    return scans
+    return scans, references
+
+
+def frames_of(scans: dict[str, Scan]) -> dict[str, MaskStack]:
+    """Return empty masks of the size and the place of each scan."""
+    shapes = {name: (len(scan.slices), *scan.slices[0].shape[:2]) for name, scan in scans.items()}
+    return {name: MaskStack(np.broadcast_to(np.uint8(0), shapes[name]), grid=scan.grid) for name, scan in scans.items()}
 
 
 def to_slices(scans: dict[str, Scan]) -> Slices:

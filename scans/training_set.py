@@ -14,9 +14,9 @@ from scans.cohort import Cohort
 from scans.earlier import unchanged
 from scans.geometry import masks_to_network, network_spacing, to_network
 from scans.items import Item
-from scans.masks import by_slice, find_masks, read_scan_masks
+from scans.masks import find_masks, is_picture, read_scan_masks
 from scans.names import MASK, maker_of
-from scans.scan import PICTURES, Scan, file_ending, stem
+from scans.scan import Scan, stem
 from scans.write import read_record
 from utils import to_json, write_text
 
@@ -32,29 +32,27 @@ def take_masks(cohort: Cohort, folder: Path) -> None:
     A mask is PATIENT.nii.gz, PATIENT_mask.nii.gz, PATIENT_SLICE_mask.png, or anything in a folder PATIENT.
     """
     patients = {patient.name: patient for patient in cohort.patients}
-    masks, problems, _ = find_masks(folder, patients)
+    masks, problems = find_masks(folder, patients)
     cohort.problems.extend(problems)
     for name, paths in masks.items():
-        pictures = file_ending(paths[0]) in PICTURES
         if name not in patients:
             cohort.problems.append(f"{paths[0]}: the mask of no patient by its name. Rename it to PATIENT_mask.nii.gz.")
-        else:
-            place = paths[0].parent if len(paths) > 1 or pictures else paths[0]
-            patients[name].items[MASK] = Item(place, paths, folder, name, MASK, whole=not pictures)
+            continue
+        place = paths[0] if len(paths) == 1 and not is_picture(paths[0]) else paths[0].parent
+        patients[name].items[MASK] = Item(
+            place, paths, folder, name, MASK, whole=False, mask_of=maker(paths[0], name, folder)
+        )
 
 
-def maker(item: Item, folder: Path | None) -> str:
-    """Return whose a mask is by its name, and by that of the folder --masks: reader, corrected, or network.
+def maker(path: Path, patient: str, folder: Path) -> str:
+    """Return whose a mask in the folder --masks is: reader, corrected, or network.
 
-    Of masks that predict_model.py wrote into that folder, by its record.
+    By its name and that of the folder; of masks that predict_model.py wrote, by its record.
     """
-    name = stem(item.paths[0])
-    if item.root != folder:
-        return maker_of(name)
-    record = read_record(folder, item.name)
-    if item.paths[0].name not in record.get("masks", ()):
-        return maker_of(f"{folder.name}/{name}")
-    return record["patient"]["origin"] if unchanged(folder / item.name, record) else CORRECTED
+    record = read_record(folder, patient)
+    if path.name not in record.get("masks", ()):
+        return maker_of(f"{folder.name}/{stem(path)}")
+    return record["patient"]["origin"] if unchanged(folder / patient, record) else CORRECTED
 
 
 def read_training_masks(item: Item, scan: Scan, labels: set[int]) -> tuple[list[np.ndarray], list[str]]:
@@ -63,7 +61,7 @@ def read_training_masks(item: Item, scan: Scan, labels: set[int]) -> tuple[list[
     Raises: ValueError for masks that are damaged, do not fit the images, or cover most of the head.
     """
     try:
-        masks, notes = read_scan_masks(by_slice(item.paths, scan), scan, labels)
+        masks, notes = read_scan_masks(item.paths, scan, labels)
         doubt = check_place(to_network(scan), masks_to_network(masks, scan))
     except Exception as error:  # libraries raise many kinds for a damaged file
         raise ValueError(f"{item.place}: {' '.join(str(error).split())}") from None

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from conftest import write_volume
 
 from constants import FLAIR, POST, PRE
 from scans.cohort import Patient, find_patients
-from scans.names import MASK, OTHER, kind_of
+from scans.names import MASK, OTHER, channels_of_set, kind_of
 from utils import UserError
 
 
@@ -59,15 +60,10 @@ def test_files_are_grouped_into_patients(tmp_path):
 @pytest.mark.parametrize(
     ("name", "whose", "kind"),
     [
-        ("x_flair", "x", FLAIR), ("x-t2f", "x", FLAIR), ("x_T2_FLAIR", "x", FLAIR), ("p1_fla", "p1", FLAIR),
-        ("FLAIR_x", "x", FLAIR), ("113-02-FLAIR_processed_reg", "113-02_processed_reg", FLAIR),
-        ("x_t1", "x", PRE), ("x-t1n", "x", PRE), ("sub-1_ses-2_T1w", "sub-1_ses-2", PRE), ("pre", "", PRE),
+        ("x_T2_FLAIR", "x", FLAIR), ("113-02-FLAIR_processed_reg", "113-02_processed_reg", FLAIR),
         ("T1_to_FLAIR", "", PRE), ("sub-1_space-FLAIR_T1w", "sub-1", PRE),
-        ("x_t1ce", "x", POST), ("x-t1c", "x", POST), ("x_ce-GAD_T1w", "x", POST), ("T1_post_x", "x", POST),
-        ("t1-gd", "", POST), ("post", "", POST), ("x_post-contrast", "x", POST),
-        ("x_t2w", "x", OTHER), ("adc", "", OTHER), ("x_pd", "x", OTHER), ("flair_brain_mask", "flair_brain", OTHER),
-        ("brainmask", "", OTHER), ("x_seg", "x", MASK), ("x.seg", "x", MASK), ("mask_x_flair", "x_flair", MASK),
-        ("x_flair_mask_reader2", "x_flair", MASK), ("labelsTr", "", MASK), ("p7_GOLD_STANDARD", "p7", MASK),
+        ("t1-gd", "", POST), ("x_post-contrast", "x", POST), ("x_pd", "x", OTHER),
+        ("mask_x_flair", "x_flair", MASK), ("x_flair_mask_reader2", "x_flair", MASK), ("labelsTr", "", MASK),
         *((name, name, None) for name in ("scan", "p_post", "P1_pre", "TCGA_CS_4941_19960909", "flair2", "reflair",
                                           "T1b", "pre_x", "PD_12", "GT_003", "unmasked", "segment")),
     ],
@@ -81,13 +77,13 @@ def test_names_say_a_sequence_or_a_mask_or_neither(name, whose, kind):
     [
         (["a/flair.nii.gz", "b/flair.nii.gz"], ["a", "b"]),
         (["P1/FLAIR/1.png", "P1/FLAIR/2.png", "P2/FLAIR/1.png"], ["P1", "P2"]),
-        (["sub-01/ses-1/anat/sub-01_ses-1_FLAIR.nii.gz", "sub-01/ses-2/anat/sub-01_ses-2_FLAIR.nii.gz"],
-         ["sub-01_ses-1", "sub-01_ses-2"]),
-        (["BraTS20_001/BraTS20_001_flair.nii", "BraTS20_002/BraTS20_002_flair.nii"], ["BraTS20_001", "BraTS20_002"]),
         (["flair/p1.nii.gz", "flair/p2.nii.gz", "t1/p1.nii.gz"], ["p1", "p2"]),
         (["wmh/1_FLAIR.nii", "wmh/2_FLAIR.nii", "wmh/1_wmh.nii"], ["wmh_1", "wmh_2"]),
         (["site_1/p/flair.npy", "site_2/p/flair.npy"], ["site_1_p", "site_2_p"]),
         (["p1.npy", "p10.npy", "P1/p10.npy"], ["p1", "p10", "P1_p10"]),
+        (["P1/pre/flair.nii", "P1/post/flair.nii", "P1/pre/t1.nii", "P1/post/t1.nii"], ["P1_pre", "P1_post"]),
+        (["P2/DICOM/flair.nii", "P2/NIFTI/flair.nii"], ["P2", "P2_2"]),
+        (["P3/flair.nii", "P3/pre/t1.nii"], ["P3"]),
         (["kaggle_3m/TCGA_1/TCGA_1_1.tif", "kaggle_3m/TCGA_1/TCGA_1_1_mask.tif"], ["kaggle_3m_TCGA_1"]),
     ],
     ids=lambda value: value[0],
@@ -112,23 +108,6 @@ def test_files_that_are_named_one_by_one_are_named_alike(tmp_path):
     assert list(numbered) == ["x", "x_2", "x_3"] and numbered["x_2"].notes == ["another one is called x, too"]
 
 
-@pytest.mark.parametrize(
-    ("flair", "pre", "post", "seg", "unused"),
-    [
-        ("x_flair.nii", "x_t1.nii", "x_t1ce.nii", "x_seg.nii", "x_t2.nii"),  # BraTS to 2021
-        ("x-t2f.nii", "x-t1n.nii", "x-t1c.nii", "x-seg.nii", "x-t2w.nii"),  # BraTS from 2023
-        ("x_FLAIR.nii", "x_T1w.nii", "x_ce-GAD_T1w.nii", "x_dseg.nii", "x_T2w.nii"),  # BIDS
-        ("FLAIR.npy", "T1.npy", "T1_post.npy", "FLAIR_mask.npy", "T2.npy"),
-        ("fla.nrrd", "pre.nrrd", "post.nrrd", "Segmentation.seg.nrrd", "dwi.nrrd"),  # 3D Slicer
-        ("T2_FLAIR_x.npy", "T1_x.npy", "T1_post_x.npy", "seg-x_flair.npy", "flair_brain_mask.npy"),
-    ],
-)
-def test_the_sequences_of_a_patient_belong_together_and_no_mask_is_segmented(tmp_path, flair, pre, post, seg, unused):
-    (patient,) = found(touch(tmp_path / "coh", *(f"x/{name}" for name in (flair, pre, post, seg, unused)))).values()
-    assert patient.name == "x" and files(patient) == {"flair": [flair], "pre": [pre], "post": [post], "mask": [seg]}
-    assert [(item.place.name, item.reason) for item in patient.unused] == [(unused, "no sequence that is used")]
-
-
 def test_of_a_bids_data_set_the_scans_as_taken_are_read(tmp_path):
     scans = ["sub-1/anat/sub-1_FLAIR.nii.gz", "sub-1/anat/sub-1_T1w.nii.gz"]
     others = ["derivatives/prep/sub-1/anat/sub-1_desc-x_FLAIR.nii.gz", "sourcedata/sub-1/flair.nii.gz", "code/logo.png"]
@@ -141,14 +120,12 @@ def test_of_a_bids_data_set_the_scans_as_taken_are_read(tmp_path):
 def test_a_set_of_nnunet_says_in_its_dataset_json_which_channel_is_which(tmp_path):
     names = [f"imagesTr/p{n}_000{channel}.nii.gz" for n in (1, 2) for channel in range(4)]
     folder = touch(tmp_path / "Dataset1_x", *names, "labelsTr/p1.nii.gz")
-    unclear = find_patients([folder])
-    assert [(patient.name, *patient.items) for patient in unclear.patients] == [("p1", MASK), ("p2",)]
-    assert len(unclear.problems) == 1 and "no dataset.json says which of the channels" in unclear.problems[0]
-    other = touch(tmp_path / "Dataset2_x", *names, "labelsTr/p1.nii.gz")
-    (other / "dataset.json").write_text(
-        json.dumps({"channel_names": {"0": "T1", "1": "T1ce", "2": "T2", "3": "Flair"}})
-    )
-    patients = found(other)
+    unclear = find_patients([folder])  # without it none is guessed
+    assert unclear.patients == [] and len(unclear.problems) == 1 and len(unclear.unused) == 9
+    channels = {"channel_names": {"0": "T1", "1": "T1ce", "2": "T2", "3": "Flair"}}
+    (folder / "dataset.json").write_text(json.dumps(channels))
+    channels_of_set.cache_clear()
+    patients = found(folder)
     expected = {"flair": ["p1_0003.nii.gz"], "pre": ["p1_0000.nii.gz"], "post": ["p1_0001.nii.gz"]}
     assert list(patients) == ["p1", "p2"] and files(patients["p1"]) == expected | {"mask": ["p1.nii.gz"]}
     assert "mask" not in files(patients["p2"])
@@ -160,7 +137,7 @@ def test_masks_and_what_other_programs_and_this_one_leave_are_passed_over(tmp_pa
     (patient,) = found(folder).values()
     assert files(patient) == {"flair": ["P1_1.tif", "P1_2.tif"], "mask": ["P1_1_mask.tif"]}
     patients, problems, _ = find_patients([touch(tmp_path / "only", "a/x_seg.nii", "masks/1.png")])
-    assert patients == [] and len(problems) == 1 and "no image that is not a mask by its name" in problems[0]
+    assert patients == [] and len(problems) == 1 and "nothing is FLAIR by its name or its values" in problems[0]
 
 
 def test_a_folder_that_links_to_itself_is_read_once(tmp_path):
@@ -172,11 +149,14 @@ def test_a_folder_that_links_to_itself_is_read_once(tmp_path):
 
 
 def test_a_patient_without_flair_is_named_and_the_others_are_read(tmp_path):
-    folder = touch(tmp_path, "a/flair.nii", "b/t1.nii", "b/t1ce.nii", "c/t1.nii", "c/t1n.nii", "c/flair.nii")
+    """As in IXI and BraTS-MEN-RT."""
+    folder = touch(tmp_path, "a/flair.nii", "b/t1.nii", "b/t1ce.nii", "c/t1.nii", "c/t1n.nii", "c/flair.nii",
+                   "IXI002-Guys-T1.nii", "IXI002-Guys-PD.nii", "MEN-RT-1/MEN-RT-1_t1c.nii")  # fmt: skip
     patients, problems, _ = find_patients([folder])
-    assert [(patient.name, FLAIR in patient.items) for patient in patients] == [("a", True), ("b", False), ("c", True)]
-    assert problems[0].startswith(f"{folder / 'b'}: no FLAIR") and "beside t1.nii, t1ce.nii" in problems[0]
-    assert "t1.nii and t1n.nii are both pre-contrast. Name one with --pre" in problems[1]
+    assert [patient.name for patient in patients if FLAIR not in patient.items] == ["IXI002-Guys", "MEN-RT-1", "b"]
+    assert ["no FLAIR" in problem for problem in problems] == [True] * 3 + [False]
+    assert problems[2].startswith(f"{folder / 'b'}: no FLAIR") and "beside t1.nii, t1ce.nii" in problems[2]
+    assert "t1.nii and t1n.nii are both pre-contrast. Name one with --pre" in problems[3]
 
 
 # --- Patterns and tables ---------------------------------------------------------------------------------------
@@ -226,6 +206,14 @@ def test_mistakes_in_a_table_are_named_with_their_line(tmp_path):
 # --- Public sets -----------------------------------------------------------------------------------------------
 
 SETS = {  # by scan (@): folder, then FLAIR, pre-contrast, post-contrast and mask (- for none), then what is not used
+    "BraTS to 2021": {"x{n}": "@ @_flair @_t1 @_t1ce @_seg @_t2"},
+    "BraTS from 2023": {"x{n}": "@ @-t2f @-t1n @-t1c @-seg @-t2w"},
+    "BIDS": {"sub-{n}_ses-1": "sub-{n}/ses-1/anat @_FLAIR @_T1w @_ce-GAD_T1w @_dseg @_T2w"},
+    "3D Slicer": {"P{n}": "@ fla pre post Segmentation.seg dwi"},
+    "sequence first": {"P{n}": "@ T2_FLAIR_@ T1_@ T1_post_@ seg-@_flair flair_brain_mask"},
+    **{name: {"P{n}": f"@ flair - - {name}"} for name in ("wmh", "tumorMask", "lesion", "Consensus", "x_ROI", "gtv")},
+    **{name: {"P{n}": f"images @ - - ../{name}/@"} for name in ("masks", "seg", "annotations", "labelsTr")},
+    "RHUH-GBM": {"RHUH-{n}_0": "RHUH-{n}/0 @_flair @_t1 @_t1ce @_segmentations @_adc"},
     "MU-Glioma-Post": {"P{n}_Time_1": "P{n}/Time_1 @_brain_t2f @_brain_t1n @_brain_t1c @_tumorMask @_brain_t2w"},
     "LUMIERE": {"P{n}_week-1": "Imaging/P{n}/week-1 FLAIR T1 CT1 - T2 X-segmentation/atlas/segmentation/seg_mask "
                 "X-segmentation/atlas/skull_strip/flair_skull_strip Y-AUTO-segmentation/registered/segmentation"},
@@ -237,6 +225,9 @@ SETS = {  # by scan (@): folder, then FLAIR, pre-contrast, post-contrast and mas
     "UCSF post-operative": {f"10{{n}}_time{t}": "10{n} @_flair @_t1 @_t1ce @_seg @_t1ce-t1 @_t2" for t in (1, 2)},
     "TCGA-LGG as NIfTI": {"TCGA-CS-{n}": "@ @_1997.02.22_flair @_1997.02.22_t1 @_1997.02.22_t1Gd "
                           "@_1997.02.22_GlistrBoost_ManuallyCorrected @_1997.02.22_GlistrBoost"},
+    "UCSF-PDGM": {"UCSF-PDGM-{n}": "@_nifti @_FLAIR @_T1 @_T1c @_tumor_segmentation @_brain_segmentation @_FLAIR_bias"},
+    "DeepMedic": {"pat{n}": "@ Flair_subtrMean T1_subtrMean T1c_subtrMean OTMultiClass brainmask"},
+    "readers": {"P{n}": "@ flair t1 - corrected_mask GOLD_STANDARD auto_seg flair_bet_mask brain_mask"},
     "BraTS 2015": {"HGG_pat{n}_1": "HGG/pat{n}_1 MR_Flair.512/MR_Flair.512 MR_T1.513/MR_T1.513 MR_T1c.514/MR_T1c.514 "
                    "- VSD.Brain_3more.OT.517/VSD.Brain_3more.OT.517"},
     "BraTS 2020, case 355": {"B20_{n}": "@ @_flair @_t1 @_t1ce W39_1998.09.19_Segm @_t2"},
@@ -255,13 +246,15 @@ SETS = {  # by scan (@): folder, then FLAIR, pre-contrast, post-contrast and mas
 
 @pytest.mark.parametrize("scans", SETS.values(), ids=SETS)
 def test_of_a_public_set_each_file_is_taken_for_whom_it_shows_or_listed_with_a_reason(tmp_path, scans):
+    """Names say what shows a tumour, but for some whose values do."""
     labels, expected, every = np.zeros((3, 6, 6), np.uint8), {}, set()
     labels[1, 2, 2:5] = 1, 2, 4
     for name, line in ((scan.format(n=n), line.format(n=n)) for n in ("001", "002") for scan, line in scans.items()):
         folder, *names = line.replace("@", name).split()
         paths = [name == "-" or (tmp_path / "set" / folder / f"{name}.nii.gz").resolve() for name in names]
-        for path in set(paths) - {True}:  # names say what shows a tumour but for these
-            write_volume(path, labels if "Boost" in path.name or "OT." in path.name else 99 + labels)
+        for path in set(paths) - {True}:
+            drawn = re.search("Boost|OT|Consensus|annotations", str(path.relative_to(tmp_path)))
+            write_volume(path, labels if drawn else 99 + labels)
         expected[name] = [path for path in paths[:4] if path is not True]
         every |= {*paths} - {True}
     patients, problems, unused = find_patients([tmp_path / "set"])

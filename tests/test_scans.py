@@ -14,7 +14,7 @@ from PIL import Image, ImageColor
 
 from scans import show
 from scans.cohort import find_patients
-from scans.masks import foreground, read_mask, select
+from scans.masks import read_mask, select
 from scans.read import read_scan
 from scans.scan import Scan, natural_order, safe_name, to_network_size, to_original_size
 from scans.write import describe, describe_cohort, encode_stack, measure, record_path, sum_up, write_tables
@@ -188,13 +188,27 @@ def test_the_networks_size_and_the_original_one_are_inverse_in_place(height, wid
     assert np.array_equal(to_original_size(small[..., 0].astype(np.float32), height, width) > 0.5, blocks)
 
 
-def test_values_of_masks():
-    for values, marked in (([0, 255], [0, 1]), ([0, 1, 2, 4], [0, 1, 1, 1]), ([0, 0], [0, 0]), ([0, 0.5], [0, 1]),
-                           ([True, False], [1, 0]), ([0, 0.99999994, 1], [0, 1, 1])):  # fmt: skip
-        assert foreground(np.array(values)).tolist() == marked
-    for values in ([0, 10, 255], [-1, 0], [0, 0.2, 0.7], [0, np.nan], [0, 3, 80], [1, 2]):
-        with pytest.raises(ValueError, match="a mask with the values"):
-            foreground(np.array(values))
+@pytest.mark.parametrize(
+    ("values", "labels", "expected", "note"),
+    [
+        ([0, 255], (), [0, 1], ""), ([0, 1, 2, 4], (), [0, 1, 1, 1], ""), ([0, 0], (), [0, 0], ""),
+        ([0, 0.5], (), [0, 1], ""), ([True, False], (), [1, 0], ""), ([0, 0.99999994, 1], (), [0, 1, 1], ""),
+        ([0, 1, 2, 4], (1, 4), [0, 1, 0, 1], "labels left out: 2"), ([0, 0], (1,), [0, 0], ""),
+        ([0.0, 0.2, 0.5, 0.9], (), [0, 0, 1, 1], "soft mask: counts from 0.5 on"),
+    ],
+)  # fmt: skip
+def test_labels_and_soft_values_of_masks(values, labels, expected, note):
+    mask, said = select(np.array(values), labels)
+    assert (mask.tolist(), said) == (expected, note)
+
+
+NO_MASKS = ([0, 10, 255], [-1, 0], [0, 0.5, 7.5], [0, np.nan], [0, 3, 80], [1, 2])
+
+
+@pytest.mark.parametrize(("values", "labels"), [([0, 255], {1}), *((values, ()) for values in NO_MASKS)])
+def test_values_that_are_no_mask(values, labels):
+    with pytest.raises(ValueError, match=r"a mask with the values|it holds 0 and 255, not a label"):
+        select(np.array(values), labels)
 
 
 def test_the_transparency_of_a_mask_is_the_mask_where_it_varies(tmp_path):
@@ -288,21 +302,17 @@ def test_sums_stand_in_one_order():  # records are compared by their bytes
     assert [name for name in total if name in sums] == sums and total["dice"] == 1
 
 
-def test_empty_reference_masks_stand_beside_the_mean_dice():
-    row = {"lesion_pixels": 0, "check": "no", "origin": "network"}
+def test_a_mean_dice_says_how_many_references_are_empty_and_who_was_seen_in_training():
+    row = {"lesion_slices": 1, "slices": 2, "lesion_pixels": 9, "check": "no", "origin": "network"}
     totals = [row | {"dice": dice, "reference_pixels": pixels} for dice, pixels in ((0.8, 9), (0.6, 4), (0, 0))]
     expected = "mean Dice 0.467 with 3 reference masks, 1 of them empty (0.700 with the others)"
     assert describe_cohort([*totals, row]).endswith(expected)
-    assert describe_cohort(totals[2:]).endswith("mean Dice 0.000 with 1 reference mask, 1 of them empty")
-
-
-def test_a_dice_says_that_the_patient_was_seen_in_training():
-    row = {"lesion_slices": 1, "slices": 2, "lesion_pixels": 9, "check": "no", "origin": "network"}
-    scored = row | {"dice": 0.8, "reference_pixels": 9, "seen_in_training": "yes"}
-    assert describe(scored)[1:] == ["Dice 0.800 with the reference mask of 9 px", "seen in training"]
-    assert describe(scored | {"seen_in_training": "no"})[1:] == ["Dice 0.800 with the reference mask of 9 px"]
-    totals = [scored, scored | {"seen_in_training": "no"}, row | {"seen_in_training": "yes"}]
-    assert describe_cohort(totals).endswith("mean Dice 0.800 with 2 reference masks, 1 of them seen in training")
+    seen = totals[0] | {"seen_in_training": "yes"}
+    assert describe(seen)[1:] == ["Dice 0.800 with the reference mask of 9 px", "seen in training"]
+    assert describe(totals[0])[1:] == ["Dice 0.800 with the reference mask of 9 px"]
+    unscored = row | {"seen_in_training": "yes"}
+    text = describe_cohort([seen, totals[0], unscored])
+    assert text.endswith("mean Dice 0.800 with 2 reference masks, 1 of them seen in training")
 
 
 def test_areas_volumes_and_dice_by_hand(tmp_path):
@@ -326,24 +336,3 @@ def test_areas_volumes_and_dice_by_hand(tmp_path):
     assert (tmp_path / "slices.csv").read_text().splitlines()[3] == (
         '=x,"a, ""b""",4,5,0,0.000000,0.000000,0,0,1.000000,in/=x.nii'
     )
-
-
-@pytest.mark.parametrize(
-    ("values", "labels", "expected", "note"),
-    [
-        ([0, 1, 2, 4], set(), [0, 1, 1, 1], ""),
-        ([0, 1, 2, 4], {1, 4}, [0, 1, 0, 1], "labels left out: 2"),
-        ([0, 0, 255, 255], set(), [0, 0, 1, 1], ""),
-        ([0.0, 0.2, 0.5, 0.9], set(), [0, 0, 1, 1], "soft mask: counts from 0.5 on"),
-        ([0, 0, 0, 0], {1}, [0, 0, 0, 0], ""),
-    ],
-)
-def test_labels_and_soft_values_of_masks(values, labels, expected, note):
-    mask, said = select(np.array(values), labels)
-    assert (mask.tolist(), said) == (expected, note)
-
-
-@pytest.mark.parametrize(("values", "labels"), [([0, 255], {1}), ([-1, 0], ()), ([0, 0.5, 7.5], ()), ([0, np.nan], ())])
-def test_values_that_are_no_mask(values, labels):
-    with pytest.raises(ValueError, match="0"):
-        select(np.array(values), {*labels})

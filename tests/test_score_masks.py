@@ -124,16 +124,6 @@ def test_masks_in_every_form_are_compared_pixel_by_pixel(score, folder, tmp_path
     assert slices.loc[("SYNTH_T_2", 2), "false_positive"] == 40
 
 
-def test_slices_that_the_data_lacks_and_a_result_among_the_masks_are_refused(call, score, folder, tmp_path):
-    masks = write_pictures(tmp_path / "masks", stacks(folder))
-    Image.fromarray(np.zeros((256, 256), np.uint8)).save(masks / "SYNTH_T_1_7_mask.png")
-    code, _, err, _ = score(masks, "--data", folder)
-    assert code == 2 and "SYNTH_T_1, slices 7: no such slices in the data, which has 1 to 3. Renumber or" in err
-    (masks / "SYNTH_T_1_7_mask.png").unlink()
-    code, _, err = call("score_masks", masks, "--data", folder, "--out", masks / "scores")
-    assert code == 2 and f"{masks / 'scores'}: is in {masks}, whose masks are scored. Name another folder" in err
-
-
 def test_what_predict_model_writes_is_taken_as_it_is(score, folder, tmp_path):
     masks = stacks(folder)
     for patient, stack in masks.items():
@@ -185,33 +175,6 @@ def test_a_slice_of_which_a_reader_saved_no_file_is_empty_in_both_directions(sco
         assert table["slices"].item() == (8 if with_data else 5)
 
 
-def test_the_table_says_which_masks_belong_to_whom_and_is_scored_as_it_was_edited(call, score, tmp_path):
-    """Of two readers, by other names: what is in neither pair is listed; the edited table is scored."""
-    mask, other = box((2, 2, 8, 8), size=20), box((2, 2, 8, 4), size=20)
-    first = write_pictures(tmp_path / "a", {"p": np.stack([mask] * 3), "q": np.stack([mask] * 2)})
-    second = write_volumes(tmp_path / "b", {"p": np.stack([other] * 3), "Z": np.stack([mask] * 2)}, "_mask.npy")
-    np.save(second / "p.npy", np.ones((3, 20, 20)))
-    (second / "notes.txt").touch()
-    table = tmp_path / "pairs.csv"
-    code, out, err = call("score_masks", second, "--reference", first, "--list", table)
-    assert (code, err) == (0, "") and "written to" in out
-    assert table.read_text().splitlines() == [
-        "patient,predicted,reference,mask_of,slices,spacing,unused,notes",
-        "Z,b/Z_mask.npy,,,2,,,no reference mask",
-        "p,b/p_mask.npy,a/p_*_mask.png,reader,3,,,",
-        'q,,a/q_*_mask.png,reader,,,,"no predicted mask: write its file into predicted, or remove the line"',
-        ",,,,,,b/notes.txt (no image),", ',,,,,,"b/p.npy (not called a mask, beside others that are)",',
-    ]  # fmt: skip
-    code, _, err, _ = score(table)
-    assert code == 2 and "Z: no such patient in the reference" in err and "no mask of q" in err
-    text = table.read_text().replace("\nZ,b/Z_mask.npy,,", "\nZ,b/Z_mask.npy,a/q_*_mask.png,").replace("\nq,", "\n,")
-    table.write_text(text.replace("\n,,a/q_*_mask.png", "\n,,"))
-    code, _, err, scored = score(table)
-    assert (code, err) == (0, "")
-    dice = scored.read_test_tables()["patients"].set_index("patient")["dice"]
-    assert dice.to_dict() == pytest.approx({"Z": 1, "p": 2 * 32 / (32 + 64)}, abs=1e-6)
-
-
 # --- What is missing or does not fit ---------------------------------------------------------------------------
 
 
@@ -245,6 +208,9 @@ def test_what_does_not_fit_is_one_error_that_names_it(score, folder, tmp_path):
     refused({"SYNTH_T_2": masks["SYNTH_T_2"][:, 9:]}, "has masks of 256x247 pixels, but 256x256 are needed")
     refused({"typo": masks["SYNTH_T_2"]}, "typo: no such patient in the reference")
     refused({"SYNTH_T_2": masks["SYNTH_T_2"] * 77 + 3}, "a mask with the values 3, 80. Save it with 0 and one")
+    write_pictures(tmp_path / "beyond", {"SYNTH_T_2": np.zeros((4, 256, 256), np.uint8)})
+    code, _, err, _ = score(tmp_path / "beyond", "--data", folder)
+    assert code == 2 and "SYNTH_T_2, slices 4: no such slices in the data, which has 1 to 3. Renumber or" in err
     (tmp_path / "empty").mkdir()
     (tmp_path / "gone").mkdir()
     for name in ("SYNTH_T_2.nii.gz", "SYNTH_T_3"):
@@ -268,6 +234,8 @@ def test_a_run_is_never_overwritten_and_a_result_only_if_asked(call, unreported,
     (tmp_path / "s" / "mine.txt").write_text("kept")
     assert call("score_masks", masks, "--data", folder, "--out", tmp_path / "s", "--overwrite")[0] == 0
     assert (tmp_path / "s" / "mine.txt").read_text() == "kept"
+    code, _, err = call("score_masks", masks, "--data", folder, "--out", masks / "scores")
+    assert code == 2 and f"{masks / 'scores'}: is in {masks}, whose masks are scored. Name another folder" in err
 
 
 @pytest.mark.parametrize("elsewhere", [False, True])
