@@ -93,7 +93,7 @@ def main(argv: list[str] | None = None) -> None:
     cohort = find(args)
     patients = cohort.with_flair[args.shard[0] - 1 :: args.shard[1]] if args.shard else cohort.with_flair
     print("\n".join(describe(cohort)))
-    from inference.cohort import Prediction, run_shards
+    from inference.cohort import BEFORE, MEASURED, SEGMENTED, UNREAD, Prediction, run_shards
     from inference.segment import computation
     from reporting.scans import make_page
     from training.hardware import choose_hardware, keep_freed_memory
@@ -119,19 +119,19 @@ def main(argv: list[str] | None = None) -> None:
 
     started, problems = time.perf_counter(), [] if args.shard else cohort.problems
     slices: Counter[str] = Counter()  # by what became of them
-    for work in prediction.run(patients):
-        problems += work.problems
-        if work.record:
-            work.patient.notes = work.record["notes"]
-            slices[work.done] += len(work.record["slices"])
-            if work.done != "before":
-                describe_patient(work.record["patient"])
+    for patient, (what, record) in zip(patients, prediction.run(patients), strict=True):
+        problems += record["problems"]
+        if what != UNREAD:
+            patient.notes = record["notes"]
+            slices[what] += len(record["slices"])
+        if what in (MEASURED, SEGMENTED):
+            describe_patient(record["patient"])
     seconds = time.perf_counter() - started
-    if before := slices["before"]:
+    if before := slices[BEFORE]:
         print(f"{counted(before, 'slice')} done {'by the workers or ' if args.workers > 1 else ''}before")
-    if kept := slices["measured"]:
+    if kept := slices[MEASURED]:
         print(f"{counted(kept, 'slice')} with masks in {args.out} already, which were measured as they are")
-    if new := slices["segmented"]:
+    if new := slices[SEGMENTED]:
         print(f"{counted(new, 'slice')} segmented in {seconds:.1f} s, {new / seconds:.1f} slices/s on {hardware}")
     if args.shard:
         print("The same command without --shard writes the tables and report.html, when all shards are done.")

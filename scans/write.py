@@ -1,7 +1,6 @@
 """What predict_model.py writes: masks in the form of the scan's files, one sheet, and areas and volumes in tables."""
 
 import csv
-import hashlib
 import io
 import json
 from collections.abc import Iterable, Sequence
@@ -52,10 +51,6 @@ def read_json(path: Path) -> Row:
         return json.loads(path.read_bytes())
     except (OSError, ValueError):
         return {}
-
-
-def digest_bytes(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
 
 
 def write_tables(out: Path, patients: Iterable[str]) -> tuple[list[Row], int]:

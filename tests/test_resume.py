@@ -11,7 +11,6 @@ from PIL import Image
 from test_predict import blob, save
 
 import utils
-from inference.cohort import in_stages
 from scans.read import read_patient
 
 
@@ -131,25 +130,6 @@ def test_workers_are_shards_in_processes_of_their_own(predict, cohort, tmp_path)
     code, out, err = predict("workers", "--workers", 2, "--overwrite")
     assert code == 0 and "7 slices done by the workers or before" in out and "error" not in err
     assert contents(tmp_path / "workers") == contents(tmp_path / "whole")
-
-
-def test_the_next_item_is_read_and_the_last_one_written_meanwhile():
-    log = []
-
-    def stage(name):
-        return lambda item: log.append(f"{name} {item}") or item
-
-    results = in_stages(range(3), stage("read"), stage("compute"), stage("write"))
-    assert list(results) == [0, 1, 2] and len(log) == 9
-    for item in range(3):
-        assert log.index(f"read {item}") < log.index(f"compute {item}") < log.index(f"write {item}")
-    assert log.index("write 0") < log.index("compute 2")  # three items in memory at most
-
-    def fail(item):
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        list(in_stages(range(3), stage("read"), stage("compute"), fail))
 
 
 @pytest.mark.parametrize(
