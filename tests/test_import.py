@@ -26,9 +26,9 @@ from dataset.slices import Slices, load_slices
 from export_model import to_safetensors
 from reporting.model_card import describe_input, model_card
 from scans.cohort import find_patients
+from scans.geometry import to_network_size
 from scans.names import MASK
 from scans.read import read_patient
-from scans.scan import to_network_size
 from scans.training_set import check_place, read_training_masks, take_masks
 from storage import origin
 from storage.checkpoints import load_network

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from scans.check import file_warnings, is_stripped
 from scans.scan import Scan
-from scans.unusual import file_warnings, is_stripped
 
 GREY = np.full((8, 8, 3), 90, np.uint8)
 TINTED = GREY + np.array([0, 0, 2], np.uint8)

@@ -20,7 +20,7 @@ import constants
 from constants import FLAIR, IMAGE_SIZE, MEAN, POST, PRE, SYNTHETIC_SEED
 from dataset import preprocess, synthetic
 from evaluation import quality, selection
-from scans import check, geometry, medical, names, read, scan, show, unusual
+from scans import check, geometry, names, read, scan, show
 from training import engine
 from unet import UNet
 from utils import UserError
@@ -121,13 +121,13 @@ def page_config(metadata: dict[str, Any]) -> dict[str, Any]:
         "largest": geometry.LARGEST,
         "sameHead": read.SAME_HEAD,
         "unusual": {
-            "stripped": unusual.STRIPPED,
-            "air": unusual.AIR,
-            "fewest": unusual.FEWEST,
-            "sampled": unusual.SAMPLED,
+            "stripped": check.STRIPPED,
+            "air": check.AIR,
+            "fewest": check.FEWEST,
+            "sampled": check.STRIPPED_SLICES,
         },
         "air": read.AIR,
-        "shortest": [medical.SHORT_ECHO, medical.SHORT_INVERSION],
+        "shortest": [check.SHORT_ECHO, check.SHORT_INVERSION],
         "percentiles": read.PERCENTILES,
         "filling": [float(value) for value in read.FILLING],
         "brightest": show.BRIGHTEST,
