@@ -119,18 +119,13 @@ def main(argv: list[str] | None = None) -> None:
 
 def load(run: RunFolder | None, epoch: int | None) -> tuple[UNet, dict[str, Any], str]:
     """Return network, checkpoint and its description: of a run, or of the weights that come with the project."""
-    from evaluation.selection import Postprocessing, load_chosen
-    from storage import checkpoints
+    from evaluation.selection import load_chosen, load_weights
 
     if run is None:
-        path, source = constants.WEIGHTS, f"weights {constants.WEIGHTS} (they come with the project)"
-    elif epoch is None or (run.is_tested() and run.read_metrics()["epoch"] == epoch):
+        return load_weights(constants.WEIGHTS)
+    if epoch is None or (run.is_tested() and run.read_metrics()["epoch"] == epoch):
         return load_chosen(run)
-    else:
-        path, source = run.checkpoint(epoch), str(run)
-    model, checkpoint = checkpoints.load_network(path)
-    rules = Postprocessing.of(checkpoint["input"]).describe()
-    return model, checkpoint, f"epoch {checkpoint['epoch']} of {source}; {rules}"
+    return load_weights(run.checkpoint(epoch))
 
 
 def metrics_of(folder: Path, checkpoint: dict[str, Any]) -> dict[str, Any] | None:

@@ -185,18 +185,11 @@ def describe_notes(cohort: Cohort) -> list[str]:
 
 def load(args: argparse.Namespace) -> tuple[UNet, dict[str, Any], str]:
     """Return the network with its checkpoint, as load_network does, and what it is in words."""
-    from evaluation.selection import Postprocessing, load_chosen
-    from storage.checkpoints import load_network
+    from evaluation.selection import load_chosen, load_weights
     from storage.run_folder import RunFolder
 
-    if args.run:
-        model, checkpoint, chosen = load_chosen(RunFolder(args.run))
-    else:
-        path = args.checkpoint or constants.WEIGHTS
-        model, checkpoint = load_network(path)
-        come_along = "" if args.checkpoint else " (they come with the project)"
-        rules = Postprocessing.of(checkpoint["input"]).describe()
-        chosen = f"weights {path}{come_along}: epoch {checkpoint['epoch']}; {rules}"
+    weights = args.checkpoint or constants.WEIGHTS
+    model, checkpoint, chosen = load_chosen(RunFolder(args.run)) if args.run else load_weights(weights)
     if args.threshold is not None:
         checkpoint["input"]["threshold"] = args.threshold
         chosen += f"\nthreshold {args.threshold:g} instead, as asked for"

@@ -141,7 +141,6 @@ def run_shards(
     """
     environment = os.environ | {"OMP_NUM_THREADS": str(max(1, cores() // number))}
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # and so end them, too
-    waiting = {name for name in names if not record_path(out, name).is_file()}
     with contextlib.ExitStack() as stack:
         processes = []
         for k in range(number):
@@ -151,12 +150,10 @@ def run_shards(
             processes.append((subprocess.Popen(command, stdout=log, stderr=log, env=environment), log))
             stack.callback(processes[-1][0].wait)
             stack.callback(processes[-1][0].terminate)
-        bar = stack.enter_context(tqdm(total=len(names), initial=len(names) - len(waiting), unit="scan", disable=None))
+        bar = stack.enter_context(tqdm(total=len(names), unit="scan", disable=None))
         while any(process.poll() is None for process, _ in processes):
-            time.sleep(0.5 + len(waiting) / 10_000)  # to look for so many files takes time
-            done = {name for name in waiting if record_path(out, name).is_file()}
-            waiting -= done
-            bar.update(len(done))
+            bar.update(sum(record_path(out, name).is_file() for name in names) - bar.n)
+            time.sleep(0.5 + len(names) / 10_000)  # to look for so many files takes time
         for process, log in processes:
             if process.returncode not in (0, SOME_FAILED):
                 log.seek(0)

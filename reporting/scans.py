@@ -4,6 +4,7 @@ Each patient has a page beside its masks. report.html shows all of a small cohor
 """
 
 import json
+import math
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -15,7 +16,7 @@ import numpy as np
 
 from constants import FLAIR, RESEARCH_USE
 from reporting.report import render
-from reporting.viewer import SEQUENCES, encode_labels, encode_pictures, head_view
+from reporting.viewer import SEQUENCES, encode_labels, encode_pictures, show_frame
 from scans.check import CORRECTED, RULE
 from scans.cohort import Patient, shown_items
 from scans.scan import Scan
@@ -101,12 +102,10 @@ def page_link(patient: str) -> str:
 
 def first_to_check(total: Row) -> tuple:
     """Return a sort key: first whom to check, of these the lowest expected Dice, then the most warnings."""
-    expected = total.get("expected_dice")
-    unknown = expected is None and bool(total.get("check") == "yes")
-    return (
-        total.get("check") != "yes", not unknown, 1.0 if expected is None else expected,
-        -len(total.get("warnings", "")), total["patient"],
-    )  # fmt: skip
+    check, expected = total["check"] == "yes", total.get("expected_dice")
+    unknown = check and expected is None
+    known = 1.0 if expected is None else expected
+    return not check, not unknown, known, -len(total["warnings"]), total["patient"]
 
 
 def cohort_table(totals: Sequence[Row]) -> dict[str, Any]:
@@ -119,14 +118,14 @@ def cohort_table(totals: Sequence[Row]) -> dict[str, Any]:
         volume = total.get("volume_ml")
         rows.append({
             "Patient": total["patient"],
-            "Check": total.get("check", ""),
+            "Check": total["check"],
             "Expected Dice": describe_expected(total),
             "Volume": f"{total['lesion_pixels']:,} px" if volume is None else f"{volume:,.1f} ml",
             "Slices with lesion": f"{total['lesion_slices']} of {total['slices']}",
             "Dice": f"{total['dice']:.3f}" if "dice" in total else "",
             "Seen in training": "yes" if total.get("seen_in_training") == "yes" else "",
-            "Mask": CORRECTED if total.get("origin") == CORRECTED else "",
-            "Warnings": total.get("warnings", ""),
+            "Mask": CORRECTED if total["origin"] == CORRECTED else "",
+            "Warnings": total["warnings"],
         })  # fmt: skip
     columns = [name for name in rows[0] if any(row[name] not in ("", "unknown") for row in rows)]
     return {"columns": columns, "numeric": ["Expected Dice", "Volume", "Slices with lesion", "Dice"], "rows": rows}
@@ -143,9 +142,8 @@ def make_stack(
         rows, total: of slices.csv and patients.csv.
         facts: sentences about the scan.
     """
-    planes = align(scan.slices)
-    masks, references = align(masks), align(references if references is not None else [m * 0 for m in masks])
-    tall, has_reference = (scan.spacing[0] / scan.spacing[1] if scan.spacing else 1.0), "reference_pixels" in total
+    planes, masks = align(scan.slices), align(masks)
+    references = masks * 0 if references is None else align(references)
     flair = planes[..., FLAIR]
     names = [name for name, n in SEQUENCES.items() if n == FLAIR or not np.array_equal(planes[..., n], flair)]
     pictures = encode_pictures(np.stack([stretch(planes[..., SEQUENCES[name]]) for name in names]), PICTURE_BYTES)
@@ -154,6 +152,7 @@ def make_stack(
         grey = (align(probabilities) * 255).round().astype(np.uint8)
         shades = encode_pictures(grey[None], PICTURE_BYTES // 4)
     unit, area = ("mm²", "lesion_mm2") if scan.spacing else ("px", "lesion_pixels")
+    pixel = math.prod(scan.spacing[:2]) if scan.spacing else 1
     slices = []
     for n, row in enumerate(rows):
         own = {"number": n + 1, "predicted": round(row[area], 1), "images": pictures[n], "probability": shades[n][0]}
@@ -161,29 +160,26 @@ def make_stack(
         own["values"] = {f"area, {unit}": f"{row[area]:,.0f}"}
         if probabilities is not None:
             own["values"]["highest probability"] = f"{probabilities[n].max():.2f}"
-        if has_reference:
-            per_pixel = scan.spacing[0] * scan.spacing[1] if scan.spacing else 1
-            own["reference"] = round(row["reference_pixels"] * per_pixel, 1)
+        if "dice" in row:
+            own["reference"] = round(row["reference_pixels"] * pixel, 1)
             own["wrong"] = row["lesion_pixels"] + row["reference_pixels"] - 2 * row["true_positive"]
             own["values"] |= {f"reference, {unit}": f"{own['reference']:,.0f}", "Dice": f"{row['dice']:.3f}"}
         slices.append(own | {"runs": encode_labels(references[n], masks[n])})
-    return {
-        "id": scan.name,
-        "title": title_of(total),
-        "height": planes.shape[1],
-        "width": planes.shape[2],
-        "tall": tall,
-        "millimetres": scan.spacing[1] if scan.spacing else None,
-        "sides": ["R", "L"] if scan.grid and scan.grid.affine is not None else None,  # shown as radiologists do
-        "view": head_view(planes, (masks | references) > 0, tall),
-        "layers": names[: len(pictures[0])],
-        "facts": list(facts),
-        "notes": list(scan.notes),
-        "hasReference": has_reference,
-        "maskName": "corrected mask" if total.get("origin") == CORRECTED else "prediction",
-        "unit": unit,
-        "slices": slices,
-    }
+    return (
+        show_frame(planes, masks | references, scan.spacing)
+        | {
+            "id": scan.name,
+            "title": title_of(total),
+            "sides": ["R", "L"] if scan.grid and scan.grid.affine is not None else None,  # shown as radiologists do
+            "layers": names[: len(pictures[0])],
+            "facts": list(facts),
+            "notes": scan.notes,
+            "hasReference": "dice" in total,
+            "maskName": "corrected mask" if total["origin"] == CORRECTED else "prediction",
+            "unit": unit,
+            "slices": slices,
+        }
+    )
 
 
 def title_of(total: Row) -> str:

@@ -39,37 +39,31 @@ def viewer_data(
         patients: as in test_patients.csv.
         spacing: mm between rows, columns and slices of each patient, where known.
     """
-    size_of = {patient: (rows / columns, columns) for patient, (rows, columns, _) in (spacing or {}).items()}
     order = np.argsort(slices["slice"], kind="stable")
     rows_of = {patient: order[rows] for patient, rows in rows_of_patients(slices["patient"].iloc[order]).items()}
     shown = np.empty((len(SEQUENCES), *images.shape[:3]), np.uint8)
     for number, sequence in enumerate(SEQUENCES.values()):
         for rows in rows_of.values():
             shown[number, rows] = stretch(images[rows, ..., sequence])
-    pictures = encode_pictures(shown)
-    dice = patients.set_index("patient")["dice"]
-    records = slices.to_dict("records")
-    return {
-        "patients": [
-            {
-                "id": patient,
-                "title": f"{patient}, Dice {dice[patient]:.3f}",
-                "height": images.shape[1],
-                "width": images.shape[2],
-                "tall": size_of.get(patient, (1, None))[0],
-                "millimetres": size_of.get(patient, (1, None))[1],
-                "view": head_view(images[rows], (masks[rows] | predicted[rows]) > 0, size_of.get(patient, (1,))[0]),
-                "layers": list(SEQUENCES)[: len(pictures[0])],
-                "hasReference": True,
-                "slices": [
-                    show_slice(records[row])
-                    | {"runs": encode_labels(masks[row], predicted[row]), "images": pictures[row]}
-                    for row in rows
-                ],
-            }
-            for patient, rows in rows_of.items()
-        ]
-    }
+    pictures, records = encode_pictures(shown), slices.to_dict("records")
+    dice, stacks = patients.set_index("patient")["dice"], []
+    for patient, rows in rows_of.items():
+        frame = show_frame(images[rows], masks[rows] | predicted[rows], (spacing or {}).get(patient))
+        runs = [encode_labels(masks[n], predicted[n]) for n in rows]
+        own = [show_slice(records[n]) | {"runs": run, "images": pictures[n]} for n, run in zip(rows, runs, strict=True)]
+        about = {"id": patient, "title": f"{patient}, Dice {dice[patient]:.3f}", "hasReference": True, "slices": own}
+        stacks.append(about | frame | {"layers": list(SEQUENCES)[: len(pictures[0])]})
+    return {"patients": stacks}
+
+
+def show_frame(images: np.ndarray, marked: np.ndarray, spacing: Sequence[float] | None) -> dict[str, Any]:
+    """Return the size of a patient's slices, and which part is shown, as viewer.js reads them.
+
+    images: uint8 [N, H, W, 3]; marked: uint8 [N, H, W], 0 or 1; spacing: mm between rows, columns and slices.
+    """
+    tall, (height, width) = spacing[0] / spacing[1] if spacing else 1.0, images.shape[1:3]
+    size = {"height": height, "width": width, "tall": tall, "millimetres": spacing[1] if spacing else None}
+    return size | {"view": head_view(images, marked > 0, tall)}
 
 
 def show_slice(row: dict[str, Any]) -> dict[str, Any]:
