@@ -64,8 +64,6 @@ def main(argv: list[str] | None = None) -> None:
         parser.error("--metrics-of goes with --run")
     if args.half and args.formats != ["safetensors"]:
         parser.error("--half goes with --formats safetensors alone")
-    if args.name and (args.name.startswith(".") or set(args.name) & set("/\\:\0")):
-        parser.error(f"--name: {args.name!r} is not a plain name, such as first")
     from reporting.model_card import describe_input, model_card
     from storage.run_folder import RunFolder
     from unet import weights_digest
@@ -92,12 +90,11 @@ def main(argv: list[str] | None = None) -> None:
     exported, largest = (halve(model), LARGEST_HALVED) if args.half else (model, LARGEST_DIFFERENCE)
     contents = {}
     for name in [name for name in args.formats if name != "web"]:
-        content, read_back = FORMATS[name][1](exported, metadata)
-        contents[files[name]] = content
+        contents[files[name]], read_back = FORMATS[name][1](exported, metadata)
         difference = compare(as_graph(model, metadata), read_back, metadata["size"])
         if not difference <= largest:
             raise UserError(f"{name}: its logits differ by {difference:.1e} from the network's. Nothing was written.")
-        print(f"{name}: {len(content) / 1e6:.1f} MB, logits differ by at most {difference:.1e} of the largest")
+        print(f"{name}: logits differ by at most {difference:.1e} of the largest")
     if run:
         digest = weights_digest(copy.deepcopy(exported).float().state_dict(), {})
         contents[card] = model_card(run, checkpoint, digest, args.metrics_of and RunFolder(args.metrics_of)).encode()
@@ -107,14 +104,13 @@ def main(argv: list[str] | None = None) -> None:
         from web.build import build_page
 
         contents[files["web"]] = build_page(model, metadata, contents[card].decode())
-        print(f"web: {len(contents[files['web']]) / 1e6:.1f} MB")
 
     for path in known:  # the card first: at no time it lies beside weights that it does not describe
         path.unlink(missing_ok=True)
     for path, content in contents.items():
         with atomic_write(path) as file:
             file.write(content)
-    print(f"written to {out}: {', '.join(path.name for path in contents)} (data, recipe, metrics, limits, licence)")
+        print(f"written: {path}, {len(content) / 1e6:.2f} MB")
 
 
 def load(run: RunFolder | None, epoch: int | None) -> tuple[UNet, dict[str, Any], str]:

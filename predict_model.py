@@ -5,18 +5,16 @@
     python predict_model.py flair.nii.gz --pre t1.nii.gz --post t1c.nii.gz --out masks
     python predict_model.py cohort --list cohort.csv  # a table of what is taken for whom, to edit and name as INPUT
 
-INPUT is a picture (grey, or RGB holding pre-contrast, FLAIR, post-contrast), a folder of pictures, an array (.npy: [S,
-H, W] or [S, H, W, 3]), a volume (.nii .nii.gz .nrrd .mha: FLAIR, or three sequences as its fourth axis), the folder of
-a DICOM series, a folder of patients, or a table of patients (.csv: patient,flair,pre,post,mask). Sequences in files of
-their own belong together by their names (x_flair, x_t1, x_t1ce), or by --pre and --post.
+INPUT is a picture (grey, or RGB holding pre-contrast, FLAIR, post-contrast), a folder of pictures, an array (.npy), a
+volume (.nii .nii.gz .nrrd .mha: FLAIR, or three sequences as its fourth axis), the folder of a DICOM series, a folder
+of patients, or a table of patients (.csv: patient,flair,pre,post,mask). Sequences in files of their own belong together
+by their names (x_flair, x_t1, x_t1ce), or by --pre and --post.
 
-Writes DIR/report.html: a table of the scans, what to check first on top, and a viewer; DIR/<patient>/: masks in the
-form of the input (volumes and DICOM as .nii.gz), PATIENT_overlay.png, one sheet with the outlines, and a page; and
-DIR/slices.csv and DIR/patients.csv with areas and volumes, in mm where the spacing is known, and with the Dice where a
-reference mask lies beside the input. See docs/usage.md.
+Writes masks in the form of the input (volumes and DICOM as .nii.gz), overlays and pages by patient, slices.csv and
+patients.csv with areas and volumes, and report.html: what to check first, and a viewer. See docs/usage.md.
 
-Masks that are in DIR already stay as they are: run the command again after correcting some, and tables, overlays and
-report.html follow; or after it was stopped, and it goes on. --overwrite replaces them.
+Masks that are in --out stay as they are: run the command again after correcting some, and tables and pages follow; or
+after it was stopped, and it goes on. --overwrite replaces them.
 
 Exit code 0 if all inputs were read, 1 if some were not (the others are done), 2 if nothing was done.
 Research use only: not a medical device, not for diagnosis or treatment.

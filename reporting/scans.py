@@ -97,7 +97,7 @@ def page_of(out: Path, patient: str) -> Path:
 
 def page_link(patient: str) -> str:
     """Return the address of a patient's page from report.html."""
-    return f"{quote(patient, safe='')}/{quote(patient, safe='')}_{PAGE}.html"
+    return quote(f"{patient}/{patient}_{PAGE}.html")
 
 
 def first_to_check(total: Row) -> tuple:
