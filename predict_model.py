@@ -37,7 +37,8 @@ from scans.inputs import add_image_options, find, parse, report
 from utils import counted, existing, fraction, k_of_n, positive, run_script, write_text
 
 if TYPE_CHECKING:
-    from scans.cohort import Cohort
+    from inference.cohort import Prediction
+    from scans.cohort import Cohort, Patient
     from unet import UNet
 
 SYNTHETIC_MODEL = "network trained on SYNTHETIC patients: its masks mean nothing on real images"
@@ -91,7 +92,7 @@ def main(argv: list[str] | None = None) -> None:
     cohort = find(args)
     patients = cohort.with_flair[args.shard[0] - 1 :: args.shard[1]] if args.shard else cohort.with_flair
     print("\n".join(describe(cohort)))
-    from inference.cohort import BEFORE, MEASURED, SEGMENTED, UNREAD, Prediction, run_shards
+    from inference.cohort import BEFORE, MEASURED, SEGMENTED, Prediction, run_shards
     from inference.segment import computation
     from reporting.scans import make_page
     from training.hardware import choose_hardware, keep_freed_memory
@@ -110,21 +111,10 @@ def main(argv: list[str] | None = None) -> None:
     hardware = choose_hardware(args.device, "fp32")  # the same masks on every machine
     keep_freed_memory()
     compute = computation(model, checkpoint["input"]["tta_flip"], args.batch_size, hardware)
-    prediction = Prediction(
-        args.out, compute, checkpoint, args.spacing, args.probabilities, notice,
-        functools.partial(make_page, facts=facts, synthetic_notice=notice),
-    )  # fmt: skip
+    page = functools.partial(make_page, facts=facts, synthetic_notice=notice)
+    prediction = Prediction(args.out, compute, checkpoint, args.spacing, args.probabilities, notice, page)
+    problems, slices, seconds = predict_patients(prediction, patients)
 
-    started, problems = time.perf_counter(), [] if args.shard else cohort.problems
-    slices: Counter[str] = Counter()  # by what became of them
-    for patient, (what, record) in zip(patients, prediction.run(patients), strict=True):
-        problems += record["problems"]
-        if what != UNREAD:
-            patient.notes = record["notes"]
-            slices[what] += len(record["slices"])
-        if what in (MEASURED, SEGMENTED):
-            describe_patient(record["patient"])
-    seconds = time.perf_counter() - started
     if before := slices[BEFORE]:
         print(f"{counted(before, 'slice')} done {'by the workers or ' if args.workers > 1 else ''}before")
     if kept := slices[MEASURED]:
@@ -135,7 +125,25 @@ def main(argv: list[str] | None = None) -> None:
         print("The same command without --shard writes the tables and report.html, when all shards are done.")
     elif slices:
         finish(args.out, cohort, facts, notice)
-    report(problems, done=bool(slices or args.shard))
+    report(problems if args.shard else cohort.problems + problems, done=bool(slices or args.shard))
+
+
+def predict_patients(prediction: Prediction, patients: list[Patient]) -> tuple[list[str], Counter[str], float]:
+    """Predict the patients, print what was measured, and give them the notes of their scans.
+
+    Returns: what is wrong, the number of slices by what became of them, and the seconds that it took.
+    """
+    from inference.cohort import BEFORE, UNREAD
+
+    started, problems, slices = time.perf_counter(), [], Counter()
+    for patient, (what, record) in zip(patients, prediction.run(patients), strict=True):
+        problems += record["problems"]
+        if what != UNREAD:
+            patient.notes = record["notes"]
+            slices[what] += len(record["slices"])
+            if what != BEFORE:
+                describe_patient(record["patient"])
+    return problems, slices, time.perf_counter() - started
 
 
 def finish(out: Path, cohort: Cohort, facts: dict[str, str], notice: str) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -51,32 +52,26 @@ class Prediction:
 
     def run(self, patients: Iterable[Patient]) -> Iterator[tuple[str, Row]]:
         """Segment, measure and write the patients; yield what became of each, and its record, in their order."""
-        pool, network = ThreadPoolExecutor(AT_ONCE), ThreadPoolExecutor(1)
+        pool, network, reading = ThreadPoolExecutor(AT_ONCE), ThreadPoolExecutor(1), Lock()
         try:
-            yield from pool.map(functools.partial(self.process, network), patients)
+            yield from pool.map(functools.partial(self.process, reading, network), patients)
         finally:  # if it is stopped, only after the patients that the network has done are written
             network.shutdown(cancel_futures=True)
             pool.shutdown()
 
-    def process(self, network: Executor, patient: Patient) -> tuple[str, Row]:
+    def process(self, reading: Lock, network: Executor, patient: Patient) -> tuple[str, Row]:
         """Read, segment, measure and write a patient; return what became of it, and its record or its problems.
 
-        network: computes for one patient at a time.
+        reading, network: read, and compute, for one patient at a time.
         """
-        folder, before = self.out / patient.name, read_record(self.out, patient.name)
-        inputs = digest_inputs(patient, self.spacing)
-        if is_done(folder, before, inputs):
+        before, inputs = read_record(self.out, patient.name), digest_inputs(patient, self.spacing)
+        if is_done(self.out / patient.name, before, inputs):
             return BEFORE, before
-        scan, problems = read_patient(patient, self.spacing)
+        with reading:
+            scan, problems, masks, references = self.read(patient, before)
         if scan is None:
             return UNREAD, {"problems": problems}
-        try:
-            masks = read_written(folder, scan, before)
-        except ValueError as error:  # a mask that somebody worked on is never replaced
-            return UNREAD, {"problems": [*problems, str(error)]}
-        if scan.spacing is None:
-            scan.notes.append(NO_SPACING)
-        references, probabilities, small = read_reference(patient, scan), None, None
+        probabilities = small = None
         if masks is None:
             settings = self.checkpoint["input"]
             probabilities, small = network.submit(predict, self.compute, scan, settings).result()
@@ -91,6 +86,22 @@ class Prediction:
         record |= {"problems": problems, "files": before.get("files", ())}
         self.write(patient, scan, masks, references, probabilities, record)
         return (SEGMENTED if probabilities else MEASURED), record
+
+    def read(self, patient: Patient, before: Row) -> tuple[Scan | None, list[str], Planes, Planes]:
+        """Return a scan, or None, and problems; and the masks of it that are in the output folder, and its references.
+
+        before: the earlier record.
+        """
+        scan, problems = read_patient(patient, self.spacing)
+        if scan is None:
+            return None, problems, None, None
+        try:
+            masks = read_written(self.out / patient.name, scan, before)
+        except ValueError as error:  # a mask that somebody worked on is never replaced
+            return None, [*problems, str(error)], None, None
+        if scan.spacing is None:
+            scan.notes.append(NO_SPACING)
+        return scan, problems, masks, read_reference(patient, scan)
 
     def judge(self, scan: Scan, masks: Sequence[np.ndarray], small: np.ndarray | None) -> Row:
         """Return columns of patients.csv: expected Dice, warnings, whether the network learned from this patient.

@@ -106,23 +106,24 @@ def encode_pictures(shown: np.ndarray, most: int = PICTURE_BYTES) -> list[list[s
 
     shown: uint8 [sequences, N, H, W]. In the best of QUALITIES that stays within so many bytes, by a sample of slices.
     """
-
-    def encode(slices: np.ndarray, count: int, quality: int) -> list[bytes]:
-        def to_webp(picture: np.ndarray) -> bytes:
-            file = io.BytesIO()
-            Image.fromarray(picture).save(file, "WEBP", quality=quality, method=2)
-            return file.getvalue()
-
-        return parallel_map(to_webp, slices[:count].swapaxes(0, 1).reshape(-1, *slices.shape[2:]))
-
     step = max(shown.shape[1] // SAMPLE, 1)
-    for count, quality in [(min(count, len(shown)), quality) for count, quality in QUALITIES]:
-        pictures = encode(shown[:, ::step], count, quality)
-        if sum(map(len, pictures)) * step <= most:
+    for count, quality in QUALITIES:
+        sample = to_webp(shown[:count, ::step], quality)
+        if sum(map(len, sample)) * step <= most:
             break
-    pictures = encode(shown, count, quality) if step > 1 else pictures
-    texts = [base64.b64encode(picture).decode() for picture in pictures]
+    pictures = to_webp(shown[:count], quality) if step > 1 else sample
+    texts, count = [base64.b64encode(picture).decode() for picture in pictures], len(shown[:count])
     return [texts[first : first + count] for first in range(0, len(texts), count)]
+
+
+def to_webp(slices: np.ndarray, quality: int) -> list[bytes]:
+    """Return pictures (uint8 [sequences, N, H, W]) as WebP, all sequences of a slice one after the other."""
+
+    def encode(picture: np.ndarray) -> bytes:
+        Image.fromarray(picture).save(file := io.BytesIO(), "WEBP", quality=quality, method=2)
+        return file.getvalue()
+
+    return parallel_map(encode, slices.swapaxes(0, 1).reshape(-1, *slices.shape[2:]))
 
 
 def encode_labels(mask: np.ndarray, predicted: np.ndarray) -> list[int]:

@@ -15,12 +15,10 @@ TINTED = GREY + np.array([0, 0, 2], np.uint8)
 @pytest.mark.parametrize(
     ("names", "planes", "expected"),
     [
-        (("a_1", "a_2", "a_3"), [GREY] * 3, ""),
         (("a_1", "a_2", "a_3"), [TINTED, GREY * 0, GREY * 0], ""),
         (("z_-12.5", "z_0.0", "z_2.5"), [TINTED] * 3, ""),
         (("x", "y1", "7"), [GREY] * 3, ""),
         (("a_1", "a_2", "b_1", "b_2"), [GREY] * 4, "pictures of 2 series by their names (a_1.png, b_1.png)"),
-        (("1_flair", "2_flair", "1_dwi", "2_dwi"), [GREY] * 4, "pictures of 2 series"),
         (("1", "2", "3"), [GREY, GREY[:6], GREY], "pictures of 2 sizes (8x6, 8x8) are taken for one stack"),
         (("1", "2", "3"), [GREY, TINTED, GREY], "1 of 3 pictures are in colour, such as 2, and are read as three"),
     ],
