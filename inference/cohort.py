@@ -1,15 +1,11 @@
 """Segment the patients of a cohort; what an earlier call has done is passed over."""
 
-import contextlib
 import functools
 import os
-import signal
 import subprocess
 import sys
-import tempfile
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -68,9 +64,16 @@ class Prediction:
         if is_done(self.out / patient.name, before, inputs):
             return BEFORE, before
         with reading:
-            scan, problems, masks, references = self.read(patient, before)
-        if scan is None:
-            return UNREAD, {"problems": problems}
+            scan, problems = read_patient(patient, self.spacing)
+            if scan is None:
+                return UNREAD, {"problems": problems}
+            try:
+                masks = read_written(self.out / patient.name, scan, before)
+            except ValueError as error:  # a mask that somebody worked on is never replaced
+                return UNREAD, {"problems": [*problems, str(error)]}
+            references = read_reference(patient, scan)
+        if scan.spacing is None:
+            scan.notes.append(NO_SPACING)
         probabilities = small = None
         if masks is None:
             settings = self.checkpoint["input"]
@@ -86,22 +89,6 @@ class Prediction:
         record |= {"problems": problems, "files": before.get("files", ())}
         self.write(patient, scan, masks, references, probabilities, record)
         return (SEGMENTED if probabilities else MEASURED), record
-
-    def read(self, patient: Patient, before: Row) -> tuple[Scan | None, list[str], Planes, Planes]:
-        """Return a scan, or None, and problems; and the masks of it that are in the output folder, and its references.
-
-        before: the earlier record.
-        """
-        scan, problems = read_patient(patient, self.spacing)
-        if scan is None:
-            return None, problems, None, None
-        try:
-            masks = read_written(self.out / patient.name, scan, before)
-        except ValueError as error:  # a mask that somebody worked on is never replaced
-            return None, [*problems, str(error)], None, None
-        if scan.spacing is None:
-            scan.notes.append(NO_SPACING)
-        return scan, problems, masks, read_reference(patient, scan)
 
     def judge(self, scan: Scan, masks: Sequence[np.ndarray], small: np.ndarray | None) -> Row:
         """Return columns of patients.csv: expected Dice, warnings, whether the network learned from this patient.
@@ -151,22 +138,17 @@ def run_shards(
     A process that fails ends this one with its output and its exit code.
     """
     environment = os.environ | {"OMP_NUM_THREADS": str(max(1, cores() // number))}
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # and so end them, too
-    with contextlib.ExitStack() as stack:
-        processes = []
-        for k in range(number):
-            own = ("--workers", "1", "--shard", f"{k + 1}/{number}", "--device", device_of(k, device))
-            log = stack.enter_context(tempfile.TemporaryFile())
-            command = [sys.executable, str(script), *arguments, *own]
-            processes.append((subprocess.Popen(command, stdout=log, stderr=log, env=environment), log))
-            stack.callback(processes[-1][0].wait)
-            stack.callback(processes[-1][0].terminate)
-        bar = stack.enter_context(tqdm(total=len(names), unit="scan", disable=None))
-        while any(process.poll() is None for process, _ in processes):
+
+    def run_shard(k: int) -> subprocess.CompletedProcess:
+        own = ("--workers", "1", "--shard", f"{k + 1}/{number}", "--device", device_of(k, device))
+        command, pipe = [sys.executable, str(script), *arguments, *own], subprocess.PIPE
+        return subprocess.run(command, env=environment, stdout=pipe, stderr=subprocess.STDOUT, check=False)
+
+    with ThreadPoolExecutor(number) as pool, tqdm(total=len(names), unit="scan", disable=None) as bar:
+        shards = [pool.submit(run_shard, k) for k in range(number)]
+        while wait(shards, timeout=0.5 + len(names) / 10_000).not_done:  # to look for so many files takes time
             bar.update(sum(record_path(out, name).is_file() for name in names) - bar.n)
-            time.sleep(0.5 + len(names) / 10_000)  # to look for so many files takes time
-        for process, log in processes:
-            if process.returncode not in (0, SOME_FAILED):
-                log.seek(0)
-                print(log.read().decode(errors="replace"), file=sys.stderr)
-                sys.exit(SYSTEM_ERROR if process.returncode < 0 else process.returncode)
+    for shard in shards:
+        if (code := shard.result().returncode) not in (0, SOME_FAILED):
+            print(shard.result().stdout.decode(errors="replace"), file=sys.stderr)
+            sys.exit(SYSTEM_ERROR if code < 0 else code)

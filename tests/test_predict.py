@@ -12,7 +12,6 @@ import SimpleITK as sitk
 from conftest import EPOCH, bright_network, save_checkpoint, write_volume
 from PIL import Image, ImageColor
 
-from constants import FLAIR, POST, PRE
 from scans.read import read_picture
 from scans.show import MASK_COLOR, PREDICTION_COLOR
 from storage.run_folder import RunFolder
@@ -94,21 +93,6 @@ def test_a_patient_folder_gives_tables_with_volumes_and_one_sheet_with_both_outl
     sheet = read_picture(folder / "SYNTH_P_1" / "SYNTH_P_1_overlay.png")
     for color in (PREDICTION_COLOR, MASK_COLOR):
         assert (sheet == ImageColor.getrgb(color)).all(2).any()
-
-
-def test_three_sequences_from_three_files(predict, tmp_path):
-    sequences = np.random.default_rng(3).integers(0, 90, (3, 4, 32, 32), dtype=np.uint8)
-    sequences[FLAIR, 2, 10:20, 12:22] = 250
-    names = {PRE: "t1", FLAIR: "flair", POST: "t1c"}
-    pre, flair, post = (write_volume(tmp_path / f"{names[k]}.nii.gz", sequences[k], (0.5, 0.5, 4)) for k in range(3))
-    code, out, err, folder = predict(flair, "--pre", pre, "--post", post)
-    assert (code, err) == (0, "") and "one sequence only" not in out
-    name = tmp_path.name  # a name that says only the sequence is nobody's
-    mask = read_volume(folder / name / f"{name}_mask.nii.gz")
-    assert mask.sum() == mask[2, 9:21, 11:23].sum() == pytest.approx(100, abs=20)
-    assert pd.read_csv(folder / "patients.csv")["lesion_mm3"].item() == mask.sum()
-    code, _, err, _ = predict(flair, "--pre", tmp_path / "no.nii", "--overwrite")
-    assert code == 2 and "no.nii: no such file" in err
 
 
 @pytest.mark.parametrize("kind", ["png", "npy", "nii.gz"])
