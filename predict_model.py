@@ -28,7 +28,7 @@ import re
 import sys
 import textwrap
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -155,15 +155,13 @@ def finish(out: Path, cohort: Cohort, facts: dict[str, str], notice: str) -> Non
 
     totals, grey = write_tables(out, [patient.name for patient in cohort.with_flair])
     write_text(out / "cohort.csv", to_table(cohort, out)[0])  # with the notes
-    print("".join(f"{note}\n" for note in describe_notes(cohort)), end="")
     general = [f"{grey} of {counted(len(totals), 'scan')}: {ONE_SEQUENCE}"] if grey else []  # said once
-    written = write_report(out, totals, facts, general, notice)
-    for warning in general:
-        print(textwrap.fill(f"warning: {warning}", 118, subsequent_indent=" " * 9))
-    print(
-        f"written to {out}: masks and overlays by patient; slices.csv, patients.csv\n"
-        f"all of it on one page: {written}\n{constants.RESEARCH_USE}\n{describe_cohort(totals)}"
-    )
+    page = write_report(out, totals, facts, general, notice)
+    warnings = [textwrap.fill(f"warning: {text}", 118, subsequent_indent=" " * 9) for text in general]
+    for text in (*describe_notes(cohort), *warnings):
+        print(text)
+    print(f"written to {out}: masks and overlays by patient; slices.csv, patients.csv\nall of it on one page: {page}")
+    print(f"{constants.RESEARCH_USE}\n{describe_cohort(totals)}")
 
 
 def describe_patient(total: dict[str, Any]) -> None:
@@ -178,15 +176,16 @@ def describe_patient(total: dict[str, Any]) -> None:
 
 def describe_notes(cohort: Cohort) -> list[str]:
     """Return what was done to the scans, once for all patients and sequences whose notes differ in numbers alone."""
-    alike: dict[str, dict[str, str]] = {}  # by the note without numbers: patients, and their notes
+    alike: dict[str, dict[str, str]] = defaultdict(dict)  # by the note without numbers: patients, and their notes
     for patient in cohort.with_flair:
         for note in patient.notes:
             plain = re.sub(r"^(pre|post)-contrast: |-?\d[\d.,e+-]*", "", note)
-            alike.setdefault(plain, {}).setdefault(patient.name, note)
-    return [
-        f"note: {next(iter(own.values()))} ({next(iter(own))}" + (f" and {len(own) - 1} more)" if len(own) > 1 else ")")
-        for own in alike.values()
-    ]
+            alike[plain].setdefault(patient.name, note)
+    lines = []
+    for own in alike.values():
+        name, note = next(iter(own.items()))
+        lines.append(f"note: {note} ({name}{f' and {len(own) - 1} more' if len(own) > 1 else ''})")
+    return lines
 
 
 def load(args: argparse.Namespace) -> tuple[UNet, dict[str, Any], str]:

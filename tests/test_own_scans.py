@@ -11,11 +11,9 @@ from conftest import write_volume
 from PIL import Image
 from test_predict import blob, predict, read_volume, save, write_cohort  # noqa: F401 - predict is a fixture
 
-from dataset.slices import fingerprint
 from reporting import scans as page
 from scans import check
 from scans.read import read_picture
-from scans.scan import Scan
 
 
 def stacks_of(path: Path) -> list[dict]:
@@ -79,17 +77,6 @@ def test_a_cohort_grows_and_only_new_scans_are_segmented(predict, tmp_path):  # 
 # --- What to check first -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "about, expected",
-    [
-        ({}, "no"), ({"warnings": "too large"}, "yes"), ({"lesion_pixels": 0}, "yes"), ({"low": None}, "yes"),
-        ({"low": 0.69}, "yes"), ({"low": 0.71}, "no"), ({"low": 0.1, "warnings": "w", "origin": "corrected"}, "no"),
-    ],
-)  # fmt: skip
-def test_who_is_to_be_checked(about, expected):
-    assert check.needs_check({"origin": "network", "warnings": "", "lesion_pixels": 9} | about) == expected
-
-
 def test_the_order_of_the_table():
     def total(patient: str, **about) -> dict:
         row = {"patient": patient, "origin": "network", "warnings": "", "lesion_pixels": 9}
@@ -102,14 +89,6 @@ def test_the_order_of_the_table():
             total("done", origin="corrected", expected_dice=0.1, low=0)]  # fmt: skip
     order = [row["patient"] for row in sorted(rows, key=page.first_to_check)]
     assert order == ["unknown", "low", "warned", "done", "less", "fine"]
-
-
-def test_who_was_seen_in_training():
-    images = [blob()[0]]
-    scan = Scan("a", images, ["a_1"], [Path("a.png")])
-    assert check.seen_in_training(scan, None) == ""
-    assert check.seen_in_training(scan, {"b": "sha256:0"}) == "no"
-    assert check.seen_in_training(scan, {"a": ""}) == check.seen_in_training(scan, {"b": fingerprint(images)}) == "yes"
 
 
 # --- The page ----------------------------------------------------------------------------------------------------
