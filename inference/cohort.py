@@ -23,15 +23,14 @@ from scans.inputs import SOME_FAILED
 from scans.masks import read_reference
 from scans.read import read_patient
 from scans.scan import Scan
-from scans.write import Row, encode_stack, file_names, make_sheet, measure, read_record, record_path, sum_up
+from scans.write import Result, Row, encode_stack, file_names, make_sheet, measure, read_record, record_path, sum_up
 from training.hardware import device_of
 from utils import SYSTEM_ERROR, atomic_write, cores, to_json
 
 NO_SPACING = "no spacing known, so that areas are in pixels only; add it with --spacing"
 BEFORE, MEASURED, SEGMENTED, UNREAD = "before", "measured", "segmented", "unread"  # what became of a patient
 AT_ONCE = 3  # patients in memory: while the network computes one, the next is read and the last one written
-Planes = Sequence[np.ndarray] | None  # of each slice
-MakePage = Callable[[Patient, Scan, Planes, Planes, Planes, list[Row], Row], str]  # of reporting.scans
+MakePage = Callable[[Patient, Result], str]  # of reporting.scans
 
 
 @dataclass(frozen=True)
@@ -85,9 +84,8 @@ class Prediction:
         rows = measure(scan, masks, references)
         total = sum_up(rows) | origin | self.judge(scan, masks, small)
         total["check"] = needs_check(total)
-        record = {"patient": total, "slices": rows, "notes": scan.notes, "grey": scan.grey, "inputs": inputs}
-        record |= {"problems": problems, "files": before.get("files", ())}
-        self.write(patient, scan, masks, references, probabilities, record)
+        result = Result(scan, masks, references, probabilities, rows, total)
+        record = self.write(patient, result, {"inputs": inputs, "problems": problems}, before.get("files", ()))
         return (SEGMENTED if probabilities else MEASURED), record
 
     def judge(self, scan: Scan, masks: Sequence[np.ndarray], small: np.ndarray | None) -> Row:
@@ -103,31 +101,31 @@ class Prediction:
         later = (text[0].upper() + text[1:] for text in warnings[1:])
         return about | {"warnings": " ".join([*warnings[:1], *later])}
 
-    def write(
-        self, patient: Patient, scan: Scan, masks: list[np.ndarray], references: Planes, probabilities: Planes,
-        record: Row,
-    ) -> None:  # fmt: skip
-        """Write the files of a patient, and its record with the names of all.
+    def write(self, patient: Patient, result: Result, about: Row, earlier: Iterable[str]) -> Row:
+        """Write the files of a patient, and return its record, PATIENT_mask.json.
 
         The record goes before masks of the network: without all of them the patient counts as not segmented, and a mask
         that is not as the record says has been corrected. Whatever else there is stands when the record does.
+
+        about: more for the record. earlier: names of files that an earlier call has written.
         """
-        folder, rows, total = self.out / scan.name, record["slices"], record["patient"]
-        files = {f"{scan.name}_overlay.png": make_sheet(scan, masks, references, rows, total, self.notice)}
+        scan, probabilities, folder = result.scan, result.probabilities, self.out / result.scan.name
+        files = {f"{scan.name}_overlay.png": make_sheet(result, self.notice)}
         if self.write_probabilities and probabilities:
             files |= encode_stack(scan, probabilities, "probability")
-        page = self.make_page(patient, scan, masks, references, probabilities, rows, total)
-        files[f"{scan.name}_report.html"] = page.encode()
+        files[f"{scan.name}_report.html"] = self.make_page(patient, result).encode()
         if probabilities:
-            own = encode_stack(scan, masks, "mask")
+            masks = encode_stack(scan, result.masks, "mask")
         else:
-            own = {name: (folder / name).read_bytes() for name in file_names(scan, "mask")}
-        record["masks"] = {name: digest(content) for name, content in own.items()}
-        record["files"] = sorted({*files, *record["files"]})
+            masks = {name: (folder / name).read_bytes() for name in file_names(scan, "mask")}
+        record = {"patient": result.total, "slices": result.rows, "notes": scan.notes, "grey": scan.grey, **about}
+        record["masks"] = {name: digest(content) for name, content in masks.items()}
+        record["files"] = sorted({*files, *earlier})
         files[record_path(self.out, scan.name).name] = to_json(record).encode()
-        for name, content in (files | own if probabilities else files).items():
+        for name, content in (files | masks if probabilities else files).items():
             with atomic_write(folder / name) as file:
                 file.write(content)
+        return record
 
 
 def run_shards(

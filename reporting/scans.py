@@ -21,7 +21,7 @@ from scans.check import CORRECTED, RULE
 from scans.cohort import Patient, shown_items
 from scans.scan import Scan
 from scans.show import BRIGHTEST, align, stretch
-from scans.write import Row
+from scans.write import Result, Row
 from utils import counted, write_text
 
 MOST_BYTES, MOST_PATIENTS = 16_000_000, 30  # that report.html shows itself
@@ -31,15 +31,10 @@ PAGE = "report"  # name of the page of a patient: PATIENT_report.html
 DATA = re.compile(r'<script type="application/json" id="data">(.*?)</script>', re.DOTALL)  # of a page
 
 
-def make_page(
-    patient: Patient, scan: Scan, masks: Sequence[np.ndarray], references: Sequence[np.ndarray] | None,
-    probabilities: Sequence[np.ndarray] | None, rows: Sequence[Row], total: Row,
-    facts: dict[str, str], synthetic_notice: str = "",
-) -> str:  # fmt: skip
-    """Return the page of a patient; the arguments are those of `make_stack` and `write_report`."""
-    sentences = scan_facts(scan, total, shown_items(patient))
-    stack = make_stack(scan, masks, references, probabilities, rows, total, sentences)
-    return render_page(scan.name, [stack], [total], facts, synthetic_notice)
+def make_page(patient: Patient, result: Result, facts: dict[str, str], synthetic_notice: str = "") -> str:
+    """Return the page of a patient. facts, synthetic_notice: as of `write_report`."""
+    stack = make_stack(result, scan_facts(result.scan, result.total, shown_items(patient)))
+    return render_page(patient.name, [stack], [result.total], facts, synthetic_notice)
 
 
 def write_report(
@@ -131,17 +126,9 @@ def cohort_table(totals: Sequence[Row]) -> dict[str, Any]:
     return {"columns": columns, "numeric": ["Expected Dice", "Volume", "Slices with lesion", "Dice"], "rows": rows}
 
 
-def make_stack(
-    scan: Scan, masks: Sequence[np.ndarray], references: Sequence[np.ndarray] | None,
-    probabilities: Sequence[np.ndarray] | None, rows: Sequence[Row], total: Row, facts: Sequence[str],
-) -> dict[str, Any]:  # fmt: skip
-    """Return a patient as the viewer shows it, see viewer.js.
-
-    Args:
-        masks, references: uint8 [H, W], 0 or 1, of each slice. probabilities: float32 [H, W].
-        rows, total: of slices.csv and patients.csv.
-        facts: sentences about the scan.
-    """
+def make_stack(result: Result, facts: Sequence[str]) -> dict[str, Any]:
+    """Return a patient as the viewer shows it, see viewer.js. facts: sentences about the scan."""
+    scan, masks, references, probabilities, rows, total = result
     planes, masks = align(scan.slices), align(masks)
     references = masks * 0 if references is None else align(references)
     flair = planes[..., FLAIR]
