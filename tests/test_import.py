@@ -379,7 +379,7 @@ def test_weights_that_record_nobody_may_know_the_published_patients(known, seen,
     metadata = describe_input(checkpoint) | {"published": True, "synthetic": False}
     metadata |= {} if known is None else {"training_patients": known}
     path = tmp_path / "x.safetensors"
-    path.write_bytes(to_safetensors(network, metadata)[0])
+    path.write_bytes(to_safetensors(network, metadata))
     slices = {
         "test": make_slices({name: [box()] for name in ("P", "TCGA_CS_4941_19960909")}),
         "train": make_slices({"Q": [box()]}),
