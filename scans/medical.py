@@ -176,10 +176,10 @@ def _correct_geometry(image: Any, reader: Any, path: Path) -> bool:
         named = reader.HasMetaDataKey("NRRD_space") or not file_ending(path).startswith(".n")
         return named or image.GetDirection() != (1, 0, 0, 0, 1, 0, 0, 0, 1)
     if reader.GetMetaData("sform_code") == "0":
-        if known := reader.GetMetaData("qform_code") != "0":
-            return known
-        image.SetDirection(GUESSED)
-        return False
+        known = reader.GetMetaData("qform_code") != "0"
+        if not known:
+            image.SetDirection(GUESSED)
+        return known
     unit = MILLIMETRES.get(int(reader.GetMetaData("xyzt_units")) & 7, 1.0)
     matrix = np.array([reader.GetMetaData(f"srow_{axis}").split() for axis in "xyz"], float) * unit
     matrix[:2] *= -1  # from NIfTI's axes, right and front, to ITK's, left and back
