@@ -58,7 +58,7 @@ def remove(out: Path, patient: str) -> None:
 
 
 def digest(content: bytes) -> str:
-    return f"sha256:{hashlib.sha256(content).hexdigest()[:16]}"
+    return hashlib.sha256(content).hexdigest()
 
 
 def digest_inputs(patient: Patient, spacing: Sequence[float] | None) -> str:
@@ -73,7 +73,8 @@ def digest_inputs(patient: Patient, spacing: Sequence[float] | None) -> str:
 
 def digest_masks(masks: Sequence[np.ndarray]) -> str:
     """Return a text that tells apart masks (uint8 0 or 1) by their pixels alone, not by how they were saved."""
-    return digest(b"".join(f"{mask.shape}".encode() + np.packbits(mask > 0).tobytes() for mask in masks))
+    content = b"".join(f"{mask.shape}".encode() + np.packbits(mask > 0).tobytes() for mask in masks)
+    return f"sha256:{digest(content)[:16]}"
 
 
 def is_done(folder: Path, record: Row, inputs: str) -> bool:
