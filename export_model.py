@@ -7,9 +7,9 @@
 
 The last writes weights/first.safetensors with the kernels in float16, half of the bytes, and the card as
 weights/first.md. ONNX needs the packages onnx, onnxruntime and onnxscript: pip install -r requirements-optional.txt.
-Each file is read back and its logits are compared with the network's before anything is written. Test first
-(test_model.py): that chooses the epoch and the threshold, and gives the card its metrics. The card describes all files
-of its name: --overwrite replaces all of them.
+The logits of ONNX are compared with the network's before anything is written. Test first (test_model.py): that chooses
+the epoch and the threshold, and gives the card its metrics. The card describes all files of its name: --overwrite
+replaces all of them.
 
 The page that segments in a browser is built on request; it needs npm (Node.js 20 or newer) and the package onnx:
 
@@ -40,8 +40,8 @@ if TYPE_CHECKING:
 
     Graph = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # slices, levels of unet.Segmenter -> its logits
 
+FORMATS = {"onnx": "onnx", "safetensors": "safetensors", "web": "html"}  # and the ending of their files
 LARGEST_DIFFERENCE = 1e-3  # of two logits, relative to the largest one; a mask changes only where the logit is 0
-LARGEST_HALVED = 1e-2  # the same with --half: kernels are rounded by up to 1/2048 of their values
 SMALLER = (3, 96, 64, 3)  # slices for tracing, where 1 would be taken for a constant, and for comparing
 
 
@@ -64,8 +64,6 @@ def main(argv: list[str] | None = None) -> None:
         parser.error("--metrics-of goes with --run")
     if args.half and args.formats != ["safetensors"]:
         parser.error("--half goes with --formats safetensors alone")
-    if args.name and (args.name.startswith(".") or set(args.name) & set("/\\:\0")):
-        parser.error(f"--name: {args.name!r} is not a plain name, such as first")
     from reporting.model_card import describe_input, model_card
     from storage.run_folder import RunFolder
     from unet import weights_digest
@@ -79,7 +77,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.metrics_of:
         checkpoint["quality"] = metrics_of(args.metrics_of, checkpoint)
     out = args.out or (run.path if run else Path()) / "export"
-    files = {name: out / f"{args.name or 'unet'}.{ending}" for name, (ending, _) in FORMATS.items()}
+    files = {name: out / f"{args.name or 'unet'}.{ending}" for name, ending in FORMATS.items()}
     card = out / (f"{args.name}.md" if args.name else "MODEL_CARD.md")
     known = [card, *files.values()]
     if not args.overwrite and (there := [path for path in known if path.exists()]):
@@ -89,15 +87,12 @@ def main(argv: list[str] | None = None) -> None:
     if metadata["synthetic"]:
         print(constants.SYNTHETIC_NOTICE)
     print(chosen)
-    exported, largest = (halve(model), LARGEST_HALVED) if args.half else (model, LARGEST_DIFFERENCE)
+    exported = halve(model) if args.half else model
     contents = {}
-    for name in [name for name in args.formats if name != "web"]:
-        content, read_back = FORMATS[name][1](exported, metadata)
-        contents[files[name]] = content
-        difference = compare(as_graph(model, metadata), read_back, metadata["size"])
-        if not difference <= largest:
-            raise UserError(f"{name}: its logits differ by {difference:.1e} from the network's. Nothing was written.")
-        print(f"{name}: {len(content) / 1e6:.1f} MB, logits differ by at most {difference:.1e} of the largest")
+    if "onnx" in args.formats:
+        contents[files["onnx"]] = to_onnx(model, metadata)
+    if "safetensors" in args.formats:
+        contents[files["safetensors"]] = to_safetensors(exported, metadata)
     if run:
         digest = weights_digest(copy.deepcopy(exported).float().state_dict(), {})
         contents[card] = model_card(run, checkpoint, digest, args.metrics_of and RunFolder(args.metrics_of)).encode()
@@ -107,30 +102,24 @@ def main(argv: list[str] | None = None) -> None:
         from web.build import build_page
 
         contents[files["web"]] = build_page(model, metadata, contents[card].decode())
-        print(f"web: {len(contents[files['web']]) / 1e6:.1f} MB")
 
     for path in known:  # the card first: at no time it lies beside weights that it does not describe
         path.unlink(missing_ok=True)
     for path, content in contents.items():
         with atomic_write(path) as file:
             file.write(content)
-    print(f"written to {out}: {', '.join(path.name for path in contents)} (data, recipe, metrics, limits, licence)")
+        print(f"written: {path}, {len(content) / 1e6:.2f} MB")
 
 
 def load(run: RunFolder | None, epoch: int | None) -> tuple[UNet, dict[str, Any], str]:
     """Return network, checkpoint and its description: of a run, or of the weights that come with the project."""
-    from evaluation.selection import Postprocessing, load_chosen
-    from storage import checkpoints
+    from evaluation.selection import load_chosen, load_weights
 
     if run is None:
-        path, source = constants.WEIGHTS, f"weights {constants.WEIGHTS} (they come with the project)"
-    elif epoch is None or (run.is_tested() and run.read_metrics()["epoch"] == epoch):
+        return load_weights(constants.WEIGHTS)
+    if epoch is None or (run.is_tested() and run.read_metrics()["epoch"] == epoch):
         return load_chosen(run)
-    else:
-        path, source = run.checkpoint(epoch), str(run)
-    model, checkpoint = checkpoints.load_network(path)
-    rules = Postprocessing.of(checkpoint["input"]).describe()
-    return model, checkpoint, f"epoch {checkpoint['epoch']} of {source}; {rules}"
+    return load_weights(run.checkpoint(epoch))
 
 
 def metrics_of(folder: Path, checkpoint: dict[str, Any]) -> dict[str, Any] | None:
@@ -154,6 +143,68 @@ def halve(model: nn.Module) -> nn.Module:
     return halved
 
 
+# --- Formats: each returns the content of its file -------------------------------------------------------------
+
+
+def to_safetensors(model: nn.Module, metadata: dict[str, Any]) -> bytes:
+    import safetensors.torch
+
+    from unet import weights_digest
+
+    weights, text = model.state_dict(), as_text(metadata)
+    return safetensors.torch.save(weights, text | {"sha256": weights_digest(weights, text)})
+
+
+def to_onnx(model: UNet, metadata: dict[str, Any]) -> bytes:
+    """Return the graph from slices to masks. Raises: UserError if its logits are not those of the network."""
+    import logging
+    import warnings
+
+    import onnx
+    import onnxruntime
+    import onnxscript  # noqa: F401 - a missing package ends it here, before the slow export
+    import torch
+
+    from reporting.model_card import describe_graph
+    from unet import Segmenter
+
+    graph = Segmenter(model, *(metadata[name] for name in ("neighbours", "tta_flip", "threshold"))).eval()
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it lists operators of other packages
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the exporter about itself
+        names = {"input_names": ["slices", "levels"], "output_names": ["logits", "mask"]}
+        program = torch.onnx.export(trace(graph, metadata), **names, verbose=False)
+    proto = program.model_proto
+    onnx.helper.set_model_props(proto, as_text(describe_graph(metadata)))
+    onnx.checker.check_model(proto)
+    content = proto.SerializeToString()
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+
+    def read_back(slices: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:
+        return torch.from_numpy(session.run(["logits"], {"slices": slices.numpy(), "levels": levels.numpy()})[0])
+
+    difference = compare(graph, read_back, metadata["size"])
+    if not difference <= LARGEST_DIFFERENCE:
+        raise UserError(f"onnx: its logits differ by {difference:.1e} from the network's. Nothing was written.")
+    print(f"onnx: logits differ by at most {difference:.1e} of the largest")
+    return content
+
+
+def trace(graph: Segmenter, metadata: dict[str, Any]) -> ExportedProgram:
+    """Return the graph for any number of slices, and any height and width that are multiples of 32."""
+    import torch
+
+    if metadata["resolution"] < 1:
+        raise UserError(
+            f"epoch {metadata['epoch']} computes at {metadata['resolution']:.0%} of the resolution, which ONNX does "
+            "not hold here. Export a later epoch, or --formats safetensors."
+        )
+    number, (height, width) = torch.export.Dim("number"), (torch.export.Dim(side, min=2) for side in "hw")
+    dynamic = ({0: number, 1: 32 * height, 2: 32 * width}, None)
+    example = torch.zeros(SMALLER, dtype=torch.uint8), torch.zeros(3, 256)
+    return torch.export.export(graph, example, dynamic_shapes=dynamic, strict=False)
+
+
 def compare(graph: Segmenter, exported: Graph, size: int) -> float:
     """Return the largest difference of logits on random input, relative to the largest logit, over two shapes."""
     import torch
@@ -169,83 +220,9 @@ def compare(graph: Segmenter, exported: Graph, size: int) -> float:
     return worst
 
 
-# --- Formats: each returns the content of its file, and what is read back from it -------------------------------
-
-
-def as_graph(model: nn.Module, metadata: dict[str, Any]) -> Segmenter:
-    """Return the network between the intensities of slices and their masks."""
-    from unet import Segmenter
-
-    return Segmenter(model, *(metadata[name] for name in ("neighbours", "tta_flip", "threshold"))).eval()
-
-
-def trace(model: nn.Module, metadata: dict[str, Any]) -> ExportedProgram:
-    """Return the graph for any number of slices, and any height and width that are multiples of 32."""
-    import torch
-
-    if metadata["resolution"] < 1:
-        raise UserError(
-            f"epoch {metadata['epoch']} computes at {metadata['resolution']:.0%} of the resolution, which ONNX does "
-            "not hold here. Export a later epoch, or --formats safetensors."
-        )
-    number, (height, width) = torch.export.Dim("number"), (torch.export.Dim(side, min=2) for side in "hw")
-    dynamic = ({0: number, 1: 32 * height, 2: 32 * width}, None)
-    example = torch.zeros(SMALLER, dtype=torch.uint8), torch.zeros(3, 256)
-    return torch.export.export(as_graph(model, metadata), example, dynamic_shapes=dynamic, strict=False)
-
-
-def to_onnx(model: nn.Module, metadata: dict[str, Any]) -> tuple[bytes, Graph]:
-    import logging
-    import warnings
-
-    import onnx
-    import onnxruntime
-    import onnxscript  # noqa: F401 - a missing package ends it here, before the slow export
-    import torch
-
-    from reporting.model_card import describe_graph
-
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it lists operators of other packages
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the exporter about itself
-        program = torch.onnx.export(
-            trace(model, metadata), input_names=["slices", "levels"], output_names=["logits", "mask"], verbose=False
-        )
-    proto = program.model_proto
-    onnx.helper.set_model_props(proto, as_text(describe_graph(metadata)))
-    onnx.checker.check_model(proto)
-    content = proto.SerializeToString()
-    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-
-    def read_back(slices: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:
-        return torch.from_numpy(session.run(["logits"], {"slices": slices.numpy(), "levels": levels.numpy()})[0])
-
-    return content, read_back
-
-
-def to_safetensors(model: nn.Module, metadata: dict[str, Any]) -> tuple[bytes, Graph]:
-    import safetensors.torch
-
-    from unet import UNet, weights_digest
-
-    weights, text = model.state_dict(), as_text(metadata)
-    content = safetensors.torch.save(weights, text | {"sha256": weights_digest(weights, text)})
-    network = UNet(**metadata["network"])
-    network.load_state_dict(safetensors.torch.load(content))  # copies float16 into float32
-    read_back = as_graph(network, metadata)
-    return content, lambda slices, levels: read_back(slices, levels)[0]
-
-
 def as_text(metadata: dict[str, Any]) -> dict[str, str]:
     """Return metadata as formats store it: text values, in JSON."""
     return {name: json.dumps(value) for name, value in metadata.items()}
-
-
-FORMATS = {  # {name: (ending of its files, its function)}
-    "onnx": ("onnx", to_onnx),
-    "safetensors": ("safetensors", to_safetensors),
-    "web": ("html", None),  # with the card in it: web/build.py
-}
 
 
 if __name__ == "__main__":

@@ -69,15 +69,11 @@ def unet(pretrained: bool = False, width: int = 64, bilinear: bool = False, pixe
             postprocessing.
         width, bilinear, pixel_unshuffle: see UNet; for a network without weights.
 
-    Raises: RuntimeError when there are no pretrained weights; the error of unet.load_weights when they are damaged.
+    Raises: the error of unet.load_weights when the weights are missing or damaged.
     """
     module = _load_unet()
     if not pretrained:
         return module.UNet(width=width, bilinear=bilinear, pixel_unshuffle=pixel_unshuffle).eval()
-    if not WEIGHTS.is_file():
-        raise RuntimeError(f"{WEIGHTS}: this version comes without pretrained weights. Call unet(pretrained=False).")
     model, metadata = module.load_weights(str(WEIGHTS))
-    if not json.loads(metadata["published"]):
-        raise RuntimeError(f"{WEIGHTS}: was not trained on the published data set, and is not offered as pretrained.")
     model.input = {name: json.loads(metadata[name]) for name in INPUT}
     return model

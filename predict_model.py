@@ -5,18 +5,16 @@
     python predict_model.py flair.nii.gz --pre t1.nii.gz --post t1c.nii.gz --out masks
     python predict_model.py cohort --list cohort.csv  # a table of what is taken for whom, to edit and name as INPUT
 
-INPUT is a picture (grey, or RGB holding pre-contrast, FLAIR, post-contrast), a folder of pictures, an array (.npy: [S,
-H, W] or [S, H, W, 3]), a volume (.nii .nii.gz .nrrd .mha: FLAIR, or three sequences as its fourth axis), the folder of
-a DICOM series, a folder of patients, or a table of patients (.csv: patient,flair,pre,post,mask). Sequences in files of
-their own belong together by their names (x_flair, x_t1, x_t1ce), or by --pre and --post.
+INPUT is a picture (grey, or RGB holding pre-contrast, FLAIR, post-contrast), a folder of pictures, an array (.npy), a
+volume (.nii .nii.gz .nrrd .mha: FLAIR, or three sequences as its fourth axis), the folder of a DICOM series, a folder
+of patients, or a table of patients (.csv: patient,flair,pre,post,mask). Sequences in files of their own belong together
+by their names (x_flair, x_t1, x_t1ce), or by --pre and --post.
 
-Writes DIR/report.html: a table of the scans, what to check first on top, and a viewer; DIR/<patient>/: masks in the
-form of the input (volumes and DICOM as .nii.gz), PATIENT_overlay.png, one sheet with the outlines, and a page; and
-DIR/slices.csv and DIR/patients.csv with areas and volumes, in mm where the spacing is known, and with the Dice where a
-reference mask lies beside the input. See docs/usage.md.
+Writes masks in the form of the input (volumes and DICOM as .nii.gz), overlays and pages by patient, slices.csv and
+patients.csv with areas and volumes, and report.html: what to check first, and a viewer. See docs/usage.md.
 
-Masks that are in DIR already stay as they are: run the command again after correcting some, and tables, overlays and
-report.html follow; or after it was stopped, and it goes on. --overwrite replaces them.
+Masks that are in --out stay as they are: run the command again after correcting some, and tables and pages follow; or
+after it was stopped, and it goes on. --overwrite replaces them.
 
 Exit code 0 if all inputs were read, 1 if some were not (the others are done), 2 if nothing was done.
 Research use only: not a medical device, not for diagnosis or treatment.
@@ -30,7 +28,7 @@ import re
 import sys
 import textwrap
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +37,8 @@ from scans.inputs import add_image_options, find, parse, report
 from utils import counted, existing, fraction, k_of_n, positive, run_script, write_text
 
 if TYPE_CHECKING:
-    from scans.cohort import Cohort
+    from inference.cohort import Prediction
+    from scans.cohort import Cohort, Patient
     from unet import UNet
 
 SYNTHETIC_MODEL = "network trained on SYNTHETIC patients: its masks mean nothing on real images"
@@ -93,7 +92,7 @@ def main(argv: list[str] | None = None) -> None:
     cohort = find(args)
     patients = cohort.with_flair[args.shard[0] - 1 :: args.shard[1]] if args.shard else cohort.with_flair
     print("\n".join(describe(cohort)))
-    from inference.cohort import Prediction, run_shards
+    from inference.cohort import BEFORE, MEASURED, SEGMENTED, Prediction, run_shards
     from inference.segment import computation
     from reporting.scans import make_page
     from training.hardware import choose_hardware, keep_freed_memory
@@ -112,32 +111,39 @@ def main(argv: list[str] | None = None) -> None:
     hardware = choose_hardware(args.device, "fp32")  # the same masks on every machine
     keep_freed_memory()
     compute = computation(model, checkpoint["input"]["tta_flip"], args.batch_size, hardware)
-    prediction = Prediction(
-        args.out, compute, checkpoint, args.spacing, args.probabilities, notice,
-        functools.partial(make_page, facts=facts, synthetic_notice=notice),
-    )  # fmt: skip
+    page = functools.partial(make_page, facts=facts, synthetic_notice=notice)
+    prediction = Prediction(args.out, compute, checkpoint, args.spacing, args.probabilities, notice, page)
+    problems, slices, seconds = predict_patients(prediction, patients)
 
-    started, problems = time.perf_counter(), [] if args.shard else cohort.problems
-    slices: Counter[str] = Counter()  # by what became of them
-    for work in prediction.run(patients):
-        problems += work.problems
-        if work.record:
-            work.patient.notes = work.record["notes"]
-            slices[work.done] += len(work.record["slices"])
-            if work.done != "before":
-                describe_patient(work.record["patient"])
-    seconds = time.perf_counter() - started
-    if before := slices["before"]:
+    if before := slices[BEFORE]:
         print(f"{counted(before, 'slice')} done {'by the workers or ' if args.workers > 1 else ''}before")
-    if kept := slices["measured"]:
+    if kept := slices[MEASURED]:
         print(f"{counted(kept, 'slice')} with masks in {args.out} already, which were measured as they are")
-    if new := slices["segmented"]:
+    if new := slices[SEGMENTED]:
         print(f"{counted(new, 'slice')} segmented in {seconds:.1f} s, {new / seconds:.1f} slices/s on {hardware}")
     if args.shard:
         print("The same command without --shard writes the tables and report.html, when all shards are done.")
     elif slices:
         finish(args.out, cohort, facts, notice)
-    report(problems, done=bool(slices or args.shard))
+    report(problems if args.shard else cohort.problems + problems, done=bool(slices or args.shard))
+
+
+def predict_patients(prediction: Prediction, patients: list[Patient]) -> tuple[list[str], Counter[str], float]:
+    """Predict the patients, print what was measured, and give them the notes of their scans.
+
+    Returns: what is wrong, the number of slices by what became of them, and the seconds that it took.
+    """
+    from inference.cohort import BEFORE, UNREAD
+
+    started, problems, slices = time.perf_counter(), [], Counter()
+    for patient, (what, record) in zip(patients, prediction.run(patients), strict=True):
+        problems += record["problems"]
+        if what != UNREAD:
+            patient.notes = record["notes"]
+            slices[what] += len(record["slices"])
+            if what != BEFORE:
+                describe_patient(record["patient"])
+    return problems, slices, time.perf_counter() - started
 
 
 def finish(out: Path, cohort: Cohort, facts: dict[str, str], notice: str) -> None:
@@ -149,15 +155,13 @@ def finish(out: Path, cohort: Cohort, facts: dict[str, str], notice: str) -> Non
 
     totals, grey = write_tables(out, [patient.name for patient in cohort.with_flair])
     write_text(out / "cohort.csv", to_table(cohort, out)[0])  # with the notes
-    print("".join(f"{note}\n" for note in describe_notes(cohort)), end="")
     general = [f"{grey} of {counted(len(totals), 'scan')}: {ONE_SEQUENCE}"] if grey else []  # said once
-    written = write_report(out, totals, facts, general, notice)
-    for warning in general:
-        print(textwrap.fill(f"warning: {warning}", 118, subsequent_indent=" " * 9))
-    print(
-        f"written to {out}: masks and overlays by patient; slices.csv, patients.csv\n"
-        f"all of it on one page: {written}\n{constants.RESEARCH_USE}\n{describe_cohort(totals)}"
-    )
+    page = write_report(out, totals, facts, general, notice)
+    warnings = [textwrap.fill(f"warning: {text}", 118, subsequent_indent=" " * 9) for text in general]
+    for text in (*describe_notes(cohort), *warnings):
+        print(text)
+    print(f"written to {out}: masks and overlays by patient; slices.csv, patients.csv\nall of it on one page: {page}")
+    print(f"{constants.RESEARCH_USE}\n{describe_cohort(totals)}")
 
 
 def describe_patient(total: dict[str, Any]) -> None:
@@ -172,31 +176,25 @@ def describe_patient(total: dict[str, Any]) -> None:
 
 def describe_notes(cohort: Cohort) -> list[str]:
     """Return what was done to the scans, once for all patients and sequences whose notes differ in numbers alone."""
-    alike: dict[str, dict[str, str]] = {}  # by the note without numbers: patients, and their notes
+    alike: dict[str, dict[str, str]] = defaultdict(dict)  # by the note without numbers: patients, and their notes
     for patient in cohort.with_flair:
         for note in patient.notes:
             plain = re.sub(r"^(pre|post)-contrast: |-?\d[\d.,e+-]*", "", note)
-            alike.setdefault(plain, {}).setdefault(patient.name, note)
-    return [
-        f"note: {next(iter(own.values()))} ({next(iter(own))}" + (f" and {len(own) - 1} more)" if len(own) > 1 else ")")
-        for own in alike.values()
-    ]
+            alike[plain].setdefault(patient.name, note)
+    lines = []
+    for own in alike.values():
+        name, note = next(iter(own.items()))
+        lines.append(f"note: {note} ({name}{f' and {len(own) - 1} more' if len(own) > 1 else ''})")
+    return lines
 
 
 def load(args: argparse.Namespace) -> tuple[UNet, dict[str, Any], str]:
     """Return the network with its checkpoint, as load_network does, and what it is in words."""
-    from evaluation.selection import Postprocessing, load_chosen
-    from storage.checkpoints import load_network
+    from evaluation.selection import load_chosen, load_weights
     from storage.run_folder import RunFolder
 
-    if args.run:
-        model, checkpoint, chosen = load_chosen(RunFolder(args.run))
-    else:
-        path = args.checkpoint or constants.WEIGHTS
-        model, checkpoint = load_network(path)
-        come_along = "" if args.checkpoint else " (they come with the project)"
-        rules = Postprocessing.of(checkpoint["input"]).describe()
-        chosen = f"weights {path}{come_along}: epoch {checkpoint['epoch']}; {rules}"
+    weights = args.checkpoint or constants.WEIGHTS
+    model, checkpoint, chosen = load_chosen(RunFolder(args.run)) if args.run else load_weights(weights)
     if args.threshold is not None:
         checkpoint["input"]["threshold"] = args.threshold
         chosen += f"\nthreshold {args.threshold:g} instead, as asked for"

@@ -7,12 +7,14 @@ on which it is scored: expect a smaller gain on others.
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from scipy import ndimage
 
+import constants
 from constants import CRITERIA, THRESHOLD
 from dataset.slices import Slices
 from evaluation import metrics
@@ -242,3 +244,11 @@ def load_chosen(run: RunFolder) -> tuple[UNet, dict[str, Any], str]:
     masks_by = rules.describe(result.get("tuned"))
     line = f"epoch {epoch} of {run} ({origin}), {CRITERIA[result['selected_by']]}; {masks_by}"
     return model, checkpoint, "\n".join(filter(None, [line, stale, selection_warning(epochs, epoch)]))
+
+
+def load_weights(path: Path) -> tuple[UNet, dict[str, Any], str]:
+    """Load the network of a file, and describe it in one line, as `load_chosen` that of a run."""
+    model, checkpoint = checkpoints.load_network(path)
+    origin = " (they come with the project)" if path == constants.WEIGHTS else ""
+    rules = Postprocessing.of(checkpoint["input"]).describe()
+    return model, checkpoint, f"weights {path}{origin}: epoch {checkpoint['epoch']}; {rules}"

@@ -1,19 +1,14 @@
-"""Segment the patients of a cohort, one after the other; what an earlier call has done is passed over.
+"""Segment the patients of a cohort; what an earlier call has done is passed over."""
 
-The next patient is read and the last one written while the network computes.
-"""
-
-import contextlib
+import functools
 import os
-import signal
 import subprocess
 import sys
-import tempfile
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from concurrent.futures import Executor, ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -23,50 +18,19 @@ from evaluation.selection import Postprocessing
 from inference.segment import Compute, expect, predict, to_masks
 from scans.check import NETWORK, input_warnings, needs_check, seen_in_training
 from scans.cohort import Patient
-from scans.earlier import describe_written, digest, inputs_digest, read_done, read_written
+from scans.earlier import digest, digest_inputs, digest_masks, is_done, origin_of, read_written
 from scans.inputs import SOME_FAILED
 from scans.masks import read_reference
 from scans.read import read_patient
 from scans.scan import Scan
-from scans.write import (
-    Row,
-    digest_bytes,
-    encode_stack,
-    file_names,
-    make_sheet,
-    measure,
-    read_record,
-    record_path,
-    sum_up,
-)
+from scans.write import Result, Row, encode_stack, file_names, make_sheet, measure, read_record, record_path, sum_up
 from training.hardware import device_of
 from utils import SYSTEM_ERROR, atomic_write, cores, to_json
 
 NO_SPACING = "no spacing known, so that areas are in pixels only; add it with --spacing"
-Planes = Sequence[np.ndarray] | None  # of each slice
-MakePage = Callable[[Patient, Scan, Planes, Planes, Planes, list[Row], Row], str]  # of reporting.scans
-
-
-@dataclass
-class Work:
-    """A patient on the way from files to files."""
-
-    patient: Patient
-    before: Row  # the earlier record, {} if there is none
-    inputs: str  # digest
-    problems: list[str] = field(default_factory=list)
-    scan: Scan | None = None  # None: cannot be read, or is done already
-    references: Planes = None  # masks: uint8 [H, W], 0 or 1
-    masks: Planes = None
-    in_place: bool = False  # whether the masks were in the output folder
-    probabilities: Planes = None  # float32 [H, W]
-    small: np.ndarray | None = None  # the same on the grid of the network
-    record: Row | None = None  # what was written, or there already
-
-    @property
-    def done(self) -> str:
-        """Return whether the patient was done before, or else measured with the masks there, or segmented."""
-        return "before" if self.record is self.before else "measured" if self.in_place else "segmented"
+BEFORE, MEASURED, SEGMENTED, UNREAD = "before", "measured", "segmented", "unread"  # what became of a patient
+AT_ONCE = 3  # patients in memory: while the network computes one, the next is read and the last one written
+MakePage = Callable[[Patient, Result], str]  # of reporting.scans
 
 
 @dataclass(frozen=True)
@@ -81,102 +45,87 @@ class Prediction:
     notice: str
     make_page: MakePage
 
-    def run(self, patients: Iterable[Patient]) -> Iterator[Work]:
-        """Segment, measure and write the patients in their order; yield each when it is written."""
-        return in_stages(patients, self.read, self.segment, self.write)
-
-    def read(self, patient: Patient) -> Work:
-        inputs = inputs_digest(patient, self.spacing)
-        if record := read_done(self.out, patient, inputs):
-            return Work(patient, record, inputs, record["problems"], record=record)
-        work = Work(patient, read_record(self.out, patient.name), inputs)
-        scan, work.problems = read_patient(patient, self.spacing)
-        if scan is None:
-            return work
+    def run(self, patients: Iterable[Patient]) -> Iterator[tuple[str, Row]]:
+        """Segment, measure and write the patients; yield what became of each, and its record, in their order."""
+        pool, network, reading = ThreadPoolExecutor(AT_ONCE), ThreadPoolExecutor(1), Lock()
         try:
-            work.masks = read_written(self.out, scan, work.before)
-        except ValueError as error:  # a mask that somebody worked on is never replaced
-            work.problems.append(str(error))
-            return work
+            yield from pool.map(functools.partial(self.process, reading, network), patients)
+        finally:  # if it is stopped, only after the patients that the network has done are written
+            network.shutdown(cancel_futures=True)
+            pool.shutdown()
+
+    def process(self, reading: Lock, network: Executor, patient: Patient) -> tuple[str, Row]:
+        """Read, segment, measure and write a patient; return what became of it, and its record or its problems.
+
+        reading, network: read, and compute, for one patient at a time.
+        """
+        before, inputs = read_record(self.out, patient.name), digest_inputs(patient, self.spacing)
+        if is_done(self.out / patient.name, before, inputs):
+            return BEFORE, before
+        with reading:
+            scan, problems = read_patient(patient, self.spacing)
+            if scan is None:
+                return UNREAD, {"problems": problems}
+            try:
+                masks = read_written(self.out / patient.name, scan, before)
+            except ValueError as error:  # a mask that somebody worked on is never replaced
+                return UNREAD, {"problems": [*problems, str(error)]}
+            references = read_reference(patient, scan)
         if scan.spacing is None:
             scan.notes.append(NO_SPACING)
-        work.scan, work.in_place, work.references = scan, work.masks is not None, read_reference(patient, scan)
-        return work
-
-    def segment(self, work: Work) -> Work:
-        if work.scan and not work.in_place:
-            work.probabilities, work.small = predict(self.compute, work.scan, self.checkpoint["input"])
-        return work
-
-    def write(self, work: Work) -> Work:
-        """Write the files of a patient and its record, PATIENT_mask.json.
-
-        The record goes before masks of the network: without all of them the patient counts as not segmented, and a mask
-        that is not as the record says has been corrected. Whatever else there is stands when the record does.
-        """
-        scan = work.scan
-        if scan is None:
-            return work
-        if not work.in_place:
-            work.masks = to_masks(work.probabilities, Postprocessing.of(self.checkpoint["input"]), scan.spacing)
-        masks, references, folder = work.masks, work.references, self.out / scan.name
+        probabilities = small = None
+        if masks is None:
+            settings = self.checkpoint["input"]
+            probabilities, small = network.submit(predict, self.compute, scan, settings).result()
+            masks = to_masks(probabilities, Postprocessing.of(settings), scan.spacing)
+            origin = {"origin": NETWORK, "network_mask": digest_masks(masks)}
+        else:
+            origin = origin_of(masks, before.get("patient", {}))
         rows = measure(scan, masks, references)
-        total = sum_up(rows) | self.judge(work)
+        total = sum_up(rows) | origin | self.judge(scan, masks, small)
         total["check"] = needs_check(total)
-        files = {f"{scan.name}_overlay.png": make_sheet(scan, masks, references, rows, total, self.notice)}
-        if self.write_probabilities and work.probabilities:
-            files |= encode_stack(scan, work.probabilities, "probability")
-        page = self.make_page(work.patient, scan, masks, references, work.probabilities, rows, total)
-        files[f"{scan.name}_report.html"] = page.encode()
-        if work.in_place:
-            own = {name: (folder / name).read_bytes() for name in file_names(scan, "mask")}
-        else:
-            own = encode_stack(scan, masks, "mask")
-        work.record = {
-            "patient": total,
-            "slices": rows,
-            "notes": scan.notes,
-            "grey": scan.grey,
-            "inputs": work.inputs,
-            "problems": work.problems,
-            "masks": {name: digest_bytes(content) for name, content in own.items()},
-            "files": sorted({*files, *work.before.get("files", ())}),
-        }
-        files[record_path(self.out, scan.name).name] = to_json(work.record).encode()
-        for name, content in (files if work.in_place else files | own).items():
-            with atomic_write(folder / name) as file:
-                file.write(content)
-        work.scan = work.references = work.masks = work.probabilities = work.small = None  # memory
-        return work
+        result = Result(scan, masks, references, probabilities, rows, total)
+        record = self.write(patient, result, {"inputs": inputs, "problems": problems}, before.get("files", ()))
+        return (SEGMENTED if probabilities else MEASURED), record
 
-    def judge(self, work: Work) -> Row:
-        """Return the columns of patients.csv that the masks do not say: origin, expected Dice, warnings."""
-        scan, model = work.scan, self.checkpoint["quality"]
-        warnings = [*scan.warnings, *input_warnings(scan.slices, work.masks, scan.spacing)]
-        if work.in_place:
-            about = describe_written(work.masks, work.before.get("patient", {}))
-        else:
-            about = {"origin": NETWORK, "network_mask": digest(work.masks)}
-            about |= expect(model, work.small, work.masks, scan, bool(warnings))
+    def judge(self, scan: Scan, masks: Sequence[np.ndarray], small: np.ndarray | None) -> Row:
+        """Return columns of patients.csv: expected Dice, warnings, whether the network learned from this patient.
+
+        small: probabilities on the grid of the network; None for masks that were there.
+        """
+        warnings = [*scan.warnings, *input_warnings(scan.slices, masks, scan.spacing)]
+        about = {}
+        if small is not None:
+            about = expect(self.checkpoint["quality"], small, masks, scan, doubtful=bool(warnings))
         about["seen_in_training"] = seen_in_training(scan, self.checkpoint["training_patients"])
         later = (text[0].upper() + text[1:] for text in warnings[1:])
         return about | {"warnings": " ".join([*warnings[:1], *later])}
 
+    def write(self, patient: Patient, result: Result, about: Row, earlier: Iterable[str]) -> Row:
+        """Write the files of a patient, and return its record, PATIENT_mask.json.
 
-def in_stages(items: Iterable, read: Callable, compute: Callable, write: Callable) -> Iterator:
-    """Yield write(compute(read(item))) in order. A thread reads the next item, another writes the last one."""
-    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
-        ahead = written = None
-        for item in (*items, None):
-            following = None if item is None else reader.submit(read, item)
-            if ahead:
-                writing = writer.submit(write, compute(ahead.result()))
-                if written:
-                    yield written.result()
-                written = writing
-            ahead = following
-        if written:
-            yield written.result()
+        The record goes before masks of the network: without all of them the patient counts as not segmented, and a mask
+        that is not as the record says has been corrected. Whatever else there is stands when the record does.
+
+        about: more for the record. earlier: names of files that an earlier call has written.
+        """
+        scan, probabilities, folder = result.scan, result.probabilities, self.out / result.scan.name
+        files = {f"{scan.name}_overlay.png": make_sheet(result, self.notice)}
+        if self.write_probabilities and probabilities:
+            files |= encode_stack(scan, probabilities, "probability")
+        files[f"{scan.name}_report.html"] = self.make_page(patient, result).encode()
+        if probabilities:
+            masks = encode_stack(scan, result.masks, "mask")
+        else:
+            masks = {name: (folder / name).read_bytes() for name in file_names(scan, "mask")}
+        record = {"patient": result.total, "slices": result.rows, "notes": scan.notes, "grey": scan.grey, **about}
+        record["masks"] = {name: digest(content) for name, content in masks.items()}
+        record["files"] = sorted({*files, *earlier})
+        files[record_path(self.out, scan.name).name] = to_json(record).encode()
+        for name, content in (files | masks if probabilities else files).items():
+            with atomic_write(folder / name) as file:
+                file.write(content)
+        return record
 
 
 def run_shards(
@@ -187,25 +136,17 @@ def run_shards(
     A process that fails ends this one with its output and its exit code.
     """
     environment = os.environ | {"OMP_NUM_THREADS": str(max(1, cores() // number))}
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # and so end them, too
-    waiting = {name for name in names if not record_path(out, name).is_file()}
-    with contextlib.ExitStack() as stack:
-        processes = []
-        for k in range(number):
-            own = ("--workers", "1", "--shard", f"{k + 1}/{number}", "--device", device_of(k, device))
-            log = stack.enter_context(tempfile.TemporaryFile())
-            command = [sys.executable, str(script), *arguments, *own]
-            processes.append((subprocess.Popen(command, stdout=log, stderr=log, env=environment), log))
-            stack.callback(processes[-1][0].wait)
-            stack.callback(processes[-1][0].terminate)
-        bar = stack.enter_context(tqdm(total=len(names), initial=len(names) - len(waiting), unit="scan", disable=None))
-        while any(process.poll() is None for process, _ in processes):
-            time.sleep(0.5 + len(waiting) / 10_000)  # to look for so many files takes time
-            done = {name for name in waiting if record_path(out, name).is_file()}
-            waiting -= done
-            bar.update(len(done))
-        for process, log in processes:
-            if process.returncode not in (0, SOME_FAILED):
-                log.seek(0)
-                print(log.read().decode(errors="replace"), file=sys.stderr)
-                sys.exit(SYSTEM_ERROR if process.returncode < 0 else process.returncode)
+
+    def run_shard(k: int) -> subprocess.CompletedProcess:
+        own = ("--workers", "1", "--shard", f"{k + 1}/{number}", "--device", device_of(k, device))
+        command, pipe = [sys.executable, str(script), *arguments, *own], subprocess.PIPE
+        return subprocess.run(command, env=environment, stdout=pipe, stderr=subprocess.STDOUT, check=False)
+
+    with ThreadPoolExecutor(number) as pool, tqdm(total=len(names), unit="scan", disable=None) as bar:
+        shards = [pool.submit(run_shard, k) for k in range(number)]
+        while wait(shards, timeout=0.5 + len(names) / 10_000).not_done:  # to look for so many files takes time
+            bar.update(sum(record_path(out, name).is_file() for name in names) - bar.n)
+    for shard in shards:
+        if (code := shard.result().returncode) not in (0, SOME_FAILED):
+            print(shard.result().stdout.decode(errors="replace"), file=sys.stderr)
+            sys.exit(SYSTEM_ERROR if code < 0 else code)

@@ -16,7 +16,7 @@ from evaluation import quality
 from evaluation.selection import Postprocessing, postprocess_stack
 from scans.geometry import from_network, masks_to_network, network_pixel, to_network
 from scans.read import scan_of_array
-from scans.scan import Scan
+from scans.scan import Scan, as_stacks
 from storage.checkpoints import INPUT, load_network
 from training import engine
 from training.hardware import Hardware, choose_hardware, repeat_exactly
@@ -53,10 +53,8 @@ def to_masks(
 
     The smallest component is counted at the network's size, and through the slices unless these differ in size.
     """
-    alike = len({plane.shape for plane in probabilities}) == 1
-    stacks = [np.stack(probabilities)] if alike else [plane[None] for plane in probabilities]
     masks = []
-    for stack in stacks:
+    for stack in as_stacks(probabilities):
         smallest = round(postprocessing.min_component * network_pixel(stack.shape[1:], spacing))
         masks += list(postprocess_stack(stack, postprocessing._replace(min_component=smallest)))
     return masks

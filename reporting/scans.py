@@ -4,6 +4,7 @@ Each patient has a page beside its masks. report.html shows all of a small cohor
 """
 
 import json
+import math
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -15,13 +16,13 @@ import numpy as np
 
 from constants import FLAIR, RESEARCH_USE
 from reporting.report import render
-from reporting.viewer import SEQUENCES, encode_labels, encode_pictures, head_view
+from reporting.viewer import SEQUENCES, encode_labels, encode_pictures, show_frame
 from scans.check import CORRECTED, RULE
 from scans.cohort import Patient
 from scans.scan import Scan
 from scans.show import BRIGHTEST, align, stretch
 from scans.table import shown_items
-from scans.write import Row
+from scans.write import Result, Row
 from utils import counted, write_text
 
 MOST_BYTES, MOST_PATIENTS = 16_000_000, 30  # that report.html shows itself
@@ -31,15 +32,10 @@ PAGE = "report"  # name of the page of a patient: PATIENT_report.html
 DATA = re.compile(r'<script type="application/json" id="data">(.*?)</script>', re.DOTALL)  # of a page
 
 
-def make_page(
-    patient: Patient, scan: Scan, masks: Sequence[np.ndarray], references: Sequence[np.ndarray] | None,
-    probabilities: Sequence[np.ndarray] | None, rows: Sequence[Row], total: Row,
-    facts: dict[str, str], synthetic_notice: str = "",
-) -> str:  # fmt: skip
-    """Return the page of a patient; the arguments are those of `make_stack` and `write_report`."""
-    sentences = scan_facts(scan, total, shown_items(patient))
-    stack = make_stack(scan, masks, references, probabilities, rows, total, sentences)
-    return render_page(scan.name, [stack], [total], facts, synthetic_notice)
+def make_page(patient: Patient, result: Result, facts: dict[str, str], synthetic_notice: str = "") -> str:
+    """Return the page of a patient. facts, synthetic_notice: as of `write_report`."""
+    stack = make_stack(result, scan_facts(result.scan, result.total, shown_items(patient)))
+    return render_page(patient.name, [stack], [result.total], facts, synthetic_notice)
 
 
 def write_report(
@@ -97,17 +93,15 @@ def page_of(out: Path, patient: str) -> Path:
 
 def page_link(patient: str) -> str:
     """Return the address of a patient's page from report.html."""
-    return f"{quote(patient, safe='')}/{quote(patient, safe='')}_{PAGE}.html"
+    return quote(f"{patient}/{patient}_{PAGE}.html")
 
 
 def first_to_check(total: Row) -> tuple:
     """Return a sort key: first whom to check, of these the lowest expected Dice, then the most warnings."""
-    expected = total.get("expected_dice")
-    unknown = expected is None and bool(total.get("check") == "yes")
-    return (
-        total.get("check") != "yes", not unknown, 1.0 if expected is None else expected,
-        -len(total.get("warnings", "")), total["patient"],
-    )  # fmt: skip
+    check, expected = total["check"] == "yes", total.get("expected_dice")
+    unknown = check and expected is None
+    known = 1.0 if expected is None else expected
+    return not check, not unknown, known, -len(total["warnings"]), total["patient"]
 
 
 def cohort_table(totals: Sequence[Row]) -> dict[str, Any]:
@@ -120,33 +114,24 @@ def cohort_table(totals: Sequence[Row]) -> dict[str, Any]:
         volume = total.get("volume_ml")
         rows.append({
             "Patient": total["patient"],
-            "Check": total.get("check", ""),
+            "Check": total["check"],
             "Expected Dice": describe_expected(total),
             "Volume": f"{total['lesion_pixels']:,} px" if volume is None else f"{volume:,.1f} ml",
             "Slices with lesion": f"{total['lesion_slices']} of {total['slices']}",
             "Dice": f"{total['dice']:.3f}" if "dice" in total else "",
             "Seen in training": "yes" if total.get("seen_in_training") == "yes" else "",
-            "Mask": CORRECTED if total.get("origin") == CORRECTED else "",
-            "Warnings": total.get("warnings", ""),
+            "Mask": CORRECTED if total["origin"] == CORRECTED else "",
+            "Warnings": total["warnings"],
         })  # fmt: skip
     columns = [name for name in rows[0] if any(row[name] not in ("", "unknown") for row in rows)]
     return {"columns": columns, "numeric": ["Expected Dice", "Volume", "Slices with lesion", "Dice"], "rows": rows}
 
 
-def make_stack(
-    scan: Scan, masks: Sequence[np.ndarray], references: Sequence[np.ndarray] | None,
-    probabilities: Sequence[np.ndarray] | None, rows: Sequence[Row], total: Row, facts: Sequence[str],
-) -> dict[str, Any]:  # fmt: skip
-    """Return a patient as the viewer shows it, see viewer.js.
-
-    Args:
-        masks, references: uint8 [H, W], 0 or 1, of each slice. probabilities: float32 [H, W].
-        rows, total: of slices.csv and patients.csv.
-        facts: sentences about the scan.
-    """
-    planes = align(scan.slices)
-    masks, references = align(masks), align(references if references is not None else [m * 0 for m in masks])
-    tall, has_reference = (scan.spacing[0] / scan.spacing[1] if scan.spacing else 1.0), "reference_pixels" in total
+def make_stack(result: Result, facts: Sequence[str]) -> dict[str, Any]:
+    """Return a patient as the viewer shows it, see viewer.js. facts: sentences about the scan."""
+    scan, masks, references, probabilities, rows, total = result
+    planes, masks = align(scan.slices), align(masks)
+    references = masks * 0 if references is None else align(references)
     flair = planes[..., FLAIR]
     names = [name for name, n in SEQUENCES.items() if n == FLAIR or not np.array_equal(planes[..., n], flair)]
     pictures = encode_pictures(np.stack([stretch(planes[..., SEQUENCES[name]]) for name in names]), PICTURE_BYTES)
@@ -155,6 +140,7 @@ def make_stack(
         grey = (align(probabilities) * 255).round().astype(np.uint8)
         shades = encode_pictures(grey[None], PICTURE_BYTES // 4)
     unit, area = ("mm²", "lesion_mm2") if scan.spacing else ("px", "lesion_pixels")
+    pixel = math.prod(scan.spacing[:2]) if scan.spacing else 1
     slices = []
     for n, row in enumerate(rows):
         own = {"number": n + 1, "predicted": round(row[area], 1), "images": pictures[n], "probability": shades[n][0]}
@@ -162,29 +148,26 @@ def make_stack(
         own["values"] = {f"area, {unit}": f"{row[area]:,.0f}"}
         if probabilities is not None:
             own["values"]["highest probability"] = f"{probabilities[n].max():.2f}"
-        if has_reference:
-            per_pixel = scan.spacing[0] * scan.spacing[1] if scan.spacing else 1
-            own["reference"] = round(row["reference_pixels"] * per_pixel, 1)
+        if "dice" in row:
+            own["reference"] = round(row["reference_pixels"] * pixel, 1)
             own["wrong"] = row["lesion_pixels"] + row["reference_pixels"] - 2 * row["true_positive"]
             own["values"] |= {f"reference, {unit}": f"{own['reference']:,.0f}", "Dice": f"{row['dice']:.3f}"}
         slices.append(own | {"runs": encode_labels(references[n], masks[n])})
-    return {
-        "id": scan.name,
-        "title": title_of(total),
-        "height": planes.shape[1],
-        "width": planes.shape[2],
-        "tall": tall,
-        "millimetres": scan.spacing[1] if scan.spacing else None,
-        "sides": ["R", "L"] if scan.grid and scan.grid.affine is not None else None,  # shown as radiologists do
-        "view": head_view(planes, (masks | references) > 0, tall),
-        "layers": names[: len(pictures[0])],
-        "facts": list(facts),
-        "notes": list(scan.notes),
-        "hasReference": has_reference,
-        "maskName": "corrected mask" if total.get("origin") == CORRECTED else "prediction",
-        "unit": unit,
-        "slices": slices,
-    }
+    return (
+        show_frame(planes, masks | references, scan.spacing)
+        | {
+            "id": scan.name,
+            "title": title_of(total),
+            "sides": ["R", "L"] if scan.grid and scan.grid.affine is not None else None,  # shown as radiologists do
+            "layers": names[: len(pictures[0])],
+            "facts": list(facts),
+            "notes": scan.notes,
+            "hasReference": "dice" in total,
+            "maskName": "corrected mask" if total["origin"] == CORRECTED else "prediction",
+            "unit": unit,
+            "slices": slices,
+        }
+    )
 
 
 def title_of(total: Row) -> str:

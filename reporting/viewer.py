@@ -39,37 +39,31 @@ def viewer_data(
         patients: as in test_patients.csv.
         spacing: mm between rows, columns and slices of each patient, where known.
     """
-    size_of = {patient: (rows / columns, columns) for patient, (rows, columns, _) in (spacing or {}).items()}
     order = np.argsort(slices["slice"], kind="stable")
     rows_of = {patient: order[rows] for patient, rows in rows_of_patients(slices["patient"].iloc[order]).items()}
     shown = np.empty((len(SEQUENCES), *images.shape[:3]), np.uint8)
     for number, sequence in enumerate(SEQUENCES.values()):
         for rows in rows_of.values():
             shown[number, rows] = stretch(images[rows, ..., sequence])
-    pictures = encode_pictures(shown)
-    dice = patients.set_index("patient")["dice"]
-    records = slices.to_dict("records")
-    return {
-        "patients": [
-            {
-                "id": patient,
-                "title": f"{patient}, Dice {dice[patient]:.3f}",
-                "height": images.shape[1],
-                "width": images.shape[2],
-                "tall": size_of.get(patient, (1, None))[0],
-                "millimetres": size_of.get(patient, (1, None))[1],
-                "view": head_view(images[rows], (masks[rows] | predicted[rows]) > 0, size_of.get(patient, (1,))[0]),
-                "layers": list(SEQUENCES)[: len(pictures[0])],
-                "hasReference": True,
-                "slices": [
-                    show_slice(records[row])
-                    | {"runs": encode_labels(masks[row], predicted[row]), "images": pictures[row]}
-                    for row in rows
-                ],
-            }
-            for patient, rows in rows_of.items()
-        ]
-    }
+    pictures, records = encode_pictures(shown), slices.to_dict("records")
+    dice, stacks = patients.set_index("patient")["dice"], []
+    for patient, rows in rows_of.items():
+        frame = show_frame(images[rows], masks[rows] | predicted[rows], (spacing or {}).get(patient))
+        runs = [encode_labels(masks[n], predicted[n]) for n in rows]
+        own = [show_slice(records[n]) | {"runs": run, "images": pictures[n]} for n, run in zip(rows, runs, strict=True)]
+        about = {"id": patient, "title": f"{patient}, Dice {dice[patient]:.3f}", "hasReference": True, "slices": own}
+        stacks.append(about | frame | {"layers": list(SEQUENCES)[: len(pictures[0])]})
+    return {"patients": stacks}
+
+
+def show_frame(images: np.ndarray, marked: np.ndarray, spacing: Sequence[float] | None) -> dict[str, Any]:
+    """Return the size of a patient's slices, and which part is shown, as viewer.js reads them.
+
+    images: uint8 [N, H, W, 3]; marked: uint8 [N, H, W], 0 or 1; spacing: mm between rows, columns and slices.
+    """
+    tall, (height, width) = spacing[0] / spacing[1] if spacing else 1.0, images.shape[1:3]
+    size = {"height": height, "width": width, "tall": tall, "millimetres": spacing[1] if spacing else None}
+    return size | {"view": head_view(images, marked > 0, tall)}
 
 
 def show_slice(row: dict[str, Any]) -> dict[str, Any]:
@@ -112,23 +106,24 @@ def encode_pictures(shown: np.ndarray, most: int = PICTURE_BYTES) -> list[list[s
 
     shown: uint8 [sequences, N, H, W]. In the best of QUALITIES that stays within so many bytes, by a sample of slices.
     """
-
-    def encode(slices: np.ndarray, count: int, quality: int) -> list[bytes]:
-        def to_webp(picture: np.ndarray) -> bytes:
-            file = io.BytesIO()
-            Image.fromarray(picture).save(file, "WEBP", quality=quality, method=2)
-            return file.getvalue()
-
-        return parallel_map(to_webp, slices[:count].swapaxes(0, 1).reshape(-1, *slices.shape[2:]))
-
     step = max(shown.shape[1] // SAMPLE, 1)
-    for count, quality in [(min(count, len(shown)), quality) for count, quality in QUALITIES]:
-        pictures = encode(shown[:, ::step], count, quality)
-        if sum(map(len, pictures)) * step <= most:
+    for count, quality in QUALITIES:
+        sample = to_webp(shown[:count, ::step], quality)
+        if sum(map(len, sample)) * step <= most:
             break
-    pictures = encode(shown, count, quality) if step > 1 else pictures
-    texts = [base64.b64encode(picture).decode() for picture in pictures]
+    pictures = to_webp(shown[:count], quality) if step > 1 else sample
+    texts, count = [base64.b64encode(picture).decode() for picture in pictures], len(shown[:count])
     return [texts[first : first + count] for first in range(0, len(texts), count)]
+
+
+def to_webp(slices: np.ndarray, quality: int) -> list[bytes]:
+    """Return pictures (uint8 [sequences, N, H, W]) as WebP, all sequences of a slice one after the other."""
+
+    def encode(picture: np.ndarray) -> bytes:
+        Image.fromarray(picture).save(file := io.BytesIO(), "WEBP", quality=quality, method=2)
+        return file.getvalue()
+
+    return parallel_map(encode, slices.swapaxes(0, 1).reshape(-1, *slices.shape[2:]))
 
 
 def encode_labels(mask: np.ndarray, predicted: np.ndarray) -> list[int]:

@@ -12,9 +12,8 @@ from scans.check import CORRECTED, NETWORK
 from scans.cohort import Patient
 from scans.items import OURS
 from scans.masks import read_scan_masks
-from scans.names import SHOWN
 from scans.scan import Scan
-from scans.write import Row, digest_bytes, file_names, read_json, read_record, record_path
+from scans.write import Row, file_names, read_json, read_record, record_path
 from utils import UserError, list_few, to_json, write_text
 
 
@@ -34,23 +33,19 @@ def begin(
     Raises: UserError if there are masks of other patients, or with other settings.
     """
     path, settings = out / OURS, json.loads(to_json(settings))
-    names = [folder.name for folder in out.iterdir()] if out.is_dir() else []
-    earlier = {name for name in names if record_path(out, name).is_file()}
+    earlier = {folder.name for folder in out.glob("*") if record_path(out, folder.name).is_file()}
     before = {} if overwrite else read_json(path)
+    remedy = "another folder with --out, or replace all masks with --overwrite."
     if overwrite:
         for name in earlier if own is None else earlier.intersection(own):
             remove(out, name)
     elif others := sorted(earlier.difference(patients)):
         raise UserError(
-            f"{out}: holds masks of {list_few(others)}, which this command does not name. Name all patients, or "
-            "another folder with --out, or replace all masks with --overwrite."
+            f"{out}: holds masks of {list_few(others)}, which this command does not name. Name all, or {remedy}"
         )
     different = [f"{name} {before[name]}, not {new}" for name, new in settings.items() if before.get(name, new) != new]
     if different:
-        raise UserError(
-            f"{out}: holds masks made with {'; '.join(different)}. Give the same options, name another folder with "
-            "--out, or replace all masks with --overwrite."
-        )
+        raise UserError(f"{out}: holds masks made with {'; '.join(different)}. Give the same options, name {remedy}")
     if before != settings:
         write_text(path, to_json(settings))
 
@@ -62,37 +57,49 @@ def remove(out: Path, patient: str) -> None:
         (out / patient / Path(name).name).unlink(missing_ok=True)
 
 
-def inputs_digest(patient: Patient, spacing: Sequence[float] | None) -> str:
+def digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def digest_inputs(patient: Patient, spacing: Sequence[float] | None) -> str:
     """Return a text that tells apart what a patient is read from, by path, size and time of the files."""
-    files = [(SHOWN[kind], path) for kind, item in patient.items.items() for path in item.paths]
-    stats = [path.stat() if path.exists() else None for _, path in files]
-    about = [(kind, str(path), s and (s.st_size, s.st_mtime_ns)) for (kind, path), s in zip(files, stats, strict=True)]
-    return digest_bytes(repr((about, spacing)).encode())
+    about = [str(spacing)]
+    for kind, item in patient.items.items():
+        for path in item.paths:
+            state = path.stat() if path.exists() else None
+            about.append(f"{kind} {path!r} {(state.st_size, state.st_mtime_ns) if state else 'gone'}")
+    return digest("\n".join(about).encode())
 
 
-def read_done(out: Path, patient: Patient, inputs: str) -> Row:
-    """Return the record of a patient of whom all is there, from the same inputs, with unchanged masks; else {}."""
-    record, folder = read_record(out, patient.name), out / patient.name
-    same = bool(record) and record["inputs"] == inputs and unchanged(folder, record)
-    return record if same and all((folder / name).is_file() for name in (*record["masks"], *record["files"])) else {}
+def digest_masks(masks: Sequence[np.ndarray]) -> str:
+    """Return a text that tells apart masks (uint8 0 or 1) by their pixels alone, not by how they were saved."""
+    content = b"".join(f"{mask.shape}".encode() + np.packbits(mask > 0).tobytes() for mask in masks)
+    return f"sha256:{digest(content)[:16]}"
+
+
+def is_done(folder: Path, record: Row, inputs: str) -> bool:
+    """Return whether the record of a patient is of these inputs, and all its files are there, with unchanged masks."""
+    if not record or record["inputs"] != inputs:
+        return False
+    return all((folder / name).is_file() for name in (*record["masks"], *record["files"])) and unchanged(folder, record)
 
 
 def unchanged(folder: Path, record: Row) -> bool:
     """Return whether the masks that are in a folder are as its record says."""
-    known = [(folder / name, digest) for name, digest in record["masks"].items()]
-    return all(digest_bytes(path.read_bytes()) == digest for path, digest in known if path.is_file())
+    known = [(folder / name, content) for name, content in record["masks"].items()]
+    return all(digest(path.read_bytes()) == content for path, content in known if path.is_file())
 
 
-def read_written(out: Path, scan: Scan, record: Row) -> list[np.ndarray] | None:
-    """Return the masks of a scan in the output folder, uint8 [H, W], 0 or 1, of each slice.
+def read_written(folder: Path, scan: Scan, record: Row) -> list[np.ndarray] | None:
+    """Return the masks of a scan in its output folder, uint8 [H, W], 0 or 1, of each slice.
 
     None without any, or with some of the network's only, as it was stopped.
     Raises: ValueError that names a file which is missing, damaged, or does not fit the scan.
     """
-    paths = [out / scan.name / name for name in file_names(scan, "mask")]
+    paths = [folder / name for name in file_names(scan, "mask")]
     lacking = [path for path in paths if not path.is_file()]
     by_network = bool(record) and record["patient"]["origin"] == NETWORK
-    if len(lacking) == len(paths) or (lacking and by_network and unchanged(paths[0].parent, record)):
+    if len(lacking) == len(paths) or (lacking and by_network and unchanged(folder, record)):
         return None
     remedy = "Restore it, or replace all masks with --overwrite."
     if lacking:
@@ -103,21 +110,13 @@ def read_written(out: Path, scan: Scan, record: Row) -> list[np.ndarray] | None:
         raise ValueError(f"{paths[0]}: cannot be used: {' '.join(str(error).split())} {remedy}") from None
 
 
-def describe_written(masks: Sequence[np.ndarray], row: Row) -> Row:
+def origin_of(masks: Sequence[np.ndarray], row: Row) -> Row:
     """Return the columns of patients.csv that say where masks come from that were in the output folder.
 
     row: of the patient in the earlier record; of masks as the network made them, what was expected still holds.
     """
     network = row.get("network_mask", "")
-    if digest(masks) != network:
+    if digest_masks(masks) != network:
         return {"origin": CORRECTED, "network_mask": network}
     known = {name: row[name] for name in ("expected_dice", "low", "high") if name in row}
     return {"origin": NETWORK, "network_mask": network} | known
-
-
-def digest(masks: Sequence[np.ndarray]) -> str:
-    """Return a text that tells apart masks (uint8 0 or 1) by their pixels alone, not by how they were saved."""
-    content = hashlib.sha256()
-    for mask in masks:
-        content.update(f"{mask.shape}".encode() + np.packbits(mask > 0).tobytes())
-    return f"sha256:{content.hexdigest()[:16]}"

@@ -11,7 +11,7 @@ import numpy as np
 from constants import CHANNELS, IMAGE_SIZE
 from dataset.preprocess import find_head
 from scans import medical
-from scans.scan import Scan, mask_to_network_size, to_network_size, to_original_size
+from scans.scan import Scan
 
 APART = 5.0  # mm between slices of the data set
 THIN = 3.0  # mm; slices nearer than this are averaged in slabs of about APART
@@ -39,11 +39,8 @@ def masks_to_network(masks: Sequence[np.ndarray], scan: Scan) -> np.ndarray:
     slabs = []
     for first, last in zip(*_slabs(scan), strict=True):
         mask = (2 * np.sum(masks[first:last], axis=0) >= last - first).astype(np.uint8)
-        rows, columns = (
-            ((np.arange(new) + 0.5) * old / new).astype(int)
-            for old, new in zip(mask.shape, _square_size(mask.shape, scan.spacing), strict=True)
-        )
-        slabs.append(mask_to_network_size(mask[np.ix_(rows, columns)]))
+        square = _pad(_nearest(mask, _square_size(mask.shape, scan.spacing)))
+        slabs.append(_nearest(square, (IMAGE_SIZE, IMAGE_SIZE)))
     return np.stack(slabs)
 
 
@@ -100,6 +97,35 @@ def resample(other: Scan, flair: Scan) -> float:
     other.grid, other.spacing = flair.grid, flair.spacing
     heads = [find_head(np.stack(scan.slices), filled=True) for scan in (other, flair)]
     return float(2 * (heads[0] & heads[1]).sum() / max(1, heads[0].sum() + heads[1].sum()))
+
+
+def to_network_size(plane: np.ndarray) -> np.ndarray:
+    """Return a slice, padded with black to a square and resized: uint8 [H, W, 3] -> [256, 256, 3]."""
+    square = _pad(plane)
+    smooth = cv2.INTER_AREA if len(square) > IMAGE_SIZE else cv2.INTER_LINEAR
+    return cv2.resize(square, (IMAGE_SIZE, IMAGE_SIZE), interpolation=smooth)
+
+
+def to_original_size(logits: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Return logits at the size of the slice, without the padding: float32 [256, 256] -> [height, width]."""
+    side = max(height, width)
+    top, left = (side - height) // 2, (side - width) // 2
+    logits = cv2.resize(logits, (side, side), interpolation=cv2.INTER_LINEAR)
+    return logits[top : top + height, left : left + width]
+
+
+def _pad(plane: np.ndarray) -> np.ndarray:
+    height, width = plane.shape[:2]
+    side = max(height, width)
+    top, left = (side - height) // 2, (side - width) // 2
+    around = ((top, side - height - top), (left, side - width - left), (0, 0))
+    return np.pad(plane, around[: plane.ndim])
+
+
+def _nearest(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Return a mask at another height and width, by nearest neighbour."""
+    places = [((np.arange(new) + 0.5) * old / new).astype(int) for old, new in zip(mask.shape, size, strict=True)]
+    return mask[np.ix_(*places)]
 
 
 def _slabs(scan: Scan) -> tuple[np.ndarray, np.ndarray]:

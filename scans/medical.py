@@ -176,10 +176,10 @@ def _correct_geometry(image: Any, reader: Any, path: Path) -> bool:
         named = reader.HasMetaDataKey("NRRD_space") or not file_ending(path).startswith(".n")
         return named or image.GetDirection() != (1, 0, 0, 0, 1, 0, 0, 0, 1)
     if reader.GetMetaData("sform_code") == "0":
-        if known := reader.GetMetaData("qform_code") != "0":
-            return known
-        image.SetDirection(GUESSED)
-        return False
+        known = reader.GetMetaData("qform_code") != "0"
+        if not known:
+            image.SetDirection(GUESSED)
+        return known
     unit = MILLIMETRES.get(int(reader.GetMetaData("xyzt_units")) & 7, 1.0)
     matrix = np.array([reader.GetMetaData(f"srow_{axis}").split() for axis in "xyz"], float) * unit
     matrix[:2] *= -1  # from NIfTI's axes, right and front, to ITK's, left and back
@@ -208,7 +208,6 @@ TAGS = PLACE | {"SeriesInstanceUID": "0020|000e", "SeriesNumber": "0020|0011", "
                 "BitsAllocated": "0028|0100", "PhotometricInterpretation": "0028|0004",
                 "PixelPaddingValue": "0028|0120", "RescaleSlope": "0028|1053",
                 "RescaleIntercept": "0028|1052", "EchoTime": "0018|0081", "InversionTime": "0018|0082"}  # fmt: skip
-SHORT_ECHO, SHORT_INVERSION = 40, 1200  # ms; those of FLAIR are 70 to 400 and 1,500 to 2,900, of T1 5 to 25 and less
 # Of the first group of a file, which is always plain: the kinds without an image, such as reports; no compression
 NO_IMAGE = re.compile(rb"\x02\0\x02\0UI..1\.2\.840\.10008\.(1\.3\.10|5\.1\.4\.1\.1\.(11|66|88|104|481))", re.DOTALL)
 PLAIN = re.compile(rb"\x02\0\x10\0UI..1\.2\.840\.10008\.1\.2(\.[12])?\0", re.DOTALL)
@@ -250,25 +249,13 @@ def read_series(paths: Sequence[Path]) -> Volume:
     return _as_shown(image)
 
 
-def contrast_warnings(path: Path) -> list[str]:
-    """Return a warning where the header of a DICOM file says times that FLAIR never has."""
-    own = _read_tags(path)
-    for name, words, shortest in (("EchoTime", "echo", SHORT_ECHO), ("InversionTime", "inversion", SHORT_INVERSION)):
-        if 0 < (time := _numbers(own.get(name) or "0")[0]) < shortest:
-            return [
-                f"the {words} time of the series {own.get('SeriesDescription', '')} taken for FLAIR is {time:.4g} ms, "
-                "shorter than any of FLAIR: another sequence, whose mask means nothing. Choose with --series."
-            ]
-    return []
-
-
 def outline_series(paths: Sequence[Path]) -> tuple[int, tuple[float, float, float]]:
     """Return the slices of a DICOM series and the mm between its rows, columns and slices. Raises: as `read_series`."""
     tags, step = _read_stack(paths)
     return len(tags), (*_numbers(next(iter(tags.values()))["PixelSpacing"]), step)
 
 
-def _read_tags(path: Path) -> dict[str, str]:
+def read_tags(path: Path) -> dict[str, str]:
     """Return what the header of a file says, by the names of TAGS; nothing for what is no image, such as a report.
 
     Raises: ValueError for a file that is damaged: it would be a slice less.
@@ -306,7 +293,7 @@ def find_series(paths: Sequence[Path]) -> tuple[list[Series], list[Path]]:
     damaged = []
     for path in paths:
         try:
-            tags[path] = _read_tags(path)
+            tags[path] = read_tags(path)
         except (ValueError, LookupError, OSError):
             damaged.append(path)
     sizes = Counter(own.get("SeriesInstanceUID") for own in tags.values())
@@ -334,7 +321,7 @@ def _read_stack(paths: Sequence[Path]) -> tuple[Tags, float]:
 
     Raises: ValueError if they are not one stack of grey slices at even distances.
     """
-    tags = {path: _read_tags(path) for path in paths}
+    tags = {path: read_tags(path) for path in paths}
     first = tags[paths[0]]
     for path, own in tags.items():
         grey = own.get("PhotometricInterpretation") == "MONOCHROME2" and int(own.get("NumberOfFrames") or 1) == 1

@@ -13,9 +13,9 @@ from PIL.TiffImagePlugin import BITSPERSAMPLE
 from constants import CHANNELS, FLAIR, POST, PRE
 from dataset.folder import read_spacing
 from scans import geometry, medical
+from scans.check import file_warnings, is_stripped
 from scans.names import SHOWN, volumes_of_set
 from scans.scan import PICTURES, Scan, check_voxels, file_ending, safe_name, stem
-from scans.unusual import file_warnings, is_stripped
 
 if TYPE_CHECKING:
     from scans.cohort import Patient

@@ -1,4 +1,4 @@
-"""A scan in memory, the limit of what is read, sizes for the network, and names of files.
+"""A scan in memory, the limit of what is read, and names of files.
 
 Files may come from anyone: only known formats are read, the size is checked before anything is decoded, and nothing is
 unpickled.
@@ -6,11 +6,11 @@ unpickled.
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import cv2
 import numpy as np
 
 from constants import IMAGE_SIZE
@@ -54,33 +54,10 @@ def check_voxels(height: int, width: int, slices: int = 1, before: int = 0) -> i
     return voxels
 
 
-def to_network_size(plane: np.ndarray, size: int = IMAGE_SIZE) -> np.ndarray:
-    """Return a slice, padded with black to a square and resized: uint8 [H, W, 3] -> [size, size, 3]."""
-    square = _pad(plane)
-    return cv2.resize(square, (size, size), interpolation=cv2.INTER_AREA if len(square) > size else cv2.INTER_LINEAR)
-
-
-def mask_to_network_size(mask: np.ndarray, size: int = IMAGE_SIZE) -> np.ndarray:
-    """Return a mask at the network's size, as `to_network_size` a slice, by nearest neighbour: uint8 [size, size]."""
-    square = _pad(mask)
-    nearest = ((np.arange(size) + 0.5) * len(square) / size).astype(int)
-    return square[np.ix_(nearest, nearest)]
-
-
-def _pad(plane: np.ndarray) -> np.ndarray:
-    height, width = plane.shape[:2]
-    side = max(height, width)
-    top, left = (side - height) // 2, (side - width) // 2
-    around = ((top, side - height - top), (left, side - width - left), (0, 0))
-    return np.pad(plane, around[: plane.ndim])
-
-
-def to_original_size(logits: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Return logits at the size of the slice, without the padding: float32 [size, size] -> [height, width]."""
-    side = max(height, width)
-    top, left = (side - height) // 2, (side - width) // 2
-    logits = cv2.resize(logits, (side, side), interpolation=cv2.INTER_LINEAR)
-    return logits[top : top + height, left : left + width]
+def as_stacks(planes: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Return slices of one size as one array [S, H, W, ...]; of several sizes, each slice as an array of its own."""
+    alike = len({plane.shape for plane in planes}) == 1
+    return [np.stack(planes)] if alike else [plane[None] for plane in planes]
 
 
 def file_ending(path: Path) -> str:

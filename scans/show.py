@@ -11,7 +11,7 @@ from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 from constants import FLAIR
 from dataset.preprocess import find_head, head_box
-from scans.scan import Scan
+from scans.scan import Scan, as_stacks
 
 # Okabe and Ito's colours, which people without full colour vision can tell apart
 BLUE, ORANGE, GREEN, SKY = "#0072B2", "#E69F00", "#009E73", "#56B4E9"
@@ -50,14 +50,12 @@ def contact_sheet(
     """
     outlined = [(masks, PREDICTION_COLOR), *([(references, MASK_COLOR)] if references else [])]
     shown = brightness(plane[..., FLAIR] for plane in scan.slices)
-    flair = [shown[plane[..., FLAIR]] for plane in scan.slices]
-    alike = len({plane.shape for plane in flair}) == 1
-    stacks = [np.stack(scan.slices)] if alike else [plane[None] for plane in scan.slices]
+    stacks = as_stacks(scan.slices)
     heads = [head for stack in stacks for head in find_head(stack)]
     marked = [any(of[n].any() for of, _ in outlined) for n in range(len(masks))]
     chosen = choose_slices(marked, [head.mean() > LEAST_HEAD for head in heads])
-    planes = [flair[n] for n in chosen]
-    box = window([heads[n] for n in chosen] + [of[n] > 0 for of, _ in outlined for n in chosen]) if alike else np.s_[:]
+    seen = [heads[n] for n in chosen] + [of[n] > 0 for of, _ in outlined for n in chosen]
+    box = window(seen) if len(stacks) == 1 else np.s_[:]
     tall = scan.spacing[0] / scan.spacing[1] if scan.spacing else 1
     columns = min(range(math.ceil(math.sqrt(len(chosen))), 6), key=lambda n: -len(chosen) % n)  # fewest empty tiles
     side = min(SHEET_WIDTH // columns, LARGEST_TILE)
@@ -66,9 +64,10 @@ def contact_sheet(
     size = (max(columns * side, LARGEST_TILE), top + rows * (side + LINE) + LINE * len(footer) + 8)
     page = Image.new("RGB", size)
     draw, font = ImageDraw.Draw(page), text_font(13)
-    for number, (n, plane) in enumerate(zip(chosen, planes, strict=True)):
+    for number, n in enumerate(chosen):
         left, upper = number % columns * side, top + number // columns * (side + LINE)
-        picture = tile(plane[box], [(of[n][box], color) for of, color in reversed(outlined)], side - 4, tall)
+        flair = shown[scan.slices[n][..., FLAIR]]
+        picture = tile(flair[box], [(of[n][box], color) for of, color in reversed(outlined)], side - 4, tall)
         height, width = picture.shape[:2]
         page.paste(Image.fromarray(picture), (left + (side - width) // 2, upper + (side - height) // 2))
         draw.text((left + 6, upper + side), captions[n], font=font, fill=TEXT if masks[n].any() else DIM)

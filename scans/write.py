@@ -1,12 +1,11 @@
 """What predict_model.py writes: masks in the form of the scan's files, one sheet, and areas and volumes in tables."""
 
 import csv
-import hashlib
 import io
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -29,11 +28,20 @@ COLUMNS = {
 Row = dict[str, Any]  # by column; what is not known is missing
 
 
-def make_sheet(
-    scan: Scan, masks: Sequence[np.ndarray], references: Sequence[np.ndarray] | None, rows: list[Row], total: Row,
-    notice: str,
-) -> bytes:  # fmt: skip
-    """Return PATIENT_overlay.png; masks, references: uint8 [H, W], 0 or 1, of each slice. notice: below the sheet."""
+class Result(NamedTuple):
+    """A scan, its masks, and what was measured."""
+
+    scan: Scan
+    masks: Sequence[np.ndarray]  # uint8 [H, W], 0 or 1, of each slice
+    references: Sequence[np.ndarray] | None  # the same by a reader
+    probabilities: Sequence[np.ndarray] | None  # float32 [H, W]; None of masks that were in the output folder
+    rows: list[Row]  # of slices.csv
+    total: Row  # of patients.csv
+
+
+def make_sheet(result: Result, notice: str) -> bytes:
+    """Return PATIENT_overlay.png. notice: below the sheet."""
+    scan, masks, references, _, rows, total = result
     heading, footer = [scan.name, *describe(total)], [*filter(None, [notice]), RESEARCH_USE]
     return encode_picture(contact_sheet(scan, masks, references, [caption(row) for row in rows], heading, footer))
 
@@ -52,10 +60,6 @@ def read_json(path: Path) -> Row:
         return json.loads(path.read_bytes())
     except (OSError, ValueError):
         return {}
-
-
-def digest_bytes(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
 
 
 def write_tables(out: Path, patients: Iterable[str]) -> tuple[list[Row], int]:

@@ -10,10 +10,11 @@ segmented with the committed weights: stage by stage, and as a cohort, whose sta
 """
 
 import argparse
+import functools
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,9 +32,10 @@ from dataset.slices import Slices
 from dataset.synthetic import make_patient
 from evaluation.selection import Postprocessing
 from inference.cohort import Prediction
-from inference.segment import computation, to_masks
+from inference.segment import computation, predict, to_masks
 from reporting.scans import make_page
-from scans.cohort import find_patients
+from scans.cohort import Patient, find_patients
+from scans.read import read_patient
 from storage.checkpoints import describe_network, load_network
 from training.engine import TrainingTransform, train_one_epoch, training_window
 from training.hardware import Hardware, choose_hardware, keep_freed_memory
@@ -153,23 +155,21 @@ def measure_scans(slices: int, side: int, apart: float, hardware: Hardware) -> N
             write_scan(Path(folder, "scans", f"P{number}", "flair.nii.gz"), number, slices, side, apart)
         patients = find_patients([Path(folder, "scans")]).patients
 
-        def predict_into(name: str, compute: Callable) -> Prediction:
-            def page(*arguments: Any) -> str:
-                return make_page(*arguments, facts={})
-
-            return Prediction(Path(folder, name), compute, checkpoint, None, False, "", page)
-
-        prediction = predict_into("stages", timed("network", network))
+        settings = checkpoint["input"]
         for patient in patients:
-            work = timed("reading", prediction.read)(patient)
-            work = timed("postprocessing", prediction.segment)(work)
-            rules = Postprocessing.of(checkpoint["input"])
-            before = seconds["postprocessing"]
-            timed("postprocessing", to_masks)(work.probabilities, rules, work.scan.spacing)
-            timed("writing", prediction.write)(work)
-            seconds["writing"] -= seconds["postprocessing"] - before  # write makes the masks, too
-        seconds["postprocessing"] -= seconds["network"]  # segment resizes before and after the network
-        timed("cohort", lambda: list(predict_into("cohort", network).run(patients)))()
+            scan, _ = timed("reading", read_patient)(patient)
+            probabilities, _ = timed("postprocessing", predict)(timed("network", network), scan, settings)
+            timed("postprocessing", to_masks)(probabilities, Postprocessing.of(settings), scan.spacing)
+
+        def predict_into(name: str, compute: Callable, scans: Sequence[Patient]) -> None:
+            page = functools.partial(make_page, facts={})
+            list(Prediction(Path(folder, name), compute, checkpoint, None, False, "", page).run(scans))
+
+        for number, patient in enumerate(patients):  # each alone: the stages one after the other
+            timed("writing", predict_into)(f"alone_{number}", network, [patient])
+        seconds["writing"] -= seconds["reading"] + seconds["postprocessing"]
+        seconds["postprocessing"] -= seconds["network"]  # predict resizes before and after the network
+        timed("cohort", predict_into)("cohort", network, patients)
     stages = ", ".join(f"{stage} {value:.2f}" for stage, value in seconds.items())
     print(f"{slices} slices of {side} x {side}, {apart:g} mm apart, seconds a scan on {hardware}: {stages}; "
           f"cohort over network {seconds['cohort'] / seconds['network']:.2f}", flush=True)  # fmt: skip

@@ -1,15 +1,11 @@
-"""Calibration on the pixels of the head, and warnings about images and masks, by hand."""
+"""Calibration on the pixels of the head, by hand."""
 
 import numpy as np
 import pytest
 from conftest import box, make_slices
 
-from dataset.folder import find_slices
-from dataset.preprocess import find_head
-from dataset.published import published_patients
-from dataset.slices import Slices, load_slices
+from dataset.slices import Slices
 from evaluation import calibration
-from scans.check import CORTEX, cortex_ratio, input_warnings, is_misplaced
 
 
 def head_image(radius: int = 60) -> np.ndarray:
@@ -64,55 +60,3 @@ def test_pooling_runs_is_the_same_as_counting_all_at_once():
     pooled = calibration.pool([calibration.reliability(counts[:1]), calibration.reliability(counts[1:])])
     for a, b in zip(pooled, calibration.reliability(counts), strict=True):
         assert a == pytest.approx(b)
-
-
-def test_a_photograph_a_page_and_a_mask_over_half_of_the_head_are_doubted():
-    images, masks = np.stack([head_image()] * 2), np.zeros((2, 256, 256), np.uint8)
-    images[:, :9, :9] = 0
-    assert input_warnings(images, np.stack([box((100, 100, 20, 20))] * 2)) == []
-    noise = np.random.default_rng(0).integers(0, 256, images.shape, np.uint8)
-    assert "the corners, where MR shows air, vary like the rest" in input_warnings(noise, masks)[0]
-    assert "are as bright as the rest" in input_warnings(np.full_like(images, 250), masks)[0]
-    masks[1] = find_head(images, filled=True)[1]
-    assert "more than a third of the head in 1 of 2 slices" in input_warnings(images, masks)[0]
-    images[1] = box((100, 100, 30, 30))[..., None] * 90
-    assert input_warnings(images, np.stack([box(), box((100, 100, 20, 20))])) == []  # 400 px, where the head ends
-
-
-def test_a_head_that_lies_unlike_those_of_the_data_set():
-    y, x = np.mgrid[:100, :100]
-    egg = (np.abs(x - 50) < 25 + y / 9) & (y >= 5) & (y < 95)  # 90 rows; 50 columns in front, 70 behind
-    stack = np.stack([egg & (np.hypot(y - 50, x - 50) < radius) for radius in (20, 70, 70, 70, 20)])
-    assert not is_misplaced(stack) and not is_misplaced(stack & False)
-    assert is_misplaced(stack, tall=0.5)
-    for wrong in (stack[:, ::-1], np.rot90(stack, 1, (1, 2)), stack[:, :70], stack[1:4]):
-        assert is_misplaced(wrong)
-
-
-@pytest.mark.parametrize("cortex", [80, 120])
-def test_a_cortex_darker_than_white_matter_is_like_t1(cortex):
-    y, x = np.mgrid[:256, :256]
-    first, last = np.minimum(y % 48, x % 48), np.maximum(y % 48, x % 48)  # in gyri of 40 pixels, 8 apart
-    plane = np.select([last >= 40, (first < 6) | (last >= 34)], [20, cortex], 100)
-    plane[(np.abs(x - 128) >= 60 + y / 9) | (y < 30) | (y >= 226)] = 0
-    stack = np.repeat(plane[None, ..., None].astype(np.uint8), 7, 0).repeat(3, -1)
-    stack[[0, -1], :150] = 0  # smaller at the ends
-    assert cortex_ratio(stack[..., 1], find_head(stack, filled=True)) == pytest.approx(cortex / 100, abs=0.08)
-    warnings = input_warnings(stack, np.zeros(stack.shape[:3], np.uint8))
-    assert ["looks like T1" in text for text in warnings] == [True] * (cortex < 100)
-
-
-@pytest.mark.real
-def test_t1_is_told_from_flair_in_the_12_real_patients(real):
-    slices = load_slices(real, {"all": find_slices(real, published_patients(subset=True))})["all"]
-    doubted = []
-    for rows in slices.stacks().values():
-        stacks = [slices.images.numpy()[rows][..., [channel] * 3] for channel in range(3)]
-        doubted.append([cortex_ratio(stack[..., 0], find_head(stack, filled=True)) < CORTEX for stack in stacks])
-    assert np.sum(doubted, 0).tolist() == [12, 0, 9]
-
-
-def test_a_mask_at_the_end_of_a_stack_is_doubted():
-    images, masks = np.stack([head_image()] * 5), np.stack([box((100, 100, 20, 20))] * 5)
-    images[:, :9, :9] = 0
-    assert "the mask reaches the first or last slice" in input_warnings(images, masks)[-1]

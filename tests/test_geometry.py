@@ -8,8 +8,9 @@ import SimpleITK as sitk
 
 from constants import FLAIR, POST, PRE
 from scans import geometry, medical
+from scans.geometry import to_network_size, to_original_size
 from scans.read import align, combine, read_scan
-from scans.scan import Scan, to_network_size, to_original_size
+from scans.scan import Scan
 
 PLANES = {"axial": (0, 1, 2), "coronal": (0, 2, 1), "sagittal": (1, 2, 0)}  # axes of space in the order of the file
 

@@ -26,9 +26,9 @@ from dataset.slices import Slices, load_slices
 from export_model import to_safetensors
 from reporting.model_card import describe_input, model_card
 from scans.cohort import find_patients
+from scans.geometry import to_network_size
 from scans.names import MASK
 from scans.read import read_patient
-from scans.scan import to_network_size
 from scans.training_set import check_place, read_training_masks, take_masks
 from storage import origin
 from storage.checkpoints import load_network
@@ -368,7 +368,7 @@ def test_weights_that_record_nobody_may_know_the_published_patients(known, seen,
     metadata = describe_input(checkpoint) | {"published": True, "synthetic": False}
     metadata |= {} if known is None else {"training_patients": known}
     path = tmp_path / "x.safetensors"
-    path.write_bytes(to_safetensors(network, metadata)[0])
+    path.write_bytes(to_safetensors(network, metadata))
     slices = {
         "test": make_slices({name: [box()] for name in ("P", "TCGA_CS_4941_19960909")}),
         "train": make_slices({"Q": [box()]}),

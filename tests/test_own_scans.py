@@ -11,19 +11,14 @@ from conftest import write_volume
 from PIL import Image
 from test_predict import blob, predict, read_volume, save, write_cohort  # noqa: F401 - predict is a fixture
 
-from dataset.slices import fingerprint
 from reporting import scans as page
 from scans import check
 from scans.read import read_picture
-from scans.scan import Scan
 
 
 def stacks_of(path: Path) -> list[dict]:
     """Return the stacks that a page shows."""
-    text = path.read_text(encoding="utf-8")
-    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)[1])[
-        "patients"
-    ]
+    return json.loads(page.DATA.search(path.read_text(encoding="utf-8"))[1])["patients"]
 
 
 def rows_of(path: Path) -> list[str]:
@@ -34,38 +29,26 @@ def rows_of(path: Path) -> list[str]:
 # --- Corrections -------------------------------------------------------------------------------------------------
 
 
-def write_scan(folder: Path, kind: str) -> Path:
-    image, _ = blob()
-    if kind == "png":
-        (folder / "case").mkdir()
-        for number in (1, 2):
-            Image.fromarray(image).save(folder / "case" / f"case_{number}.png")
-        return folder / "case"
-    if kind == "npy":
-        np.save(folder / "case.npy", np.stack([image, image]))
-        return folder / "case.npy"
-    return write_volume(folder / "case.nii.gz", np.stack([image[..., 1]] * 2), (0.5, 0.5, 4))
-
-
-@pytest.mark.parametrize("kind", ["png", "npy", "nii.gz"])
+@pytest.mark.parametrize("kind", ["png", "nii.gz"])
 def test_a_corrected_mask_is_measured_as_it_is_and_replaced_only_if_asked(predict, tmp_path, kind):  # noqa: F811
-    path = write_scan(tmp_path, kind)
-    assert predict(path)[0] == 0
-    out = tmp_path / "out"
-    edited = out / "case" / ("case_2_mask.png" if kind == "png" else f"case_mask.{kind}")
+    image, out = blob()[0], tmp_path / "out"
     if kind == "png":
-        pixels = read_picture(edited).copy()
-        pixels[60:70] = 0  # 600 of 2,400 px
-        Image.fromarray(pixels).save(edited)
+        path, edited = tmp_path / "case", out / "case" / "case_2_mask.png"
+        path.mkdir()
+        for number in (1, 2):
+            Image.fromarray(image).save(path / f"case_{number}.png")
     else:
-        stack = np.load(edited) if kind == "npy" else read_volume(edited)
-        stack[1, 60:70] = 0
-        np.save(edited, stack) if kind == "npy" else write_volume(edited, stack * 3, (0.5, 0.5, 4))
+        path = write_volume(tmp_path / "case.nii.gz", np.stack([image[..., 1]] * 2), (0.5, 0.5, 4))
+        edited = out / "case" / "case_mask.nii.gz"
+    assert predict(path)[0] == 0
+    mask = read_picture(edited).copy() if kind == "png" else read_volume(edited)
+    last = mask if kind == "png" else mask[1]
+    last[60:70] = 0  # 600 of 2,400 px
+    Image.fromarray(mask).save(edited) if kind == "png" else write_volume(edited, mask * 3, (0.5, 0.5, 4))
     content = edited.read_bytes()
     for words in ("case (corrected mask): 2 of 2 slices with lesion, 4,200 px", "2 slices done before"):
         code, said, err, _ = predict(path)  # it stays corrected
-        assert (code, err) == (0, "") and words in said
-        assert edited.read_bytes() == content
+        assert (code, err) == (0, "") and words in said and edited.read_bytes() == content
         (row,) = pd.read_csv(out / "patients.csv").to_dict("records")
         assert (row["origin"], row["check"], row["lesion_pixels"]) == ("corrected", "no", 4200)
         assert pd.read_csv(out / "slices.csv")["lesion_pixels"].tolist() == [2400, 1800]
@@ -85,8 +68,6 @@ def test_a_cohort_grows_and_only_new_scans_are_segmented(predict, tmp_path):  # 
     assert (code, err) == (0, "") and "1 slice with masks in" in said and "1 slice segmented" in said
     table = pd.read_csv(out / "patients.csv")
     assert table["patient"].tolist() == ["a", "b"] and table["origin"].tolist() == ["network"] * 2
-    code, _, err, _ = predict(tmp_path / "b.npy")
-    assert code == 2 and "holds masks of a, which this command does not name" in err
     np.save(mask, np.zeros((3, 9, 9)))
     code, _, err, _ = predict(tmp_path / "a.npy", tmp_path / "b.npy")
     assert code == 1 and "a_mask.npy: cannot be used: it has 3 slices of 9x9, the images have 1 slices of" in err
@@ -96,45 +77,18 @@ def test_a_cohort_grows_and_only_new_scans_are_segmented(predict, tmp_path):  # 
 # --- What to check first -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "about, expected",
-    [
-        ({}, "no"), ({"warnings": "too large"}, "yes"), ({"lesion_pixels": 0}, "yes"), ({"low": None}, "yes"),
-        ({"low": 0.69}, "yes"), ({"low": 0.71}, "no"), ({"low": 0.1, "warnings": "w", "origin": "corrected"}, "no"),
-    ],
-)  # fmt: skip
-def test_who_is_to_be_checked(about, expected):
-    assert check.needs_check({"origin": "network", "warnings": "", "lesion_pixels": 9} | about) == expected
-
-
 def test_the_order_of_the_table():
-    usual = {"origin": "network", "warnings": "", "lesion_pixels": 9, "expected_dice": 0.8, "low": 0.75}
-    about = {"fine": {}, "less": {"expected_dice": 0.75}, "warned": {"warnings": "w"},
-             "low": {"expected_dice": 0.3, "low": 0.2}, "unknown": {"expected_dice": None, "low": None},
-             "done": {"origin": "corrected", "expected_dice": 0.1, "low": 0}}  # fmt: skip
-    rows = [usual | {"patient": name} | own for name, own in about.items()]
-    rows = [row | {"check": check.needs_check(row)} for row in rows]
+    def total(patient: str, **about) -> dict:
+        row = {"patient": patient, "origin": "network", "warnings": "", "lesion_pixels": 9}
+        row |= {"expected_dice": 0.8, "low": 0.75} | about
+        return row | {"check": check.needs_check(row)}
+
+    rows = [total("fine"), total("less", expected_dice=0.75), total("warned", warnings="w"),
+            total("low", expected_dice=0.3, low=0.2),
+            total("unknown", expected_dice=None, low=None),
+            total("done", origin="corrected", expected_dice=0.1, low=0)]  # fmt: skip
     order = [row["patient"] for row in sorted(rows, key=page.first_to_check)]
     assert order == ["unknown", "low", "warned", "done", "less", "fine"]
-
-
-def test_who_was_seen_in_training():
-    images = [blob()[0]]
-    scan = Scan("a", images, ["a_1"], [Path("a.png")])
-    assert check.seen_in_training(scan, None) == ""
-    assert check.seen_in_training(scan, {"b": "sha256:0"}) == "no"
-    assert check.seen_in_training(scan, {"a": ""}) == check.seen_in_training(scan, {"b": fingerprint(images)}) == "yes"
-
-
-def test_what_holds_for_several_scans_is_said_once(predict, tmp_path):  # noqa: F811
-    for name in "ab":
-        np.save(tmp_path / f"{name}.npy", np.stack([blob()[0][..., 1]] * 2))
-    code, said, _, out = predict(tmp_path / "a.npy", tmp_path / "b.npy")
-    words = " ".join(said.split())
-    assert code == 0 and words.count("one sequence only") == 1
-    assert "warning: 2 of 2 scans: one sequence only" in words and "0.020 Dice" in words
-    assert said.splitlines()[-1] == "2 scans: 2 with lesion, 2 to check, 0 corrected"  # noise
-    assert "2 of 2 scans: one sequence only" in (out / "report.html").read_text(encoding="utf-8")
 
 
 # --- The page ----------------------------------------------------------------------------------------------------

@@ -11,7 +11,6 @@ from PIL import Image
 from test_predict import blob, save
 
 import utils
-from inference.cohort import in_stages
 from scans.read import read_patient
 
 
@@ -79,27 +78,24 @@ def test_a_cohort_stopped_at_any_file_ends_as_one_that_was_not(predict, tmp_path
 
 
 def test_what_is_done_is_not_read_again_unless_something_changed(predict, read, cohort, tmp_path):
-    def column(name: str) -> list:
-        return (
-            pd.read_csv(tmp_path / "x" / "out" / "patients.csv")
-            .set_index("patient")
-            .loc[["a", "b", "c"], name]
-            .tolist()
-        )
-
     folder = tmp_path / "x" / "out"
-    for expected in (["b", "c", "d", "a"], ["d"]):
+
+    def column(name: str) -> list:
+        table = pd.read_csv(folder / "patients.csv", index_col="patient")
+        return table.loc[["a", "b", "c"], name].tolist()
+
+    for expected in (["a", "b", "c", "d"], ["d"]):
         read.clear()
         code, out, err = predict("x")
-        assert code == 1 and err.count("error:") == 1 and read == expected
+        assert code == 1 and err.count("error:") == 1 and sorted(read) == expected
     assert "7 slices done before" in out and "3 scans: 2 with lesion" in out
     np.save(folder / "c" / "c_mask.npy", np.load(folder / "c" / "c_mask.npy") * 0)  # corrected
     Image.fromarray(blob()[1] * 255).save(cohort / "a" / "a_2_mask.png")  # the reference is complete
     (folder / "b" / "b_overlay.png").unlink()
-    for expected in (["b", "c", "d", "a"], ["d"]):
+    for expected in (["a", "b", "c", "d"], ["d"]):
         read.clear()
         predict("x")
-        assert read == expected and column("origin") == ["network", "network", "corrected"]
+        assert sorted(read) == expected and column("origin") == ["network", "network", "corrected"]
         assert column("lesion_pixels") == [4800, 0, 0] and column("dice")[0] == 1
     assert (folder / "b" / "b_overlay.png").exists()
     predict("x", "--spacing", 1, 1, 1)
@@ -116,7 +112,7 @@ def test_shards_in_any_order_and_a_last_call_are_one_prediction(predict, read, t
     predict("whole")
     read.clear()
     codes = [predict("shards", "--shard", shard)[0] for shard in ("3/3", "1/3", "2/3", "1/2")]
-    assert codes == [1, 0, 0, 1] and read == ["d", "b", "a", "c", "d"]  # d cannot be read
+    assert codes == [1, 0, 0, 1] and sorted(read) == ["a", "b", "c", "d", "d"]  # d cannot be read
     assert not (tmp_path / "shards" / "out" / "patients.csv").exists()
     code, out, err = predict("shards")
     assert code == 1 and "7 slices done before" in out and "d.npy" in err
@@ -131,25 +127,6 @@ def test_workers_are_shards_in_processes_of_their_own(predict, cohort, tmp_path)
     code, out, err = predict("workers", "--workers", 2, "--overwrite")
     assert code == 0 and "7 slices done by the workers or before" in out and "error" not in err
     assert contents(tmp_path / "workers") == contents(tmp_path / "whole")
-
-
-def test_the_next_item_is_read_and_the_last_one_written_meanwhile():
-    log = []
-
-    def stage(name):
-        return lambda item: log.append(f"{name} {item}") or item
-
-    results = in_stages(range(3), stage("read"), stage("compute"), stage("write"))
-    assert list(results) == [0, 1, 2] and len(log) == 9
-    for item in range(3):
-        assert log.index(f"read {item}") < log.index(f"compute {item}") < log.index(f"write {item}")
-    assert log.index("write 0") < log.index("compute 2")  # three items in memory at most
-
-    def fail(item):
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        list(in_stages(range(3), stage("read"), stage("compute"), fail))
 
 
 @pytest.mark.parametrize(

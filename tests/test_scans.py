@@ -14,9 +14,10 @@ from PIL import Image, ImageColor
 
 from scans import show
 from scans.cohort import find_patients
+from scans.geometry import to_network_size, to_original_size
 from scans.masks import read_mask, select
 from scans.read import read_scan
-from scans.scan import Scan, natural_order, safe_name, to_network_size, to_original_size
+from scans.scan import Scan, natural_order, safe_name
 from scans.write import describe, describe_cohort, encode_stack, measure, record_path, sum_up, write_tables
 from utils import to_json, write_text
 

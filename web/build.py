@@ -20,7 +20,7 @@ import constants
 from constants import FLAIR, IMAGE_SIZE, POST, PRE, SYNTHETIC_SEED
 from dataset import preprocess, synthetic
 from evaluation import quality, selection
-from scans import check, geometry, medical, names, read, scan, show, unusual
+from scans import check, geometry, names, read, scan, show
 from training import engine
 from unet import UNet
 from utils import UserError
@@ -31,7 +31,10 @@ SAMPLE, SAMPLE_SLICES, SAMPLE_QUALITY = 6, 12, 60  # number of the synthetic pat
 LARGEST = 1e-2  # difference of logits: kernels are rounded by up to 1/2048 of their values
 # Of the metadata, what says nothing of the preprocessing
 ABOUT = {"input", "output", "network", "epoch", "synthetic", "published", "use", "quality", "training_patients"}
-CHECKS = "CORNER UNEVEN BRIGHT TOO_MUCH LEAST CUT ENDS FEWEST CORTEX SAMPLED LIKE_T1 MISPLACED AT_END"
+CHECKS = (
+    "CORNER UNEVEN BRIGHT TOO_MUCH LEAST CUT ENDS FEWEST CORTEX CORTEX_SLICES STRIPPED STRIPPED_SLICES AIR LIKE_T1 "
+    "MISPLACED AT_END"
+)
 
 
 def build_page(model: UNet, metadata: dict[str, Any], card: str) -> bytes:
@@ -87,14 +90,13 @@ def page_config(metadata: dict[str, Any]) -> dict[str, Any]:
         "words": {ROLES[kind]: words.pattern for kind, words in names.KINDS.items()},
         "names": {name: getattr(names, name).pattern for name in ("ONTO", "CAMEL", "AGENT")},
         "check": take(check, CHECKS),
-        "unusual": take(unusual, "STRIPPED AIR FEWEST SAMPLED"),
         "sample": {"size": IMAGE_SIZE, "slices": SAMPLE_SLICES, "spacing": spacing},
         "FILLING": read.FILLING.tolist(),
         **take(constants, "FLAIR MEAN STD RESEARCH_USE SYNTHETIC_NOTICE"),
         **take(check, "ONE_SEQUENCE"),
         **take(engine, "OUTSIDE"),
         **take(geometry, "APART THIN UNEQUAL LARGEST"),
-        **take(medical, "SHORT_ECHO SHORT_INVERSION"),
+        **take(check, "SHORT_ECHO SHORT_INVERSION"),
         **take(preprocess, "MULTIPLE"),
         **take(read, "AIR PERCENTILES SAME_HEAD"),
         **take(scan, "MOST_VOXELS"),

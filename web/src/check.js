@@ -18,9 +18,9 @@ export async function seenInTraining({slices, names}, known, size) {
   return Object.values(known).includes(`sha256:${await digest(content)}`);
 }
 
-// As scans/unusual.py has it: without the bright and dark values of scalp and skull the rest is even
-export function isStripped(slices, {STRIPPED, AIR, FEWEST, SAMPLED}, flair, size) {
-  const step = Math.max(1, Math.floor(slices.length / SAMPLED)), sample = slices.filter((_, n) => n % step === 0);
+// As scans/check.py has it: without the bright and dark values of scalp and skull the rest is even
+export function isStripped(slices, {STRIPPED, AIR, FEWEST, STRIPPED_SLICES}, flair, size) {
+  const step = Math.max(1, Math.floor(slices.length / STRIPPED_SLICES)), sample = slices.filter((_, n) => n % step === 0);
   const counts = countValues(sample.map(({planes, height, width}) => toNetworkSize(planes[flair], height, width, size)));
   const level = AIR * percentileOfCounts(counts, 99.5);
   counts.forEach((_, value) => { if (value <= level) counts[value] = 0; });
@@ -76,7 +76,7 @@ export function inputWarnings({slices, spacing}, masks, rules, flair) {
   }
   if (ofOneSize && slices.length >= rules.FEWEST && !unlike) {
     if (isMisplaced(head, height, width, spacing ? spacing[0] / spacing[1] : 1, rules)) warnings.push(rules.MISPLACED);
-    else if (cortexRatio(slices.map(({planes}) => planes[flair]), head, height, width, rules.SAMPLED) < rules.CORTEX) warnings.push(rules.LIKE_T1);
+    else if (cortexRatio(slices.map(({planes}) => planes[flair]), head, height, width, rules.CORTEX_SLICES) < rules.CORTEX) warnings.push(rules.LIKE_T1);
     if (pixels[0] || pixels.at(-1)) warnings.push(rules.AT_END);
   }
   return warnings;

@@ -37,7 +37,7 @@ export async function readTags(file) {
   };
 }
 
-// Of times that FLAIR never has, in the words of scans/medical.py
+// Of times that FLAIR never has, in the words of scans/check.py
 export function contrastWarnings({echo, inversion, description}, {SHORT_ECHO, SHORT_INVERSION}) {
   const wrong = [["echo", echo, SHORT_ECHO], ["inversion", inversion, SHORT_INVERSION]].find(([, time, shortest]) => time > 0 && time < shortest);
   return wrong ? [`the ${wrong[0]} time of the series ${description} taken for FLAIR is ${round(wrong[1])} ms, ` +

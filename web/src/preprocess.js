@@ -1,4 +1,4 @@
-// From slices of 8 bits to the network's input: what dataset/preprocess.py and scans/scan.py compute, bit for bit where
+// From slices of 8 bits to the network's input: what dataset/preprocess.py and scans/geometry.py compute, bit for bit where
 // they are exact. A stack is {height, width, slices: [[pre, flair, post], ...]} with a Uint8Array per sequence, rows first.
 
 // Of a sorted sequence with the value at(k) at place k: linear interpolation, as NumPy does it

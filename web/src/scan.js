@@ -35,7 +35,7 @@ export async function readScan(items, config, progress = () => {}, given = null)
   }));
   const {name, grid, warnings} = flair, {names} = items.flair, spacing = flair.spacing || given;
   notes.push(...describe({slices, spacing}, config));
-  if (isStripped(slices, config.unusual, config.FLAIR, config.input.size)) notes.push("scalp and skull seem to be removed");
+  if (isStripped(slices, config.check, config.FLAIR, config.input.size)) notes.push("scalp and skull seem to be removed");
   if (!spacing) notes.push("no spacing known, so that areas are in pixels only");
   return {name, names, slices, spacing, grid, grey, notes, warnings};
 }

@@ -20,8 +20,8 @@ const names = {ONTO: "_to_[a-z]+", CAMEL: "(?<=[a-z])(?=Mask)", AGENT: "gd"};
 const input = {size: 4, normalisation: "plain", neighbours: 1, crop: false, resolution: 1, tta_flip: true, threshold: 0.5, min_component: 0};
 const config = {input, network: {channels: 5}, words, names, FLAIR: 1, MEAN: [0, 0, 0], STD: [1, 1, 1], MULTIPLE: 32, MOST_VOXELS: 2 ** 27,
   APART: 5, THIN: 3, UNEQUAL: 1.05, LARGEST: 1024, PERCENTILES: [0, 100], AIR: 0.1, FILLING: [-32768],
-  unusual: {STRIPPED: 2.85, AIR: 0.1, FEWEST: 5, SAMPLED: 20}};
-const rules = {CORNER: 16, UNEVEN: 0.4, BRIGHT: 0.8, TOO_MUCH: 1 / 3, LEAST: 0.01, CUT: 0.5, ENDS: 0.55, FEWEST: 5, CORTEX: 0.92, SAMPLED: 12, LIKE_T1: "like T1", MISPLACED: "misplaced", AT_END: "at the end"};
+  check: {STRIPPED: 2.85, AIR: 0.1, FEWEST: 5, STRIPPED_SLICES: 20}};
+const rules = {CORNER: 16, UNEVEN: 0.4, BRIGHT: 0.8, TOO_MUCH: 1 / 3, LEAST: 0.01, CUT: 0.5, ENDS: 0.55, FEWEST: 5, CORTEX: 0.92, CORTEX_SLICES: 12, LIKE_T1: "like T1", MISPLACED: "misplaced", AT_END: "at the end"};
 const refused = (work, words) => assert.rejects(work, error => error instanceof Refusal && error.message.includes(words));
 
 test("percentiles and halves as NumPy has them", () => {
@@ -152,7 +152,7 @@ test("pictures of several sizes or series, or partly in colour, are warned of; a
   assert.match(said([["a1_1.png", 2], ["a2_1.png", 2], ["a1_2.png", 2], ["a2_2.png", 2]])[0], /^pictures of 2 series by their names .a1_1.png, a2_1.png. /);
   assert.match(said([["1.png", 2], ["2.png", 2, true], ["3.png", 2]])[0], /^1 of 3 pictures are in colour, such as 2, /);
   assert.deepEqual(said([["1.png", 2, false, true], ["2.png", 2, true], ["3.png", 2]]), []);
-  const stripped = values => isStripped(Array(5).fill({height: 2, width: 2, planes: [0, Uint8Array.from(values)]}), config.unusual, 1, 2);
+  const stripped = values => isStripped(Array(5).fill({height: 2, width: 2, planes: [0, Uint8Array.from(values)]}), config.check, 1, 2);
   assert.deepEqual([stripped([0, 100, 110, 90]), stripped([0, 100, 250, 20])], [true, false]);
 });
 
@@ -182,7 +182,7 @@ test("a cortex darker than white matter is like T1, by distances in the steps of
     const plane = draw((y, value) => value), end = draw((y, value) => y < 150 ? 0 : value), planes = [end, ...Array(5).fill(plane), end];
     const slices = planes.map(own => ({height: size, width: size, planes: [own, own, own]})), none = new Uint8Array(size * size);
     const warnings = inputWarnings({slices, spacing: null}, planes.map(() => none), rules, 1);
-    return [cortexRatio(planes, findHead(planes, size, size, true), size, size, rules.SAMPLED), warnings.join()];
+    return [cortexRatio(planes, findHead(planes, size, size, true), size, size, rules.CORTEX_SLICES), warnings.join()];
   };
   assert.deepEqual([80, 120].map(cortex => Math.abs(ratio(cortex)[0] - cortex / 100) < 0.08), [true, true]);
   assert.deepEqual([80, 120].map(cortex => ratio(cortex)[1]), ["like T1", ""]);
