@@ -5,16 +5,16 @@
     python -m studies.speed --scans
 
 training.engine and a loop as it is commonly first written (fp32, channels first, whole frames, scaled slice by slice,
-loss and IoU read with .item()) take steps on the same random slices. With --scans, synthetic scans of several sizes are
-segmented with the committed weights: stage by stage, and as a cohort, whose stages overlap.
+loss and IoU read with .item()) take steps on the same random slices; the options of the recipe are those of
+train_model.py. With --scans, synthetic scans of several sizes are segmented with the committed weights: stage by stage,
+and as a cohort, whose stages overlap.
 """
 
-import argparse
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +29,8 @@ from constants import BATCH_SIZE, FLAIR, IMAGE_SIZE, SYNTHETIC_SEED, WEIGHTS
 from dataset.preprocess import Preprocessing, preprocess
 from dataset.slices import Slices
 from dataset.synthetic import make_patient
-from evaluation.selection import Postprocessing
 from inference.cohort import Prediction
-from inference.segment import computation, to_masks
+from inference.segment import computation
 from reporting.scans import make_page
 from scans.cohort import find_patients
 from storage.checkpoints import describe_network, load_network
@@ -39,9 +38,9 @@ from training.engine import TrainingTransform, train_one_epoch, training_window
 from training.hardware import Hardware, choose_hardware, keep_freed_memory
 from training.losses import make_loss
 from training.optimisation import Optimisation
-from training.recipe import RECIPES, Recipe
+from training.recipe import Recipe, make_parser, make_settings
 from unet import UNet
-from utils import positive, run_script
+from utils import run_script
 
 STEPS = 5
 SCANS = ((24, 256, 6.0), (155, 240, 1.0), (400, 512, 0.5), (400, 512, 5.0))  # slices, pixels of a side, mm apart
@@ -49,21 +48,15 @@ COHORT = 4  # scans of one size
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
-    add("--recipe", choices=RECIPES, default="reference", help="(%(default)s)")
-    add("--width", type=positive(int), help="channels of the first level (the recipe's)")
-    add("--batch-size", type=positive(int), help="slices (the recipe's)")
-    add("--bilinear", action="store_true", help="interpolate on the way up")
-    add("--device", default="auto", help="(auto: CUDA, else MPS, else the CPU)")
-    add("--scans", action="store_true", help="measure the stages of predict_model.py instead")
+    parser = make_parser(__doc__)
+    parser.add_argument("--scans", action="store_true", help="measure the stages of predict_model.py instead")
     args = parser.parse_args(argv)
     if args.scans:
         for size in SCANS:
             measure_scans(*size, choose_hardware(args.device, "fp32"))
         return
-    changes = {name: getattr(args, name) for name in ("width", "batch_size", "bilinear") if getattr(args, name)}
-    measure_step(replace(RECIPES[args.recipe], **changes), choose_hardware(args.device))
+    settings = make_settings(args)
+    measure_step(Recipe.of(settings), choose_hardware(args.device, settings["precision"]))
 
 
 def measure_step(recipe: Recipe, hardware: Hardware) -> None:
@@ -137,42 +130,25 @@ def measure_scans(slices: int, side: int, apart: float, hardware: Hardware) -> N
     """Print the mean seconds of each stage of a scan, one after the other, and of a scan of a cohort."""
     model, checkpoint = load_network(WEIGHTS)
     network = computation(model, checkpoint["input"]["tta_flip"], BATCH_SIZE, hardware)
-    seconds = dict.fromkeys(("reading", "network", "postprocessing", "writing", "cohort"), 0.0)
-
-    def timed(stage: str, work: Callable) -> Callable:
-        def call(*arguments: Any) -> Any:
-            start = time.perf_counter()
-            result = work(*arguments)
-            seconds[stage] += (time.perf_counter() - start) / COHORT
-            return result
-
-        return call
-
+    seconds = {}
     with tempfile.TemporaryDirectory() as folder:
         for number in range(COHORT):
             write_scan(Path(folder, "scans", f"P{number}", "flair.nii.gz"), number, slices, side, apart)
         patients = find_patients([Path(folder, "scans")]).patients
-
-        def predict_into(name: str, compute: Callable) -> Prediction:
-            def page(*arguments: Any) -> str:
-                return make_page(*arguments, facts={})
-
-            return Prediction(Path(folder, name), compute, checkpoint, None, False, "", page)
-
-        prediction = predict_into("stages", timed("network", network))
-        for patient in patients:
-            work = timed("reading", prediction.read)(patient)
-            work = timed("postprocessing", prediction.segment)(work)
-            rules = Postprocessing.of(checkpoint["input"])
-            before = seconds["postprocessing"]
-            timed("postprocessing", to_masks)(work.probabilities, rules, work.scan.spacing)
-            timed("writing", prediction.write)(work)
-            seconds["writing"] -= seconds["postprocessing"] - before  # write makes the masks, too
-        seconds["postprocessing"] -= seconds["network"]  # segment resizes before and after the network
-        timed("cohort", lambda: list(predict_into("cohort", network).run(patients)))()
-    stages = ", ".join(f"{stage} {value:.2f}" for stage, value in seconds.items())
-    print(f"{slices} slices of {side} x {side}, {apart:g} mm apart, seconds a scan on {hardware}: {stages}; "
-          f"cohort over network {seconds['cohort'] / seconds['network']:.2f}", flush=True)  # fmt: skip
+        alone, cohort = (
+            Prediction(Path(folder, name), network, checkpoint, None, False, "", partial(make_page, facts={}))
+            for name in ("alone", "cohort")
+        )
+        work = patients
+        for stage in (alone.read, alone.segment, alone.write):  # writing begins with the postprocessing
+            begun = time.perf_counter()
+            work = [stage(item) for item in work]
+            seconds[stage.__name__] = time.perf_counter() - begun
+        begun = time.perf_counter()
+        list(cohort.run(patients))
+        seconds["cohort"] = time.perf_counter() - begun
+    stages = ", ".join(f"{stage} {value / COHORT:.2f}" for stage, value in seconds.items())
+    print(f"{slices} slices of {side} x {side}, {apart:g} mm apart, seconds a scan on {hardware}: {stages}", flush=True)
 
 
 def write_scan(path: Path, number: int, slices: int, side: int, apart: float) -> None:

@@ -120,7 +120,7 @@ def rewrite(path: Path, change) -> None:
     ("spoil", "message"),
     [
         (lambda p: p.write_bytes(p.read_bytes()[:2000]), "damaged or no checkpoint"),
-        (lambda p: torch.save({"format": checkpoints.FORMAT, "epoch": 1}, p), "lacks network"),
+        (lambda p: torch.save({"format": checkpoints.FORMAT, "epoch": 1}, p), "is no checkpoint of this version"),
         (lambda p: torch.save(Evil(), p), "damaged or no checkpoint"),
         (lambda p: shutil.move(p, p.with_name("epoch_4.pt")), "holds epoch 1"),
         (lambda p: rewrite(p, lambda content: content["weights"].pop("head.bias")), "do not fit its network"),
@@ -186,10 +186,3 @@ def test_split_tables_survive_the_round_trip_and_an_edit(folder, run):
     assert b"\r" not in path.read_bytes()
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b",", b";").replace(b"\n", b"\r\n"))
     assert run.read_split_table("train").equals(tables["train"])  # saved by a spreadsheet
-
-
-def test_paths_that_leave_the_data_folder_are_refused(run):
-    for path in ("../secret.tif", "/etc/passwd", "C:\\x.tif", "P\\..\\..\\x.tif"):
-        run.write("test.csv", f"patient,image_path,mask_path\nP,P/P_1.tif,{path}\n".encode())
-        with pytest.raises(UserError, match="leaves the data folder"):
-            run.read_split_table("test")
