@@ -156,6 +156,9 @@ def new_folder(path: Path, remedy: str = "Name another folder.") -> Iterator[Pat
         if path.exists():
             path.rmdir()  # not every system renames onto an empty folder
         work.rename(path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a full disk has none
+        raise
     finally:
         shutil.rmtree(work, ignore_errors=True)
 

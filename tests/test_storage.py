@@ -17,7 +17,7 @@ from storage import checkpoints
 from storage.run_folder import RunFolder
 from training.recipe import Recipe
 from unet import UNet
-from utils import UserError, atomic_write, new_folder, refuse_used
+from utils import UserError, atomic_write, new_folder
 
 METRICS = {"training_loss": 0.5, "training_iou": 0.25, "validation_loss": 0.75, "validation_iou": 0.125}
 METRICS |= {"resolution": 1.0}
@@ -165,15 +165,6 @@ def test_a_new_folder_appears_complete_or_not_at_all(tmp_path):
     assert list(tmp_path.rglob("*")) == [tmp_path / "set", tmp_path / "set" / "file"]
     with pytest.raises(UserError, match="is there already"), new_folder(tmp_path / "set"):
         pass
-
-
-def test_output_folders_that_are_refused(tmp_path):
-    refuse_used(tmp_path)
-    (tmp_path / "mine.txt").touch()
-    refuse_used(tmp_path, overwrite=True)
-    for path, overwrite, message in ((tmp_path, False, "is not empty"), (tmp_path / "mine.txt", True, "is a file")):
-        with pytest.raises(UserError, match=message):
-            refuse_used(path, overwrite)
 
 
 def test_split_tables_survive_the_round_trip_and_an_edit(folder, run):

@@ -1,6 +1,7 @@
 """The hardware: device, precision, memory, seeds, exact repetition, and several processes that train as one."""
 
 import ctypes
+import gc
 import os
 import platform
 import sys
@@ -127,6 +128,7 @@ def leave_processes() -> None:
     """Leave the other processes, all at the same time, before the interpreter ends."""
     if dist.is_initialized():
         dist.barrier()
+        gc.collect()  # wrapped networks keep the group's threads alive
         dist.destroy_process_group()
 
 
