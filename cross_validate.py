@@ -94,10 +94,9 @@ def pool(run: RunFolder, folds: dict[int, RunFolder], folder: Path) -> None:
     from storage.run_folder import TEST_TABLES
 
     tables = {
-        name: pd.concat([fold.read_test_table(name).assign(fold=number) for number, fold in folds.items()])
+        name: pd.concat((fold.read_test_table(name).assign(fold=k) for k, fold in folds.items()), ignore_index=True)
         for name in TEST_TABLES
     }
-    tables = {name: table.reset_index(drop=True) for name, table in tables.items()}
     results = {number: fold.read_metrics() for number, fold in folds.items()}
     shown = (
         "epoch", "threshold", "min_component", "slices", "patients", "patients_without_tumour", "patient_dice",
