@@ -237,7 +237,7 @@ def describe_costs(keep: int, recipe: Recipe, slices: int, network: torch.nn.Mod
     """Return the size of all checkpoints and, on a CPU, roughly the hours of training, before they are spent."""
     size = sum(tensor.nbytes for tensor in network.state_dict().values())
     checkpoints = min(recipe.epochs, 1 + keep * len(CRITERIA)) if keep else recipe.epochs
-    costs = f"disk        {size * checkpoints / 1e9:.1f} GB for {counted(checkpoints, 'checkpoint')}"
+    costs = f"disk        {size * checkpoints / 1e6:,.0f} MB for {counted(checkpoints, 'checkpoint')}"
     gflop = (240 if recipe.bilinear else 289) * (recipe.width / 64 / recipe.pixel_unshuffle) ** 2  # of a slice
     hours = recipe.epochs * slices * gflop / (cores() * CPU_GFLOPS[hardware.bf16]) / 3600
     if hardware.device.type == "cpu" and hours > 1:
