@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from storage.run_folder import RunFolder
 
 PER_FOLD = ("run", "fold", "split", "resume", "overwrite", "data", "device", "patients")  # options set from here
-PROJECT = Path(__file__).resolve().parent
 
 
 def parse_arguments(argv: list[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
@@ -70,9 +69,9 @@ def main(argv: list[str] | None = None) -> None:
         print(f"--- fold {number} of {args.folds}: {fold}{f', output in {log}' if log else ''}", flush=True)
         where = ["--run", fold, "--data", folder, "--device", device]
         split = ["--fold", f"{number}/{args.folds}", *patients]
-        run_python(PROJECT / "train_model.py", *where, *split, *given, "--resume", log=log)  # begins, goes on, is done
-        run_python(PROJECT / "process_models.py", "--run", fold, log=log)
-        run_python(PROJECT / "test_model.py", *where, *select, *["--tune"] * args.tune, log=log)
+        run_python("train_model.py", *where, *split, *given, "--resume", log=log)  # begins, goes on, is done
+        run_python("process_models.py", "--run", fold, log=log)
+        run_python("test_model.py", *where, *select, *["--tune"] * args.tune, log=log)
 
     if args.workers > 1:
         from training.hardware import device_of
@@ -94,9 +93,8 @@ def pool(run: RunFolder, folds: dict[int, RunFolder], folder: Path) -> None:
     from reporting.report import write_report
     from storage.run_folder import TEST_TABLES
 
-    of_fold = {number: fold.read_test_tables() for number, fold in folds.items()}
     tables = {
-        name: pd.concat([tables[name].assign(fold=number) for number, tables in of_fold.items()], ignore_index=True)
+        name: pd.concat((fold.read_test_table(name).assign(fold=k) for k, fold in folds.items()), ignore_index=True)
         for name in TEST_TABLES
     }
     results = {number: fold.read_metrics() for number, fold in folds.items()}

@@ -92,9 +92,7 @@ def verify(folder: Path, patients: dict[str, int]) -> str:
             f"{describe_problems(folder, problems)}\nThis is not the published set of {len(patients)} patients. Get it "
             f"again, name another folder with --out, or add --subset for 12 patients. {BY_HAND}"
         )
-    tumour = 0
-    for _, rows in table.groupby("patient"):
-        tumour += int(load_slices(folder, {"all": rows})["all"].masks.flatten(1).any(1).sum())
+    tumour = sum(int(load_slices(folder, {"": own})[""].masks.any((1, 2)).sum()) for _, own in table.groupby("patient"))
     return f"checked: {len(patients)} patients, {len(table):,} slices with masks, {tumour:,} of them with tumour"
 
 
@@ -132,11 +130,10 @@ def unpack_archive(archive: Path, folder: Path, patients: dict[str, int]) -> str
 
 def find_copy(folders: Iterable[PurePath], patients: dict[str, int], source: Path) -> PurePath:
     """Return the folder with the most patient folders; of equals, the least deep."""
-    by_depth = sorted(folders, key=lambda folder: (len(folder.parts), folder))
-    parents = Counter(folder.parent for folder in by_depth if folder.name in patients)
+    parents = Counter(folder.parent for folder in folders if folder.name in patients)
     if not parents:
         raise UserError(f"{source}: holds none of the patient folders (TCGA_...). {BY_HAND}")
-    return parents.most_common(1)[0][0]
+    return max(parents, key=lambda folder: (parents[folder], -len(folder.parts)))
 
 
 if __name__ == "__main__":

@@ -68,7 +68,9 @@ def main(argv: list[str] | None = None) -> None:
         return score(model, checkpoint, slices[split], hardware, split, args.batch_size)
 
     split = "validation" if run.read_split_table("test").empty else "test"
-    slices = load(run, args.data, {split, "validation"} if args.tune else {split})
+    config = run.read_config()
+    folder = find_folder(args.data, config["data"])
+    slices = load(run, folder, {split, "validation"} if args.tune else {split})
     test = slices[split]
     loss, probabilities = predict(split)
     postprocessing, tuned = Postprocessing.of(checkpoint["input"]), None
@@ -79,16 +81,17 @@ def main(argv: list[str] | None = None) -> None:
 
     synthetic = any_synthetic(test.table)
     details = {"split": split, "epoch": best, "selected_by": by, "synthetic": synthetic, "loss": loss}
-    trained, planned = int(epochs["epoch"].max()), run.read_config()["settings"]["epochs"]
+    trained, planned = int(epochs["epoch"].max()), config["settings"]["epochs"]
     details |= {**postprocessing._asdict(), "tuned": tuned, "epochs": trained}
-    unfinished = UNFINISHED.format(trained, planned) if trained < planned else ""
-    on_validation = ON_VALIDATION if split == "validation" else ""
-    seen = origin_warning(run.read_config(), split)
-    notes = [seen, selection_warning(epochs, best), unfinished, describe_changes(test), on_validation]
-    notes = [note for note in notes if note]
-    folder = find_folder(args.data, run.read_config()["data"])
+    notes = [
+        origin_warning(config, split),
+        selection_warning(epochs, best),
+        UNFINISHED.format(trained, planned) if trained < planned else "",
+        describe_changes(test),
+        ON_VALIDATION if split == "validation" else "",
+    ]
     spacing = read_spacings(folder, test.patients)
-    tables, metrics = summary.evaluate_masks(test, masks, probabilities, details, notes, spacing)
+    tables, metrics = summary.evaluate_masks(test, masks, probabilities, details, list(filter(None, notes)), spacing)
     write_result(run, test, masks, tables, metrics, epochs)
 
     if synthetic:
@@ -100,27 +103,20 @@ def main(argv: list[str] | None = None) -> None:
     print(f"all of it on one page: {run.path / 'report.html'}")
 
 
-def load(run: RunFolder, folder: Path | None, splits: set[str]) -> dict[str, Slices]:
-    """Decode the slices of the splits of a run.
-
-    Raises: UserError if a split is empty, or another folder than the one used for training lacks its patients.
-    """
-    from dataset.folder import find_folder
+def load(run: RunFolder, folder: Path, splits: set[str]) -> dict[str, Slices]:
+    """Decode the slices of the splits of a run. Raises: UserError if a split is empty, or `folder` lacks a patient."""
     from dataset.slices import load_slices
 
-    tables, trained = {split: run.read_split_table(split) for split in sorted(splits)}, run.read_config()["data"]
+    tables = {split: run.read_split_table(split) for split in sorted(splits)}
     for split, table in tables.items():
         if table.empty:
             raise UserError(f"{run.path / f'{split}.csv'}: names no patients to test on.")
-    data = find_folder(folder, trained)
-    patients = sorted({patient for table in tables.values() for patient in table["patient"]})
-    lacking = [patient for patient in patients if not (data / patient).is_dir()]
-    if lacking and data.resolve() != Path(trained):
-        raise UserError(
-            f"{data}: lacks {len(lacking)} ({list_few(lacking)}) of the {len(patients)} {' and '.join(tables)} "
-            f"patients of {run}. Training used {trained}: leave out --data, or name that folder."
-        )
-    return load_slices(data, tables)
+        if lacking := [patient for patient in table["patient"].unique() if not (folder / patient).is_dir()]:
+            raise UserError(
+                f"{folder}: lacks {len(lacking)} of the {split} patients of {run} ({list_few(lacking)}). Training used "
+                f"{run.read_config()['data']}: leave out --data, or name that folder."
+            )
+    return load_slices(folder, tables)
 
 
 if __name__ == "__main__":

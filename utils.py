@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 if TYPE_CHECKING:
     import pandas as pd
 
+PROJECT = Path(__file__).resolve().parent
 USER_ERROR = 2  # exit codes: an error the user can fix, as in argparse;
 SYSTEM_ERROR = 1  # a full disk, a file without write permission;
 INTERRUPTED = 130  # Ctrl-C, as shells report it
@@ -34,47 +35,50 @@ class UserError(Exception):
     """An error the user can fix. The message names the file, what is wrong with it, and the remedy."""
 
 
+MISTAKES = (UserError, ModuleNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError)
+
+
 def run_script(main: Callable[[], None]) -> None:
     """Run the main function of a script. An error the user can fix ends it with one message and exit code 2."""
     if isinstance(sys.stdout, io.TextIOWrapper):  # another class in a notebook, None without a terminal
         sys.stdout.reconfigure(errors="backslashreplace")  # a file name that the terminal cannot show is no error
     try:
         main()
-    except UserError as error:
-        _end(str(error), USER_ERROR)
-    except ModuleNotFoundError as error:
-        install = f"pip install -r {Path(__file__).with_name('requirements.txt')}"
-        remedy = f"Activate the environment ({install}); an optional package: pip install {error.name}"
-        _end(f"{sys.executable} has no package {error.name}. {remedy}", USER_ERROR)
-    except (FileExistsError, IsADirectoryError, NotADirectoryError) as error:
-        _end(f"{error.filename}: {error.strerror}. Name another file or folder to write to.", USER_ERROR)
-    except OSError as error:
-        if error.filename is None and error.errno is None:
-            raise
-        _end(f"{error.filename or 'input/output'}: {error.strerror}", SYSTEM_ERROR)
-    except (MemoryError, RuntimeError) as error:  # of NumPy; of PyTorch on each kind of hardware
-        if not isinstance(error, MemoryError) and not OUT_OF_MEMORY.search(str(error)):
-            raise
-        _end("out of memory. Take a smaller --batch-size or --width, or other hardware.", SYSTEM_ERROR)
     except KeyboardInterrupt as interrupt:  # its text says how to go on, where that is possible
         print(f"\ninterrupted{f'. {interrupt}' if str(interrupt) else ''}", file=sys.stderr)
         sys.exit(INTERRUPTED)
+    except Exception as error:
+        if not (message := _explain(error)):
+            raise
+        print(f"error: {message}", file=sys.stderr)
+        sys.exit(USER_ERROR if isinstance(error, MISTAKES) else SYSTEM_ERROR)
 
 
-def _end(message: str, code: int) -> None:
-    print(f"error: {message}", file=sys.stderr)
-    sys.exit(code)
+def _explain(error: Exception) -> str:
+    """Return what to tell a user; "" for an error of the program itself."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, ModuleNotFoundError):
+        install = f"pip install -r {PROJECT / 'requirements.txt'}"
+        remedy = f"Activate the environment ({install}); an optional package: pip install {error.name}"
+        return f"{sys.executable} has no package {error.name}. {remedy}"
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and OUT_OF_MEMORY.search(str(error))):
+        return "out of memory. Take a smaller --batch-size or --width, or other hardware."
+    if isinstance(error, OSError) and (error.filename or error.errno):
+        return f"{error.filename or 'input/output'}: {error.strerror}"
+    return ""
 
 
-def run_python(*arguments: object, log: Path | None = None) -> None:
-    """Run a script, or a module after "-m", in a process of its own. A failure ends this one with its exit code.
+def run_python(script: str, *arguments: object, log: Path | None = None) -> None:
+    """Run a script of this project in a process of its own. A failure ends this one with its exit code.
 
     log: file to which its output is appended.
     """
+    command = [sys.executable, str(PROJECT / script), *map(str, arguments)]
     with open(log, "ab") if log else contextlib.nullcontext() as output:
-        code = subprocess.call([sys.executable, *map(str, arguments)], stdout=output, stderr=output)
+        code = subprocess.call(command, stdout=output, stderr=output)
     if code:
-        print(f"{arguments[0]} stopped with exit code {code}, see {log or 'above'}.", file=sys.stderr)
+        print(f"{script} stopped with exit code {code}, see {log or 'above'}.", file=sys.stderr)
         sys.exit(code)
 
 
@@ -172,11 +176,9 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
             yield file
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise OSError(error.errno, f"could not be written: {error.strerror}", str(path)) from None
-    except BaseException:
+    finally:
         temporary.unlink(missing_ok=True)
-        raise
 
 
 def write_text(path: Path, text: str) -> None:
@@ -194,25 +196,17 @@ def is_unsafe_path(text: str) -> bool:
 # --- Tables as text --------------------------------------------------------------------------------------------
 
 
-def read_csv(path: Path, columns: list[str]) -> "pd.DataFrame":
-    """Read a CSV file as text, nothing guessed.
+def read_csv(path: Path, columns: list[str], remedy: str = "Name a CSV file.") -> "pd.DataFrame":
+    """Read a CSV file as text, nothing guessed, with commas or semicolons. The row of index i stands in line i + 2.
 
     Raises: UserError if it cannot be read, or one of `columns` is missing or has an empty cell.
     """
+    import pandas as pd
+
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}). Name a CSV file.") from None
-    return parse_csv(content, path, columns)
-
-
-def parse_csv(content: bytes, path: Path, columns: list[str]) -> "pd.DataFrame":
-    """Return the content of a CSV file like `read_csv`, with commas or semicolons; `path` is for messages.
-
-    The row of index i stands in line i + 2.
-    """
-    import pandas as pd
-
+        raise UserError(f"{path}: cannot be read ({error.strerror}). {remedy}") from None
     separator = ";" if b";" in content.split(b"\n", 1)[0] else ","
     try:
         options = {"sep": separator, "dtype": str, "keep_default_na": False, "skip_blank_lines": False}
@@ -236,6 +230,12 @@ def parse_csv(content: bytes, path: Path, columns: list[str]) -> "pd.DataFrame":
 def to_csv(table: "pd.DataFrame") -> str:
     """Return a table as CSV with six decimals, more than any metric here carries."""
     return table.to_csv(index=False, float_format="%.6f", lineterminator="\n")
+
+
+def to_markdown(titles: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
+    """Return a table in Markdown."""
+    titles = list(titles)
+    return "\n".join(f"| {' | '.join(map(str, cells))} |" for cells in (titles, ["---"] * len(titles), *rows))
 
 
 def to_json(content: Any) -> str:

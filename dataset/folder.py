@@ -9,7 +9,7 @@ import pandas as pd
 
 import constants
 from dataset.published import NESTED_COPIES
-from dataset.slices import COLUMNS, decode
+from dataset.slices import COLUMNS
 from dataset.synthetic import write_patients
 from utils import UserError, counted, describe_problems
 
@@ -55,7 +55,7 @@ def find_slices(folder: Path, only: Iterable[str] | None = None, fewest: int = F
     The name of a folder is the patient's id, as text and unchanged: "001", "NA".
 
     only: the patients to use; all if None. fewest: patients that are needed.
-    Raises: UserError that lists every problem of the folder, damaged files included.
+    Raises: UserError that lists every problem of the folder; load_slices finds damaged files.
     """
     entries = (entry for entry in folder.iterdir() if entry.is_dir() or not entry.exists())  # or a link to nothing
     names = sorted(entry.name for entry in entries if not entry.name.startswith("."))
@@ -68,8 +68,6 @@ def find_slices(folder: Path, only: Iterable[str] | None = None, fewest: int = F
             problems.append(
                 f"{path}: no such folder, but the list of patients names it. Remove the name or restore it."
             )
-        elif not patient.isprintable():
-            problems.append(f"{str(path)!a}: a name that is not UTF-8, or has control characters. Rename the folder.")
         else:
             paired, unpaired = _pair_files(folder, patient)
             rows += paired
@@ -84,11 +82,9 @@ def find_slices(folder: Path, only: Iterable[str] | None = None, fewest: int = F
     if len(patients) < fewest:
         few = f"{counted(len(patients), 'patient')}, but training, validation and test need one each"
         problems.append(f"{folder}: {few}. Use at least {fewest}.")
-    table = pd.DataFrame(rows, columns=COLUMNS)
     if problems:
-        problems += decode(folder, table)[1]
         raise UserError(describe_problems(folder, problems))
-    return table
+    return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def read_spacings(folder: Path, patients: Iterable[str]) -> dict[str, tuple[float, float, float]] | None:

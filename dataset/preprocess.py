@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
+import pandas as pd
 import torch
 
 from constants import CHANNELS, FLAIR, IMAGE_SIZE, MEAN, STD
@@ -200,9 +201,7 @@ class PreprocessedSlices:
 
 def preprocess(slices: Slices, preprocessing: Preprocessing) -> PreprocessedSlices:
     """Compute the table of intensities and the head's box of each patient."""
-    patients, first, stack = np.unique(np.array(slices.patients, dtype=object), return_index=True, return_inverse=True)
-    order = np.argsort(np.argsort(first))  # in the order of the table
-    stack = order[stack]
+    stack, patients = pd.factorize(slices.table["patient"])  # in the order of the table
     images = slices.images.cpu().numpy()
 
     def patient_statistics(patient: int) -> tuple[np.ndarray, Box]:
@@ -211,6 +210,6 @@ def preprocess(slices: Slices, preprocessing: Preprocessing) -> PreprocessedSlic
         return NORMALISATIONS[preprocessing.normalisation](pixels, head), head_box(head)
 
     statistics = parallel_map(patient_statistics, range(len(patients)))
-    levels = np.stack([table for table, _ in statistics]) if statistics else np.zeros((0, CHANNELS, 256), np.float32)
-    levels, boxes = torch.from_numpy(levels).flatten(), [box for _, box in statistics]
+    levels = torch.from_numpy(np.concatenate([table.ravel() for table, _ in statistics]))
+    boxes = [box for _, box in statistics]
     return PreprocessedSlices(slices, preprocessing, torch.from_numpy(stack), levels, boxes)

@@ -1,7 +1,6 @@
 """Decode slices and masks, each file once, into uint8 arrays."""
 
 import hashlib
-import io
 import re
 import zlib
 from collections.abc import Iterable, Mapping
@@ -92,6 +91,11 @@ def checksums(slices: Slices) -> list[str]:
     return parallel_map(lambda row: f"x{zlib.crc32(masks[row], zlib.crc32(images[row])):08x}", range(len(slices)))
 
 
+def add_checksums(slices: Slices) -> pd.DataFrame:
+    """Return the table of the slices with the column that `describe_changes` compares."""
+    return slices.table.assign(**{CHECKSUM: checksums(slices)})
+
+
 def fingerprint(images: Iterable[np.ndarray]) -> str:
     """Return a text that identifies the images of a patient (uint8 [H, W, 3] each, slices in their order)."""
     content = hashlib.sha256()
@@ -110,11 +114,8 @@ def describe_changes(slices: Slices) -> str:
     if CHECKSUM not in slices.table:
         return ""
     changed = slices.table.loc[slices.table[CHECKSUM] != checksums(slices), "mask_path"].tolist()
-    if not changed:
-        return ""
-    return (
-        f"warning: image or mask of {counted(len(changed), 'slice')} changed since training began: {list_few(changed)}"
-    )
+    what = f"image or mask of {counted(len(changed), 'slice')} changed since training began"
+    return f"warning: {what}: {list_few(changed)}" if changed else ""
 
 
 def load_slices(folder: Path, tables: dict[str, pd.DataFrame]) -> dict[str, Slices]:
@@ -122,16 +123,7 @@ def load_slices(folder: Path, tables: dict[str, pd.DataFrame]) -> dict[str, Slic
 
     Raises: UserError that lists every file that is not a valid image or mask.
     """
-    decoded, problems = decode(folder, pd.concat(tables.values(), ignore_index=True))
-    if problems:
-        raise UserError(describe_problems(folder, problems))
-    sizes = [len(table) for table in tables.values()]
-    subsets = zip(decoded.images.split(sizes), decoded.masks.split(sizes), tables.values(), strict=True)
-    return {split: Slices(*subset) for split, subset in zip(tables, subsets, strict=True)}
-
-
-def decode(folder: Path, table: pd.DataFrame) -> tuple[Slices, list[str]]:
-    """Return (decoded slices, problems); the pixels of a file with a problem are undefined."""
+    table = pd.concat(tables.values(), ignore_index=True)
     images = np.empty((len(table), *SHAPES["RGB"]), np.uint8)
     masks = np.empty((len(table), *SHAPES["L"]), np.uint8)
 
@@ -144,8 +136,12 @@ def decode(folder: Path, table: pd.DataFrame) -> tuple[Slices, list[str]]:
                 problems.append(str(error))
         return problems
 
-    problems = list(chain.from_iterable(parallel_map(read_row, range(len(table)))))
-    return Slices(torch.from_numpy(images), torch.from_numpy(masks), table), problems
+    if problems := list(chain.from_iterable(parallel_map(read_row, range(len(table))))):
+        raise UserError(describe_problems(folder, problems))
+    sizes = [len(table) for table in tables.values()]
+    parts = (torch.from_numpy(pixels).split(sizes) for pixels in (images, masks))
+    subsets = zip(*parts, tables.values(), strict=True)
+    return {split: Slices(*subset) for split, subset in zip(tables, subsets, strict=True)}
 
 
 def read_image(path: Path) -> np.ndarray:
@@ -172,24 +168,16 @@ def read_tiff(path: Path, mode: str, what: str) -> np.ndarray:
     OpenCV would take half of the time, but decodes damaged files to other pixels without a word.
     """
     try:
-        content = path.read_bytes()
-    except OSError as error:
-        reason = "a link that leads nowhere" if path.is_symlink() else error.strerror
-        raise ValueError(f"{path}: {reason}. Restore it from the data set.") from None
-    if content.startswith((b"version https://git-lfs", b"/annex/objects")):
-        raise ValueError(f"{path}: stands for a file that was not fetched. Run git lfs pull, or git annex get.")
-    try:
-        with Image.open(io.BytesIO(content), formats=["TIFF"]) as picture:
+        with Image.open(path, formats=["TIFF"]) as picture:
             pages, actual_mode, size = getattr(picture, "n_frames", 1), picture.mode, picture.size
             pixels = np.asarray(picture)
     except Exception as error:  # Pillow raises many kinds for damaged files
-        reason = f"{type(error).__name__}: {error}"
+        reason = f"{type(error).__name__}: {error}" if path.exists() else "a link that leads nowhere"
         raise ValueError(f"{path}: cannot be read as a TIFF ({reason}). Restore it from the data set.") from None
-    if pages != 1:
-        raise ValueError(f"{path}: has {pages} pages. Save {what} as a TIFF with one page.")
-    if actual_mode != mode:
-        raise ValueError(f"{path}: has the mode {actual_mode}, but {what} must have {mode} (8 bits). Convert it.")
-    if pixels.shape != SHAPES[mode]:
-        is_size, side = "x".join(map(str, size)), f"{IMAGE_SIZE}x{IMAGE_SIZE}"
-        raise ValueError(f"{path}: is {is_size} pixels, but {what} must be {side}. Resize image and mask.")
+    actual = (pages, actual_mode, size)
+    if actual != (1, mode, (IMAGE_SIZE, IMAGE_SIZE)):
+        has = f"{counted(pages, 'page')} of the mode {actual_mode} and {size[0]}x{size[1]} pixels"
+        raise ValueError(
+            f"{path}: has {has}, but {what} must have 1 of {mode} and {IMAGE_SIZE}x{IMAGE_SIZE}. Convert it."
+        )
     return pixels

@@ -28,10 +28,8 @@ def person_of(patient: str) -> str:
 
 def group_scans(patients: Iterable[str]) -> dict[str, list[str]]:
     """Return the scans of each person as {first scan: all scans}, sorted."""
-    persons: dict[str, list[str]] = {}
-    for patient in sorted(set(patients)):
-        persons.setdefault(person_of(patient), []).append(patient)
-    return {scans[0]: scans for scans in persons.values()}
+    scans = pd.Series(sorted(set(patients)), dtype=object)
+    return {own.iloc[0]: own.tolist() for _, own in scans.groupby(scans.map(person_of), sort=False)}
 
 
 def describe_persons(patients: Iterable[str]) -> str:
@@ -93,23 +91,20 @@ def read_assignment(path: Path, patients: Iterable[str], folder: Path) -> tuple[
     """
     rows = read_csv(path, ["patient", "split"])
     persons = rows.get("person", rows["patient"].map(person_of))
-    problems = []
-    named: Assignment = {}
-    for line, patient, split in zip(rows.index + 2, rows["patient"], rows["split"], strict=True):
-        if split not in SPLITS:
-            problems.append(f"{path}, line {line}: {split!r} is no split. Use one of {', '.join(SPLITS)}.")
-        elif patient in named:
-            problems.append(f"{path}, line {line}: {patient} is named twice. Remove one of the lines.")
-        else:
-            named[patient] = split
     present = sorted(set(patients))
+    problems = [
+        f"{path}, line {row.Index + 2}: {row.split!r} is no split. Use one of {', '.join(SPLITS)}."
+        for row in rows[~rows["split"].isin(SPLITS)].itertuples()
+    ]
+    problems += [
+        f"{path}, line {row.Index + 2}: {row.patient} is named twice. Remove one of the lines."
+        for row in rows[rows["patient"].duplicated()].itertuples()
+    ]
     problems += [
         f"{folder / patient}: is not named in {path}. Add it there, or remove the folder."
-        for patient in present
-        if patient not in named
+        for patient in sorted(set(present) - set(rows["patient"]))
     ]
-    assignment = {patient: named[patient] for patient in present if patient in named}
-    scans = rows.assign(person=persons)[rows["patient"].isin(assignment) & (persons != "")]
+    scans = rows.assign(person=persons)[rows["patient"].isin(present) & (persons != "")]
     unknown = []
     for person, own in scans.groupby("person"):
         unknown += [person] if own["patient"].map(person_of).nunique() > 1 else []
@@ -119,7 +114,8 @@ def read_assignment(path: Path, patients: Iterable[str], folder: Path) -> tuple[
             problems.append(f"{path}: scans of {person} are in several splits ({several}). {remedy}")
     if problems:
         raise UserError(describe_problems(path, problems))
-    return assignment, sorted(named.keys() - set(present)), unknown
+    named = dict(zip(rows["patient"], rows["split"], strict=True))
+    return {patient: named[patient] for patient in present}, sorted(named.keys() - set(present)), unknown
 
 
 def split_tables(table: pd.DataFrame, assignment: Assignment) -> dict[str, pd.DataFrame]:

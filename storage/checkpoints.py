@@ -8,6 +8,7 @@ Both hold tensors and primitives only and load on any device with `weights_only=
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,22 +40,16 @@ def describe_network(settings: Mapping[str, Any]) -> dict[str, Any]:
 # --- Write -----------------------------------------------------------------------------------------------------
 
 
+@dataclass
 class Writer:
-    """Writes the checkpoints of a run.
+    """Writes the checkpoints of a run."""
 
-    Args:
-        optimiser: has state_dict() and load_state_dict().
-        config: the content of config.json.
-        choose_kept: maps the table of epochs to those whose checkpoints stay, beside the newest; None keeps all.
-    """
-
-    def __init__(
-        self, run: RunFolder, model: UNet, optimiser: Any, config: dict,
-        choose_kept: Callable[[pd.DataFrame], set[int]] | None = None,
-    ):  # fmt: skip
-        self.run, self.model, self.optimiser, self.config = run, model, optimiser, config
-        self.choose_kept = choose_kept
-        self.epochs = pd.DataFrame()
+    run: RunFolder
+    model: UNet
+    optimiser: Any  # has state_dict() and load_state_dict()
+    config: dict[str, Any]  # the content of config.json
+    choose_kept: Callable[[pd.DataFrame], set[int]] | None = None  # of all epochs those to keep, beside the newest
+    epochs: pd.DataFrame = field(default_factory=pd.DataFrame)  # the records so far
 
     def resume(self) -> int:
         """Load the newest state into network and optimiser. Returns the last finished epoch, 0 if there is none.
@@ -70,7 +65,7 @@ class Writer:
                     f"{path}: no such file; the run cannot go on. Restore it, or begin again with --overwrite."
                 )
             return 0
-        state = _read(path)
+        state = _read(path, ("epoch", "optimiser"))
         source = self.run.checkpoint(state["epoch"])
         try:
             _load(self.model, read_checkpoint(source)["weights"], source)
@@ -87,33 +82,28 @@ class Writer:
 
         record: RESULT_COLUMNS, further metrics, and the resolution of training and validation in this epoch.
         """
-        settings = self.config["settings"]
+        epoch, settings = record["epoch"], self.config["settings"]
+        of_input = settings | {"size": IMAGE_SIZE, "resolution": record["resolution"]}
         content = {
-            "format": FORMAT,
             **record,
             "network": describe_network(settings),
-            "input": {
-                "size": IMAGE_SIZE,
-                **Preprocessing.of(settings | {"resolution": record["resolution"]})._asdict(),
-                **{name: settings[name] for name in ("tta_flip", "threshold", "min_component")},
-            },
+            "input": {name: of_input[name] for name in INPUT},
             "config": {name: value for name, value in self.config.items() if name not in PRIVATE},
             "weights": self.model.state_dict(),
         }
-        state = {"format": FORMAT, "epoch": record["epoch"], "optimiser": self.optimiser.state_dict()}
-        _write(self.run.checkpoint(record["epoch"]), content)
-        _write(self.run.resume, state)
+        _write(self.run.checkpoint(epoch), content)
+        _write(self.run.resume, {"epoch": epoch, "optimiser": self.optimiser.state_dict()})
         self.epochs = pd.concat([self.epochs, pd.DataFrame([record])], ignore_index=True)
         self.run.write("epochs.csv", self.epochs)
         if self.choose_kept:
-            for epoch in self.run.checkpoints().keys() - self.choose_kept(self.epochs) - {record["epoch"]}:
-                self.run.checkpoint(epoch).unlink()
+            for old in self.run.checkpoints().keys() - self.choose_kept(self.epochs) - {epoch}:
+                self.run.checkpoint(old).unlink()
 
 
 def _write(path: Path, content: dict) -> None:
     with atomic_write(path) as file:
         try:
-            torch.save(content, file)
+            torch.save({"format": FORMAT, **content}, file)
         except RuntimeError as error:  # PyTorch hides the reason, such as a full disk, behind its own
             raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
 
@@ -123,11 +113,7 @@ def _write(path: Path, content: dict) -> None:
 
 def read_checkpoint(path: Path, metrics_only: bool = False) -> dict[str, Any]:
     """Return the content of models/epoch_N.pt, tensors on the CPU. With `metrics_only` no tensor is read from disk."""
-    content = _read(path, metrics_only)
-    missing = [name for name in ("network", "input", "config", "weights", *RESULT_COLUMNS) if name not in content]
-    if missing:
-        raise UserError(f"{path}: lacks {', '.join(missing)}. {REMEDY}")
-    return content
+    return _read(path, ("network", "input", "config", "weights", *RESULT_COLUMNS), mmap=metrics_only)
 
 
 def load_network(path: Path) -> tuple[UNet, dict[str, Any]]:
@@ -142,13 +128,10 @@ def load_network(path: Path) -> tuple[UNet, dict[str, Any]]:
         raise UserError(f"{path}: ONNX is for segment and other programs. Export safetensors as well, and name that.")
     checkpoint = read_checkpoint(path)
     try:
-        with torch.device("meta"):  # no memory yet
-            model = UNet(**checkpoint["network"])
+        model = UNet(**checkpoint["network"])
     except (TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{path}: does not describe a network of this version ({error}). {REMEDY}") from None
-    _load(model, checkpoint["weights"], path, assign=True)
-    for parameter in model.parameters():  # saved with channels last, perhaps, which exports refuse
-        parameter.data = parameter.data.clone(memory_format=torch.contiguous_format)
+    _load(model, checkpoint["weights"], path)
     patient_metadata = {"quality": None, "training_patients": checkpoint["config"].get("training_patients")}
     return model.eval(), checkpoint | patient_metadata
 
@@ -158,16 +141,13 @@ def _load_safetensors(path: Path) -> tuple[UNet, dict[str, Any]]:
         raise UserError(f"{path}: no such file. Write it with export_model.py --formats safetensors.")
     try:
         model, metadata = load_weights(str(path))
-        values = {name: json.loads(metadata[name]) for name in ("network", "epoch", "synthetic", "published", *INPUT)}
+        content = {name: json.loads(metadata[name]) for name in ("epoch", "network")}
+        content["input"] = {name: json.loads(metadata[name]) for name in INPUT}
+        content["config"] = {name: json.loads(metadata[name]) for name in ("synthetic", "published")}
     except Exception as error:  # safetensors has its own kinds
         raise UserError(f"{path}: is damaged or no weights of this project ({str(error)[:200]}). Restore it.") from None
-    return model, {
-        **{name: values[name] for name in ("epoch", "network")},
-        "input": {name: values[name] for name in INPUT},
-        "config": {name: values[name] for name in ("synthetic", "published")},
-        **{name: json.loads(metadata.get(name, "null")) for name in PATIENT_METADATA},
-        "weights": model.state_dict(),
-    }
+    content |= {name: json.loads(metadata.get(name, "null")) for name in PATIENT_METADATA}
+    return model, content | {"weights": model.state_dict()}
 
 
 def read_epochs(run: RunFolder) -> pd.DataFrame:
@@ -185,15 +165,13 @@ def read_epochs(run: RunFolder) -> pd.DataFrame:
         rows.append({name: value for name, value in content.items() if isinstance(value, (int, float))})
     if not rows:
         raise UserError(f"{run.models}: holds no checkpoints (epoch_1.pt, ...). Run train_model.py first.")
-    saved = pd.DataFrame(rows)
-    recorded = run.read_epochs_table()
-    recorded = recorded[~recorded["epoch"].isin(saved["epoch"])].assign(saved=False)
-    both = [saved.assign(saved=True), *([recorded] if len(recorded) else [])]
-    return pd.concat(both).sort_values("epoch", ignore_index=True)
+    saved, recorded = pd.DataFrame(rows).assign(saved=True), run.read_epochs_table().assign(saved=False)
+    recorded = recorded[~recorded["epoch"].isin(saved["epoch"])]
+    return (pd.concat([saved, recorded]) if len(recorded) else saved).sort_values("epoch", ignore_index=True)
 
 
-def _read(path: Path, mmap: bool = False) -> dict[str, Any]:
-    """Load a file without running anything in it."""
+def _read(path: Path, needed: tuple[str, ...], mmap: bool = False) -> dict[str, Any]:
+    """Load a file, without running anything in it, that must hold some values."""
     if not path.is_file():
         problem = "is a folder. Name one of its files epoch_N.pt" if path.is_dir() else "no such file. Name another"
         raise UserError(f"{path}: {problem}, or run train_model.py first.")
@@ -202,15 +180,15 @@ def _read(path: Path, mmap: bool = False) -> dict[str, Any]:
     except Exception as error:  # zipfile, pickle and PyTorch raise many kinds for a damaged file
         reason = str(error).strip().splitlines()[0][:150] if str(error).strip() else type(error).__name__
         raise UserError(f"{path}: is damaged or no checkpoint ({reason}). {REMEDY}") from None
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise UserError(f"{path}: is no checkpoint of this version ({FORMAT}). {REMEDY}")
+    if not isinstance(content, dict) or content.get("format") != FORMAT or not content.keys() >= {*needed}:
+        raise UserError(f"{path}: is no checkpoint of this version ({FORMAT}), or incomplete. {REMEDY}")
     return content
 
 
-def _load(model: UNet, weights: dict[str, torch.Tensor], path: Path, assign: bool = False) -> None:
+def _load(model: UNet, weights: dict[str, torch.Tensor], path: Path) -> None:
     """Load weights strictly. Raises: UserError if they do not fit the network or are not finite."""
     try:
-        model.load_state_dict(weights, assign=assign)
+        model.load_state_dict(weights)
     except RuntimeError as error:
         raise UserError(f"{path}: its weights do not fit its network ({' '.join(str(error).split())[:200]}).") from None
     if not all(tensor.isfinite().all() for tensor in weights.values()):

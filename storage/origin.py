@@ -14,69 +14,63 @@ from unet import weights_digest
 from utils import UserError, list_few
 
 LICENCE = "CC BY-NC-SA 4.0"  # of the published images, and so of weights learned from them
-Patients = dict[str, str]  # {name, or its digest: fingerprint of the images}
+OF_INPUT = ("normalisation", "neighbours", "crop", "threshold", "min_component")  # settings that go with weights
 
 
-def needed_settings(path: Path | None) -> dict[str, Any]:
-    """Return the settings of network and input that go with weights; {} without any."""
-    if not path:
-        return {}
-    checkpoint = load_network(path)[1]
-    of_input = ("normalisation", "neighbours", "crop", "threshold", "min_component")
-    network = {name: checkpoint["network"][name] for name in NETWORK}
-    return network | {name: checkpoint["input"][name] for name in of_input}
+class StartingWeights:
+    """The weights that training begins with, from a file of `load_network`."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.network, self.checkpoint = load_network(path)
+        self.sha256 = weights_digest(self.network.state_dict(), {})  # which model cards show
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings of network and input that go with the weights."""
+        network, of_input = self.checkpoint["network"], self.checkpoint["input"]
+        return {name: network[name] for name in NETWORK} | {name: of_input[name] for name in OF_INPUT}
+
+    def refuse_other_network(self, settings: dict[str, Any]) -> None:
+        """Raise UserError if settings describe another network than that of the weights."""
+        actual, expected = self.checkpoint["network"], describe_network(settings)
+        different = [f"{name} {actual[name]}, not {value}" for name, value in expected.items() if actual[name] != value]
+        if different:
+            raise UserError(
+                f"{self.path}: holds a network with {'; '.join(different)}. Leave the options for that out."
+            )
 
 
-def trained_weights(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
-    """Return the weights in a file. Raises: UserError if they belong to another network than the settings describe."""
-    network, checkpoint = load_network(path)
-    actual, expected = checkpoint["network"], describe_network(settings)
-    different = [f"{name} {actual[name]}, not {value}" for name, value in expected.items() if actual[name] != value]
-    if different:
-        raise UserError(f"{path}: holds a network with {'; '.join(different)}. Leave the options for that out.")
-    return network.state_dict()
-
-
-def digest_of(path: Path) -> str:
-    """Return the SHA-256 of the weights in a file, which model cards show."""
-    return weights_digest(load_network(path)[0].state_dict(), {})
-
-
-def describe_origin(path: Path | None, slices: dict[str, Slices]) -> dict[str, Any]:
+def describe_origin(weights: StartingWeights | None, slices: dict[str, Slices]) -> dict[str, Any]:
     """Return what config.json says about the weights of --weights, if any, and the patients of this training.
 
     weights: file, sha256, licence, recorded (whether all patients that they were trained on are known); seen: of each
         split, the patients on whom they were trained; or, where suspected, those of the published set, if it was that.
-    training_patients: of training and validation, and those of the weights.
+    training_patients: {digest of the name: fingerprint of the images} of training and validation, and of the weights.
     """
-    split_patients = {split: fingerprints(subset) for split, subset in slices.items()}
-    own = {name_digest(name): images for split in SPLITS[:2] for name, images in split_patients[split].items()}
-    if not path:
+    patients = {
+        split: {patient: fingerprint(subset.images.numpy()[rows]) for patient, rows in subset.stacks().items()}
+        for split, subset in slices.items()
+    }
+    own = {name_digest(name): images for split in SPLITS[:2] for name, images in patients[split].items()}
+    if not weights:
         return {"training_patients": own}
-    checkpoint = load_network(path)[1]
-    config = checkpoint["config"]
-    known: Patients = checkpoint["training_patients"] or {}
+    config, known = weights.checkpoint["config"], weights.checkpoint["training_patients"] or {}
     recorded = bool(known) and config.get("weights", {}).get("recorded", True)
     suspected = published_patients().keys() if config["published"] and not recorded else ()
 
     def is_seen(name: str, images: str) -> bool:
         return bool({name, name_digest(name)} & known.keys()) or images in known.values() or name in suspected
 
-    weights = {
-        "file": path.name,
-        "sha256": digest_of(path),
+    described = {
+        "file": weights.path.name,
+        "sha256": weights.sha256,
         "licence": licence(config),
         "recorded": recorded,
         "suspected": bool(suspected),
-        "seen": {split: sorted(n for n, i in own.items() if is_seen(n, i)) for split, own in split_patients.items()},
+        "seen": {split: sorted(name for name, i in of.items() if is_seen(name, i)) for split, of in patients.items()},
     }
-    return {"weights": weights, "training_patients": known | own}
-
-
-def fingerprints(slices: Slices) -> Patients:
-    """Return {name: fingerprint of the images} of each patient."""
-    images = slices.images.numpy()
-    return {patient: fingerprint(images[rows]) for patient, rows in slices.stacks().items()}
+    return {"weights": described, "training_patients": known | own}
 
 
 def licence(config: dict[str, Any]) -> str:

@@ -1,7 +1,6 @@
 """The folder of one run: the name of every file in it (KNOWN), its reader and its writer."""
 
 import hashlib
-import io
 import json
 import re
 import shutil
@@ -12,11 +11,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dataset.slices import CHECKSUM, COLUMNS
+from dataset.slices import COLUMNS
 from dataset.split import SPLITS
-from utils import UserError, atomic_write, is_unsafe_path, parse_csv, to_csv, to_json
+from utils import PROJECT, UserError, atomic_write, read_csv, to_csv, to_json
 
-PROJECT = Path(__file__).resolve().parents[1]
 RESULT_COLUMNS = ["epoch", "training_loss", "training_iou", "validation_loss", "validation_iou"]
 TEST_TABLES = {"slices": "test_results.csv", "patients": "test_patients.csv", "lesions": "test_lesions.csv"}
 GENOMICS = ("shape_features.csv", "associations.csv", "radiogenomics.json")
@@ -47,21 +45,24 @@ class RunFolder:
         with atomic_write(self.path / name) as file:
             file.write(content)
 
-    def read(self, name: str, script: str) -> bytes:
-        """Return the content of a file. Raises: UserError that names the script to run if it is missing."""
+    def find(self, name: str, script: str) -> Path:
+        """Return the path of a file. Raises: UserError that names the script to run if it is missing."""
         path = self.path / name
-        try:
-            return path.read_bytes()
-        except FileNotFoundError:
-            raise UserError(f"{path}: no such file. Run {script} --run {self} first.") from None
-        except OSError as error:
-            raise UserError(f"{path}: cannot be read ({error.strerror}).") from None
+        if not path.is_file():
+            raise UserError(f"{path}: no such file. Run {script} --run {self} first.")
+        return path
 
     def _read_json(self, name: str, script: str) -> dict[str, Any]:
+        path = self.find(name, script)
         try:
-            return json.loads(self.read(name, script))
+            return json.loads(path.read_bytes())
         except ValueError as error:
-            raise UserError(f"{self.path / name}: is no JSON ({error}). Run {script} --run {self} again.") from None
+            raise UserError(f"{path}: is no JSON ({error}). Run {script} --run {self} again.") from None
+
+    def _read_table(self, name: str, script: str, text: list[str]) -> pd.DataFrame:
+        """Return a table that this project wrote, with numbers but in the columns `text`; empty cells are NaN."""
+        path = self.find(name, script)
+        return pd.read_csv(path, keep_default_na=False, na_values=[""], dtype=dict.fromkeys(text, str))
 
     def known_files(self) -> list[Path]:
         return [path for pattern in KNOWN for path in sorted(self.path.glob(pattern))]
@@ -98,21 +99,14 @@ class RunFolder:
         return self._read_json("config.json", "train_model.py")
 
     def read_split_table(self, split: str) -> pd.DataFrame:
-        """Return train.csv, validation.csv or test.csv; a path that leaves the data folder is an error."""
-        path = self.path / f"{split}.csv"
-        table = parse_csv(self.read(path.name, "train_model.py"), path, COLUMNS)
-        if unsafe := [text for column in ("image_path", "mask_path") for text in table[column] if is_unsafe_path(text)]:
-            raise UserError(
-                f"{path}: {unsafe[0]!r} leaves the data folder. Paths are relative to it, such as PATIENT/FILE.tif."
-            )
-        return table[[column for column in (*COLUMNS, CHECKSUM) if column in table]]
+        """Return train.csv, validation.csv or test.csv as text."""
+        return read_csv(self.find(f"{split}.csv", "train_model.py"), COLUMNS)
 
     def read_epochs_table(self) -> pd.DataFrame:
-        """Return epochs.csv as numbers; an empty table if there is none."""
-        path = self.path / "epochs.csv"
-        if not path.is_file():
+        """Return epochs.csv; an empty table if there is none."""
+        if not (self.path / "epochs.csv").is_file():
             return pd.DataFrame({"epoch": []})
-        return parse_csv(self.read(path.name, "train_model.py"), path, ["epoch"]).apply(pd.to_numeric)
+        return read_csv(self.path / "epochs.csv", ["epoch"]).apply(pd.to_numeric)
 
     def write_test(
         self, tables: dict[str, pd.DataFrame], metrics: dict[str, Any], predicted: np.ndarray | None
@@ -122,9 +116,8 @@ class RunFolder:
             self.write(name, tables[table])
         self.write("metrics.json", metrics)
         if predicted is not None:
-            with io.BytesIO() as file:
+            with atomic_write(self.path / "test_predictions.npz") as file:
                 np.savez_compressed(file, predicted=predicted)
-                self.write("test_predictions.npz", file.getvalue())
 
     def read_test_tables(self) -> dict[str, pd.DataFrame]:
         return {table: self.read_test_table(table) for table in TEST_TABLES}
@@ -132,11 +125,6 @@ class RunFolder:
     def read_test_table(self, table: str) -> pd.DataFrame:
         """Return one of TEST_TABLES by its key."""
         return self._read_table(TEST_TABLES[table], "test_model.py", ["patient", "institution"])
-
-    def _read_table(self, name: str, script: str, text: list[str]) -> pd.DataFrame:
-        """Return a table that this project wrote, with numbers but in the columns `text`; empty cells are NaN."""
-        content = io.BytesIO(self.read(name, script))
-        return pd.read_csv(content, keep_default_na=False, na_values=[""], dtype=dict.fromkeys(text, str))
 
     def is_tested(self) -> bool:
         return (self.path / "metrics.json").is_file()
@@ -146,7 +134,7 @@ class RunFolder:
 
     def read_predictions(self) -> np.ndarray:
         """Return the masks of test_predictions.npz, uint8 [N, H, W], 0 or 1."""
-        with np.load(io.BytesIO(self.read("test_predictions.npz", "test_model.py"))) as archive:
+        with np.load(self.find("test_predictions.npz", "test_model.py")) as archive:
             return archive["predicted"]
 
     def tested_runs(self) -> list["RunFolder"]:

@@ -19,9 +19,9 @@ from constants import SYNTHETIC_NOTICE
 from dataset.folder import find_folder, find_slices
 from dataset.published import is_published
 from dataset.slices import Slices, load_slices
-from dataset.split import Assignment, assign_fold, assign_patients
+from dataset.split import assign_fold, assign_patients
 from dataset.synthetic import any_synthetic
-from utils import new_folder, positive, run_script, to_json
+from utils import new_folder, positive, run_script, to_json, write_text
 
 NAME = "Dataset501_LGG"  # nnU-Net asks for a number; those from 500 on are left to users
 SEQUENCES = ("pre-contrast", "FLAIR", "post-contrast")
@@ -42,9 +42,10 @@ def main(argv: list[str] | None = None) -> None:
         print(SYNTHETIC_NOTICE)
     if args.folds:
         splits = [assign_fold(table["patient"], number, args.folds) for number in range(1, args.folds + 1)]
+        test, validated = [], "test"  # of each fold; its own validation patients train, too
     else:
         splits = [assign_patients(table["patient"])]
-    test = [] if args.folds else sorted(patient for patient, split in splits[0].items() if split == "test")
+        test, validated = sorted(patient for patient, split in splits[0].items() if split == "test"), "validation"
     with new_folder(args.out) as work:
         raw = work / NAME
         for patient, rows in table.groupby("patient"):
@@ -59,25 +60,19 @@ def main(argv: list[str] | None = None) -> None:
         }
         if is_published(table):
             description["licence"] = "CC BY-NC-SA 4.0"
-        (raw / "dataset.json").write_text(to_json(description), encoding="utf-8")
-        folds = [list_fold(split, bool(args.folds)) for split in splits]
-        (raw / "splits_final.json").write_text(to_json(folds), encoding="utf-8")
+        write_text(raw / "dataset.json", to_json(description))
+        folds = [
+            {
+                "train": sorted(name for name in split if split[name] != validated and name not in test),
+                "val": sorted(name for name in split if split[name] == validated),
+            }
+            for split in splits
+        ]
+        write_text(raw / "splits_final.json", to_json(folds))
         if test:
-            (raw / "test_patients.txt").write_text("\n".join(test) + "\n", encoding="utf-8")
+            write_text(raw / "test_patients.txt", "\n".join(test) + "\n")
     print(f"{args.out / NAME}: {training} patients for training and validation, {len(test)} for the test")
     print(f"Copy splits_final.json to nnUNet_preprocessed/{NAME} after nnUNetv2_plan_and_preprocess, before training.")
-
-
-def list_fold(split: Assignment, cross_validated: bool) -> dict[str, list[str]]:
-    """Return a fold of splits_final.json: the patients to train on, and those to validate on.
-
-    cross_validated: the test patients are validated on, and the validation patients trained on.
-    """
-    val, unused = ("test", "") if cross_validated else ("validation", "test")
-    return {
-        "train": [patient for patient in sorted(split) if split[patient] not in (val, unused)],
-        "val": [patient for patient in sorted(split) if split[patient] == val],
-    }
 
 
 def write_patient(raw: Path, name: str, slices: Slices, test: bool) -> None:

@@ -21,11 +21,12 @@ from dataset.published import institution
 from evaluation.intervals import DIFFERENCE, estimate, show_interval
 from reporting import plots
 from storage.run_folder import RunFolder
-from utils import UserError, existing, positive, run_python, run_script, to_csv, write_text
+from utils import UserError, existing, positive, run_python, run_script, to_csv, to_markdown, write_text
 
+FEW = (3, 6, 12)  # patients of an institution, at most half of its patients
+DRAWS = 3  # of the few
 TESTED = 12  # patients per draw, at most
 ALONE_EPOCHS = 94  # of the networks that learn from few patients alone: those of the run of 12 patients
-PROJECT = Path(__file__).resolve().parents[1]
 OTHERS, WENT_ON, ALONE = "others", "others, then few", "few alone"
 COLORS = {OTHERS: plots.GREY, WENT_ON: plots.BLUE, ALONE: plots.ORANGE}
 
@@ -35,42 +36,37 @@ def main(argv: list[str] | None = None) -> None:
     add = parser.add_argument
     add("--data", type=existing, metavar="DIR", help="folder kaggle_3m or its parent")
     add("--institutions", nargs="+", default=["CS", "DU", "FG", "HT"], metavar="CODE", help="(%(default)s)")
-    add("--patients", type=positive(int), nargs="+", default=[3, 6, 12], metavar="N", help="(%(default)s)")
-    add("--draws", type=positive(int), default=3, metavar="N", help="of the few patients (%(default)s)")
+    add("--draws", type=positive(int), default=DRAWS, metavar="N", help="of the few patients (%(default)s)")
     add("--epochs", type=positive(int), help="of the networks of the other institutions (those of the recipe)")
     add("--width", type=positive(int), help="of all networks (that of the recipe)")
     add("--out", type=Path, required=True, metavar="DIR", help="where the runs and the results go")
     args = parser.parse_args(argv)
-    scratch = ["--recipe", "tuned", *(["--width", args.width] if args.width else [])]
+    tuned = ["--recipe", "tuned", *(["--width", args.width] if args.width else [])]
     epochs = ["--epochs", args.epochs] if args.epochs else []
     folder = find_folder(args.data)
     patients = sorted(set(find_slices(folder)["patient"]))
-    alone = [*scratch, "--epochs", ALONE_EPOCHS]
     tables = []
     for code in args.institutions:
         own = [patient for patient in patients if institution(patient) == code]
-        counts = [count for count in args.patients if count <= len(own) // 2]
-        if not counts:
-            raise UserError(f"{code}: has {len(own)} patients, too few for --patients. Leave it out.")
+        if len(own) < 2 * min(FEW):
+            raise UserError(f"{code}: has {len(own)} patients, too few to train and to test. Leave it out.")
         rest = [patient for patient in patients if patient not in own]
         run = args.out / code
-        tested = score(run / "others", folder, rest, own, *scratch, *epochs)
-        weights = newest(run / "others")
+        tested = score(run / "others", folder, rest, own, *tuned, *epochs)
+        others = RunFolder(run / "others")
+        go_on = ("--weights", others.checkpoint(max(others.checkpoints())), "--recipe", "finetune")
         for draw in range(args.draws):
             order = np.random.default_rng((SEED, draw)).permutation(own).tolist()
+            counts = [count for count in FEW if count <= len(own) // 2]
             few, test = order[: max(counts)], order[max(counts) :][:TESTED]
-            before = tested[tested["patient"].isin(test)]
             for count in counts:
-                learn = ("--weights", weights, "--recipe", "finetune")
-                scores = {
-                    OTHERS: before,
-                    WENT_ON: score(run / f"went_on_{count}_{draw}", folder, few[:count], test, *learn),
-                    ALONE: score(run / f"alone_{count}_{draw}", folder, few[:count], test, *alone),
-                }
+                went_on = score(run / f"went_on_{count}_{draw}", folder, few[:count], test, *go_on)
+                alone = (run / f"alone_{count}_{draw}", folder, few[:count], test, *tuned, "--epochs", ALONE_EPOCHS)
+                scores = {OTHERS: tested[tested["patient"].isin(test)], WENT_ON: went_on, ALONE: score(*alone)}
                 shared = {"institution": code, "draw": draw, "few": count}
                 tables += [scored.assign(**shared, network=network) for network, scored in scores.items()]
-            write_text(args.out / "few.csv", to_csv(pd.concat(tables)))
     table = pd.concat(tables)
+    write_text(args.out / "few.csv", to_csv(table))
     print(describe(table))
     (args.out / "few.png").write_bytes(plots.to_png(draw_means(table).figure, plots.DPI))
 
@@ -81,14 +77,10 @@ def score(run: Path, folder: Path, train: list[str], test: list[str], *options: 
     write_text(run / "split.csv", "patient,split\n" + "".join(rows))
     write_text(run / "patients.txt", "\n".join([*train, *test]))
     of_split = ("--split", run / "split.csv", "--patients", run / "patients.txt", "--no-validation", "--keep", 1)
-    run_python(PROJECT / "train_model.py", "--run", run, "--data", folder, *of_split, *options, "--resume")
+    run_python("train_model.py", "--run", run, "--data", folder, *of_split, *options, "--resume")
     if not RunFolder(run).is_tested():
-        run_python(PROJECT / "test_model.py", "--run", run, "--data", folder)
+        run_python("test_model.py", "--run", run, "--data", folder)
     return RunFolder(run).read_test_table("patients")[["patient", "dice"]]
-
-
-def newest(run: Path) -> Path:
-    return RunFolder(run).checkpoint(max(RunFolder(run).checkpoints()))
 
 
 def means(table: pd.DataFrame) -> pd.DataFrame:
@@ -98,20 +90,14 @@ def means(table: pd.DataFrame) -> pd.DataFrame:
 
 def describe(table: pd.DataFrame) -> str:
     """Return the mean Dice of each institution and of all, and what the own patients gained, with its 95% interval."""
-    dice = means(table)
-    lines = [
-        f"| institution | own patients | tested | {' | '.join(COLORS)} | gained (95% interval) |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    groups = [*dice.groupby(["institution", "few"]), *((("all", few), rows) for few, rows in dice.groupby("few"))]
-    for (code, few), rows in groups:
-        patients = rows.index.get_level_values("patient").to_series()
-        gained = estimate(patients, rows[WENT_ON] - rows[OTHERS], scale=DIFFERENCE)
-        values = " | ".join(f"{value:.3f}" for value in rows.mean())
-        lines.append(
-            f"| {code} | {few} | {len(rows)} | {values} | {gained['value']:+.3f} ({show_interval(gained, '+.3f')}) |"
-        )
-    return "\n".join(lines)
+    dice, rows = means(table), []
+    groups = [*dice.groupby(["institution", "few"]), *((("all", few), of) for few, of in dice.groupby("few"))]
+    for (code, few), of in groups:
+        patients = of.index.get_level_values("patient").to_series()
+        gained = estimate(patients, of[WENT_ON] - of[OTHERS], scale=DIFFERENCE)
+        interval = f"{gained['value']:+.3f} ({show_interval(gained, '+.3f')})"
+        rows.append([code, few, len(of), *(f"{value:.3f}" for value in of.mean()), interval])
+    return to_markdown(["institution", "own patients", "tested", *COLORS, "gained (95% interval)"], rows)
 
 
 def draw_means(table: pd.DataFrame) -> plots.Plot:

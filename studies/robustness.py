@@ -37,7 +37,7 @@ from storage.run_folder import RunFolder
 from training.brain import EDGE, brain_distances
 from training.hardware import choose_hardware
 from unet import UNet
-from utils import UserError, existing, refuse_used, run_script, to_csv, write_text
+from utils import UserError, existing, refuse_used, run_script, to_csv, to_markdown, write_text
 
 SPACING = (0.9, 0.9, 5.0)  # mm between columns, rows, slices
 THICK = 6  # columns that a sagittal slice averages
@@ -45,11 +45,7 @@ FACE = 15  # pixels from the brain: a removed face begins there
 NAMES = ("t1", "flair", "t1ce")  # of the channels' files
 Network = tuple[UNet, dict[str, Any]]  # and its checkpoint
 Row = dict[str, Any]
-Form = Callable[[np.ndarray, np.ndarray], list[np.ndarray]]  # stack and distance from the brain -> planes by channel
-
-
-def by_channel(stack: np.ndarray) -> list[np.ndarray]:
-    return list(np.moveaxis(stack, 3, 0))
+Form = Callable[[np.ndarray, np.ndarray], np.ndarray]  # stack and distance from the brain -> stack, or FLAIR of it
 
 
 def stripped(stack: np.ndarray, distance: np.ndarray) -> np.ndarray:
@@ -76,15 +72,15 @@ def halved(stack: np.ndarray, distance: np.ndarray) -> np.ndarray:
 
 
 FORMS: dict[str, Form] = {
-    "as they are": lambda stack, distance: by_channel(stack),
-    "stripped": lambda stack, distance: by_channel(stripped(stack, distance)),
-    "defaced": lambda stack, distance: by_channel(defaced(stack, distance)),
-    "FLAIR alone": lambda stack, distance: [stack[..., FLAIR]],
-    "stripped, FLAIR alone": lambda stack, distance: [stripped(stack, distance)[..., FLAIR]],
-    "scaled and biased": lambda stack, distance: by_channel(biased(stack, distance)),
-    "half the resolution": lambda stack, distance: by_channel(halved(stack, distance)),
-    "1 mm slices": lambda stack, distance: by_channel(stack),  # see write_patient
-    "sagittal": lambda stack, distance: by_channel(stack),
+    "as they are": lambda stack, distance: stack,
+    "stripped": stripped,
+    "defaced": defaced,
+    "FLAIR alone": lambda stack, distance: stack[..., FLAIR:POST],
+    "stripped, FLAIR alone": lambda stack, distance: stripped(stack, distance)[..., FLAIR:POST],
+    "scaled and biased": biased,
+    "half the resolution": halved,
+    "1 mm slices": lambda stack, distance: stack,  # see write_patient
+    "sagittal": lambda stack, distance: stack,
 }
 THIN = ("1 mm slices", "sagittal")
 
@@ -105,9 +101,8 @@ def main(argv: list[str] | None = None) -> None:
         rows = score_cohort(args.scans, load_network(args.checkpoint))
     elif args.run:
         rows = []
-        for fold in folds_of(args.run):
-            network, checkpoint, _ = load_chosen(fold)
-            rows += score_patients(args, fold.read_split_table("test"), (network, checkpoint))
+        for fold in RunFolder(args.run).tested_runs():
+            rows += score_patients(args, fold.read_split_table("test"), load_chosen(fold)[:2])
     else:
         slices = find_slices(folder := find_folder(args.data))
         if args.split:
@@ -117,13 +112,6 @@ def main(argv: list[str] | None = None) -> None:
     table = pd.DataFrame(rows).sort_values("form", key=lambda form: form.map(list(FORMS).index), kind="stable")
     write_text(args.out / "robustness.csv", to_csv(table))
     print(describe(table))
-
-
-def folds_of(run: Path) -> list[RunFolder]:
-    folds = [RunFolder(path) for path in sorted(run.glob("fold_*"))]
-    if not folds:
-        raise UserError(f"{run}: holds no folds. Name the folder that cross_validate.py wrote.")
-    return folds
 
 
 def score_patients(args: argparse.Namespace, table: pd.DataFrame, network: Network) -> list[Row]:
@@ -169,12 +157,11 @@ def score(cohort: Cohort, network: Network, form: str) -> list[Row]:
 def write_patient(out: Path, slices: Slices, form: str) -> None:
     """Write the sequences of a patient in a form, and the mask, as NIfTI: OUT/PATIENT/t1.nii.gz and so on."""
     distance, name = brain_distances(slices).numpy(), slices.patients[0]
-    planes = FORMS[form](slices.images.numpy(), distance)
-    mask = slices.masks.numpy()
+    planes = np.moveaxis(FORMS[form](slices.images.numpy(), distance), 3, 0)
     names = NAMES if len(planes) > 1 else ("flair",)
     (out / name).mkdir(parents=True)
-    for what, volume in [*zip(names, planes, strict=True), ("seg", mask)]:
-        image = sitk.GetImageFromArray(volume)
+    for what, volume in [*zip(names, planes, strict=True), ("seg", slices.masks.numpy())]:
+        image = sitk.GetImageFromArray(np.ascontiguousarray(volume))
         image.SetSpacing(SPACING)
         if form in THIN:
             thin = [*image.GetSize()[:2], round(image.GetSize()[2] * SPACING[2])]
@@ -189,17 +176,12 @@ def write_patient(out: Path, slices: Slices, form: str) -> None:
 def describe(table: pd.DataFrame) -> str:
     """Return the table of the forms: Dice over patients, the difference from the first form, false volumes."""
     first = table[table["form"] == table["form"].iloc[0]].set_index("patient")["dice"]
-    lines = [
-        "| form | patients | mean Dice | median | lowest | below the first |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
-    for form, rows in table.groupby("form", sort=False):
-        dice = rows.set_index("patient")["dice"].dropna()
+    rows = []
+    for form, of in table.groupby("form", sort=False):
+        dice = of.set_index("patient")["dice"].dropna()
         below = (first.reindex(dice.index) - dice).mean()
-        lines.append(
-            f"| {form} | {len(dice)} | {dice.mean():.3f} | {dice.median():.3f} | {dice.min():.3f} | {below:.3f} |"
-        )
-    return "\n".join(lines)
+        rows.append([form, len(dice), *(f"{value:.3f}" for value in (dice.mean(), dice.median(), dice.min(), below))])
+    return to_markdown(["form", "patients", "mean Dice", "median", "lowest", "below the first"], rows)
 
 
 if __name__ == "__main__":

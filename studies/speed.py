@@ -5,17 +5,16 @@
     python -m studies.speed --scans
 
 training.engine and a loop as it is commonly first written (fp32, channels first, whole frames, scaled slice by slice,
-loss and IoU read with .item()) take steps on the same random slices. With --scans, synthetic scans of several sizes are
-segmented with the committed weights: stage by stage, and as a cohort, whose stages overlap.
+loss and IoU read with .item()) take steps on the same random slices; the options of the recipe are those of
+train_model.py. With --scans, synthetic scans of several sizes are segmented with the committed weights: stage by stage,
+and as a cohort, whose stages overlap.
 """
 
-import argparse
-import functools
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +40,9 @@ from training.engine import TrainingTransform, train_one_epoch, training_window
 from training.hardware import Hardware, choose_hardware, keep_freed_memory
 from training.losses import make_loss
 from training.optimisation import Optimisation
-from training.recipe import RECIPES, Recipe
+from training.recipe import Recipe, make_parser, make_settings
 from unet import UNet
-from utils import positive, run_script
+from utils import run_script
 
 STEPS = 5
 SCANS = ((24, 256, 6.0), (155, 240, 1.0), (400, 512, 0.5), (400, 512, 5.0))  # slices, pixels of a side, mm apart
@@ -51,21 +50,15 @@ COHORT = 4  # scans of one size
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
-    add("--recipe", choices=RECIPES, default="reference", help="(%(default)s)")
-    add("--width", type=positive(int), help="channels of the first level (the recipe's)")
-    add("--batch-size", type=positive(int), help="slices (the recipe's)")
-    add("--bilinear", action="store_true", help="interpolate on the way up")
-    add("--device", default="auto", help="(auto: CUDA, else MPS, else the CPU)")
-    add("--scans", action="store_true", help="measure the stages of predict_model.py instead")
+    parser = make_parser(__doc__)
+    parser.add_argument("--scans", action="store_true", help="measure the stages of predict_model.py instead")
     args = parser.parse_args(argv)
     if args.scans:
         for size in SCANS:
             measure_scans(*size, choose_hardware(args.device, "fp32"))
         return
-    changes = {name: getattr(args, name) for name in ("width", "batch_size", "bilinear") if getattr(args, name)}
-    measure_step(replace(RECIPES[args.recipe], **changes), choose_hardware(args.device))
+    settings = make_settings(args)
+    measure_step(Recipe.of(settings), choose_hardware(args.device, settings["precision"]))
 
 
 def measure_step(recipe: Recipe, hardware: Hardware) -> None:
@@ -139,40 +132,35 @@ def measure_scans(slices: int, side: int, apart: float, hardware: Hardware) -> N
     """Print the mean seconds of each stage of a scan, one after the other, and of a scan of a cohort."""
     model, checkpoint = load_network(WEIGHTS)
     network = computation(model, checkpoint["input"]["tta_flip"], BATCH_SIZE, hardware)
-    seconds = dict.fromkeys(("reading", "network", "postprocessing", "writing", "cohort"), 0.0)
+    seconds = {}
 
-    def timed(stage: str, work: Callable) -> Callable:
-        def call(*arguments: Any) -> Any:
-            start = time.perf_counter()
-            result = work(*arguments)
-            seconds[stage] += (time.perf_counter() - start) / COHORT
-            return result
-
-        return call
+    def timed(stage: str, work: Callable[[], Any]) -> Any:
+        begun = time.perf_counter()
+        result = work()
+        seconds[stage] = (time.perf_counter() - begun) / COHORT
+        return result
 
     with tempfile.TemporaryDirectory() as folder:
         for number in range(COHORT):
             write_scan(Path(folder, "scans", f"P{number}", "flair.nii.gz"), number, slices, side, apart)
         patients = find_patients([Path(folder, "scans")]).patients
 
+        scans = timed("reading", lambda: [read_patient(patient)[0] for patient in patients])
         settings = checkpoint["input"]
-        for patient in patients:
-            scan, _ = timed("reading", read_patient)(patient)
-            probabilities, _ = timed("postprocessing", predict)(timed("network", network), scan, settings)
-            timed("postprocessing", to_masks)(probabilities, Postprocessing.of(settings), scan.spacing)
+        results = timed("network", lambda: [predict(network, scan, settings)[0] for scan in scans])
+        rules = Postprocessing.of(settings)
+        both = list(zip(results, scans, strict=True))
+        timed("postprocessing", lambda: [to_masks(result, rules, scan.spacing) for result, scan in both])
 
-        def predict_into(name: str, compute: Callable, scans: Sequence[Patient]) -> None:
-            page = functools.partial(make_page, facts={})
-            list(Prediction(Path(folder, name), compute, checkpoint, None, False, "", page).run(scans))
+        def predict_into(name: str, cohort: list[Patient]) -> None:
+            page = partial(make_page, facts={})
+            list(Prediction(Path(folder, name), network, checkpoint, None, False, "", page).run(cohort))
 
-        for number, patient in enumerate(patients):  # each alone: the stages one after the other
-            timed("writing", predict_into)(f"alone_{number}", network, [patient])
-        seconds["writing"] -= seconds["reading"] + seconds["postprocessing"]
-        seconds["postprocessing"] -= seconds["network"]  # predict resizes before and after the network
-        timed("cohort", predict_into)("cohort", network, patients)
+        timed("alone", lambda: [predict_into(f"alone_{n}", [patient]) for n, patient in enumerate(patients)])
+        timed("cohort", lambda: predict_into("cohort", patients))
+    seconds["writing"] = seconds.pop("alone") - sum(seconds[name] for name in ("reading", "network", "postprocessing"))
     stages = ", ".join(f"{stage} {value:.2f}" for stage, value in seconds.items())
-    print(f"{slices} slices of {side} x {side}, {apart:g} mm apart, seconds a scan on {hardware}: {stages}; "
-          f"cohort over network {seconds['cohort'] / seconds['network']:.2f}", flush=True)  # fmt: skip
+    print(f"{slices} slices of {side} x {side}, {apart:g} mm apart, seconds a scan on {hardware}: {stages}", flush=True)
 
 
 def write_scan(path: Path, number: int, slices: int, side: int, apart: float) -> None:

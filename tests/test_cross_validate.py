@@ -110,11 +110,12 @@ def test_mistakes_are_found_before_anything_runs(call, calls, folder, tmp_path, 
     assert code == 2 and message in err and calls == [] and not (tmp_path / "cv").exists()
 
 
-def test_a_script_that_fails_ends_it_with_its_exit_code(capfd, tmp_path):
+def test_a_script_that_fails_ends_it_with_its_exit_code(capfd, monkeypatch, tmp_path):
+    monkeypatch.setattr("utils.PROJECT", tmp_path)
     (tmp_path / "child.py").write_text("import sys\nsys.exit(int(sys.argv[1]))\n")
-    run_python(tmp_path / "child.py", 0)
+    run_python("child.py", 0)
     with pytest.raises(SystemExit) as stop:
-        run_python(tmp_path / "child.py", 2)
+        run_python("child.py", 2)
     assert stop.value.code == 2 and "child.py stopped with exit code 2" in capfd.readouterr().err
 
 

@@ -101,6 +101,9 @@ def test_incomplete_and_damaged_sets(get, kaggle, tmp_path, message):
     code, _, err = get("--from", given)
     assert code == 2 and message in err and nothing_made()
     assert str(given) in err and ".tmp" not in err  # it names what the user knows
+
+
+def test_what_is_no_set(get, tmp_path):
     (tmp_path / "page.zip").write_bytes(b"<html>Please sign in")
     for name, problem in (("page.zip", "is damaged, or no zip"), ("none.zip", "no such file or folder")):
         code, _, err = get("--from", tmp_path / name)

@@ -11,13 +11,14 @@ NAMES = ("CS_0001", "CS_0002", "CS_0003", "CS_0004", "DU_0001")
 def test_an_institution_is_left_out_and_learned_from_few(monkeypatch, undrawn, capsys, tmp_path):
     monkeypatch.setattr(few_patients, "run_python", run_here)
     monkeypatch.setattr(few_patients, "ALONE_EPOCHS", 1)
+    monkeypatch.setattr(few_patients, "FEW", (1, 2))
     folder = make_patients(tmp_path / "kaggle_3m", patients=5, slices=2)
     for number, name in enumerate(NAMES):
         old, new = f"SYNTH_T_{number}", f"TCGA_{name}_20000101"
         for path in (folder / old).iterdir():
             path.rename(path.with_name(path.name.replace(old, new)))
         (folder / old).rename(folder / new)
-    options = ("--institutions", "CS", "--patients", 1, 2, "--draws", 2, "--epochs", 1, "--width", 2)
+    options = ("--institutions", "CS", "--draws", 2, "--epochs", 1, "--width", 2)
     arguments = [str(o) for o in ("--data", folder, "--out", tmp_path / "few", *options)]
     few_patients.main(arguments)
     table = pd.read_csv(tmp_path / "few" / "few.csv")

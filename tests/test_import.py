@@ -336,7 +336,8 @@ def test_training_goes_on_from_weights_and_says_whom_they_know(folder, weights, 
     assert code == 0 and "epoch_1.pt, which training began with, does not say whom it was trained on" in out
     config = RunFolder(tmp_path / "first").read_config()
     assert {"width": 2, "crop": False, "lr": 5e-4, "augment": True}.items() <= config["settings"].items()
-    assert config["weights"]["sha256"] == origin.digest_of(weights) and config["weights"]["licence"] == "MIT"
+    assert config["weights"]["sha256"] == origin.StartingWeights(weights).sha256
+    assert config["weights"]["licence"] == "MIT"
     assert len(config["training_patients"]) == 4 and "SYNTH" not in str(config["training_patients"])
 
     shutil.copytree(folder / "SYNTH_T_0", folder / "SYNTH_T_5")  # another name, the same images
@@ -374,6 +375,6 @@ def test_weights_that_record_nobody_may_know_the_published_patients(known, seen,
         "train": make_slices({"Q": [box()]}),
     }
     slices["validation"] = slices["train"]
-    config = origin.describe_origin(path, slices) | {"patients": {"test": 2}}
+    config = origin.describe_origin(origin.StartingWeights(path), slices) | {"patients": {"test": 2}}
     assert config["weights"]["seen"]["test"] == seen and config["weights"]["licence"] == origin.LICENCE
     assert ("1 of the 2 test patients were, or may have been," in origin.origin_warning(config, "test")) == bool(seen)

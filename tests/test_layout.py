@@ -12,7 +12,7 @@ MAY_IMPORT = {  # our own modules that a folder may import besides itself
     "scans": SHARED | {"dataset"},
     "storage": SHARED | {"dataset", "unet"},
     "evaluation": SHARED | {"dataset", "storage", "unet"},
-    "training": SHARED | {"dataset", "unet", "evaluation.metrics"},
+    "training": SHARED | {"dataset", "unet", "storage", "evaluation.metrics", "evaluation.selection"},
     "inference": SHARED | {"dataset", "unet", "scans", "storage", "evaluation", "training"},
     "reporting": SHARED | {"evaluation", "storage", "scans", "dataset"},
     "studies": SHARED | {"unet", "dataset", "scans", "storage", "evaluation", "training", "inference", "reporting"},

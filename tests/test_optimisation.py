@@ -103,13 +103,3 @@ def test_a_resumed_training_is_the_same_bit_for_bit(ema, optimiser, tmp_path):
     assert same(other, net) and same(resumed.result, optimisation.result)
     if not ema:
         assert saved["state"]["network"] == {}
-
-
-@pytest.mark.parametrize("decay", [0.0, 0.5])
-def test_weight_decay_shrinks_weights_without_gradient(decay):
-    net = nn.Linear(2, 1, bias=False)
-    nn.init.constant_(net.weight, 2.0)
-    optimisation = Optimisation(net, Recipe(lr=0.1, optimiser="adamw", weight_decay=decay), 1)
-    net.weight.grad = torch.zeros_like(net.weight)
-    optimisation.step()
-    assert net.weight.tolist() == [[pytest.approx(2 * (1 - 0.1 * decay))] * 2]

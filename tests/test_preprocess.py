@@ -68,15 +68,6 @@ def test_by_the_head_of_a_tiny_stack():
     assert not tables[FLAIR].any() and not tables[POST].any()
 
 
-def test_by_head_air_is_0_and_brightness_does_not_matter():
-    bright = scan(1)
-    head = find_head(bright)
-    tables, halves = by_head(bright, head), by_head(bright // 2, head)
-    assert not tables[:, 0].any() and (np.diff(tables) >= 0).all()
-    np.testing.assert_allclose(halves[:, :128], tables[:, ::2], rtol=1e-6)
-    assert tables[FLAIR][bright[..., FLAIR][head]].std() == pytest.approx(1, abs=1e-3)
-
-
 def test_median_is_that_of_the_brain_with_and_without_skull():
     stack, head = scan(1), find_head(scan(1))
     rim = stack.copy()

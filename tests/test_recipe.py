@@ -24,8 +24,8 @@ def test_the_reference_recipe_is_the_published_run():
 
 def test_an_option_overrides_one_value_of_the_preset():
     assert parse("--recipe", "tuned") == TUNED
-    asked = parse("--recipe", "tuned", "--no-crop", "--lr", "0.5", "--pixel-unshuffle", "1", "--loss", "dice")
-    assert asked == dataclasses.replace(TUNED, crop=False, lr=0.5, pixel_unshuffle=1, loss="dice")
+    asked = parse("--recipe", "tuned", "--no-crop", "--lr", "0.5", "--pixel-unshuffle", "1", "--loss", "bce")
+    assert asked == dataclasses.replace(TUNED, crop=False, lr=0.5, pixel_unshuffle=1, loss="bce")
 
 
 def test_settings_of_weights_go_between_recipe_and_options():

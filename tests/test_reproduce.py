@@ -12,12 +12,13 @@ import cross_validate
 from storage import checkpoints
 from storage.run_folder import RunFolder
 from studies import reproduce
+from training.recipe import Recipe, make_parser, make_settings
 
 COPIED = {
     "results.csv", "epochs.csv", "config.json", "run.json", "metrics.json", "test_patients.csv", "test_lesions.csv",
     "loss.png", "iou.png", "dice_area.png",
 }  # fmt: skip
-QUICK = ("--width", 2, "--epochs", 2, "--device", "cpu")
+QUICK = ("--width", 2, "--epochs", 2)
 
 
 @pytest.fixture
@@ -25,15 +26,16 @@ def again(call, monkeypatch, tmp_path, undrawn):
     """Run the study with folders of its own, its scripts within this process -> (exit code, stdout, stderr)."""
     for module in (reproduce, cross_validate):
         monkeypatch.setattr(module, "run_python", run_here)
-    return lambda name, *options: call("studies.reproduce", name, "--runs", tmp_path / "my runs", *options)
+    return lambda name, *options: call("studies.reproduce", name, "--runs", tmp_path / "my runs", *QUICK, *options)
 
 
 def read(results: Path) -> tuple[dict, dict]:
     return tuple(json.loads((results / name).read_text()) for name in ("run.json", "config.json"))
 
 
-def test_a_run_is_continued_copied_and_never_replaced(again, tmp_path, monkeypatch):
+def test_a_run_is_continued_and_copied(again, tmp_path, monkeypatch):
     folder = make_patients(tmp_path / "of a person" / "kaggle_3m")
+    options = ("twelve_w16", "--seed", 2, "--data", folder)
     run = RunFolder(tmp_path / "my runs" / "twelve_w16_seed_2")
     results = run.path.parent / "reproduce" / run.path.name
     save = checkpoints.Writer.save_epoch
@@ -45,9 +47,9 @@ def test_a_run_is_continued_copied_and_never_replaced(again, tmp_path, monkeypat
 
     with monkeypatch.context() as patch:
         patch.setattr(checkpoints.Writer, "save_epoch", cut_off)
-        assert again("twelve_w16_seed_2", "--data", folder, *QUICK)[0] == 130
+        assert again(*options)[0] == 130
     assert not results.exists() and list(run.checkpoints()) == [1]
-    code, out, err = again("twelve_w16_seed_2", "--data", folder, *QUICK)
+    code, out, err = again(*options)
     assert (code, err) == (0, "") and "resumed after epoch 1" in out
 
     files = {path.name: path.read_bytes() for path in results.iterdir()}
@@ -56,31 +58,25 @@ def test_a_run_is_continued_copied_and_never_replaced(again, tmp_path, monkeypat
         assert str(tmp_path).encode() not in content and b"of a person" not in content, name
     record, config = read(results)
     assert config["settings"]["seed"] == 2 and "platform" not in config["versions"]
+    assert record["title"] == "published recipe at width 16, 12 patients, seed 2"
     epochs = checkpoints.read_epochs(run).set_index("epoch")
     assert epochs.loc[record["epoch"], "validation_iou"] == epochs["validation_iou"].max()
     assert record["epochs"] == 2 and record["seconds"] == pytest.approx(epochs["seconds"].sum())
     assert record["metrics"]["iou"]["value"] == json.loads(files["metrics.json"])["iou"]
 
-    code, _, err = again("twelve_w16_seed_2", "--data", folder, *QUICK)
-    assert code == 2 and f"{results}: is not empty" in err
     split = write_split(tmp_path, "validation", *["train"] * 4)
-    for options, message in (
-        (("--width", 4), "holds a run with width 2, not 4"),
-        (("--split", split), "holds a run with other"),
-        (("--results", tmp_path), "is for published runs, not for trials"),
-    ):
-        code, _, err = again("twelve_w16_seed_2", "--data", folder, *QUICK, *options, "--overwrite")
+    for other, message in ((("--width", 4), "width 2, not 4"), (("--split", split), "holds a run with other")):
+        code, _, err = again(*options, *other)
         assert code == 2 and message in err
 
 
 def test_of_a_cross_validation_the_masks_are_copied(again, folder, tmp_path):
-    assert again("cv_tuned", "--data", folder, "--split", tmp_path / "split.csv")[0] == 2
-    code, _, err = again("cv_tuned", "--data", folder, *QUICK, "--epochs", 1)
+    code, _, err = again("cv_tuned", "--data", folder)
     assert (code, err) == (0, "")
     results = tmp_path / "my runs" / "reproduce" / "cv_tuned"
     record, config = read(results)
     split = "cross-validation, 5 folds"
-    assert (record["judged_on"], record["epochs"], record["epoch"]) == (split, 1, None)
+    assert (record["judged_on"], record["epochs"], record["epoch"]) == (split, 2, None)
     assert (config["patients"], config["slices"]) == ({split: 5}, {split: 15})
     with np.load(results / "masks.npz") as archive:
         masks, paths = archive["masks"], archive["image_path"].tolist()
@@ -106,3 +102,12 @@ def test_the_page_is_that_of_the_results():
     assert reproduce.fill(reproduce.fill(page, "new"), table) == page
     with pytest.raises(reproduce.UserError, match="lacks the lines"):
         reproduce.fill("nothing here", "table")
+
+
+def test_the_options_of_every_run_are_understood():
+    recipes = [
+        Recipe.of(make_settings(make_parser().parse_args(run.options)))
+        for name, run in reproduce.RUNS.items()
+        if name.startswith("ablation_")
+    ]
+    assert len(set(recipes)) == len(recipes) and recipes[1].width == 16

@@ -13,7 +13,6 @@ from dataset.split import (
     describe_persons,
     person_of,
     read_assignment,
-    split_tables,
 )  # fmt: skip
 from utils import UserError
 
@@ -35,16 +34,6 @@ def test_the_published_composition_of_all_110_and_of_the_12_patients():
     assignment = assign_patients(subset["patient"])
     assert sizes(subset, assignment) == [(8, 178), (2, 45), (2, 113)]
     assert sorted(p for p, s in assignment.items() if s == "test") == ["TCGA_CS_6186_20000601", "TCGA_HT_A61A_20000127"]
-
-
-def test_every_split_gets_a_patient_and_all_of_its_slices():
-    for count in range(3, 30):
-        assignment = assign_patients(f"P{n}" for n in range(count))
-        assert len(assignment) == count and set(assignment.values()) == set(SPLITS)
-        rows = pd.DataFrame({"patient": [*assignment] * 2})
-        tables = split_tables(rows, assignment)
-        assert all(set(tables[split]["patient"].map(assignment)) == {split} for split in SPLITS)
-        assert sum(map(len, tables.values())) == len(rows)
 
 
 @pytest.mark.parametrize(

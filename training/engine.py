@@ -1,7 +1,6 @@
 """The only loops over batches. Everything that trains, validates or applies a network calls them."""
 
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +24,8 @@ WINDOW = (224, 192)  # least rows and columns around the head in training with `
 RESOLUTIONS = ((0.3, 0.5), (0.6, 0.75), (1.0, 1.0))  # up to this fraction of the epochs: the resolution
 OUTSIDE = -20.0  # the logit outside of the computed window
 CHECK_EVERY = 16  # steps between checks of the loss on an accelerator or by several processes
+# Of this process's slices of a batch: mean loss, positions in the epoch's order, counts; they stay on the device
+Batch = tuple[torch.Tensor, torch.Tensor, Counts]
 
 
 def predicted_mask(logits: torch.Tensor, threshold: float = THRESHOLD) -> torch.Tensor:
@@ -103,34 +104,21 @@ def resolution_of_epoch(epoch: int, epochs: int) -> float:
     return next(resolution for until, resolution in RESOLUTIONS if epoch <= until * epochs + 1e-9)
 
 
-class EpochMetrics:
-    """Losses and pixel counts of an epoch; they stay on the device until they are read."""
+def summarise_epoch(batches: Sequence[Batch], patients: Sequence[str]) -> tuple[dict[str, float], Counts]:
+    """Return the metrics of `train_one_epoch` and the counts behind them, over all processes.
 
-    def __init__(self) -> None:
-        self.losses: list[torch.Tensor] = []  # mean over this process's slices of a batch
-        self.positions: list[torch.Tensor] = []  # of these slices in the epoch's order
-        self.counts: list[Counts] = []
-
-    def add(self, loss: torch.Tensor, positions: torch.Tensor, counts: Counts) -> None:
-        self.losses.append(loss)
-        self.positions.append(positions)
-        self.counts.append(counts)
-
-    def summarise(self, patients: Sequence[str]) -> tuple[dict[str, float], Counts]:
-        """Return the metrics of `train_one_epoch` and the counts behind them, over all processes.
-
-        patients: of each slice in the epoch's order. A slice that was drawn twice counts twice, each time with the
-        counts of its own prediction.
-        """
-        device = self.losses[0].device
-        sizes = torch.tensor([len(positions) for positions in self.positions], dtype=torch.float64)
-        total = (torch.stack(self.losses).cpu().double() * sizes).sum()  # Apple's GPUs have no float64
-        if world() > 1:
-            total = sum_over_processes(total.to(device))
-        table = torch.zeros(len(patients), len(Counts._fields), dtype=torch.int64, device=device)
-        table[torch.cat(self.positions).to(device)] = torch.cat([torch.stack(c, dim=1) for c in self.counts])
-        counts = Counts(*sum_over_processes(table).cpu().numpy().T)
-        return {"loss": total.item() / len(patients), **summarise(counts, patients)}, counts
+    patients: of each slice in the epoch's order. A slice that was drawn twice counts twice, each time with the counts
+    of its own prediction.
+    """
+    losses, positions, counts = zip(*batches, strict=True)
+    device, sizes = losses[0].device, torch.tensor([len(rows) for rows in positions], dtype=torch.float64)
+    total = (torch.stack(losses).cpu().double() * sizes).sum()  # Apple's GPUs have no float64
+    if world() > 1:
+        total = sum_over_processes(total.to(device))
+    table = torch.zeros(len(patients), len(Counts._fields), dtype=torch.int64, device=device)
+    table[torch.cat(positions).to(device)] = torch.cat([torch.stack(c, dim=1) for c in counts])
+    counts = Counts(*sum_over_processes(table).cpu().numpy().T)
+    return {"loss": total.item() / len(patients), **summarise(counts, patients)}, counts
 
 
 def train_one_epoch(
@@ -145,34 +133,25 @@ def train_one_epoch(
     Raises: UserError when the loss is no longer finite, naming the batch and its patients.
     """
     model.train()
-    metrics, transform = EpochMetrics(), transform or TrainingTransform()
+    done, transform = [], transform or TrainingTransform()
     patients = [slices.patients[row] for row in order]
     batches = torch.arange(len(order)).split(batch_size)
     check_every = 1 if hardware.device.type == "cpu" and world() == 1 else CHECK_EVERY
-    for number, batch in enumerate(_progress(batches, f"{title} training", metrics), start=1):
+    for number, batch in enumerate(_progress(batches, f"{title} training"), start=1):
         positions = batch[rank() :: world()]  # of this process; they may be none
         images, masks = transform.batch(slices, order[positions], hardware.device)
         images = images.contiguous(memory_format=hardware.memory_format)
-        loss, logits = _train_step(model, images, masks, optimiser, loss_function, hardware, len(batch))
-        metrics.add(loss, positions, count_pixels(predicted_mask(logits), masks > 0))
+        optimiser.zero_grad(set_to_none=True)
+        with hardware.autocast():
+            logits = model(images).float()
+        loss = loss_function(logits, masks) if len(images) else logits.sum()  # without slices it still takes part
+        weight = world() * len(images) / len(batch)  # gradients are averaged over processes, not over slices
+        (loss * weight if weight != 1 else loss).backward()
+        optimiser.step()
+        done.append((loss.detach(), positions, count_pixels(predicted_mask(logits.detach()), masks > 0)))
         if number % check_every == 0 or number == len(batches):
-            _refuse_not_finite(metrics.losses, batches, patients)
-    return metrics.summarise(patients)[0]
-
-
-def _train_step(
-    model: nn.Module, images: torch.Tensor, masks: torch.Tensor, optimiser: Any, loss_function: Loss,
-    hardware: Hardware, batch: int,
-) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
-    """Train on this process's slices of a batch of `batch` slices. Returns loss and logits, detached."""
-    optimiser.zero_grad(set_to_none=True)
-    with hardware.autocast():
-        logits = model(images).float()
-    loss = loss_function(logits, masks) if len(images) else logits.sum()  # a process without slices still takes part
-    weight = world() * len(images) / batch  # gradients are averaged over processes, not over slices
-    (loss * weight if weight != 1 else loss).backward()
-    optimiser.step()
-    return loss.detach(), logits.detach()
+            _refuse_not_finite([loss for loss, *_ in done], batches, patients)
+    return summarise_epoch(done, patients)[0]
 
 
 @torch.inference_mode()
@@ -190,16 +169,16 @@ def evaluate(
         slice in the whole frame as NumPy arrays.
     """
     model.eval()
-    metrics = EpochMetrics()
-    for batch, window in _progress(list(slices.batches(batch_size)), f"{title} evaluation", metrics):
+    done = []
+    for batch, window in _progress(list(slices.batches(batch_size)), f"{title} evaluation"):
         rows = batch[rank() :: world()]
         logits, masks = compute_logits(model, slices, rows, window, hardware, tta_flip)
         computed = (..., *window)
         loss = loss_function(logits[computed], masks[computed]) if len(rows) else logits.sum()
-        metrics.add(loss, rows, count_pixels(predicted_mask(logits), masks > 0))
+        done.append((loss, rows, count_pixels(predicted_mask(logits), masks > 0)))
         if probabilities_out is not None:
             probabilities_out[rows.numpy()] = logits.sigmoid().squeeze(1).cpu().numpy()
-    return metrics.summarise(slices.patients)
+    return summarise_epoch(done, slices.patients)
 
 
 def score(
@@ -267,17 +246,11 @@ def resize(planes: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
     return F.interpolate(planes, list(size), mode="bilinear", align_corners=False)
 
 
-def _progress(batches: Sequence[Any], title: str, metrics: EpochMetrics) -> Iterator[Any]:
-    """Yield the batches behind a progress bar with the loss; silent off a terminal."""
+def _progress(batches: Sequence[Any], title: str) -> Iterator[Any]:
+    """Yield the batches behind a progress bar; silent off a terminal."""
     no_terminal = sys.stderr is None or sys.stderr.closed
     disable = True if no_terminal or rank() else None  # None: tqdm looks for a terminal
-    bar = tqdm(batches, title, leave=False, disable=disable, unit="batch", dynamic_ncols=True)
-    shown = time.monotonic()
-    for batch in bar:
-        yield batch
-        if not bar.disable and time.monotonic() - shown > 1:  # reading a metric waits for the device: rarely
-            shown = time.monotonic()
-            bar.set_postfix(loss=f"{torch.stack(metrics.losses).mean().item():.4f}")
+    return iter(tqdm(batches, title, leave=False, disable=disable, unit="batch", dynamic_ncols=True))
 
 
 def _refuse_not_finite(losses: list[torch.Tensor], batches: Sequence[torch.Tensor], patients: Sequence[str]) -> None:

@@ -4,10 +4,8 @@ import ctypes
 import gc
 import os
 import platform
-import random
 import sys
 from dataclasses import dataclass
-from datetime import timedelta
 
 import numpy as np
 import torch
@@ -17,12 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from utils import UserError, cores
 
-try:
-    import resource
-except ImportError:  # Windows
-    resource = None
 GLIBC = ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
-TIMEOUT = timedelta(minutes=10)  # until a silent process counts as lost
 
 
 @dataclass(frozen=True)
@@ -92,20 +85,14 @@ def keep_freed_memory() -> None:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Return the peak memory in bytes: of tensors on a CUDA device, elsewhere of the whole process; 0 if unknown."""
+    """Return the peak memory in bytes: of tensors on a CUDA device, on Linux of the whole process; else 0."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    if not resource:
+    if sys.platform != "linux":
         return 0
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024  # bytes there, KiB elsewhere
+    import resource
 
-
-def set_seeds(seed: int) -> None:
-    """Seed Python, NumPy and PyTorch on every device."""
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)  # CPU, CUDA and MPS
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def repeat_exactly(exact: bool, device: torch.device, sizes_vary: bool = False) -> None:
@@ -134,7 +121,7 @@ def versions() -> dict[str, str]:
 def join_processes(device: torch.device) -> None:
     """Join the other processes, if torchrun started this one."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
 
 
 def leave_processes() -> None:

@@ -49,7 +49,6 @@ def make_loss(name: str, false_negative_weight: float) -> Loss:
     """Return a loss of the recipe by its name: cross-entropy for every pixel, others against the rarity of tumour."""
     return {
         "bce": bce,
-        "dice": soft_dice,
         "bce+dice": lambda x, y: bce(x, y) + soft_dice(x, y),
         "bce+slice-dice": lambda x, y: bce(x, y) + (soft_dice(x, y) + slice_dice(x, y)) / 2,
         "bce+tversky": lambda x, y: bce(x, y) + tversky(x, y, false_negative_weight),

@@ -13,7 +13,7 @@ from typing import Any
 import constants
 from utils import existing, fraction, k_of_n, positive, whole_number
 
-LOSSES = ("bce", "dice", "bce+dice", "bce+slice-dice", "bce+tversky")
+LOSSES = ("bce", "bce+dice", "bce+slice-dice", "bce+tversky")
 FINETUNE = {"epochs": 8, "lr": 5e-4, "progressive_resolution": False}  # network and input are those of the weights
 # Settings beside the recipe that a resumed run must share
 COMPUTING = {"seed": constants.SEED, "mode": "exact", "precision": "auto"}
@@ -46,19 +46,13 @@ class Recipe:
     augment: bool = _setting(False, True, "random augmentation, see training/augment.py")
     robust: bool = _setting(False, True, "augment with removed skulls and other contrasts of tumours, too")
     negative_fraction: float = _setting(1.0, 0.35, "fraction of the slices without tumour drawn in an epoch", fraction)
-    patient_balanced: float = _setting(
-        0.0,
-        0.5,
-        "M > 0: draw patients evenly, then slices by tumour pixels + M x their mean; 0: slices evenly",
-        fraction,
-    )
+    patient_balanced: float = _setting(0.0, 0.5, "M > 0: draw patients evenly, then slices by tumour pixels + M x "
+                                       "their mean; 0: slices evenly", fraction)  # fmt: skip
     # Optimisation
     epochs: int = _setting(94, 40, "", positive(int))
     batch_size: int = _setting(32, 16, "slices per step", positive(int))
     loss: str = _setting("bce", "bce+slice-dice", "see training/losses.py", str, LOSSES)
-    false_negative_weight: float = _setting(
-        0.7, 0.7, "of bce+tversky: weight of missed against false pixels; 0.5 is Dice", fraction
-    )
+    false_negative_weight: float = _setting(0.7, 0.7, "of bce+tversky: weight of missed against false pixels", fraction)
     optimiser: str = _setting("adam", "adamw", "", str, ("adam", "adamw"))
     lr: float = _setting(1e-3, 2e-3, "learning rate, at its highest", positive(float))
     weight_decay: float = _setting(0.0, 0.01, "", fraction)
@@ -69,9 +63,8 @@ class Recipe:
     # Prediction
     tta_flip: bool = _setting(False, True, "average predictions of the slice and of its mirror image")
     threshold: float = _setting(constants.THRESHOLD, 0.6, "probability from which a pixel is tumour", fraction)
-    min_component: int = _setting(
-        0, 300, "remove components with fewer pixels in their largest section, or in a single slice", whole_number
-    )
+    min_component: int = _setting(0, 300, "remove components with fewer pixels in their largest section, or in a "
+                                  "single slice", whole_number)  # fmt: skip
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> "Recipe":
@@ -127,17 +120,15 @@ def make_parser(description: str | None = None) -> argparse.ArgumentParser:
         help="begin with these weights, and with their settings of network and input")  # fmt: skip
     add("--keep", type=positive(int), default=0, metavar="K",
         help="keep the newest checkpoint and the K best by each criterion of test_model.py (all)")  # fmt: skip
-    add("--tensorboard", action="store_true", help="log to DIR/tensorboard; needs the package tensorboard")
 
     add = parser.add_argument_group("computing").add_argument
     add("--device", default="auto", help="cpu, cuda, cuda:1, mps (auto: CUDA, else MPS, else the CPU)")
-    for name, kind, choices, help in (
-        ("precision", str, ("auto", "fp32", "bf16"), "of training; auto: bf16 where the hardware computes in it"),
-        ("mode", str, ("exact", "fast"), "exact repeats bit for bit on the same machine; fast may not"),
-        ("seed", whole_number, None, "of initial weights, order and augmentation, not of the split"),
-    ):
-        add(f"--{name}", type=kind, choices=choices, default=argparse.SUPPRESS, help=f"{help} ({COMPUTING[name]})")
-    add("--compile", action="store_true", help="torch.compile the network: a slow start, needs a compiler")
+    add("--precision", choices=("auto", "fp32", "bf16"), default=argparse.SUPPRESS,
+        help="of training (auto: bf16 where the hardware computes in it)")  # fmt: skip
+    add("--mode", choices=("exact", "fast"), default=argparse.SUPPRESS,
+        help="repeat bit for bit on the same machine, or not (exact)")  # fmt: skip
+    add("--seed", type=whole_number, default=argparse.SUPPRESS,
+        help=f"of initial weights, order and augmentation, not of the split ({constants.SEED})")  # fmt: skip
 
     group = parser.add_argument_group("recipe", "each option overrides one value of --recipe; values in brackets")
     group.add_argument("--recipe", choices=RECIPES, help="preset of all (reference; finetune with --weights)")
