@@ -99,9 +99,9 @@ def test_permutations_by_hand_and_exact_up_to_16_patients_then_drawn():
     assert permuted(np.ones(3)) == pytest.approx(2 / 8)  # all up and all down
     assert permuted([3.0, 1, -1, NAN]) == pytest.approx(6 / 8)  # sums ±3, ±3, ±5, ±1
     assert math.isnan(permuted([0.3]))
-    assert [intervals.smallest_p(n) for n in (1, 2, 6, 16)] == [1, 0.5, 2 / 64, 2**-15]
-    assert permuted(np.ones(16)) == intervals.smallest_p(16)
-    assert permuted(np.ones(17)) in (2 / 100_000, 4 / 100_000) and intervals.smallest_p(17) == 2 / 100_000
+    smallest = {intervals.FEWEST - 1: 2 / 32, intervals.FEWEST: 2 / 64, 16: 2**-15}
+    assert {n: permuted(np.ones(n)) for n in smallest} == smallest
+    assert permuted(np.ones(17)) in (2 / 100_000, 4 / 100_000)
     differences = np.random.default_rng(0).normal(0.15, 1, 110)
     assert permuted(differences) == pytest.approx(stats.ttest_1samp(differences, 0).pvalue, abs=0.01)
 
