@@ -122,8 +122,7 @@ def evaluate_masks(
         details, notes: see summarise.
         spacing: where known: distances are in mm, too.
     """
-    tables, counts = make_tables(slices, predicted, spacing), calibration.count(slices, probabilities)
-    brier = calibration.per_patient(counts, slices.patients)
+    tables, (curve, brier) = make_tables(slices, predicted, spacing), calibration.calibrate(slices, probabilities)
     tables = tables._replace(patients=tables.patients.merge(brier, on="patient", validate="one_to_one"))
     if spacing:
         details = details | {"spacing": spacing}
@@ -135,14 +134,14 @@ def evaluate_masks(
             return {"patient": patient, "dice": float(dice[patient])} | features
 
         details = details | {"quality": quality.study(parallel_map(describe, stacks))}
-    return tables, summarise(tables, calibration.reliability(counts), details, notes)
+    return tables, summarise(tables, curve, details, notes)
 
 
-def summarise(tables: Tables, bins: list[dict], details: dict, notes: list[str]) -> dict[str, Any]:
+def summarise(tables: Tables, curve: calibration.Curve, details: dict, notes: list[str]) -> dict[str, Any]:
     """Return the content of metrics.json.
 
     Args:
-        bins: the reliability curve, see calibration.reliability.
+        curve: the reliability curve.
         details: split, epoch, selected_by, synthetic, threshold, min_component, loss and other facts about the run.
         notes: sentences that must be read with the metrics.
     """
@@ -154,11 +153,11 @@ def summarise(tables: Tables, bins: list[dict], details: dict, notes: list[str])
         "patients_without_tumour": int((tables.patients["tumour_pixels"] == 0).sum()),
         **{name: estimate["value"] for name, estimate in estimates.items()},
         **{name: int(tables.patients[name].sum()) for name in ("lesions", "lesions_found", "false_lesions")},
-        "ece": calibration.expected_calibration_error(bins),
+        "ece": calibration.expected_calibration_error(curve),
         "intervals": estimates,
         "subgroups": failures.subgroup_metrics(tables),
         "failures": failures.list_failures(tables.slices),
-        "calibration": bins,
+        "calibration": curve,
         "notes": notes,
         "conventions": list(CONVENTIONS),
     }
