@@ -47,7 +47,7 @@ def write_panels(run: RunFolder, slices: Slices, predicted: np.ndarray, results:
 
 def draw_panel(slices: Slices, predicted: np.ndarray, results: pd.DataFrame, numbers: Sequence[int]) -> Figure:
     """Draw the slices with these row numbers beside each other, cropped to the head."""
-    figure = Figure(figsize=(3.4 * len(numbers), 8), layout="constrained")
+    figure = Figure(figsize=(3.4 * len(numbers), 7.8), layout="constrained")
     for row, (plain, outlined) in zip(numbers, figure.subplots(2, len(numbers), squeeze=False).T, strict=True):
         result = results.loc[row]
         image, mask = slices.images[row].numpy(), slices.masks[row].numpy()

@@ -87,6 +87,7 @@ def draw_curves(epochs: pd.DataFrame, chosen: int, by: str, metric: str) -> Plot
         words += f"; an empty prediction has {empty:.3f}"
     else:
         set_log_scale(axes, "y")
+        axes.set_ylabel("loss (log scale)")
     return finished(figure, f"{label} against epoch", f"{words}.")
 
 

@@ -100,7 +100,6 @@ def write_report(run: RunFolder, slices: Slices, predicted: np.ndarray, epochs: 
         "expected": plots.describe_expected(nested) if (nested := metrics.get("quality", {}).get("nested")) else "",
         "genomics": genomics,
         "training": charts(curves),
-        "chosen": f"The marked epoch {metrics['epoch']} was chosen for {CRITERIA.get(metrics['selected_by'])}.",
         "conventions": metrics["conventions"],
         "fewest": FEWEST,
         "brightest": BRIGHTEST,
