@@ -142,7 +142,7 @@ def facts(metrics: dict[str, Any], slices: pd.DataFrame, config: dict[str, Any] 
         rows |= {
             "Epoch": f"{epoch or 'per fold'}, {CRITERIA[metrics['selected_by']]}",
             "Threshold": _range(folds["threshold"]),
-            "Smallest component": _range(folds["min_component"], " px in a slice"),
+            "Smallest component": folds["min_component"].any() and _range(folds["min_component"], " px in a slice"),
             "Training patients": epoch and config["patients"]["train"],
             "Network": f"U-Net, width {config['settings']['width']}",
             "Trained with": f"PyTorch {config['versions']['torch']} on {config['hardware']}",
