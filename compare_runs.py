@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 
     from storage.run_folder import RunFolder
 
+COMPARED = {  # column of test_patients.csv: metric
+    **{name: f"patient_{name}" for name in ("dice", "iou", "sensitivity", "precision")},
+    **{name: name for name in ("surface_dice_1", "surface_dice_2", "surface_dice_3", "hd95")},
+}
+
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -30,23 +35,22 @@ def main(argv: list[str] | None = None) -> None:
     from dataset.synthetic import any_synthetic
     from evaluation.intervals import FEWEST, show_interval
     from evaluation.summary import METRICS
-    from evaluation.tables import PATIENT_METRICS
     from storage.run_folder import RunFolder
 
     first, second = map(RunFolder, args.runs)
     pairs = pair(first, second)
+    results = compare(pairs)
     if any_synthetic(pairs):
         print(SYNTHETIC_NOTICE)
     who = f"{counted(len(pairs), 'patient')}, {(pairs['tumour_pixels_a'] == 0).sum()} of them without tumour"
     print(f"A: {first}\nB: {second}\n{who}; each metric over those that have it in both\n")
     print(f"{'':36}patients       A       B   B - A       p   95% confidence interval; below {FEWEST} patients, each")
-    results = compare(pairs)
     for column, row in results.items():
-        metric = METRICS[f"patient_{column}" if column in PATIENT_METRICS else column]
         forms = {"a": ".3f", "b": ".3f", "value": "+.3f", "p": ".4f"}
         numbers = "".join(f"{show_number(row[name], form):>8}" for name, form in forms.items())
-        print(f"{metric.label:<36}{row['n']:8d}{numbers}   {show_interval(row, '+.3f')}".rstrip())
-    print(f"\n{textwrap.fill(verdict(results), 118)}")
+        label = METRICS[COMPARED[column]].label
+        print(f"{label:<36}{row['n']:8d}{numbers}   {show_interval(row, '+.3f')}".rstrip())
+    print(f"\n{textwrap.fill(verdict(results['dice'], len(results)), 118)}")
 
 
 def pair(first: RunFolder, second: RunFolder) -> pd.DataFrame:
@@ -54,12 +58,9 @@ def pair(first: RunFolder, second: RunFolder) -> pd.DataFrame:
 
     Raises: UserError unless both runs were tested on the same patients, with the same reference masks.
     """
-    from evaluation.tables import PATIENT_METRICS, SURFACE_DICE
-
     a, b = (run.read_test_table("patients") for run in (first, second))
-    needed = ("patient", "slices", "tumour_pixels", *PATIENT_METRICS, *SURFACE_DICE, "hd95")
     for run, table in ((first, a), (second, b)):
-        if missing := [name for name in needed if name not in table]:
+        if missing := [name for name in ("patient", "slices", "tumour_pixels", *COMPARED) if name not in table]:
             raise UserError(f"{run.path / 'test_patients.csv'}: has no column {', '.join(missing)}. Test it again.")
     if only_one := sorted(set(a["patient"]) ^ set(b["patient"])):
         raise UserError(
@@ -80,10 +81,9 @@ def pair(first: RunFolder, second: RunFolder) -> pd.DataFrame:
 def compare(pairs: pd.DataFrame) -> dict[str, dict[str, Any]]:
     """Return for each metric: means a and b, the mean of b - a (see intervals.estimate), and its p."""
     from evaluation import intervals
-    from evaluation.tables import PATIENT_METRICS, SURFACE_DICE
 
     results = {}
-    for column in (*PATIENT_METRICS, *SURFACE_DICE, "hd95"):
+    for column in COMPARED:
         difference = pairs[f"{column}_b"] - pairs[f"{column}_a"]
         both = pairs[difference.notna()]
         results[column] = intervals.estimate(pairs["patient"], difference, scale=intervals.DIFFERENCE) | {
@@ -94,20 +94,19 @@ def compare(pairs: pd.DataFrame) -> dict[str, dict[str, Any]]:
     return results
 
 
-def verdict(results: dict[str, dict[str, Any]]) -> str:
-    """Return what the paired comparison of the volumetric Dice, the main metric, shows and cannot show."""
-    from evaluation.intervals import smallest_p
+def verdict(dice: dict[str, Any], metrics: int) -> str:
+    """Return what the paired comparison of the volumetric Dice, the main one of the metrics, shows and cannot show."""
+    from evaluation.intervals import FEWEST
 
-    dice = results["dice"]
-    patients, p, half = dice["n"], dice["p"], (dice["high"] - dice["low"]) / 2
-    if (smallest := smallest_p(patients)) > 0.05:
-        return f"{counted(patients, 'patient')} cannot show any difference: the smallest possible p is {smallest:.3g}."
+    p, half = dice["p"], (dice["high"] - dice["low"]) / 2
+    if dice["n"] < FEWEST:
+        return f"{counted(dice['n'], 'patient')} cannot show any difference: p is above 0.05 whatever they are."
     text = f"No difference in volumetric Dice is shown (p {p:.3g})."
     if p <= 0.05:
         text = f"{'B' if dice['value'] > 0 else 'A'} has the higher volumetric Dice (p {p:.2g})."
     if half > 0:  # NaN where all patients differ by the same
         text += f" The paired comparison is precise to ± {half:.3f} in mean Dice: it cannot show smaller differences."
-    return f"{text} {counted(len(results), 'metric')} compared: one of them alone below 0.05 says little."
+    return f"{text} {metrics} metrics compared: one of them alone below 0.05 says little."
 
 
 if __name__ == "__main__":

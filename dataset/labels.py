@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from dataset.published import LABEL_FILE, MUTATION_FILE, is_published
-from utils import UserError, describe_problems, list_few, read_csv
+from utils import UserError, list_few, read_csv
 
 SYNTHETIC_LABEL = "SyntheticSubtype"  # of patients that this project draws
 LABELS = {  # columns that are tested, in this order, with their titles
@@ -64,48 +64,43 @@ def read_labels(files: Iterable[Path], patients: Iterable[str]) -> tuple[pd.Data
             raise UserError(f"{path}: has no column {'of labels' if 'Patient' in table else 'Patient'}. {HOW_TO_LABEL}")
         table = table.loc[table["Patient"] != "", ["Patient", *columns]]
         tables.append(table.assign(path=path, id=table["Patient"].map(normalise_id)))
-    shown = " and ".join(map(str, files))
     table = pd.concat(tables, ignore_index=True)
-    table["id"], restored = restore_zeros(table["id"], ids)
+    table["id"], notes = restore_zeros(table["id"], ids)
     fits = table["id"].isin(ids)
     if not fits.any():
+        shown = " and ".join(map(str, files))
         raise UserError(f"{shown}: names none of the {len(patients)} patients, such as {patients[0]}. {HOW_TO_LABEL}")
-    notes, problems, labels = [*restored, *describe_ids(table, fits, patients)], [], {}
+    notes, labels = [*notes, *describe_ids(table, fits, patients)], {}
     for column in (column for column in LABELS if column in table):
-        labels[column], column_notes, column_problems = read_column(table[fits], column)
+        known, column_notes = read_column(table[fits], column)
+        labels[column] = [known.get(normalise_id(patient)) for patient in patients]
         notes += column_notes
-        problems += column_problems
-    if problems:
-        raise UserError(describe_problems(shown, problems))
-    columns = {column: [known.get(normalise_id(patient)) for patient in patients] for column, known in labels.items()}
-    return pd.DataFrame(columns, index=patients, dtype=object), notes
+    return pd.DataFrame(labels, index=patients, dtype=object), notes
 
 
-def read_column(rows: pd.DataFrame, column: str) -> tuple[dict[str, str], list[str], list[str]]:
-    """Return {id: label}, sentences and problems of a column of labels; rows: path, Patient, id and the column."""
-    missing, spellings, problems = Counter(), defaultdict(Counter), []
-    first: dict[str, str] = {}  # {id: key of its label}
+def read_column(rows: pd.DataFrame, column: str) -> tuple[dict[str, str], list[str]]:
+    """Return {id: label} and sentences on a column of labels; rows: path, Patient, id and the column."""
+    missing, spellings = Counter(), defaultdict(Counter)
+    keys: dict[str, str] = {}  # {id: what spellings of its label share}
     for path, patient, patient_id, word in rows[["path", "Patient", "id", column]].fillna("").itertuples(index=False):
         word = re.sub(r"^(\d+)[.,]0+$", r"\1", word.strip())  # pandas makes 2.0 of a 2 in a column with blanks
-        key = label_key(word)
         if MISSING.fullmatch(re.sub(r"[^a-z0-9+]", "", word.lower())):
             missing[word] += bool(word)
             continue
+        if LOOKS_MISSING.search(word.lower()):
+            about = f"{path}: the {column} {word!r} of {patient} looks like a word for missing"
+            raise UserError(f"{about}. Leave such cells empty, or rename the group.")
+        key = label_key(word)
         spellings[key][word] += 1
-        if first.setdefault(patient_id, key) != key:
-            other = spellings[first[patient_id]].most_common(1)[0][0]
-            problems.append(f"{path}: {patient} has the {column} {word!r}, and {other!r} elsewhere. Correct one.")
-    labels = {key: words.most_common(1)[0][0] for key, words in spellings.items()}
+        if keys.setdefault(patient_id, key) != key:
+            other = spellings[keys[patient_id]].most_common(1)[0][0]
+            raise UserError(f"{path}: {patient} has the {column} {word!r}, and {other!r} elsewhere. Correct one.")
     notes = [f"{column}: taken for missing: {list_counts(missing)}"] if any(missing) else []
+    labels = {key: key if key in SAME.values() else words.most_common(1)[0][0] for key, words in spellings.items()}
     for key, words in spellings.items():
-        if len(words) > 1:
-            notes.append(f"{column}: taken for one label, {labels[key]}: {list_counts(words)}")
-        problems += [
-            f"the {column} {word!r} ({n}) looks like a word for missing. Leave its cells empty, or rename the group."
-            for word, n in words.items()
-            if LOOKS_MISSING.search(word.lower())
-        ]
-    return {patient_id: labels[key] for patient_id, key in first.items()}, notes, problems
+        if words.keys() != {labels[key]}:
+            notes.append(f"{column}: taken for {labels[key]}: {list_counts(words)}")
+    return {patient_id: labels[key] for patient_id, key in keys.items()}, notes
 
 
 def restore_zeros(named: pd.Series, ids: set[str]) -> tuple[pd.Series, list[str]]:

@@ -4,7 +4,7 @@ Only pixels of the head count: the air around it, two thirds of a slice, is easy
 calibrated.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
@@ -14,53 +14,42 @@ from dataset.slices import Slices
 from utils import parallel_map
 
 BINS = 10  # of equal width, over 0..1
+Curve = list[dict[str, float]]  # of each bin: low, high; sums over pixels: pixels, probability, tumour_pixels
 
 
-def count(slices: Slices, probabilities: np.ndarray | None) -> np.ndarray:
-    """Return sums over the head pixels of each patient, by bin of their probability: float64 [P, 4, BINS].
+def calibrate(slices: Slices, probabilities: np.ndarray | None) -> tuple[Curve, pd.DataFrame]:
+    """Return the reliability curve, and one row per patient, sorted: patient, head_pixels, brier.
 
-    Patients are sorted by id. The four sums: pixels, probabilities, tumour pixels, squared errors.
+    The Brier score is the mean squared error of the probabilities; NaN without head pixels.
     probabilities: float32 [N, H, W]; None, for masks without probabilities, makes all sums 0.
     """
-    images, masks = slices.images.numpy(), slices.masks.numpy()
-    stacks = slices.stacks().values()
-    if probabilities is None:
-        return np.zeros((len(stacks), 4, BINS))
+    images, masks, stacks = slices.images.numpy(), slices.masks.numpy(), slices.stacks()
+    counts = np.zeros((len(stacks), 4, BINS))  # sums over the head pixels of each patient, by bin
 
-    def count_patient(rows: np.ndarray) -> np.ndarray:
+    def count(rows: np.ndarray) -> np.ndarray:
         head = find_head(images[rows], filled=True)
         p, tumour = probabilities[rows][head].astype(float), masks[rows][head].astype(float)
         bins = np.minimum((p * BINS).astype(np.intp), BINS - 1)
         return np.stack([np.bincount(bins, w, BINS) for w in (None, p, tumour, (p - tumour) ** 2)])
 
-    return np.stack(parallel_map(count_patient, stacks))
-
-
-def per_patient(counts: np.ndarray, patients: Sequence[str]) -> pd.DataFrame:
-    """Return one row per patient: patient, head_pixels, brier (mean squared error; NaN without head pixels).
-
-    counts: as `count` returns them; patients: of each slice.
-    """
-    pixels, squared = counts[:, 0].sum(1), counts[:, 3].sum(1)
-    brier = np.where(pixels > 0, squared / np.maximum(pixels, 1), np.nan)
-    return pd.DataFrame({"patient": sorted(set(patients)), "head_pixels": pixels.astype(int), "brier": brier})
-
-
-def reliability(counts: np.ndarray) -> list[dict[str, float]]:
-    """Return the reliability curve of the counts [P, 4, BINS] of all patients: low, high and three sums of each bin."""
+    if probabilities is not None:
+        counts = np.stack(parallel_map(count, stacks.values()))
+    head_pixels, squared = counts[:, 0].sum(1), counts[:, 3].sum(1)
+    brier = np.where(head_pixels > 0, squared / np.maximum(head_pixels, 1), np.nan)
+    per_patient = pd.DataFrame({"patient": list(stacks), "head_pixels": head_pixels.astype(int), "brier": brier})
     pixels, probability, tumour, _ = counts.sum(0)
     edges = np.linspace(0, 1, BINS + 1).round(1)
     bins = {"low": edges[:-1], "high": edges[1:], "pixels": pixels.astype(int), "probability": probability}
-    return pd.DataFrame(bins | {"tumour_pixels": tumour.astype(int)}).to_dict("records")
+    return pd.DataFrame(bins | {"tumour_pixels": tumour.astype(int)}).to_dict("records"), per_patient
 
 
-def pool(curves: Iterable[list[dict[str, float]]]) -> list[dict[str, float]]:
+def pool(curves: Iterable[Curve]) -> Curve:
     """Return the reliability curve of the slices of several runs together."""
     bins = pd.concat(map(pd.DataFrame, curves))
     return bins.groupby(["low", "high"], as_index=False).sum().to_dict("records")
 
 
-def expected_calibration_error(bins: list[dict[str, float]]) -> float:
+def expected_calibration_error(curve: Curve) -> float:
     """Return the mean over pixels of |mean probability - share of tumour| in their bin; NaN without pixels."""
-    total = sum(b["pixels"] for b in bins)
-    return sum(abs(b["probability"] - b["tumour_pixels"]) for b in bins) / total if total else float("nan")
+    total = sum(b["pixels"] for b in curve)
+    return sum(abs(b["probability"] - b["tumour_pixels"]) for b in curve) / total if total else float("nan")

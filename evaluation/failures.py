@@ -69,9 +69,8 @@ def list_failures(slices: pd.DataFrame) -> list[dict]:
     for kind, (rule, possible, failed, severity) in kinds_of_failure(slices).items():
         cases = slices.assign(severity=-severity)[possible & failed]
         worst = cases.sort_values(["severity", "patient", "slice"], kind="stable").head(EXAMPLES)
-        row = {"kind": kind, "rule": rule, "count": len(cases), "of": int(possible.sum())}
-        row |= {"patients": int(cases["patient"].nunique()), "examples": worst[SHOWN_OF_SLICES].to_dict("records")}
-        rows.append(row)
+        counts = {"count": len(cases), "of": int(possible.sum()), "patients": int(cases["patient"].nunique())}
+        rows.append({"kind": kind, "rule": rule, **counts, "examples": worst[SHOWN_OF_SLICES].to_dict("records")})
     return rows
 
 
@@ -86,32 +85,28 @@ def subgroup_metrics(tables: Tables) -> list[dict]:
     """
     slices = tables.slices[tables.slices["tumour_pixels"] > 0]
     columns = slices.assign(tumour_iou=slices["iou"], found=(slices["true_positive"] > 0).astype(float))
+    of_patients = tables.patients.set_index("patient")
+    outlines = np.array(OUTLINES)[np.digitize(slices["boundary_complexity"], [1.5, COMPLEX])]
+    by = {  # the subgroup of each tumour slice, and all subgroups in their order
+        "area": (slices["area_stratum"], AREAS),
+        "components": (slices["lesions"].clip(upper=3).map(dict(enumerate(COMPONENTS))), COMPONENTS),
+        "boundary": (pd.Series(outlines, slices.index), OUTLINES),
+        **{
+            name: (slices["patient"].map(of_patients[name]), sorted(of_patients[name].unique())) for name in OF_PATIENTS
+        },
+    }
     rows = []
-    for by, (group_of, groups) in subgroups(slices, tables.patients).items():
+    for name, (group_of, groups) in by.items():
         for group in groups:
             member = group_of == group
-            named = set(slices.loc[member, "patient"])
-            if by in OF_PATIENTS:  # some of them may have no tumour
-                named = set(tables.patients.loc[tables.patients[by] == group, "patient"])
-            if not named:
-                continue
-            row = {"by": by, "group": group, "slices": int(member.sum()), "patients": len(named)}
-            for name in SHOWN:
-                interval = estimate(slices["patient"], columns[name].where(member))
-                row |= {name: interval["value"], f"{name}_low": interval["low"], f"{name}_high": interval["high"]}
-            rows.append(row)
+            patients = slices.loc[member, "patient"].nunique()
+            if name in OF_PATIENTS:  # some of them may have no tumour
+                patients = (of_patients[name] == group).sum()
+            if patients:
+                row = {"by": name, "group": group, "slices": int(member.sum()), "patients": int(patients)}
+                for metric in SHOWN:
+                    interval = estimate(slices["patient"], columns[metric].where(member))
+                    row |= {metric: interval["value"], f"{metric}_low": interval["low"]}
+                    row |= {f"{metric}_high": interval["high"]}
+                rows.append(row)
     return rows
-
-
-def subgroups(slices: pd.DataFrame, patients: pd.DataFrame) -> dict[str, tuple[pd.Series, list[str]]]:
-    """Return {by: (the subgroup of each tumour slice, the names of the subgroups in their order)}."""
-    outline = np.digitize(slices["boundary_complexity"], [1.5, COMPLEX])
-    by = {
-        "area": (slices["area_stratum"], list(AREAS)),
-        "components": (slices["lesions"].clip(upper=3).map(dict(enumerate(COMPONENTS))), list(COMPONENTS)),
-        "boundary": (pd.Series(np.array(OUTLINES)[outline], slices.index), list(OUTLINES)),
-    }
-    of_patient = patients.set_index("patient")
-    for name in OF_PATIENTS:
-        by[name] = (slices["patient"].map(of_patient[name]), sorted(of_patient[name].unique()))
-    return by

@@ -242,9 +242,8 @@ def study(features: pd.DataFrame) -> Study:
         **{name: [] for name in ("agreement", "auc_difference", "effect_difference")},  # with automatic masks
         "undefined": [
             {"patient": patient, "masks": masks, "reason": reason}
-            for masks, column in ((MANUAL, "reason"), (AUTOMATIC, f"{PREDICTED}reason"))
-            if column in features
-            for patient, reason in zip(features["patient"], features[column], strict=True)
+            for masks, prefix in zip(by_masks, ("", PREDICTED), strict=False)
+            for patient, reason in zip(features["patient"], features[f"{prefix}reason"], strict=True)
             if reason
         ],
         "caveat": CAVEAT,
@@ -282,15 +281,16 @@ def effect_differences(
 
     by_masks: of `split_masks`; tested: of `associate`.
     """
-    manual, automatic = (table[table["family"] == 1].set_index(["feature", "label"]) for table in tested.values())
+    family = (table[table["family"] == 1].to_dict("records") for table in tested.values())
     rows = []
-    for (name, label), test in manual.iterrows():
-        row = {"feature": name, "label": label, "n": test["n"]}
-        for masks, other in ((MANUAL, test), (AUTOMATIC, automatic.loc[(name, label)])):
-            row |= {f"{column}_{masks}": other[column] for column in ("holm_p", "effect")}
+    for tests in zip(*family, strict=True):
+        name, label = tests[0]["feature"], tests[0]["label"]
+        row = {"feature": name, "label": label, "n": tests[0]["n"]}
+        for masks, test in zip(by_masks, tests, strict=True):
+            row |= {f"{column}_{masks}": test[column] for column in ("holm_p", "effect")}
         known = by_masks[MANUAL][name].notna() & labels[label].notna()
         values = (table.loc[known, name].to_numpy(float) for table in by_masks.values())
         groups = pd.factorize(labels.loc[known, label])[0]
-        untested = test["reason"] or automatic.at[(name, label), "reason"]
+        untested = any(test["reason"] for test in tests)
         rows.append(row | (UNDEFINED if untested else paired_difference(rank_effect, *values, groups)))
     return rows

@@ -18,7 +18,7 @@ from scipy import optimize, special, stats
 from dataset.split import person_of
 from utils import show_number
 
-FEWEST = 6  # patients of the interval of a mean or median, or on each side of a ROC curve
+FEWEST = 6  # patients of the interval of a mean or median, or on each side of a ROC curve; with five, p is above 0.05
 FEWEST_ICC = 10  # patients of the interval of an intraclass correlation: with fewer it says nothing (0.4 to 1 wide)
 LEVEL = 0.95
 ALIKE = 1e-9  # standard error below which all patients have the same value, but for rounding
@@ -120,11 +120,6 @@ def paired_permutation(patients: pd.Series, differences: pd.Series) -> float:
         (of_persons,), np.mean, permutation_type="samples", n_resamples=PERMUTATIONS, batch=BATCH, rng=SEED
     )
     return float(test.pvalue)
-
-
-def smallest_p(patients: int) -> float:
-    """Return the smallest p that `paired_permutation` can give for this number of persons."""
-    return max(2.0 ** (1 - patients), 2 / (PERMUTATIONS + 1))
 
 
 # --- Area under the ROC curve ----------------------------------------------------------------------------------

@@ -5,13 +5,14 @@ reference mask is found when at least a tenth of its pixels are predicted; a pre
 a tenth of its pixels are tumour. Components of fewer than SPECK pixels in a slice, or SPECK_3D in a stack, are not
 counted, neither as lesions nor as false ones.
 
-Distances between outlines are in pixels of a slice, from each surface pixel of one mask to the nearest of the other,
-both ways. The surface of a mask is its pixels with a neighbour (above, below, left, right) outside of the mask; beyond
-the image is outside. With one mask empty, HD95 is NaN and surface Dice 0: a missed slice does not show in HD95.
-With both empty, both are NaN, and left out of every mean.
+Distances are from each surface pixel of one mask to the nearest of the other, both ways: between outlines in a slice in
+pixels, between surfaces in 3D in mm. The surface of a mask is its pixels with a neighbour (4 in a slice, 6 in a stack)
+outside of the mask; beyond the image is outside. With one mask empty, HD95 is NaN and surface Dice 0: a missed slice
+does not show in HD95. With both empty, both are NaN, and left out of every mean.
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import cv2
@@ -24,15 +25,14 @@ SPECK_3D = 50  # pixels; the same in a stack of slices
 CONNECTED = np.ones((3, 3, 3), int)  # neighbours of a voxel of a stack
 COVERED = 0.1  # share of its pixels from which a component counts as matched
 COMPLEX = 2.0  # boundary complexity of a complex outline: the median of tumours >= SMALL with one component
-TOLERANCES = (1, 2, 3)  # pixels, for the surface Dice
-NEAR = 2.0  # mm, for the surface Dice in 3D
-CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
-SLICE_KINDS = ("no tumour", "small", "several components", "complex boundary", "smooth")
+SURFACE_DICE = {f"surface_dice_{pixels}": pixels for pixels in (1, 2, 3)}  # column: tolerance
+IN_MM = ("hd95_mm", "surface_distance_mm", "surface_dice_2mm")  # of patients whose spacing is known
+NEAR = 2.0  # mm, of the last of them
 
 
-def bounding_box(mask: np.ndarray) -> tuple[slice, ...] | None:
-    """Return the smallest box around all set pixels (uint8 0 or 1, or bool, any dimension); None without any."""
-    return ndimage.find_objects(mask.view(np.uint8), max_label=1)[0]
+def bounding_box(mask: np.ndarray) -> tuple[slice, ...]:
+    """Return the smallest box around all set pixels (uint8 0 or 1, any dimension); without any, that of one pixel."""
+    return ndimage.find_objects(mask, max_label=1)[0] or (slice(0, 1),) * mask.ndim
 
 
 def boundary_complexity(mask: np.ndarray) -> float:
@@ -51,10 +51,10 @@ def boundary_complexity(mask: np.ndarray) -> float:
 
 
 def kind_of_slice(mask: np.ndarray) -> str:
-    """Return one of SLICE_KINDS; the first rule that applies decides.
+    """Return the kind of a slice by the first rule that applies.
 
-    no tumour: empty. small: fewer than 500 px. several components: at least two of 10 px or more. Otherwise complex
-    boundary or smooth, by the complexity of the outline of the largest component.
+    "no tumour": empty; "small": fewer than 500 px; "several components": at least two of 10 px or more; otherwise
+    "complex boundary" or "smooth", by the outline of the largest component.
     """
     areas = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)[2][1:, cv2.CC_STAT_AREA]
     if not len(areas):
@@ -87,9 +87,6 @@ def match(mask: np.ndarray, predicted: np.ndarray, smallest: int) -> Matching:
         smallest: pixels of the smallest component that is counted.
     """
     box = bounding_box(mask | predicted)
-    if box is None:
-        nothing = np.zeros(0, int)
-        return Matching(*[nothing] * 4, nothing.astype(bool), nothing.astype(float), 0, 0)
     neighbours = CONNECTED if mask.ndim == 3 else CONNECTED[0]
     lesion_of, lesions = ndimage.label(mask[box], neighbours)
     component_of, components = ndimage.label(predicted[box], neighbours)
@@ -115,67 +112,53 @@ def match(mask: np.ndarray, predicted: np.ndarray, smallest: int) -> Matching:
 # --- Outlines ------------------------------------------------------------------------------------------------------
 
 
-class Surfaces(NamedTuple):
-    """HD95 of two outlines in pixels, the surface pixels of both together, and the surface Dice at TOLERANCES."""
-
-    hd95: float
-    pixels: int
-    dice: tuple[float, ...]
-
-
-def compare_outlines(mask: np.ndarray, predicted: np.ndarray) -> Surfaces:
-    """Compare the outlines of two masks (uint8 0 or 1, [H, W])."""
-    box = bounding_box(mask | predicted)
-    if box is None:
-        return Surfaces(np.nan, 0, (np.nan,) * len(TOLERANCES))
-    one, other = (surface(np.ascontiguousarray(whole[box])) for whole in (mask, predicted))
-    pixels = int(one.sum()) + int(other.sum())
-    if not (one.any() and other.any()):
-        return Surfaces(np.nan, pixels, (0.0,) * len(TOLERANCES))
-    there, back = distances(one, other), distances(other, one)
-    hd95 = max(np.percentile(there, 95), np.percentile(back, 95))
-    dice = tuple(float((there <= t).sum() + (back <= t).sum()) / pixels for t in TOLERANCES)
-    return Surfaces(float(hd95), pixels, dice)
+def compare_outlines(mask: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
+    """Return hd95 (pixels), surface_pixels (of both together) and SURFACE_DICE of two masks (uint8 0 or 1, [H, W])."""
+    there, back = surface_distances(mask, predicted)
+    both = np.concatenate([there, back])
+    dice = {
+        name: float((both <= tolerance).mean()) if len(both) else np.nan for name, tolerance in SURFACE_DICE.items()
+    }
+    return {"hd95": hd95(there, back), "surface_pixels": len(both), **dice}
 
 
-def surface_distances(
-    mask: np.ndarray, predicted: np.ndarray, spacing: tuple[float, float, float]
-) -> tuple[float, float, float]:
-    """Return HD95 and mean distance between two surfaces in 3D, in mm, and the share of both within 2 mm of the other.
-
-    A surface is the voxels with a neighbour of six outside of the mask. NaN, NaN and 0 with one mask empty; NaN with
-    both.
+def compare_surfaces(mask: np.ndarray, predicted: np.ndarray, spacing: Sequence[float]) -> dict[str, float]:
+    """Return IN_MM: HD95 and mean distance of two surfaces in 3D, and the share of both within 2 mm of the other.
 
     Args:
         mask, predicted: uint8 0 or 1, [S, H, W].
         spacing: mm between rows, columns and slices.
     """
-    box = bounding_box(mask | predicted)
-    if box is None:
-        return (np.nan,) * 3
-    pair = [whole[box] > 0 for whole in (mask, predicted)]
-    if not (pair[0].any() and pair[1].any()):
-        return np.nan, np.nan, 0.0
-    one, other = (whole & ~ndimage.binary_erosion(whole) for whole in pair)
-    sampling = (spacing[2], spacing[0], spacing[1])
-    there, back = (
-        ndimage.distance_transform_edt(~target, sampling)[source] for source, target in ((one, other), (other, one))
-    )
+    there, back = surface_distances(mask, predicted, (spacing[2], spacing[0], spacing[1]))
     both = np.concatenate([there, back])
-    hd95 = max(np.percentile(there, 95), np.percentile(back, 95))
-    return float(hd95), float(both.mean()), float((both <= NEAR).mean())
+    mean = float(both.mean()) if len(there) and len(back) else np.nan
+    return dict(zip(IN_MM, (hd95(there, back), mean, share_within(both, NEAR)), strict=True))
 
 
-def surface(mask: np.ndarray) -> np.ndarray:
-    """Return the outermost pixels of a mask: uint8 0 or 1, [H, W], as the mask."""
-    return mask - cv2.erode(mask, CROSS, borderType=cv2.BORDER_CONSTANT, borderValue=0)
+def surface_distances(
+    mask: np.ndarray, predicted: np.ndarray, spacing: Sequence[float] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the distance of each surface pixel of one mask to the nearest of the other, both ways: float64 [n], [m].
 
-
-def distances(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Return the Euclidean distance of each pixel of `one` to the nearest of `other`: float64 [pixels of `one`].
-
-    one, other: uint8 0 or 1, [H, W], not empty. The squares are whole numbers; OpenCV's float32 roots of them are not
-    always the same from call to call in their last bit.
+    mask, predicted: uint8 0 or 1, of any dimension. spacing: of pixels along each axis; 1 if None. Infinite where the
+    other mask is empty.
     """
-    to_other = cv2.distanceTransform(1 - other, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[one > 0].astype(np.float64)
-    return np.sqrt(np.rint(to_other**2))
+    box = bounding_box(mask | predicted)
+    one, other = (whole & ~ndimage.binary_erosion(whole) for whole in (mask[box] > 0, predicted[box] > 0))
+
+    def to_nearest(source: np.ndarray, target: np.ndarray) -> np.ndarray:
+        if not target.any():
+            return np.full(source.sum(), np.inf)
+        return ndimage.distance_transform_edt(~target, spacing)[source]
+
+    return to_nearest(one, other), to_nearest(other, one)
+
+
+def hd95(there: np.ndarray, back: np.ndarray) -> float:
+    """Return the larger 95th percentile of `surface_distances`; NaN with a mask empty."""
+    return float(max(np.percentile(there, 95), np.percentile(back, 95))) if len(there) and len(back) else np.nan
+
+
+def share_within(distances: np.ndarray, tolerance: float) -> float:
+    """Return the share of distances that are not larger; NaN without any."""
+    return float((distances <= tolerance).mean()) if len(distances) else np.nan

@@ -27,6 +27,7 @@ FEWEST = 30  # patients
 FOLDS = 10  # of the nested cross-validation
 PENALTIES = np.logspace(-2, 3, 16)
 WORST = 10, 20  # patients with the lowest expected Dice
+Row = dict[str, Any]  # patient, dice and FEATURES of a patient
 
 
 def features(probabilities: np.ndarray, mask: np.ndarray) -> dict[str, float]:
@@ -40,15 +41,14 @@ def features(probabilities: np.ndarray, mask: np.ndarray) -> dict[str, float]:
     labels, count = ndimage.label(mask, CONNECTED)
     low, high = (probabilities >= threshold for threshold in THRESHOLDS)
     entropy = special.entr(probabilities).sum() + special.entr(1 - probabilities).sum()
-    values = (
-        math.log10(volume),
-        math.log10(count),
-        np.bincount(labels.ravel())[1:].max() / volume,
-        dice(mask[1:], mask[:-1]),
-        dice(low, high),
-        entropy / math.log(2) / volume,
-    )
-    return dict(zip(FEATURES, map(float, values), strict=True))
+    return {
+        "log_volume": math.log10(volume),
+        "log_components": math.log10(count),
+        "largest_share": float(np.bincount(labels.ravel())[1:].max() / volume),
+        "neighbour_dice": dice(mask[1:], mask[:-1]),
+        "threshold_dice": dice(low, high),
+        "entropy": float(entropy / math.log(2) / volume),
+    }
 
 
 def dice(one: np.ndarray, other: np.ndarray) -> float:
@@ -57,13 +57,13 @@ def dice(one: np.ndarray, other: np.ndarray) -> float:
     return 2 * int((one & other).sum()) / pixels if pixels else 0.0
 
 
-def fit(rows: Sequence[dict[str, Any]], dice: Sequence[float]) -> dict[str, Any]:
-    """Return the regression of the Dice (float [n], at least two) on FEATURES as plain values, for JSON.
+def fit(rows: Sequence[Row]) -> dict[str, Any]:
+    """Return the regression of the Dice of patients, at least two, on their FEATURES as plain values, for JSON.
 
-    rows: FEATURES of each patient, all defined. Returned: for each feature its coefficient, and the lowest and highest
+    rows: dice and FEATURES of each, all defined. Returned: for each feature its coefficient, and the lowest and highest
     value; the intercept; the half width of the interval; the number of patients.
     """
-    x, y = np.array([[row[name] for name in FEATURES] for row in rows]), np.asarray(dice, float)
+    x, y = np.array([[row[name] for name in FEATURES] for row in rows]), np.array([row["dice"] for row in rows], float)
     pipeline = make_pipeline(StandardScaler(), RidgeCV(PENALTIES))
     errors = np.sort(np.abs(cross_val_predict(pipeline, x, y, cv=LeaveOneOut()) - y))
     rank = math.ceil(LEVEL * (len(y) + 1))  # of the error that so many new patients stay within
@@ -91,67 +91,66 @@ def predict(model: dict[str, Any], row: dict[str, float | None]) -> tuple[float,
     return float(middle), float(low), float(high)
 
 
-def study(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def study(rows: Sequence[Row]) -> dict[str, Any]:
     """Return the regression of a run's scored patients and what it is worth, for metrics.json.
 
     rows: patient, dice and FEATURES of each. Returned: `patients` (the rows, with expected_dice, low and high as
     predicted by the others), `model` and `nested`; the last two are None with fewer than FEWEST masks.
     """
-    defined = [row for row in rows if row[FEATURES[0]] is not None]
+    defined = with_features(rows)
     if len(defined) < FEWEST:
         return {"patients": list(rows), "model": None, "nested": None}
     shown = predict_held_out(rows, rows)
-    return {"patients": shown, "model": fit(defined, [row["dice"] for row in defined]), "nested": judge(shown)}
+    return {"patients": shown, "model": fit(defined), "nested": judge(shown)}
 
 
-def predict_held_out(
-    rows: Sequence[dict[str, Any]], shown: Sequence[dict[str, Any]], groups: dict[str, Any] | None = None
-) -> list[dict[str, Any]]:
+def with_features(rows: Sequence[Row]) -> list[Row]:
+    return [row for row in rows if row[FEATURES[0]] is not None]
+
+
+def predict_held_out(rows: Sequence[Row], shown: Sequence[Row], groups: dict[str, Any] | None = None) -> list[Row]:
     """Return rows with expected_dice, low and high as regressions on other patients predict them; None if unknown.
 
     rows: patient, dice and FEATURES of those that are fitted to; shown: those that are predicted, for whom whoever is
     in their group is left out; groups: of each patient; FOLDS groups drawn at random if None.
     """
-    defined = [row for row in rows if row[FEATURES[0]] is not None]
+    defined = with_features(rows)
     if groups is None:
         folds = KFold(FOLDS, shuffle=True, random_state=SEED).split(defined)
         groups = {defined[n]["patient"]: number for number, (_, fold) in enumerate(folds) for n in fold}
-    models = {}
-    for group in set(groups.values()):
-        others = [row for row in defined if groups[row["patient"]] != group]
-        models[group] = fit(others, [row["dice"] for row in others])
-    known = [groups.get(row["patient"]) for row in shown]
-    values = [None if g is None else predict(models[g], row) for g, row in zip(known, shown, strict=True)]
-    names = ("expected_dice", "low", "high")
-    return [row | dict(zip(names, value or (None,) * 3, strict=True)) for row, value in zip(shown, values, strict=True)]
+    models = {group: fit([row for row in defined if groups[row["patient"]] != group]) for group in set(groups.values())}
+    held_out = []
+    for row in shown:
+        model = models.get(groups.get(row["patient"]))
+        values = (model and predict(model, row)) or (None,) * 3
+        held_out.append(row | dict(zip(("expected_dice", "low", "high"), values, strict=True)))
+    return held_out
 
 
-def judge(rows: Sequence[dict[str, Any]]) -> dict[str, float | None]:
+def judge(rows: Sequence[Row]) -> dict[str, float | None]:
     """Return what expected values are worth; rows: dice, expected_dice, low and high, None where unknown.
 
     Mean absolute error, correlation and coverage of the interval are of the known ones. In the area under the ROC curve
     of a Dice below BAD_DICE, and among the worst 10 and 20, unknown ones stand first, as in the table to check;
     kept_dice is the mean without the worst tenth, dice_all that of all.
     """
-    known = [row for row in rows if row["expected_dice"] is not None]
-    truth, expected = (np.array([row[name] for row in known], float) for name in ("dice", "expected_dice"))
-    held = [row["low"] <= row["dice"] <= row["high"] for row in known]
-    scores = np.array([-1 if row["expected_dice"] is None else row["expected_dice"] for row in rows])
-    bad = np.array([row["dice"] < BAD_DICE for row in rows])
-    order = np.argsort(scores, kind="stable")
-    ranked, ranked_dice = bad[order], np.array([row["dice"] for row in rows])[order]
-    area = float(auc(-scores, bad))
-    kept = ranked_dice[math.ceil(len(rows) / 10) :]
-    varied = len(known) > 1 and min(truth.std(), expected.std()) > 0
+    names = ("dice", "expected_dice", "low", "high")
+    dice, expected, low, high = np.array([[row[name] for name in names] for row in rows], float).T  # NaN if unknown
+    known = ~np.isnan(expected)
+    scores = np.where(known, expected, -1)
+    worst_first = dice[np.argsort(scores, kind="stable")]
+    area = float(auc(-scores, dice < BAD_DICE))
+    kept = worst_first[math.ceil(len(rows) / 10) :]
+    varied = known.sum() > 1 and min(dice[known].std(), expected[known].std()) > 0
     return {
         "patients": len(rows),
-        "unknown": len(rows) - len(known),
-        "mean_error": float(np.abs(expected - truth).mean()) if known else None,
-        "r": float(np.corrcoef(expected, truth)[0, 1]) if varied else None,
-        "coverage": float(np.mean(held)) if known else None,
-        "dice_all": float(ranked_dice.mean()),
+        "unknown": int((~known).sum()),
+        "mean_error": float(np.abs(expected - dice)[known].mean()) if known.any() else None,
+        "r": float(np.corrcoef(expected[known], dice[known])[0, 1]) if varied else None,
+        "coverage": float(((low <= dice) & (dice <= high))[known].mean()) if known.any() else None,
+        "dice_all": float(worst_first.mean()),
         "kept_dice": float(kept.mean()) if len(kept) else None,
-        "bad": int(bad.sum()),
+        "bad": int((dice < BAD_DICE).sum()),
         "auc": None if math.isnan(area) else area,
-        **{f"bad_in_worst_{n}": int(ranked[:n].sum()) for n in WORST},
+        **{f"bad_in_worst_{n}": int((worst_first[:n] < BAD_DICE).sum()) for n in WORST},
     }

@@ -81,23 +81,15 @@ def selection_warning(epochs: pd.DataFrame, chosen: int) -> str:
         return ""
     if epochs["validation_tumour_found"].isna().all():
         return NO_TUMOUR
-    row = epochs.loc[epochs["epoch"] == chosen].iloc[0]
-    reasons = []
-    if row["validation_tumour_found"] < 0.5:
-        share, most = row["validation_tumour_found"], epochs["validation_tumour_found"].max()
-        reasons.append(
-            f"epoch {chosen} finds only {share:.0%} of the validation tumour slices, the best epoch {most:.0%}. Train "
-            "for longer, or with --recipe tuned, or try test_model.py --select-by patient_dice."
-        )
-    tumour_iou = epochs["validation_tumour_iou"]
-    if (tumour_iou > row["validation_tumour_iou"] + CLEARLY).any():
-        other = epochs.loc[tumour_iou.idxmax()]
-        reasons.append(
-            f"epoch {other['epoch']:.0f} is better on the validation tumour slices: IoU "
-            f"{other['validation_tumour_iou']:.3f}, epoch {chosen} has {row['validation_tumour_iou']:.3f} "
-            "(test_model.py --select-by tumour_iou)."
-        )
-    return f"warning: {' '.join(reasons)}" if reasons else ""
+    found, iou = (epochs.set_index("epoch")[f"validation_tumour_{name}"] for name in ("found", "iou"))
+    best = int(iou.idxmax())
+    if found[chosen] >= 0.5 and iou[best] <= iou[chosen] + CLEARLY:
+        return ""
+    return (
+        f"warning: epoch {chosen} finds {found[chosen]:.0%} of the validation tumour slices, with an IoU of "
+        f"{iou[chosen]:.3f}; the best on them is epoch {best} with {found[best]:.0%} and {iou[best]:.3f} "
+        "(test_model.py --select-by tumour_iou). If that is too little, train for longer, or with --recipe tuned."
+    )
 
 
 # --- Postprocessing: from probabilities to masks ---------------------------------------------------------------
@@ -145,28 +137,28 @@ def postprocess_stack(probabilities: np.ndarray, rules: Postprocessing) -> np.nd
 def remove_small_components(masks: np.ndarray, smallest: int) -> np.ndarray:
     """Return the masks of a stack (uint8 0 or 1, [S, H, W]) without components below `smallest` pixels; 0 keeps all."""
     box = bounding_box(masks)
-    if smallest == 0 or box is None:
-        return masks
-    labels, large = label_components(masks[box], (smallest,), len(masks))[:2]
+    labels, sections = label_components(masks[box])
     cleaned = np.zeros_like(masks)
-    cleaned[box] = large[0][labels]
+    cleaned[box] = is_kept(sections, smallest, len(masks))[labels]
     return cleaned
 
 
-def label_components(stack: np.ndarray, sizes: Sequence[int], slices: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the components of a stack [S, H, W] and which of them are not small, for each of `sizes`.
+def label_components(stack: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the component of each pixel of a stack, int32 [S, H, W], from 1, and the pixels of its sections.
 
-    slices: of the stack from which this one is cropped.
-
-    Returns: the label of each pixel, int32 [S, H, W], 0 for the background; uint8 0 or 1 [sizes, 1 + components], 0 for
-        the background; the pixels of each, int64 [1 + components].
+    Pixels: int64 [S, 1 + components], of each component in each slice; the background has none.
     """
     labels, components = ndimage.label(stack, CONNECTED)
     sections = np.stack([np.bincount(plane.ravel(), minlength=components + 1) for plane in labels])
     sections[:, 0] = 0
-    several = (sections > 0).sum(0) >= min(FEWEST_SLICES, slices)
-    large = [(sections.max(0) >= size) & several if size else np.arange(components + 1) > 0 for size in sizes]
-    return labels, np.array(large, np.uint8), sections.sum(0)
+    return labels, sections
+
+
+def is_kept(sections: np.ndarray, smallest: int, slices: int) -> np.ndarray:
+    """Return which components are not small, bool [1 + components]; slices: of the whole stack."""
+    if smallest == 0:
+        return sections.any(0)
+    return (sections.max(0) >= smallest) & ((sections > 0).sum(0) >= min(FEWEST_SLICES, slices))
 
 
 def tune(
@@ -198,24 +190,21 @@ def tune(
 def mean_dice(slices: Slices, probabilities: np.ndarray) -> np.ndarray:
     """Return the mean volumetric Dice over patients for each of THRESHOLDS and SMALLEST: float64 [T, S]."""
     masks = slices.masks.numpy()
-    stacks = list(slices.stacks().values())
-    counts = np.stack(parallel_map(lambda rows: _count(masks[rows], probabilities[rows]), stacks))
-    target = np.array([masks[rows].sum(dtype=np.int64) for rows in stacks])[:, None, None]
-    hits, predicted = counts[:, 0], counts[:, 1]
-    return metrics.dice(metrics.Counts(hits, predicted - hits, target - hits)).mean(0)
 
+    def count(rows: np.ndarray) -> metrics.Counts:
+        mask = masks[rows]
+        hits, predicted = np.zeros((2, len(THRESHOLDS), len(SMALLEST)), np.int64)
+        for t, threshold in enumerate(THRESHOLDS):
+            foreground = (probabilities[rows] >= threshold).view(np.uint8)
+            box = bounding_box(foreground)
+            labels, sections = label_components(foreground[box])
+            inside = np.bincount(labels[mask[box] > 0], minlength=sections.shape[1])
+            for s, smallest in enumerate(SMALLEST):
+                kept = is_kept(sections, smallest, len(rows))
+                hits[t, s], predicted[t, s] = inside[kept].sum(), sections[:, kept].sum()
+        return metrics.Counts(hits, predicted - hits, mask.sum(dtype=np.int64) - hits)
 
-def _count(mask: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """Return the true positive and the predicted pixels of a stack for each choice: int64 [2, T, S]."""
-    counts = np.zeros((2, len(THRESHOLDS), len(SMALLEST)), np.int64)
-    for t, threshold in enumerate(THRESHOLDS):
-        foreground = (probabilities >= threshold).view(np.uint8)
-        box = bounding_box(foreground)
-        if box is None:
-            break  # nor is anything above a higher threshold
-        labels, large, pixels = label_components(foreground[box], SMALLEST, len(mask))
-        counts[:, t] = large @ np.bincount(labels[mask[box] > 0], minlength=len(pixels)), large @ pixels
-    return counts
+    return np.mean([metrics.dice(counts) for counts in parallel_map(count, slices.stacks().values())], axis=0)
 
 
 # --- Both, for scripts that use a run ---------------------------------------------------------------------------

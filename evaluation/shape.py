@@ -65,11 +65,10 @@ def measure(stack: np.ndarray, largest_only: bool = False) -> dict[str, Any]:
         stack: uint8 [S, H, W], 0 or 1, slices in their order.
         largest_only: measure the largest component in 3D, not all of them together; their number is that of the mask.
     """
-    box = bounding_box(stack)
-    if box is None:
+    if not stack.any():
         none = dict.fromkeys(("volume", "components", "largest_area"), 0)
         return dict.fromkeys(FEATURES, math.nan) | none | {"reason": "the mask is empty"}
-    mask = stack[box]
+    mask = stack[bounding_box(stack)]
     labels, components = ndimage.label(mask, CONNECTED)
     if largest_only and components > 1:
         mask = np.uint8(labels == 1 + np.bincount(labels.ravel())[1:].argmax())

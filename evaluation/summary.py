@@ -11,7 +11,7 @@ import pandas as pd
 
 from dataset.slices import Slices
 from evaluation import calibration, failures, intervals, lesions, quality
-from evaluation.tables import PATIENT_METRICS, SURFACE_DICE, Tables, make_tables
+from evaluation.tables import PATIENT_METRICS, Spacing, Tables, make_tables
 from utils import parallel_map, show_number
 
 SHOWN_PATIENTS = 12  # worst, that are printed
@@ -20,9 +20,8 @@ HEADLINES = (  # that are printed, and stand in the report's summary
     "tumour_iou", "tumour_found", "false_positive_share", "lesion_recall", "surface_dice_2", "hd95", "hd95_mm", "iou",
     "empty_prediction", "brier", "loss",
 )  # fmt: skip
-IN_MM = ("hd95_mm", "surface_distance_mm", "surface_dice_2mm")  # of patients whose spacing is known
 OF_NETWORKS = ("loss", "brier", "ece")  # NaN for masks, which have no probabilities
-OPTIONAL = (*OF_NETWORKS, *IN_MM)
+OPTIONAL = (*OF_NETWORKS, *lesions.IN_MM)
 CONVENTIONS = (  # what the meanings in METRICS leave open
     "Empty against empty counts as 1 in IoU and Dice. Sensitivity without tumour, precision without prediction, and "
     "HD95 unless both masks exist, are undefined and left out of means; surface Dice is 0 if only one mask exists.",
@@ -78,8 +77,8 @@ METRICS = {  # every metric of metrics.json; in epochs.csv, training_ or validat
         "not show in it.", ".1f", False,
     ),
     **{
-        f"surface_dice_{n}": Metric(f"Surface Dice at {n} px", f"Share of both outlines within {n} px of the other.")
-        for n in lesions.TOLERANCES
+        name: Metric(f"Surface Dice at {n} px", f"Share of both outlines within {n} px of the other.")
+        for name, n in lesions.SURFACE_DICE.items()
     },
     "hd95_mm": Metric(
         "HD95, mm", "95th percentile of the distances between both surfaces in 3D, where both exist.", ".1f", False
@@ -113,7 +112,7 @@ METRICS = {  # every metric of metrics.json; in epochs.csv, training_ or validat
 
 def evaluate_masks(
     slices: Slices, predicted: np.ndarray, probabilities: np.ndarray | None, details: dict, notes: list[str],
-    spacing: dict[str, tuple[float, ...]] | None = None,
+    spacing: Spacing | None = None,
 ) -> tuple[Tables, dict]:  # fmt: skip
     """Compare predicted masks with the reference masks of the slices; return the tables and metrics.json's content.
 
@@ -121,50 +120,28 @@ def evaluate_masks(
         predicted: uint8 0 or 1, [N, H, W].
         probabilities: float32 [N, H, W]; None for masks without probabilities.
         details, notes: see summarise.
-        spacing: mm between rows, columns and slices of each patient, where known: distances are in mm, too.
+        spacing: where known: distances are in mm, too.
     """
-    tables, counts = make_tables(slices, predicted), calibration.count(slices, probabilities)
-    patients = tables.patients
+    tables, (curve, brier) = make_tables(slices, predicted, spacing), calibration.calibrate(slices, probabilities)
+    tables = tables._replace(patients=tables.patients.merge(brier, on="patient", validate="one_to_one"))
     if spacing:
-        patients = patients.merge(surface_table(slices, predicted, spacing), on="patient")
         details = details | {"spacing": spacing}
-    patients = patients.merge(calibration.per_patient(counts, slices.patients), on="patient", validate="one_to_one")
     if probabilities is not None:
-        details = details | {"quality": quality.study(quality_rows(slices, predicted, probabilities, patients))}
-    tables = tables._replace(patients=patients)
-    return tables, summarise(tables, calibration.reliability(counts), details, notes)
+        stacks, dice = slices.stacks(), tables.patients.set_index("patient")["dice"]
+
+        def describe(patient: str) -> dict[str, Any]:
+            features = quality.features(probabilities[stacks[patient]], predicted[stacks[patient]])
+            return {"patient": patient, "dice": float(dice[patient])} | features
+
+        details = details | {"quality": quality.study(parallel_map(describe, stacks))}
+    return tables, summarise(tables, curve, details, notes)
 
 
-def surface_table(slices: Slices, predicted: np.ndarray, spacing: dict[str, tuple[float, ...]]) -> pd.DataFrame:
-    """Return patient and IN_MM for each patient; see `evaluate_masks`."""
-    masks, stacks = slices.masks.numpy(), slices.stacks()
-
-    def measure(patient: str) -> dict[str, Any]:
-        rows = stacks[patient]
-        distances = lesions.surface_distances(masks[rows], predicted[rows], spacing[patient])
-        return {"patient": patient} | dict(zip(IN_MM, distances, strict=True))
-
-    return pd.DataFrame(parallel_map(measure, sorted(spacing)))
-
-
-def quality_rows(
-    slices: Slices, predicted: np.ndarray, probabilities: np.ndarray, patients: pd.DataFrame
-) -> list[dict[str, Any]]:
-    """Return patient, dice and the features of quality.features for each patient; see `evaluate_masks`."""
-    stacks, dice = slices.stacks(), patients.set_index("patient")["dice"]
-
-    def describe(patient: str) -> dict[str, Any]:
-        features = quality.features(probabilities[stacks[patient]], predicted[stacks[patient]])
-        return {"patient": patient, "dice": float(dice[patient])} | features
-
-    return parallel_map(describe, stacks)
-
-
-def summarise(tables: Tables, bins: list[dict], details: dict, notes: list[str]) -> dict[str, Any]:
+def summarise(tables: Tables, curve: calibration.Curve, details: dict, notes: list[str]) -> dict[str, Any]:
     """Return the content of metrics.json.
 
     Args:
-        bins: the reliability curve, see calibration.reliability.
+        curve: the reliability curve.
         details: split, epoch, selected_by, synthetic, threshold, min_component, loss and other facts about the run.
         notes: sentences that must be read with the metrics.
     """
@@ -176,11 +153,11 @@ def summarise(tables: Tables, bins: list[dict], details: dict, notes: list[str])
         "patients_without_tumour": int((tables.patients["tumour_pixels"] == 0).sum()),
         **{name: estimate["value"] for name, estimate in estimates.items()},
         **{name: int(tables.patients[name].sum()) for name in ("lesions", "lesions_found", "false_lesions")},
-        "ece": calibration.expected_calibration_error(bins),
+        "ece": calibration.expected_calibration_error(curve),
         "intervals": estimates,
         "subgroups": failures.subgroup_metrics(tables),
         "failures": failures.list_failures(tables.slices),
-        "calibration": bins,
+        "calibration": curve,
         "notes": notes,
         "conventions": list(CONVENTIONS),
     }
@@ -201,7 +178,7 @@ def estimate_metrics(tables: Tables) -> dict[str, dict[str, float]]:
         "false_positive_area": (s, s["predicted_pixels"].astype(float).where(~tumour & predicted)),
         **{f"patient_{name}": (p, p[name]) for name in PATIENT_METRICS},
         "patient_dice_tumour": (p, p["dice"].where(p["tumour_pixels"] > 0)),
-        **{name: (p, p[name]) for name in ("hd95", *SURFACE_DICE, *IN_MM) if name in p},
+        **{name: (p, p[name]) for name in ("hd95", *lesions.SURFACE_DICE, *lesions.IN_MM) if name in p},
         "lesion_recall": (p, p["lesions_found"], p["lesions"]),
         "lesion_precision": (p, p["predicted_lesions"] - p["false_lesions"], p["predicted_lesions"]),
         "lesion_dice": (tables.lesions, tables.lesions["dice"]),

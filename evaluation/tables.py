@@ -1,5 +1,6 @@
 """Per-slice, per-patient and per-lesion table of a test, from which all metrics are computed."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +14,7 @@ from utils import parallel_map
 
 AREAS = {"<200": 200, "200-500": 500, "500-1k": 1000, "1k-2k": 2000, ">2k": np.inf}  # upper end in pixels, excluded
 PATIENT_METRICS = ("dice", "iou", "sensitivity", "precision")  # of a patient's whole volume
-SURFACE_DICE = [f"surface_dice_{tolerance}" for tolerance in lesions.TOLERANCES]
+Spacing = dict[str, Sequence[float]]  # mm between rows, columns and slices of each patient
 
 
 class Tables(NamedTuple):
@@ -24,11 +25,14 @@ class Tables(NamedTuple):
     lesions: pd.DataFrame
 
 
-def make_tables(slices: Slices, predicted: np.ndarray) -> Tables:
-    """Compare predicted masks (uint8 0 or 1, [N, H, W]) with the reference masks of the slices."""
+def make_tables(slices: Slices, predicted: np.ndarray, spacing: Spacing | None = None) -> Tables:
+    """Compare predicted masks (uint8 0 or 1, [N, H, W]) with the reference masks of the slices.
+
+    Where the spacing of the patients is known, distances between surfaces are in mm and in 3D, too.
+    """
     per_slice = slice_table(slices, predicted)
-    per_lesion, lesion_counts = lesion_tables(slices, predicted)
-    return Tables(per_slice, patient_table(slices, per_slice, lesion_counts), per_lesion)
+    per_lesion, of_stacks = stack_tables(slices, predicted, spacing)
+    return Tables(per_slice, patient_table(slices, per_slice, of_stacks), per_lesion)
 
 
 def slice_table(slices: Slices, predicted: np.ndarray) -> pd.DataFrame:
@@ -56,54 +60,54 @@ def slice_table(slices: Slices, predicted: np.ndarray) -> pd.DataFrame:
 def describe_slice(mask: np.ndarray, predicted: np.ndarray) -> dict[str, Any]:
     """Return the columns of a slice beside its pixel counts: kind, outlines, lesions (masks uint8 0 or 1, [H, W])."""
     matched = lesions.match(mask, predicted, lesions.SPECK)
-    outline = lesions.compare_outlines(mask, predicted)
-    missed = matched.pixels[~matched.found]
     return {
         "kind": lesions.kind_of_slice(mask),
         "boundary_complexity": lesions.boundary_complexity(mask),
         "predicted_complexity": lesions.boundary_complexity(predicted),
-        "hd95": outline.hd95,
-        "surface_pixels": outline.pixels,
-        **dict(zip(SURFACE_DICE, outline.dice, strict=True)),
+        **lesions.compare_outlines(mask, predicted),
         "lesions": len(matched.found),
         "lesions_found": int(matched.found.sum()),
-        "largest_missed": int(missed.max()) if len(missed) else 0,
+        "largest_missed": int(matched.pixels[~matched.found].max(initial=0)),
         "predicted_lesions": matched.predicted,
         "false_lesions": matched.false,
     }
 
 
-def lesion_tables(slices: Slices, predicted: np.ndarray) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return one row per lesion of the reference masks in 3D, and one row per patient with the numbers of lesions."""
-    numbers = slices.table["image_path"].map(slice_number).to_numpy()
+def stack_tables(
+    slices: Slices, predicted: np.ndarray, spacing: Spacing | None = None
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return one row per lesion of the reference masks in 3D, and one row per patient with what is measured in 3D."""
+    all_numbers = slices.table["image_path"].map(slice_number).to_numpy()
     masks, stacks = slices.masks.numpy(), slices.stacks()
 
-    def match(rows: np.ndarray) -> lesions.Matching:
-        number = numbers[rows]
-        gaps = np.clip(np.diff(number), 1, 2)  # one empty plane for any missing slices, which separates lesions
+    def measure(patient: str) -> tuple[pd.DataFrame, dict[str, Any]]:
+        rows = stacks[patient]
+        numbers = all_numbers[rows]
+        gaps = np.clip(np.diff(numbers), 1, 2)  # one empty plane for any missing slices, which separates lesions
         planes = np.concatenate([[0], gaps.cumsum()]).astype(int)
         both = np.zeros((2, planes[-1] + 1, *masks.shape[1:]), np.uint8)
         both[:, planes] = masks[rows], predicted[rows]
         matched = lesions.match(*both, lesions.SPECK_3D)
-        first, last = (number[np.searchsorted(planes, ends)] for ends in (matched.first, matched.last))
-        return matched._replace(first=first, last=last)
+        first, last = (numbers[np.searchsorted(planes, ends)] for ends in (matched.first, matched.last))
+        own = {"patient": patient, "lesion": np.arange(1, len(matched.found) + 1), "first_slice": first}
+        own |= {"last_slice": last, "volume": matched.pixels, "overlap": matched.overlap}
+        own |= {"found": matched.found.astype(int), "dice": matched.dice}
+        in_3d = {"patient": patient, "lesions": len(matched.found), "lesions_found": int(matched.found.sum())}
+        in_3d |= {"predicted_lesions": matched.predicted, "false_lesions": matched.false}
+        if spacing:
+            in_3d |= lesions.compare_surfaces(masks[rows], predicted[rows], spacing[patient])
+        return pd.DataFrame(own), in_3d
 
-    rows, counts = [], []
-    for patient, m in zip(stacks, parallel_map(match, stacks.values()), strict=True):
-        counts.append((patient, len(m.found), int(m.found.sum()), m.predicted, m.false))
-        columns = zip(m.first, m.last, m.pixels, m.overlap, m.found.astype(int), m.dice, strict=True)
-        rows += [(patient, number, *column) for number, column in enumerate(columns, start=1)]
-    names = ["patient", "lesion", "first_slice", "last_slice", "volume", "overlap", "found", "dice"]
-    counted = ["patient", "lesions", "lesions_found", "predicted_lesions", "false_lesions"]
-    return pd.DataFrame(rows, columns=names), pd.DataFrame(counts, columns=counted)
+    per_lesion, per_patient = zip(*parallel_map(measure, stacks), strict=True)
+    return pd.concat(per_lesion, ignore_index=True), pd.DataFrame(per_patient)
 
 
-def patient_table(slices: Slices, per_slice: pd.DataFrame, lesion_counts: pd.DataFrame) -> pd.DataFrame:
+def patient_table(slices: Slices, per_slice: pd.DataFrame, of_stacks: pd.DataFrame) -> pd.DataFrame:
     """Return one row per patient: overlap of the whole volume, slices, outlines, lesions in 3D."""
     images = slices.images.numpy()
-    weights = per_slice["surface_pixels"]
-    surface = per_slice[SURFACE_DICE].mul(weights, axis=0).assign(weights=weights).groupby(per_slice["patient"]).sum()
-    weighted = surface[SURFACE_DICE].div(surface["weights"], axis=0)  # NaN without an outline
+    names, weights, of_patient = list(lesions.SURFACE_DICE), per_slice["surface_pixels"], per_slice["patient"]
+    sums = per_slice[names].mul(weights, axis=0).groupby(of_patient).sum()
+    surface_dice = sums.div(weights.groupby(of_patient).sum(), axis=0)  # NaN without an outline
     rows = []
     for patient, own in per_slice.groupby("patient"):
         volume = metrics.Counts(*(own[name].sum() for name in metrics.Counts._fields))
@@ -122,7 +126,7 @@ def patient_table(slices: Slices, per_slice: pd.DataFrame, lesion_counts: pd.Dat
                 "false_positive_slices": int((~tumour & predicted).sum()),
                 "hd95": own["hd95"].mean(),
                 "surface_pixels": int(own["surface_pixels"].sum()),
-                **weighted.loc[patient].to_dict(),
+                **surface_dice.loc[patient].to_dict(),
             }
         )
-    return pd.DataFrame(rows).merge(lesion_counts, on="patient", validate="one_to_one")
+    return pd.DataFrame(rows).merge(of_stacks, on="patient", validate="one_to_one")

@@ -9,7 +9,7 @@ from matplotlib.ticker import MaxNLocator
 from sklearn.metrics import roc_curve
 
 from dataset.labels import GENES, LABELS
-from evaluation.genomics import FEWEST_PAIRED, MANUAL, SIGNIFICANT, UNDEFINED, Study, contrast, split_masks
+from evaluation.genomics import FEWEST_PAIRED, MANUAL, SIGNIFICANT, Study, contrast, split_masks
 from evaluation.intervals import FEWEST, FEWEST_ICC
 from evaluation.shape import FEATURES, PUBLISHED
 from reporting.plots import GREY, STEPS, Plot, finished, new_axes
@@ -20,18 +20,13 @@ WIDTH = 5.2  # inches, as the other plots
 SHOWN_P = 1e-4  # a smaller p is shown as <0.0001
 
 
-def defined(value: float | None) -> bool:
-    """Return whether a number is neither NaN nor null, as files have it."""
-    return value is not None and not np.isnan(value)
-
-
 # --- Plots -----------------------------------------------------------------------------------------------------
 
 
 def study_plots(study: Study) -> dict[str, Plot]:
     """Return the plots of a study by file name."""
     plots = {f"boxes_{name}": draw_boxes(study, name) for name in PUBLISHED}
-    if any(defined(row["auc"]) for row in study.result["auc"]):
+    if any(pd.notna(row["auc"]) for row in study.result["auc"]):
         plots["roc"] = draw_roc(study)
     return plots
 
@@ -77,7 +72,7 @@ def draw_roc(study: Study) -> Plot:
     colors = dict(zip(dict.fromkeys(row["label"] for row in study.result["auc"]), (BLUE, ORANGE, GREEN), strict=False))
     words = []
     for row in study.result["auc"]:
-        if not defined(row["auc"]):
+        if pd.isna(row["auc"]):
             continue
         score, truth = contrast(by_masks[row["masks"]], study.features, row["label"])
         x, y, _ = roc_curve(truth, score)
@@ -97,7 +92,12 @@ def show_p(p: float | None) -> str:
 
 
 def show_range(low: float | None, high: float | None, form: str) -> str:
-    return f"{low:{form}} to {high:{form}}" if defined(low) else "-"
+    return "-" if pd.isna(low) else f"{low:{form}} to {high:{form}}"
+
+
+def show_difference(row: dict[str, Any], form: str) -> dict[str, str]:
+    interval = show_range(row["difference_low"], row["difference_high"], form)
+    return {"difference": show_number(row["difference"], form), "95% interval": interval}
 
 
 def text_tables(study: Study) -> dict[str, pd.DataFrame]:
@@ -107,27 +107,11 @@ def text_tables(study: Study) -> dict[str, pd.DataFrame]:
 
     study: as computed, or read from its files, where null stands for NaN.
     """
-    result = study.result
-    nothing = {f"{name}_{masks}": math.nan for name in ("holm_p", "effect") for masks in result["masks"]} | UNDEFINED
-    tests = study.associations.rename(columns={name: f"{name}_{MANUAL}" for name in ("holm_p", "effect")})
-    family = result["effect_difference"] or tests[tests["family"] == 1].to_dict("records")
-    family = [row | (nothing if row["n"] < FEWEST else {}) for row in family]
-    few = dict.fromkeys(("icc", "icc_low", "icc_high", "bias", "lower_limit", "upper_limit"), math.nan)
-    agreement = []
-    for row in result["agreement"]:
-        row = row | (few if row["n"] < FEWEST else {})
-        feature = FEATURES[row["feature"]]
-        form = feature.form.replace(".0f", ".1f")  # of a mean of whole numbers
-        agreement.append(
-            {
-                "feature": feature.short,
-                "n": str(row["n"]),
-                "ICC": show_number(row["icc"], ".2f"),
-                "95% interval": show_range(row["icc_low"], row["icc_high"], ".2f"),
-                "bias": show_number(row["bias"], form),
-                "limits of agreement": show_range(row["lower_limit"], row["upper_limit"], form),
-            }
-        )
+    result, tests = study.result, study.associations
+    manual = tests[tests["masks"] == MANUAL]
+    renamed = manual.rename(columns={name: f"{name}_{MANUAL}" for name in ("holm_p", "effect")})
+    family = result["effect_difference"] or renamed[renamed["family"] == 1].to_dict("records")
+    genes = manual[manual["label"].isin(GENES) & manual["feature"].isin(PUBLISHED)]
     tables = {
         "1/BEVR: one label against the rest": [
             {
@@ -141,7 +125,7 @@ def text_tables(study: Study) -> dict[str, pd.DataFrame]:
             for row in result["auc"]
         ],
         "AUC of 1/BEVR, automatic minus manual masks": [
-            {"label": LABELS[row["label"]], "patients": str(row["n"]), **_difference(row, "+.3f")}
+            {"label": LABELS[row["label"]], "patients": str(row["n"]), **show_difference(row, "+.3f")}
             for row in result["auc_difference"]
         ],
         f"Associations, {' and '.join(result['masks'])} masks": [
@@ -151,29 +135,45 @@ def text_tables(study: Study) -> dict[str, pd.DataFrame]:
                 "n": str(row["n"]),
                 **{f"p, {masks}": show_p(row[f"holm_p_{masks}"]) for masks in result["masks"]},
                 **{f"effect, {masks}": show_number(row[f"effect_{masks}"], ".2f") for masks in result["masks"]},
-                **(_difference(row, "+.2f") if result["effect_difference"] else {}),
+                **(show_difference(row, "+.2f") if result["effect_difference"] else {}),
             }
-            for row in family
+            for row in map(hide_few, family)
         ],
         "Mutations, manual masks, p not adjusted": [
             {
                 "label": LABELS[row["label"]],
                 "feature": FEATURES[row["feature"]].short,
                 "groups": row["groups"],
-                "p": show_p(row["fisher_p"] if row["n"] >= FEWEST else None),
-                "effect": show_number(row[f"effect_{MANUAL}"] if row["n"] >= FEWEST else None, ".2f"),
+                "p": show_p(row["fisher_p"]),
+                "effect": show_number(row["effect"], ".2f"),
             }
-            for row in tests.to_dict("records")
-            if row["masks"] == MANUAL and row["label"] in GENES and row["feature"] in PUBLISHED
+            for row in map(hide_few, genes.to_dict("records"))
         ],
-        "Features on automatic against manual masks": agreement,
+        "Features on automatic against manual masks": [
+            show_agreement(row) for row in map(hide_few, result["agreement"])
+        ],
     }
     return {title: pd.DataFrame(rows) for title, rows in tables.items() if rows}
 
 
-def _difference(row: dict[str, Any], form: str) -> dict[str, str]:
-    interval = show_range(row["difference_low"], row["difference_high"], form)
-    return {"difference": show_number(row["difference"], form), "95% interval": interval}
+def show_agreement(row: dict[str, Any]) -> dict[str, str]:
+    feature = FEATURES[row["feature"]]
+    form = feature.form.replace(".0f", ".1f")  # of a mean of whole numbers
+    return {
+        "feature": feature.short,
+        "n": str(row["n"]),
+        "ICC": show_number(row["icc"], ".2f"),
+        "95% interval": show_range(row["icc_low"], row["icc_high"], ".2f"),
+        "bias": show_number(row["bias"], form),
+        "limits of agreement": show_range(row["lower_limit"], row["upper_limit"], form),
+    }
+
+
+def hide_few(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row of a table with NaN for each number but n where that is smaller than FEWEST."""
+    if row["n"] >= FEWEST:
+        return row
+    return {name: value if name == "n" or isinstance(value, str) else math.nan for name, value in row.items()}
 
 
 def sentences(study: Study) -> list[str]:

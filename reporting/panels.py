@@ -1,25 +1,23 @@
-"""Panels of example slices: FLAIR, reference mask, prediction, and FLAIR tinted by hits and errors."""
+"""Panels of example slices: FLAIR, and FLAIR with the outlines of the reference mask and the prediction."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from constants import FLAIR
 from dataset.slices import Slices
-from evaluation import lesions
 from reporting.plots import to_png
 from reporting.viewer import head_view
-from scans.show import GREEN, MASK_COLOR, PREDICTION_COLOR, stretch
+from scans.show import MASK_COLOR, PREDICTION_COLOR, stretch, tile
 from storage.run_folder import RunFolder
 from utils import counted
 
-OVERLAY = {"true positive": GREEN, "false positive": PREDICTION_COLOR, "false negative": MASK_COLOR}
 EXAMPLES = 3  # best or worst slices
+SIDE = 480  # pixels of a picture
 DPI = 150
 
 
@@ -31,15 +29,15 @@ def write_panels(run: RunFolder, slices: Slices, predicted: np.ndarray, results:
     by_iou = results.sort_values(["iou", "false_positive", "image_path"], ascending=[False, True, True])
     tumour = by_iou[by_iou["tumour_pixels"] > 0]
     panels = {  # name: title, row numbers
-        name: (f"The {name} of {len(tumour)} tumour slices, one per patient",
-               ordered.drop_duplicates("patient").index[:EXAMPLES])
+        name: (
+            f"The {name} of {len(tumour)} tumour slices, one per patient",
+            ordered.drop_duplicates("patient").index[:EXAMPLES],
+        )
         for name, ordered in (("best", tumour), ("worst", tumour[::-1]))
-    }  # fmt: skip
-    for kind in lesions.SLICE_KINDS[1:]:  # the first is without tumour, and black
-        rows = by_iou.index[by_iou["kind"] == kind]
-        title = f"{kind.capitalize()}: best, median and worst of {counted(len(rows), 'slice')}"
-        shown = dict.fromkeys(rows[[0, len(rows) // 2, -1]]) if len(rows) else {}  # without repetition
-        panels[kind.replace(" ", "_")] = (title, list(shown))
+    }
+    for kind, own in tumour.groupby("kind"):
+        title = f"{kind.capitalize()}: best, median and worst of {counted(len(own), 'slice')}"
+        panels[kind.replace(" ", "_")] = (title, own.index[[0, len(own) // 2, -1]].unique())
     for name, (title, rows) in panels.items():
         if len(rows):
             figure = draw_panel(slices, predicted, results, rows)
@@ -48,35 +46,22 @@ def write_panels(run: RunFolder, slices: Slices, predicted: np.ndarray, results:
 
 
 def draw_panel(slices: Slices, predicted: np.ndarray, results: pd.DataFrame, numbers: Sequence[int]) -> Figure:
-    """Draw the slices with these row numbers below each other, cropped to the head."""
-    figure = Figure(figsize=(10, 2.85 * len(numbers) + 0.9), layout="constrained")
-    for row, line in zip(numbers, figure.subfigures(len(numbers), 1, squeeze=False)[:, 0], strict=True):
+    """Draw the slices with these row numbers beside each other, cropped to the head."""
+    figure = Figure(figsize=(3.4 * len(numbers), 7.8), layout="constrained")
+    for row, (plain, outlined) in zip(numbers, figure.subplots(2, len(numbers), squeeze=False).T, strict=True):
         result = results.loc[row]
-        pixels = f"tumour {result.tumour_pixels} px, predicted {result.predicted_pixels} px"
-        title = f"{Path(result.image_path).stem}   IoU {result.iou:.3f}   {pixels}"
-        line.suptitle(title, x=0.01, ha="left", fontsize=9, parse_math=False)  # a patient may be called $x$
         image, mask = slices.images[row].numpy(), slices.masks[row].numpy()
         left, top, side = head_view(image[None], (mask | predicted[row])[None] > 0)
-        flair = stretch(image[..., FLAIR]) / 255
-        both = overlay(flair, mask, predicted[row])
-        pictures = {"FLAIR, scaled": flair, "reference mask": mask, "prediction": predicted[row], "overlay": both}
-        for axes, (name, picture) in zip(line.subplots(1, 4), pictures.items(), strict=True):
-            axes.imshow(picture[top : top + side, left : left + side], cmap="gray", vmin=0, vmax=1)
-            axes.set(xticks=[], yticks=[])
-            axes.spines[:].set_color("0.35")  # a frame: a mask may be white to its edges
-            axes.set_title(name, fontsize=8, color="0.35", pad=3)
-    handles = [Patch(color=color, label=name) for name, color in OVERLAY.items()]
-    figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=9, frameon=False)
+        window = np.s_[top : top + side, left : left + side]
+        flair = stretch(image[..., FLAIR])[window]
+        outlines = [(mask[window], MASK_COLOR), (predicted[row][window], PREDICTION_COLOR)]
+        for axes, drawn in ((plain, []), (outlined, outlines)):
+            axes.imshow(tile(flair, drawn, SIDE))
+            axes.set_axis_off()
+        pixels = f"tumour {result.tumour_pixels} px, predicted {result.predicted_pixels} px"
+        title = f"{Path(result.image_path).stem}\nIoU {result.iou:.3f}, {pixels}"
+        plain.set_title(title, fontsize=8, parse_math=False)  # a patient may be called $x$
+    colors = {"reference mask": MASK_COLOR, "prediction": PREDICTION_COLOR}
+    handles = [Patch(color=color, label=name) for name, color in colors.items()]
+    figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=9, frameon=False)
     return figure
-
-
-def overlay(flair: np.ndarray, mask: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    """Return FLAIR (float [H, W] in 0..1) with true positives and both kinds of error tinted: float [H, W, 3].
-
-    mask, predicted: uint8 [H, W], 0 or 1.
-    """
-    picture = np.repeat(flair[..., None], 3, axis=2)
-    regions = (mask & predicted, ~mask & predicted, mask & ~predicted)  # 0 or 1
-    for region, color in zip(regions, OVERLAY.values(), strict=True):
-        picture[region > 0] = 0.6 * picture[region > 0] + 0.4 * np.array(to_rgb(color))
-    return picture

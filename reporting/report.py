@@ -96,13 +96,10 @@ def write_report(run: RunFolder, slices: Slices, predicted: np.ndarray, epochs: 
         "volumes": charts(plots.volume_plots(patients, tables.slices)),
         "lesion_table": as_table(tables.lesions.sort_values("volume", ascending=False)),
         "calibration": [metric_row(name, metrics) for name in ("brier", "ece") if name in measured],
-        "calibration_charts": charts(
-            plots.calibration_plots(metrics["calibration"]) | plots.quality_plots(metrics.get("quality"))
-        ),
+        "calibration_charts": charts(plots.probability_plots(metrics)),
         "expected": plots.describe_expected(nested) if (nested := metrics.get("quality", {}).get("nested")) else "",
         "genomics": genomics,
         "training": charts(curves),
-        "chosen": f"The marked epoch {metrics['epoch']} was chosen for {CRITERIA.get(metrics['selected_by'])}.",
         "conventions": metrics["conventions"],
         "fewest": FEWEST,
         "brightest": BRIGHTEST,
@@ -145,11 +142,9 @@ def facts(metrics: dict[str, Any], slices: pd.DataFrame, config: dict[str, Any] 
         rows |= {
             "Epoch": f"{epoch or 'per fold'}, {CRITERIA[metrics['selected_by']]}",
             "Threshold": _range(folds["threshold"]),
-            "Smallest component": _range(folds["min_component"], " px in a slice"),
+            "Smallest component": folds["min_component"].any() and _range(folds["min_component"], " px in a slice"),
             "Training patients": epoch and config["patients"]["train"],
-            "Checkpoint": epoch and f"models/epoch_{epoch}.pt",
             "Network": f"U-Net, width {config['settings']['width']}",
-            "Seed": f"{config['settings']['seed']}",
             "Trained with": f"PyTorch {config['versions']['torch']} on {config['hardware']}",
             "Recipe": config.get("recipe"),
             "Command": epoch and config.get("command"),
@@ -159,33 +154,28 @@ def facts(metrics: dict[str, Any], slices: pd.DataFrame, config: dict[str, Any] 
 
 
 def _range(values: pd.Series, unit: str = "") -> str:
-    """Return one value, or those of all folds: 0.5, or 0.45 to 0.6, tuned per fold. A component of 0 px is any."""
-    low, high = values.min(), values.max()
-    if low == high:
-        return f"{low:g}{unit}" if low else "any"
-    return f"{low:g} to {high:g}{unit}, tuned per fold"
+    """Return one value, or those of all folds: 0.5, or 0.45 to 0.6, tuned per fold."""
+    ends = [f"{value:g}" for value in sorted({values.min(), values.max()})]
+    return " to ".join(ends) + unit + (", tuned per fold" if len(ends) > 1 else "")
 
 
 def verdict(metrics: dict[str, Any], tables: Tables) -> list[str]:
     """Return a few sentences that follow from the counts alone."""
-    slices, patients = tables.slices, tables.patients
+    slices, dice = tables.slices, tables.patients["dice"]
     tumour, predicted = slices["tumour_pixels"] > 0, slices["predicted_pixels"] > 0
-    hit = tumour & (slices["true_positive"] > 0)
-    with_tumour = patients["tumour_pixels"] > 0
-    missed = with_tumour & (patients["dice"] == 0)
+    missed = (tables.patients["tumour_pixels"] > 0) & (dice == 0)
     iou, iou_empty = metrics["iou"], metrics["empty_prediction"]
     gain = f"{iou - iou_empty:.3f} above" if iou > iou_empty else "not above"
     return [
         *([] if predicted.any() else ["The prediction is empty in every slice."]),
-        f"Tumour is found in {hit.sum():,} of {tumour.sum():,} tumour slices.",
+        f"Tumour is found in {(slices['true_positive'] > 0).sum():,} of {tumour.sum():,} tumour slices.",
         f"There are false positives in {(~tumour & predicted).sum():,} of {(~tumour).sum():,} slices without tumour.",
         f"Lesions in 3D: {metrics['lesions_found']:,} of {metrics['lesions']:,} found, and "
         f"{metrics['false_lesions']:,} predicted ones are false.",
-        f"Volumetric Dice per patient: {patients['dice'].min():.3f} to {patients['dice'].max():.3f}. "
-        f"Patients whose tumour is missed completely: {missed.sum()}.",
-        f"Patients without tumour: {(~with_tumour).sum()} of {len(patients)}, with a Dice of 1 where nothing is "
-        f"predicted. Mean Dice of all: {metrics['patient_dice']:.3f}; of those with tumour: "
-        f"{show_number(patients['dice'][with_tumour].mean())}.",
+        f"Volumetric Dice per patient: {dice.min():.3f} to {dice.max():.3f}. Patients whose tumour is missed "
+        f"completely: {missed.sum()}.",
+        f"Patients without tumour: {metrics['patients_without_tumour']} of {metrics['patients']}, with a Dice of 1 "
+        "where nothing is predicted.",
         f"IoU over all slices: {iou:.3f}, {gain} the {iou_empty:.3f} of an empty prediction.",
     ]
 

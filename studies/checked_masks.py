@@ -15,7 +15,6 @@ from dataset.slices import load_slices
 from evaluation import shape
 from evaluation.genomics import CONTRASTS, auc, contrast
 from evaluation.intervals import intraclass
-from evaluation.metrics import rows_of_patients
 from storage.run_folder import RunFolder
 from studies.quality import parser_of_run
 from utils import existing, parallel_map, run_script, show_number
@@ -32,13 +31,13 @@ def main(argv: list[str] | None = None) -> None:
     table, predicted = run.read_tested()
     folder = find_folder(args.data, run.tested_runs()[0].read_config()["data"])
     slices = load_slices(folder, {"all": table})["all"]
-    rows = rows_of_patients(slices.patients)
+    stacks = slices.stacks()
     expected = {row["patient"]: row["expected_dice"] or 0 for row in run.read_metrics()["quality"]["patients"]}
-    patients = sorted(rows, key=lambda patient: expected.get(patient, 0))
+    patients = sorted(stacks, key=lambda patient: expected.get(patient, 0))
     labels, _ = read_labels(default_label_files(folder, patients), patients)
 
     def measure(masks, largest_only: bool) -> pd.DataFrame:
-        found = parallel_map(lambda patient: shape.measure(masks[rows[patient]], largest_only), patients)
+        found = parallel_map(lambda patient: shape.measure(masks[stacks[patient]], largest_only), patients)
         return pd.DataFrame(found, patients)[["bevr"]].astype(float)
 
     manual = measure(slices.masks.numpy(), False)

@@ -9,9 +9,7 @@ over-estimates.
 
 import argparse
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from evaluation import quality
@@ -20,8 +18,8 @@ from utils import UserError, existing, run_script, show_number
 
 COLUMNS = ("patients", "unknown", "mean_error", "r", "coverage", "bad", "auc", "bad_in_worst_10", "bad_in_worst_20",
            "dice_all", "kept_dice")  # fmt: skip
+THIRDS = ("smallest third", "middle third", "largest third")  # by the volume of the reference mask
 WORST = 5  # over-estimates that are listed
-Row = dict[str, Any]
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -34,12 +32,14 @@ def main(argv: list[str] | None = None) -> None:
     if len(rows) < quality.FEWEST:
         raise UserError(f"{run}: {len(rows)} patients with probabilities are too few. Name a larger cross-validation.")
     judged = quality.predict_held_out(rows, rows)
-    groups = {"all": judged} | by_volume(judged, patients)
     institution = patients["institution"].to_dict()
     apart = quality.predict_held_out(rows, rows, {row["patient"]: institution[row["patient"]] for row in rows})
+    third = pd.qcut(patients["tumour_pixels"].loc[[row["patient"] for row in rows]], 3, labels=THIRDS).to_dict()
+    groups = {"all": judged}
+    groups |= {name: [row for row in judged if third[row["patient"]] == name] for name in THIRDS}
     groups["all, institution left out"] = apart
-    groups |= {f"{name} left out": [row for row in apart if institution[row["patient"]] == name]
-               for name in sorted(set(institution.values()))}  # fmt: skip
+    for name in sorted(set(institution.values())):
+        groups[f"{name} left out"] = [row for row in apart if institution[row["patient"]] == name]
     if args.forms:
         table = pd.read_csv(args.forms, dtype={"patient": str})
         for form, own in table.groupby("form", sort=False):
@@ -58,15 +58,7 @@ def parser_of_run(description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def by_volume(rows: list[Row], patients: pd.DataFrame) -> dict[str, list[Row]]:
-    """Return three groups of equal size by the volume of the reference mask."""
-    volume = np.array([patients["tumour_pixels"][row["patient"]] for row in rows])
-    thirds = np.searchsorted(np.quantile(volume, [1 / 3, 2 / 3]), volume)
-    names = ("smallest third", "middle third", "largest third")
-    return {name: [row for row, third in zip(rows, thirds, strict=True) if third == n] for n, name in enumerate(names)}
-
-
-def describe(groups: dict[str, list[Row]]) -> str:
+def describe(groups: dict[str, list[quality.Row]]) -> str:
     """Return the table of quality.judge, one group a row."""
     lines = ["| " + " | ".join(("group", *COLUMNS)).replace("_", " ") + " |", "| --- " * (len(COLUMNS) + 1) + "|"]
     for name, rows in groups.items():

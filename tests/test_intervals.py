@@ -14,7 +14,6 @@ NAN = float("nan")
 SIX = [0.2, 0.4, 0.5, 0.6, 0.8, 0.5]
 DRAWN = {  # name: draws the mean of each patient; expected mean; scale
     "Dice, Beta(4, 1)": (lambda rng, shape: rng.beta(4, 1, shape), 0.8, intervals.SHARE),
-    "Dice, Beta(8, 2)": (lambda rng, shape: rng.beta(8, 2, shape), 0.8, intervals.SHARE),
     "mean over slices": (lambda rng, shape: rng.beta(4, 1, shape), 0.8, intervals.SHARE),  # 10 to 59 per patient
     "one patient in ten missed": (lambda rng, s: rng.beta(8, 2, s) * (rng.random(s) > 0.1), 0.72, intervals.SHARE),
     "HD95, gamma": (lambda rng, shape: rng.gamma(3, 2, shape), 6, intervals.AMOUNT),
@@ -99,9 +98,9 @@ def test_permutations_by_hand_and_exact_up_to_16_patients_then_drawn():
     assert permuted(np.ones(3)) == pytest.approx(2 / 8)  # all up and all down
     assert permuted([3.0, 1, -1, NAN]) == pytest.approx(6 / 8)  # sums ±3, ±3, ±5, ±1
     assert math.isnan(permuted([0.3]))
-    assert [intervals.smallest_p(n) for n in (1, 2, 6, 16)] == [1, 0.5, 2 / 64, 2**-15]
-    assert permuted(np.ones(16)) == intervals.smallest_p(16)
-    assert permuted(np.ones(17)) in (2 / 100_000, 4 / 100_000) and intervals.smallest_p(17) == 2 / 100_000
+    smallest = {intervals.FEWEST - 1: 2 / 32, intervals.FEWEST: 2 / 64, 16: 2**-15}
+    assert {n: permuted(np.ones(n)) for n in smallest} == smallest
+    assert permuted(np.ones(17)) in (2 / 100_000, 4 / 100_000)
     differences = np.random.default_rng(0).normal(0.15, 1, 110)
     assert permuted(differences) == pytest.approx(stats.ttest_1samp(differences, 0).pvalue, abs=0.01)
 
@@ -141,24 +140,16 @@ def test_the_simulated_coverage_of_an_area(area, deviation):
     assert min(coverage.values()) > (0.92 if deviation == 1 else 0.86)
 
 
-def drawn_pairs(kind: str, patients: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Return 4,000 studies of two measurements with an intraclass correlation of 0.8: float [4000, patients] each."""
-    error = rng.normal(size=(2, 4000, patients)) / 2
-    if kind == "normal":
-        return tuple(rng.normal(size=(4000, patients)) + error)
-    size = rng.lognormal(0, 0.8, (4000, patients))  # as volumes are
-    variance = (math.exp(0.64) - 1) * math.exp(0.64)
-    if kind == "skewed":
-        return tuple(size / variance**0.5 + error)
-    return tuple(size / variance**0.5 + error * size / math.exp(0.64))  # errors grow with the size
-
-
-@pytest.mark.parametrize(("kind", "least"), [("normal", 0.93), ("skewed", 0.83), ("proportional", 0.86)])
+@pytest.mark.parametrize(("kind", "least"), [("normal", 0.93), ("skewed", 0.83)])
 def test_the_simulated_coverage_of_an_intraclass_correlation(kind, least):
     """No interval that was tried holds 95% of skewed values; the F-based one of McGraw and Wong sinks to 0.66."""
     rng, coverage = np.random.default_rng(3), {}
     for patients in (10, 20, 50):
-        low, high = intervals.intraclass_interval(*drawn_pairs(kind, patients, rng))
+        error = rng.normal(size=(2, 4000, patients)) / 2  # of two measurements whose correlation is 0.8
+        size = rng.normal(size=(4000, patients))
+        if kind == "skewed":  # as volumes are
+            size = rng.lognormal(0, 0.8, (4000, patients)) / ((math.exp(0.64) - 1) * math.exp(0.64)) ** 0.5
+        low, high = intervals.intraclass_interval(*(size + error))
         coverage[patients] = np.mean((low <= 0.8) & (high >= 0.8))
     print(f"\n| ICC 0.8, {kind} |", *(f"{share:.1%} |" for share in coverage.values()))
     assert least < min(coverage.values()) and max(coverage.values()) < 0.97

@@ -48,12 +48,16 @@ def test_several_tables_are_joined_and_must_not_contradict(table):
 
 
 def test_words_for_missing_are_listed_and_spellings_of_one_label_merged(table):
-    words = ["N/A", "[Not Available]", "not reported", "unknown", "--", "", "N/A", "mutant"]
+    words = ["N/A", "[Not Available]", "not reported", "unknown", "--", "", "N/A", "mutant", "Mutant", "WT"]
     patients = [f"P{n}" for n in range(len(words))]
     rows = "".join(f"P{n};{word}\n" for n, word in enumerate(words))
     labels, notes = read_labels([table(f"Patient;IDH\n{rows}")], patients)
-    assert labels["IDH"].isna().tolist() == [True] * 7 + [False]
-    assert notes == ["IDH: taken for missing: N/A (2), [Not Available] (1), not reported (1), unknown (1), -- (1)"]
+    assert labels["IDH"].tolist() == [None] * 7 + ["mutant", "mutant", "wildtype"]
+    assert notes == [
+        "IDH: taken for missing: N/A (2), [Not Available] (1), not reported (1), unknown (1), -- (1)",
+        "IDH: taken for mutant: mutant (1), Mutant (1)",
+        "IDH: taken for wildtype: WT (1)",
+    ]
 
 
 def test_ids_that_fit_nobody_are_named_and_leading_zeros_restored_where_one_patient_fits(table):
@@ -77,7 +81,10 @@ def test_ids_that_fit_nobody_are_named_and_leading_zeros_restored_where_one_pati
         ("Id,IDH\nTCGA_CS_4941,mutant\n", "no column Patient"),
         ("Patient,IDH\nTCGA_ZZ_0001,mutant\n", "names none of the 3 patients"),
         ("", "cannot be read as CSV"),
-        ("Patient;IDH\nTCGA_CS_4941;status pending\n", r"the IDH 'status pending' \(1\) looks like a word for missing"),
+        (
+            "Patient;IDH\nTCGA_CS_4941;status pending\n",
+            "the IDH 'status pending' of TCGA_CS_4941 looks like a word for missing",
+        ),
     ],
 )
 def test_what_is_no_table_of_labels(table, text, message):

@@ -41,7 +41,7 @@ def test_kinds(mask, kind):
     assert kind_of_slice(mask) == kind
 
 
-def test_matching_in_a_slice_by_hand():
+def test_matching_in_a_slice():
     mask = box((10, 10, 10, 10), (50, 50, 4, 5), (100, 100, 3, 3))  # 100 and 20 px; 9 px are too few to count
     predicted = box((10, 10, 10, 5), (53, 50, 1, 1), (200, 200, 3, 4), (220, 220, 3, 3))  # 50 px, 1 px, 12 px, 9 px
     found = match(mask, predicted, SPECK)
@@ -49,11 +49,8 @@ def test_matching_in_a_slice_by_hand():
     assert found.found.tolist() == [True, False]  # half of it; a twentieth
     assert found.dice.tolist() == [2 * 50 / (100 + 50), 2 * 1 / (20 + 1)]
     assert (found.predicted, found.false) == (2, 1)  # the components of 1 and 9 px do not count
-
-
-def test_a_tenth_is_enough_and_one_prediction_over_two_lesions_finds_both():
     mask = box((0, 0, 10, 10))
-    assert match(mask, box((0, 0, 1, 10)), SPECK).found.tolist() == [True]
+    assert match(mask, box((0, 0, 1, 10)), SPECK).found.tolist() == [True]  # a tenth is enough
     assert match(mask, box((0, 0, 1, 9)), SPECK).found.tolist() == [False]
     found = match(box((0, 0, 10, 10), (0, 20, 10, 10)), box((0, 0, 10, 30)), SPECK)
     assert found.found.tolist() == [True, True] and found.dice.tolist() == [2 * 100 / (100 + 300)] * 2
@@ -74,25 +71,18 @@ def test_matching_in_a_stack():
     assert found.found.tolist() == [True, False] and (found.predicted, found.false) == (0, 0)  # 25 px are too few
 
 
-def test_a_shifted_square_by_hand():
+def test_outlines_by_hand():
     """5x5 against the same 2 px to the right: 16 surface pixels each, of which 10 are within 1 px of the other."""
-    found = lesions.compare_outlines(box((10, 10, 5, 5)), box((10, 12, 5, 5)))
     # top and bottom row: 2, 1, 0, 0, 0 px off, so 4 each; left column between them: 2 px off, so none;
     # right column between them: 1, 2, 1 px off, so 2
-    assert found.pixels == 32
-    assert found.dice == (10 / 16, 1.0, 1.0)
-    assert found.hd95 == 2.0
+    assert [*lesions.compare_outlines(box((10, 10, 5, 5)), box((10, 12, 5, 5))).values()] == [2, 32, 10 / 16, 1, 1]
     pixels = box((10, 10, 1, 1)), box((13, 14, 1, 1))  # 3 down, 4 to the right
-    assert lesions.compare_outlines(*pixels) == (5.0, 2, (0.0, 0.0, 0.0))
-
-
-def test_empty_masks():
+    assert [*lesions.compare_outlines(*pixels).values()] == [5, 2, 0, 0, 0]
     empty, full = box(), box((0, 0, 256, 256))
-    hd95, pixels, dice = lesions.compare_outlines(empty, empty)
-    assert np.isnan(hd95) and np.isnan(dice).all() and pixels == 0
     for pair in ((empty, full), (full, empty)):
-        hd95, pixels, dice = lesions.compare_outlines(*pair)
-        assert np.isnan(hd95) and dice == (0.0, 0.0, 0.0) and pixels == 4 * 255
+        assert [*lesions.compare_outlines(*pair).values()][1:] == [4 * 255, 0, 0, 0]
+    nothing = lesions.compare_outlines(empty, empty)
+    assert nothing.pop("surface_pixels") == 0 and np.isnan([*nothing.values()]).all()
 
 
 def test_distances_of_all_pairs_of_surface_pixels():
@@ -102,21 +92,25 @@ def test_distances_of_all_pairs_of_surface_pixels():
     one, other = (np.argwhere(m & ~ndimage.binary_erosion(m, inner)) for m in (mask > 0, predicted > 0))
     pairs = spatial.distance.cdist(one, other)
     there, back = pairs.min(1), pairs.min(0)
-    hd95, pixels, dice = lesions.compare_outlines(mask, predicted)
-    assert pixels == len(one) + len(other)
-    assert hd95 == pytest.approx(max(np.percentile(there, 95), np.percentile(back, 95)))
-    assert dice == pytest.approx([((there <= t).sum() + (back <= t).sum()) / pixels for t in lesions.TOLERANCES])
+    found = lesions.compare_outlines(mask, predicted)
+    assert found["surface_pixels"] == len(one) + len(other)
+    assert found["hd95"] == pytest.approx(max(np.percentile(there, 95), np.percentile(back, 95)))
+    for name, tolerance in lesions.SURFACE_DICE.items():
+        assert found[name] == pytest.approx(np.mean([*(there <= tolerance), *(back <= tolerance)]))
 
 
-def test_surface_distances_in_mm_by_hand():
+def test_surfaces_in_mm_by_hand():
     mask = np.zeros((5, 9, 9), np.uint8)
     mask[2, 4, 4] = 1
     moved = np.roll(mask, (1, 2), (0, 1))  # one slice and two rows away
-    spacing = (0.5, 1, 4)  # of rows, columns and slices
-    distance = np.hypot(4, 2 * 0.5)
-    assert lesions.surface_distances(mask, moved, spacing) == pytest.approx((distance, distance, 0))
-    assert lesions.surface_distances(mask, np.roll(mask, 1, 2), spacing) == pytest.approx((1, 1, 1))
-    assert lesions.surface_distances(mask, mask * 0, spacing)[2] == 0
-    cube = np.ones((5, 5, 5), np.uint8)
-    assert lesions.surface_distances(cube, cube, spacing) == (0, 0, 1)
-    assert np.isnan(lesions.surface_distances(mask * 0, mask * 0, spacing)).all()
+    distance, nan = np.hypot(4, 2 * 0.5), np.nan
+    cube = np.ones((5, 9, 9), np.uint8)
+    for one, other, expected in (
+        (mask, moved, (distance, distance, 0)),
+        (mask, np.roll(mask, 1, 2), (1, 1, 1)),
+        (cube, cube, (0, 0, 1)),
+        (mask, mask * 0, (nan, nan, 0)),
+        (mask * 0, mask * 0, (nan, nan, nan)),
+    ):
+        found = lesions.compare_surfaces(one, other, (0.5, 1, 4))  # mm of rows, columns and slices
+        assert [*found.values()] == pytest.approx(expected, nan_ok=True)

@@ -42,7 +42,7 @@ def simulate(patients: int, seed: int = 0) -> list[dict]:
 
 def test_a_regression_of_simulated_patients():
     rows = simulate(300)
-    model = quality.fit(rows, [row["dice"] for row in rows])
+    model = quality.fit(rows)
     assert model["features"]["threshold_dice"]["coefficient"] == pytest.approx(0.6, abs=0.03)
     assert all(abs(model["features"][name]["coefficient"]) < 0.03 for name in ("log_volume", "entropy"))
     assert model["half_width"] == pytest.approx(1.645 * 0.05, rel=0.2)  # of 90% of a normal distribution
@@ -89,5 +89,5 @@ def test_a_study_of_a_run_by_volume_institution_and_form(tmp_path, capsys):
     assert counts["all"][0] == "60" and counts["smallest third"][0] == "20" and counts["A left out"][0] == "30"
     assert int(counts["stripped"][1]) >= 30
     left_out = quality.predict_held_out(rows, rows, {row["patient"]: n % 2 for n, row in enumerate(rows)})
-    model = quality.fit(rows[1::2], [row["dice"] for row in rows[1::2]])
+    model = quality.fit(rows[1::2])
     assert left_out[0]["expected_dice"] == (quality.predict(model, rows[0]) or [None])[0]

@@ -129,8 +129,8 @@ def test_the_summary_follows_from_the_counts(run):
     for said in (
         "found in 2 of 4 tumour slices.", "in 2 of 14 slices without tumour.", "missed completely: 1.",
         "not above the 0.778 of an empty prediction", 'class="banner"', "SYNTHETIC PATIENTS", "<br>tumour 2,500 px",
-        "Patients without tumour: 1 of 3,", "Mean Dice of all: 0.280; of those with tumour: 0.420.",
-        "The marked epoch 2 was chosen for the best validation IoU.",
+        "Patients without tumour: 1 of 3,",
+        "marked: the best validation IoU",
     ):  # fmt: skip
         assert said in page_of(run)
     assert "images of 3" not in page_of(run)
@@ -228,7 +228,7 @@ def test_every_slice_in_the_viewer_equals_its_row(opened, run):
             assert [value(page, name) for name in names] == expected
 
 
-def test_keys_wheel_slider_and_profile_change_the_slice(opened):
+def test_keys_and_controls_change_the_slice(opened):
     page = opened()
     page.select_option("#patient", label=A_TITLE)
     assert current(page) == 1  # the slice with the largest mask
@@ -244,10 +244,6 @@ def test_keys_wheel_slider_and_profile_change_the_slice(opened):
     page.focus("input[name=sequence]:checked")  # who uses the keyboard stays on a control
     page.keyboard.press("ArrowRight")
     assert current(page, "layer") == 1 and page.evaluate("document.activeElement.name") == "sequence"
-
-
-def test_keys_work_after_a_click_on_a_control(opened):
-    page = opened()
     for control in ("#show-mask", "input[name=sequence][value='1']", "#window", "#next", "#profile"):
         page.click(control)
         page.locator("#stage").press("Home")
