@@ -238,6 +238,6 @@ def load_chosen(run: RunFolder) -> tuple[UNet, dict[str, Any], str]:
 def load_weights(path: Path) -> tuple[UNet, dict[str, Any], str]:
     """Load the network of a file, and describe it in one line, as `load_chosen` that of a run."""
     model, checkpoint = checkpoints.load_network(path)
-    origin = " (they come with the project)" if path == constants.WEIGHTS else ""
+    name = f"{path.name} (they come with the project)" if path == constants.WEIGHTS else path
     rules = Postprocessing.of(checkpoint["input"]).describe()
-    return model, checkpoint, f"weights {path}{origin}: epoch {checkpoint['epoch']}; {rules}"
+    return model, checkpoint, f"weights {name}: epoch {checkpoint['epoch']}; {rules}"

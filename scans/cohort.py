@@ -42,7 +42,8 @@ def find_patients(inputs: Iterable[Path], options: dict[Kind, str] | None = None
         add_patients(cohort, name, choose_series(own, series, cohort.problems), taken)
     for patient in cohort.with_flair:
         flair = patient.items[FLAIR]
-        if flair.alone and any(volumes := volumes_of_set(flair.place)):
+        in_one_file = flair.alone and not {PRE, POST} & patient.items.keys()
+        if in_one_file and any(volumes := volumes_of_set(flair.place)):
             shown = ", ".join(f"{SHOWN[kind]} {volumes[kind]}" for kind in (PRE, FLAIR, POST))
             patient.notes.append(f"volumes by their numbers from 0, as dataset.json says: {shown}")
         if gap := gap_in(flair):
