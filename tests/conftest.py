@@ -166,12 +166,20 @@ def unreported(monkeypatch) -> None:
         monkeypatch.setattr(f"reporting.report.{name}", lambda *_: None)
 
 
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory) -> Path:
+    """A run of two epochs on the patients of `folder`, trained once for all tests: they take a copy, `finished`."""
+    top = tmp_path_factory.mktemp("trained")
+    run_here("train_model", "--data", make_patients(top / "data"), "--run", top / "run", "--epochs", 2, *QUICK)
+    return top / "run"
+
+
 @pytest.fixture
-def finished(call, folder, undrawn, tmp_path) -> Path:
-    """A run of one epoch."""
-    run = tmp_path / "finished"
-    assert call("train_model", "--data", folder, "--run", run, "--epochs", 1, *QUICK)[0] == 0
-    return run
+def finished(trained, folder, undrawn, tmp_path) -> Path:
+    """A finished run of two epochs, whose data are `folder`."""
+    run = RunFolder(shutil.copytree(trained, tmp_path / "finished"))
+    run.write("config.json", run.read_config() | {"data": str(folder)})
+    return run.path
 
 
 @pytest.fixture
