@@ -25,7 +25,7 @@ def same_weights(one: Path, other: Path) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-def test_train_process_test(call, folder, tmp_path):
+def test_train_process_test(call, undrawn, folder, tmp_path):
     run = tmp_path / "run"
     code, out, err = call("train_model", "--data", folder.parent, "--run", run, "--epochs", 3, *QUICK)
     assert (code, err) == (0, "")
@@ -52,7 +52,7 @@ def test_train_process_test(call, folder, tmp_path):
     patients = pd.read_csv(run / "test_patients.csv")
     hits = 2 * slices["true_positive"].sum() / (slices["tumour_pixels"] + slices["predicted_pixels"]).sum()
     assert patients["dice"].tolist() == pytest.approx([hits], abs=1e-6)
-    assert (run / "plots" / "panel_worst.png").stat().st_size > 10_000
+    assert (run / "plots" / "panel_worst.png").is_file()
 
     best = results.loc[results["validation_iou"].idxmax(), "epoch"]
     assert f"epoch {best} of 3" in out and metrics["epoch"] == best
@@ -147,20 +147,19 @@ def test_a_run_that_stops_in_its_second_epoch_goes_on(call, folder, trained, tmp
     assert same_weights(run.checkpoint(2), RunFolder(trained).checkpoint(2))
 
 
-def test_a_resumed_run_has_the_settings_that_it_was_started_with(call, undrawn, folder, tmp_path):
-    run = RunFolder(tmp_path / "run")
-    options = ("--data", folder, "--run", run, "--keep", 2, *QUICK, "--resume")  # there is none yet: it begins
-    assert call("train_model", *options, "--epochs", 1)[0] == 0
-    assert call("train_model", "--run", run, "--resume", "--epochs", 2)[0] == 0
+def test_a_resumed_run_has_the_settings_that_it_was_started_with(call, folder, finished):
+    run, resumed = RunFolder(finished), ("--run", finished, "--resume")
+    assert call("train_model", *resumed, "--epochs", 3)[0] == 0
     settings = run.read_config()["settings"]
-    assert (settings["width"], settings["batch_size"], settings["epochs"]) == (2, 4, 2)
+    assert (settings["width"], settings["batch_size"], settings["epochs"]) == (2, 4, 3)
     assert settings["precision"] in ("fp32", "bf16")
-    assert "data" not in torch.load(run.checkpoint(2), weights_only=True)["config"]  # a path of this machine
-    before = contents(run.path)
-    for again in (("--run", run, "--resume"), (*options, "--epochs", 2), (*options, "--fold", "1/5")):
-        code, out, err = call("train_model", *again)
-        assert ("2 epochs done" in out) if code == 0 else ("other" in err and "patients" in err)
-    assert contents(run.path) == before
+    assert "data" not in torch.load(run.checkpoint(3), weights_only=True)["config"]  # a path of this machine
+    before = contents(finished)
+    for options in ((), ("--data", folder, *QUICK, "--epochs", 3)):
+        code, out, _ = call("train_model", *resumed, *options)
+        assert code == 0 and "3 epochs done" in out
+    code, _, err = call("train_model", *resumed, "--data", folder, "--fold", "1/5")
+    assert code == 2 and "holds a run with other" in err and contents(finished) == before
 
 
 def test_resuming_with_other_settings_is_refused(call, folder, finished, tmp_path):
