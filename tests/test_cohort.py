@@ -40,8 +40,10 @@ def files(patient: Patient) -> dict[str, list[str]]:
 
 
 def test_files_are_grouped_into_patients(tmp_path):
+    """What other programs leave, and an earlier prediction of ours, are passed over."""
     folder = touch(tmp_path / "all", "1_10.png", "1_9.tif", "1_9_mask.tif", "notes.txt", ".hidden.png", "x_overlay.png",
-                   "b/1.jpg", ".cache/1.png", "a/x.nii.gz", "a/deep/1.png", "b/X.npy", "c/s.nrrd")  # fmt: skip
+                   "b/1.jpg", ".cache/1.png", "a/x.nii.gz", "a/deep/1.png", "b/X.npy", "c/s.nrrd", "Thumbs.db",
+                   "@eaDir/1_9.tif", "out/prediction.json", "out/all/all_mask.npy")  # fmt: skip
     (folder / "loop.txt").symlink_to("loop.txt")
     if hasattr(os, "mkfifo"):
         os.mkfifo(folder / "pipe.png")  # opening it would wait for ever
@@ -52,6 +54,8 @@ def test_files_are_grouped_into_patients(tmp_path):
         ("c_s", {"flair": ["s.nrrd"]}),
     ]  # fmt: skip
     assert [problem.split(": ")[1][:12] for problem in problems] == ["a link that ", "nothing to r", "no such file"]
+    patients, problems, _ = find_patients([touch(tmp_path / "only", "a/x_seg.nii", "masks/1.png")])
+    assert patients == [] and len(problems) == 1 and "nothing is FLAIR by its name or its values" in problems[0]
 
 
 # --- Names -----------------------------------------------------------------------------------------------------
@@ -129,15 +133,6 @@ def test_a_set_of_nnunet_says_in_its_dataset_json_which_channel_is_which(tmp_pat
     expected = {"flair": ["p1_0003.nii.gz"], "pre": ["p1_0000.nii.gz"], "post": ["p1_0001.nii.gz"]}
     assert list(patients) == ["p1", "p2"] and files(patients["p1"]) == expected | {"mask": ["p1.nii.gz"]}
     assert "mask" not in files(patients["p2"])
-
-
-def test_masks_and_what_other_programs_and_this_one_leave_are_passed_over(tmp_path):
-    folder = touch(tmp_path / "P1", "P1_1.tif", "P1_1_mask.tif", "P1_2.tif", "P1_2_overlay.png", "@eaDir/P1_1.tif",
-                   "Thumbs.db", "out/prediction.json", "out/P1/P1_mask.npy")  # fmt: skip
-    (patient,) = found(folder).values()
-    assert files(patient) == {"flair": ["P1_1.tif", "P1_2.tif"], "mask": ["P1_1_mask.tif"]}
-    patients, problems, _ = find_patients([touch(tmp_path / "only", "a/x_seg.nii", "masks/1.png")])
-    assert patients == [] and len(problems) == 1 and "nothing is FLAIR by its name or its values" in problems[0]
 
 
 def test_a_folder_that_links_to_itself_is_read_once(tmp_path):

@@ -49,7 +49,7 @@ def test_two_folds_from_end_to_end(call, monkeypatch, undrawn, tmp_path):
     folds = [RunFolder(run.path / f"fold_{k}") for k in (1, 2)]
     one = ("--fold", "1/2", "--run", folds[0], "--data", folder, *QUICK, "--resume")  # elsewhere, as in a job array
     assert call("train_model", *one, "--epochs", 2)[0] == 0
-    code, out, err = call("cross_validate", *options, "--epochs", 2)
+    code, out, err = call("cross_validate", *options, "--epochs", 2, "--select-by", "loss", "--tune")
     assert (code, err) == (0, "") and "all 2 folds together" in out and "SYNTHETIC" in out
     assert out.count("nothing is left to do") == 1
     patients = run.read_test_tables()["patients"]
@@ -57,6 +57,7 @@ def test_two_folds_from_end_to_end(call, monkeypatch, undrawn, tmp_path):
     of_folds = pd.concat([fold.read_test_tables()["patients"] for fold in folds], ignore_index=True)
     pd.testing.assert_frame_equal(patients.drop(columns="fold"), of_folds)
     metrics, results = run.read_metrics(), [fold.read_metrics() for fold in folds]
+    assert all(result["selected_by"] == "loss" and result["tuned"] for result in results)
     assert sorted(row["patient"] for row in metrics["quality"]["patients"]) == sorted(patients["patient"])
     assert (metrics["patients"], metrics["slices"], metrics["synthetic"]) == (4, 8, True)
     assert metrics["patient_dice"] == pytest.approx(patients["dice"].mean(), abs=1e-6)
@@ -76,21 +77,13 @@ def test_two_folds_from_end_to_end(call, monkeypatch, undrawn, tmp_path):
     assert code == 2 and "holds a run with other train" in err
 
 
-def test_what_the_scripts_are_called_with(call, calls, folder, tmp_path, monkeypatch):
-    listed = tmp_path / "listed.txt"
-    listed.write_text("SYNTH_T_0")
-    options = ("--folds", 2, "--run", tmp_path, "--data", folder, "--patients", listed, "--width", 8)
-    assert call("cross_validate", *options, "--tune", "--select-by", "loss")[0] == 0
-    second = ("--run", str(tmp_path / "fold_2"), "--data", str(folder), "--device", "auto")
-    assert calls[3:] == [
-        ("train_model.py", *second, "--fold", "2/2", "--patients", str(listed), "--width", "8", "--resume"),
-        ("process_models.py", *second[:2]),
-        ("test_model.py", *second, "--select-by", "loss", "--tune"),
-    ]
-    calls.clear()
+def test_workers_share_the_gpus(call, calls, folder, tmp_path, monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    assert call("cross_validate", "--folds", 3, *options[2:], "--workers", 3)[0] == 0
+    (tmp_path / "listed.txt").write_text("SYNTH_T_0")
+    options = ("--run", tmp_path, "--data", folder, "--patients", tmp_path / "listed.txt")
+    assert call("cross_validate", "--folds", 3, *options, "--workers", 3)[0] == 0
+    assert {arguments[0] for arguments in calls if "--patients" in arguments} == {"train_model.py"}
     devices = {(arguments[2][-1], arguments[6], arguments[-1]) for arguments in calls if len(arguments) > 6}
     assert devices == {("1", "cuda:0", "fold_1.log"), ("2", "cuda:1", "fold_2.log"), ("3", "cuda:0", "fold_3.log")}
 

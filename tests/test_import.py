@@ -9,17 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import SimpleITK as sitk
-from conftest import (
-    EPOCH,
-    QUICK,
-    box,
-    bright_network,
-    draw_patient,
-    make_slices,
-    save_checkpoint,
-    write_split,
-    write_volume,
-)
+from conftest import QUICK, box, bright_checkpoint, draw_patient, make_slices, write_split, write_volume
 
 from dataset.folder import find_slices, read_spacing
 from dataset.slices import Slices, load_slices
@@ -33,7 +23,6 @@ from scans.training_set import check_place, read_training_masks, take_masks
 from storage import origin
 from storage.checkpoints import load_network
 from storage.run_folder import RunFolder
-from training.recipe import Recipe
 
 SPACING = (0.5, 0.5, 4.0)  # mm between columns, rows, slices: a pixel is 0.001 ml
 
@@ -69,9 +58,7 @@ def cohort(tmp_path) -> Path:
 @pytest.fixture
 def weights(tmp_path) -> Path:
     """A network that marks what is bright in FLAIR."""
-    settings = {**vars(Recipe(width=2)), "precision": "fp32"}
-    config = {"settings": settings, "synthetic": True, "published": False}
-    return save_checkpoint(RunFolder(tmp_path / "network"), bright_network(), EPOCH, config)
+    return bright_checkpoint(tmp_path / "network", synthetic=True, published=False)
 
 
 # --- The same slices, and the same masks ------------------------------------------------------------------------

@@ -2,24 +2,18 @@
 
 import numpy as np
 import pytest
-from conftest import box
+from conftest import box, disc
 from scipy import ndimage, spatial
 
 from evaluation import lesions
 from evaluation.lesions import SPECK, SPECK_3D, boundary_complexity, kind_of_slice, match
-
-
-def disc(radius: float) -> np.ndarray:
-    y, x = np.mgrid[:256, :256]
-    return ((y - 128) ** 2 + (x - 128) ** 2 <= radius**2).astype(np.uint8)
-
 
 COMB = box((50, 50, 10, 100), *((60, left, 60, 1) for left in range(50, 150, 10)))
 
 
 def test_boundary_complexity():
     for radius in (3, 100):
-        assert 1.1 < boundary_complexity(disc(radius)) < 1.35
+        assert 1.1 < boundary_complexity(np.uint8(disc(radius))) < 1.35
     length, area = 2 * (10 + 200) + np.pi, 10 * 200 + (10 + 200) + np.pi / 4  # a rectangle by hand
     assert boundary_complexity(box((100, 20, 11, 201))) == pytest.approx(length**2 / (4 * np.pi * area))
     assert boundary_complexity(box()) == 0
@@ -29,8 +23,8 @@ def test_boundary_complexity():
     ("mask", "kind"),
     [
         (box(), "no tumour"),
-        (disc(12), "small"),
-        (disc(40), "smooth"),
+        (np.uint8(disc(12)), "small"),
+        (np.uint8(disc(40)), "smooth"),
         (box((10, 10, 40, 40), (100, 100, 3, 3)), "smooth"),  # the second component has 9 px
         (box((10, 10, 30, 30), (100, 100, 10, 10)), "several components"),
         (box((10, 10, 30, 30), (40, 40, 10, 10)), "smooth"),  # components touch at corners, too

@@ -3,24 +3,28 @@ import math
 import pytest
 import torch
 
-from training.losses import SMOOTH, bce, make_loss, slice_dice, soft_dice, tversky
+from training.losses import SMOOTH, bce, make_loss, slice_dice, soft_dice
 from training.recipe import Recipe
 
 LOSSES = {name: make_loss(name, 0.7) for name in Recipe.__dataclass_fields__["loss"].metadata["choices"]}
 
 
-def test_cross_entropy_by_hand():
-    logits = torch.tensor([[[[0.0, math.log(3)]]]])  # probabilities 1/2 and 3/4
-    masks = torch.tensor([[[[1.0, 0.0]]]])
-    expected = (-math.log(1 / 2) - math.log(1 / 4)) / 2
-    assert math.isclose(bce(logits, masks), expected, rel_tol=1e-6)
+# Probabilities 1/2 on tumour and 3/4 beside it: 1/2 hit, 1/2 missed, 3/4 false positive
+LOGITS, MASKS = torch.tensor([[[[0.0, math.log(3)]]]]), torch.tensor([[[[1.0, 0.0]]]])
+BCE = (-math.log(1 / 2) - math.log(1 / 4)) / 2
 
 
-def test_dice_by_hand():
-    logits = torch.tensor([[[[0.0, math.log(3)]]]])
-    masks = torch.tensor([[[[1.0, 0.0]]]])
-    assert math.isclose(soft_dice(logits, masks), 1 - (2 * 0.5 + 1) / (1.25 + 1 + 1), rel_tol=1e-6)
-    assert math.isclose(LOSSES["bce+dice"](logits, masks), bce(logits, masks) + soft_dice(logits, masks), rel_tol=1e-6)
+@pytest.mark.parametrize(
+    ("name", "weight", "expected"),
+    [
+        ("bce", 0.7, BCE),
+        ("bce+dice", 0.7, BCE + 1 - (2 * 0.5 + 1) / (1.25 + 1 + 1)),
+        ("bce+tversky", 0.7, BCE + 1 - 1.5 / (0.5 + 0.7 * 0.5 + 0.3 * 0.75 + 1)),
+        ("bce+tversky", 0.9, BCE + 1 - 1.5 / (0.5 + 0.9 * 0.5 + 0.1 * 0.75 + 1)),
+    ],
+)
+def test_losses_of_two_pixels_by_hand(name, weight, expected):
+    assert math.isclose(make_loss(name, weight)(LOGITS, MASKS), expected, rel_tol=1e-6)
 
 
 def test_dice_of_each_slice_by_hand():
@@ -35,16 +39,6 @@ def test_dice_of_each_slice_by_hand():
     assert math.isclose(slice_dice(logits, masks), sum(each) / 3, rel_tol=1e-6)
     expected = bce(logits, masks) + (soft_dice(logits, masks) + slice_dice(logits, masks)) / 2
     assert math.isclose(LOSSES["bce+slice-dice"](logits, masks), expected, rel_tol=1e-6)
-
-
-def test_tversky_by_hand():
-    logits = torch.tensor([[[[0.0, math.log(3)]]]])  # probabilities 1/2, 3/4: 1/2 hit, 1/2 missed, 3/4 false
-    masks = torch.tensor([[[[1.0, 0.0]]]])
-    expected = 1 - 1.5 / (0.5 + 0.7 * 0.5 + 0.3 * 0.75 + 1)
-    assert math.isclose(tversky(logits, masks, 0.7), expected, rel_tol=1e-6)
-    assert math.isclose(LOSSES["bce+tversky"](logits, masks), bce(logits, masks) + expected, rel_tol=1e-6)
-    expected = 1 - 1.5 / (0.5 + 0.9 * 0.5 + 0.1 * 0.75 + 1)
-    assert math.isclose(make_loss("bce+tversky", 0.9)(logits, masks), bce(logits, masks) + expected, rel_tol=1e-6)
 
 
 @pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import write_volume
+from conftest import blob, write_volume
 from PIL import Image
-from test_predict import blob, predict, read_volume, save, write_cohort  # noqa: F401 - predict is a fixture
+from test_predict import read_volume, write_cohort
 
 from reporting import scans as page
 from scans import check
@@ -30,7 +30,7 @@ def rows_of(path: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("kind", ["png", "nii.gz"])
-def test_a_corrected_mask_is_measured_as_it_is_and_replaced_only_if_asked(predict, tmp_path, kind):  # noqa: F811
+def test_a_corrected_mask_is_measured_as_it_is_and_replaced_only_if_asked(predict, tmp_path, kind):
     image, out = blob()[0], tmp_path / "out"
     if kind == "png":
         path, edited = tmp_path / "case", out / "case" / "case_2_mask.png"
@@ -58,7 +58,7 @@ def test_a_corrected_mask_is_measured_as_it_is_and_replaced_only_if_asked(predic
     assert "4,800 px" in said and pd.read_csv(out / "patients.csv")["origin"].item() == "network"
 
 
-def test_a_cohort_grows_and_only_new_scans_are_segmented(predict, tmp_path):  # noqa: F811
+def test_a_cohort_grows_and_only_new_scans_are_segmented(predict, tmp_path):
     for name in "ab":
         np.save(tmp_path / f"{name}.npy", np.stack([blob()[0]]))
     assert predict(tmp_path / "a.npy")[0] == 0
@@ -94,7 +94,7 @@ def test_the_order_of_the_table():
 # --- The page ----------------------------------------------------------------------------------------------------
 
 
-def test_the_page_of_a_cohort_in_a_browser(predict, browser, tmp_path):  # noqa: F811
+def test_the_page_of_a_cohort_in_a_browser(predict, browser, tmp_path):
     cohort = write_cohort(tmp_path / "coh")
     code, said, err, out = predict(cohort)
     assert (code, err) == (0, "") and f"all of it on one page: {out / 'report.html'}" in said
@@ -120,7 +120,7 @@ def test_the_page_of_a_cohort_in_a_browser(predict, browser, tmp_path):  # noqa:
     shown.close()
 
 
-def test_many_scans_have_pages_of_their_own_and_an_index(predict, tmp_path, monkeypatch):  # noqa: F811
+def test_many_scans_have_pages_of_their_own_and_an_index(predict, tmp_path, monkeypatch):
     for name in ("a", "b c"):
         np.save(tmp_path / f"{name}.npy", np.stack([blob()[0]]))
     inputs = tmp_path / "a.npy", tmp_path / "b c.npy"

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from conftest import box, make_slices
+from conftest import box, disc, make_slices
 
 from constants import FLAIR, POST, PRE
 from dataset.preprocess import (
@@ -21,16 +21,10 @@ from dataset.slices import Slices, without_masks
 CPU = torch.device("cpu")
 
 
-def disc(rows: float, columns: float, radius: float) -> np.ndarray:
-    """bool [256, 256]; the pixels whose distance to a point is at most `radius`."""
-    y, x = np.mgrid[:256, :256]
-    return (y - rows) ** 2 + (x - columns) ** 2 <= radius**2
-
-
 def scan(seed: int, slices: int = 3, size: int = 256) -> np.ndarray:
     """A bright noisy disc on dark noise: uint8 [slices, size, size, 3], even values only."""
     rng = np.random.default_rng(seed)
-    head = disc(100 + 5 * seed, 120, 60)[:size, :size]
+    head = disc(60, 100 + 5 * seed, 120)[:size, :size]
     values = rng.integers(0, 4, (slices, size, size, 3)) + head[..., None] * rng.integers(
         20, 90, (slices, size, size, 3)
     )
@@ -71,7 +65,7 @@ def test_by_the_head_of_a_tiny_stack():
 def test_median_is_that_of_the_brain_with_and_without_skull():
     stack, head = scan(1), find_head(scan(1))
     rim = stack.copy()
-    ring = disc(105, 120, 70) & ~disc(105, 120, 61)
+    ring = disc(70, 105, 120) & ~disc(61, 105, 120)
     rim[:, ring] = 250
     tables = [NORMALISATIONS["median"](pixels, find_head(pixels)) for pixels in (stack, rim, stack // 2)]
     middle = int(np.median(stack[head][:, FLAIR]))
@@ -85,7 +79,7 @@ def test_median_is_that_of_the_brain_with_and_without_skull():
 
 def test_the_head_is_the_largest_bright_region_of_each_slice():
     stack = np.zeros((3, 256, 256, 3), np.uint8)
-    head, skull = disc(100, 120, 40), disc(30, 220, 12)
+    head, skull = disc(40, 100, 120), disc(12, 30, 220)
     stack[0, head, FLAIR] = 100
     stack[0, skull, FLAIR] = 250
     stack[0, 200, :, FLAIR] = 250  # a line, thinner than the opening
@@ -99,7 +93,7 @@ def test_the_head_is_the_largest_bright_region_of_each_slice():
     assert not (found[2] & ~skull).any() and found[2].sum() > 0.9 * skull.sum()
     assert head_box(found[:1]) == (61, 140, 81, 160)  # without the disc's four outermost pixels
     assert head_box(found) == (19, 140, 81, 232)  # of all slices
-    stack[0, disc(100, 120, 20)] = 0
+    stack[0, disc(20, 100, 120)] = 0
     assert not find_head(stack)[0, 100, 120] and find_head(stack, filled=True)[0, 100, 120]  # a hole in it
 
 

@@ -3,22 +3,15 @@
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import box
 
 from evaluation import quality
 from storage.run_folder import RunFolder
 from studies import quality as study
 
 
-def stack(*boxes: tuple[int, int, int]) -> np.ndarray:
-    """A mask [3, 20, 20] of boxes of 4 x 4 pixels, each (slice, top, left)."""
-    mask = np.zeros((3, 20, 20), np.uint8)
-    for n, top, left in boxes:
-        mask[n, top : top + 4, left : left + 4] = 1
-    return mask
-
-
 def test_features_by_hand():
-    mask = stack((0, 0, 0), (1, 0, 2), (2, 12, 12))
+    mask = np.stack([box((*place, 4, 4), size=20) for place in ((0, 0), (0, 2), (12, 12))])
     p = np.where(mask, 0.5, 0.0).astype(np.float32)
     p[0, :4, :4] = 1
     row = quality.features(p, mask)

@@ -6,9 +6,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import contents
+from conftest import blob, bright_checkpoint, contents
 from PIL import Image
-from test_predict import blob, save
 
 import utils
 from scans.read import read_patient
@@ -31,7 +30,7 @@ def cohort(tmp_path) -> Path:
 @pytest.fixture
 def predict(call, cohort, tmp_path):
     """Run predict_model.py on the cohort, into a folder named out by its parent -> (exit code, stdout, stderr)."""
-    model = save(tmp_path / "run")
+    model = bright_checkpoint(tmp_path / "run")
 
     def run(folder: str, *arguments) -> tuple[int, str, str]:
         out = tmp_path / folder / "out"
@@ -108,7 +107,7 @@ def test_what_is_done_is_not_read_again_unless_something_changed(predict, read, 
     assert code == 1 and "a_2_mask.png: no such file, beside other masks of this scan" in err
 
 
-def test_shards_in_any_order_and_a_last_call_are_one_prediction(predict, read, tmp_path):
+def test_shards_in_any_order_and_a_last_call_or_workers_are_one_prediction(predict, read, tmp_path):
     predict("whole")
     read.clear()
     codes = [predict("shards", "--shard", shard)[0] for shard in ("3/3", "1/3", "2/3", "1/2")]
@@ -117,16 +116,11 @@ def test_shards_in_any_order_and_a_last_call_are_one_prediction(predict, read, t
     code, out, err = predict("shards")
     assert code == 1 and "7 slices done before" in out and "d.npy" in err
     assert contents(tmp_path / "shards") == contents(tmp_path / "whole")
+    code, out, err = predict("workers", "--workers", 2, "--overwrite")  # shards in processes of their own
+    assert code == 1 and "7 slices done by the workers or before" in out and "d.npy" in err
+    assert contents(tmp_path / "workers") == contents(tmp_path / "whole")
     assert predict("shards", "--shard", "2/3", "--overwrite")[0] == 0 and read[-1] == "c"
     assert predict("shards", "--shard", "4/3")[0] == predict("shards", "--shard", "1/3", "--workers", 2)[0] == 2
-
-
-def test_workers_are_shards_in_processes_of_their_own(predict, cohort, tmp_path):
-    (cohort / "d.npy").unlink()
-    predict("whole")
-    code, out, err = predict("workers", "--workers", 2, "--overwrite")
-    assert code == 0 and "7 slices done by the workers or before" in out and "error" not in err
-    assert contents(tmp_path / "workers") == contents(tmp_path / "whole")
 
 
 @pytest.mark.parametrize(

@@ -297,12 +297,6 @@ def test_a_sheet_outlines_masks_where_they_are(sizes):
     assert 512 <= both.shape[1] <= 1280 and both.shape[0] < 1600
 
 
-def test_sums_stand_in_one_order():  # records are compared by their bytes
-    sums = ["lesion_pixels", "lesion_mm3", "reference_pixels", "true_positive"]
-    total = sum_up([{"patient": "P", "slice": "P_1", "source": "P.nii"} | dict.fromkeys(reversed(sums), 2)])
-    assert [name for name in total if name in sums] == sums and total["dice"] == 1
-
-
 def test_a_mean_dice_says_how_many_references_are_empty_and_who_was_seen_in_training():
     row = {"lesion_slices": 1, "slices": 2, "lesion_pixels": 9, "check": "no", "origin": "network"}
     totals = [row | {"dice": dice, "reference_pixels": pixels} for dice, pixels in ((0.8, 9), (0.6, 4), (0, 0))]

@@ -44,22 +44,24 @@ def write_pictures(folder: Path, masks: dict[str, np.ndarray], form: str = "{}_{
     return folder
 
 
-def write_volumes(
-    folder: Path, masks: dict[str, np.ndarray], ending: str, flip: bool = False, shift: float = 0
-) -> Path:
-    """Write masks [S, H, W]; flip: with rows and columns in the other order, at the same place in space."""
+def write_volumes(folder: Path, masks: dict[str, np.ndarray], ending: str) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for patient, stack in masks.items():
         path = folder / f"{patient}{ending}"
-        if ending.endswith(".npy"):
-            np.save(path, stack)
-            continue
-        image = sitk.GetImageFromArray(np.ascontiguousarray(stack[:, ::-1, ::-1] if flip else stack))
-        if flip:
-            image.SetDirection((-1, 0, 0, 0, -1, 0, 0, 0, 1))
-            image.SetOrigin((stack.shape[2] - 1.0, stack.shape[1] - 1.0, 0))
-        image.SetOrigin((*image.GetOrigin()[:2], shift))
-        sitk.WriteImage(image, str(path))
+        np.save(path, stack) if ending.endswith(".npy") else write_volume(path, stack)
+    return folder
+
+
+def write_prediction(folder: Path, masks: dict[str, np.ndarray], ending: str) -> Path:
+    """Write masks as predict_model.py does: a folder for each patient, with overlays or probabilities beside them."""
+    for patient, stack in masks.items():
+        if ending == ".png":
+            write_pictures(folder / patient, {patient: stack})
+        else:
+            write_volumes(folder / patient, {patient: stack}, f"_mask{ending}")
+            np.save(folder / patient / f"{patient}_probability.npy", stack * np.float32(0.9))
+        Image.new("RGB", (512, 550)).save(folder / patient / f"{patient}_1_overlay.png")
+    (folder / "slices.csv").touch()
     return folder
 
 
@@ -76,9 +78,7 @@ def write_run(path: Path, folder: Path) -> RunFolder:
     return run
 
 
-def test_a_runs_own_masks_score_the_same_both_ways(call, folder, tmp_path, monkeypatch):
-    for name in ("panels.write_panels", "plots.write_plots"):  # take most of the time
-        monkeypatch.setattr(f"reporting.report.{name}", lambda *_: None)
+def test_a_runs_own_masks_score_the_same_both_ways(call, undrawn, folder, tmp_path):
     run, scored = write_run(tmp_path / "run", folder), RunFolder(tmp_path / "scores")
     assert call("test_model", "--run", run, "--device", "cpu")[0] == 0
     code, out, err = call("score_masks", run, "--data", folder, "--out", scored)
@@ -103,7 +103,8 @@ def test_a_runs_own_masks_score_the_same_both_ways(call, folder, tmp_path, monke
     lambda folder, masks: write_pictures(folder, masks, "{}_{}.tif", bright=1),  # nnU-Net's label of slices
     lambda folder, masks: write_volumes(folder, masks, ".nii.gz"),
     lambda folder, masks: write_volumes(folder, masks, ".seg.nrrd"),
-    lambda folder, masks: write_volumes(folder, masks, "_mask.npy"),
+    lambda folder, masks: write_prediction(folder, masks, ".png"),
+    lambda folder, masks: write_prediction(folder, masks, ".npy"),
 ])  # fmt: skip
 def test_masks_in_every_form_are_compared_pixel_by_pixel(score, folder, tmp_path, write):
     references = stacks(folder)
@@ -124,35 +125,21 @@ def test_masks_in_every_form_are_compared_pixel_by_pixel(score, folder, tmp_path
     assert slices.loc[("SYNTH_T_2", 2), "false_positive"] == 40
 
 
-def test_what_predict_model_writes_is_taken_as_it_is(score, folder, tmp_path):
-    masks = stacks(folder)
-    for patient, stack in masks.items():
-        out = write_pictures(tmp_path / "out" / patient, {patient: stack})
-        Image.new("RGB", (512, 550)).save(out / f"{patient}_1_overlay.png")
-    (tmp_path / "out" / "slices.csv").touch()
-    code, _, err, scored = score(tmp_path / "out", "--data", folder)
-    assert (code, err) == (0, "") and scored.read_metrics()["patient_dice"] == 1
-    for patient, stack in masks.items():
-        write_volumes(tmp_path / "volumes", {patient: stack}, "_mask.npy")
-        np.save(tmp_path / "volumes" / f"{patient}_probability.npy", stack * np.float32(0.9))
-    code, _, err, scored = score(tmp_path / "volumes", "--data", folder)
-    assert (code, err) == (0, "") and scored.read_metrics()["patient_dice"] == 1
-
-
 def test_two_readers_are_measured_against_each_other(score, call, tmp_path):
     """In volumes of different sizes, and without any image."""
     a = {"p": np.stack([box((2, 2, 8, 8), size=20)] * 3), "q": np.stack([box((5, 5, 10, 10), size=32)[:24]] * 2)}
     b = {"p": np.stack([box((2, 2, 8, 4), size=20)] * 3), "q": a["q"]}
-    first = write_volumes(tmp_path / "a", a, ".nii.gz")
-    second = write_volumes(tmp_path / "b", {"p": b["p"]}, ".nii.gz", flip=True)
-    write_volumes(second, {"q": b["q"]}, ".npy")
+    first, second = write_volumes(tmp_path / "a", a, ".nii.gz"), write_volumes(tmp_path / "b", {"q": b["q"]}, ".npy")
+    turned = sitk.DICOMOrient(sitk.GetImageFromArray(b["p"]), "RAS")  # rows and columns in the other order
+    sitk.WriteImage(turned, str(second / "p.nii.gz"))
     code, _, err, scored = score(second, "--reference", first)
     assert (code, err) == (0, "")
     table = scored.read_test_tables()["patients"].set_index("patient")
     assert table["dice"].to_dict() == pytest.approx({"p": 2 * 96 / (96 + 192), "q": 1}, abs=1e-6)
     assert table["sequences"].tolist() == ["unknown", "unknown"] and table["slices"].tolist() == [3, 2]
     assert call("compare_runs", scored, scored)[0] == 0
-    write_volumes(second, {"p": b["p"]}, ".nii.gz", flip=True, shift=3)
+    turned.SetOrigin((*turned.GetOrigin()[:2], 3))
+    sitk.WriteImage(turned, str(second / "p.nii.gz"))
     code, _, err, _ = score(second, "--reference", first)
     assert code == 2 and "p lies elsewhere in space than its reference" in err
 

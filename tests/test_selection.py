@@ -41,10 +41,8 @@ def test_a_warning_names_the_better_epoch():
     assert said == selection.NO_TUMOUR
 
 
-def test_select_by_and_tune(call, undrawn, folder, tmp_path):
-    run = RunFolder(tmp_path / "run")
-    options = ("--width", 2, "--batch-size", 8, "--device", "cpu", "--epochs", 2)
-    assert call("train_model", "--data", folder, "--run", run, *options)[0] == 0
+def test_select_by_and_tune(call, finished):
+    run = RunFolder(finished)
     table = pd.read_csv(run.path / "epochs.csv")
     _, checkpoint, said = selection.load_chosen(run)
     assert checkpoint["epoch"] == selection.best_epoch(table)

@@ -2,7 +2,6 @@
 
 import pandas as pd
 import pytest
-from conftest import write_split
 
 from dataset.folder import find_slices
 from dataset.published import PATIENTS_FILE, institution
@@ -84,14 +83,6 @@ def test_persons_of_a_saved_assignment(folder, tmp_path):
         "patient,split,person\nA_20190101,test,A\nA_20200101,test,A\nB,train,D\nC,train,D\nE,validation,E\n"
     )
     assert read_assignment(path, ["A_20190101", "A_20200101", "B", "C", "E"], folder)[2] == ["D"]
-
-
-def test_a_saved_assignment(folder, tmp_path):
-    splits = ("test", "train", "train", "validation", "train")
-    path = write_split(tmp_path, *splits, "validation")
-    assignment, missing, _ = read_assignment(path, find_slices(folder)["patient"], folder)
-    assert tuple(assignment[f"SYNTH_T_{n}"] for n in range(5)) == splits
-    assert missing == ["SYNTH_T_5"]
 
 
 @pytest.mark.parametrize(

@@ -48,17 +48,6 @@ def test_a_checkpoint_holds_metrics_network_input_and_settings_and_rebuilds_its_
     assert torch.equal(model(image), checkpoints.load_network(run.checkpoint(7))[0](image))
 
 
-def test_epochs_are_sorted_and_other_files_ignored(run):
-    for epoch, score in ((10, 0.6), (9, 0.6), (2, 0.1)):
-        save(run, epoch=epoch, validation_iou=score)
-    for name in ("epoch_x.pt", "epoch_03.pt", "epoch_3.pt.bak", "notes.txt", ".epoch_11.pt.1.tmp", "best.pt"):
-        (run.models / name).write_bytes(b"not a checkpoint")
-    epochs = checkpoints.read_epochs(run)
-    assert epochs["epoch"].tolist() == [2, 9, 10]
-    assert epochs["validation_iou"].tolist() == [0.1, 0.6, 0.6]
-    assert best_epoch(epochs) == 9  # the earliest of equals
-
-
 def make_writer(run: RunFolder, **options) -> checkpoints.Writer:
     model = UNet(width=2)
     return checkpoints.Writer(run, model, torch.optim.Adam(model.parameters()), CONFIG, **options)
@@ -66,17 +55,18 @@ def make_writer(run: RunFolder, **options) -> checkpoints.Writer:
 
 def test_epochs_csv_has_every_epoch_and_a_resumed_writer_drops_an_unfinished_one(run, tmp_path):
     writer = make_writer(run)
-    for epoch in (1, 2, 3):
+    for epoch in range(1, 11):
         writer.save_epoch({"epoch": epoch, **METRICS})
+    for name in ("epoch_x.pt", "epoch_03.pt", "epoch_3.pt.bak", "notes.txt", ".epoch_11.pt.1.tmp", "best.pt"):
+        (run.models / name).write_bytes(b"not a checkpoint")
     table = pd.read_csv(run.path / "epochs.csv")
-    assert table["epoch"].tolist() == [1, 2, 3]
+    assert table["epoch"].tolist() == list(run.checkpoints()) == list(range(1, 11))
     assert table.equals(checkpoints.read_epochs(run)[list(table)])
-    save(run, epoch=2)
     shutil.copy(run.resume, tmp_path / "resume.pt")
-    save(run, epoch=3)
+    save(run, epoch=11)
     shutil.copy(tmp_path / "resume.pt", run.resume)
-    assert make_writer(run).resume() == 2
-    assert pd.read_csv(run.path / "epochs.csv")["epoch"].tolist() == [1, 2]
+    assert make_writer(run).resume() == 10
+    assert pd.read_csv(run.path / "epochs.csv")["epoch"].tolist() == list(range(1, 11))
 
 
 def test_keep_deletes_checkpoints_and_their_metrics_stay(run):
