@@ -17,7 +17,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 if TYPE_CHECKING:
@@ -185,12 +185,6 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file atomically, in UTF-8."""
     with atomic_write(path) as file:
         file.write(text.encode())
-
-
-def is_unsafe_path(text: str) -> bool:
-    """Return whether a relative path of a table or an archive could leave its folder, on any system."""
-    posix, windows = PurePosixPath(text), PureWindowsPath(text)
-    return posix.is_absolute() or bool(windows.anchor) or ".." in windows.parts or "\0" in text
 
 
 # --- Tables as text --------------------------------------------------------------------------------------------
