@@ -183,7 +183,7 @@ def trace(graph: Segmenter, metadata: dict[str, Any]) -> ExportedProgram:
     if metadata["resolution"] < 1:
         raise UserError(
             f"epoch {metadata['epoch']} computes at {metadata['resolution']:.0%} of the resolution, which ONNX does "
-            "not hold here. Export a later epoch, or --formats safetensors."
+            "not hold here. Choose a later one (test_model.py --select-by last), or --formats safetensors."
         )
     number, (height, width) = torch.export.Dim("number"), (torch.export.Dim(side, min=2) for side in "hw")
     dynamic = ({0: number, 1: 32 * height, 2: 32 * width}, None)
