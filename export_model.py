@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.export import ExportedProgram
 
-    from storage.run_folder import RunFolder
     from unet import Segmenter, UNet
 
     Graph = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # slices, levels of unet.Segmenter -> its logits
@@ -50,7 +49,6 @@ def main(argv: list[str] | None = None) -> None:
     add = parser.add_argument
     add("--run", type=existing, metavar="DIR",
         help="folder of the run (this folder, if it is one; else the weights that come with the project)")  # fmt: skip
-    add("--epoch", type=int, metavar="N", help="(the one that test_model.py chose)")
     add("--metrics-of", type=Path, metavar="DIR",
         help="a cross-validation of the same recipe, for the card and expected Dice (the run's own test)")  # fmt: skip
     add("--formats", nargs="+", choices=FORMATS, default=[name for name in FORMATS if name != "web"],
@@ -64,16 +62,15 @@ def main(argv: list[str] | None = None) -> None:
         parser.error("--metrics-of goes with --run")
     if args.half and args.formats != ["safetensors"]:
         parser.error("--half goes with --formats safetensors alone")
+    from evaluation.selection import load_chosen, load_weights
     from reporting.model_card import describe_input, model_card
     from storage.run_folder import RunFolder
     from unet import weights_digest
 
     run = RunFolder(args.run or constants.RUN_DIR)
     if not args.run and not run.checkpoints():
-        if args.epoch is not None:
-            raise UserError("--epoch: this folder holds no run. Name one with --run.")
         run = None
-    model, checkpoint, chosen = load(run, args.epoch)
+    model, checkpoint, chosen = load_chosen(run) if run else load_weights(constants.WEIGHTS)
     if args.metrics_of:
         checkpoint["quality"] = metrics_of(args.metrics_of, checkpoint)
     out = args.out or (run.path if run else Path()) / "export"
@@ -109,17 +106,6 @@ def main(argv: list[str] | None = None) -> None:
         with atomic_write(path) as file:
             file.write(content)
         print(f"written: {path}, {len(content) / 1e6:.2f} MB")
-
-
-def load(run: RunFolder | None, epoch: int | None) -> tuple[UNet, dict[str, Any], str]:
-    """Return network, checkpoint and its description: of a run, or of the weights that come with the project."""
-    from evaluation.selection import load_chosen, load_weights
-
-    if run is None:
-        return load_weights(constants.WEIGHTS)
-    if epoch is None or (run.is_tested() and run.read_metrics()["epoch"] == epoch):
-        return load_chosen(run)
-    return load_weights(run.checkpoint(epoch))
 
 
 def metrics_of(folder: Path, checkpoint: dict[str, Any]) -> dict[str, Any] | None:
@@ -197,7 +183,7 @@ def trace(graph: Segmenter, metadata: dict[str, Any]) -> ExportedProgram:
     if metadata["resolution"] < 1:
         raise UserError(
             f"epoch {metadata['epoch']} computes at {metadata['resolution']:.0%} of the resolution, which ONNX does "
-            "not hold here. Export a later epoch, or --formats safetensors."
+            "not hold here. Choose a later one (test_model.py --select-by last), or --formats safetensors."
         )
     number, (height, width) = torch.export.Dim("number"), (torch.export.Dim(side, min=2) for side in "hw")
     dynamic = ({0: number, 1: 32 * height, 2: 32 * width}, None)

@@ -11,7 +11,6 @@ device.
 """
 
 import contextlib
-import importlib.util
 import json
 import sys
 from collections.abc import Iterator
@@ -22,16 +21,6 @@ INPUT = ("size", "normalisation", "neighbours", "crop", "resolution", "tta_flip"
 dependencies = ["torch"]  # and safetensors, for pretrained weights
 HERE = Path(__file__).resolve().parent
 WEIGHTS = HERE / "weights" / "lgg_unet.safetensors"
-
-
-def _load_unet() -> ModuleType:
-    """Import unet.py of this folder under a name of its own: the caller may have another module `unet`."""
-    name = f"unet_of_{HERE}"
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, HERE / "unet.py")
-        sys.modules[name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[name])
-    return sys.modules[name]
 
 
 @contextlib.contextmanager
@@ -71,9 +60,11 @@ def unet(pretrained: bool = False, width: int = 64, bilinear: bool = False, pixe
 
     Raises: the error of unet.load_weights when the weights are missing or damaged.
     """
-    module = _load_unet()
+    with _own_modules():
+        from unet import UNet, load_weights
+
     if not pretrained:
-        return module.UNet(width=width, bilinear=bilinear, pixel_unshuffle=pixel_unshuffle).eval()
-    model, metadata = module.load_weights(str(WEIGHTS))
+        return UNet(width=width, bilinear=bilinear, pixel_unshuffle=pixel_unshuffle).eval()
+    model, metadata = load_weights(str(WEIGHTS))
     model.input = {name: json.loads(metadata[name]) for name in INPUT}
     return model

@@ -3,8 +3,7 @@
     python process_models.py --run runs/first
 
 The curves mark the epoch that was tested, or before any test the one with the best validation IoU (without
-validation patients, the last one). Works while training
-is still running.
+validation patients, the last one). Works while training is still running.
 """
 
 import argparse

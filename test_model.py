@@ -77,7 +77,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.tune:
         of_validation = probabilities if split == "validation" else predict("validation")[1]
         postprocessing, tuned = tune(slices["validation"], of_validation, postprocessing)
-    masks = postprocess(probabilities, postprocessing, test.patients)
+    masks = postprocess(probabilities, postprocessing, test.stacks())
 
     synthetic = any_synthetic(test.table)
     details = {"split": split, "epoch": best, "selected_by": by, "synthetic": synthetic, "loss": loss}

@@ -17,7 +17,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 if TYPE_CHECKING:
@@ -132,12 +132,12 @@ def existing(text: str) -> Path:
 # --- Files -----------------------------------------------------------------------------------------------------
 
 
-def refuse_used(folder: Path, overwrite: bool = False, option: str = "--out") -> None:
+def refuse_used(folder: Path, overwrite: bool = False) -> None:
     """Raise UserError if an output folder is a file, or holds anything and may not be overwritten."""
     if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder}: is a file. Name a folder with {option}.")
+        raise UserError(f"{folder}: is a file. Name a folder with --out.")
     if not overwrite and folder.is_dir() and any(folder.iterdir()):
-        raise UserError(f"{folder}: is not empty. Name another folder with {option}, or add --overwrite.")
+        raise UserError(f"{folder}: is not empty. Name another folder with --out, or add --overwrite.")
 
 
 @contextlib.contextmanager
@@ -185,12 +185,6 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file atomically, in UTF-8."""
     with atomic_write(path) as file:
         file.write(text.encode())
-
-
-def is_unsafe_path(text: str) -> bool:
-    """Return whether a relative path of a table or an archive could leave its folder, on any system."""
-    posix, windows = PurePosixPath(text), PureWindowsPath(text)
-    return posix.is_absolute() or bool(windows.anchor) or ".." in windows.parts or "\0" in text
 
 
 # --- Tables as text --------------------------------------------------------------------------------------------
@@ -271,9 +265,9 @@ def describe_problems(source: Path, problems: list[str]) -> str:
     return "\n".join([f"{source}: {len(problems)} problems", *listed, *more])
 
 
-def list_few(names: list, most: int = 3) -> str:
+def list_few(names: list) -> str:
     """Return the first names in one line, with dots for further ones."""
-    return ", ".join(map(str, names[:most])) + (", ..." if len(names) > most else "")
+    return ", ".join(map(str, names[:3])) + (", ..." if len(names) > 3 else "")
 
 
 def cores(quotas: Path = Path("/sys/fs/cgroup")) -> int:

@@ -91,11 +91,6 @@ def checksums(slices: Slices) -> list[str]:
     return parallel_map(lambda row: f"x{zlib.crc32(masks[row], zlib.crc32(images[row])):08x}", range(len(slices)))
 
 
-def add_checksums(slices: Slices) -> pd.DataFrame:
-    """Return the table of the slices with the column that `describe_changes` compares."""
-    return slices.table.assign(**{CHECKSUM: checksums(slices)})
-
-
 def fingerprint(images: Iterable[np.ndarray]) -> str:
     """Return a text that identifies the images of a patient (uint8 [H, W, 3] each, slices in their order)."""
     content = hashlib.sha256()

@@ -50,20 +50,18 @@ def boundary_complexity(mask: np.ndarray) -> float:
     return (centre_length + math.pi) ** 2 / (4 * math.pi * area)
 
 
-def kind_of_slice(mask: np.ndarray) -> str:
-    """Return the kind of a slice by the first rule that applies.
+def kind_of_slice(pixels: int, components: int, complexity: float) -> str:
+    """Return the kind of a slice by its tumour pixels, its components of at least SPECK, and `boundary_complexity`.
 
-    "no tumour": empty; "small": fewer than 500 px; "several components": at least two of 10 px or more; otherwise
-    "complex boundary" or "smooth", by the outline of the largest component.
+    The first rule that applies decides.
     """
-    areas = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)[2][1:, cv2.CC_STAT_AREA]
-    if not len(areas):
+    if not pixels:
         return "no tumour"
-    if areas.sum() < SMALL:
+    if pixels < SMALL:
         return "small"
-    if (areas >= SPECK).sum() >= 2:
+    if components > 1:
         return "several components"
-    return "complex boundary" if boundary_complexity(mask) >= COMPLEX else "smooth"
+    return "complex boundary" if complexity >= COMPLEX else "smooth"
 
 
 class Matching(NamedTuple):
@@ -116,9 +114,7 @@ def compare_outlines(mask: np.ndarray, predicted: np.ndarray) -> dict[str, float
     """Return hd95 (pixels), surface_pixels (of both together) and SURFACE_DICE of two masks (uint8 0 or 1, [H, W])."""
     there, back = surface_distances(mask, predicted)
     both = np.concatenate([there, back])
-    dice = {
-        name: float((both <= tolerance).mean()) if len(both) else np.nan for name, tolerance in SURFACE_DICE.items()
-    }
+    dice = {name: share_within(both, tolerance) for name, tolerance in SURFACE_DICE.items()}
     return {"hd95": hd95(there, back), "surface_pixels": len(both), **dice}
 
 

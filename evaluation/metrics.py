@@ -73,11 +73,6 @@ def volumetric_dice(counts: Counts, patients: Sequence[str]) -> np.ndarray:
     return dice(Counts(*(np.bincount(patient_of_row, pixels) for pixels in counts)))
 
 
-def rows_of_patients(patients: Sequence[str]) -> dict[str, np.ndarray]:
-    """Return the rows of each patient, in their order, by sorted patient: {patient: int [slices]}."""
-    return {name: np.flatnonzero(np.asarray(patients) == name) for name in sorted(set(patients))}
-
-
 def summarise(counts: Counts, patients: Sequence[str]) -> dict[str, float]:
     """Return the metrics without which no IoU is shown; NaN where they are undefined.
 

@@ -27,6 +27,7 @@ FEWEST = 30  # patients
 FOLDS = 10  # of the nested cross-validation
 PENALTIES = np.logspace(-2, 3, 16)
 WORST = 10, 20  # patients with the lowest expected Dice
+UNKNOWN = dict.fromkeys(("expected_dice", "low", "high"))
 Row = dict[str, Any]  # patient, dice and FEATURES of a patient
 
 
@@ -80,15 +81,15 @@ def fit(rows: Sequence[Row]) -> dict[str, Any]:
     }
 
 
-def predict(model: dict[str, Any], row: dict[str, float | None]) -> tuple[float, float, float] | None:
-    """Return the expected Dice and the ends of its 90% interval, in 0..1; None outside of the range of a feature."""
+def predict(model: dict[str, Any], row: dict[str, float | None]) -> dict[str, float | None]:
+    """Return expected_dice, low and high of its 90% interval, in 0..1; UNKNOWN beyond the range of a feature."""
     expected = model["intercept"]
     for name, feature in model["features"].items():
         if row[name] is None or not feature["low"] <= row[name] <= feature["high"]:
-            return None
+            return UNKNOWN
         expected += feature["coefficient"] * row[name]
-    low, middle, high = np.clip([expected - model["half_width"], expected, expected + model["half_width"]], 0, 1)
-    return float(middle), float(low), float(high)
+    values = np.clip([expected, expected - model["half_width"], expected + model["half_width"]], 0, 1)
+    return dict(zip(UNKNOWN, values.tolist(), strict=True))
 
 
 def study(rows: Sequence[Row]) -> dict[str, Any]:
@@ -122,8 +123,7 @@ def predict_held_out(rows: Sequence[Row], shown: Sequence[Row], groups: dict[str
     held_out = []
     for row in shown:
         model = models.get(groups.get(row["patient"]))
-        values = (model and predict(model, row)) or (None,) * 3
-        held_out.append(row | dict(zip(("expected_dice", "low", "high"), values, strict=True)))
+        held_out.append(row | (predict(model, row) if model else UNKNOWN))
     return held_out
 
 

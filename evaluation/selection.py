@@ -118,13 +118,10 @@ def describe_small(min_component: int) -> str:
     return f"components below {min_component} px, or in one slice alone, removed"
 
 
-def postprocess(probabilities: np.ndarray, rules: Postprocessing, patients: Sequence[str]) -> np.ndarray:
-    """Return the masks of probabilities (float32 [N, H, W]): uint8 0 or 1, [N, H, W].
-
-    patients: of each slice; those of a patient stand in their order.
-    """
+def postprocess(probabilities: np.ndarray, rules: Postprocessing, stacks: Mapping[str, Sequence[int]]) -> np.ndarray:
+    """Return the masks of probabilities (float32 [N, H, W]): uint8 0 or 1, [N, H, W]; stacks: as of Slices.stacks."""
     masks = np.empty(probabilities.shape, np.uint8)
-    for rows in metrics.rows_of_patients(patients).values():
+    for rows in stacks.values():
         masks[rows] = postprocess_stack(probabilities[rows], rules)
     return masks
 

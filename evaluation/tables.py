@@ -59,10 +59,10 @@ def slice_table(slices: Slices, predicted: np.ndarray) -> pd.DataFrame:
 
 def describe_slice(mask: np.ndarray, predicted: np.ndarray) -> dict[str, Any]:
     """Return the columns of a slice beside its pixel counts: kind, outlines, lesions (masks uint8 0 or 1, [H, W])."""
-    matched = lesions.match(mask, predicted, lesions.SPECK)
+    matched, complexity = lesions.match(mask, predicted, lesions.SPECK), lesions.boundary_complexity(mask)
     return {
-        "kind": lesions.kind_of_slice(mask),
-        "boundary_complexity": lesions.boundary_complexity(mask),
+        "kind": lesions.kind_of_slice(int(mask.sum()), len(matched.found), complexity),
+        "boundary_complexity": complexity,
         "predicted_complexity": lesions.boundary_complexity(predicted),
         **lesions.compare_outlines(mask, predicted),
         "lesions": len(matched.found),

@@ -97,9 +97,9 @@ class Prediction:
         about = {}
         if small is not None:
             about = expect(self.checkpoint["quality"], small, masks, scan, doubtful=bool(warnings))
-        about["seen_in_training"] = seen_in_training(scan, self.checkpoint["training_patients"])
+        seen = seen_in_training(scan, self.checkpoint["training_patients"])
         later = (text[0].upper() + text[1:] for text in warnings[1:])
-        return about | {"warnings": " ".join([*warnings[:1], *later])}
+        return about | {"seen_in_training": seen, "warnings": " ".join([*warnings[:1], *later])}
 
     def write(self, patient: Patient, result: Result, about: Row, earlier: Iterable[str]) -> Row:
         """Write the files of a patient, and return its record, PATIENT_mask.json.

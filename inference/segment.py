@@ -63,16 +63,16 @@ def to_masks(
 def expect(
     model: dict[str, Any] | None, probabilities: np.ndarray, masks: list[np.ndarray], scan: Scan, doubtful: bool
 ) -> dict[str, Any]:
-    """Return expected_dice, low and high of quality.predict, None where unknown; nothing without a model.
+    """Return what quality.predict does, UNKNOWN where there is a warning; nothing without a model.
 
     probabilities: on the grid of the network, as those of the patients that the model knows.
     doubtful: whether there is a warning about the scan, unlike about any of these patients.
     """
     if not model:
         return {}
-    row = quality.features(probabilities, masks_to_network(masks, scan))
-    values = None if doubtful else quality.predict(model, row)
-    return dict(zip(("expected_dice", "low", "high"), values or (None,) * 3, strict=True))
+    if doubtful:
+        return quality.UNKNOWN
+    return quality.predict(model, quality.features(probabilities, masks_to_network(masks, scan)))
 
 
 # --- From Python: segment(stack) -------------------------------------------------------------------------------

@@ -70,7 +70,7 @@ def describe_graph(metadata: dict[str, Any]) -> dict[str, Any]:
 
 
 def model_card(run: RunFolder, checkpoint: dict[str, Any], digest: str, others: RunFolder | None = None) -> str:
-    """Return the card as Markdown. It says so where the run was not tested, or another epoch was.
+    """Return the card as Markdown. It says so where the run was not tested.
 
     digest: unet.weights_digest of the exported weights in float32, without metadata: the same for every format.
     others: the cross-validation that was tested instead.

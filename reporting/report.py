@@ -104,9 +104,7 @@ def write_report(run: RunFolder, slices: Slices, predicted: np.ndarray, epochs: 
         "fewest": FEWEST,
         "brightest": BRIGHTEST,
         "has_images": bool(slices.images.any()),  # masks can be scored without
-        "viewer": viewer_data(
-            slices.images.numpy(), slices.masks.numpy(), predicted, tables.slices, patients, metrics.get("spacing")
-        ),
+        "viewer": viewer_data(slices, predicted, tables.slices, patients, metrics.get("spacing")),
         "in_mm": "spacing" in metrics,
     }
     run.write("report.html", render(page).encode())

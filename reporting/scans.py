@@ -26,9 +26,7 @@ from scans.write import Result, Row
 from utils import counted, write_text
 
 MOST_BYTES, MOST_PATIENTS = 16_000_000, 30  # that report.html shows itself
-MOST_ROWS = 10_000  # of its table, which a browser still scrolls
 PICTURE_BYTES = 3_000_000  # of a patient's pictures, before base64 adds a third; of the probabilities a quarter of it
-PAGE = "report"  # name of the page of a patient: PATIENT_report.html
 DATA = re.compile(r'<script type="application/json" id="data">(.*?)</script>', re.DOTALL)  # of a page
 
 
@@ -47,9 +45,7 @@ def write_report(
     synthetic_notice: empty, or says that the network knows nothing.
     """
     title = f"{out.resolve().name}: {counted(len(totals), 'scan')}"
-    if len(totals) > MOST_ROWS:
-        warnings = [*warnings, f"The table lists the {MOST_ROWS:,} scans to check first. All are in patients.csv."]
-    totals = sorted(totals, key=first_to_check)[:MOST_ROWS]
+    totals = sorted(totals, key=first_to_check)
     pages = [page_of(out, total["patient"]) for total in totals]
     few = len(pages) <= MOST_PATIENTS and sum(page.stat().st_size for page in pages) <= MOST_BYTES
     stacks = [read_stack(page) for page in pages] if few else []
@@ -78,7 +74,7 @@ def render_page(
         "images": len(stacks),
         "warnings": list(warnings or []),
         "table": cohort_table(totals) if own else None,
-        "links": {} if stacks else {t["patient"]: page_link(t["patient"]) for t in totals},
+        "links": {} if stacks else {t["patient"]: quote(page_of(Path(), t["patient"]).as_posix()) for t in totals},
         "rule": RULE,
         "expects": any("expected_dice" in total for total in totals),
         "brightest": BRIGHTEST,
@@ -88,12 +84,7 @@ def render_page(
 
 
 def page_of(out: Path, patient: str) -> Path:
-    return out / patient / f"{patient}_{PAGE}.html"
-
-
-def page_link(patient: str) -> str:
-    """Return the address of a patient's page from report.html."""
-    return quote(f"{patient}/{patient}_{PAGE}.html")
+    return out / patient / f"{patient}_report.html"
 
 
 def first_to_check(total: Row) -> tuple:

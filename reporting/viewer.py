@@ -13,7 +13,7 @@ from PIL import Image
 
 from constants import FLAIR, POST, PRE
 from dataset.preprocess import find_head, head_box
-from evaluation.metrics import rows_of_patients
+from dataset.slices import Slices
 from scans.show import stretch
 from utils import parallel_map, show_number
 
@@ -27,25 +27,24 @@ MARGIN = 12  # pixels around the head, from whose outline thin skin may be missi
 
 
 def viewer_data(
-    images: np.ndarray, masks: np.ndarray, predicted: np.ndarray, slices: pd.DataFrame, patients: pd.DataFrame,
+    slices: Slices, predicted: np.ndarray, results: pd.DataFrame, patients: pd.DataFrame,
     spacing: dict[str, Sequence[float]] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Return what the script of the page reads, as plain values: patients sorted by id, their slices by number.
 
     Args:
-        images: uint8 [N, H, H, 3].
-        masks, predicted: uint8 [N, H, H], 0 or 1.
-        slices: N rows, as in test_results.csv.
+        slices: of any size.
+        predicted: uint8 [N, H, H], 0 or 1.
+        results: N rows, as in test_results.csv.
         patients: as in test_patients.csv.
         spacing: mm between rows, columns and slices of each patient, where known.
     """
-    order = np.argsort(slices["slice"], kind="stable")
-    rows_of = {patient: order[rows] for patient, rows in rows_of_patients(slices["patient"].iloc[order]).items()}
+    images, masks, rows_of = slices.images.numpy(), slices.masks.numpy(), slices.stacks()
     shown = np.empty((len(SEQUENCES), *images.shape[:3]), np.uint8)
     for number, sequence in enumerate(SEQUENCES.values()):
         for rows in rows_of.values():
             shown[number, rows] = stretch(images[rows, ..., sequence])
-    pictures, records = encode_pictures(shown), slices.to_dict("records")
+    pictures, records = encode_pictures(shown), results.to_dict("records")
     dice, stacks = patients.set_index("patient")["dice"], []
     for patient, rows in rows_of.items():
         frame = show_frame(images[rows], masks[rows] | predicted[rows], (spacing or {}).get(patient))

@@ -67,11 +67,8 @@ class Writer:
             return 0
         state = _read(path, ("epoch", "optimiser"))
         source = self.run.checkpoint(state["epoch"])
-        try:
-            _load(self.model, read_checkpoint(source)["weights"], source)
-            self.optimiser.load_state_dict(state["optimiser"])
-        except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
-            raise UserError(f"{path}: does not fit this network ({error}). Begin again with --overwrite.") from None
+        _load(self.model, read_checkpoint(source)["weights"], source)
+        self.optimiser.load_state_dict(state["optimiser"])
         epochs = read_epochs(self.run).drop(columns="saved")
         self.epochs = epochs[epochs["epoch"] <= state["epoch"]]
         self.run.write("epochs.csv", self.epochs)
@@ -127,10 +124,7 @@ def load_network(path: Path) -> tuple[UNet, dict[str, Any]]:
     if path.suffix == ".onnx":
         raise UserError(f"{path}: ONNX is for segment and other programs. Export safetensors as well, and name that.")
     checkpoint = read_checkpoint(path)
-    try:
-        model = UNet(**checkpoint["network"])
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise UserError(f"{path}: does not describe a network of this version ({error}). {REMEDY}") from None
+    model = UNet(**checkpoint["network"])
     _load(model, checkpoint["weights"], path)
     patient_metadata = {"quality": None, "training_patients": checkpoint["config"].get("training_patients")}
     return model.eval(), checkpoint | patient_metadata
@@ -158,10 +152,8 @@ def read_epochs(run: RunFolder) -> pd.DataFrame:
     Raises: UserError when there is no checkpoint, or one is damaged.
     """
     rows = []
-    for epoch, path in run.checkpoints().items():
+    for path in run.checkpoints().values():
         content = read_checkpoint(path, metrics_only=True)
-        if content["epoch"] != epoch:
-            raise UserError(f"{path}: holds epoch {content['epoch']}. Give the file its own name back.")
         rows.append({name: value for name, value in content.items() if isinstance(value, (int, float))})
     if not rows:
         raise UserError(f"{run.models}: holds no checkpoints (epoch_1.pt, ...). Run train_model.py first.")

@@ -33,12 +33,9 @@ class StartingWeights:
 
     def refuse_other_network(self, settings: dict[str, Any]) -> None:
         """Raise UserError if settings describe another network than that of the weights."""
-        actual, expected = self.checkpoint["network"], describe_network(settings)
-        different = [f"{name} {actual[name]}, not {value}" for name, value in expected.items() if actual[name] != value]
-        if different:
-            raise UserError(
-                f"{self.path}: holds a network with {'; '.join(different)}. Leave the options for that out."
-            )
+        if describe_network(settings) != self.checkpoint["network"]:
+            network = ", ".join(f"{name} {value}" for name, value in self.checkpoint["network"].items())
+            raise UserError(f"{self.path}: holds a network with {network}. Leave the options for another out.")
 
 
 def describe_origin(weights: StartingWeights | None, slices: dict[str, Slices]) -> dict[str, Any]:

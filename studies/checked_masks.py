@@ -17,7 +17,7 @@ from evaluation.genomics import CONTRASTS, auc, contrast
 from evaluation.intervals import intraclass
 from storage.run_folder import RunFolder
 from studies.quality import parser_of_run
-from utils import existing, parallel_map, run_script, show_number
+from utils import existing, parallel_map, run_script, show_number, to_markdown
 
 CHECKED = (0, 10, 20, 30, 50)  # patients
 HEADING = ("masks", "doubtful ones", "patients", "ICC of BEVR")
@@ -51,9 +51,8 @@ def main(argv: list[str] | None = None) -> None:
                 results.append((name, f"{count} left out", *strength(automatic[count:], manual, labels)))
     results.append(("manual", "", *strength(manual, manual, labels)))
     contrasts = [f"AUC, {label} {positive}" for label, positive in CONTRASTS.items() if label in labels]
-    print("| " + " | ".join((*HEADING, *contrasts)) + " |\n" + "| --- " * (len(HEADING) + len(contrasts)) + "|")
-    for result in results:
-        print("| " + " | ".join(v if isinstance(v, str) else show_number(v, ".3g") for v in result) + " |")
+    rows = [[v if isinstance(v, str) else show_number(v, ".3g") for v in result] for result in results]
+    print(to_markdown([*HEADING, *contrasts], rows))
 
 
 def strength(features: pd.DataFrame, manual: pd.DataFrame, labels: pd.DataFrame) -> tuple[float, ...]:

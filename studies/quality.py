@@ -14,7 +14,7 @@ import pandas as pd
 
 from evaluation import quality
 from storage.run_folder import RunFolder
-from utils import UserError, existing, run_script, show_number
+from utils import UserError, existing, run_script, show_number, to_markdown
 
 COLUMNS = ("patients", "unknown", "mean_error", "r", "coverage", "bad", "auc", "bad_in_worst_10", "bad_in_worst_20",
            "dice_all", "kept_dice")  # fmt: skip
@@ -60,12 +60,11 @@ def parser_of_run(description: str) -> argparse.ArgumentParser:
 
 def describe(groups: dict[str, list[quality.Row]]) -> str:
     """Return the table of quality.judge, one group a row."""
-    lines = ["| " + " | ".join(("group", *COLUMNS)).replace("_", " ") + " |", "| --- " * (len(COLUMNS) + 1) + "|"]
-    for name, rows in groups.items():
-        judged = quality.judge(rows)
-        values = (v if isinstance(v := judged[column], int) else show_number(v) for column in COLUMNS)
-        lines.append(f"| {name} | " + " | ".join(map(str, values)) + " |")
-    return "\n".join(lines)
+    rows = []
+    for name, own in groups.items():
+        judged = quality.judge(own)
+        rows.append([name, *(v if isinstance(v := judged[column], int) else show_number(v) for column in COLUMNS)])
+    return to_markdown(["group", *(column.replace("_", " ") for column in COLUMNS)], rows)
 
 
 if __name__ == "__main__":

@@ -2,12 +2,11 @@
 
     python -m studies.robustness --data kaggle_3m --split split.csv --out runs/robustness
     python -m studies.robustness --run runs/cv --out runs/robustness_cv
-    python -m studies.robustness --scans brats --out runs/robustness_brats
 
 Patients are the validation patients of the split, or with --run the test patients of each fold of cross_validate.py,
-each by the network of its fold; with --scans a cohort with reference masks, as it is and FLAIR alone. Each form is
-written as NIfTI and goes the way of a user's scan. The set does not say its spacing: pixels of 0.9 mm and slices of 5
-mm are presumed. OUT/robustness.csv has the Dice of each patient in each form, and the features of its expected Dice.
+each by the network of its fold. Each form is written as NIfTI and goes the way of a user's scan. The set does not say
+its spacing: pixels of 0.9 mm and slices of 5 mm are presumed. OUT/robustness.csv has the Dice of each patient in each
+form, and the features of its expected Dice.
 """
 
 import argparse
@@ -21,14 +20,14 @@ import numpy as np
 import pandas as pd
 import SimpleITK as sitk
 
-from constants import BATCH_SIZE, FLAIR, POST, PRE, WEIGHTS
+from constants import BATCH_SIZE, FLAIR, POST, WEIGHTS
 from dataset.folder import find_folder, find_slices
 from dataset.slices import Slices, load_slices
 from dataset.split import read_assignment
 from evaluation import quality
 from evaluation.selection import Postprocessing, load_chosen
-from inference.segment import computation, predict, to_masks
-from scans.cohort import Cohort, find_patients
+from inference.segment import Compute, computation, predict, to_masks
+from scans.cohort import find_patients
 from scans.geometry import masks_to_network
 from scans.masks import read_reference
 from scans.read import read_patient
@@ -37,14 +36,12 @@ from storage.run_folder import RunFolder
 from training.brain import EDGE, brain_distances
 from training.hardware import choose_hardware
 from unet import UNet
-from utils import UserError, existing, refuse_used, run_script, to_csv, to_markdown, write_text
+from utils import existing, refuse_used, run_script, to_csv, to_markdown, write_text
 
 SPACING = (0.9, 0.9, 5.0)  # mm between columns, rows, slices
 THICK = 6  # columns that a sagittal slice averages
 FACE = 15  # pixels from the brain: a removed face begins there
 NAMES = ("t1", "flair", "t1ce")  # of the channels' files
-Network = tuple[UNet, dict[str, Any]]  # and its checkpoint
-Row = dict[str, Any]
 Form = Callable[[np.ndarray, np.ndarray], np.ndarray]  # stack and distance from the brain -> stack, or FLAIR of it
 
 
@@ -91,67 +88,54 @@ def main(argv: list[str] | None = None) -> None:
     add("--data", type=existing, metavar="DIR", help="folder kaggle_3m or its parent")
     add("--split", type=existing, metavar="FILE", help="CSV with the columns patient and split")
     add("--run", type=Path, metavar="DIR", help="a cross-validation, instead of --checkpoint and --split")
-    add("--scans", type=existing, metavar="DIR", help="a cohort with reference masks, instead of the data set")
     add("--checkpoint", type=existing, default=WEIGHTS, metavar="FILE", help="weights (%(default)s)")
     add("--forms", nargs="+", choices=FORMS, default=list(FORMS), metavar="FORM", help=f"{', '.join(FORMS)} (all)")
     add("--out", type=Path, required=True, metavar="DIR", help="a new folder")
     args = parser.parse_args(argv)
     refuse_used(args.out)
-    if args.scans:
-        rows = score_cohort(args.scans, load_network(args.checkpoint))
-    elif args.run:
+    if args.run:
         rows = []
         for fold in RunFolder(args.run).tested_runs():
-            rows += score_patients(args, fold.read_split_table("test"), load_chosen(fold)[:2])
+            rows += score_patients(args, fold.read_split_table("test"), *load_chosen(fold)[:2])
     else:
         slices = find_slices(folder := find_folder(args.data))
         if args.split:
             assignment = read_assignment(args.split, slices["patient"], folder)[0]
             slices = slices[slices["patient"].map(assignment) == "validation"]
-        rows = score_patients(args, slices, load_network(args.checkpoint))
+        rows = score_patients(args, slices, *load_network(args.checkpoint))
     table = pd.DataFrame(rows).sort_values("form", key=lambda form: form.map(list(FORMS).index), kind="stable")
     write_text(args.out / "robustness.csv", to_csv(table))
     print(describe(table))
 
 
-def score_patients(args: argparse.Namespace, table: pd.DataFrame, network: Network) -> list[Row]:
-    """Write the patients of a table of slices in each form, predict them, and return what `score` does."""
+def score_patients(
+    args: argparse.Namespace, table: pd.DataFrame, model: UNet, checkpoint: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """Write the patients of a table of slices in each form, predict them, and return what `score` does of each."""
     folder, rows = find_folder(args.data), []
+    compute = computation(model, checkpoint["input"]["tta_flip"], BATCH_SIZE, choose_hardware("cpu", "fp32"))
     for _, own in table.groupby("patient"):
         slices = load_slices(folder, {"": own.reset_index(drop=True)})[""]
         for form in args.forms:
             with tempfile.TemporaryDirectory() as work:
                 write_patient(Path(work), slices, form)
-                rows += score(find_patients([Path(work)]), network, form)
+                rows.append(score(Path(work), compute, checkpoint["input"], form))
     return rows
 
 
-def score_cohort(scans: Path, network: Network) -> list[Row]:
-    """Return what `score` does of a cohort as it is, and with FLAIR alone."""
-    cohort = find_patients([scans])
-    rows = score(cohort, network, "as they are")
-    for patient in cohort.patients:
-        patient.items = {kind: item for kind, item in patient.items.items() if kind not in (PRE, POST)}
-    return rows + score(cohort, network, "FLAIR alone")
+def score(folder: Path, compute: Compute, settings: dict[str, Any], form: str) -> dict[str, Any]:
+    """Return patient, form, Dice, predicted ml, and the features of the expected Dice of the one patient of a folder.
 
-
-def score(cohort: Cohort, network: Network, form: str) -> list[Row]:
-    """Return patient, form, predicted ml, Dice, and the features of its expected Dice for each patient."""
-    model, checkpoint = network
-    compute = computation(model, checkpoint["input"]["tta_flip"], BATCH_SIZE, choose_hardware("cpu", "fp32"))
-    rows = []
-    for patient in cohort.with_flair:
-        scan, problems = read_patient(patient)
-        if scan is None:
-            raise UserError(problems[-1])
-        probabilities, small = predict(compute, scan, checkpoint["input"])
-        masks = to_masks(probabilities, Postprocessing.of(checkpoint["input"]), scan.spacing)
-        row = {"patient": scan.name, "form": form, "dice": None}
-        row["ml"] = round(sum(map(np.sum, masks)) * float(np.prod(scan.spacing)) / 1000, 3)
-        if reference := read_reference(patient, scan):
-            row["dice"] = quality.dice(np.stack(masks), np.stack(reference))
-        rows.append(row | quality.features(small, masks_to_network(masks, scan)))
-    return rows
+    settings: `input` of the checkpoint.
+    """
+    (patient,) = find_patients([folder]).patients
+    scan, _ = read_patient(patient)
+    probabilities, small = predict(compute, scan, settings)
+    masks = to_masks(probabilities, Postprocessing.of(settings), scan.spacing)
+    dice = quality.dice(np.stack(masks), np.stack(read_reference(patient, scan)))
+    ml = round(sum(map(np.sum, masks)) * float(np.prod(scan.spacing)) / 1000, 3)
+    row = {"patient": scan.name, "form": form, "dice": dice, "ml": ml}
+    return row | quality.features(small, masks_to_network(masks, scan))
 
 
 def write_patient(out: Path, slices: Slices, form: str) -> None:

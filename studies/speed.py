@@ -13,6 +13,7 @@ and as a cohort, whose stages overlap.
 import statistics
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -131,13 +132,13 @@ def make_plain_step(recipe: Recipe, slices: Slices, hardware: Hardware) -> Calla
 def measure_scans(slices: int, side: int, apart: float, hardware: Hardware) -> None:
     """Print the mean seconds of each stage of a scan, one after the other, and of a scan of a cohort."""
     model, checkpoint = load_network(WEIGHTS)
-    network = computation(model, checkpoint["input"]["tta_flip"], BATCH_SIZE, hardware)
-    seconds = {}
+    settings, seconds = checkpoint["input"], Counter()
+    network = computation(model, settings["tta_flip"], BATCH_SIZE, hardware)
 
-    def timed(stage: str, work: Callable[[], Any]) -> Any:
+    def timed(stage: str, work: Callable, *arguments: Any) -> Any:
         begun = time.perf_counter()
-        result = work()
-        seconds[stage] = (time.perf_counter() - begun) / COHORT
+        result = work(*arguments)
+        seconds[stage] += (time.perf_counter() - begun) / COHORT
         return result
 
     with tempfile.TemporaryDirectory() as folder:
@@ -145,19 +146,16 @@ def measure_scans(slices: int, side: int, apart: float, hardware: Hardware) -> N
             write_scan(Path(folder, "scans", f"P{number}", "flair.nii.gz"), number, slices, side, apart)
         patients = find_patients([Path(folder, "scans")]).patients
 
-        scans = timed("reading", lambda: [read_patient(patient)[0] for patient in patients])
-        settings = checkpoint["input"]
-        results = timed("network", lambda: [predict(network, scan, settings)[0] for scan in scans])
-        rules = Postprocessing.of(settings)
-        both = list(zip(results, scans, strict=True))
-        timed("postprocessing", lambda: [to_masks(result, rules, scan.spacing) for result, scan in both])
-
         def predict_into(name: str, cohort: list[Patient]) -> None:
             page = partial(make_page, facts={})
             list(Prediction(Path(folder, name), network, checkpoint, None, False, "", page).run(cohort))
 
-        timed("alone", lambda: [predict_into(f"alone_{n}", [patient]) for n, patient in enumerate(patients)])
-        timed("cohort", lambda: predict_into("cohort", patients))
+        for patient in patients:
+            scan, _ = timed("reading", read_patient, patient)
+            probabilities, _ = timed("network", predict, network, scan, settings)
+            timed("postprocessing", to_masks, probabilities, Postprocessing.of(settings), scan.spacing)
+            timed("alone", predict_into, patient.name, [patient])
+        timed("cohort", predict_into, "cohort", patients)
     seconds["writing"] = seconds.pop("alone") - sum(seconds[name] for name in ("reading", "network", "postprocessing"))
     stages = ", ".join(f"{stage} {value:.2f}" for stage, value in seconds.items())
     print(f"{slices} slices of {side} x {side}, {apart:g} mm apart, seconds a scan on {hardware}: {stages}", flush=True)

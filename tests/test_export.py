@@ -144,10 +144,11 @@ def test_existing_files_are_replaced_only_on_demand_and_no_others(export, run, t
     options = ("--run", run, *SAFETENSORS, "--out", out)
     assert export(*options)[0] == export(*options, "--name", "first")[0] == 0
     before = contents(out)
-    code, _, err = export(*options, "--epoch", 2)
+    write_metrics(run, epoch=2)
+    code, _, err = export(*options)
     assert code == 2 and f"{out / 'MODEL_CARD.md'}: exists already" in err and "--overwrite" in err
     (out / "unet.onnx").write_bytes(b"of another epoch")  # the card would not describe it
-    assert export(*options, "--epoch", 2, "--overwrite")[0] == 0
+    assert export(*options, "--overwrite")[0] == 0
     after = contents(out)
     assert after.keys() == before.keys()
     assert {name for name in after if after[name] != before[name]} == {"unet.safetensors", "MODEL_CARD.md"}
@@ -180,7 +181,6 @@ def test_a_tested_run_carries_what_was_chosen_and_the_projects_weights_are_expor
 
     monkeypatch.setattr("constants.WEIGHTS", tmp_path / "given.safetensors")
     monkeypatch.chdir(tmp_path)
-    assert "--epoch: this folder holds no run. Name one" in export(*SAFETENSORS, "--epoch", 9)[2]
     assert export(*SAFETENSORS)[0] == 0
     _, about = checkpoints.load_network(tmp_path / "export" / "unet.safetensors")
     assert (about["epoch"], about["input"]["threshold"], about["input"]["min_component"]) == (2, 0.35, 20)
@@ -188,21 +188,20 @@ def test_a_tested_run_carries_what_was_chosen_and_the_projects_weights_are_expor
 
 
 @pytest.mark.parametrize(
-    ("tested", "epoch", "config", "texts"),
+    ("tested", "config", "texts"),
     [
-        (False, 1, {}, ("not a medical device", "8 patients with 178 slices for train", "Not tested yet")),
-        (True, 1, {}, ("2 patients, 113 slices that were in neither training nor validation", "Few.",
+        (False, {}, ("not a medical device", "8 patients with 178 slices for train", "Not tested yet")),
+        (True, {}, ("2 patients, 113 slices that were in neither training nor validation", "Few.",
                        "| Volumetric Dice, mean over patients | 0.750 | 0.600 to 0.900 |", "| 0.620 | 0.600, 0.639 |")),
-        (True, 2, {}, ("Epoch 1 was tested, not epoch 2",)),
-        (False, 1, {"synthetic": True}, (SYNTHETIC_NOTICE,)),
-        (False, 1, {"published": False}, ("some or all of whom are the user's own", "in pixels of this size")),
+        (False, {"synthetic": True}, (SYNTHETIC_NOTICE,)),
+        (False, {"published": False}, ("some or all of whom are the user's own", "in pixels of this size")),
     ],
 )  # fmt: skip
-def test_the_card(tmp_path, tested, epoch, config, texts):
+def test_the_card(tmp_path, tested, config, texts):
     run = make_run(tmp_path / "run", **config)
     if tested:
         write_metrics(run)
-    card = model_card(run, checkpoints.load_network(run.checkpoint(epoch))[1], "0" * 64)
+    card = model_card(run, checkpoints.load_network(run.checkpoint(1))[1], "0" * 64)
     assert [text for text in texts if text not in card] == []
     assert ("SYNTHETIC" in card) == ("CC BY-NC-SA" not in card) == ("synthetic" in config)
 

@@ -40,10 +40,10 @@ def test_a_regression_of_simulated_patients():
     assert all(abs(model["features"][name]["coefficient"]) < 0.03 for name in ("log_volume", "entropy"))
     assert model["half_width"] == pytest.approx(1.645 * 0.05, rel=0.2)  # of 90% of a normal distribution
     middle = dict.fromkeys(quality.FEATURES, 0.5)
-    expected, low, high = quality.predict(model, middle)
+    expected, low, high = quality.predict(model, middle).values()
     assert expected == pytest.approx(0.6, abs=0.02) and high - low == pytest.approx(2 * model["half_width"])
     for unusual in (1.5, None):
-        assert quality.predict(model, middle | {"entropy": unusual}) is None
+        assert quality.predict(model, middle | {"entropy": unusual}) == quality.UNKNOWN
 
 
 def test_its_nested_cross_validation():
@@ -83,4 +83,4 @@ def test_a_study_of_a_run_by_volume_institution_and_form(tmp_path, capsys):
     assert int(counts["stripped"][1]) >= 30
     left_out = quality.predict_held_out(rows, rows, {row["patient"]: n % 2 for n, row in enumerate(rows)})
     model = quality.fit(rows[1::2])
-    assert left_out[0]["expected_dice"] == (quality.predict(model, rows[0]) or [None])[0]
+    assert left_out[0]["expected_dice"] == quality.predict(model, rows[0])["expected_dice"]

@@ -79,7 +79,7 @@ def test_the_choice_is_the_best_one(case):
     # of 0.25 and 0.3 the nearer to 0.5; of 10 to 100 px the one that removes least
     assert rules == selection.Postprocessing(0.3, 10)
     assert record["tuned"] == 1 and record["untuned"] == 0 and record["split"] == "validation"
-    assert (selection.postprocess(probabilities, rules, slices.patients) == slices.masks.numpy()).all()
+    assert (selection.postprocess(probabilities, rules, slices.stacks()) == slices.masks.numpy()).all()
 
 
 def test_every_choice_scores_as_its_masks_do(case):
@@ -89,7 +89,7 @@ def test_every_choice_scores_as_its_masks_do(case):
     dice = selection.mean_dice(slices, probabilities)
     for t, s in ((0, 0), (9, 3), (18, 5)):
         choice = selection.Postprocessing(selection.THRESHOLDS[t], selection.SMALLEST[s])
-        tables = make_tables(slices, selection.postprocess(probabilities, choice, slices.patients))
+        tables = make_tables(slices, selection.postprocess(probabilities, choice, slices.stacks()))
         assert dice[t, s] == pytest.approx(tables.patients["dice"].mean()), choice
 
 
@@ -116,6 +116,6 @@ def test_the_thin_ends_of_a_large_component_stay_and_what_one_slice_alone_shows_
 def test_components_do_not_go_on_from_patient_to_patient():
     probabilities = np.stack([box((5, 5, 8, 8))] * 4).astype(np.float32)
     choice = selection.Postprocessing(0.5, 10)
-    assert selection.postprocess(probabilities, choice, ["a", "b", "b", "a"]).any((1, 2)).all()
+    assert selection.postprocess(probabilities, choice, {"a": [0, 3], "b": [1, 2]}).any((1, 2)).all()
     probabilities[3] = 0
-    assert selection.postprocess(probabilities, choice, ["a", "b", "b", "a"]).any((1, 2)).tolist() == [0, 1, 1, 0]
+    assert selection.postprocess(probabilities, choice, {"a": [0, 3], "b": [1, 2]}).any((1, 2)).tolist() == [0, 1, 1, 0]

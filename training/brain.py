@@ -18,14 +18,13 @@ OPENED, CLOSED = 11, 15  # pixels, diameters
 
 def brain_distances(slices: Slices) -> torch.Tensor:
     """Return `brain_distance` of each slice, patient by patient: uint8 [N, H, W]."""
-    images, masks, patients = slices.images.cpu().numpy(), slices.masks.cpu().numpy(), np.array(slices.patients)
+    images, masks = slices.images.numpy(), slices.masks.numpy()
     distances = np.empty(masks.shape, np.uint8)
 
-    def measure(patient: str) -> None:
-        own = patients == patient
-        distances[own] = brain_distance(images[own], masks[own])
+    def measure(rows: np.ndarray) -> None:
+        distances[rows] = brain_distance(images[rows], masks[rows])
 
-    parallel_map(measure, np.unique(patients))
+    parallel_map(measure, slices.stacks().values())
     return torch.from_numpy(distances)
 
 

@@ -28,9 +28,9 @@ CHECK_EVERY = 16  # steps between checks of the loss on an accelerator or by sev
 Batch = tuple[torch.Tensor, torch.Tensor, Counts]
 
 
-def predicted_mask(logits: torch.Tensor, threshold: float = THRESHOLD) -> torch.Tensor:
-    """Logits -> bool of the same shape: whether the probability reaches the threshold."""
-    return logits.sigmoid() >= threshold
+def predicted_mask(logits: torch.Tensor) -> torch.Tensor:
+    """Logits -> bool of the same shape: whether the probability reaches THRESHOLD."""
+    return logits.sigmoid() >= THRESHOLD
 
 
 def epoch_order(

@@ -16,7 +16,7 @@ from constants import CRITERIA, SYNTHETIC_NOTICE
 from dataset.folder import FEWEST_PATIENTS, find_slices
 from dataset.preprocess import Preprocessing, preprocess
 from dataset.published import is_published
-from dataset.slices import Slices, add_checksums, describe_changes
+from dataset.slices import CHECKSUM, Slices, checksums, describe_changes
 from dataset.split import (
     SPLITS,
     assign_fold,
@@ -138,7 +138,7 @@ def train(
     if rank() == 0 and resumed:
         run.write("config.json", config)
     elif rank() == 0:
-        run.begin(config, {split: add_checksums(subset) for split, subset in slices.items()})
+        run.begin(config, {split: of.table.assign(**{CHECKSUM: checksums(of)}) for split, of in slices.items()})
     say(describe_costs(keep, recipe, len(order(1)), network, hardware))
     if finished:
         say(f"resumed after epoch {finished}")
