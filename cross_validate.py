@@ -45,6 +45,8 @@ def parse_arguments(argv: list[str] | None = None) -> tuple[argparse.Namespace, 
     training, defaults = training_parser.parse_args(given), training_parser.parse_args([])
     if refused := [f"--{name}" for name in PER_FOLD if getattr(training, name) != getattr(defaults, name)]:
         parser.error(f"{', '.join(refused)}: set for each fold by this script")
+    if args.tune and training.no_validation:
+        parser.error("--tune needs the validation patients, whom --no-validation trains on")
     if args.folds < 2:
         parser.error("--folds: at least 2 are needed")
     return args, given
@@ -113,7 +115,7 @@ def pool(run: RunFolder, folds: dict[int, RunFolder], folder: Path) -> None:
     details["quality"] = quality.study(
         [row for r in results.values() for row in r.get("quality", {}).get("patients", [])]
     )
-    notes = [f"fold {k}: {note}" for k, r in results.items() for note in r["notes"] if note.startswith("warning")]
+    notes = [f"fold {k}: {note}" for k, r in results.items() for note in r["notes"]]
     bins = calibration.pool(r["calibration"] for r in results.values())
     metrics = summary.summarise(Tables(**tables), bins, details, notes)
     run.write_test(tables, metrics, None)

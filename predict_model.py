@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, Any
 
 import constants
 from scans.inputs import add_image_options, find, parse, report
-from utils import counted, existing, fraction, k_of_n, positive, run_script, write_text
+from utils import counted, existing, fraction, k_of_n, list_few, positive, run_script, write_text
 
 if TYPE_CHECKING:
     from inference.cohort import Prediction
@@ -133,12 +133,12 @@ def predict_patients(prediction: Prediction, patients: list[Patient]) -> tuple[l
 
     Returns: what is wrong, the number of slices by what became of them, and the seconds that it took.
     """
-    from inference.cohort import BEFORE, UNREAD
+    from inference.cohort import BEFORE, FAILED
 
     started, problems, slices = time.perf_counter(), [], Counter()
     for patient, (what, record) in zip(patients, prediction.run(patients), strict=True):
         problems += record["problems"]
-        if what != UNREAD:
+        if what != FAILED:
             patient.notes = record["notes"]
             slices[what] += len(record["slices"])
             if what != BEFORE:
@@ -158,6 +158,8 @@ def finish(out: Path, cohort: Cohort, facts: dict[str, str], notice: str) -> Non
     general = [f"{grey} of {counted(len(totals), 'scan')}: {ONE_SEQUENCE}"] if grey else []  # said once
     page = write_report(out, totals, facts, general, notice)
     warnings = [textwrap.fill(f"warning: {text}", 118, subsequent_indent=" " * 9) for text in general]
+    if warned := [row["patient"] for row in totals if row["warnings"]]:
+        warnings.append(f"warnings about {counted(len(warned), 'scan')}, in patients.csv: {list_few(warned, 10)}")
     for text in (*describe_notes(cohort), *warnings):
         print(text)
     print(f"written to {out}: masks and overlays by patient; slices.csv, patients.csv\nall of it on one page: {page}")

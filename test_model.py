@@ -110,7 +110,7 @@ def load(run: RunFolder, folder: Path, splits: set[str]) -> dict[str, Slices]:
     tables = {split: run.read_split_table(split) for split in sorted(splits)}
     for split, table in tables.items():
         if table.empty:
-            raise UserError(f"{run.path / f'{split}.csv'}: names no patients to test on.")
+            raise UserError(f"{run.path / f'{split}.csv'}: names no patients to test or tune on.")
         if lacking := [patient for patient in table["patient"].unique() if not (folder / patient).is_dir()]:
             raise UserError(
                 f"{folder}: lacks {len(lacking)} of the {split} patients of {run} ({list_few(lacking)}). Training used "

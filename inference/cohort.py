@@ -28,7 +28,7 @@ from training.hardware import device_of
 from utils import SYSTEM_ERROR, atomic_write, cores, to_json
 
 NO_SPACING = "no spacing known, so that areas are in pixels only; add it with --spacing"
-BEFORE, MEASURED, SEGMENTED, UNREAD = "before", "measured", "segmented", "unread"  # what became of a patient
+BEFORE, MEASURED, SEGMENTED, FAILED = "before", "measured", "segmented", "failed"  # what became of a patient
 AT_ONCE = 3  # patients in memory: while the network computes one, the next is read and the last one written
 MakePage = Callable[[Patient, Result], str]  # of reporting.scans
 
@@ -65,11 +65,11 @@ class Prediction:
         with reading:
             scan, problems = read_patient(patient, self.spacing)
             if scan is None:
-                return UNREAD, {"problems": problems}
+                return FAILED, {"problems": problems}
             try:
                 masks = read_written(self.out / patient.name, scan, before)
             except ValueError as error:  # a mask that somebody worked on is never replaced
-                return UNREAD, {"problems": [*problems, str(error)]}
+                return FAILED, {"problems": [*problems, str(error)]}
             references = read_reference(patient, scan)
         if scan.spacing is None:
             scan.notes.append(NO_SPACING)
@@ -85,7 +85,10 @@ class Prediction:
         total = sum_up(rows) | origin | self.judge(scan, masks, small)
         total["check"] = needs_check(total)
         result = Result(scan, masks, references, probabilities, rows, total)
-        record = self.write(patient, result, {"inputs": inputs, "problems": problems}, before.get("files", ()))
+        try:
+            record = self.write(patient, result, {"inputs": inputs, "problems": problems}, before.get("files", ()))
+        except PermissionError as error:  # of the folder of this patient
+            return FAILED, {"problems": [*problems, f"{error.filename}: {error.strerror}"]}
         return (SEGMENTED if probabilities else MEASURED), record
 
     def judge(self, scan: Scan, masks: Sequence[np.ndarray], small: np.ndarray | None) -> Row:

@@ -94,6 +94,7 @@ def test_workers_share_the_gpus(call, calls, folder, tmp_path, monkeypatch):
         (["--folds", "1"], "at least 2 are needed"),
         (["--split", __file__], "--split: set for each fold"),
         (["--overw"], "--overwrite: set for each fold"),  # abbreviated
+        (["--tune", "--no-validation"], "--tune needs the validation patients"),
         (["--colour", "red"], "unrecognized arguments: --colour red"),
         (["--epochs", "none"], "[--select-by"),  # its own usage, not that of train_model.py
     ],
@@ -132,7 +133,7 @@ def test_final_weights_of_all_patients_have_the_metrics_of_their_cross_validatio
     assert code == 2 and "all.csv: leaves no patient with a folder for validation" in err
     assert call("train_model", *options, *recipe)[0] == call("process_models", "--run", final)[0] == 0
     code, _, err = call("test_model", "--run", final)
-    assert code == 2 and "validation.csv: names no patients to test on" in err
+    assert code == 2 and "validation.csv: names no patients to test or tune on" in err
     export = ("--run", final, "--formats", "safetensors", "--metrics-of", cv)
     code, out, _ = call("export_model", *export)
     assert code == 0 and "epoch 2 of" in out and "threshold 0.3, components below 7 px" in out

@@ -170,6 +170,21 @@ def test_one_bad_file_does_not_stop_the_others(predict, tmp_path):
     assert not read_mask(folder / "case" / "empty_mask.png").any()
 
 
+def test_a_folder_without_write_permission_costs_its_patient_alone(predict, tmp_path, monkeypatch):
+    def mkdir(path, *args, before=Path.mkdir, **options):
+        if path.name == "b_scan":
+            raise PermissionError(13, "Permission denied", str(path))
+        before(path, *args, **options)
+
+    stacks = [tmp_path / f"{name}_scan.npy" for name in "abc"]
+    for path in stacks:
+        np.save(path, blob()[0])
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+    code, _, err, out = predict(*stacks)
+    assert code == 1 and err.count("error:") == 1 and "b_scan" in err and "Permission denied" in err
+    assert pd.read_csv(out / "patients.csv")["patient"].tolist() == ["a_scan", "c_scan"]
+
+
 def test_an_earlier_prediction_is_replaced_only_if_asked_and_no_masks_of_two_lie_side_by_side(predict, tmp_path):
     for name in "ab":
         np.save(tmp_path / f"{name}.npy", np.stack([blob()[0], blob()[0]]))
