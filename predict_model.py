@@ -159,7 +159,7 @@ def finish(out: Path, cohort: Cohort, facts: dict[str, str], notice: str) -> Non
     page = write_report(out, totals, facts, general, notice)
     warnings = [textwrap.fill(f"warning: {text}", 118, subsequent_indent=" " * 9) for text in general]
     if warned := [row["patient"] for row in totals if row["warnings"]]:
-        warnings.append(f"warnings about {counted(len(warned), 'scan')}, in patients.csv: {list_few(warned, 10)}")
+        warnings.append(f"warnings about {counted(len(warned), 'scan')}, in patients.csv: {list_few(warned)}")
     for text in (*describe_notes(cohort), *warnings):
         print(text)
     print(f"written to {out}: masks and overlays by patient; slices.csv, patients.csv\nall of it on one page: {page}")
