@@ -6,9 +6,9 @@
     python score_masks.py runs/first --data lgg-mri-segmentation/kaggle_3m --out scores/first
 
 PREDICTED is a folder of PATIENT_SLICE_mask.png (or .tif), or of PATIENT.nii.gz (.nrrd, .mha, or .npy: one mask per
-slice, in their order), each with 0 and one positive value; or a tested run. The reference masks are those of the data,
-those beside the scans, or another such folder. With --scans, and with --data of import_data.py, distances between
-surfaces are in mm and in 3D, too.
+slice, in their order), each with 0 and one positive value; or a tested run or cross-validation. The reference masks are
+those of the data, those beside the scans, or another such folder. With --scans, and with --data of import_data.py,
+distances between surfaces are in mm and in 3D, too.
 
 Prints the metrics with their confidence intervals; writes test_results.csv (per slice), test_patients.csv,
 test_lesions.csv, metrics.json, test_predictions.npz, plots/*.png and report.html. compare_runs.py takes such folders.
@@ -105,15 +105,23 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def read_folder(folder: Path) -> Masks:
-    """Return the masks in a folder, or of a tested run. Raises: UserError that lists what cannot be read."""
+    """Return the masks in a folder, or of a tested run or cross-validation; say what is not taken for a mask.
+
+    Raises: UserError that lists what cannot be read.
+    """
     from scans.masks import MaskStack, find_masks, read_masks
     from storage.run_folder import RunFolder
 
-    run = RunFolder(folder)
-    if run.is_tested():
-        rows, masks = run.read_test_tables()["slices"].sort_values("slice"), run.read_predictions()
-        return {p: MaskStack(masks[own.index], own["slice"].tolist()) for p, own in rows.groupby("patient")}
-    files, problems = find_masks(folder)
+    if RunFolder(folder).is_tested():
+        stacks = {}
+        for run in RunFolder(folder).tested_runs():
+            rows, masks = run.read_test_table("slices").sort_values("slice"), run.read_predictions()
+            stacks |= {p: MaskStack(masks[own.index], own["slice"].tolist()) for p, own in rows.groupby("patient")}
+        return stacks
+    files, images, problems = find_masks(folder)
+    if images and not problems:
+        shown = list_few([path.name for path in images])
+        print(f"note: not scored, since files called masks lie beside them in {folder}: {shown}")
     stacks = {}
     for patient, paths in files.items():
         try:

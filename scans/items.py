@@ -4,7 +4,7 @@ import fnmatch
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -28,7 +28,7 @@ from scans.names import (
     volumes_of_set,
 )
 from scans.read import holds_mask, is_mask, read_picture
-from scans.scan import ENDINGS, PICTURES, file_ending, natural_order, stem
+from scans.scan import ENDINGS, PICTURES, file_ending, natural_order, safe_name, stem
 
 DEEPEST = 8  # levels of folders below a folder that is named; patient, session, kind and series are 4
 BIDS = "dataset_description.json"  # in a folder of that standard, where these hold no scans as they were taken
@@ -99,6 +99,21 @@ class Cohort(NamedTuple):
     @property
     def with_flair(self) -> list[Patient]:
         return [patient for patient in self.patients if FLAIR in patient.items]
+
+    def which(self, name: str, given: Collection[str]) -> str:
+        """Return a question where a name may mean several patients: P, and P_2 if another folder is called P; else "".
+
+        given: all names that are given; nothing is asked if each of these patients is among them.
+        """
+        places = {}
+        for patient in self.patients:
+            own = [*patient.items.values(), *patient.unused]
+            if name in (patient.name, *(safe_name(item.name) for item in own if item.kind != MASK)):
+                places[patient.name] = own[0].place
+        if len(places) < 2 or places.keys() <= {*given}:
+            return ""
+        shown = " or ".join(f"{own} ({place})" for own, place in places.items())
+        return f"which {name} is meant, {shown}?"
 
 
 def find_items(inputs: Iterable[Path], patterns: dict[Kind, str], problems: list[str]) -> list[Item]:

@@ -31,8 +31,8 @@ class MaskStack(NamedTuple):
     grid: medical.Grid | None = None  # where they lie; None for pictures and arrays
 
 
-def find_masks(folder: Path, patients: Collection[str] = ()) -> tuple[dict[str, list[Path]], list[str]]:
-    """Return the files of each patient in a folder and its subfolders, sorted by patient, and problems.
+def find_masks(folder: Path, patients: Collection[str] = ()) -> tuple[dict[str, list[Path]], list[Path], list[str]]:
+    """Return the files of each patient in a folder and its subfolders, sorted by patient; images; and problems.
 
     One volume, such as PATIENT.nii.gz or PATIENT.npy, or pictures, PATIENT_SLICE.png or .tif; any may end in _mask.
     Where some pictures do, the others are taken for images; so are volumes.
@@ -56,7 +56,10 @@ def find_masks(folder: Path, patients: Collection[str] = ()) -> tuple[dict[str, 
                 masks[known[0] if known else name].append(path)
     if not masks and not problems:
         problems.append(f"{folder}: holds no masks (PATIENT_NUMBER_mask.png or .tif, PATIENT.nii.gz, PATIENT.npy).")
-    return {name: [*filter(is_named, paths)] or paths for name, paths in sorted(masks.items())}, problems
+    taken = {name: [*filter(is_named, paths)] or paths for name, paths in sorted(masks.items())}
+    masked = {path for paths in taken.values() for path in paths}
+    images = [path for path, why in entries if not why and file_ending(path) and path not in masked]
+    return taken, images, problems
 
 
 def is_picture(path: Path) -> bool:
@@ -79,9 +82,11 @@ def read_masks(paths: list[Path]) -> MaskStack:
     pictured = is_picture(paths[0])
     masks: dict[int, np.ndarray] = {}  # by number of the slice
     for path in paths:
-        number = int(SLICE.fullmatch(whose(path))["number"]) if pictured else len(masks)
-        if number in masks or (masks and not pictured):
-            raise ValueError(f"{path}: another file holds these masks of the patient, too. Remove one.")
+        if masks and not pictured:
+            raise ValueError(f"{path}: {paths[0].name} holds masks of the patient, too. Remove one.")
+        number = int(SLICE.fullmatch(whose(path))["number"]) if pictured else 0
+        if number in masks:
+            raise ValueError(f"{path}: another file holds the mask of this slice, too. Remove one.")
         try:
             if pictured:
                 masks[number] = read_mask(path)

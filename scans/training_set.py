@@ -32,11 +32,14 @@ def take_masks(cohort: Cohort, folder: Path) -> None:
     A mask is PATIENT.nii.gz, PATIENT_mask.nii.gz, PATIENT_SLICE_mask.png, or anything in a folder PATIENT.
     """
     patients = {patient.name: patient for patient in cohort.patients}
-    masks, problems = find_masks(folder, patients)
+    masks, _, problems = find_masks(folder, patients)
     cohort.problems.extend(problems)
     for name, paths in masks.items():
         if name not in patients:
             cohort.problems.append(f"{paths[0]}: the mask of no patient by its name. Rename it to PATIENT_mask.nii.gz.")
+            continue
+        if asked := cohort.which(name, masks):
+            cohort.problems.append(f"{paths[0]}: {asked} Name a mask for each, or write it into the table of --list.")
             continue
         place = paths[0] if len(paths) == 1 and not is_picture(paths[0]) else paths[0].parent
         patients[name].items[MASK] = Item(

@@ -71,7 +71,6 @@ class Writer:
         self.optimiser.load_state_dict(state["optimiser"])
         epochs = read_epochs(self.run).drop(columns="saved")
         self.epochs = epochs[epochs["epoch"] <= state["epoch"]]
-        self.run.write("epochs.csv", self.epochs)
         return state["epoch"]
 
     def save_epoch(self, record: dict[str, float]) -> None:

@@ -2,10 +2,11 @@
 
     python -m studies.few_patients --data kaggle_3m --out runs/few
 
-For each institution, a network learns from the patients of all others (--recipe tuned). It is tested as it is, and
-after it went on with 3, 6 and 12 patients of the institution (--recipe finetune); beside it, a network that learned
-from these alone. At most half of the institution's patients are trained on, and up to 12 of the others are tested, the
-same ones for all networks of a draw. A quick trial: --epochs 2 --width 4. The same command goes on where it stopped.
+For each institution, a network learns from the patients of all others (--recipe tuned, 20 epochs). It is tested as it
+is, and after it went on with 3, 6 and 12 patients of the institution (--recipe finetune); beside it, a network that
+learned from these alone (tuned, 94 epochs). At most half of the institution's patients are trained on, and up to 12 of
+the others are tested, the same ones for all networks of a draw. A quick trial of all: --epochs 1 --width 4. The same
+command goes on where it stopped.
 Writes OUT/few.csv, one row per network and test patient, and OUT/few.png, and prints the means.
 """
 
@@ -26,7 +27,8 @@ from utils import UserError, existing, positive, run_python, run_script, to_csv,
 FEW = (3, 6, 12)  # patients of an institution, at most half of its patients
 DRAWS = 3  # of the few
 TESTED = 12  # patients per draw, at most
-ALONE_EPOCHS = 94  # of the networks that learn from few patients alone: those of the run of 12 patients
+OTHERS_EPOCHS = 20  # of the networks that learn from the other institutions
+ALONE_EPOCHS = 94  # of those that learn from few patients alone: those of the run of 12 patients
 OTHERS, WENT_ON, ALONE = "others", "others, then few", "few alone"
 COLORS = {OTHERS: plots.GREY, WENT_ON: plots.BLUE, ALONE: plots.ORANGE}
 
@@ -37,12 +39,13 @@ def main(argv: list[str] | None = None) -> None:
     add("--data", type=existing, metavar="DIR", help="folder kaggle_3m or its parent")
     add("--institutions", nargs="+", default=["CS", "DU", "FG", "HT"], metavar="CODE", help="(%(default)s)")
     add("--draws", type=positive(int), default=DRAWS, metavar="N", help="of the few patients (%(default)s)")
-    add("--epochs", type=positive(int), help="of the networks of the other institutions (those of the recipe)")
+    add("--epochs", type=positive(int), metavar="N",
+        help="of every training, for a quick trial (as above)")  # fmt: skip
     add("--width", type=positive(int), help="of all networks (that of the recipe)")
     add("--out", type=Path, required=True, metavar="DIR", help="where the runs and the results go")
     args = parser.parse_args(argv)
     tuned = ["--recipe", "tuned", *(["--width", args.width] if args.width else [])]
-    epochs = ["--epochs", args.epochs] if args.epochs else []
+    quick = ["--epochs", args.epochs] if args.epochs else []
     folder = find_folder(args.data)
     patients = sorted(set(find_slices(folder)["patient"]))
     tables = []
@@ -52,7 +55,7 @@ def main(argv: list[str] | None = None) -> None:
             raise UserError(f"{code}: has {len(own)} patients, too few to train and to test. Leave it out.")
         rest = [patient for patient in patients if patient not in own]
         run = args.out / code
-        tested = score(run / "others", folder, rest, own, *tuned, *epochs)
+        tested = score(run / "others", folder, rest, own, *tuned, "--epochs", OTHERS_EPOCHS, *quick)
         others = RunFolder(run / "others")
         go_on = ("--weights", others.checkpoint(max(others.checkpoints())), "--recipe", "finetune")
         for draw in range(args.draws):
@@ -60,9 +63,10 @@ def main(argv: list[str] | None = None) -> None:
             counts = [count for count in FEW if count <= len(own) // 2]
             few, test = order[: max(counts)], order[max(counts) :][:TESTED]
             for count in counts:
-                went_on = score(run / f"went_on_{count}_{draw}", folder, few[:count], test, *go_on)
-                alone = (run / f"alone_{count}_{draw}", folder, few[:count], test, *tuned, "--epochs", ALONE_EPOCHS)
-                scores = {OTHERS: tested[tested["patient"].isin(test)], WENT_ON: went_on, ALONE: score(*alone)}
+                went_on = score(run / f"went_on_{count}_{draw}", folder, few[:count], test, *go_on, *quick)
+                own_only = (*tuned, "--epochs", ALONE_EPOCHS, *quick)
+                alone = score(run / f"alone_{count}_{draw}", folder, few[:count], test, *own_only)
+                scores = {OTHERS: tested[tested["patient"].isin(test)], WENT_ON: went_on, ALONE: alone}
                 shared = {"institution": code, "draw": draw, "few": count}
                 tables += [scored.assign(**shared, network=network) for network, scored in scores.items()]
     table = pd.concat(tables)

@@ -14,7 +14,7 @@ from unittest.mock import patch
 import pandas as pd
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, contents
 from torch import multiprocessing as torch_processes
 from torch import nn
 
@@ -87,3 +87,14 @@ def test_two_processes_under_torchrun_write_one_run_with_one_voice(folder, tmp_p
         assert done.returncode == 0 and done.stdout.count("checkpoints:") == 1, done.stderr
     epochs = pd.read_csv(tmp_path / "run" / "epochs.csv")
     assert epochs["epoch"].tolist() == [1, 2] and epochs.notna().all().all()
+
+
+def test_only_process_0_writes_when_a_run_goes_on(call, finished, monkeypatch):
+    (finished / "epochs.csv").write_text("epoch\n1\n")
+    before = contents(finished)
+    more = ("--run", finished, "--resume", "--epochs", 3, "--device", "cpu")
+    with monkeypatch.context() as patched:
+        patched.setattr("training.run.rank", lambda: 1)
+        assert call("train_model", *more)[0] == 0 and contents(finished) == before
+    assert call("train_model", *more)[0] == 0
+    assert pd.read_csv(finished / "epochs.csv")["epoch"].tolist() == [1, 2, 3]

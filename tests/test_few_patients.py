@@ -3,6 +3,7 @@
 import pandas as pd
 from conftest import run_here, write_slice
 
+from storage.run_folder import RunFolder
 from studies import few_patients
 
 NAMES = ("CS_0001", "CS_0002", "CS_0003", "CS_0004", "DU_0001")
@@ -10,7 +11,6 @@ NAMES = ("CS_0001", "CS_0002", "CS_0003", "CS_0004", "DU_0001")
 
 def test_an_institution_is_left_out_and_learned_from_few(monkeypatch, undrawn, capsys, tmp_path):
     monkeypatch.setattr(few_patients, "run_python", run_here)
-    monkeypatch.setattr(few_patients, "ALONE_EPOCHS", 1)
     monkeypatch.setattr(few_patients, "FEW", (1, 2))
     folder = tmp_path / "kaggle_3m"
     for seed, name in enumerate(NAMES):
@@ -27,6 +27,8 @@ def test_an_institution_is_left_out_and_learned_from_few(monkeypatch, undrawn, c
     others = pd.read_csv(tmp_path / "few" / "CS" / "others" / "train.csv")["patient"]
     assert set(others) == {"TCGA_DU_0001_20000101"}
     assert (tmp_path / "few" / "few.png").is_file()
+    runs = [RunFolder(path.parent) for path in (tmp_path / "few").rglob("config.json")]
+    assert len(runs) == 5 and {run.read_config()["settings"]["epochs"] for run in runs} == {1}  # all are a quick trial
     printed = capsys.readouterr().out
     assert "| CS | 2 | " in printed and "| all | 2 | " in printed
     few_patients.main(arguments)

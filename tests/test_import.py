@@ -237,6 +237,21 @@ def test_masks_that_are_ambiguous_or_of_another_form_leave_a_patient_out(small, 
     assert f"B: left out: {tmp_path / 'masks'}: it is in pictures, but the images are not" in err
 
 
+def test_of_two_patients_of_one_name_neither_gets_the_mask_unless_both_are_named(small, tmp_path, call):
+    other = write_volume(tmp_path / "elsewhere" / "A" / "flair.nii.gz", np.arange(2400).reshape(2, 40, 30), SPACING)
+    masks = tmp_path / "masks"
+    arguments = ("import_data", small, other.parent.parent, "--masks", masks, "--list")
+    write_volume(masks / "A.nii.gz", TUMOUR, SPACING)
+    code, _, err = call(*arguments, tmp_path / "asked.csv")
+    question = f"which A is meant, A ({small / 'A' / 'flair.nii.gz'}) or A_2 ({other})? Name a mask for each, or write"
+    assert code == 1 and err.count("error") == 1 and question in err
+    assert "A.nii.gz" not in (tmp_path / "asked.csv").read_text(encoding="utf-8")
+    code, _, err = call(*arguments[:3], "--empty", "A", "--out", tmp_path / "own")
+    assert code == 2 and "--empty: which A is meant" in err
+    write_volume(masks / "A_2.nii.gz", TUMOUR, SPACING)  # as predict_model.py names both
+    assert call(*arguments, tmp_path / "both.csv")[0] == 0
+
+
 def test_a_mask_is_doubted_or_refused_by_what_it_marks():
     images, masks = draw_patient(0)
     assert check_place(images, masks) == ""

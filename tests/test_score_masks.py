@@ -11,7 +11,7 @@ from PIL import Image
 
 from dataset.folder import find_slices
 from dataset.slices import read_mask
-from storage.run_folder import RunFolder
+from storage.run_folder import TEST_TABLES, RunFolder
 from training.recipe import Recipe
 
 UNMEASURED = {"split", "epoch", "epochs", "selected_by", "loss", "command", "commit", "threshold", "min_component",
@@ -96,6 +96,33 @@ def test_a_runs_own_masks_score_the_same_both_ways(call, undrawn, folder, tmp_pa
     page = (scored.path / "report.html").read_text(encoding="utf-8")
     assert "<dt>Masks</dt>" in page and "<dt>Command</dt>" in page and f"score_masks.py {run}" in page
     assert 'id="calibration"' not in page and "Loss, mean" not in page and "Brier" not in page
+
+
+def test_a_cross_validation_is_scored_as_its_folds_are(score, folder, tmp_path):
+    """Each fold has tested one patient: one misses the first slice of three, the other nothing."""
+    cv, rows, references = RunFolder(tmp_path / "cv"), find_slices(folder), stacks(folder)
+    cv.write("metrics.json", {"folds": [{"fold": 1}, {"fold": 2}]})
+    for number, patient in ((1, "SYNTH_T_3"), (2, "SYNTH_T_0")):
+        masks = references[patient].copy()
+        masks[0] *= np.uint8(number == 1)
+        fold = RunFolder(cv.path / f"fold_{number}")
+        table = rows[rows["patient"] == patient].assign(institution="", slice=range(1, 4))
+        fold.write_test(dict.fromkeys(TEST_TABLES, table[::-1]), {}, masks[::-1])  # the last slice first
+    code, _, err, scored = score(cv, "--data", folder)
+    assert (code, err) == (0, "")
+    first, *others = (int(mask.sum()) for mask in references["SYNTH_T_0"])
+    dice = scored.read_test_table("patients").set_index("patient")["dice"].to_dict()
+    assert dice == pytest.approx({"SYNTH_T_0": 2 * sum(others) / (first + 2 * sum(others)), "SYNTH_T_3": 1}, abs=1e-6)
+
+
+def test_a_volume_beside_pictures_is_not_passed_over_in_silence(score, folder, tmp_path):
+    masks = write_pictures(tmp_path / "masks", stacks(folder))
+    write_volumes(masks, {"SYNTH_T_2": stacks(folder)["SYNTH_T_2"]}, ".nii.gz")
+    code, out, err, _ = score(masks, "--data", folder)
+    assert (code, err) == (0, "") and f"files called masks lie beside them in {masks}: SYNTH_T_2.nii.gz" in out
+    (masks / "SYNTH_T_2.nii.gz").rename(masks / "SYNTH_T_2_mask.nii.gz")
+    code, _, err, _ = score(masks, "--data", folder)
+    assert code == 2 and "SYNTH_T_2_1_mask.png: SYNTH_T_2_mask.nii.gz holds masks of the patient, too. Remove" in err
 
 
 @pytest.mark.parametrize("write", [

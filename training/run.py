@@ -132,6 +132,8 @@ def train(
     choose_kept = functools.partial(best_epochs, count=keep) if keep else None
     writer = Writer(run, optimiser.result, optimiser, config, choose_kept)
     finished = writer.resume() if resumed else 0
+    if rank() == 0 and finished:
+        run.write("epochs.csv", writer.epochs)  # without an epoch whose state was not saved
     if finished >= recipe.epochs:
         say(f"nothing is left to do: {counted(finished, 'epoch')} done")
         return
