@@ -1,6 +1,6 @@
 """Repeat a run by its name: train, process and test it, and copy what may be published to runs/reproduce/.
 
-    python -m studies.reproduce tuned
+    python -m studies.reproduce tuned                               # the run of weights/tuned, without --robust
     python -m studies.reproduce tuned --seed 1 --split split.csv    # a set that lacks the test patients
     python -m studies.reproduce tuned --width 4 --epochs 2          # a quick trial
     python -m studies.reproduce cv_tuned                            # a cross-validation: every patient is tested

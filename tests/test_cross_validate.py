@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import make_patients, run_here
+from conftest import bright_checkpoint, make_patients, run_here
 
 import cross_validate
 from dataset.split import SPLITS, assign_fold
@@ -75,6 +75,20 @@ def test_two_folds_from_end_to_end(call, monkeypatch, undrawn, tmp_path):
     make_patients(folder, patients=6)
     code, _, err = call("cross_validate", *options, "--epochs", 2)
     assert code == 2 and "holds a run with other train" in err
+
+
+def test_notes_of_the_folds_are_pooled_such_as_who_was_seen_in_training(call, monkeypatch, undrawn, tmp_path):
+    monkeypatch.setattr(cross_validate, "run_python", run_here)
+    folder, run = make_patients(tmp_path / "kaggle_3m", patients=4, slices=2), RunFolder(tmp_path / "cv")
+    known = {"training_patients": {"SYNTH_T_1": ""}, "published": False, "synthetic": True}
+    weights = ("--weights", bright_checkpoint(tmp_path / "begin", **known), "--epochs", 1, "--no-validation")
+    code, out, err = call("cross_validate", "--folds", 2, "--run", run, "--data", folder, *weights, *QUICK[2:])
+    assert (code, err) == (0, "")
+    tested = run.read_test_table("patients").set_index("patient")["fold"]
+    (seen,) = (note for note in run.read_metrics()["notes"] if "SYNTH_T_1" in note)
+    start = f"fold {tested['SYNTH_T_1']}: 1 of the 2 test patients were in the training of the weights"
+    assert seen.startswith(start) and start in " ".join(out.split("all 2 folds together")[1].split())
+    assert start in (run.path / "report.html").read_text()
 
 
 def test_workers_share_the_gpus(call, calls, folder, tmp_path, monkeypatch):

@@ -133,7 +133,7 @@ def test_safetensors_halved_or_not_and_damaged_ones_are_refused(export, tmp_path
             checkpoints.load_network(path)
 
 
-@pytest.mark.parametrize("name", ["lgg_unet", "reference_w16"])
+@pytest.mark.parametrize("name", ["lgg_unet", "reference_w16", "tuned"])
 def test_the_committed_cards_have_the_digest_of_their_weights(name):
     model, _ = checkpoints.load_network(ROOT / "weights" / f"{name}.safetensors")
     assert f": {weights_digest(model.state_dict(), {})}\n" in (ROOT / "weights" / f"{name}.md").read_text()
