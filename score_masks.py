@@ -118,14 +118,13 @@ def read_folder(folder: Path) -> Masks:
             rows, masks = run.read_test_table("slices").sort_values("slice"), run.read_predictions()
             stacks |= {p: MaskStack(masks[own.index], own["slice"].tolist()) for p, own in rows.groupby("patient")}
         return stacks
-    files, images, problems = find_masks(folder)
-    if images and not problems:
-        shown = list_few([path.name for path in images])
-        print(f"note: not scored, since files called masks lie beside them in {folder}: {shown}")
+    files, left, problems = find_masks(folder)
+    if left and not problems:
+        print(f"note: no masks in {folder}: {list_few([f'{path.name} ({why})' for path, why in left])}")
     stacks = {}
     for patient, paths in files.items():
         try:
-            stacks[patient] = read_masks(paths)
+            stacks[patient] = read_masks(patient, paths)
         except ValueError as error:
             problems.append(str(error))
     if problems:
@@ -162,6 +161,9 @@ def read_reference(
     if args.scans:
         slices, frames = to_slices(scans), frames_of(scans)
         spacing = {name: scan.spacing for name, scan in scans.items()}
+        if lacking := [name for name, known in spacing.items() if not known]:
+            print(f"note: distances are in pixels alone, since the spacing of {list_few(lacking)} is unknown")
+            spacing = None
     elif args.data:
         folder = find_folder(args.data)
         rows = find_slices(folder, masks if source else listed, fewest=1)

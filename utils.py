@@ -150,14 +150,15 @@ def new_folder(path: Path, remedy: str = "Name another folder.") -> Iterator[Pat
     if path.is_symlink() or path.is_file() or (path.is_dir() and any(path.iterdir())):
         raise UserError(f"{path}: is there already, with other content. {remedy}")
     work = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    work.mkdir(parents=True)
     try:
+        work.mkdir(parents=True)
         yield work
         if path.exists():
             path.rmdir()  # not every system renames onto an empty folder
         work.rename(path)
     except OSError as error:
-        error.filename = error.filename or str(path)  # a full disk has none
+        if str(error.filename or work) == str(work):  # a full disk has none
+            error.filename = str(path)
         raise
     finally:
         shutil.rmtree(work, ignore_errors=True)

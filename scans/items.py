@@ -18,6 +18,7 @@ from scans.names import (
     KINDS,
     MASK,
     OTHER,
+    SPACED,
     Kind,
     base_of,
     channels_of_set,
@@ -40,6 +41,7 @@ NNUNET = {"imagesTr", "imagesTs"}
 SEQUENCES = {PRE, FLAIR, POST}
 NOT_CHOSEN = "not chosen as FLAIR"
 PROBLEMS = GONE, DENIED = "a link that leads nowhere", "no permission to read it"  # of which one is told
+DEEP = "too many folders deep"
 RESTORE = "Restore it, or leave it out."
 
 
@@ -69,7 +71,7 @@ class Item(NamedTuple):
     def begin(self) -> str:
         """What stands before the sequence in the name of a file; nothing for a folder of pictures."""
         name = stem(self.place)
-        word = KINDS[FLAIR].search(name)
+        word = SPACED[FLAIR].search(name)
         begin = name[: word.start()].rstrip("_-. ") if word else re.sub(r"_0000$", "", name)
         return begin if self.alone else ""
 
@@ -321,7 +323,7 @@ def walk(folder: Path, levels: int = DEEPEST, ours: bool = False) -> Iterator[tu
         if path.name in BIDS_OTHERS and BIDS in names:
             yield path, "not as it was taken (BIDS)"
         elif not levels:
-            yield path, "too many folders deep"
+            yield path, DEEP
         elif path.is_symlink() and path.parent.resolve().is_relative_to(path.resolve()):
             yield path, "a link to a folder above it"
         elif path.name not in JUNK_FOLDERS:

@@ -10,10 +10,11 @@ import numpy as np
 
 from scans import medical
 from scans.cohort import Patient
-from scans.items import problems_of, walk
+from scans.items import DEEP, problems_of, walk
 from scans.names import MASK, base_of, kind_of
 from scans.read import open_picture, read_picture, read_stack
-from scans.scan import PICTURES, Scan, file_ending, stem
+from scans.scan import PICTURES, Scan, file_ending, natural_order, stem
+from scans.write import read_record
 from utils import counted
 
 MOST_LABELS = 9  # a mask of labels has whole numbers up to this; grey levels of resizing go on to 255
@@ -31,16 +32,23 @@ class MaskStack(NamedTuple):
     grid: medical.Grid | None = None  # where they lie; None for pictures and arrays
 
 
-def find_masks(folder: Path, patients: Collection[str] = ()) -> tuple[dict[str, list[Path]], list[Path], list[str]]:
-    """Return the files of each patient in a folder and its subfolders, sorted by patient; images; and problems.
+def find_masks(
+    folder: Path, patients: Collection[str] = ()
+) -> tuple[dict[str, list[Path]], list[tuple[Path, str]], list[str]]:
+    """Return the files of each patient in a folder and its subfolders, sorted by patient; what is no mask, and why;
+    and problems.
 
-    One volume, such as PATIENT.nii.gz or PATIENT.npy, or pictures, PATIENT_SLICE.png or .tif; any may end in _mask.
-    Where some pictures do, the others are taken for images; so are volumes.
+    One volume, such as PATIENT.nii.gz, PATIENT/mask.nii.gz or PATIENT.npy, or pictures, PATIENT_SLICE.png or .tif; any
+    may end in _mask. Where some pictures do, the others are taken for images; so are volumes.
 
     patients: names that are known. Masks in a folder of such a name may be called anything, and what is called a mask
-    says nothing about the files of others.
+    says nothing about the files of others. So may those that predict_model.py wrote.
     """
     masks: dict[str, list[Path]] = defaultdict(list)
+    written = {
+        path.parent / name: path.parent.name
+        for path in folder.glob("*/*_mask.json") for name in read_record(folder, path.parent.name).get("masks", ())
+    }  # fmt: skip
     entries = list(walk(folder, levels=1, ours=True))
     problems = problems_of(entries)
     for pictured in (False, True):
@@ -48,8 +56,9 @@ def find_masks(folder: Path, patients: Collection[str] = ()) -> tuple[dict[str, 
         named = [*filter(is_named, paths)]
         for path in named if named and not patients else paths:
             match = SLICE.fullmatch(whose(path)) if pictured else None
-            name = match["patient"] if match else whose(path)
+            name = match["patient"] if match else whose(path) or path.parent.name
             known = [other for other in (path.parent.name, name, kind_of(name)[0]) if other in patients]
+            known = [written[path]] if path in written else known
             if pictured and not (match or known):
                 problems.append(f"{path}: not named like a mask. Rename it to PATIENT_NUMBER_mask{path.suffix}.")
             else:
@@ -58,8 +67,11 @@ def find_masks(folder: Path, patients: Collection[str] = ()) -> tuple[dict[str, 
         problems.append(f"{folder}: holds no masks (PATIENT_NUMBER_mask.png or .tif, PATIENT.nii.gz, PATIENT.npy).")
     taken = {name: [*filter(is_named, paths)] or paths for name, paths in sorted(masks.items())}
     masked = {path for paths in taken.values() for path in paths}
-    images = [path for path, why in entries if not why and file_ending(path) and path not in masked]
-    return taken, images, problems
+    left = [
+        (path, why or "beside files called masks") for path, why in entries
+        if why == DEEP or (not why and file_ending(path) and path not in masked)
+    ]  # fmt: skip
+    return taken, left, problems
 
 
 def is_picture(path: Path) -> bool:
@@ -73,18 +85,26 @@ def is_named(path: Path) -> bool:
 
 def whose(path: Path) -> str:
     """Return the name of a file of masks without what says that it is one."""
-    name, kind = kind_of(stem(path))
-    return name if kind == MASK else stem(path)
+    base = stem(path).removesuffix(".seg")  # of .seg.nrrd, as 3D Slicer writes it
+    name, kind = kind_of(base)
+    return name if kind == MASK else base
 
 
-def read_masks(paths: list[Path]) -> MaskStack:
-    """Return the masks of one patient, as of `find_masks`. Raises: ValueError that names the file."""
+def read_masks(patient: str, paths: list[Path]) -> MaskStack:
+    """Return the masks of a patient, as of `find_masks`: pictures by number, or in their order where names lack it.
+
+    Raises: ValueError that names the file.
+    """
     pictured = is_picture(paths[0])
+    matches = {path: SLICE.fullmatch(whose(path)) for path in paths}
+    numbered = all(match and match["patient"] == patient for match in matches.values())
+    if pictured and not numbered:
+        paths = sorted(paths, key=lambda path: natural_order(Path(whose(path))))
     masks: dict[int, np.ndarray] = {}  # by number of the slice
     for path in paths:
         if masks and not pictured:
             raise ValueError(f"{path}: {paths[0].name} holds masks of the patient, too. Remove one.")
-        number = int(SLICE.fullmatch(whose(path))["number"]) if pictured else 0
+        number = int(matches[path]["number"]) if pictured and numbered else len(masks)
         if number in masks:
             raise ValueError(f"{path}: another file holds the mask of this slice, too. Remove one.")
         try:
@@ -99,7 +119,7 @@ def read_masks(paths: list[Path]) -> MaskStack:
         return MaskStack(masks[0], grid=grid)
     if len({mask.shape for mask in masks.values()}) > 1:
         raise ValueError(f"{paths[0].parent}: the masks of {paths[0].name} and others differ in size. Save them alike.")
-    return MaskStack(np.stack([masks[number] for number in sorted(masks)]), sorted(masks))
+    return MaskStack(np.stack([masks[number] for number in sorted(masks)]), sorted(masks) if numbered else None)
 
 
 def read_mask(path: Path, labels: Collection[int] = ()) -> np.ndarray:

@@ -25,6 +25,9 @@ WORDS = {  # of BraTS, BIDS and common habits; short ones say nothing where they
 KINDS = {
     kind: re.compile(rf"(?<![a-z0-9])(?:[23]d)?(?:{words})(?![a-z0-9])", re.IGNORECASE) for kind, words in WORDS.items()
 }
+SPACED = {  # "T1 post" is T1_post, "P 1" stays P 1
+    kind: re.compile(words.pattern.replace("[_-]", "[ _-]"), re.IGNORECASE) for kind, words in KINDS.items()
+}
 ONTO = re.compile(  # T1_to_FLAIR is a T1; how a sequence was acquired names nobody (BIDS)
     r"[_-](?:space|to|in|on|reg|(?<=_)acq)[_-][a-z0-9]+(?:[_-]space)?(?=[_-]|$)", re.IGNORECASE
 )
@@ -48,7 +51,7 @@ def kind_of(name: str, within: bool = True) -> tuple[str, Kind]:
     the brain, or of another sequence than FLAIR, is no reference.
     """
     text = CAMEL.sub("_", ONTO.sub("", name))
-    found = {kind: match for kind, words in KINDS.items() for match in words.finditer(text)
+    found = {kind: match for kind, words in SPACED.items() for match in words.finditer(text)
              if within or match.start() == 0 or match.end() == len(text)}  # fmt: skip
     if not found:
         return name, None

@@ -18,7 +18,7 @@ from utils import UserError, describe_problems
 def load_scans(folder: Path, wanted: Collection[str]) -> tuple[dict[str, Scan], dict[str, MaskStack]]:
     """Return the wanted patients of a folder of scans by name, and the reference masks of those who have one.
 
-    Raises: UserError that lists whose scan is missing or cannot be read, or whose spacing is unknown.
+    Raises: UserError that lists whose scan is missing or cannot be read, or has slices of several sizes.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder. Name a folder of scans.")
@@ -34,8 +34,9 @@ def load_scans(folder: Path, wanted: Collection[str]) -> tuple[dict[str, Scan], 
         problems += wrong
         if scan is None:
             continue
-        if scan.spacing is None or len({plane.shape for plane in scan.slices}) > 1:
-            problems.append(f"{scan.paths[0]}: has no spacing, without which nothing is in mm. Save it as NIfTI.")
+        if len({plane.shape for plane in scan.slices}) > 1:
+            problems.append(f"{scan.paths[0].parent}: has slices of several sizes. List others in --patients.")
+            continue
         scans[name] = scan
         if (masks := read_reference(patient, scan)) is not None:
             references[name] = MaskStack(np.stack(masks), grid=scan.grid)

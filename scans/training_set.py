@@ -9,11 +9,11 @@ from constants import FLAIR, POST, PRE
 from dataset.folder import GRID
 from dataset.preprocess import find_head
 from dataset.synthetic import write_slice
-from scans.check import CORRECTED
+from scans.check import CORRECTED, NETWORK
 from scans.cohort import Cohort
 from scans.earlier import unchanged
 from scans.geometry import masks_to_network, network_spacing, to_network
-from scans.items import Item
+from scans.items import DEEP, Item
 from scans.masks import find_masks, is_picture, read_scan_masks
 from scans.names import MASK, maker_of
 from scans.scan import Scan, stem
@@ -32,8 +32,9 @@ def take_masks(cohort: Cohort, folder: Path) -> None:
     A mask is PATIENT.nii.gz, PATIENT_mask.nii.gz, PATIENT_SLICE_mask.png, or anything in a folder PATIENT.
     """
     patients = {patient.name: patient for patient in cohort.patients}
-    masks, _, problems = find_masks(folder, patients)
-    cohort.problems.extend(problems)
+    masks, left, problems = find_masks(folder, patients)
+    deep = [f"{path}: {DEEP}. Put masks into {folder / 'PATIENT'}." for path, why in left if why == DEEP]
+    cohort.problems.extend([*problems, *deep])
     for name, paths in masks.items():
         if name not in patients:
             cohort.problems.append(f"{paths[0]}: the mask of no patient by its name. Rename it to PATIENT_mask.nii.gz.")
@@ -42,9 +43,11 @@ def take_masks(cohort: Cohort, folder: Path) -> None:
             cohort.problems.append(f"{paths[0]}: {asked} Name a mask for each, or write it into the table of --list.")
             continue
         place = paths[0] if len(paths) == 1 and not is_picture(paths[0]) else paths[0].parent
-        patients[name].items[MASK] = Item(
-            place, paths, folder, name, MASK, whole=False, mask_of=maker(paths[0], name, folder)
-        )
+        patient, mask_of = patients[name], maker(paths[0], name, folder)
+        if mask_of == NETWORK and MASK in patient.items and patient.items[MASK].maker != NETWORK:
+            beside = patient.items[MASK].paths[0].name
+            patient.notes.append(f"the network's mask, which nobody corrected, goes before the one beside it, {beside}")
+        patient.items[MASK] = Item(place, paths, folder, name, MASK, whole=False, mask_of=mask_of)
 
 
 def maker(path: Path, patient: str, folder: Path) -> str:

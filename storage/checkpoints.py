@@ -155,7 +155,7 @@ def read_epochs(run: RunFolder) -> pd.DataFrame:
         content = read_checkpoint(path, metrics_only=True)
         rows.append({name: value for name, value in content.items() if isinstance(value, (int, float))})
     if not rows:
-        raise UserError(f"{run.models}: holds no checkpoints (epoch_1.pt, ...). Run train_model.py first.")
+        raise UserError(f"{run.models}: holds no checkpoints (epoch_1.pt, ...). {run.remedy('train_model.py')}")
     saved, recorded = pd.DataFrame(rows).assign(saved=True), run.read_epochs_table().assign(saved=False)
     recorded = recorded[~recorded["epoch"].isin(saved["epoch"])]
     return (pd.concat([saved, recorded]) if len(recorded) else saved).sort_values("epoch", ignore_index=True)

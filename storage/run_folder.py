@@ -49,8 +49,16 @@ class RunFolder:
         """Return the path of a file. Raises: UserError that names the script to run if it is missing."""
         path = self.path / name
         if not path.is_file():
-            raise UserError(f"{path}: no such file. Run {script} --run {self} first.")
+            raise UserError(f"{path}: no such file. {self.remedy(script)}")
         return path
+
+    def remedy(self, script: str) -> str:
+        """Return what to do where a file that a script writes is missing."""
+        if (self.path / "fold_1").is_dir() and not self.exists():
+            return (
+                f"{self} holds the folds of a cross-validation: name one of them, or pool them with cross_validate.py."
+            )
+        return f"Run {script} --run {self} first."
 
     def _read_json(self, name: str, script: str) -> dict[str, Any]:
         path = self.find(name, script)
@@ -74,18 +82,19 @@ class RunFolder:
     def refuse_used(self, overwrite: bool = False) -> None:
         """Raise UserError if the folder holds files of a run that may not be overwritten."""
         if not overwrite and (known := self.known_files()):
+            go_on = "go on with --resume, " if self.exists() else ""
             raise UserError(
-                f"{self}: holds {known[0].relative_to(self.path)} already. Name another folder with --run, go on with "
-                "--resume, or replace the run with --overwrite."
+                f"{self}: holds {known[0].relative_to(self.path)} already. Name another folder with --run, {go_on}or "
+                "replace it with --overwrite."
             )
 
     def begin(self, config: dict[str, Any], tables: dict[str, pd.DataFrame]) -> None:
-        """Write config.json and the split tables of a new run; files of an earlier run are removed."""
+        """Write the split tables and config.json of a new run; files of an earlier run are removed."""
         for path in self.known_files():
             path.unlink()
-        self.write("config.json", config)
         for split, table in tables.items():
             self.write(f"{split}.csv", table)
+        self.write("config.json", config)  # last: with it a run is one that --resume goes on with
 
     def checkpoint(self, epoch: int) -> Path:
         return self.models / f"epoch_{epoch}.pt"

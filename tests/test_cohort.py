@@ -67,6 +67,7 @@ def test_files_are_grouped_into_patients(tmp_path):
         ("x_T2_FLAIR", "x", FLAIR), ("113-02-FLAIR_processed_reg", "113-02_processed_reg", FLAIR),
         ("T1_to_FLAIR", "", PRE), ("sub-1_space-FLAIR_T1w", "sub-1", PRE),
         ("t1-gd", "", POST), ("x_post-contrast", "x", POST), ("x_pd", "x", OTHER),
+        ("P 1 T1 post", "P 1", POST), ("T2 FLAIR", "", FLAIR),
         ("mask_x_flair", "x_flair", MASK), ("x_flair_mask_reader2", "x_flair", MASK), ("labelsTr", "", MASK),
         *((name, name, None) for name in ("scan", "p_post", "P1_pre", "TCGA_CS_4941_19960909", "flair2", "reflair",
                                           "T1b", "pre_x", "PD_12", "GT_003", "unmasked", "segment")),

@@ -118,7 +118,8 @@ def test_slices_of_another_size_become_those_that_the_network_sees(tmp_path, cal
 def test_a_corrected_mask_changes_exactly_its_pixels(cohort, weights, tmp_path, call):
     masks, corrected = tmp_path / "masks", tmp_path / "corrected" / "P0" / "P0_mask.nii.gz"
     assert call("predict_model", cohort / "P0", "--checkpoint", weights, "--out", masks)[0] == 0
-    assert call("import_data", cohort, "--masks", masks, "--out", tmp_path / "before")[0] == 0
+    code, out, _ = call("import_data", cohort, "--masks", masks, "--out", tmp_path / "before")
+    assert code == 0 and "P0: the network's mask, which nobody corrected, goes before the one beside it, seg.nii" in out
     mask = sitk.ReadImage(str(masks / "P0" / "P0_mask.nii.gz"))
     predicted = sitk.GetArrayFromImage(mask)
     added, removed = np.zeros((2, *predicted.shape), bool)
@@ -250,6 +251,8 @@ def test_of_two_patients_of_one_name_neither_gets_the_mask_unless_both_are_named
     assert code == 2 and "--empty: which A is meant" in err
     write_volume(masks / "A_2.nii.gz", TUMOUR, SPACING)  # as predict_model.py names both
     assert call(*arguments, tmp_path / "both.csv")[0] == 0
+    write_volume(masks / "site" / "B" / "B_mask.nii.gz", TUMOUR, SPACING)
+    assert f"{masks / 'site' / 'B'}: too many folders deep. Put" in call(*arguments, tmp_path / "deep.csv")[2]
 
 
 def test_a_mask_is_doubted_or_refused_by_what_it_marks():

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import SimpleITK as sitk
-from conftest import EPOCH, box, bright_network, make_patients, save_checkpoint, write_volume
+from conftest import EPOCH, blob, box, bright_network, make_patients, save_checkpoint, write_volume
 from PIL import Image
 
 from dataset.folder import find_slices
@@ -48,6 +48,7 @@ def write_volumes(folder: Path, masks: dict[str, np.ndarray], ending: str) -> Pa
     folder.mkdir(parents=True, exist_ok=True)
     for patient, stack in masks.items():
         path = folder / f"{patient}{ending}"
+        path.parent.mkdir(exist_ok=True)
         np.save(path, stack) if ending.endswith(".npy") else write_volume(path, stack)
     return folder
 
@@ -115,11 +116,25 @@ def test_a_cross_validation_is_scored_as_its_folds_are(score, folder, tmp_path):
     assert dice == pytest.approx({"SYNTH_T_0": 2 * sum(others) / (first + 2 * sum(others)), "SYNTH_T_3": 1}, abs=1e-6)
 
 
+def test_pictures_called_without_the_patient_are_scored_as_predict_model_wrote_them(predict, score, tmp_path):
+    """Slices 9 and 10, whose masks sort the other way by their letters; and no spacing."""
+    image, mask = blob()
+    folder = tmp_path / "scans" / "P"
+    folder.mkdir(parents=True)
+    for number, marked in ((9, 0), (10, 1)):
+        Image.fromarray(image * np.uint8(marked)).save(folder / f"slice_{number}.png")
+        Image.fromarray(mask * np.uint8(255 * marked)).save(folder / f"slice_{number}_mask.png")
+    masks = predict(tmp_path / "scans")[3]
+    code, out, err, scored = score(masks, "--scans", tmp_path / "scans")
+    assert (code, err) == (0, "") and "in pixels alone, since the spacing of P is unknown" in out
+    assert scored.read_test_table("patients")[["patient", "dice"]].to_numpy().tolist() == [["P", 1]]
+
+
 def test_a_volume_beside_pictures_is_not_passed_over_in_silence(score, folder, tmp_path):
     masks = write_pictures(tmp_path / "masks", stacks(folder))
     write_volumes(masks, {"SYNTH_T_2": stacks(folder)["SYNTH_T_2"]}, ".nii.gz")
     code, out, err, _ = score(masks, "--data", folder)
-    assert (code, err) == (0, "") and f"files called masks lie beside them in {masks}: SYNTH_T_2.nii.gz" in out
+    assert (code, err) == (0, "") and f"no masks in {masks}: SYNTH_T_2.nii.gz (beside files called masks)" in out
     (masks / "SYNTH_T_2.nii.gz").rename(masks / "SYNTH_T_2_mask.nii.gz")
     code, _, err, _ = score(masks, "--data", folder)
     assert code == 2 and "SYNTH_T_2_1_mask.png: SYNTH_T_2_mask.nii.gz holds masks of the patient, too. Remove" in err
@@ -130,6 +145,8 @@ def test_a_volume_beside_pictures_is_not_passed_over_in_silence(score, folder, t
     lambda folder, masks: write_pictures(folder, masks, "{}_{}.tif", bright=1),  # nnU-Net's label of slices
     lambda folder, masks: write_volumes(folder, masks, ".nii.gz"),
     lambda folder, masks: write_volumes(folder, masks, ".seg.nrrd"),
+    lambda folder, masks: write_volumes(folder, masks, "_mask.seg.nrrd"),  # of a mask that 3D Slicer had opened
+    lambda folder, masks: write_volumes(folder, masks, "/Segmentation.seg.nrrd"),
     lambda folder, masks: write_prediction(folder, masks, ".png"),
     lambda folder, masks: write_prediction(folder, masks, ".npy"),
 ])  # fmt: skip

@@ -4,6 +4,7 @@ import errno
 import os
 import shutil
 from pathlib import Path
+from unittest.mock import Mock
 
 import pandas as pd
 import pytest
@@ -153,6 +154,10 @@ def test_a_new_folder_appears_complete_or_not_at_all(tmp_path):
     with new_folder(tmp_path / "set") as folder:
         (folder / "file").touch()
     assert list(tmp_path.rglob("*")) == [tmp_path / "set", tmp_path / "set" / "file"]
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError) as refused, new_folder(tmp_path / "file" / "set"):
+        pass
+    assert refused.value.filename == str(tmp_path / "file" / "set")
     with pytest.raises(UserError, match="is there already"), new_folder(tmp_path / "set"):
         pass
 
@@ -167,3 +172,22 @@ def test_split_tables_survive_the_round_trip_and_an_edit(folder, run):
     assert b"\r" not in path.read_bytes()
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b",", b";").replace(b"\n", b"\r\n"))
     assert run.read_split_table("train").equals(tables["train"])  # saved by a spreadsheet
+
+
+def test_a_folder_that_is_no_run_is_told_what_helps(tmp_path):
+    cv = RunFolder(tmp_path / "cv")
+    cv.write("metrics.json", {})
+    (cv.path / "fold_1").mkdir()
+    for read in (cv.read_config, lambda: checkpoints.read_epochs(cv)):
+        with pytest.raises(UserError, match="holds the folds of a cross-validation"):
+            read()
+    with pytest.raises(UserError, match="with --run, or replace it with --overwrite"):  # nothing to --resume
+        cv.refuse_used()
+
+
+def test_a_run_killed_as_it_begins_is_none_to_go_on_with(tmp_path, monkeypatch):
+    run, tables = RunFolder(tmp_path / "run"), {"train": pd.DataFrame({"patient": ["P"]})}
+    monkeypatch.setattr("storage.run_folder.to_csv", Mock(side_effect=KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        run.begin({}, tables)
+    assert not run.exists()
