@@ -17,7 +17,7 @@ from storage import checkpoints
 from storage.run_folder import RunFolder
 from training.recipe import Recipe
 from unet import UNet
-from utils import UserError, atomic_write, new_folder
+from utils import UserError, atomic_write
 
 METRICS = {"training_loss": 0.5, "training_iou": 0.25, "validation_loss": 0.75, "validation_iou": 0.125}
 METRICS |= {"resolution": 1.0}
@@ -142,19 +142,6 @@ def test_a_full_disk_names_the_file_and_half_a_write_changes_nothing(run, monkey
         file.write(b"half of another")
         raise KeyboardInterrupt
     assert contents(run.path) == before
-
-
-def test_a_new_folder_appears_complete_or_not_at_all(tmp_path):
-    for failure in (RuntimeError, KeyboardInterrupt):
-        with pytest.raises(failure), new_folder(tmp_path / "set") as folder:
-            (folder / "file").touch()
-            raise failure
-        assert list(tmp_path.iterdir()) == []
-    with new_folder(tmp_path / "set") as folder:
-        (folder / "file").touch()
-    assert list(tmp_path.rglob("*")) == [tmp_path / "set", tmp_path / "set" / "file"]
-    with pytest.raises(UserError, match="is there already"), new_folder(tmp_path / "set"):
-        pass
 
 
 def test_split_tables_survive_the_round_trip_and_an_edit(folder, run):
