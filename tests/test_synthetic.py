@@ -17,8 +17,8 @@ NUMBERS = range(1, SYNTHETIC_PATIENTS + 1)
 
 @pytest.fixture(scope="module")
 def patients():
-    """The default set in fewer slices: (images uint8 [S, 256, 256, 3], masks bool [S, 256, 256]) of each patient."""
-    made = parallel_map(lambda number: make_patient(SYNTHETIC_SEED, number, slices=9), NUMBERS)
+    """The default set in memory: (images uint8 [S, 256, 256, 3], masks bool [S, 256, 256]) of each patient."""
+    made = parallel_map(lambda number: make_patient(SYNTHETIC_SEED, number), NUMBERS)
     return [(images, masks > 0) for images, masks in made]
 
 
