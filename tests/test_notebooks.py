@@ -41,9 +41,6 @@ def dataset_download(handle):
 """
 IN_KERNEL = """
 import importlib
-from reporting import panels
-
-panels.write_panels = lambda *_: None  # they take most of the time, and no cell shows them
 
 def run(script, *options):  # in this process: each of its own would import torch again
     importlib.import_module(Path(script).stem).main([*options])
