@@ -127,7 +127,9 @@ def test_a_script_that_fails_ends_it_with_its_exit_code(capfd, monkeypatch, tmp_
     assert stop.value.code == 2 and "child.py stopped with exit code 2" in capfd.readouterr().err
 
 
-def test_final_weights_of_all_patients_have_the_metrics_of_their_cross_validation(call, monkeypatch, undrawn, tmp_path):
+def test_final_weights_of_all_patients_have_the_metrics_of_their_cross_validation(
+    call, monkeypatch, undrawn, unreported, tmp_path
+):
     """Without validation patients the last epoch is taken, with the rules of the recipe; nothing is chosen."""
     monkeypatch.setattr(cross_validate, "run_python", run_here)
     folder = make_patients(tmp_path / "kaggle_3m", patients=4, slices=2)

@@ -1,11 +1,10 @@
-"""Two processes on the CPU against one. All are forks of a server that has imported torch once."""
+"""Two processes on the CPU against one. All are forks of a server that has imported everything once."""
 
+import contextlib
 import json
 import multiprocessing
 import os
 import socket
-import subprocess
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -14,7 +13,7 @@ from unittest.mock import patch
 import pandas as pd
 import pytest
 import torch
-from conftest import ROOT, contents
+from conftest import contents, run_here
 from torch import multiprocessing as torch_processes
 from torch import nn
 
@@ -28,7 +27,7 @@ from unet import UNet
 
 def in_two_processes(function: Callable, *arguments: object) -> None:
     """Call function(*arguments) in two processes that know of each other as under torchrun; an error ends both."""
-    multiprocessing.set_forkserver_preload(["torch", "pandas"])
+    multiprocessing.set_forkserver_preload(["training.run"])
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -77,14 +76,19 @@ def test_an_epoch_of_two_processes_equals_that_of_one(tmp_path):
         assert mine == pytest.approx(theirs, abs=1e-4)
 
 
-def test_two_processes_under_torchrun_write_one_run_with_one_voice(folder, tmp_path):
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--"]
-    options = ("--width", 2, "--batch-size", 5, "--device", "cpu", "--precision", "fp32", "--epochs")
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    for number in (1, 2):
-        command = [ROOT / "train_model.py", "--run", tmp_path / "run", "--data", folder, *options, number, "--resume"]
-        done = subprocess.run([*torchrun, *map(str, command)], capture_output=True, text=True, env=environment)
-        assert done.returncode == 0 and done.stdout.count("checkpoints:") == 1, done.stderr
+def train_and_print(out: Path, *arguments: object) -> None:
+    """Run train_model.py, and write what it prints into a file of this process."""
+    with (out / f"printed_{os.environ['RANK']}").open("a") as file, contextlib.redirect_stdout(file):
+        run_here("train_model", *arguments)
+
+
+def test_two_processes_write_one_run_with_one_voice(folder, tmp_path):
+    options = ("--width", 2, "--batch-size", 5, "--device", "cpu", "--precision", "fp32", "--resume", "--epochs")
+    for epochs in (1, 2):
+        arguments = ("--run", tmp_path / "run", "--data", folder, *options, epochs)
+        in_two_processes(train_and_print, tmp_path, *arguments)
+    assert (tmp_path / "printed_0").read_text().count("checkpoints:") == 2
+    assert (tmp_path / "printed_1").read_text() == ""
     epochs = pd.read_csv(tmp_path / "run" / "epochs.csv")
     assert epochs["epoch"].tolist() == [1, 2] and epochs.notna().all().all()
 

@@ -328,7 +328,7 @@ def test_the_table_of_list_is_edited_and_imported(small, tmp_path, call):
 # --- Training from weights ----------------------------------------------------------------------------------------
 
 
-def test_training_goes_on_from_weights_and_says_whom_they_know(folder, weights, tmp_path, call, undrawn):
+def test_training_goes_on_from_weights_and_says_whom_they_know(folder, weights, tmp_path, call, undrawn, unreported):
     def train(name: str, begin: Path, *splits: str) -> tuple[int, str, str]:
         split = ["--split", write_split(tmp_path, *splits), "--run", tmp_path / name]
         return call("train_model", "--data", folder, "--weights", begin, *split, *QUICK[2:], "--epochs", 1)

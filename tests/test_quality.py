@@ -46,12 +46,18 @@ def test_a_regression_of_simulated_patients():
         assert quality.predict(model, middle | {"entropy": unusual}) == quality.UNKNOWN
 
 
-def test_its_nested_cross_validation():
+@pytest.fixture
+def three_folds(monkeypatch) -> None:
+    """Fewer than FOLDS: each is a regression per patient."""
+    monkeypatch.setattr(quality, "FOLDS", 3)
+
+
+def test_its_nested_cross_validation(three_folds):
     result = quality.study([*simulate(120), {"patient": "empty", "dice": 0.0, **dict.fromkeys(quality.FEATURES)}])
     nested = result["nested"]
     assert nested["patients"] == 121 and 1 <= nested["unknown"] < 25 and result["model"]["patients"] == 120
     assert nested["mean_error"] == pytest.approx(0.05 * np.sqrt(2 / np.pi), rel=0.2) and nested["r"] > 0.9
-    assert 0.84 < nested["coverage"] < 0.96 and nested["auc"] > 0.85
+    assert 0.84 < nested["coverage"] < 0.96 and nested["auc"] > 0.8
     few = quality.study(simulate(quality.FEWEST - 1))
     assert few["model"] is None and few["nested"] is None and len(few["patients"]) == quality.FEWEST - 1
 
@@ -68,19 +74,19 @@ def test_what_expected_values_are_worth_by_hand():
     assert worth["auc"] == 0.5  # the bad one is before one of the two others
 
 
-def test_a_study_of_a_run_by_volume_institution_and_form(tmp_path, capsys):
-    rows, run = simulate(60), RunFolder(tmp_path)
+def test_a_study_of_a_run_by_volume_institution_and_form(three_folds, tmp_path, capsys):
+    rows, run = simulate(36), RunFolder(tmp_path)
     run.write("metrics.json", {"quality": {"patients": rows}})
     table = [(row["patient"], "AB"[n % 2], 100 * n) for n, row in enumerate(rows)]
     run.write("test_patients.csv", pd.DataFrame(table, columns=["patient", "institution", "tumour_pixels"]))
     forms = pd.DataFrame(rows).assign(form="stripped")
-    forms.loc[:29, "threshold_dice"] = 2.0  # beyond those of all
+    forms.loc[:17, "threshold_dice"] = 2.0  # beyond those of all
     forms.to_csv(tmp_path / "robustness.csv")
     study.main(["--run", str(tmp_path), "--forms", str(tmp_path / "robustness.csv")])
     lines = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
     counts = {line[0][2:]: tuple(line[1:3]) for line in lines}
-    assert counts["all"][0] == "60" and counts["smallest third"][0] == "20" and counts["A left out"][0] == "30"
-    assert int(counts["stripped"][1]) >= 30
+    assert counts["all"][0] == "36" and counts["smallest third"][0] == "12" and counts["A left out"][0] == "18"
+    assert int(counts["stripped"][1]) >= 18
     left_out = quality.predict_held_out(rows, rows, {row["patient"]: n % 2 for n, row in enumerate(rows)})
     model = quality.fit(rows[1::2])
     assert left_out[0]["expected_dice"] == quality.predict(model, rows[0])["expected_dice"]

@@ -1,12 +1,14 @@
 """Cohorts that are stopped and go on, in one process, in shards, or by several workers."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import blob, bright_checkpoint, contents
+from conftest import blob, bright_checkpoint, contents, run_here
 from PIL import Image
 
 import utils
@@ -52,7 +54,8 @@ def read(monkeypatch) -> list[str]:
     return names
 
 
-def test_a_cohort_stopped_at_any_file_ends_as_one_that_was_not(predict, tmp_path, monkeypatch):
+def test_a_cohort_stopped_at_any_file_ends_as_one_that_was_not(predict, cohort, tmp_path, monkeypatch):
+    (cohort / "c.npy").unlink()
     assert predict("whole", "--probabilities")[0] == 1
     left, atomic_write = 0, utils.atomic_write
 
@@ -107,7 +110,18 @@ def test_what_is_done_is_not_read_again_unless_something_changed(predict, read, 
     assert code == 1 and "a_2_mask.png: no such file, beside other masks of this scan" in err
 
 
-def test_shards_in_any_order_and_a_last_call_or_workers_are_one_prediction(predict, read, tmp_path):
+def run_worker_here(command: list[str], **_) -> subprocess.CompletedProcess:
+    """Run the command of a worker in a thread of this process: one of its own would import torch again."""
+    program, script, *arguments = command
+    assert program == sys.executable
+    try:
+        run_here(script, *arguments)
+    except SystemExit as stop:
+        return subprocess.CompletedProcess(command, stop.code)
+    return subprocess.CompletedProcess(command, 0)
+
+
+def test_shards_in_any_order_and_a_last_call_or_workers_are_one_prediction(predict, read, tmp_path, monkeypatch):
     predict("whole")
     read.clear()
     codes = [predict("shards", "--shard", shard)[0] for shard in ("3/3", "1/3", "2/3", "1/2")]
@@ -116,7 +130,8 @@ def test_shards_in_any_order_and_a_last_call_or_workers_are_one_prediction(predi
     code, out, err = predict("shards")
     assert code == 1 and "7 slices done before" in out and "d.npy" in err
     assert contents(tmp_path / "shards") == contents(tmp_path / "whole")
-    code, out, err = predict("workers", "--workers", 2, "--overwrite")  # shards in processes of their own
+    monkeypatch.setattr("inference.cohort.subprocess.run", run_worker_here)
+    code, out, err = predict("workers", "--workers", 2, "--overwrite")
     assert code == 1 and "7 slices done by the workers or before" in out and "d.npy" in err
     assert contents(tmp_path / "workers") == contents(tmp_path / "whole")
     assert predict("shards", "--shard", "2/3", "--overwrite")[0] == 0 and read[-1] == "c"

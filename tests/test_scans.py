@@ -17,7 +17,7 @@ from scans.cohort import find_patients
 from scans.geometry import to_network_size, to_original_size
 from scans.masks import read_mask, select
 from scans.read import read_scan
-from scans.scan import Scan, natural_order, safe_name
+from scans.scan import Scan, natural_order
 from scans.write import describe, describe_cohort, encode_stack, measure, record_path, sum_up, write_tables
 from utils import to_json, write_text
 
@@ -256,10 +256,6 @@ def test_filling_outside_of_the_field_of_view_is_air(tmp_path, filling):
     shown = np.array(read(tmp_path / "padded.npy").slices)
     assert np.array_equal(shown[:, 5:-5, 5:-5], read(tmp_path / "plain.npy").slices)
     assert not shown[:, :5].any()
-
-
-def test_names_that_cannot_be_printed_or_written_in_utf8():
-    assert safe_name("caf\udce9 \x1b[31m\n=1+1 $x$ 001 ü") == "caf%E9 %1B[31m%0A=1+1 $x$ 001 ü"
 
 
 # --- Shown and measured ----------------------------------------------------------------------------------------

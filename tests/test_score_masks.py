@@ -270,7 +270,7 @@ def test_a_run_is_never_overwritten_and_a_result_only_if_asked(call, unreported,
 
 
 @pytest.mark.parametrize("elsewhere", [False, True])
-def test_masks_are_scored_over_their_own_scans_in_mm(call, tmp_path, elsewhere):
+def test_masks_are_scored_over_their_own_scans_in_mm(call, undrawn, tmp_path, elsewhere):
     """Two scans of two sizes; masks as predict_model.py writes them; references beside the scans, or in a folder."""
     for name, side in (("a", 64), ("b", 48)):
         flair = np.random.default_rng(0).integers(0, 90, (4, side, side), dtype=np.uint8)

@@ -91,7 +91,7 @@ def test_a_split_without_test_patients_is_tested_on_validation_and_says_so(call,
     assert "(validation)" in (run / "report.html").read_text()
 
 
-def test_a_test_of_an_unfinished_run_says_so_and_its_choice_grows_stale(call, finished):
+def test_a_test_of_an_unfinished_run_says_so_and_its_choice_grows_stale(call, finished, unreported):
     run = RunFolder(finished)
     newest = run.checkpoint(2).read_bytes()
     run.checkpoint(2).unlink()
@@ -209,7 +209,7 @@ def test_data_that_are_gone_and_a_damaged_run_are_one_error(call, folder, finish
     assert code == 2 and "config.json: is no JSON" in err
 
 
-def test_a_mask_changed_after_training_is_said(call, folder, finished):
+def test_a_mask_changed_after_training_is_said(call, folder, finished, unreported):
     tables = {split: RunFolder(finished).read_split_table(split) for split in SPLITS}
     assert "changed since" not in call("test_model", "--run", finished)[1]
     for split in ("train", "test"):

@@ -41,7 +41,7 @@ def test_a_warning_names_the_better_epoch():
     assert said == selection.NO_TUMOUR
 
 
-def test_select_by_and_tune(call, finished):
+def test_select_by_and_tune(call, finished, unreported):
     run = RunFolder(finished)
     table = pd.read_csv(run.path / "epochs.csv")
     _, checkpoint, said = selection.load_chosen(run)

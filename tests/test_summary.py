@@ -6,7 +6,6 @@ from conftest import box, make_slices
 
 from evaluation import failures, metrics, summary
 from evaluation.tables import Tables, make_tables
-from storage.run_folder import RunFolder
 
 FULL = box((0, 0, 256, 256))
 # patient -> (reference mask, predicted mask) of each slice
@@ -133,13 +132,6 @@ def test_a_missing_slice_separates_lesions_and_the_order_of_the_rows_does_not_ma
         assert tables.patients["lesions"].tolist() == [lesions]
         assert tables.lesions["last_slice"].tolist()[-1] == max(numbers)
         assert tables.lesions["dice"].tolist() == [1] * lesions
-
-
-def test_names_are_read_back_as_text(tmp_path):
-    names, run = ["001", "NA", "None"], RunFolder(tmp_path)
-    slices = make_slices({name: [box((9, 9, 9, 9))] for name in names})
-    run.write_test(make_tables(slices, np.zeros((3, 256, 256), np.uint8))._asdict(), {}, None)
-    assert all(table["patient"].tolist() == names for table in run.read_test_tables().values())
 
 
 def test_no_iou_is_printed_without_that_of_an_empty_prediction(tables):
