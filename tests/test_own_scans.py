@@ -86,9 +86,22 @@ def test_the_order_of_the_table():
     rows = [total("fine"), total("less", expected_dice=0.75), total("warned", warnings="w"),
             total("low", expected_dice=0.3, low=0.2),
             total("unknown", expected_dice=None, low=None),
+            total("empty", expected_dice=0.99, low=None, high=None, lesion_pixels=0),
             total("done", origin="corrected", expected_dice=0.1, low=0)]  # fmt: skip
     order = [row["patient"] for row in sorted(rows, key=page.first_to_check)]
-    assert order == ["unknown", "low", "warned", "done", "less", "fine"]
+    assert order == ["unknown", "empty", "low", "warned", "done", "less", "fine"]
+
+
+def test_an_empty_mask_has_the_probability_that_it_is_right():
+    total = {"patient": "p", "lesion_pixels": 0, "volume_ml": 0.0, "expected_dice": 0.987, "low": None, "high": None}
+    total |= {"lesion_slices": 0, "slices": 3, "origin": "network", "warnings": "", "check": "yes"}
+    assert page.cohort_table([total])["rows"][0]["Expected Dice"] == "0.99 that no lesion is right"
+    assert page.title_of(total) == "p, 0.0 ml"  # not like the Dice of a lesion
+    index = page.render_page("cohort", [], [total], {}, "", [])
+    assert "0.99 that no lesion is right" in index and page.IF_EMPTY in index
+    unknown = total | {"expected_dice": None}
+    assert page.describe_expected(unknown) == "unknown"
+    assert page.IF_EMPTY not in page.render_page("cohort", [], [unknown], {}, "", [])
 
 
 # --- The page ----------------------------------------------------------------------------------------------------
