@@ -22,7 +22,7 @@ from scans.cohort import Patient
 from scans.scan import Scan
 from scans.show import BRIGHTEST, align, stretch
 from scans.table import shown_items
-from scans.write import Result, Row
+from scans.write import Result, Row, describe_cohort
 from utils import counted, write_text
 
 MOST_BYTES, MOST_PATIENTS = 16_000_000, 30  # that report.html shows itself
@@ -78,6 +78,7 @@ def render_page(
         "images": len(stacks),
         "warnings": list(warnings or []),
         "table": cohort_table(totals) if own else None,
+        "totals": describe_cohort(totals) if own else "",
         "links": {} if stacks else {t["patient"]: quote(page_of(Path(), t["patient"]).as_posix()) for t in totals},
         "rule": RULE,
         "expects": any("expected_dice" in total for total in totals),
@@ -117,7 +118,7 @@ def cohort_table(totals: Sequence[Row]) -> dict[str, Any]:
             "Dice": f"{total['dice']:.3f}" if "dice" in total else "",
             "Seen in training": "yes" if total.get("seen_in_training") == "yes" else "",
             "Mask": CORRECTED if total["origin"] == CORRECTED else "",
-            "Warnings": total["warnings"],
+            "Warnings": total["warnings"][:1].upper() + total["warnings"][1:],
         })  # fmt: skip
     columns = [name for name in rows[0] if any(row[name] not in ("", "unknown") for row in rows)]
     return {"columns": columns, "numeric": ["Expected Dice", "Volume", "Slices with lesion", "Dice"], "rows": rows}
@@ -193,7 +194,7 @@ def describe_expected(total: Row) -> str:
     if expected is None:
         return "unknown"
     if knows_empty(total):
-        return f"{expected:.2f} that no lesion is right"
+        return f"{expected:.2f} (no lesion)"
     return f"{expected:.2f} ({total['low']:.2f} to {total['high']:.2f})"
 
 

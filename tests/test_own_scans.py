@@ -95,10 +95,10 @@ def test_the_order_of_the_table():
 def test_an_empty_mask_has_the_probability_that_it_is_right():
     total = {"patient": "p", "lesion_pixels": 0, "volume_ml": 0.0, "expected_dice": 0.987, "low": None, "high": None}
     total |= {"lesion_slices": 0, "slices": 3, "origin": "network", "warnings": "", "check": "yes"}
-    assert page.cohort_table([total])["rows"][0]["Expected Dice"] == "0.99 that no lesion is right"
+    assert page.cohort_table([total])["rows"][0]["Expected Dice"] == "0.99 (no lesion)"
     assert page.title_of(total) == "p, 0.0 ml"  # not like the Dice of a lesion
     index = page.render_page("cohort", [], [total], {}, "", [])
-    assert "0.99 that no lesion is right" in index and page.IF_EMPTY in index
+    assert "0.99 (no lesion)" in index and page.IF_EMPTY in index
     unknown = total | {"expected_dice": None}
     assert page.describe_expected(unknown) == "unknown"
     assert page.IF_EMPTY not in page.render_page("cohort", [], [unknown], {}, "", [])
@@ -130,6 +130,13 @@ def test_the_page_of_a_cohort_in_a_browser(predict, browser, tmp_path):
     assert shown.inner_text("#readout dd[data-value='area, mm²']") == "600"
     shown.select_option("#patient", index=0)  # a, without a reference
     assert not shown.locator("#show-mask").is_visible() and wrong == []
+    shown.set_viewport_size({"width": 1280, "height": 900})
+    shown.goto((out / "b" / "b_report.html").resolve().as_uri())
+    ends = [shown.locator(id).bounding_box() for id in ("#stage", "#next", "#worst")]  # all in one window
+    assert max(box["y"] + box["height"] for box in ends) <= 900
+    assert "All scans" in shown.inner_text("header") and "Network" in shown.inner_text("#viewer")
+    shown.emulate_media(media="print")
+    assert shown.inner_text("#shown").split() == ["reference", "mask", "prediction"]  # a key, and no dead controls
     shown.close()
 
 
