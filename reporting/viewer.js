@@ -225,6 +225,7 @@ export function makeViewer(root, stacks, moved = () => {}) {
     const items = texts => (texts || []).map(text => {
       const item = document.createElement("li");
       item.textContent = text;
+      item.classList.toggle("warning", text.startsWith("Warning:"));
       return item;
     });
     byId("stack-facts").replaceChildren(...items(own.facts));

@@ -120,6 +120,7 @@ def test_the_page_of_a_cohort_in_a_browser(predict, browser, tmp_path):
     assert cells[:4] == ["yes", "2.4 ml", "1 of 2", "0.857"]  # 2 x 1800 / (2400 + 1800); noise for air is a warning
     assert "does not look like MR" in cells[-1]
     shown.click("tr[data-row=b] button")
+    assert shown.inner_text("#stack-facts .warning").startswith("Warning: this does not look like MR")
     assert "b, 2.4 ml, Dice 0.857" in shown.locator("#patient option:checked").inner_text()
     marks = shown.locator("#stage .mark").all_text_contents()
     assert marks[:2] == ["R", "L"] and re.fullmatch(r"(10|20) mm", marks[2])
