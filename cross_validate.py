@@ -113,7 +113,7 @@ def pool(run: RunFolder, folds: dict[int, RunFolder], folder: Path) -> None:
         "folds": [{"fold": number, **{name: r[name] for name in shown}} for number, r in results.items()],
     }
     details["quality"] = quality.study(
-        [row for r in results.values() for row in r.get("quality", {}).get("patients", [])]
+        [row for r in results.values() for row in r.get("quality", {}).get("patients", [])], tables["patients"]
     )
     notes = [f"fold {k}: {note}" for k, r in results.items() for note in r["notes"]]
     bins = calibration.pool(r["calibration"] for r in results.values())

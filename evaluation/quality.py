@@ -1,7 +1,8 @@
 """Expected Dice of a predicted mask without a reference: ridge regression on what probabilities and mask look like.
 
 The 90% interval is conformal: as wide as the errors on patients that the regression did not see. Nothing is said about
-a patient with a feature beyond those of the patients it was fitted to.
+a patient with a feature beyond those of the patients it was fitted to. An empty mask has a Dice of 1 if it is right and
+of 0 if not: its expected Dice is the probability that it is right.
 """
 
 import math
@@ -9,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from scipy import ndimage, special
 from sklearn.linear_model import RidgeCV
 from sklearn.model_selection import KFold, LeaveOneOut, cross_val_predict
@@ -27,6 +29,7 @@ FEWEST = 30  # patients
 FOLDS = 10  # of the nested cross-validation
 PENALTIES = np.logspace(-2, 3, 16)
 WORST = 10, 20  # patients with the lowest expected Dice
+PRIOR = 0.5  # share of patients without tumour that the probability of an empty mask presumes
 UNKNOWN = dict.fromkeys(("expected_dice", "low", "high"))
 Row = dict[str, Any]  # patient, dice and FEATURES of a patient
 
@@ -82,27 +85,48 @@ def fit(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def predict(model: dict[str, Any], row: dict[str, float | None]) -> dict[str, float | None]:
-    """Return expected_dice, low and high of its 90% interval, in 0..1; UNKNOWN beyond the range of a feature."""
+    """Return expected_dice, low and high of its 90% interval, in 0..1; UNKNOWN beyond the range of a feature.
+
+    An empty mask has no interval, and is unknown by a model that was stored without `empty`.
+    """
+    if row[FEATURES[0]] is None:
+        return UNKNOWN | {"expected_dice": model.get("empty")}
     expected = model["intercept"]
     for name, feature in model["features"].items():
-        if row[name] is None or not feature["low"] <= row[name] <= feature["high"]:
+        if not feature["low"] <= row[name] <= feature["high"]:
             return UNKNOWN
         expected += feature["coefficient"] * row[name]
     values = np.clip([expected, expected - model["half_width"], expected + model["half_width"]], 0, 1)
     return dict(zip(UNKNOWN, values.tolist(), strict=True))
 
 
-def study(rows: Sequence[Row]) -> dict[str, Any]:
+def empty_is_right(patients: pd.DataFrame) -> float:
+    """Return the probability that an empty mask is right, by Bayes' rule, if PRIOR of the patients have no tumour.
+
+    A patient with tumour is missed if no pixel of it is found, whether the mask is empty or not. How often a mask is
+    empty without tumour is how often nothing false is marked apart from one. Each rate is (k + 1) / (n + 2).
+
+    patients: tumour_pixels, dice and false_lesions of each, as in test_patients.csv.
+    """
+    with_tumour = patients[patients["tumour_pixels"] > 0]
+    missed = ((with_tumour["dice"] == 0).sum() + 1) / (len(with_tumour) + 2)
+    clean = ((patients["false_lesions"] == 0).sum() + 1) / (len(patients) + 2)
+    return float(PRIOR * clean / (PRIOR * clean + (1 - PRIOR) * missed))
+
+
+def study(rows: Sequence[Row], patients: pd.DataFrame) -> dict[str, Any]:
     """Return the regression of a run's scored patients and what it is worth, for metrics.json.
 
-    rows: patient, dice and FEATURES of each. Returned: `patients` (the rows, with expected_dice, low and high as
-    predicted by the others), `model` and `nested`; the last two are None with fewer than FEWEST masks.
+    rows: patient, dice and FEATURES of each. patients: of test_patients.csv. Returned: `patients` (the rows, with
+    expected_dice, low and high as predicted by the others), `model`, with `empty` for an empty mask, and `nested`; the
+    last two are None with fewer than FEWEST masks.
     """
     defined = with_features(rows)
     if len(defined) < FEWEST:
         return {"patients": list(rows), "model": None, "nested": None}
     shown = predict_held_out(rows, rows)
-    return {"patients": shown, "model": fit(defined), "nested": judge(shown)}
+    model = fit(defined) | {"empty": empty_is_right(patients)}
+    return {"patients": shown, "model": model, "nested": judge(shown)}
 
 
 def with_features(rows: Sequence[Row]) -> list[Row]:

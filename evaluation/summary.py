@@ -133,7 +133,7 @@ def evaluate_masks(
             features = quality.features(probabilities[stacks[patient]], predicted[stacks[patient]])
             return {"patient": patient, "dice": float(dice[patient])} | features
 
-        details = details | {"quality": quality.study(parallel_map(describe, stacks))}
+        details = details | {"quality": quality.study(parallel_map(describe, stacks), tables.patients)}
     return tables, summarise(tables, curve, details, notes)
 
 

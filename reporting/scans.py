@@ -22,11 +22,15 @@ from scans.cohort import Patient
 from scans.scan import Scan
 from scans.show import BRIGHTEST, align, stretch
 from scans.table import shown_items
-from scans.write import Result, Row
+from scans.write import Result, Row, describe_cohort
 from utils import counted, write_text
 
 MOST_BYTES, MOST_PATIENTS = 16_000_000, 30  # that report.html shows itself
 PICTURE_BYTES = 3_000_000  # of a patient's pictures, before base64 adds a third; of the probabilities a quarter of it
+IF_EMPTY = (
+    "The expected Dice of an empty mask is the probability that it is right, if half of the patients have no tumour. "
+    "Where all have one, it is wrong."
+)
 DATA = re.compile(r'<script type="application/json" id="data">(.*?)</script>', re.DOTALL)  # of a page
 
 
@@ -74,9 +78,11 @@ def render_page(
         "images": len(stacks),
         "warnings": list(warnings or []),
         "table": cohort_table(totals) if own else None,
+        "totals": describe_cohort(totals) if own else "",
         "links": {} if stacks else {t["patient"]: quote(page_of(Path(), t["patient"]).as_posix()) for t in totals},
         "rule": RULE,
         "expects": any("expected_dice" in total for total in totals),
+        "if_empty": IF_EMPTY if any(map(knows_empty, totals)) else "",
         "brightest": BRIGHTEST,
         "viewer": {"patients": stacks},
     }
@@ -88,11 +94,11 @@ def page_of(out: Path, patient: str) -> Path:
 
 
 def first_to_check(total: Row) -> tuple:
-    """Return a sort key: first whom to check, of these the lowest expected Dice, then the most warnings."""
+    """Return a sort key: first whom to check, of these the unknown, then empty masks, then the lowest expected Dice."""
     check, expected = total["check"] == "yes", total.get("expected_dice")
-    unknown = check and expected is None
+    unknown, empty = check and expected is None, check and not total["lesion_pixels"]
     known = 1.0 if expected is None else expected
-    return not check, not unknown, known, -len(total["warnings"]), total["patient"]
+    return not check, not unknown, not empty, known, -len(total["warnings"]), total["patient"]
 
 
 def cohort_table(totals: Sequence[Row]) -> dict[str, Any]:
@@ -112,7 +118,7 @@ def cohort_table(totals: Sequence[Row]) -> dict[str, Any]:
             "Dice": f"{total['dice']:.3f}" if "dice" in total else "",
             "Seen in training": "yes" if total.get("seen_in_training") == "yes" else "",
             "Mask": CORRECTED if total["origin"] == CORRECTED else "",
-            "Warnings": total["warnings"],
+            "Warnings": total["warnings"][:1].upper() + total["warnings"][1:],
         })  # fmt: skip
     columns = [name for name in rows[0] if any(row[name] not in ("", "unknown") for row in rows)]
     return {"columns": columns, "numeric": ["Expected Dice", "Volume", "Slices with lesion", "Dice"], "rows": rows}
@@ -162,18 +168,20 @@ def make_stack(result: Result, facts: Sequence[str]) -> dict[str, Any]:
 
 
 def title_of(total: Row) -> str:
-    """Return the patient with volume, and Dice or expected Dice as far as known."""
+    """Return the patient with volume, and Dice or the expected Dice of a lesion as far as known."""
     volume = f", {total['volume_ml']:,.1f} ml" if "volume_ml" in total else ""
     if "dice" in total:
         return f"{total['patient']}{volume}, Dice {total['dice']:.3f}"
-    expected = total.get("expected_dice")
-    return f"{total['patient']}{volume}" + ("" if expected is None else f", expected Dice {expected:.2f}")
+    known = total["lesion_pixels"] and total.get("expected_dice") is not None
+    return f"{total['patient']}{volume}" + (f", expected Dice {total['expected_dice']:.2f}" if known else "")
 
 
 def scan_facts(scan: Scan, total: Row, taken: str) -> list[str]:
     """Return sentences about a scan for the viewer; taken: its files by sequence."""
     warnings = total.get("warnings") and f"Warning: {total['warnings']}"
     expected = "expected_dice" in total and f"Expected Dice {describe_expected(total)}."
+    if knows_empty(total):
+        expected += f" {IF_EMPTY}"
     seen = "Seen in training: the network learned from this patient." if total.get("seen_in_training") == "yes" else ""
     spacing = " × ".join(f"{size:.3g}" for size in scan.spacing or ())
     size = f"Voxels of {spacing} mm (rows, columns, slices)." if spacing else "No spacing known: areas are in pixels."
@@ -181,6 +189,15 @@ def scan_facts(scan: Scan, total: Row, taken: str) -> list[str]:
 
 
 def describe_expected(total: Row) -> str:
-    """Return the expected Dice with its interval: 0.87 (0.76 to 0.98); or unknown."""
+    """Return the expected Dice with its interval: 0.87 (0.76 to 0.98); what it is of an empty mask; or unknown."""
     expected = total.get("expected_dice")
-    return "unknown" if expected is None else f"{expected:.2f} ({total['low']:.2f} to {total['high']:.2f})"
+    if expected is None:
+        return "unknown"
+    if knows_empty(total):
+        return f"{expected:.2f} (no lesion)"
+    return f"{expected:.2f} ({total['low']:.2f} to {total['high']:.2f})"
+
+
+def knows_empty(total: Row) -> bool:
+    """Return whether the expected Dice is the probability that an empty mask is right."""
+    return not total["lesion_pixels"] and total.get("expected_dice") is not None

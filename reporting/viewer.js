@@ -134,7 +134,7 @@ const MARKUP = `
 <dl class="readout" id="readout"></dl>
 <p class="soft" id="spoken" aria-live="polite"></p>
 <div class="along"><div class="soft" id="profile-title"></div><svg id="profile" role="img" aria-labelledby="profile-title"></svg></div>
-<fieldset class="choices"><legend>Show</legend>
+<fieldset class="choices" id="shown"><legend>Show</legend>
 <label><input type="checkbox" id="show-mask" checked><svg width="34" height="10" aria-hidden="true"><path class="outline mask" d="M1 5H33"/></svg>reference mask</label>
 <label><input type="checkbox" id="show-prediction" checked><svg width="34" height="10" aria-hidden="true"><path class="outline prediction" d="M1 5H33"/></svg><span id="mask-name"></span></label>
 <label><input type="checkbox" id="show-regions"><svg width="62" height="16" aria-hidden="true"><rect class="ground" width="62" height="16"/><rect class="both" width="18" height="16"/><rect class="missed-region" x="22" width="18" height="16"/><rect class="false-region" x="44" width="18" height="16"/></svg>true positive · missed · false positive</label>
@@ -225,6 +225,7 @@ export function makeViewer(root, stacks, moved = () => {}) {
     const items = texts => (texts || []).map(text => {
       const item = document.createElement("li");
       item.textContent = text;
+      item.classList.toggle("warning", text.startsWith("Warning:"));
       return item;
     });
     byId("stack-facts").replaceChildren(...items(own.facts));

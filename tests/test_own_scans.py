@@ -86,9 +86,22 @@ def test_the_order_of_the_table():
     rows = [total("fine"), total("less", expected_dice=0.75), total("warned", warnings="w"),
             total("low", expected_dice=0.3, low=0.2),
             total("unknown", expected_dice=None, low=None),
+            total("empty", expected_dice=0.99, low=None, high=None, lesion_pixels=0),
             total("done", origin="corrected", expected_dice=0.1, low=0)]  # fmt: skip
     order = [row["patient"] for row in sorted(rows, key=page.first_to_check)]
-    assert order == ["unknown", "low", "warned", "done", "less", "fine"]
+    assert order == ["unknown", "empty", "low", "warned", "done", "less", "fine"]
+
+
+def test_an_empty_mask_has_the_probability_that_it_is_right():
+    total = {"patient": "p", "lesion_pixels": 0, "volume_ml": 0.0, "expected_dice": 0.987, "low": None, "high": None}
+    total |= {"lesion_slices": 0, "slices": 3, "origin": "network", "warnings": "", "check": "yes"}
+    assert page.cohort_table([total])["rows"][0]["Expected Dice"] == "0.99 (no lesion)"
+    assert page.title_of(total) == "p, 0.0 ml"  # not like the Dice of a lesion
+    index = page.render_page("cohort", [], [total], {}, "", [])
+    assert "0.99 (no lesion)" in index and page.IF_EMPTY in index
+    unknown = total | {"expected_dice": None}
+    assert page.describe_expected(unknown) == "unknown"
+    assert page.IF_EMPTY not in page.render_page("cohort", [], [unknown], {}, "", [])
 
 
 # --- The page ----------------------------------------------------------------------------------------------------
@@ -107,6 +120,7 @@ def test_the_page_of_a_cohort_in_a_browser(predict, browser, tmp_path):
     assert cells[:4] == ["yes", "2.4 ml", "1 of 2", "0.857"]  # 2 x 1800 / (2400 + 1800); noise for air is a warning
     assert "does not look like MR" in cells[-1]
     shown.click("tr[data-row=b] button")
+    assert shown.inner_text("#stack-facts .warning").startswith("Warning: this does not look like MR")
     assert "b, 2.4 ml, Dice 0.857" in shown.locator("#patient option:checked").inner_text()
     marks = shown.locator("#stage .mark").all_text_contents()
     assert marks[:2] == ["R", "L"] and re.fullmatch(r"(10|20) mm", marks[2])
@@ -117,6 +131,13 @@ def test_the_page_of_a_cohort_in_a_browser(predict, browser, tmp_path):
     assert shown.inner_text("#readout dd[data-value='area, mm²']") == "600"
     shown.select_option("#patient", index=0)  # a, without a reference
     assert not shown.locator("#show-mask").is_visible() and wrong == []
+    shown.set_viewport_size({"width": 1280, "height": 900})
+    shown.goto((out / "b" / "b_report.html").resolve().as_uri())
+    ends = [shown.locator(id).bounding_box() for id in ("#stage", "#next", "#worst")]  # all in one window
+    assert max(box["y"] + box["height"] for box in ends) <= 900
+    assert "All scans" in shown.inner_text("header") and "Network" in shown.inner_text("#viewer")
+    shown.emulate_media(media="print")
+    assert shown.inner_text("#shown").split() == ["reference", "mask", "prediction"]  # a key, and no dead controls
     shown.close()
 
 

@@ -42,8 +42,7 @@ def test_a_regression_of_simulated_patients():
     middle = dict.fromkeys(quality.FEATURES, 0.5)
     expected, low, high = quality.predict(model, middle).values()
     assert expected == pytest.approx(0.6, abs=0.02) and high - low == pytest.approx(2 * model["half_width"])
-    for unusual in (1.5, None):
-        assert quality.predict(model, middle | {"entropy": unusual}) == quality.UNKNOWN
+    assert quality.predict(model, middle | {"entropy": 1.5}) == quality.UNKNOWN
 
 
 @pytest.fixture
@@ -53,13 +52,31 @@ def three_folds(monkeypatch) -> None:
 
 
 def test_its_nested_cross_validation(three_folds):
-    result = quality.study([*simulate(120), {"patient": "empty", "dice": 0.0, **dict.fromkeys(quality.FEATURES)}])
+    patients = pd.DataFrame({"tumour_pixels": [9, 9, 0], "dice": [0.9, 0.8, 1], "false_lesions": 0})
+    rows = [*simulate(120), {"patient": "empty", "dice": 0.0, **dict.fromkeys(quality.FEATURES)}]
+    result = quality.study(rows, patients)
     nested = result["nested"]
     assert nested["patients"] == 121 and 1 <= nested["unknown"] < 25 and result["model"]["patients"] == 120
     assert nested["mean_error"] == pytest.approx(0.05 * np.sqrt(2 / np.pi), rel=0.2) and nested["r"] > 0.9
     assert 0.84 < nested["coverage"] < 0.96 and nested["auc"] > 0.8
-    few = quality.study(simulate(quality.FEWEST - 1))
+    assert result["model"]["empty"] == pytest.approx(0.8 / (0.8 + 0.25))  # 4 of 5 clean, 1 of 4 missed
+    assert result["patients"][-1]["expected_dice"] is None  # an empty mask has no interval, and is judged as unknown
+    few = quality.study(simulate(quality.FEWEST - 1), patients)
     assert few["model"] is None and few["nested"] is None and len(few["patients"]) == quality.FEWEST - 1
+
+
+def test_the_probability_that_an_empty_mask_is_right_by_hand():
+    patients = pd.DataFrame({
+        "tumour_pixels": [50, 50, 50, 50, 50, 50, 0, 0],
+        "dice": [0.9, 0.8, 0.7, 0.0, 0.6, 0.9, 1.0, 0.0],  # the fourth is missed; without tumour a Dice of 0 is not
+        "false_lesions": [0, 1, 0, 2, 0, 0, 0, 1],
+    })  # fmt: skip
+    assert quality.empty_is_right(patients) == pytest.approx(0.6 / (0.6 + 0.25))  # (5 + 1) / 10 and (1 + 1) / 8
+    model, mask = quality.fit(simulate(30)), np.zeros((2, 9, 9), np.uint8)
+    row = quality.features(mask.astype(np.float32), mask)
+    assert quality.predict(model, row) == quality.UNKNOWN  # stored without it
+    expected = quality.predict(model | {"empty": 0.75}, row)
+    assert expected == {"expected_dice": 0.75, "low": None, "high": None}
 
 
 def test_what_expected_values_are_worth_by_hand():

@@ -280,7 +280,8 @@ function readOut() {
   byId("expected").hidden = !expected || threshold !== config.input.threshold || edits.some(Boolean);  // of the network's own mask
   if (expected) {
     const [dice, low, high] = [expected.dice, expected.low, expected.high].map(value => number(value || 0, 2));
-    byId("shown-expected").textContent = `${expected.dice === null ? "unknown" : `${dice} (${low} to ${high})`}${expected.check ? ": check" : ""}`;
+    const known = expected.low === null ? `${dice} that no lesion is right` : `${dice} (${low} to ${high})`;
+    byId("shown-expected").textContent = `${expected.dice === null ? "unknown" : known}${expected.check ? ": check" : ""}`;
   }
   byId("stage").setAttribute("aria-label", `Slice ${n + 1} of ${slices.length}: ${areas[n] === undefined ? "not computed yet" :
     areas[n] ? `${number(areas[n])} pixels marked` : "nothing marked"}. Arrow keys change the slice, Home and End go to the first and last, B hides the mask, plus and minus zoom.`);

@@ -6,16 +6,19 @@ import {sum} from "./preprocess.js";
 export const FEATURES = ["log_volume", "log_components", "largest_share", "neighbour_dice", "threshold_dice", "entropy"];
 
 // config.confidence: {features: {name: {coefficient, low, high}}, intercept, half_width: of the interval, thresholds: [low,
-// high], bad: the Dice below which a mask has to be checked}, or null. Returns {dice, low, high, check}; the Dice is null
-// for a mask unlike all that it was fitted to, and where there is a warning.
+// high], bad: the Dice below which a mask has to be checked, empty: the probability that an empty mask is right, if half of
+// the patients have no tumour}, or null. Returns {dice, low, high, check}; the Dice is null for a mask unlike all that it was
+// fitted to, and where there is a warning; low and high are null for an empty mask, too.
 export function expectedDice(logits, masks, scan, config, doubtful) {
   const {confidence: quality} = config;
   if (!quality) return null;
-  if (doubtful) return {dice: null, check: true};
+  const unknown = {dice: null, low: null, high: null, check: true};
+  if (doubtful) return unknown;
   const row = features(logits, masksToNetwork(masks, scan, config), quality, config.input.size);
+  if (!row) return {...unknown, dice: quality.empty ?? null};
   let expected = quality.intercept;
   for (const [name, {coefficient, low, high}] of Object.entries(quality.features)) {
-    if (!row || !(row[name] >= low && row[name] <= high)) return {dice: null, check: true};
+    if (!(row[name] >= low && row[name] <= high)) return unknown;
     expected += coefficient * row[name];
   }
   const [low, dice, high] = [-1, 0, 1].map(side => Math.max(0, Math.min(1, expected + side * quality.half_width)));

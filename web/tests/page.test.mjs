@@ -306,7 +306,11 @@ test("the expected Dice is a sum over features with an interval, unknown beyond 
   const {dice, low, high, check} = expected("log_volume");
   assert.deepEqual([dice, low, high].map(value => value.toFixed(4)), ["0.6681", "0.4681", "0.8681"]);
   assert.deepEqual([check, expected("entropy").check], [false, true]);
-  assert.deepEqual(expected("log_volume", 2), {dice: null, check: true});
-  assert.deepEqual(expectedDice(logits, masks.map(mask => mask.fill(0)), {slices}, {...config, input: {size}, confidence: {features: {entropy: {}}}}), {dice: null, check: true});
+  const unknown = {dice: null, low: null, high: null, check: true}, empty = masks.map(mask => mask.map(() => 0));
+  assert.deepEqual(expected("log_volume", 2), unknown);
+  const ofEmpty = (confidence, doubtful) => expectedDice(logits, empty, {slices}, {...config, input: {size}, confidence}, doubtful);
+  assert.deepEqual(ofEmpty({features: {entropy: {}}}), unknown);  // stored without the probability that it is right
+  assert.deepEqual(ofEmpty({features: {entropy: {}}, empty: 0.75}), {...unknown, dice: 0.75});
+  assert.deepEqual(ofEmpty({features: {entropy: {}}, empty: 0.75}, true), unknown);
   assert.equal(expectedDice(logits, masks, {slices}, {...config, confidence: null}), null);
 });
