@@ -18,7 +18,6 @@ from scans.names import (
     KINDS,
     MASK,
     OTHER,
-    SPACED,
     Kind,
     base_of,
     channels_of_set,
@@ -71,7 +70,7 @@ class Item(NamedTuple):
     def begin(self) -> str:
         """What stands before the sequence in the name of a file; nothing for a folder of pictures."""
         name = stem(self.place)
-        word = SPACED[FLAIR].search(name)
+        word = KINDS[FLAIR].search(name)
         begin = name[: word.start()].rstrip("_-. ") if word else re.sub(r"_0000$", "", name)
         return begin if self.alone else ""
 

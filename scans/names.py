@@ -14,19 +14,16 @@ MASK, OTHER = "mask", "other"
 COLUMNS = {"flair": FLAIR, "pre": PRE, "post": POST, "mask": MASK}  # of a table; options but for flair
 SHOWN = {PRE: "pre-contrast", FLAIR: "FLAIR", POST: "post-contrast", MASK: "reference mask"}
 WORDS = {  # of BraTS, BIDS and common habits; short ones say nothing where they may be of a patient's name
-    MASK: r"d?segm?|segmentations?|masks?|labels?(?:tr|ts)?|lesions?|(?:ground|gold)[_-]?(?:truth|standard)"
+    MASK: r"d?segm?|segmentations?|masks?|labels?(?:tr|ts)?|lesions?|(?:ground|gold)[ _-]?(?:truth|standard)"
     r"|(?:roi|gtv?|wmh|msk)$",
-    FLAIR: r"(?:t2[_-]?)?flair|t2f|fla",
-    POST: r"ct1|gado|ce-[a-z0-9]+_t1w|t1w?[_-]?(?:ce|c|gd|gado|post|contrast)|(?<!.)post(?:[_-]?contrast)?$"
-    r"|post[_-]?contrast",
-    PRE: r"t1(?:w|n|[_-]?pre)?|(?<!.)pre$|pre[_-]?contrast",
-    OTHER: r"t2w?|adc|dwi|swi|(?:pd|dp)$|brain[_-]?masks?|t1(?:ce|c|gd)-t1",
+    FLAIR: r"(?:t2[ _-]?)?flair|t2f|fla",
+    POST: r"ct1|gado|ce-[a-z0-9]+_t1w|t1w?[ _-]?(?:ce|c|gd|gado|post|contrast)|(?<!.)post(?:[ _-]?contrast)?$"
+    r"|post[ _-]?contrast",
+    PRE: r"t1(?:w|n|[ _-]?pre)?|(?<!.)pre$|pre[ _-]?contrast",
+    OTHER: r"t2w?|adc|dwi|swi|(?:pd|dp)$|brain[ _-]?masks?|t1(?:ce|c|gd)-t1",
 }
 KINDS = {
     kind: re.compile(rf"(?<![a-z0-9])(?:[23]d)?(?:{words})(?![a-z0-9])", re.IGNORECASE) for kind, words in WORDS.items()
-}
-SPACED = {  # "T1 post" is T1_post, "P 1" stays P 1
-    kind: re.compile(words.pattern.replace("[_-]", "[ _-]"), re.IGNORECASE) for kind, words in KINDS.items()
 }
 ONTO = re.compile(  # T1_to_FLAIR is a T1; how a sequence was acquired names nobody (BIDS)
     r"[_-](?:space|to|in|on|reg|(?<=_)acq)[_-][a-z0-9]+(?:[_-]space)?(?=[_-]|$)", re.IGNORECASE
@@ -51,7 +48,7 @@ def kind_of(name: str, within: bool = True) -> tuple[str, Kind]:
     the brain, or of another sequence than FLAIR, is no reference.
     """
     text = CAMEL.sub("_", ONTO.sub("", name))
-    found = {kind: match for kind, words in SPACED.items() for match in words.finditer(text)
+    found = {kind: match for kind, words in KINDS.items() for match in words.finditer(text)
              if within or match.start() == 0 or match.end() == len(text)}  # fmt: skip
     if not found:
         return name, None
