@@ -14,7 +14,7 @@ import {contrastWarnings} from "../src/dicom.js";
 import {readScan} from "../src/scan.js";
 import {readMeta, readNifti, readNrrd} from "../src/volumes.js";
 
-const kinds = {mask: "seg|mask", flair: "flair", post: "t1ce", pre: "t1", other: "t2w?"};
+const kinds = {mask: "seg|mask", flair: "flair", post: "t1[ _-]?(?:ce|post)", pre: "t1", other: "t2w?"};
 const words = Object.fromEntries(Object.entries(kinds).map(([kind, own]) => [kind, `(?<![a-z0-9])(?:${own})(?![a-z0-9])`]));
 const names = {ONTO: "_to_[a-z]+", CAMEL: "(?<=[a-z])(?=Mask)", AGENT: "gd"};
 const input = {size: 4, normalisation: "plain", neighbours: 1, crop: false, resolution: 1, tta_flip: true, threshold: 0.5, min_component: 0};
@@ -205,7 +205,7 @@ test("masks at the end of a stack or over a third of the head, heads by the spac
 });
 
 test("names say which file is what", async () => {
-  const said = {p_flair: "flair", p_t1ce: "post", p_t1: "pre", p_t1_to_flair: "pre", flair_seg: "mask", tumorMask: "mask", p_t2: "other", p_12: null};
+  const said = {p_flair: "flair", p_t1ce: "post", p_t1: "pre", "P 1 T1 post": "post", p_t1_to_flair: "pre", flair_seg: "mask", tumorMask: "mask", p_t2: "other", p_12: null};
   for (const [name, kind] of Object.entries(said)) assert.equal(kindOf(name, config), kind, name);
   const files = ["p/x_flair.nii.gz", "p/x_t1.nii.gz", "p/x_flair_seg.nii.gz", "p/.hidden.nii", "p/note.txt", "p/s_10.png", "p/s_9.png"]
     .map(path => ({path, file: new File([""], path.split("/")[1])}));
