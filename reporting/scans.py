@@ -200,4 +200,4 @@ def describe_expected(total: Row) -> str:
 
 def knows_empty(total: Row) -> bool:
     """Return whether the expected Dice is the probability that an empty mask is right."""
-    return not total["lesion_pixels"] and total.get("expected_dice") is not None
+    return total.get("lesion_pixels") == 0 and total.get("expected_dice") is not None

@@ -157,7 +157,8 @@ def test_a_segmentation_of_slicer_with_several_layers_is_a_mask(tmp_path):
     layers = np.zeros((2, 6, 8, 2), np.uint8)
     layers[0, 1, 2, 0], layers[1, 3, 4, 1] = 3, 1
     sitk.WriteImage(sitk.GetImageFromArray(layers, isVector=True), str(tmp_path / "Segmentation.seg.nrrd"), True)
-    assert np.argwhere(read_masks([tmp_path / "Segmentation.seg.nrrd"]).masks).tolist() == [[0, 1, 2], [1, 3, 4]]
+    read = read_masks("P1", [tmp_path / "Segmentation.seg.nrrd"]).masks
+    assert np.argwhere(read).tolist() == [[0, 1, 2], [1, 3, 4]]
 
 
 def test_nrrd_that_does_not_say_how_it_lies_has_no_spacing(tmp_path):
