@@ -27,6 +27,7 @@ from utils import counted, write_text
 
 MOST_BYTES, MOST_PATIENTS = 16_000_000, 30  # that report.html shows itself
 PICTURE_BYTES = 3_000_000  # of a patient's pictures, before base64 adds a third; of the probabilities a quarter of it
+UNLIKE = "size, shape or probabilities of this mask are beyond those of the patients by whom it is estimated."
 IF_EMPTY = (
     "The expected Dice of an empty mask is the probability that it is right, if half of the patients have no tumour. "
     "Where all have one, it is wrong."
@@ -182,6 +183,8 @@ def scan_facts(scan: Scan, total: Row, taken: str) -> list[str]:
     expected = "expected_dice" in total and f"Expected Dice {describe_expected(total)}."
     if knows_empty(total):
         expected += f" {IF_EMPTY}"
+    elif expected and total["expected_dice"] is None and not warnings:  # which would be the reason
+        expected = f"Expected Dice unknown: {UNLIKE}"
     seen = "Seen in training: the network learned from this patient." if total.get("seen_in_training") == "yes" else ""
     spacing = " × ".join(f"{size:.3g}" for size in scan.spacing or ())
     size = f"Voxels of {spacing} mm (rows, columns, slices)." if spacing else "No spacing known: areas are in pixels."

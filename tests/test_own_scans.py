@@ -14,6 +14,7 @@ from test_predict import read_volume, write_cohort
 from reporting import scans as page
 from scans import check
 from scans.read import read_picture
+from scans.scan import Scan
 
 
 def stacks_of(path: Path) -> list[dict]:
@@ -102,6 +103,13 @@ def test_an_empty_mask_has_the_probability_that_it_is_right():
     unknown = total | {"expected_dice": None}
     assert page.describe_expected(unknown) == "unknown"
     assert page.IF_EMPTY not in page.render_page("cohort", [], [unknown], {}, "", [])
+
+
+def test_an_unknown_expected_dice_has_a_reason():
+    unknown, scan = {"expected_dice": None, "lesion_pixels": 9, "warnings": ""}, Scan("p", [], [], [])
+    assert page.scan_facts(scan, unknown, "FLAIR x")[0] == f"Expected Dice unknown: {page.UNLIKE}"
+    warned = page.scan_facts(scan, unknown | {"warnings": "No head."}, "FLAIR x")
+    assert warned[:2] == ["Warning: No head.", "Expected Dice unknown."]
 
 
 # --- The page ----------------------------------------------------------------------------------------------------
