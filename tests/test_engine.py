@@ -12,6 +12,7 @@ from dataset.folder import find_slices
 from dataset.preprocess import PreprocessedSlices, Preprocessing, preprocess
 from dataset.slices import load_slices, without_masks
 from evaluation.metrics import Counts
+from training import augment
 from training.engine import (
     OUTSIDE,
     WINDOW,
@@ -192,8 +193,11 @@ def test_a_cropped_view_is_the_window_around_the_head(heads):
     assert torch.equal(found[:, :, 22:], masks[..., :202, 9:201]) and not found[:, :, :22].any()
 
 
-def test_random_views_depend_on_seed_epoch_and_row_and_not_on_the_batch(heads):
-    views = TrainingTransform(crop=True, augmented=True, seed=1, epoch=2)
+@pytest.mark.parametrize("brain", [None, torch.zeros(5, 256, 256, dtype=torch.uint8)])
+def test_random_views_depend_on_seed_epoch_and_row_and_not_on_the_batch(heads, brain, monkeypatch):
+    views = TrainingTransform(crop=True, augmented=True, brain=brain, seed=1, epoch=2)
+    if brain is None:  # without --robust no tumour is changed
+        monkeypatch.setattr(augment, "change_lesions", None)
     images, masks = views.batch(heads, torch.tensor([0, 1, 4]), CPU.device)
     again, again_masks = views.batch(heads, torch.tensor([4, 0]), CPU.device)
     torch.testing.assert_close(again, images[[2, 0]], rtol=0, atol=1e-5)

@@ -68,7 +68,7 @@ class TrainingTransform:
 
     crop: bool = False
     augmented: bool = False
-    brain: torch.Tensor | None = None  # brain_distance of each slice: some are seen without scalp and skull
+    brain: torch.Tensor | None = None  # `robust`: brain_distance of each slice; skulls are removed, tumours changed
     resolution: float = 1.0  # fraction of the full one
     seed: int = 0
     epoch: int = 1
@@ -88,7 +88,8 @@ class TrainingTransform:
         centres = torch.tensor([((top + bottom) // 2, (left + right) // 2) for top, bottom, left, right in boxes])
         images, masks = augment.cut_window(images, masks, centres, extent, size, generators)
         if generators is not None:  # on the window alone, which costs least
-            images = augment.change_lesions(images, masks, slices.preprocessing.sequences, generators)
+            if self.brain is not None:
+                images = augment.change_lesions(images, masks, slices.preprocessing.sequences, generators)
             images = augment.change_intensities(images, slices.preprocessing.sequences, generators)
         return images, masks
 
