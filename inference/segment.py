@@ -63,16 +63,18 @@ def to_masks(
 def expect(
     model: dict[str, Any] | None, probabilities: np.ndarray, masks: list[np.ndarray], scan: Scan, doubtful: bool
 ) -> dict[str, Any]:
-    """Return what quality.predict does, UNKNOWN where there is a warning; nothing without a model.
+    """Return what quality.predict does; UNKNOWN where there is a warning, or where the mask is lost on the grid of the
+    network, which is not to be taken for an empty one; nothing without a model.
 
     probabilities: on the grid of the network, as those of the patients that the model knows.
     doubtful: whether there is a warning about the scan, unlike about any of these patients.
     """
     if not model:
         return {}
-    if doubtful:
+    small = masks_to_network(masks, scan)
+    if doubtful or any(mask.any() for mask in masks) > small.any():
         return quality.UNKNOWN
-    return quality.predict(model, quality.features(probabilities, masks_to_network(masks, scan)))
+    return quality.predict(model, quality.features(probabilities, small))
 
 
 # --- From Python: segment(stack) -------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ from utils import counted, write_text
 
 MOST_BYTES, MOST_PATIENTS = 16_000_000, 30  # that report.html shows itself
 PICTURE_BYTES = 3_000_000  # of a patient's pictures, before base64 adds a third; of the probabilities a quarter of it
-UNLIKE = "size, shape or probabilities of this mask are beyond those of the patients by whom it is estimated."
+UNLIKE = "Size, shape or probabilities of this mask are beyond those of the patients by whom it is estimated."
 IF_EMPTY = (
     "The expected Dice of an empty mask is the probability that it is right, if half of the patients have no tumour. "
     "Where all have one, it is wrong."
@@ -173,7 +173,7 @@ def title_of(total: Row) -> str:
     volume = f", {total['volume_ml']:,.1f} ml" if "volume_ml" in total else ""
     if "dice" in total:
         return f"{total['patient']}{volume}, Dice {total['dice']:.3f}"
-    known = total["lesion_pixels"] and total.get("expected_dice") is not None
+    known = total.get("low") is not None
     return f"{total['patient']}{volume}" + (f", expected Dice {total['expected_dice']:.2f}" if known else "")
 
 
@@ -181,10 +181,8 @@ def scan_facts(scan: Scan, total: Row, taken: str) -> list[str]:
     """Return sentences about a scan for the viewer; taken: its files by sequence."""
     warnings = total.get("warnings") and f"Warning: {total['warnings']}"
     expected = "expected_dice" in total and f"Expected Dice {describe_expected(total)}."
-    if knows_empty(total):
-        expected += f" {IF_EMPTY}"
-    elif expected and total["expected_dice"] is None and not warnings:  # which would be the reason
-        expected = f"Expected Dice unknown: {UNLIKE}"
+    if expected and total["low"] is None and not warnings:  # which would be the reason
+        expected += f" {IF_EMPTY if knows_empty(total) else UNLIKE}"
     seen = "Seen in training: the network learned from this patient." if total.get("seen_in_training") == "yes" else ""
     spacing = " × ".join(f"{size:.3g}" for size in scan.spacing or ())
     size = f"Voxels of {spacing} mm (rows, columns, slices)." if spacing else "No spacing known: areas are in pixels."
@@ -196,11 +194,10 @@ def describe_expected(total: Row) -> str:
     expected = total.get("expected_dice")
     if expected is None:
         return "unknown"
-    if knows_empty(total):
-        return f"{expected:.2f} (no lesion)"
-    return f"{expected:.2f} ({total['low']:.2f} to {total['high']:.2f})"
+    between = "no lesion" if knows_empty(total) else f"{total['low']:.2f} to {total['high']:.2f}"
+    return f"{expected:.2f} ({between})"
 
 
 def knows_empty(total: Row) -> bool:
     """Return whether the expected Dice is the probability that an empty mask is right."""
-    return total.get("lesion_pixels") == 0 and total.get("expected_dice") is not None
+    return total.get("expected_dice") is not None and total["low"] is None

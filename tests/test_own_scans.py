@@ -106,8 +106,8 @@ def test_an_empty_mask_has_the_probability_that_it_is_right():
 
 
 def test_an_unknown_expected_dice_has_a_reason():
-    unknown, scan = {"expected_dice": None, "lesion_pixels": 9, "warnings": ""}, Scan("p", [], [], [])
-    assert page.scan_facts(scan, unknown, "FLAIR x")[0] == f"Expected Dice unknown: {page.UNLIKE}"
+    unknown, scan = {"expected_dice": None, "low": None, "warnings": ""}, Scan("p", [], [], [])
+    assert page.scan_facts(scan, unknown, "FLAIR x")[0] == f"Expected Dice unknown. {page.UNLIKE}"
     warned = page.scan_facts(scan, unknown | {"warnings": "No head."}, "FLAIR x")
     assert warned[:2] == ["Warning: No head.", "Expected Dice unknown."]
 

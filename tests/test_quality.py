@@ -6,6 +6,8 @@ import pytest
 from conftest import box
 
 from evaluation import quality
+from inference.segment import expect
+from scans.scan import Scan
 from storage.run_folder import RunFolder
 from studies import quality as study
 
@@ -72,11 +74,15 @@ def test_the_probability_that_an_empty_mask_is_right_by_hand():
         "false_lesions": [0, 1, 0, 2, 0, 0, 0, 1],
     })  # fmt: skip
     assert quality.empty_is_right(patients) == pytest.approx(0.6 / (0.6 + 0.25))  # (5 + 1) / 10 and (1 + 1) / 8
-    model, mask = quality.fit(simulate(30)), np.zeros((2, 9, 9), np.uint8)
-    row = quality.features(mask.astype(np.float32), mask)
-    assert quality.predict(model, row) == quality.UNKNOWN  # stored without it
-    expected = quality.predict(model | {"empty": 0.75}, row)
-    assert expected == {"expected_dice": 0.75, "low": None, "high": None}
+    model, mask = quality.fit(simulate(30)), np.zeros((1, 1024, 1024), np.uint8)
+    scan, probabilities = Scan("P", [*mask], ["1"], []), np.zeros((1, 256, 256), np.float32)
+    assert expect(model, probabilities, mask, scan, False) == quality.UNKNOWN  # stored without it
+    model["empty"] = 0.75
+    expected = {"expected_dice": 0.75, "low": None, "high": None}
+    assert expect(model, probabilities, mask, scan, False) == expected
+    assert expect(model, probabilities, mask, scan, True) == quality.UNKNOWN
+    mask[0, 0, 0] = 1  # between the pixels of the network
+    assert expect(model, probabilities, mask, scan, False) == quality.UNKNOWN
 
 
 def test_what_expected_values_are_worth_by_hand():

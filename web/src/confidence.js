@@ -15,7 +15,7 @@ export function expectedDice(logits, masks, scan, config, doubtful) {
   const unknown = {dice: null, low: null, high: null, check: true};
   if (doubtful) return unknown;
   const row = features(logits, masksToNetwork(masks, scan, config), quality, config.input.size);
-  if (!row) return {...unknown, dice: quality.empty ?? null};
+  if (!row) return {...unknown, dice: masks.some(mask => sum(mask)) ? null : quality.empty ?? null};  // not lost on this grid
   let expected = quality.intercept;
   for (const [name, {coefficient, low, high}] of Object.entries(quality.features)) {
     if (!(row[name] >= low && row[name] <= high)) return unknown;

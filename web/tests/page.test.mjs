@@ -308,9 +308,11 @@ test("the expected Dice is a sum over features with an interval, unknown beyond 
   assert.deepEqual([check, expected("entropy").check], [false, true]);
   const unknown = {dice: null, low: null, high: null, check: true}, empty = masks.map(mask => mask.map(() => 0));
   assert.deepEqual(expected("log_volume", 2), unknown);
-  const ofEmpty = (confidence, doubtful) => expectedDice(logits, empty, {slices}, {...config, input: {size}, confidence}, doubtful);
+  const ofEmpty = (confidence, doubtful, own = empty, of = slices) => expectedDice(logits, own, {slices: of}, {...config, input: {size}, confidence}, doubtful);
   assert.deepEqual(ofEmpty({features: {entropy: {}}}), unknown);  // stored without the probability that it is right
   assert.deepEqual(ofEmpty({features: {entropy: {}}, empty: 0.75}), {...unknown, dice: 0.75});
   assert.deepEqual(ofEmpty({features: {entropy: {}}, empty: 0.75}, true), unknown);
+  const side = 4 * size, speck = Uint8Array.from({length: side * side}, (_, at) => at ? 0 : 1);  // between the pixels of the network
+  assert.deepEqual(ofEmpty({features: {entropy: {}}, empty: 0.75}, false, [speck], [{height: side, width: side}]), unknown);
   assert.equal(expectedDice(logits, masks, {slices}, {...config, confidence: null}), null);
 });
