@@ -80,8 +80,8 @@ def main(argv: list[str] | None = None) -> None:
     names = sorted(patient.name for patient in cohort.patients)
     if unknown := [name for name in args.empty if name not in names]:
         raise UserError(f"--empty {unknown[0]}: is no patient. There are {list_few(names)}.")
-    if asked := list(filter(None, (cohort.which(name, args.empty) for name in args.empty))):
-        raise UserError(f"--empty: {asked[0]} Name both, or make a table with --list, and name them apart in it.")
+    for question in cohort.ambiguous(args.empty).values():
+        raise UserError(f"--empty: {question} Name both, or make a table with --list, and name them apart in it.")
     print("\n".join(describe(cohort)))
     rows, problems = [], cohort.problems
     with new_folder(args.out, "Name another folder with --out.") as work:

@@ -28,7 +28,7 @@ from scans.names import (
     volumes_of_set,
 )
 from scans.read import holds_mask, is_mask, read_picture
-from scans.scan import ENDINGS, PICTURES, file_ending, natural_order, safe_name, stem
+from scans.scan import ENDINGS, PICTURES, file_ending, natural_order, stem
 
 DEEPEST = 8  # levels of folders below a folder that is named; patient, session, kind and series are 4
 BIDS = "dataset_description.json"  # in a folder of that standard, where these hold no scans as they were taken
@@ -88,6 +88,7 @@ class Patient:
     items: dict[Kind, Item]  # by channel, and MASK
     unused: list[Item] = field(default_factory=list)  # each with its reason
     notes: list[str] = field(default_factory=list)
+    called: str = ""  # name by its files, which others may have, too
 
 
 class Cohort(NamedTuple):
@@ -101,20 +102,18 @@ class Cohort(NamedTuple):
     def with_flair(self) -> list[Patient]:
         return [patient for patient in self.patients if FLAIR in patient.items]
 
-    def which(self, name: str, given: Collection[str]) -> str:
-        """Return a question where a name may mean several patients: P, and P_2 if another folder is called P; else "".
+    def ambiguous(self, names: Collection[str]) -> dict[str, str]:
+        """Return a question for each name that may mean several patients: P, and P_2 if another folder is called P.
 
-        given: all names that are given; nothing is asked if each of these patients is among them.
+        Nothing is asked if each of these patients is named.
         """
-        places = {}
+        meant: dict[str, dict[str, str]] = defaultdict(dict)  # by what they are called: names with the place
         for patient in self.patients:
-            own = [*patient.items.values(), *patient.unused]
-            if name in (patient.name, *(safe_name(item.name) for item in own if item.kind != MASK)):
-                places[patient.name] = own[0].place
-        if len(places) < 2 or places.keys() <= {*given}:
-            return ""
-        shown = " or ".join(f"{own} ({place})" for own, place in places.items())
-        return f"which {name} is meant, {shown}?"
+            place = [*patient.items.values(), *patient.unused][0].place
+            for name in {patient.name, patient.called}:
+                meant[name][patient.name] = f"{patient.name} ({place})"
+        several = {name: meant[name] for name in names if len(meant[name]) > 1 and not meant[name].keys() <= {*names}}
+        return {name: f"which {name} is meant, {' or '.join(own.values())}?" for name, own in several.items()}
 
 
 def find_items(inputs: Iterable[Path], patterns: dict[Kind, str], problems: list[str]) -> list[Item]:

@@ -35,14 +35,13 @@ class MaskStack(NamedTuple):
 def find_masks(
     folder: Path, patients: Collection[str] = ()
 ) -> tuple[dict[str, list[Path]], list[tuple[Path, str]], list[str]]:
-    """Return the files of each patient in a folder and its subfolders, sorted by patient; what is no mask, and why;
-    and problems.
+    """Return the masks in a folder and its subfolders by patient, sorted; what is no mask, and why; and problems.
 
     One volume, such as PATIENT.nii.gz, PATIENT/mask.nii.gz or PATIENT.npy, or pictures, PATIENT_SLICE.png or .tif; any
     may end in _mask. Where some pictures do, the others are taken for images; so are volumes.
 
-    patients: names that are known. Masks in a folder of such a name may be called anything, and what is called a mask
-    says nothing about the files of others. So may those that predict_model.py wrote.
+    patients: names that are known. Masks in a folder of such a name may be called anything, as those that
+    predict_model.py wrote; and what is called a mask says nothing about the files of others.
     """
     masks: dict[str, list[Path]] = defaultdict(list)
     written = {

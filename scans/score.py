@@ -26,7 +26,7 @@ def load_scans(folder: Path, wanted: Collection[str]) -> tuple[dict[str, Scan], 
     patients = {patient.name: patient for patient in cohort.with_flair if patient.name in wanted}
     lacking = [name for name in wanted if name not in patients]
     problems = [f"{folder}: no scan of {name}. Name its files like its mask." for name in lacking]
-    asked = filter(None, (cohort.which(name, wanted) for name in wanted))
+    asked = cohort.ambiguous(wanted).values()
     problems += [f"{folder}: {question} Name a mask for each, or the folders apart." for question in asked]
     scans, references = {}, {}
     for name, patient in sorted(patients.items()):

@@ -35,12 +35,14 @@ def take_masks(cohort: Cohort, folder: Path) -> None:
     masks, left, problems = find_masks(folder, patients)
     deep = [f"{path}: {DEEP}. Put masks into {folder / 'PATIENT'}." for path, why in left if why == DEEP]
     cohort.problems.extend([*problems, *deep])
+    asked = cohort.ambiguous(masks)
+    remedy = "Name a mask for each, or write it into the table of --list."
     for name, paths in masks.items():
         if name not in patients:
             cohort.problems.append(f"{paths[0]}: the mask of no patient by its name. Rename it to PATIENT_mask.nii.gz.")
             continue
-        if asked := cohort.which(name, masks):
-            cohort.problems.append(f"{paths[0]}: {asked} Name a mask for each, or write it into the table of --list.")
+        if name in asked:
+            cohort.problems.append(f"{paths[0]}: {asked[name]} {remedy}")
             continue
         place = paths[0] if len(paths) == 1 and not is_picture(paths[0]) else paths[0].parent
         patient, mask_of = patients[name], maker(paths[0], name, folder)
