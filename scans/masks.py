@@ -2,7 +2,7 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -89,21 +89,26 @@ def whose(path: Path) -> str:
     return name if kind == MASK else base
 
 
+def slice_numbers(patient: str, names: Iterable[str]) -> list[int] | None:
+    """Return the numbers of slices called PATIENT_NUMBER; None if one is called otherwise."""
+    matches = [SLICE.fullmatch(name) for name in names]
+    named = all(match and match["patient"] == patient for match in matches)
+    return [int(match["number"]) for match in matches] if named else None
+
+
 def read_masks(patient: str, paths: list[Path]) -> MaskStack:
     """Return the masks of a patient, as of `find_masks`: pictures by number, or in their order where names lack it.
 
     Raises: ValueError that names the file.
     """
     pictured = is_picture(paths[0])
-    matches = {path: SLICE.fullmatch(whose(path)) for path in paths}
-    numbered = all(match and match["patient"] == patient for match in matches.values())
-    if pictured and not numbered:
+    numbers = slice_numbers(patient, map(whose, paths)) if pictured else None
+    if pictured and not numbers:
         paths = sorted(paths, key=lambda path: natural_order(Path(whose(path))))
     masks: dict[int, np.ndarray] = {}  # by number of the slice
-    for path in paths:
+    for number, path in zip(numbers or range(len(paths)), paths, strict=True):
         if masks and not pictured:
             raise ValueError(f"{path}: {paths[0].name} holds masks of the patient, too. Remove one.")
-        number = int(matches[path]["number"]) if pictured and numbered else len(masks)
         if number in masks:
             raise ValueError(f"{path}: another file holds the mask of this slice, too. Remove one.")
         try:
@@ -118,7 +123,7 @@ def read_masks(patient: str, paths: list[Path]) -> MaskStack:
         return MaskStack(masks[0], grid=grid)
     if len({mask.shape for mask in masks.values()}) > 1:
         raise ValueError(f"{paths[0].parent}: the masks of {paths[0].name} and others differ in size. Save them alike.")
-    return MaskStack(np.stack([masks[number] for number in sorted(masks)]), sorted(masks) if numbered else None)
+    return MaskStack(np.stack([masks[number] for number in sorted(masks)]), sorted(masks) if numbers else None)
 
 
 def read_mask(path: Path, labels: Collection[int] = ()) -> np.ndarray:

@@ -8,7 +8,7 @@ import torch
 
 from dataset.slices import Slices, table_of
 from scans.cohort import find_patients
-from scans.masks import MaskStack, read_reference
+from scans.masks import MaskStack, read_reference, slice_numbers
 from scans.read import read_patient
 from scans.scan import Scan
 from scans.show import align
@@ -52,7 +52,10 @@ def frames_of(scans: dict[str, Scan]) -> dict[str, MaskStack]:
 
 
 def to_slices(scans: dict[str, Scan]) -> Slices:
-    """Return all slices in one size, the largest, with empty rows and columns at the ends of others. Masks: empty."""
+    """Return all slices in one size, the largest, with empty rows and columns at the ends of others. Masks: empty.
+
+    Slices called PATIENT_NUMBER keep their numbers, as their masks do; others are numbered from 1.
+    """
     images = torch.from_numpy(align([plane for scan in scans.values() for plane in scan.slices], square=True))
-    table = table_of({name: range(1, len(scan.slices) + 1) for name, scan in scans.items()})
-    return Slices(images, torch.zeros(images.shape[:3], dtype=torch.uint8), table)
+    numbers = {n: slice_numbers(n, scan.names) or range(1, len(scan.slices) + 1) for n, scan in scans.items()}
+    return Slices(images, torch.zeros(images.shape[:3], dtype=torch.uint8), table_of(numbers))

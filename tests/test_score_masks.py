@@ -116,14 +116,15 @@ def test_a_cross_validation_is_scored_as_its_folds_are(score, folder, tmp_path):
     assert dice == pytest.approx({"SYNTH_T_0": 2 * sum(others) / (first + 2 * sum(others)), "SYNTH_T_3": 1}, abs=1e-6)
 
 
-def test_pictures_called_without_the_patient_are_scored_as_predict_model_wrote_them(predict, score, tmp_path):
+@pytest.mark.parametrize("form", ["slice_{}", "P_{}"])
+def test_pictures_are_scored_as_predict_model_wrote_them(predict, score, tmp_path, form):
     """Slices 9 and 10, whose masks sort the other way by their letters; and no spacing."""
     image, mask = blob()
     folder = tmp_path / "scans" / "P"
     folder.mkdir(parents=True)
     for number, marked in ((9, 0), (10, 1)):
-        Image.fromarray(image * np.uint8(marked)).save(folder / f"slice_{number}.png")
-        Image.fromarray(mask * np.uint8(255 * marked)).save(folder / f"slice_{number}_mask.png")
+        Image.fromarray(image * np.uint8(marked)).save(folder / f"{form.format(number)}.png")
+        Image.fromarray(mask * np.uint8(255 * marked)).save(folder / f"{form.format(number)}_mask.png")
     masks = predict(tmp_path / "scans")[3]
     code, out, err, scored = score(masks, "--scans", tmp_path / "scans")
     assert (code, err) == (0, "") and "in pixels alone, since the spacing of P is unknown" in out
