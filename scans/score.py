@@ -18,7 +18,8 @@ from utils import UserError, describe_problems
 def load_scans(folder: Path, wanted: Collection[str]) -> tuple[dict[str, Scan], dict[str, MaskStack]]:
     """Return the wanted patients of a folder of scans by name, and the reference masks of those who have one.
 
-    Raises: UserError that lists whose scan is missing or cannot be read, or has slices of several sizes.
+    Raises: UserError that lists whose scan is missing, may be of two patients, cannot be read, or has slices of several
+    sizes.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder. Name a folder of scans.")

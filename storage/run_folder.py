@@ -55,9 +55,7 @@ class RunFolder:
     def remedy(self, script: str) -> str:
         """Return what to do where a file that a script writes is missing."""
         if (self.path / "fold_1").is_dir() and not self.exists():
-            return (
-                f"{self} holds the folds of a cross-validation: name one of them, or pool them with cross_validate.py."
-            )
+            return f"{self} holds the folds of a cross-validation: name one, or pool them with cross_validate.py."
         return f"Run {script} --run {self} first."
 
     def _read_json(self, name: str, script: str) -> dict[str, Any]:

@@ -39,13 +39,12 @@ def main(argv: list[str] | None = None) -> None:
     add("--data", type=existing, metavar="DIR", help="folder kaggle_3m or its parent")
     add("--institutions", nargs="+", default=["CS", "DU", "FG", "HT"], metavar="CODE", help="(%(default)s)")
     add("--draws", type=positive(int), default=DRAWS, metavar="N", help="of the few patients (%(default)s)")
-    add("--epochs", type=positive(int), metavar="N",
-        help="of every training, for a quick trial (as above)")  # fmt: skip
+    add("--epochs", type=positive(int), metavar="N", help="of every training, for a quick trial")
     add("--width", type=positive(int), help="of all networks (that of the recipe)")
     add("--out", type=Path, required=True, metavar="DIR", help="where the runs and the results go")
     args = parser.parse_args(argv)
     tuned = ["--recipe", "tuned", *(["--width", args.width] if args.width else [])]
-    quick = ["--epochs", args.epochs] if args.epochs else []
+    finetune = ["--recipe", "finetune", *(["--epochs", args.epochs] if args.epochs else [])]
     folder = find_folder(args.data)
     patients = sorted(set(find_slices(folder)["patient"]))
     tables = []
@@ -55,17 +54,17 @@ def main(argv: list[str] | None = None) -> None:
             raise UserError(f"{code}: has {len(own)} patients, too few to train and to test. Leave it out.")
         rest = [patient for patient in patients if patient not in own]
         run = args.out / code
-        tested = score(run / "others", folder, rest, own, *tuned, "--epochs", OTHERS_EPOCHS, *quick)
+        tested = score(run / "others", folder, rest, own, *tuned, "--epochs", args.epochs or OTHERS_EPOCHS)
         others = RunFolder(run / "others")
-        go_on = ("--weights", others.checkpoint(max(others.checkpoints())), "--recipe", "finetune")
+        go_on = ("--weights", others.checkpoint(max(others.checkpoints())), *finetune)
         for draw in range(args.draws):
             order = np.random.default_rng((SEED, draw)).permutation(own).tolist()
             counts = [count for count in FEW if count <= len(own) // 2]
             few, test = order[: max(counts)], order[max(counts) :][:TESTED]
             for count in counts:
-                went_on = score(run / f"went_on_{count}_{draw}", folder, few[:count], test, *go_on, *quick)
-                own_only = (*tuned, "--epochs", ALONE_EPOCHS, *quick)
-                alone = score(run / f"alone_{count}_{draw}", folder, few[:count], test, *own_only)
+                went_on = score(run / f"went_on_{count}_{draw}", folder, few[:count], test, *go_on)
+                begin_anew = (*tuned, "--epochs", args.epochs or ALONE_EPOCHS)
+                alone = score(run / f"alone_{count}_{draw}", folder, few[:count], test, *begin_anew)
                 scores = {OTHERS: tested[tested["patient"].isin(test)], WENT_ON: went_on, ALONE: alone}
                 shared = {"institution": code, "draw": draw, "few": count}
                 tables += [scored.assign(**shared, network=network) for network, scored in scores.items()]

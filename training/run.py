@@ -133,7 +133,7 @@ def train(
     writer = Writer(run, optimiser.result, optimiser, config, choose_kept)
     finished = writer.resume() if resumed else 0
     if rank() == 0 and finished:
-        run.write("epochs.csv", writer.epochs)  # without an epoch whose state was not saved
+        run.write("epochs.csv", writer.epochs)  # as far as the state was saved, wherever it was stopped
     if finished >= recipe.epochs:
         say(f"nothing is left to do: {counted(finished, 'epoch')} done")
         return
