@@ -28,7 +28,7 @@ def load_scans(folder: Path, wanted: Collection[str]) -> tuple[dict[str, Scan], 
     lacking = [name for name in wanted if name not in patients]
     problems = [f"{folder}: no scan of {name}. Name its files like its mask." for name in lacking]
     asked = cohort.ambiguous(wanted).values()
-    problems += [f"{folder}: {question} Name a mask for each, or the folders apart." for question in asked]
+    problems += [f"{folder}: {question} Name both, or the folders apart." for question in asked]
     scans, references = {}, {}
     for name, patient in sorted(patients.items()):
         scan, wrong = read_patient(patient)
