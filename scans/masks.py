@@ -14,7 +14,7 @@ from scans.items import DEEP, problems_of, walk
 from scans.names import MASK, base_of, kind_of
 from scans.read import open_picture, read_picture, read_stack
 from scans.scan import PICTURES, Scan, file_ending, natural_order, stem
-from scans.write import read_record
+from scans.write import record_path
 from utils import counted
 
 MOST_LABELS = 9  # a mask of labels has whole numbers up to this; grey levels of resizing go on to 255
@@ -40,14 +40,10 @@ def find_masks(
     One volume, such as PATIENT.nii.gz, PATIENT/mask.nii.gz or PATIENT.npy, or pictures, PATIENT_SLICE.png or .tif; any
     may end in _mask. Where some pictures do, the others are taken for images; so are volumes.
 
-    patients: names that are known. Masks in a folder of such a name may be called anything, as those that
-    predict_model.py wrote; and what is called a mask says nothing about the files of others.
+    patients: names that are known; what is called a mask then says nothing about the files of others. Masks in a folder
+    of such a name, or with a record of predict_model.py, may be called anything.
     """
     masks: dict[str, list[Path]] = defaultdict(list)
-    written = {
-        path.parent / name: path.parent.name
-        for path in folder.glob("*/*_mask.json") for name in read_record(folder, path.parent.name).get("masks", ())
-    }  # fmt: skip
     entries = list(walk(folder, levels=1, ours=True))
     problems = problems_of(entries)
     for pictured in (False, True):
@@ -55,9 +51,11 @@ def find_masks(
         named = [*filter(is_named, paths)]
         for path in named if named and not patients else paths:
             match = SLICE.fullmatch(whose(path)) if pictured else None
-            name = match["patient"] if match else whose(path) or path.parent.name
-            known = [other for other in (path.parent.name, name, kind_of(name)[0]) if other in patients]
-            known = [written[path]] if path in written else known
+            above = path.parent.name
+            name = match["patient"] if match else whose(path) or above
+            known = [other for other in (above, name, kind_of(name)[0]) if other in patients]
+            if record_path(path.parent.parent, above).is_file():  # predict_model.py wrote it
+                known = [above]
             if pictured and not (match or known):
                 problems.append(f"{path}: not named like a mask. Rename it to PATIENT_NUMBER_mask{path.suffix}.")
             else:
