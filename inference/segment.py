@@ -72,9 +72,8 @@ def expect(
     if not model:
         return {}
     small = masks_to_network(masks, scan)
-    if doubtful or any(mask.any() for mask in masks) > small.any():
-        return quality.UNKNOWN
-    return quality.predict(model, quality.features(probabilities, small))
+    lost = any(mask.any() for mask in masks) and not small.any()
+    return quality.UNKNOWN if doubtful or lost else quality.predict(model, quality.features(probabilities, small))
 
 
 # --- From Python: segment(stack) -------------------------------------------------------------------------------
