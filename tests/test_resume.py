@@ -112,13 +112,12 @@ def test_what_is_done_is_not_read_again_unless_something_changed(predict, read, 
 
 def run_worker_here(command: list[str], **_) -> subprocess.CompletedProcess:
     """Run the command of a worker in a thread of this process: one of its own would import torch again."""
-    program, script, *arguments = command
-    assert program == sys.executable
+    assert command[0] == sys.executable
     try:
-        run_here(script, *arguments)
+        code = run_here(*command[1:]) or 0
     except SystemExit as stop:
-        return subprocess.CompletedProcess(command, stop.code)
-    return subprocess.CompletedProcess(command, 0)
+        code = stop.code
+    return subprocess.CompletedProcess(command, code)
 
 
 def test_shards_in_any_order_and_a_last_call_or_workers_are_one_prediction(predict, read, tmp_path, monkeypatch):
