@@ -82,6 +82,17 @@ def test_the_average_by_hand():
     assert not same(net, optimisation.result)
 
 
+def test_of_trained_weights_the_average_keeps_more_the_fewer_the_steps():
+    net = network()
+    optimisation = Optimisation(net, Recipe(lr=0.1, ema=0.9), 2, trained=True)
+    passed = [weights(net)[0]]
+    for _ in range(2):
+        learn(net, optimisation, 1)
+        passed.append(weights(net)[0])
+    expected = 0.81 * passed[0] + 0.09 * passed[1] + 0.1 * passed[2]
+    torch.testing.assert_close(weights(optimisation.result)[0], expected)
+
+
 @pytest.mark.parametrize(("ema", "optimiser"), [(0.0, "adam"), (0.9, "adamw")])
 def test_a_resumed_training_is_the_same_bit_for_bit(ema, optimiser, tmp_path):
     settings = dataclasses.replace(TUNED, ema=ema, optimiser=optimiser)

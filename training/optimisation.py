@@ -26,10 +26,11 @@ class Optimisation:
     """The optimiser of a recipe with its schedule over `steps` steps and the average of the weights.
 
     result: the network that is validated and saved: the average of the weights, or without one `network`.
+    trained: whether training begins with trained weights. The fewer the steps, the more of them remains in the average.
     """
 
-    def __init__(self, network: nn.Module, recipe: Recipe, steps: int):
-        self.network, self.recipe, self.steps, self.done = network, recipe, steps, 0
+    def __init__(self, network: nn.Module, recipe: Recipe, steps: int, trained: bool = False):
+        self.network, self.recipe, self.steps, self.trained, self.done = network, recipe, steps, trained, 0
         fused = next(network.parameters()).device.type != "mps"
         self.optimiser = OPTIMISERS[recipe.optimiser](
             network.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay, fused=fused
@@ -53,8 +54,8 @@ class Optimisation:
 
     @torch.no_grad()
     def _average(self) -> None:
-        """Move the average towards the weights and statistics, faster in the first steps."""
-        decay = min(self.recipe.ema, (1 + self.done) / (10 + self.done))
+        """Move the average towards the weights and statistics; from random weights faster in the first steps."""
+        decay = self.recipe.ema if self.trained else min(self.recipe.ema, (1 + self.done) / (10 + self.done))
         torch._foreach_lerp_([mine for mine, _ in self.averaged], [theirs for _, theirs in self.averaged], 1 - decay)
         torch._foreach_copy_([mine for mine, _ in self.counters], [theirs for _, theirs in self.counters])
 

@@ -128,7 +128,8 @@ def train(
         epoch_order, settings["seed"], slices=slices["train"],
         negative_fraction=recipe.negative_fraction, patient_balanced=recipe.patient_balanced,
     )  # fmt: skip
-    optimiser = Optimisation(network, recipe, recipe.epochs * math.ceil(len(order(1)) / recipe.batch_size))
+    steps = recipe.epochs * math.ceil(len(order(1)) / recipe.batch_size)
+    optimiser = Optimisation(network, recipe, steps, trained="weights" in config)
     choose_kept = functools.partial(best_epochs, count=keep) if keep else None
     writer = Writer(run, optimiser.result, optimiser, config, choose_kept)
     finished = writer.resume() if resumed else 0
