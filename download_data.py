@@ -13,12 +13,10 @@ import re
 import shutil
 import zipfile
 import zlib
-from collections import Counter
-from collections.abc import Iterable
-from pathlib import Path, PurePath, PurePosixPath
+from pathlib import Path
 
 import constants
-from utils import UserError, describe_problems, new_folder, run_script
+from utils import UserError, describe_problems, existing, new_folder, run_script
 
 HANDLE = "mateuszbuda/lgg-mri-segmentation"  # on Kaggle
 PAGE = f"https://www.kaggle.com/datasets/{HANDLE}"
@@ -30,7 +28,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--subset", action="store_true", help="only the 12 patients of the 100 MB run (336 slices)")
-    add("--from", dest="source", type=Path, metavar="PATH", help="a zip or folder on the disk; no network is used")
+    add("--from", dest="source", type=existing, metavar="PATH", help="a zip or folder on the disk; no network is used")
     add("--out", type=Path, default=constants.DATA_DIR, metavar="DIR", help="folder of the patients (%(default)s)")
     args = parser.parse_args(argv)
     from dataset.published import published_patients
@@ -40,8 +38,6 @@ def main(argv: list[str] | None = None) -> None:
         print(f"{args.out}: there already; {verify(args.out, patients)}")
         return
     source = args.source or download()
-    if not source.exists():
-        raise UserError(f"{source}: no such file or folder. {BY_HAND}")
     with new_folder(args.out) as folder:
         try:
             action = (link_folder if source.is_dir() else unpack_archive)(source, folder, patients)
@@ -97,12 +93,17 @@ def verify(folder: Path, patients: dict[str, int]) -> str:
 
 
 def link_folder(source: Path, folder: Path, patients: dict[str, int]) -> str:
-    """Link the patients in `source` and data.csv into `folder`; copy them where links cannot be made."""
-    below = (path for depth in range(4) for path in source.glob("*/" * depth + "*") if path.is_dir())
-    copy, action = find_copy(below, patients, source).resolve(), "linked to"
-    for path in (path for path in map(copy.joinpath, (*patients, LABELS)) if path.exists()):
+    """Link the patients and data.csv into `folder`, from `source` or at most three folders below.
+
+    They are copied where links cannot be made.
+    """
+    action, present = "linked to", {}
+    for depth in range(4):
+        for path in source.glob("*/" * depth + "*"):
+            present.setdefault(path.name, path.resolve())  # the set lies twice in what Kaggle gives
+    for path in (present[name] for name in (*patients, LABELS) if name in present):
         try:
-            (folder / path.name).symlink_to(path.resolve(), target_is_directory=path.is_dir())
+            (folder / path.name).symlink_to(path, target_is_directory=path.is_dir())
         except (OSError, NotImplementedError):  # Windows without the right to, and some file systems
             (shutil.copytree if path.is_dir() else shutil.copyfile)(path, folder / path.name)
             action = "copied from"
@@ -110,30 +111,22 @@ def link_folder(source: Path, folder: Path, patients: dict[str, int]) -> str:
 
 
 def unpack_archive(archive: Path, folder: Path, patients: dict[str, int]) -> str:
-    """Unpack the patients and data.csv from one of the two copies in a zip into `folder`.
+    """Unpack the patients and data.csv from a zip, at whatever depth, into `folder`.
 
     Only names of the set's own files are written: no member can lead out of the folder.
     """
-    wanted = re.compile(rf"({'|'.join(map(re.escape, patients))})/\1_\d+(_mask)?\.tif|{re.escape(LABELS)}")
+    names = "|".join(map(re.escape, patients))
+    wanted = re.compile(rf"(?:.*/)?(({names})/\2_\d+(_mask)?\.tif|{re.escape(LABELS)})")
     try:
         with zipfile.ZipFile(archive) as packed:
-            members = {PurePosixPath(name.replace("\\", "/")): name for name in packed.namelist()}  # of Windows
-            copy = find_copy({path.parent for path in members}, patients, archive)
-            for path, name in members.items():
-                if path.is_relative_to(copy) and wanted.fullmatch(str(inner := path.relative_to(copy))):
-                    (folder / inner).parent.mkdir(exist_ok=True)
-                    (folder / inner).write_bytes(packed.read(name))
+            for member in packed.namelist():
+                match = wanted.fullmatch(member.replace("\\", "/"))  # of Windows
+                if match and not (path := folder / match[1]).exists():  # the set lies twice in Kaggle's zip
+                    path.parent.mkdir(exist_ok=True)
+                    path.write_bytes(packed.read(member))
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         raise UserError(f"{archive}: is damaged, or no zip of the set ({error}). Get it again. {BY_HAND}") from None
     return "unpacked from"
-
-
-def find_copy(folders: Iterable[PurePath], patients: dict[str, int], source: Path) -> PurePath:
-    """Return the folder with the most patient folders; of equals, the least deep."""
-    parents = Counter(folder.parent for folder in folders if folder.name in patients)
-    if not parents:
-        raise UserError(f"{source}: holds none of the patient folders (TCGA_...). {BY_HAND}")
-    return max(parents, key=lambda folder: (parents[folder], -len(folder.parts)))
 
 
 if __name__ == "__main__":

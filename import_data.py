@@ -84,7 +84,7 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(f"--empty: {question} Name both, or make a table with --list, and name them apart in it.")
     print("\n".join(describe(cohort)))
     rows, problems = [], cohort.problems
-    with new_folder(args.out, "Name another folder with --out.") as work:
+    with new_folder(args.out) as work:
         for patient in cohort.patients:
             rows.append(to_row(patient, args.out) | {"left_out": "", "remarks": "; ".join(patient.notes)})
             try:

@@ -141,14 +141,14 @@ def refuse_used(folder: Path, overwrite: bool = False) -> None:
 
 
 @contextlib.contextmanager
-def new_folder(path: Path, remedy: str = "Name another folder.") -> Iterator[Path]:
+def new_folder(path: Path) -> Iterator[Path]:
     """Yield an empty folder that becomes `path` at the end of the block; a failure leaves nothing at `path`.
 
     Raises: UserError if `path` is a file, a link or a folder that is not empty.
     """
     path = Path(os.path.abspath(path))  # has a name, as "." has not
     if path.is_symlink() or path.is_file() or (path.is_dir() and any(path.iterdir())):
-        raise UserError(f"{path}: is there already, with other content. {remedy}")
+        raise UserError(f"{path}: is there already, with other content. Name another folder.")
     work = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         work.mkdir(parents=True)
@@ -191,34 +191,30 @@ def write_text(path: Path, text: str) -> None:
 # --- Tables as text --------------------------------------------------------------------------------------------
 
 
-def read_csv(path: Path, columns: list[str], remedy: str = "Name a CSV file.") -> "pd.DataFrame":
+def read_csv(path: Path, columns: list[str]) -> "pd.DataFrame":
     """Read a CSV file as text, nothing guessed, with commas or semicolons. The row of index i stands in line i + 2.
 
     Raises: UserError if it cannot be read, or one of `columns` is missing or has an empty cell.
     """
     import pandas as pd
 
+    expected = f"Save it as CSV in UTF-8{', with the columns ' * bool(columns)}{', '.join(columns)}."
     try:
         content = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}). {remedy}") from None
-    separator = ";" if b";" in content.split(b"\n", 1)[0] else ","
-    try:
+        separator = ";" if b";" in content.split(b"\n", 1)[0] else ","
         options = {"sep": separator, "dtype": str, "keep_default_na": False, "skip_blank_lines": False}
         table = pd.read_csv(io.BytesIO(content), encoding="utf-8-sig", **options).fillna("")  # of short lines
         if not isinstance(table.index, pd.RangeIndex):  # pandas takes surplus values in front for an index
             raise ValueError("its lines hold more values than its first one names columns")
-        table = table[table.ne("").any(axis=1)]  # the index still counts blank lines
-    except (ValueError, csv.Error) as error:  # pandas' parser errors are ValueErrors
+    except (OSError, ValueError, csv.Error) as error:  # pandas' parser errors are ValueErrors
         reason = str(error).strip().splitlines()[0]
-        raise UserError(
-            f"{path}: cannot be read as CSV ({reason}). Save it as CSV in UTF-8, with the columns {', '.join(columns)}."
-        ) from None
+        raise UserError(f"{path}: cannot be read as CSV ({reason}). {expected}") from None
+    table = table[table.ne("").any(axis=1)]  # the index still counts blank lines
     if missing := [column for column in columns if column not in table]:
-        raise UserError(f"{path}: has no column {', '.join(missing)}. Expected columns {', '.join(columns)}.")
+        raise UserError(f"{path}: has no column {', '.join(missing)}. {expected}")
     empty = table[columns].eq("").any(axis=1)
     if empty.any():
-        raise UserError(f"{path}, line {empty.idxmax() + 2}: an empty cell. Fill in {', '.join(columns)}.")
+        raise UserError(f"{path}, line {empty.idxmax() + 2}: an empty cell. {expected}")
     return table
 
 
@@ -236,15 +232,8 @@ def to_markdown(titles: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
 def to_json(content: Any) -> str:
     """Return nested dicts and lists as JSON. NaN, which JSON lacks, becomes null."""
 
-    def plain(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: plain(item) for key, item in value.items()}
-        if isinstance(value, (list, tuple)):
-            return [plain(item) for item in value]
-        value = value.item() if hasattr(value, "item") else value  # NumPy's numbers
-        return None if isinstance(value, float) and not math.isfinite(value) else value
-
-    return json.dumps(plain(content), indent=2, allow_nan=False) + "\n"
+    text = json.dumps(content, default=lambda number: number.item())  # of NumPy
+    return json.dumps(json.loads(text, parse_constant=lambda _: None), indent=2) + "\n"
 
 
 def show_number(value: float | None, form: str = ".3f") -> str:
@@ -274,10 +263,9 @@ def list_few(names: list) -> str:
 def cores(quotas: Path = Path("/sys/fs/cgroup")) -> int:
     """Return how many cores this process may use: those that it is bound to, its quota, and OMP_NUM_THREADS."""
     bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    for files in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):  # of cgroup 2 and 1
-        with contextlib.suppress(OSError, ValueError):  # there is no quota: "max"
-            quota, period = map(int, " ".join((quotas / file).read_text() for file in files).split())
-            bound = min(bound, -(-quota // period)) if quota > 0 else bound
+    with contextlib.suppress(OSError, ValueError):  # there is no quota: "max"
+        quota, period = map(int, (quotas / "cpu.max").read_text().split())
+        bound = min(bound, -(-quota // period))
     with contextlib.suppress(ValueError):
         bound = min(bound, int(os.environ.get("OMP_NUM_THREADS", "")))
     return max(1, bound)

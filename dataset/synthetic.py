@@ -49,14 +49,9 @@ ORBITS = ((0.36, -0.62, 0.05, 0.19, 0.16, 0.07),)
 HEIGHT = 130  # of the head in pixels
 
 
-def is_synthetic(patient: str) -> bool:
-    """Return whether a patient id was made by this module; no TCGA id can be."""
-    return patient.startswith(PREFIX)
-
-
 def any_synthetic(table: pd.DataFrame) -> bool:
-    """Return whether any patient of a table is synthetic."""
-    return any(map(is_synthetic, table["patient"].unique()))
+    """Return whether any patient of a table was made by this module; no TCGA id begins with PREFIX."""
+    return bool(table["patient"].str.startswith(PREFIX).any())
 
 
 def patient_name(number: int) -> str:
@@ -198,7 +193,7 @@ def write_patients(folder: str | Path, patients: int = SYNTHETIC_PATIENTS, seed:
         for n, (image, mask) in enumerate(zip(*make_patient(seed, number), strict=True), start=1):
             write_slice(work, patient_name(number), n, image, mask)
 
-    with new_folder(folder, f"Remove it, or name another folder for {patients} patients of seed {seed}.") as work:
+    with new_folder(folder) as work:
         parallel_map(write_patient, numbers)
         labels = [f"{normalise_id(patient_name(number))};{describe_patient(number)[1]}" for number in numbers]
         (work / LABEL_FILE).write_text("\n".join([f"Patient;{SYNTHETIC_LABEL}", *labels, ""]), encoding="utf-8")

@@ -89,7 +89,7 @@ DAMAGE = {
     "SYNTH_T_3: 2 slices, but 3 are expected": lambda path: [each.unlink() for each in path.parent.glob("*_2*.tif")],
     "SYNTH_T_3_2_mask.tif: has no image": Path.unlink,
     "SYNTH_T_3_2.tif: cannot be read as a TIFF": lambda path: path.write_bytes(b"II*\0 but no image"),
-    "holds none of the patient folders": lambda path: shutil.rmtree(path.parents[1]),
+    "holds no patient folders": lambda path: shutil.rmtree(path.parents[1]),
 }
 
 
