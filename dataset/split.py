@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from constants import SPLIT_SEED, TEST_SHARE, VALIDATION_SHARE
-from utils import UserError, describe_problems, read_csv
+from utils import UserError, describe_problems, list_few, read_csv
 
 SPLITS = ("train", "validation", "test")
 Assignment = dict[str, str]  # {patient: one of SPLITS}
@@ -34,8 +34,8 @@ def group_scans(patients: Iterable[str]) -> dict[str, list[str]]:
 
 def describe_persons(patients: Iterable[str]) -> str:
     """Return a sentence on persons with several scans, by their ids; an empty text if there are none."""
-    persons = group_scans(patients)
-    if not (several := [scans for scans in persons.values() if len(scans) > 1]):
+    persons = list(group_scans(patients).values())
+    if not (several := [scans for scans in persons if len(scans) > 1]):
         return ""
     example = f"{person_of(several[0][0])} ({', '.join(several[0][:3])})"
     return f"{len(several)} of {len(persons)} persons have several scans by their ids, such as {example}"
@@ -81,41 +81,42 @@ def _assignment(persons: dict[str, list[str]], rest: list[str], test: list[str])
     return {patient: split for split, group in groups for first in group for patient in persons[first]}
 
 
-def read_assignment(path: Path, patients: Iterable[str], folder: Path) -> tuple[Assignment, list[str], list[str]]:
+def read_assignment(path: Path, patients: Iterable[str], folder: Path) -> tuple[Assignment, list[str]]:
     """Read a saved split (CSV: patient, split, and person where ids do not say it) for the patients in `folder`.
 
-    Returns: the assignment; the patients that the file names but that have no folder; and the persons with several
-        scans whose ids do not say so.
+    Returns: the assignment; and warnings about patients without a folder, and persons that only the file knows.
     Raises: UserError for an unreadable file, an unknown split, a patient named twice, a person in two splits, folders
         the file does not name.
     """
     rows = read_csv(path, ["patient", "split"])
-    persons = rows.get("person", rows["patient"].map(person_of))
-    present = sorted(set(patients))
-    problems = [
-        f"{path}, line {row.Index + 2}: {row.split!r} is no split. Use one of {', '.join(SPLITS)}."
-        for row in rows[~rows["split"].isin(SPLITS)].itertuples()
-    ]
-    problems += [
-        f"{path}, line {row.Index + 2}: {row.patient} is named twice. Remove one of the lines."
-        for row in rows[rows["patient"].duplicated()].itertuples()
-    ]
-    problems += [
-        f"{folder / patient}: is not named in {path}. Add it there, or remove the folder."
-        for patient in sorted(set(present) - set(rows["patient"]))
-    ]
-    scans = rows.assign(person=persons)[rows["patient"].isin(present) & (persons != "")]
-    unknown = []
-    for person, own in scans.groupby("person"):
-        unknown += [person] if own["patient"].map(person_of).nunique() > 1 else []
+    named, present = dict(zip(rows["patient"], rows["split"], strict=True)), sorted(set(patients))
+    problems = []
+    for row in rows.itertuples():
+        if row.split not in SPLITS:
+            problems.append(f"{path}, line {row.Index + 2}: {row.split!r} is no split. Use one of {', '.join(SPLITS)}.")
+    for row in rows[rows["patient"].duplicated()].itertuples():
+        problems.append(f"{path}, line {row.Index + 2}: {row.patient} is named twice. Remove one of the lines.")
+    for patient in present:
+        if patient not in named:
+            problems.append(f"{folder / patient}: is not named in {path}. Add it there, or remove the folder.")
+    persons, unknown, warnings = rows.get("person", rows["patient"].map(person_of)), [], []
+    for person, own in rows[rows["patient"].isin(present) & (persons != "")].groupby(persons):
         if own["split"].nunique() > 1:
             several = ", ".join(own["patient"] + " in " + own["split"])
             remedy = "Assign a person to one split; if these are different people, say so in a column person."
             problems.append(f"{path}: scans of {person} are in several splits ({several}). {remedy}")
+        if own["patient"].map(person_of).nunique() > 1:
+            unknown.append(person)
     if problems:
         raise UserError(describe_problems(path, problems))
-    named = dict(zip(rows["patient"], rows["split"], strict=True))
-    return {patient: named[patient] for patient in present}, sorted(named.keys() - set(present)), unknown
+    if missing := sorted(named.keys() - set(present)):
+        warnings.append(f"{path} names patients without a folder in {folder}, left out: {', '.join(missing)}")
+    if unknown:
+        warnings.append(
+            f"the ids of {list_few(unknown)} do not say that their scans are of one person. The split keeps them "
+            "together; intervals and radiogenomics.py count each scan. Name folders PERSON_ses-1, ..."
+        )
+    return {patient: named[patient] for patient in present}, warnings
 
 
 def split_tables(table: pd.DataFrame, assignment: Assignment) -> dict[str, pd.DataFrame]:
@@ -127,7 +128,7 @@ def split_tables(table: pd.DataFrame, assignment: Assignment) -> dict[str, pd.Da
 def read_patient_list(path: Path) -> list[str]:
     """Read patient ids, one per line; blank lines, lines that begin with #, and the ; of spreadsheets are ignored."""
     try:
-        lines = [line.strip().rstrip(";") for line in path.read_text(encoding="utf-8-sig").split("\n")]
+        lines = [line.strip().rstrip(";") for line in path.read_text(encoding="utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read ({error}). Name a text file with one patient per line.") from None
     patients = [line for line in lines if line and not line.startswith("#")]

@@ -6,7 +6,6 @@ config.json, and so each checkpoint, names patients by digests only: folders may
 from pathlib import Path
 from typing import Any
 
-from dataset.published import published_patients
 from dataset.slices import Slices, fingerprint, name_digest
 from dataset.split import SPLITS
 from storage.checkpoints import NETWORK, describe_network, load_network
@@ -42,7 +41,7 @@ def describe_origin(weights: StartingWeights | None, slices: dict[str, Slices]) 
     """Return what config.json says about the weights of --weights, if any, and the patients of this training.
 
     weights: file, sha256, licence, recorded (whether all patients that they were trained on are known); seen: of each
-        split, the patients on whom they were trained; or, where suspected, those of the published set, if it was that.
+        split, the patients on whom they were trained, by name or by images.
     training_patients: {digest of the name: fingerprint of the images} of training and validation, and of the weights.
     """
     patients = {
@@ -53,19 +52,17 @@ def describe_origin(weights: StartingWeights | None, slices: dict[str, Slices]) 
     if not weights:
         return {"training_patients": own}
     config, known = weights.checkpoint["config"], weights.checkpoint["training_patients"] or {}
-    recorded = bool(known) and config.get("weights", {}).get("recorded", True)
-    suspected = published_patients().keys() if config["published"] and not recorded else ()
 
-    def is_seen(name: str, images: str) -> bool:
-        return bool({name, name_digest(name)} & known.keys()) or images in known.values() or name in suspected
+    def seen(split: str) -> list[str]:
+        by_name = {name for name in patients[split] if {name, name_digest(name)} & known.keys()}
+        return sorted(by_name | {name for name, images in patients[split].items() if images in known.values()})
 
     described = {
         "file": weights.path.name,
         "sha256": weights.sha256,
         "licence": licence(config),
-        "recorded": recorded,
-        "suspected": bool(suspected),
-        "seen": {split: sorted(name for name, i in of.items() if is_seen(name, i)) for split, of in patients.items()},
+        "recorded": bool(known) and config.get("weights", {}).get("recorded", True),
+        "seen": {split: seen(split) for split in patients},
     }
     return {"weights": described, "training_patients": known | own}
 
@@ -81,18 +78,12 @@ def licence(config: dict[str, Any]) -> str:
 
 def origin_warning(config: dict[str, Any], split: str) -> str:
     """Return a warning if patients of a split were, or may have been, in the training of the weights; else ""."""
-    if not (weights := config.get("weights")):
+    weights = config.get("weights")
+    if weights and (seen := weights["seen"].get(split)):
+        whose = f"the weights that this one began with ({weights['file']}): {list_few(seen)}"
+        text = f"{len(seen)} of the {config['patients'][split]} {split} patients were in the training of {whose}"
+    elif weights and not weights["recorded"]:
+        text = f"{weights['file']}, which training began with, does not say whom it was trained on"
+    else:
         return ""
-    seen, caution = weights["seen"].get(split, []), "Scores of patients who were say nothing about new patients."
-    if seen:
-        were = "were, or may have been," if weights["suspected"] else "were"
-        return (
-            f"{len(seen)} of the {config['patients'][split]} {split} patients {were} in the training of the weights "
-            f"that this one began with ({weights['file']}): {list_few(seen)}. {caution}"
-        )
-    if weights["recorded"]:
-        return ""
-    return (
-        f"{weights['file']}, which training began with, does not say whom it was trained on: perhaps on {split} "
-        f"patients. {caution}"
-    )
+    return f"{text}. Scores of patients who were say nothing about new patients."

@@ -191,9 +191,5 @@ def commit() -> str:
     """Return the commit of this checkout, followed by "changed" if its files were; "" without a checkout or git."""
     if not (PROJECT / ".git").exists() or not shutil.which("git"):
         return ""
-    commands = (["rev-parse", "--short=12", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
-    commit, changed = (
-        subprocess.run(["git", "-C", PROJECT, *words], capture_output=True, text=True, check=False).stdout.strip()
-        for words in commands
-    )
-    return commit + (" changed" if changed else "")
+    command = ["git", "-C", PROJECT, "describe", "--always", "--exclude=*", "--abbrev=12", "--dirty= changed"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()

@@ -9,12 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import SimpleITK as sitk
-from conftest import QUICK, box, bright_checkpoint, draw_patient, make_slices, write_split, write_volume
+from conftest import QUICK, box, bright_checkpoint, draw_patient, write_split, write_volume
 
 from dataset.folder import find_slices, read_spacing
 from dataset.slices import Slices, load_slices
-from export_model import to_safetensors
-from reporting.model_card import describe_input, model_card
+from reporting.model_card import model_card
 from scans.cohort import find_patients
 from scans.geometry import to_network_size
 from scans.names import MASK
@@ -366,20 +365,3 @@ def test_training_goes_on_from_weights_and_says_whom_they_know(folder, weights, 
     assert "Begun with the weights epoch_1.pt" in card and "Of the test patients, 2 of 2 were in their training" in card
     code, _, err = call("train_model", "--run", tmp_path / "second", "--resume", "--weights", weights)
     assert code == 2 and "other weights to begin with" in err
-
-
-@pytest.mark.parametrize(("known", "seen"), [({"X": ""}, []), (None, ["TCGA_CS_4941_19960909"])])
-def test_weights_that_record_nobody_may_know_the_published_patients(known, seen, weights, tmp_path):
-    network, checkpoint = load_network(weights)
-    metadata = describe_input(checkpoint) | {"published": True, "synthetic": False}
-    metadata |= {} if known is None else {"training_patients": known}
-    path = tmp_path / "x.safetensors"
-    path.write_bytes(to_safetensors(network, metadata))
-    slices = {
-        "test": make_slices({name: [box()] for name in ("P", "TCGA_CS_4941_19960909")}),
-        "train": make_slices({"Q": [box()]}),
-    }
-    slices["validation"] = slices["train"]
-    config = origin.describe_origin(origin.StartingWeights(path), slices) | {"patients": {"test": 2}}
-    assert config["weights"]["seen"]["test"] == seen and config["weights"]["licence"] == origin.LICENCE
-    assert ("1 of the 2 test patients were, or may have been," in origin.origin_warning(config, "test")) == bool(seen)

@@ -38,7 +38,7 @@ from training.losses import make_loss
 from training.optimisation import Optimisation
 from training.recipe import Recipe, chosen_settings
 from unet import UNet
-from utils import UserError, cores, counted, list_few, show_number
+from utils import UserError, cores, counted, show_number
 
 CPU_GFLOPS = {True: 160, False: 55}  # per second and core, in bf16 and in fp32
 
@@ -49,14 +49,9 @@ def split_patients(args: argparse.Namespace, folder: Path) -> dict[str, pd.DataF
     table = find_slices(folder, listed, 1 if args.no_validation else FEWEST_PATIENTS)
     patients = table["patient"]
     if args.split:
-        assignment, missing, unknown = read_assignment(args.split, patients, folder)
-        if missing:
-            say(f"warning: {args.split} names patients without a folder in {folder}, left out: {', '.join(missing)}")
-        if unknown:
-            say(
-                f"warning: the ids of {list_few(unknown)} do not say that their scans are of one person. The split "
-                "keeps them together; intervals and radiogenomics.py count each scan. Name folders PERSON_ses-1, ..."
-            )
+        assignment, warnings = read_assignment(args.split, patients, folder)
+        for warning in warnings:
+            say(f"warning: {warning}")
     else:
         if several := describe_persons(patients):
             say(f"{several}: all of a person are in one split")
@@ -96,22 +91,23 @@ def describe_run(
     weights: StartingWeights | None,
 ) -> dict[str, Any]:  # fmt: skip
     """Return the content of config.json, which each checkpoint holds too; before: that of a resumed run, or {}."""
-    commits = [*before.get("commit", "").split(", "), commit()]
-    origin = {name: before[name] for name in ("weights", "training_patients") if name in before}
-    return {
+    commits = dict.fromkeys([*before.get("commit", "").split(", "), commit()])
+    config = {
         "settings": settings,
         "data": str(folder.resolve()),
         "recipe": str(Recipe.of(settings)),
         "command": before.get("command", command),
-        "commit": ", ".join(filter(None, dict.fromkeys(commits))),
+        "commit": ", ".join(filter(None, commits)),
         "synthetic": any(any_synthetic(subset.table) for subset in slices.values()),
         "published": all(is_published(subset.table) for subset in slices.values()),
         "patients": {split: subset.table["patient"].nunique() for split, subset in slices.items()},
         "slices": {split: len(subset) for split, subset in slices.items()},
         "hardware": str(hardware),
         "versions": versions(),
-        **(origin if before else describe_origin(weights, slices)),
     }
+    if before:
+        return config | {name: before[name] for name in ("weights", "training_patients") if name in before}
+    return config | describe_origin(weights, slices)
 
 
 def train(
