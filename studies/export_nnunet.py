@@ -40,38 +40,38 @@ def main(argv: list[str] | None = None) -> None:
     table = find_slices(folder)
     if any_synthetic(table):
         print(SYNTHETIC_NOTICE)
+    patients = sorted(table["patient"].unique())
     if args.folds:
-        splits = [assign_fold(table["patient"], number, args.folds) for number in range(1, args.folds + 1)]
+        splits = [assign_fold(patients, number, args.folds) for number in range(1, args.folds + 1)]
         test, validated = [], "test"  # of each fold; its own validation patients train, too
     else:
-        splits = [assign_patients(table["patient"])]
-        test, validated = sorted(patient for patient, split in splits[0].items() if split == "test"), "validation"
+        splits = [assign_patients(patients)]
+        test, validated = [patient for patient in patients if splits[0][patient] == "test"], "validation"
+    fitted = [patient for patient in patients if patient not in test]
     with new_folder(args.out) as work:
         raw = work / NAME
         for patient, rows in table.groupby("patient"):
             slices = load_slices(folder, {patient: rows.reset_index(drop=True)})[patient]
             write_patient(raw, patient, slices, patient in test)
-        training = table["patient"].nunique() - len(test)
         description = {
             "channel_names": {str(channel): name for channel, name in enumerate(SEQUENCES)},
             "labels": {"background": 0, "FLAIR abnormality": 1},
-            "numTraining": training,
+            "numTraining": len(fitted),
             "file_ending": ".nii.gz",
+            **({"licence": "CC BY-NC-SA 4.0"} if is_published(table) else {}),
         }
-        if is_published(table):
-            description["licence"] = "CC BY-NC-SA 4.0"
-        write_text(raw / "dataset.json", to_json(description))
         folds = [
             {
-                "train": sorted(name for name in split if split[name] != validated and name not in test),
-                "val": sorted(name for name in split if split[name] == validated),
+                "train": [patient for patient in fitted if split[patient] != validated],
+                "val": [patient for patient in fitted if split[patient] == validated],
             }
             for split in splits
         ]
+        write_text(raw / "dataset.json", to_json(description))
         write_text(raw / "splits_final.json", to_json(folds))
         if test:
             write_text(raw / "test_patients.txt", "\n".join(test) + "\n")
-    print(f"{args.out / NAME}: {training} patients for training and validation, {len(test)} for the test")
+    print(f"{args.out / NAME}: {len(fitted)} patients for training and validation, {len(test)} for the test")
     print(f"Copy splits_final.json to nnUNet_preprocessed/{NAME} after nnUNetv2_plan_and_preprocess, before training.")
 
 

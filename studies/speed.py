@@ -1,42 +1,27 @@
-"""The time of a training step beside that of a plain PyTorch loop, and that of the stages of predict_model.py.
+"""The time of a training step beside that of a plain PyTorch loop.
 
     python -m studies.speed --recipe tuned
     python -m studies.speed --width 64 --batch-size 32 --bilinear
-    python -m studies.speed --scans
 
 training.engine and a loop as it is commonly first written (fp32, channels first, whole frames, scaled slice by slice,
 loss and IoU read with .item()) take steps on the same random slices; the options of the recipe are those of
-train_model.py. With --scans, synthetic scans of several sizes are segmented with the committed weights: stage by stage,
-and as a cohort, whose stages overlap.
+train_model.py.
 """
 
 import statistics
-import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable
-from functools import partial
-from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pandas as pd
-import SimpleITK as sitk
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from constants import BATCH_SIZE, FLAIR, IMAGE_SIZE, SYNTHETIC_SEED, WEIGHTS
+from constants import FLAIR, IMAGE_SIZE
 from dataset.preprocess import Preprocessing, preprocess
 from dataset.slices import Slices
-from dataset.synthetic import make_patient
-from evaluation.selection import Postprocessing
-from inference.cohort import Prediction
-from inference.segment import computation, predict, to_masks
-from reporting.scans import make_page
-from scans.cohort import Patient, find_patients
-from scans.read import read_patient
-from storage.checkpoints import describe_network, load_network
+from storage.checkpoints import describe_network
 from training.engine import TrainingTransform, train_one_epoch, training_window
 from training.hardware import Hardware, choose_hardware, keep_freed_memory
 from training.losses import make_loss
@@ -46,18 +31,10 @@ from unet import UNet
 from utils import run_script
 
 STEPS = 5
-SCANS = ((24, 256, 6.0), (155, 240, 1.0), (400, 512, 0.5), (400, 512, 5.0))  # slices, pixels of a side, mm apart
-COHORT = 4  # scans of one size
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = make_parser(__doc__)
-    parser.add_argument("--scans", action="store_true", help="measure the stages of predict_model.py instead")
-    args = parser.parse_args(argv)
-    if args.scans:
-        for size in SCANS:
-            measure_scans(*size, choose_hardware(args.device, "fp32"))
-        return
+    args = make_parser(__doc__).parse_args(argv)
     settings = make_settings(args)
     measure_step(Recipe.of(settings), choose_hardware(args.device, settings["precision"]))
 
@@ -127,50 +104,6 @@ def make_plain_step(recipe: Recipe, slices: Slices, hardware: Hardware) -> Calla
         return loss.item()
 
     return step
-
-
-def measure_scans(slices: int, side: int, apart: float, hardware: Hardware) -> None:
-    """Print the mean seconds of each stage of a scan, one after the other, and of a scan of a cohort."""
-    model, checkpoint = load_network(WEIGHTS)
-    settings, seconds = checkpoint["input"], Counter()
-    network = computation(model, settings["tta_flip"], BATCH_SIZE, hardware)
-
-    def timed(stage: str, work: Callable, *arguments: Any) -> Any:
-        begun = time.perf_counter()
-        result = work(*arguments)
-        seconds[stage] += (time.perf_counter() - begun) / COHORT
-        return result
-
-    with tempfile.TemporaryDirectory() as folder:
-        for number in range(COHORT):
-            write_scan(Path(folder, "scans", f"P{number}", "flair.nii.gz"), number, slices, side, apart)
-        patients = find_patients([Path(folder, "scans")]).patients
-
-        def predict_into(name: str, cohort: list[Patient]) -> None:
-            page = partial(make_page, facts={})
-            list(Prediction(Path(folder, name), network, checkpoint, None, False, "", page).run(cohort))
-
-        for patient in patients:
-            scan, _ = timed("reading", read_patient, patient)
-            probabilities, _ = timed("network", predict, network, scan, settings)
-            timed("postprocessing", to_masks, probabilities, Postprocessing.of(settings), scan.spacing)
-            timed("alone", predict_into, patient.name, [patient])
-        timed("cohort", predict_into, "cohort", patients)
-    seconds["writing"] = seconds.pop("alone") - sum(seconds[name] for name in ("reading", "network", "postprocessing"))
-    stages = ", ".join(f"{stage} {value:.2f}" for stage, value in seconds.items())
-    print(f"{slices} slices of {side} x {side}, {apart:g} mm apart, seconds a scan on {hardware}: {stages}", flush=True)
-
-
-def write_scan(path: Path, number: int, slices: int, side: int, apart: float) -> None:
-    """Write FLAIR of a synthetic patient as NIfTI of 16 bits, of the size of a head."""
-    images, _ = make_patient(SYNTHETIC_SEED, number, slices=24)
-    drawn = [cv2.resize(image[..., FLAIR], (side, side)).astype(np.int16) * 4 for image in images]
-    noise = np.random.default_rng(number).integers(0, 8, (slices, side, side), dtype=np.int16)
-    rows = np.linspace(0, len(drawn) - 1, slices).round().astype(int)
-    volume = sitk.GetImageFromArray(np.stack([drawn[row] for row in rows]) + noise)
-    volume.SetSpacing((230 / side, 230 / side, apart))
-    path.parent.mkdir(parents=True)
-    sitk.WriteImage(volume, str(path))
 
 
 def time_calls(work: Callable[[], Any]) -> float:
