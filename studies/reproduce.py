@@ -7,10 +7,10 @@
     python -m studies.reproduce ablation_no_crop --split split.csv  # against ablation_base: compare_runs.py
     python -m studies.reproduce table                               # fill the table of docs/results.md from results/
 
-The same command goes on where it stopped; a run of other settings or on other patients is refused. The run itself is in
-runs/RUN. runs/reproduce/RUN receives its tables, the plots that show no patient, config.json, and run.json with
-metrics, seconds and the network's size; of a cross-validation the predicted masks, too. To publish it, copy it to
-results/.
+Options that are not listed here go to train_model.py. The same command goes on where it stopped; a run of other
+settings or on other patients is refused. The run itself is in runs/RUN. runs/reproduce/RUN receives its tables, the
+plots that show no patient, config.json, and run.json with metrics, seconds and the network's size; of a
+cross-validation the predicted masks, too. To publish it, copy it to results/.
 """
 
 import argparse
@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from constants import IMAGE_SIZE
+from constants import IMAGE_SIZE, SEED
 from dataset.folder import find_folder
 from dataset.published import published_patients
 from evaluation.intervals import show_interval
@@ -31,11 +31,11 @@ from storage.checkpoints import describe_network, read_epochs
 from storage.run_folder import PRIVATE, RunFolder
 from studies.speed import count_flop
 from unet import UNet
-from utils import PROJECT, UserError, existing, positive, run_python, run_script, show_number, to_markdown, write_text
+from utils import PROJECT, UserError, existing, run_python, run_script, show_number, to_markdown, write_text
 
 PAGE = PROJECT / "docs" / "results.md"  # holds the table
 BEGIN, END = "<!-- written by: python -m studies.reproduce table -->", "<!-- end of the table -->"
-KEEP = ("--keep", 3)  # weights of the best epochs; 94 of them would fill 12 GB
+KEPT = 3  # weights of the best epochs; 94 of them would fill 12 GB
 COPIED = (
     "results.csv", "epochs.csv", "metrics.json", "test_patients.csv", "test_lesions.csv",
     "plots/loss.png", "plots/iou.png", "plots/bland_altman.png", "plots/dice_area.png",  # those that show no patient
@@ -93,32 +93,29 @@ RUNS = {
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    layout = {"description": __doc__, "formatter_class": argparse.RawDescriptionHelpFormatter}
+    parser = argparse.ArgumentParser(**layout, allow_abbrev=False)
     add = parser.add_argument
     add("run", choices=(*RUNS, "table"), metavar="RUN", help=f"{', '.join(RUNS)}; or table")
     add("--data", type=existing, metavar="DIR", help="folder kaggle_3m or its parent")
-    add("--split", type=existing, metavar="FILE", help="CSV: patient and split (the published split)")
-    add("--seed", type=int, help="another seed; the run is in RUN_seed_SEED")
-    add("--epochs", type=positive(int), help="for a quick trial")
-    add("--width", type=positive(int), help="for a quick trial")
+    add("--seed", type=int, default=SEED, help="another seed; the run is in RUN_seed_SEED")
     add("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where the runs go (%(default)s)")
-    args = parser.parse_args(argv)
+    args, given = parser.parse_known_args(argv)
     if args.run == "table":
         write_text(PAGE, fill(PAGE.read_text(encoding="utf-8"), make_table(PROJECT / "results")))
         return
-    published, seeded = RUNS[args.run], "" if args.seed is None else f"_seed_{args.seed}"
+    published, seeded = RUNS[args.run], "" if args.seed == SEED else f"_seed_{args.seed}"
     run, results = RunFolder(args.runs / (args.run + seeded)), args.runs / "reproduce" / (args.run + seeded)
-    folder = find_folder(args.data)
-    where, options = ["--run", run, "--data", folder], list(published.options)
-    for name in ("epochs", "width", "split", "seed"):
-        options += [f"--{name}", getattr(args, name)] if getattr(args, name) is not None else []
-    if published.subset and all((folder / patient).is_dir() for patient in published_patients(subset=True)):
-        write_text(run.path / "patients.txt", "\n".join(published_patients(subset=True)))
+    folder, subset = find_folder(args.data), published_patients(subset=True)
+    where = ["--run", run, "--data", folder]
+    options = ["--keep", KEPT, *published.options, "--seed", args.seed, *given]
+    if published.subset and all((folder / patient).is_dir() for patient in subset):
+        write_text(run.path / "patients.txt", "\n".join(subset))
         options += ["--patients", run.path / "patients.txt"]
     if published.folds:
-        run_python("cross_validate.py", *where, "--folds", published.folds, *published.test_options, *KEEP, *options)
+        run_python("cross_validate.py", *where, "--folds", published.folds, *published.test_options, *options)
     else:
-        run_python("train_model.py", *where, *KEEP, *options, "--resume")  # begins, goes on, or is done
+        run_python("train_model.py", *where, *options, "--resume")  # begins, goes on, or is done
         run_python("process_models.py", "--run", run)
         run_python("test_model.py", *where, *published.test_options)
     publish(run, results, published.title + seeded.replace("_seed_", ", seed "))
