@@ -23,7 +23,8 @@ WORST = 5  # over-estimates that are listed
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = parser_of_run(__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", type=Path, required=True, metavar="DIR", help="a tested run or cross-validation")
     parser.add_argument("--forms", type=existing, metavar="FILE", help="robustness.csv of the same cross-validation")
     args = parser.parse_args(argv)
     run = RunFolder(args.run)
@@ -49,13 +50,6 @@ def main(argv: list[str] | None = None) -> None:
     known = [row for row in judged if row["expected_dice"] is not None]
     for row in sorted(known, key=lambda row: row["dice"] - row["expected_dice"])[:WORST]:
         print(f"over-estimated: {row['patient']}, Dice {row['dice']:.3f}, expected {row['expected_dice']:.3f}")
-
-
-def parser_of_run(description: str) -> argparse.ArgumentParser:
-    """Return the parser of a study of one tested run."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run", type=Path, required=True, metavar="DIR", help="a tested run or cross-validation")
-    return parser
 
 
 def describe(groups: dict[str, list[quality.Row]]) -> str:
