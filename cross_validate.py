@@ -2,10 +2,10 @@
 
     python cross_validate.py --folds 5 --run runs/cv --width 16 --epochs 40
 
-Options that are not listed here go to train_model.py. Each fold is a run of its own, DIR/fold_1 ...; each patient is a
-test patient once. DIR receives test_*.csv, metrics.json and report.html of all patients. The same command again goes on
-where it stopped; a fold that is trained, here or elsewhere (train_model.py --fold 1/5 --run runs/cv/fold_1), is only
-tested and pooled.
+Options that are not listed here go to train_model.py as they are given. Each fold is a run of its own, DIR/fold_1 ...;
+each patient is a test patient once. DIR receives test_*.csv, metrics.json and report.html of all patients. The same
+command again goes on where it stopped; a fold that is trained, here or elsewhere (train_model.py --fold 1/5 --run
+runs/cv/fold_1), is only tested and pooled.
 """
 
 from __future__ import annotations
@@ -17,13 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from constants import CRITERIA, SYNTHETIC_NOTICE
-from training.recipe import make_parser
 from utils import UserError, cores, existing, positive, run_python, run_script, show_number
 
 if TYPE_CHECKING:
     from storage.run_folder import RunFolder
-
-PER_FOLD = ("run", "fold", "split", "resume", "overwrite", "data", "device", "patients")  # options set from here
 
 
 def parse_arguments(argv: list[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
@@ -34,18 +31,12 @@ def parse_arguments(argv: list[str] | None = None) -> tuple[argparse.Namespace, 
     add("--folds", type=positive(int), default=5, metavar="N", help="(%(default)s)")
     add("--run", type=Path, required=True, metavar="DIR", help="where fold_1, fold_2, ... and the pooled files go")
     add("--data", type=existing, metavar="DIR", help="folder kaggle_3m or its parent")
-    add("--patients", type=existing, metavar="FILE", help="use only the patients listed, one per line")
     add("--device", default="auto", help="cpu, cuda, cuda:1, mps (auto: CUDA, else MPS, else the CPU)")
     add("--select-by", choices=CRITERIA, help="what selects the epoch (that of test_model.py)")
     add("--tune", action="store_true", help="choose threshold and smallest component on the validation patients")
     add("--workers", type=positive(int), default=1, metavar="N", help="folds side by side, each on the next GPU")
     args, given = parser.parse_known_args(argv)
-    training_parser = make_parser()
-    training_parser.error = parser.error  # a mistake in its options ends here, before any training
-    training, defaults = training_parser.parse_args(given), training_parser.parse_args([])
-    if refused := [f"--{name}" for name in PER_FOLD if getattr(training, name) != getattr(defaults, name)]:
-        parser.error(f"{', '.join(refused)}: set for each fold by this script")
-    if args.tune and training.no_validation:
+    if args.tune and "--no-validation" in given:
         parser.error("--tune needs the validation patients, whom --no-validation trains on")
     if args.folds < 2:
         parser.error("--folds: at least 2 are needed")
@@ -61,7 +52,6 @@ def main(argv: list[str] | None = None) -> None:
     if run.exists():
         raise UserError(f"{run}: holds a run of its own. Name another folder with --run.")
     folds = {number: RunFolder(run.path / f"fold_{number}") for number in range(1, args.folds + 1)}
-    patients = ["--patients", args.patients] if args.patients else []
     select = ["--select-by", args.select_by] if args.select_by else []
 
     def run_fold(number: int) -> None:
@@ -70,8 +60,8 @@ def main(argv: list[str] | None = None) -> None:
             device, log = device_of(number - 1, device), run.path / f"fold_{number}.log"
         print(f"--- fold {number} of {args.folds}: {fold}{f', output in {log}' if log else ''}", flush=True)
         where = ["--run", fold, "--data", folder, "--device", device]
-        split = ["--fold", f"{number}/{args.folds}", *patients]
-        run_python("train_model.py", *where, *split, *given, "--resume", log=log)  # begins, goes on, is done
+        fold_of = ["--fold", f"{number}/{args.folds}", "--resume"]
+        run_python("train_model.py", *where, *given, *fold_of, log=log)  # begins, goes on, or is done
         run_python("process_models.py", "--run", fold, log=log)
         run_python("test_model.py", *where, *select, *["--tune"] * args.tune, log=log)
 

@@ -38,7 +38,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("predicted", type=Path, metavar="PREDICTED", help="folder of masks, or of a tested run")
-    add("--data", metavar="DIR", help="folder kaggle_3m or its parent: images, and reference masks unless --reference")
+    add("--data", type=existing, metavar="DIR", help="folder kaggle_3m or its parent: images and reference masks")
     add("--scans", type=Path, metavar="DIR", help="or a folder of scans, and the masks beside them unless --reference")
     add("--reference", type=Path, metavar="DIR", help="folder of reference masks, in the same forms as PREDICTED")
     add("--patients", type=existing, metavar="FILE", help="score only the patients listed, one per line")

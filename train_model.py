@@ -13,12 +13,7 @@ from utils import UserError, run_script
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = make_parser(__doc__)
-    args = parser.parse_args(argv)
-    if args.split and args.fold:
-        parser.error("--split and --fold exclude each other")
-    if args.resume and args.overwrite:
-        parser.error("--resume and --overwrite exclude each other")
+    args = make_parser(__doc__).parse_args(argv)
     from dataset.folder import find_folder
     from dataset.slices import load_slices
     from storage.origin import StartingWeights

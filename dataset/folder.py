@@ -40,10 +40,6 @@ def find_folder(path: str | None, trained_on: str | None = None) -> Path:
         write_patients(constants.SYNTHETIC_DIR)
         return constants.SYNTHETIC_DIR
     folder = Path(path)
-    if not folder.exists():
-        raise UserError(f"{folder}: no such folder. {HOW_TO_GET}")
-    if not folder.is_dir():
-        raise UserError(f"{folder}: is a file, not a folder. Unpack it and name the folder kaggle_3m. {HOW_TO_GET}")
     inner = folder / "kaggle_3m"
     return inner if inner.is_dir() else folder
 

@@ -130,8 +130,6 @@ def load_network(path: Path) -> tuple[UNet, dict[str, Any]]:
 
 
 def _load_safetensors(path: Path) -> tuple[UNet, dict[str, Any]]:
-    if not path.is_file():
-        raise UserError(f"{path}: no such file. Write it with export_model.py --formats safetensors.")
     try:
         model, metadata = load_weights(str(path))
         content = {name: json.loads(metadata[name]) for name in ("epoch", "network")}
@@ -163,12 +161,9 @@ def read_epochs(run: RunFolder) -> pd.DataFrame:
 
 def _read(path: Path, needed: tuple[str, ...], mmap: bool = False) -> dict[str, Any]:
     """Load a file, without running anything in it, that must hold some values."""
-    if not path.is_file():
-        problem = "is a folder. Name one of its files epoch_N.pt" if path.is_dir() else "no such file. Name another"
-        raise UserError(f"{path}: {problem}, or run train_model.py first.")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-    except Exception as error:  # zipfile, pickle and PyTorch raise many kinds for a damaged file
+    except Exception as error:  # zipfile, pickle and PyTorch raise many kinds for a damaged or missing file
         reason = str(error).strip().splitlines()[0][:150] if str(error).strip() else type(error).__name__
         raise UserError(f"{path}: is damaged or no checkpoint ({reason}). {REMEDY}") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT or not content.keys() >= {*needed}:

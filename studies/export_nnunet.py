@@ -21,7 +21,7 @@ from dataset.published import is_published
 from dataset.slices import Slices, load_slices
 from dataset.split import assign_fold, assign_patients
 from dataset.synthetic import any_synthetic
-from utils import new_folder, positive, run_script, to_json, write_text
+from utils import existing, new_folder, positive, run_script, to_json, write_text
 
 NAME = "Dataset501_LGG"  # nnU-Net asks for a number; those from 500 on are left to users
 SEQUENCES = ("pre-contrast", "FLAIR", "post-contrast")
@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("out", type=Path, metavar="OUT", help="a new folder")
-    add("--data", metavar="DIR", help="folder kaggle_3m or its parent")
+    add("--data", type=existing, metavar="DIR", help="folder kaggle_3m or its parent")
     add("--folds", type=positive(int), metavar="N", help="the N folds of cross_validate.py, without test patients")
     args = parser.parse_args(argv)
     if args.folds == 1:

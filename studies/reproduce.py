@@ -31,7 +31,7 @@ from storage.checkpoints import describe_network, read_epochs
 from storage.run_folder import PRIVATE, RunFolder
 from studies.speed import count_flop
 from unet import UNet
-from utils import PROJECT, UserError, existing, run_python, run_script, show_number, to_markdown, write_text
+from utils import PROJECT, existing, run_python, run_script, show_number, to_markdown, write_text
 
 PAGE = PROJECT / "docs" / "results.md"  # holds the table
 BEGIN, END = "<!-- written by: python -m studies.reproduce table -->", "<!-- end of the table -->"
@@ -177,12 +177,8 @@ def make_table(results: Path) -> str:
 
 
 def fill(page: str, content: str) -> str:
-    """Return the text with what is between the two marks replaced. Raises: UserError when they are missing."""
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise UserError(f"{PAGE}: lacks the lines {BEGIN} and {END}. Restore them.")
-    return f"{before}{begin}\n\n{content}\n\n{end}{after}"
+    """Return the text with what is between the two marks replaced."""
+    return f"{page.partition(BEGIN)[0]}{BEGIN}\n\n{content}\n\n{END}{page.partition(END)[2]}"
 
 
 if __name__ == "__main__":

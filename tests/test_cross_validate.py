@@ -106,11 +106,7 @@ def test_workers_share_the_gpus(call, calls, folder, tmp_path, monkeypatch):
     ("arguments", "message"),
     [
         (["--folds", "1"], "at least 2 are needed"),
-        (["--split", __file__], "--split: set for each fold"),
-        (["--overw"], "--overwrite: set for each fold"),  # abbreviated
         (["--tune", "--no-validation"], "--tune needs the validation patients"),
-        (["--colour", "red"], "unrecognized arguments: --colour red"),
-        (["--epochs", "none"], "[--select-by"),  # its own usage, not that of train_model.py
     ],
 )
 def test_mistakes_are_found_before_anything_runs(call, calls, folder, tmp_path, arguments, message):

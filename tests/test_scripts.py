@@ -183,7 +183,7 @@ def test_resuming_with_other_settings_is_refused(call, folder, finished, tmp_pat
         ("train_model", ["--lr", "nan"], "nan is not greater than 0"),
         ("train_model", ["--neighbours", "9"], "invalid choice: 9"),  # more than a file of weights may have
         ("train_model", ["--device", "abacus"], "--device abacus: cannot be used here"),
-        ("train_model", ["--resume", "--overwrite"], "exclude each other"),
+        ("train_model", ["--resume", "--overwrite"], "--overwrite: not allowed with argument --resume"),
         ("test_model", [], "models: holds no checkpoints"),
     ],
 )

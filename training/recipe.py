@@ -101,21 +101,23 @@ SETTINGS = dataclasses.asdict(RECIPES["reference"]) | COMPUTING
 def make_parser(description: str | None = None) -> argparse.ArgumentParser:
     """Return the parser of train_model.py. Settings of the recipe and COMPUTING that are not given stay unset."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument_group("data").add_argument
+    group = parser.add_argument_group("data")
+    add, exclusive = group.add_argument, group.add_mutually_exclusive_group().add_argument
     add("--data", type=existing, metavar="DIR",
         help="folder kaggle_3m or its parent (the downloaded set, or synthetic patients)")  # fmt: skip
-    add("--split", type=existing, metavar="FILE",
-        help="CSV: patient, split and, if ids do not say it, person (the published split)")  # fmt: skip
-    add("--fold", type=k_of_n, metavar="K/N", help="test on the K-th of N folds of the patients; see cross_validate.py")
+    exclusive("--split", type=existing, metavar="FILE",
+              help="CSV: patient, split and, if ids do not say it, person (the published split)")  # fmt: skip
+    exclusive("--fold", type=k_of_n, metavar="K/N", help="test on the K-th of N folds of the patients")
     add("--no-validation", action="store_true",
         help="train on the validation patients, too: the last epoch is taken, and nothing is chosen")  # fmt: skip
     add("--patients", type=existing, metavar="FILE", help="use only the patients listed, one per line (all)")
 
-    add = parser.add_argument_group("run").add_argument
+    group = parser.add_argument_group("run")
+    add, exclusive = group.add_argument, group.add_mutually_exclusive_group().add_argument
     add("--run", type=Path, default=Path(constants.RUN_DIR), metavar="DIR",
         help="folder of models/, tables and plots (%(default)s)")  # fmt: skip
-    add("--resume", action="store_true", help="go on with the run in --run, or begin it if there is none")
-    add("--overwrite", action="store_true", help="replace the run in --run")
+    exclusive("--resume", action="store_true", help="go on with the run in --run, or begin it if there is none")
+    exclusive("--overwrite", action="store_true", help="replace the run in --run")
     add("--weights", type=existing, metavar="FILE",
         help="begin with these weights, and with their settings of network and input")  # fmt: skip
     add("--keep", type=positive(int), default=0, metavar="K",
