@@ -23,8 +23,7 @@ if TYPE_CHECKING:
     from storage.run_folder import RunFolder
 
 
-def parse_arguments(argv: list[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
-    """Return the options of this script, and those for train_model.py as they were given."""
+def main(argv: list[str] | None = None) -> None:
     layout = {"description": __doc__, "formatter_class": argparse.RawDescriptionHelpFormatter}
     parser = argparse.ArgumentParser(**layout, allow_abbrev=False)
     add = parser.add_argument
@@ -40,11 +39,6 @@ def parse_arguments(argv: list[str] | None = None) -> tuple[argparse.Namespace, 
         parser.error("--tune needs the validation patients, whom --no-validation trains on")
     if args.folds < 2:
         parser.error("--folds: at least 2 are needed")
-    return args, given
-
-
-def main(argv: list[str] | None = None) -> None:
-    args, given = parse_arguments(argv)
     from dataset.folder import find_folder
     from storage.run_folder import RunFolder
 
