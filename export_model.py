@@ -23,7 +23,6 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,13 +30,9 @@ import constants
 from utils import UserError, atomic_write, existing, run_script
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
-    from torch.export import ExportedProgram
 
-    from unet import Segmenter, UNet
-
-    Graph = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # slices, levels of unet.Segmenter -> its logits
+    from unet import UNet
 
 FORMATS = {"onnx": "onnx", "safetensors": "safetensors", "web": "html"}  # and the ending of their files
 LARGEST_DIFFERENCE = 1e-3  # of two logits, relative to the largest one; a mask changes only where the logit is 0
@@ -142,68 +137,51 @@ def to_safetensors(model: nn.Module, metadata: dict[str, Any]) -> bytes:
 
 
 def to_onnx(model: UNet, metadata: dict[str, Any]) -> bytes:
-    """Return the graph from slices to masks. Raises: UserError if its logits are not those of the network."""
+    """Return the graph from slices to masks, for any height and width that are multiples of 32.
+
+    Raises: UserError if its logits are not those of the network.
+    """
     import logging
     import warnings
 
     import onnx
-    import onnxruntime
     import onnxscript  # noqa: F401 - a missing package ends it here, before the slow export
     import torch
 
     from reporting.model_card import describe_graph
     from unet import Segmenter
-
-    graph = Segmenter(model, *(metadata[name] for name in ("neighbours", "tta_flip", "threshold"))).eval()
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it lists operators of other packages
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the exporter about itself
-        names = {"input_names": ["slices", "levels"], "output_names": ["logits", "mask"]}
-        program = torch.onnx.export(trace(graph, metadata), **names, verbose=False)
-    proto = program.model_proto
-    onnx.helper.set_model_props(proto, as_text(describe_graph(metadata)))
-    onnx.checker.check_model(proto)
-    content = proto.SerializeToString()
-    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-
-    def read_back(slices: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:
-        return torch.from_numpy(session.run(["logits"], {"slices": slices.numpy(), "levels": levels.numpy()})[0])
-
-    difference = compare(graph, read_back, metadata["size"])
-    if not difference <= LARGEST_DIFFERENCE:
-        raise UserError(f"onnx: its logits differ by {difference:.1e} from the network's. Nothing was written.")
-    print(f"onnx: logits differ by at most {difference:.1e} of the largest")
-    return content
-
-
-def trace(graph: Segmenter, metadata: dict[str, Any]) -> ExportedProgram:
-    """Return the graph for any number of slices, and any height and width that are multiples of 32."""
-    import torch
+    from web.network import largest_difference
 
     if metadata["resolution"] < 1:
         raise UserError(
             f"epoch {metadata['epoch']} computes at {metadata['resolution']:.0%} of the resolution, which ONNX does "
             "not hold here. Choose a later one (test_model.py --select-by last), or --formats safetensors."
         )
+    graph = Segmenter(model, *(metadata[name] for name in ("neighbours", "tta_flip", "threshold"))).eval()
     number, (height, width) = torch.export.Dim("number"), (torch.export.Dim(side, min=2) for side in "hw")
-    dynamic = ({0: number, 1: 32 * height, 2: 32 * width}, None)
-    example = torch.zeros(SMALLER, dtype=torch.uint8), torch.zeros(3, 256)
-    return torch.export.export(graph, example, dynamic_shapes=dynamic, strict=False)
-
-
-def compare(graph: Segmenter, exported: Graph, size: int) -> float:
-    """Return the largest difference of logits on random input, relative to the largest logit, over two shapes."""
-    import torch
-
-    random = torch.Generator().manual_seed(0)
-    worst = 0.0
-    for shape in ((1, size, size, 3), SMALLER):
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it lists operators of other packages
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the exporter about itself
+        program = torch.onnx.export(
+            graph, (torch.zeros(SMALLER, dtype=torch.uint8), torch.zeros(3, 256)),
+            input_names=["slices", "levels"], output_names=["logits", "mask"], verbose=False,
+            dynamic_shapes=({0: number, 1: 32 * height, 2: 32 * width}, None),
+        )  # fmt: skip
+    proto = program.model_proto
+    onnx.helper.set_model_props(proto, as_text(describe_graph(metadata)))
+    onnx.checker.check_model(proto)
+    content = proto.SerializeToString()
+    random, difference = torch.Generator().manual_seed(0), 0.0
+    for shape in ((1, metadata["size"], metadata["size"], 3), SMALLER):
         slices = torch.randint(0, 256, shape, generator=random, dtype=torch.uint8)
         levels = 2 * torch.rand(3, 256, generator=random) - 1
         with torch.inference_mode():
-            expected, logits = graph(slices, levels)[0], exported(slices, levels)
-        worst = max(worst, float((logits - expected).abs().max() / expected.abs().max().clamp(min=1e-6)))
-    return worst
+            expected = graph(slices, levels)[0]
+        difference = max(difference, largest_difference(content, expected, slices=slices, levels=levels))
+    if not difference <= LARGEST_DIFFERENCE:
+        raise UserError(f"onnx: its logits differ by {difference:.1e} from the network's. Nothing was written.")
+    print(f"onnx: logits differ by at most {difference:.1e} of the largest")
+    return content
 
 
 def as_text(metadata: dict[str, Any]) -> dict[str, str]:

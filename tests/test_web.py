@@ -45,7 +45,7 @@ if not shutil.which("npm"):
 import onnx
 
 from web import build
-from web.network import to_graph
+from web.network import largest_difference, to_graph
 
 LARGEST_PAGE = 12_000_000  # bytes
 NEAR = 0.002  # of a probability to the threshold: masks may differ there
@@ -365,7 +365,11 @@ def test_the_graph_computes_what_the_network_does(network):
     torch.manual_seed(0)
     model = UNet(5, 1, 4, **network)
     model(torch.randn(2, 5, 64, 64))  # the norms have seen data
-    assert build.compare(model.eval(), to_graph(model)) < 1e-2
+    graph, slices = to_graph(model.eval()), torch.randn(2, 5, 64, 96)
+    with torch.inference_mode():
+        expected = model(slices)
+    assert largest_difference(graph, expected, slices=slices) < 1e-2
+    assert largest_difference(graph, -expected, slices=slices) > 1
 
 
 @pytest.mark.parametrize(

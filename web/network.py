@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
@@ -83,3 +84,10 @@ def to_graph(model: UNet) -> bytes:
     )
     onnx.checker.check_model(proto)
     return proto.SerializeToString()
+
+
+def largest_difference(graph: bytes, expected: torch.Tensor, **inputs: torch.Tensor) -> float:
+    """Return the largest difference of an ONNX graph's logits from the expected ones, relative to the largest logit."""
+    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    logits = session.run(["logits"], {name: values.numpy() for name, values in inputs.items()})[0]
+    return float(np.abs(logits - expected.numpy()).max() / max(expected.abs().max().item(), 1e-6))
