@@ -57,24 +57,18 @@ def find_slices(folder: Path, only: Iterable[str] | None = None, fewest: int = F
     names = sorted(entry.name for entry in entries if not entry.name.startswith("."))
     present = [name for name in names if name not in NESTED_COPIES | constants.JUNK_FOLDERS]
     patients = present if only is None else sorted(set(only))
-    rows, problems, empty = [], [], []
-    for patient in patients:
-        path = folder / patient
-        if patient not in present:
-            problems.append(
-                f"{path}: no such folder, but the list of patients names it. Remove the name or restore it."
-            )
-        else:
-            paired, unpaired = _pair_files(folder, patient)
-            rows += paired
-            problems += unpaired
-            empty += [] if paired or unpaired else [path]
-    if len(empty) == len(patients):
+    pairs = {patient: _pair_files(folder, patient) for patient in patients}
+    if not any(paired or problems for paired, problems in pairs.values()):
         raise UserError(explain_empty(folder))
-    problems += [
-        f"{path}: holds no slices named {path.name}_NUMBER.tif. Restore them, or move the folder elsewhere."
-        for path in empty
-    ]
+    rows, problems = [], []
+    for patient, (paired, unpaired) in pairs.items():
+        rows += paired
+        problems += unpaired
+        if not (paired or unpaired):
+            problems.append(
+                f"{folder / patient}: holds no slices named {patient}_NUMBER.tif. Restore them, or move the folder "
+                "elsewhere."
+            )
     if len(patients) < fewest:
         few = f"{counted(len(patients), 'patient')}, but training, validation and test need one each"
         problems.append(f"{folder}: {few}. Use at least {fewest}.")
@@ -123,8 +117,8 @@ def _pair_files(folder: Path, patient: str) -> tuple[list[tuple[str, str, str]],
     try:
         names = sorted(entry.name for entry in (folder / patient).iterdir())
     except OSError as error:
-        reason = "a link that leads nowhere" if isinstance(error, FileNotFoundError) else error.strerror
-        return [], [f"{folder / patient}: cannot be read ({reason}). Fetch or remove it, or change its permissions."]
+        remedy = "Restore it, change its permissions, or leave the patient out."
+        return [], [f"{folder / patient}: cannot be read ({error.strerror}). {remedy}"]
     for name in names:
         if name.startswith(".") or not name.lower().endswith(TIFF):
             continue
