@@ -152,12 +152,10 @@ def without_mask(table: pd.DataFrame) -> list[str]:
 
 def next_step(out: Path, taken: pd.DataFrame) -> str:
     """Return what to type next, or a warning where the patients do not suffice to train."""
-    from dataset.folder import FEWEST_PATIENTS
+    from dataset.split import SPLITS
 
-    if len(taken) < FEWEST_PATIENTS:
-        return (
-            f"warning: training needs at least {FEWEST_PATIENTS} patients: one each to train, to validate and to test"
-        )
+    if len(taken) < len(SPLITS):
+        return f"warning: training needs at least {len(SPLITS)} patients: one each to train, to validate and to test"
     if not taken["tumour_slices"].any():
         return "warning: all masks are empty: nothing can be learned from them"
     options = ["--data", out, "--weights", constants.WEIGHTS, "--run", "runs/own"]

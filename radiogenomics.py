@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> None:
     else:
         refuse_used(args.out, args.overwrite)
         folder = find_folder(args.data)
-        table = find_slices(folder, fewest=1)
+        table = find_slices(folder)
     out = run or RunFolder(args.out)
     patients = list(group_scans(table["patient"]))  # of several scans of a person the first: persons are the sample
     labels, notes = read_labels(args.labels or default_label_files(folder, patients), patients)

@@ -166,7 +166,7 @@ def read_reference(
             spacing = None
     elif args.data:
         folder = find_folder(args.data)
-        rows = find_slices(folder, masks if source else listed, fewest=1)
+        rows = find_slices(folder, masks if source else listed)
         slices, frames = load_slices(folder, {"scored": rows})["scored"], {}
         spacing = read_spacings(folder, slices.patients)
     else:

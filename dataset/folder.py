@@ -11,11 +11,10 @@ import constants
 from dataset.published import NESTED_COPIES
 from dataset.slices import COLUMNS
 from dataset.synthetic import write_patients
-from utils import UserError, counted, describe_problems
+from utils import UserError, describe_problems
 
 TIFF = (".tif", ".tiff")
 GRID = "grid.json"  # beside the slices of a patient, by import_data.py: mm between their rows, columns and slices
-FEWEST_PATIENTS = 3  # one for each split
 HOW_TO_GET = (
     "Run download_data.py to get the data set, name the folder kaggle_3m of a copy with --data, or leave --data out to "
     "run on synthetic patients."
@@ -44,13 +43,13 @@ def find_folder(path: str | None, trained_on: str | None = None) -> Path:
     return inner if inner.is_dir() else folder
 
 
-def find_slices(folder: Path, only: Iterable[str] | None = None, fewest: int = FEWEST_PATIENTS) -> pd.DataFrame:
+def find_slices(folder: Path, only: Iterable[str] | None = None) -> pd.DataFrame:
     """Return every slice with its mask: patient, image_path, mask_path (relative to `folder`, POSIX).
 
     Patients are sorted by name, slices by number. Only the patient folders themselves are searched, nothing deeper.
     The name of a folder is the patient's id, as text and unchanged: "001", "NA".
 
-    only: the patients to use; all if None. fewest: patients that are needed.
+    only: the patients to use; all if None.
     Raises: UserError that lists every problem of the folder; load_slices finds damaged files.
     """
     entries = (entry for entry in folder.iterdir() if entry.is_dir() or not entry.exists())  # or a link to nothing
@@ -69,9 +68,6 @@ def find_slices(folder: Path, only: Iterable[str] | None = None, fewest: int = F
                 f"{folder / patient}: holds no slices named {patient}_NUMBER.tif. Restore them, or move the folder "
                 "elsewhere."
             )
-    if len(patients) < fewest:
-        few = f"{counted(len(patients), 'patient')}, but training, validation and test need one each"
-        problems.append(f"{folder}: {few}. Use at least {fewest}.")
     if problems:
         raise UserError(describe_problems(folder, problems))
     return pd.DataFrame(rows, columns=COLUMNS)

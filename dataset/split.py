@@ -51,8 +51,8 @@ def assign_patients(patients: Iterable[str]) -> Assignment:
     persons = group_scans(patients)
     if len(persons) < len(SPLITS):
         raise UserError(
-            f"{len(persons)} persons are too few for {', '.join(SPLITS)}; {describe_persons(patients)}. If they are "
-            "different people, name a table with the columns patient, person and split with --split."
+            f"{len(persons)} persons are too few for {', '.join(SPLITS)} ({', '.join(sorted(set(patients)))}). If "
+            "these are more people, name a table with the columns patient, person and split with --split."
         )
     rest, test = train_test_split(list(persons), test_size=TEST_SHARE, random_state=SPLIT_SEED)
     return _assignment(persons, rest, test)

@@ -227,5 +227,5 @@ def test_a_real_process_ends_with_exit_code_2_and_no_traceback(tmp_path):
     make_patients(tmp_path / "data", patients=2)
     command = [sys.executable, ROOT / "train_model.py", "--data", tmp_path / "data", "--run", tmp_path / "run"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 2 and "at least 3" in done.stderr and "Traceback" not in done.stderr
+    assert done.returncode == 2 and "2 persons are too few" in done.stderr and "Traceback" not in done.stderr
     assert not (tmp_path / "run").exists()

@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 
 from constants import CRITERIA, SYNTHETIC_NOTICE
-from dataset.folder import FEWEST_PATIENTS, find_slices
+from dataset.folder import find_slices
 from dataset.preprocess import Preprocessing, preprocess
 from dataset.published import is_published
 from dataset.slices import CHECKSUM, Slices, checksums, describe_changes
@@ -46,7 +46,7 @@ CPU_GFLOPS = {True: 160, False: 55}  # per second and core, in bf16 and in fp32
 def split_patients(args: argparse.Namespace, folder: Path) -> dict[str, pd.DataFrame]:
     """Find the slices and split them by patient."""
     listed = read_patient_list(args.patients) if args.patients else None
-    table = find_slices(folder, listed, 1 if args.no_validation else FEWEST_PATIENTS)
+    table = find_slices(folder, listed)
     patients = table["patient"]
     if args.split:
         assignment, warnings = read_assignment(args.split, patients, folder)
