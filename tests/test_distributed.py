@@ -13,7 +13,7 @@ from unittest.mock import patch
 import pandas as pd
 import pytest
 import torch
-from conftest import contents, run_here
+from conftest import run_here
 from torch import multiprocessing as torch_processes
 from torch import nn
 
@@ -91,14 +91,3 @@ def test_two_processes_write_one_run_with_one_voice(folder, tmp_path):
     assert (tmp_path / "printed_1").read_text() == ""
     epochs = pd.read_csv(tmp_path / "run" / "epochs.csv")
     assert epochs["epoch"].tolist() == [1, 2] and epochs.notna().all().all()
-
-
-def test_only_process_0_writes_when_a_run_goes_on(call, finished, monkeypatch):
-    (finished / "epochs.csv").write_text("epoch\n1\n")
-    before = contents(finished)
-    more = ("--run", finished, "--resume", "--epochs", 3, "--device", "cpu")
-    with monkeypatch.context() as patched:
-        patched.setattr("training.run.rank", lambda: 1)
-        assert call("train_model", *more)[0] == 0 and contents(finished) == before
-    assert call("train_model", *more)[0] == 0
-    assert pd.read_csv(finished / "epochs.csv")["epoch"].tolist() == [1, 2, 3]

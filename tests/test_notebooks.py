@@ -117,14 +117,6 @@ def test_the_stored_outputs_are_of_synthetic_patients_and_end_with_a_picture(nam
     assert (image[..., 2] > image[..., 0] + 60).sum() > 200  # the blue outline of the prediction
 
 
-@pytest.mark.parametrize("name", NOTEBOOKS)
-def test_the_address_of_the_project_is_that_of_the_citation(name):
-    address = re.search(r'repository-code: "(.+)"', (ROOT / "CITATION.cff").read_text())[1]
-    colab = address.replace("https://github.com/", "https://colab.research.google.com/github/")
-    assert f"({colab}/blob/main/notebooks/{name}.ipynb)" in read(name).cells[0].source
-    assert f'REPOSITORY = "{address}"' in read(name).cells[PARAMETERS].source
-
-
 def test_a_script_that_fails_stops_the_notebook(monkeypatch):
     monkeypatch.chdir(ROOT)
     names = {}

@@ -93,9 +93,8 @@ def test_of_trained_weights_the_average_keeps_more_the_fewer_the_steps():
     torch.testing.assert_close(weights(optimisation.result)[0], expected)
 
 
-@pytest.mark.parametrize(("ema", "optimiser"), [(0.0, "adam"), (0.9, "adamw")])
-def test_a_resumed_training_is_the_same_bit_for_bit(ema, optimiser, tmp_path):
-    settings = dataclasses.replace(TUNED, ema=ema, optimiser=optimiser)
+def test_a_resumed_training_is_the_same_bit_for_bit(tmp_path):
+    settings = dataclasses.replace(TUNED, ema=0.9)
     net = network()
     optimisation = Optimisation(net, settings, 9)
     learn(net, optimisation, 4)
@@ -112,5 +111,3 @@ def test_a_resumed_training_is_the_same_bit_for_bit(ema, optimiser, tmp_path):
     assert resumed.done == 4
     learn(other, resumed, 5, seed=1)
     assert same(other, net) and same(resumed.result, optimisation.result)
-    if not ema:
-        assert saved["state"]["network"] == {}

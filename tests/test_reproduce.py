@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, make_patients, run_here, write_split
+from conftest import ROOT, make_patients, run_here
 
 import cross_validate
 from storage import checkpoints
@@ -62,11 +62,6 @@ def test_a_run_is_continued_and_copied(again, tmp_path, monkeypatch):
     assert epochs.loc[record["epoch"], "validation_iou"] == epochs["validation_iou"].max()
     assert record["epochs"] == 2 and record["seconds"] == pytest.approx(epochs["seconds"].sum())
     assert record["metrics"]["iou"]["value"] == json.loads(files["metrics.json"])["iou"]
-
-    split = write_split(tmp_path, "validation", *["train"] * 4)
-    for other, message in ((("--width", 4), "width 2, not 4"), (("--split", split), "holds a run with other")):
-        code, _, err = again(*options, *other)
-        assert code == 2 and message in err
 
 
 def test_of_a_cross_validation_the_masks_are_copied(again, folder, unreported, tmp_path):

@@ -58,12 +58,10 @@ def test_train_process_test(call, undrawn, folder, tmp_path):
     assert f"epoch {best} of 3" in out and metrics["epoch"] == best
 
 
-def test_the_same_seed_gives_the_same_bits_and_another_does_not(call, folder, finished, tmp_path):
-    for name, seed in (("same", SEED), ("other", SEED + 1)):
-        options = ("--data", folder, "--run", tmp_path / name, "--epochs", 1, "--seed", seed)
-        assert call("train_model", *options, *QUICK)[0] == 0
-    mine, same, other = (path / "models" / "epoch_1.pt" for path in (finished, tmp_path / "same", tmp_path / "other"))
-    assert same_weights(mine, same) and not same_weights(mine, other)
+def test_another_seed_gives_other_weights_with_the_same_split(call, folder, finished, tmp_path):
+    options = ("--data", folder, "--run", tmp_path / "other", "--epochs", 1, "--seed", SEED + 1)
+    assert call("train_model", *options, *QUICK)[0] == 0
+    assert not same_weights(finished / "models" / "epoch_1.pt", tmp_path / "other" / "models" / "epoch_1.pt")
     assert (finished / "train.csv").read_text() == (tmp_path / "other" / "train.csv").read_text()
 
 

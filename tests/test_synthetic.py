@@ -6,11 +6,10 @@ import pytest
 from conftest import contents
 from scipy import ndimage
 
-from constants import FLAIR, SYNTHETIC_PATIENTS, SYNTHETIC_SEED, SYNTHETIC_SLICES
+from constants import SYNTHETIC_PATIENTS, SYNTHETIC_SEED, SYNTHETIC_SLICES
 from dataset.labels import default_label_files, read_labels
 from dataset.published import sequences
 from dataset.synthetic import any_synthetic, describe_patient, make_patient, write_patients
-from evaluation import shape
 from utils import parallel_map
 
 NUMBERS = range(1, SYNTHETIC_PATIENTS + 1)
@@ -66,23 +65,3 @@ def test_kinds_are_what_they_are_called(patients):
         if "two components" in kind:
             sizes = [np.sort(np.bincount(ndimage.label(mask)[0].ravel())[1:]) for mask in masks]
             assert any(len(components) > 1 and components[-2] > 80 for components in sizes), number
-
-
-def test_the_subtype_drives_the_outline(patients):
-    fluctuation = [shape.measure(np.uint8(masks))["margin_fluctuation"] for _, masks in patients]
-    subtypes = [describe_patient(number)[1] for number in NUMBERS]
-    irregular, smooth = (
-        np.array([value for value, other in zip(fluctuation, subtypes, strict=True) if other == subtype])
-        for subtype in ("irregular", "smooth")
-    )
-    assert len(irregular) == len(smooth) == SYNTHETIC_PATIENTS / 2
-    assert (irregular[:, None] > smooth).mean() > 0.85
-
-
-def test_no_flair_threshold_finds_the_tumours(patients):
-    """IoU over all pixels of the tumour slices at the best threshold: scalp, orbits and caps are bright, too."""
-    flair = np.concatenate([images[masks.any((1, 2)), :, :, FLAIR] for images, masks in patients])
-    masks = np.concatenate([masks[masks.any((1, 2))] for _, masks in patients])
-    inside, outside = (np.bincount(flair[where], minlength=256) for where in (masks, ~masks))
-    hits, false = (np.cumsum(counts[::-1])[::-1] for counts in (inside, outside))  # at or above each threshold
-    assert 0.02 < (hits / (masks.sum() + false)).max() < 0.4
