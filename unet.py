@@ -120,21 +120,13 @@ class UNet(nn.Module):
         )
         self.head = nn.Conv2d(width, classes * pixel_unshuffle**2, kernel_size=1)
 
-    def _pad_and_fold(self, x: torch.Tensor) -> torch.Tensor:
-        """Repeat the last row and column until height and width can be halved LEVELS times, then fold pixels."""
-        right, bottom = (-size % (self.pixel_unshuffle * 2**LEVELS) for size in (x.shape[-1], x.shape[-2]))
-        if right or bottom:
-            x = F.pad(x, (0, right, 0, bottom), mode="replicate")
-        return F.pixel_unshuffle(x, self.pixel_unshuffle) if self.pixel_unshuffle > 1 else x
-
-    def _unfold_and_crop(self, logits: torch.Tensor, height: int, width: int) -> torch.Tensor:
-        """Unfold pixels, and cut off the added rows and columns."""
-        logits = F.pixel_shuffle(logits, self.pixel_unshuffle) if self.pixel_unshuffle > 1 else logits
-        return logits[..., :height, :width]
-
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         height, width = x.shape[-2:]
-        x = self._pad_and_fold(x)
+        right, bottom = (-size % (self.pixel_unshuffle * 2**LEVELS) for size in (width, height))
+        if right or bottom:
+            x = F.pad(x, (0, right, 0, bottom), mode="replicate")
+        if self.pixel_unshuffle > 1:
+            x = F.pixel_unshuffle(x, self.pixel_unshuffle)
         skips = []
         for encode in self.encoders:
             skips.append(encode(x))
@@ -142,7 +134,10 @@ class UNet(nn.Module):
         x = self.bottleneck(x)
         for decode in self.decoders:
             x = decode(x, skips.pop())
-        return self._unfold_and_crop(self.head(x), height, width)
+        logits = self.head(x)
+        if self.pixel_unshuffle > 1:
+            logits = F.pixel_shuffle(logits, self.pixel_unshuffle)
+        return logits[..., :height, :width]
 
 
 class Segmenter(nn.Module):

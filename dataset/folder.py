@@ -94,9 +94,7 @@ def explain_empty(folder: Path) -> str:
     """Return what a folder looks like in which no patient folder holds slices, and the remedy."""
     files = sorted(path for path in folder.rglob("[!.]*") if path.is_file())
     if slices := [path for path in files if path.name.lower().endswith(TIFF)]:
-        if slices[0].parent == folder:
-            return f"{folder}: holds slices itself, as the folder of one patient does. Name its parent with --data."
-        return f"{folder}: is a level too high, the patients are in {slices[0].parents[1]}. Name it with --data."
+        return f"{folder}: holds no patient folders; they are in {slices[0].parents[1]}. Name it with --data."
     if scans := [path for path in files if path.parent != folder]:
         return (
             f"{folder}: holds scans such as {scans[0].relative_to(folder)}, not the slices that training reads "

@@ -151,8 +151,8 @@ def test_what_a_folder_looks_like_that_is_not_one_of_patients(folder, tmp_path):
         (tmp_path / name).touch()
     for wrong, message in (
         (tmp_path / "cohort", r"holds scans such as P1/flair\.nii\.gz, .* import_data\.py makes these of scans"),
-        (tmp_path, rf"is a level too high, the patients are in {folder}\. Name it with --data"),
-        (folder / "SYNTH_T_0", r"holds slices itself, as the folder of one patient does\. Name its parent"),
+        (tmp_path, rf"holds no patient folders; they are in {folder}\. Name it with --data"),
+        (folder / "SYNTH_T_0", rf"holds no patient folders; they are in {folder}\. Name it with --data"),
         (tmp_path / "readme", r"holds no patient folders.*download_data.py"),
     ):
         with pytest.raises(UserError, match=message) as error:
