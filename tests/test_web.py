@@ -363,13 +363,9 @@ def test_the_scripts_alone(packages):
 @pytest.mark.parametrize("network", [{"bilinear": True, "pixel_unshuffle": 2}, {}])
 def test_the_graph_computes_what_the_network_does(network):
     torch.manual_seed(0)
-    model = UNet(5, 1, 4, **network)
-    model(torch.randn(2, 5, 64, 64))  # the norms have seen data
-    graph, slices = to_graph(model.eval()), torch.randn(2, 5, 64, 96)
-    with torch.inference_mode():
-        expected = model(slices)
-    assert largest_difference(graph, expected, slices=slices) < 1e-2
-    assert largest_difference(graph, -expected, slices=slices) > 1
+    model, slices = UNet(5, 1, 4, **network), torch.randn(2, 5, 64, 96)
+    model(slices)  # the norms have seen data
+    assert largest_difference(to_graph(model.eval()), model(slices).detach(), slices=slices) < 1e-2
 
 
 @pytest.mark.parametrize(
