@@ -49,14 +49,14 @@ def segment(stack, *weights):
         return segment(stack, *weights)
 
 
-def unet(pretrained: bool = False, width: int = 64, bilinear: bool = False, pixel_unshuffle: int = 1):
+def unet(pretrained: bool = False, **network):
     """Return a U-Net of this project in evaluation mode; see unet.py.
 
     Args:
         pretrained: with the weights that come with the repository, whose network is then built. It has 3 channels and
             2 for each of `neighbours`; its attribute `input` has the settings of dataset/preprocess.py and of the
             postprocessing.
-        width, bilinear, pixel_unshuffle: see UNet; for a network without weights.
+        network: arguments of UNet, such as width; for a network without weights.
 
     Raises: the error of unet.load_weights when the weights are missing or damaged.
     """
@@ -64,7 +64,7 @@ def unet(pretrained: bool = False, width: int = 64, bilinear: bool = False, pixe
         from unet import UNet, load_weights
 
     if not pretrained:
-        return UNet(width=width, bilinear=bilinear, pixel_unshuffle=pixel_unshuffle).eval()
+        return UNet(**network).eval()
     model, metadata = load_weights(str(WEIGHTS))
     model.input = {name: json.loads(metadata[name]) for name in INPUT}
     return model

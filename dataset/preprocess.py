@@ -8,7 +8,7 @@ import functools
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import cv2
 import numpy as np
@@ -141,39 +141,30 @@ def window(box: Box, resolution: float = 1.0) -> tuple[slice, slice]:
 
 
 @dataclass
-class PreprocessedSlices:
+class PreprocessedSlices(Slices):
     """Slices with the tables and boxes that make them the network's input.
 
     The slices of a patient stand together, sorted by number.
     """
 
-    slices: Slices
     preprocessing: Preprocessing
     stack: torch.Tensor  # int64 [N], on the CPU; the number of the patient of each slice, from 0
     levels: torch.Tensor  # float32 [P x 3 x 256]; the value of each intensity of each sequence of each patient
     boxes: list[Box]  # the head's box of each patient
 
-    def __len__(self) -> int:
-        return len(self.slices)
-
-    @property
-    def patients(self) -> list[str]:
-        """The patient of each slice."""
-        return self.slices.patients
-
-    def to(self, device: torch.device) -> "PreprocessedSlices":
-        return replace(self, slices=self.slices.to(device), levels=self.levels.to(device))
+    def to(self, device: torch.device) -> Self:
+        return replace(super().to(device), levels=self.levels.to(device))
 
     def batch(self, rows: torch.Tensor, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the network's input and the masks of the given rows (int64 [B], on the CPU), on the device.
 
         Returns: float32 [B, channels, 256, 256] and float32 [B, 1, 256, 256], 0 or 1.
         """
-        images, masks = self.slices.batch(rows, device)
+        images, masks = super().batch(rows, device)
         planes = [images]
         for distance in range(1, self.preprocessing.neighbours + 1):
             for step in (-distance, distance):
-                near, _ = self.slices.batch(self._neighbour(rows, step), device)
+                near, _ = super().batch(self._neighbour(rows, step), device)
                 planes.append(near[..., FLAIR : FLAIR + 1])
         values = torch.cat(planes, dim=3).permute(0, 3, 1, 2)
         sequence = torch.tensor(self.preprocessing.sequences)
@@ -212,4 +203,5 @@ def preprocess(slices: Slices, preprocessing: Preprocessing) -> PreprocessedSlic
     statistics = parallel_map(patient_statistics, range(len(patients)))
     levels = torch.from_numpy(np.concatenate([table.ravel() for table, _ in statistics]))
     boxes = [box for _, box in statistics]
-    return PreprocessedSlices(slices, preprocessing, torch.from_numpy(stack), levels, boxes)
+    of_patients = {"stack": torch.from_numpy(stack), "levels": levels, "boxes": boxes}
+    return PreprocessedSlices(**vars(slices), preprocessing=preprocessing, **of_patients)

@@ -4,9 +4,10 @@ import hashlib
 import re
 import zlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import pandas as pd
@@ -51,11 +52,11 @@ class Slices:
         batch = (self.images[rows], self.masks[rows])
         return tuple(tensor.pin_memory().to(device, non_blocking=True) for tensor in batch)
 
-    def to(self, device: torch.device) -> "Slices":
+    def to(self, device: torch.device) -> Self:
         """Return a copy on the device if it fills less than a quarter of its free memory; else stay on the host."""
         if device.type == "cuda" and self.images.nbytes + self.masks.nbytes > torch.cuda.mem_get_info(device)[0] / 4:
             return self
-        return Slices(self.images.to(device), self.masks.to(device), self.table)
+        return replace(self, images=self.images.to(device), masks=self.masks.to(device))
 
     def describe(self) -> str:
         """Return a line with the number of patients, slices and tumour slices."""

@@ -116,7 +116,7 @@ def load_onnx(path: Path) -> tuple[Compute, dict[str, Any]]:
         raise UserError(f"{path}: no network of this version. Write it anew with export_model.py.")
 
     def compute(slices: PreprocessedSlices) -> np.ndarray:
-        images = slices.slices.images.numpy()
+        images = slices.images.numpy()
         logits = np.full(images.shape[:3], engine.OUTSIDE, np.float32)
         ((_, window),) = slices.batches(len(images))
         feed = {"slices": images[:, *window], "levels": slices.levels.view(constants.CHANNELS, 256).numpy()}

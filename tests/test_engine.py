@@ -57,8 +57,8 @@ def small_net() -> UNet:
 def test_an_epoch_equals_naive_steps_with_an_uneven_last_batch(folder, slices):
     """Loss, metric, and the weights after two steps."""
     model, naive = small_net(), small_net()
-    images, masks = naive_batch(folder, slices.slices.table)
-    order = epoch_order(seed=1, epoch=1, slices=slices.slices)
+    images, masks = naive_batch(folder, slices.table)
+    order = epoch_order(seed=1, epoch=1, slices=slices)
     plain, losses, ious = torch.optim.SGD(naive.parameters(), lr=0.1), [], []
     for rows in (order[:8], order[8:]):  # 15 slices: 8 and 7
         logits = naive(images[rows])
@@ -81,7 +81,7 @@ def test_an_epoch_equals_naive_steps_with_an_uneven_last_batch(folder, slices):
 def test_evaluation_does_not_depend_on_the_batch_size_and_changes_nothing(slices):
     model = small_net()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    kept = np.empty(slices.slices.masks.shape, np.float32)
+    kept = np.empty(slices.masks.shape, np.float32)
     figures, counts = evaluate(model, slices, 15, bce, CPU, probabilities_out=kept)
     others, other_counts = evaluate(model, slices, 4, bce, CPU)
     assert figures == pytest.approx(others, abs=1e-6)
@@ -199,10 +199,10 @@ def test_validation_and_training_share_the_window_of_the_loss(heads):
         return bce(logits, masks)
 
     evaluate(model, heads, 3, loss, CPU)
-    assert seen == [((128, 96), heads.slices.masks[:3].sum()), ((160, 96), heads.slices.masks[3:].sum())]
+    assert seen == [((128, 96), heads.masks[:3].sum()), ((160, 96), heads.masks[3:].sum())]
     seen.clear()
     evaluate(model, replace(heads, preprocessing=heads.preprocessing._replace(crop=False)), 5, loss, CPU)
-    assert seen == [((256, 256), heads.slices.masks.sum())]
+    assert seen == [((256, 256), heads.masks.sum())]
 
 
 @pytest.mark.parametrize("tta_flip", [False, True])
@@ -257,5 +257,5 @@ def test_predictions_are_those_that_are_scored(heads, tta_flip):
     logits = predict(model, heads, 2, CPU, tta_flip)
     assert logits.shape == (5, 256, 256) and np.array_equal(logits.sigmoid().numpy(), kept)
     assert (logits[0] > OUTSIDE).sum() == 128 * 96  # the head is 100 x 90 pixels
-    alone = preprocess(without_masks(heads.slices.images[3:].numpy(), "b"), heads.preprocessing)
+    alone = preprocess(without_masks(heads.images[3:].numpy(), "b"), heads.preprocessing)
     assert torch.equal(predict(model, alone, 2, CPU, tta_flip), logits[3:])

@@ -129,8 +129,6 @@ def train(
     choose_kept = functools.partial(best_epochs, count=keep) if keep else None
     writer = Writer(run, optimiser.result, optimiser, config, choose_kept)
     finished = writer.resume() if resumed else 0
-    if rank() == 0 and finished:
-        run.write("epochs.csv", writer.epochs)  # as far as the state was saved, wherever it was stopped
     if finished >= recipe.epochs:
         say(f"nothing is left to do: {counted(finished, 'epoch')} done")
         return
