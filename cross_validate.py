@@ -37,8 +37,6 @@ def main(argv: list[str] | None = None) -> None:
     args, given = parser.parse_known_args(argv)
     if args.tune and "--no-validation" in given:
         parser.error("--tune needs the validation patients, whom --no-validation trains on")
-    if args.folds < 2:
-        parser.error("--folds: at least 2 are needed")
     from dataset.folder import find_folder
     from storage.run_folder import RunFolder
 

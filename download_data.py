@@ -54,10 +54,8 @@ def main(argv: list[str] | None = None) -> None:
 
 def download() -> Path:
     """Fetch the set with kagglehub. Returns its folder: a cache or, on Colab and Kaggle, a read-only mount."""
-    try:
-        import kagglehub
-    except ImportError:
-        raise UserError(f"the package kagglehub is missing. Run: pip install kagglehub. Or: {BY_HAND}") from None
+    import kagglehub
+
     print(f"fetching {PAGE}: 700 MB packed, 1 GB on the disk", flush=True)
     try:
         return Path(kagglehub.dataset_download(HANDLE))

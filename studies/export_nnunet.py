@@ -34,8 +34,6 @@ def main(argv: list[str] | None = None) -> None:
     add("--data", type=existing, metavar="DIR", help="folder kaggle_3m or its parent")
     add("--folds", type=positive(int), metavar="N", help="the N folds of cross_validate.py, without test patients")
     args = parser.parse_args(argv)
-    if args.folds == 1:
-        parser.error("--folds: at least 2 are needed")
     folder = find_folder(args.data)
     table = find_slices(folder)
     if any_synthetic(table):
