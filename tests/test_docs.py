@@ -12,6 +12,7 @@ import pytest
 from conftest import ROOT
 
 import constants
+from training.recipe import make_parser
 
 README = ROOT / "README.md"
 PAGES = [README, ROOT / "lgg-mri-segmentation" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -21,6 +22,7 @@ NOT_OURS = ("pip", "venv", "pytest", "studies.NAME")
 OTHERS_OPTIONS = {"--help", "--extra-index-url", "--nproc-per-node"}  # argparse, pip, torchrun; sbatch:
 SBATCH = ("job-name", "output", "open-mode", "requeue", "cpus-per-task", "mem", "time", "gpus", "parsable", "array")
 OTHERS_OPTIONS |= {"--dependency", "--kill-on-invalid-dep", *(f"--{name}" for name in SBATCH)}
+HANDING_ON = ("cross_validate", "studies.reproduce")  # options that they do not have to train_model.py
 TINY = {"dataset.synthetic": "--patients 2", "train_model": "--width 2 --batch-size 4 --epochs 1"}  # the last counts
 IN_RUN = ("results.csv", "plots/iou.png", "test_patients.csv", "report.html")
 LEFT_BEHIND = (*(f"runs/first/{name}" for name in IN_RUN), "masks/patients.csv", "masks/slices.csv")
@@ -73,14 +75,16 @@ def test_every_command_parses(module, arguments, monkeypatch):
     class Parsed(Exception):
         """Raised once the options are parsed, so that nothing runs."""
 
-    parse_args = argparse.ArgumentParser.parse_args
+    parse = argparse.ArgumentParser.parse_known_args
 
     def parse_and_stop(self, args=None, namespace=None):
-        parse_args(self, args, namespace)
+        _, others = parse(self, args, namespace)
+        assert not others or module in HANDING_ON
+        assert parse(make_parser(), others)[1] == []
         raise Parsed
 
     main = importlib.import_module(module).main
-    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_and_stop)
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_known_args", parse_and_stop)
     monkeypatch.setattr(Path, "exists", lambda path: True)  # the reader's own files
     with pytest.raises(Parsed):
         main(shlex.split(arguments))
