@@ -68,15 +68,6 @@ def describe_patient(number: int) -> tuple[str, str, int]:
 # --- Drawing ---------------------------------------------------------------------------------------------------
 
 
-def smooth_noise(rng: np.random.Generator, slices: int, cell: float, layers: float) -> np.ndarray:
-    """Return a random field that varies over `cell` pixels in a slice and `layers` slices: float32 [slices, H, W]."""
-    side = round(2 * IMAGE_SIZE / cell)
-    coarse = rng.standard_normal((slices, side, side), dtype=np.float32)
-    coarse = ndimage.gaussian_filter(coarse, (layers / 2, 1, 1), mode="nearest")
-    coarse /= coarse.std()
-    return np.stack([cv2.resize(plane, (IMAGE_SIZE, IMAGE_SIZE), interpolation=cv2.INTER_CUBIC) for plane in coarse])
-
-
 def ellipsoids(x: np.ndarray, y: np.ndarray, z: np.ndarray, shapes: list | tuple) -> np.ndarray:
     """Return 1 in the centre of the nearest ellipsoid, 0 on its surface, negative outside: float32 [S, H, W]."""
     distances = (((x - a) / ra) ** 2 + ((y - b) / rb) ** 2 + ((z - c) / rc) ** 4 for a, b, c, ra, rb, rc in shapes)
@@ -93,7 +84,13 @@ def make_patient(seed: int, number: int, slices: int | None = None) -> tuple[np.
     slices = slices or count
 
     def noise(cell: float, layers: float) -> np.ndarray:
-        return smooth_noise(rng, slices, cell, layers)
+        """Return a random field that varies over `cell` pixels in a slice and `layers` slices: float32 [S, H, W]."""
+        side = round(2 * IMAGE_SIZE / cell)
+        coarse = rng.standard_normal((slices, side, side), dtype=np.float32)
+        coarse = ndimage.gaussian_filter(coarse, (layers / 2, 1, 1), mode="nearest")
+        coarse /= coarse.std()
+        planes = (cv2.resize(plane, (IMAGE_SIZE, IMAGE_SIZE), interpolation=cv2.INTER_CUBIC) for plane in coarse)
+        return np.stack(list(planes))
 
     # The head: in each slice an ellipse, a little turned, shifted and bent
     z = np.linspace(0.05, 0.93, slices, dtype=np.float32)[:, None, None]

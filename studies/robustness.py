@@ -26,7 +26,7 @@ from dataset.slices import Slices, load_slices
 from dataset.split import read_assignment
 from evaluation import quality
 from evaluation.selection import Postprocessing, load_chosen
-from inference.segment import Compute, computation, predict, to_masks
+from inference.segment import computation, predict, to_masks
 from scans.cohort import find_patients
 from scans.geometry import masks_to_network
 from scans.masks import read_reference
@@ -111,31 +111,26 @@ def main(argv: list[str] | None = None) -> None:
 def score_patients(
     args: argparse.Namespace, table: pd.DataFrame, model: UNet, checkpoint: dict[str, Any]
 ) -> list[dict[str, Any]]:
-    """Write the patients of a table of slices in each form, predict them, and return what `score` does of each."""
-    folder, rows = find_folder(args.data), []
-    compute = computation(model, checkpoint["input"]["tta_flip"], BATCH_SIZE, choose_hardware("cpu", "fp32"))
+    """Write the patients of a table of slices in each form, and predict them as a user's scans.
+
+    Returns: of each patient in each form the Dice, the predicted ml, and the features of the expected Dice.
+    """
+    folder, settings, rows = find_folder(args.data), checkpoint["input"], []
+    compute = computation(model, settings["tta_flip"], BATCH_SIZE, choose_hardware("cpu", "fp32"))
     for _, own in table.groupby("patient"):
         slices = load_slices(folder, {"": own.reset_index(drop=True)})[""]
         for form in args.forms:
             with tempfile.TemporaryDirectory() as work:
                 write_patient(Path(work), slices, form)
-                rows.append(score(Path(work), compute, checkpoint["input"], form))
+                (patient,) = find_patients([Path(work)]).patients
+                scan, _ = read_patient(patient)
+                reference = np.stack(read_reference(patient, scan))
+            probabilities, small = predict(compute, scan, settings)
+            masks = to_masks(probabilities, Postprocessing.of(settings), scan.spacing)
+            ml = round(sum(map(np.sum, masks)) * float(np.prod(scan.spacing)) / 1000, 3)
+            row = {"patient": scan.name, "form": form, "dice": quality.dice(np.stack(masks), reference), "ml": ml}
+            rows.append(row | quality.features(small, masks_to_network(masks, scan)))
     return rows
-
-
-def score(folder: Path, compute: Compute, settings: dict[str, Any], form: str) -> dict[str, Any]:
-    """Return patient, form, Dice, predicted ml, and the features of the expected Dice of the one patient of a folder.
-
-    settings: `input` of the checkpoint.
-    """
-    (patient,) = find_patients([folder]).patients
-    scan, _ = read_patient(patient)
-    probabilities, small = predict(compute, scan, settings)
-    masks = to_masks(probabilities, Postprocessing.of(settings), scan.spacing)
-    dice = quality.dice(np.stack(masks), np.stack(read_reference(patient, scan)))
-    ml = round(sum(map(np.sum, masks)) * float(np.prod(scan.spacing)) / 1000, 3)
-    row = {"patient": scan.name, "form": form, "dice": dice, "ml": ml}
-    return row | quality.features(small, masks_to_network(masks, scan))
 
 
 def write_patient(out: Path, slices: Slices, form: str) -> None:
