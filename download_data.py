@@ -118,8 +118,12 @@ def unpack_archive(archive: Path, folder: Path, patients: dict[str, int]) -> str
     try:
         with zipfile.ZipFile(archive) as packed:
             for member in packed.namelist():
-                match = wanted.fullmatch(member.replace("\\", "/"))  # of Windows
-                if match and not (path := folder / match[1]).exists():  # the set lies twice in Kaggle's zip
+                name = member.replace("\\", "/")  # of Windows
+                match = wanted.fullmatch(name)
+                if not match or constants.JUNK_FOLDERS & {*name.split("/")}:
+                    continue
+                path = folder / match[1]
+                if not path.exists():  # the set lies twice in Kaggle's zip
                     path.parent.mkdir(exist_ok=True)
                     path.write_bytes(packed.read(member))
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:

@@ -25,14 +25,11 @@ ROOT = Path(__file__).parents[1]
 QUICK = ("--width", 2, "--batch-size", 4, "--device", "cpu")  # options of train_model.py
 PLAIN = {"normalisation": "plain", "neighbours": 0, "crop": False, "resolution": 1.0, "tta_flip": False}  # `input`
 torch.set_num_threads(1)  # one process per core runs the tests; and the same sums in the same order everywhere
-SLOWEST = ("test_web", "test_export", "test_notebooks", "test_report", "test_scripts")  # first: no core waits then
+SLOWEST = {"test_web", "test_export", "test_notebooks", "test_report", "test_scripts"}  # first: no core waits then
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    def rank(item: pytest.Item) -> int:
-        return SLOWEST.index(item.path.stem) if item.path.stem in SLOWEST else len(SLOWEST)
-
-    items.sort(key=rank)
+    items.sort(key=lambda item: item.path.stem not in SLOWEST)
 
 
 @functools.cache

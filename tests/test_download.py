@@ -51,27 +51,23 @@ def test_a_folder_on_the_disk_is_linked_to_or_else_copied(get, kaggle, monkeypat
     assert len(list(OUT.rglob("*.tif"))) == 30 and (OUT / "data.csv").is_file()
 
 
-def test_one_copy_of_an_archive_is_unpacked(get, kaggle, tmp_path):
-    packed = shutil.make_archive(str(tmp_path / "archive"), "zip", kaggle / "../..")
-    code, out, err = get("--from", packed, "--subset")
-    assert (code, err) == (0, "") and "unpacked from" in out
-    assert {path.name for path in OUT.iterdir()} == {*SUBSET, "data.csv"}
-    assert len(list(OUT.rglob("*.tif"))) == 6 * len(SUBSET)
-    assert [path.name for path in OUT.parent.iterdir()] == ["kaggle_3m"]  # no temporary folder is left
-
-
-def test_an_archive_of_another_system(get, kaggle, tmp_path):
-    """Backslashes, as some programs on Windows write; resource forks of macOS; thumbnails; names that lead out."""
-    with zipfile.ZipFile(tmp_path / "other.zip", "w") as packed:
-        for path in sorted((kaggle / "kaggle_3m").rglob("*.tif")):
+@pytest.mark.parametrize("separator", ["/", "\\"])  # the second as some programs on Windows write
+def test_one_copy_of_an_archive_is_unpacked(get, kaggle, tmp_path, separator):
+    """Beside resource forks of macOS, thumbnails, and names that lead out."""
+    with zipfile.ZipFile(tmp_path / "archive.zip", "w") as packed:
+        for path in sorted(path for path in kaggle.rglob("*") if path.is_file()):
             name = path.relative_to(kaggle)
-            packed.writestr(str(name).replace("/", "\\"), path.read_bytes())
-            packed.writestr(f"__MACOSX/{name.parent}/._{name.name}", b"resource fork")
             packed.writestr(f"{name.parent}/@eaDir/{name.name}", b"thumbnail")
+            packed.writestr(f"__MACOSX/{name.parent}/._{name.name}", b"resource fork")
+            packed.writestr(str(name).replace("/", separator), path.read_bytes())
         for hostile in ("../x.tif", "/x.tif", "C:\\x.tif", "kaggle_3m/../x.tif", "kaggle_3m/SYNTH_T_1/../../x.tif"):
             packed.writestr(hostile, b"x")
-    code, _, err = get("--from", tmp_path / "other.zip")
-    assert (code, err) == (0, "") and len(find_slices(OUT)) == 15 and len(list(OUT.rglob("*.tif"))) == 30
+    code, out, err = get("--from", tmp_path / "archive.zip", "--subset")
+    assert (code, err) == (0, "") and "unpacked from" in out
+    assert {path.name for path in OUT.iterdir()} == {*SUBSET, "data.csv"}
+    assert len(find_slices(OUT)) == 3 * len(SUBSET) and len(list(OUT.rglob("*.tif"))) == 6 * len(SUBSET)
+    assert (OUT / "data.csv").read_text() == "Patient;RNASeqCluster\n"
+    assert [path.name for path in OUT.parent.iterdir()] == ["kaggle_3m"]  # no temporary folder is left
     assert not list(tmp_path.rglob("x.tif")) and not Path("/x.tif").exists()
 
 
