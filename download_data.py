@@ -98,12 +98,13 @@ def link_folder(source: Path, folder: Path, patients: dict[str, int]) -> str:
     action, present = "linked to", {}
     for depth in range(4):
         for path in source.glob("*/" * depth + "*"):
-            present.setdefault(path.name, path.resolve())  # the set lies twice in what Kaggle gives
-    for path in (present[name] for name in (*patients, LABELS) if name in present):
+            present.setdefault(path.name, path)  # the set lies twice in what Kaggle gives
+    for name in (name for name in (*patients, LABELS) if name in present):
+        path = present[name].resolve()
         try:
-            (folder / path.name).symlink_to(path, target_is_directory=path.is_dir())
+            (folder / name).symlink_to(path, target_is_directory=path.is_dir())
         except (OSError, NotImplementedError):  # Windows without the right to, and some file systems
-            (shutil.copytree if path.is_dir() else shutil.copyfile)(path, folder / path.name)
+            (shutil.copytree if path.is_dir() else shutil.copyfile)(path, folder / name)
             action = "copied from"
     return action
 
