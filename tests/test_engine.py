@@ -82,11 +82,11 @@ def test_evaluation_does_not_depend_on_the_batch_size_and_changes_nothing(slices
     model = small_net()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     kept = np.empty(slices.masks.shape, np.float32)
-    figures, counts = evaluate(model, slices, 15, bce, CPU, probabilities_out=kept)
-    others, other_counts = evaluate(model, slices, 4, bce, CPU)
-    assert figures == pytest.approx(others, abs=1e-6)
-    assert all((a == b).all() for a, b in zip(counts, other_counts, strict=True))
-    assert ((kept >= 0.5).sum((1, 2)) == counts.predicted).all()
+    figures = evaluate(model, slices, 15, bce, CPU, probabilities_out=kept)
+    assert figures == pytest.approx(evaluate(model, slices, 4, bce, CPU), abs=1e-6)
+    pairs = zip(kept >= 0.5, slices.masks.numpy() > 0, strict=True)
+    ious = [(mine & true).sum() / (mine | true).sum() if (mine | true).any() else 1 for mine, true in pairs]
+    assert figures["iou"] == pytest.approx(np.mean(ious))
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
 
@@ -94,11 +94,10 @@ def test_a_slice_drawn_twice_counts_twice_with_its_own_predictions():
     """Patient a: 1 of 4 pixels right at first, then all 4; patient b has no tumour."""
     first = (torch.tensor(1.0), torch.tensor([0, 1]), Counts(*torch.tensor([[1, 0], [0, 0], [3, 0]])))
     second = (torch.tensor(4.0), torch.tensor([2]), Counts(*torch.tensor([[4], [0], [0]])))
-    figures, counts = summarise_epoch([first, second], ["a", "b", "a"])
+    figures = summarise_epoch([first, second], ["a", "b", "a"])
     assert figures["loss"] == (2 * 1.0 + 4.0) / 3
     assert figures["tumour_iou"] == (1 / 4 + 1) / 2 and figures["empty_prediction"] == 1 / 3
     assert figures["patient_dice"] == (2 * 5 / (2 * 5 + 3) + 1) / 2
-    assert counts.true_positive.tolist() == [1, 0, 4]
 
 
 @pytest.mark.parametrize(("share", "others"), [(0.0, 0), (0.35, 14), (0.999, 40)])

@@ -105,8 +105,8 @@ def resolution_of_epoch(epoch: int, epochs: int) -> float:
     return next(resolution for until, resolution in RESOLUTIONS if epoch <= until * epochs + 1e-9)
 
 
-def summarise_epoch(batches: Sequence[Batch], patients: Sequence[str]) -> tuple[dict[str, float], Counts]:
-    """Return the metrics of `train_one_epoch` and the counts behind them, over all processes.
+def summarise_epoch(batches: Sequence[Batch], patients: Sequence[str]) -> dict[str, float]:
+    """Return the metrics of `train_one_epoch`, over all processes.
 
     patients: of each slice in the epoch's order. A slice that was drawn twice counts twice, each time with the counts
     of its own prediction.
@@ -119,7 +119,7 @@ def summarise_epoch(batches: Sequence[Batch], patients: Sequence[str]) -> tuple[
     table = torch.zeros(len(patients), len(Counts._fields), dtype=torch.int64, device=device)
     table[torch.cat(positions).to(device)] = torch.cat([torch.stack(c, dim=1) for c in counts])
     counts = Counts(*sum_over_processes(table).cpu().numpy().T)
-    return {"loss": total.item() / len(patients), **summarise(counts, patients)}, counts
+    return {"loss": total.item() / len(patients), **summarise(counts, patients)}
 
 
 def train_one_epoch(
@@ -152,22 +152,22 @@ def train_one_epoch(
         done.append((loss.detach(), positions, count_pixels(predicted_mask(logits.detach()), masks > 0)))
         if number % check_every == 0 or number == len(batches):
             _refuse_not_finite([loss for loss, *_ in done], batches, patients)
-    return summarise_epoch(done, patients)[0]
+    return summarise_epoch(done, patients)
 
 
 @torch.inference_mode()
 def evaluate(
     model: nn.Module, slices: PreprocessedSlices, batch_size: int, loss_function: Loss, hardware: Hardware,
     title: str = "", tta_flip: bool = False, probabilities_out: np.ndarray | None = None,
-) -> tuple[dict[str, float], Counts]:  # fmt: skip
+) -> dict[str, float]:  # fmt: skip
     """Predict every slice in order and compare with its mask.
 
     Args:
         tta_flip: average the logits of the slice and of its mirror image.
         probabilities_out: float32 [N, H, W] that receives the probabilities, if they are wanted.
 
-    Returns: the metrics of `train_one_epoch`, the loss over the computed window as in training; and the counts of each
-        slice in the whole frame as NumPy arrays.
+    Returns: the metrics of `train_one_epoch`, over the whole frame; but the loss over the computed window, as in
+        training.
     """
     model.eval()
     done = []
@@ -194,7 +194,7 @@ def score(
     """
     input, settings = checkpoint["input"], checkpoint["config"]["settings"]
     probabilities = np.empty(slices.masks.shape, np.float32)
-    metrics, _ = evaluate(
+    metrics = evaluate(
         model.to(hardware.device, memory_format=hardware.memory_format),
         preprocess(slices, Preprocessing.of(input)).to(hardware.device),
         batch_size or settings["batch_size"], make_loss(settings["loss"], settings["false_negative_weight"]),

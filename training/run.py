@@ -160,7 +160,7 @@ def train(
             )
             validated = dict.fromkeys(learned, math.nan)
             if validation:
-                validated, _ = evaluate(
+                validated = evaluate(
                     model if optimiser.result is network else optimiser.result,
                     replace(validation, preprocessing=preprocessing._replace(resolution=resolution)),
                     recipe.batch_size, loss, hardware, title, recipe.tta_flip,
