@@ -164,7 +164,7 @@ def to_onnx(model: UNet, metadata: dict[str, Any]) -> bytes:
         warnings.simplefilter("ignore")  # of the exporter about itself
         program = torch.onnx.export(
             graph, (torch.zeros(SMALLER, dtype=torch.uint8), torch.zeros(3, 256)),
-            input_names=["slices", "levels"], output_names=["logits", "mask"], verbose=False,
+            input_names=["slices", "levels"], output_names=["logits", "mask"], dynamo=True, verbose=False,
             dynamic_shapes=({0: number, 1: 32 * height, 2: 32 * width}, None),
         )  # fmt: skip
     proto = program.model_proto
