@@ -40,7 +40,7 @@ def orient(path: Path, code: str) -> None:
 
 
 def imported(folder: Path) -> Slices:
-    return load_slices(folder, {"all": find_slices(folder, fewest=1)})["all"]
+    return load_slices(folder, {"all": find_slices(folder)})["all"]
 
 
 @pytest.fixture
@@ -273,7 +273,7 @@ def test_patients_without_a_mask_are_left_out_or_healthy(small, tmp_path, call):
     assert (code, err) == (0, "") and "left out: B: no mask" in out and "needs at least 3 patients" in out
     table = pd.read_csv(tmp_path / "own" / "imported.csv").set_index("patient")
     assert table["tumour_slices"].fillna(-1).tolist() == [2, -1, 0]
-    assert find_slices(tmp_path / "own", fewest=1)["patient"].unique().tolist() == ["A", "C Müller"]
+    assert find_slices(tmp_path / "own")["patient"].unique().tolist() == ["A", "C Müller"]
     code, out, err = call("import_data", small, "--masks", tmp_path / "masks", "--out", tmp_path / "more")
     assert code == 1 and "D.nii.gz: the mask of no patient by its name" in err
     (small / "A" / "seg.nii.gz").unlink()

@@ -32,7 +32,7 @@ def score(call, tmp_path, unreported):
 
 def stacks(folder: Path) -> dict[str, np.ndarray]:
     """Return the reference masks of a data folder by patient, uint8 [S, H, W]."""
-    rows = find_slices(folder, fewest=1)
+    rows = find_slices(folder)
     return {p: np.stack([read_mask(folder / path) for path in own["mask_path"]]) for p, own in rows.groupby("patient")}
 
 
