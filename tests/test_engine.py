@@ -10,7 +10,7 @@ from PIL import Image
 
 from dataset.folder import find_slices
 from dataset.preprocess import PreprocessedSlices, Preprocessing, preprocess
-from dataset.slices import load_slices, without_masks
+from dataset.slices import load_slices
 from evaluation.metrics import Counts
 from training import augment
 from training.engine import (
@@ -249,12 +249,9 @@ def test_a_network_is_asked_at_its_own_resolution(heads):
 
 @pytest.mark.parametrize("tta_flip", [False, True])
 def test_predictions_are_those_that_are_scored(heads, tta_flip):
-    """And each patient's are the same without the other patients."""
     model = five_channels(pixel_unshuffle=2)
     kept = np.empty((5, 256, 256), np.float32)
     evaluate(model, heads, 2, bce, CPU, probabilities_out=kept, tta_flip=tta_flip)
     logits = predict(model, heads, 2, CPU, tta_flip)
     assert logits.shape == (5, 256, 256) and np.array_equal(logits.sigmoid().numpy(), kept)
     assert (logits[0] > OUTSIDE).sum() == 128 * 96  # the head is 100 x 90 pixels
-    alone = preprocess(without_masks(heads.images[3:].numpy(), "b"), heads.preprocessing)
-    assert torch.equal(predict(model, alone, 2, CPU, tta_flip), logits[3:])
