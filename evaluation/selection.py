@@ -54,6 +54,7 @@ def best_epoch(epochs: pd.DataFrame, by: str = "iou") -> int:
 
 
 def has_validation(epochs: pd.DataFrame) -> bool:
+    """Return whether there were validation patients."""
     return bool(epochs.filter(like="validation_").notna().any(axis=None))
 
 
@@ -171,16 +172,14 @@ def tune(
     if not slices.masks.any():
         return default, None
     dice = mean_dice(slices, probabilities)
-    best = dice.max()
-    choices = [Postprocessing(t, size) for t in THRESHOLDS for size in SMALLEST]
-    equals = [choice for choice, value in zip(choices, dice.ravel(), strict=True) if value >= best - 1e-9]
-    chosen = min(equals, key=lambda choice: (abs(choice.threshold - THRESHOLD), choice.min_component))
-    return chosen, {
+    equals = [(THRESHOLDS[t], SMALLEST[s]) for t, s in np.argwhere(dice >= dice.max() - 1e-9)]
+    chosen = min(equals, key=lambda rule: (abs(rule[0] - THRESHOLD), rule[1]))
+    return Postprocessing(*chosen), {
         "split": "validation",
         "patients": len(set(slices.patients)),
         "criterion": "mean over patients of the volumetric Dice",
         "untuned": float(dice[THRESHOLDS.index(THRESHOLD), SMALLEST.index(0)]),
-        "tuned": float(best),
+        "tuned": float(dice.max()),
     }
 
 
@@ -216,20 +215,16 @@ def load_chosen(run: RunFolder) -> tuple[UNet, dict[str, Any], str]:
         choice and its reason in one line, with a second one that warns where the choice is poor.
     """
     epochs = checkpoints.read_epochs(run)
-    result, origin, stale = {"selected_by": usual_criterion(epochs)}, "not tested", ""
+    result, origin = {"selected_by": usual_criterion(epochs)}, "not tested"
     if run.is_tested():
         result, origin = run.read_metrics(), "as tested"
-        last, newest = result["epochs"], epochs["epoch"].max()
-        if newest > last:
-            stale = f"warning: it was chosen when epoch {last} was the last; now it is {newest}. Test again."
     epoch = result.get("epoch") or best_epoch(epochs)
     model, checkpoint = checkpoints.load_network(run.checkpoint(epoch))
     rules = Postprocessing.of(checkpoint["input"] | result)
     checkpoint["input"] |= rules._asdict()
     checkpoint["quality"] = result.get("quality", {}).get("model")
-    masks_by = rules.describe(result.get("tuned"))
-    line = f"epoch {epoch} of {run} ({origin}), {CRITERIA[result['selected_by']]}; {masks_by}"
-    return model, checkpoint, "\n".join(filter(None, [line, stale, selection_warning(epochs, epoch)]))
+    line = f"epoch {epoch} of {run} ({origin}), {CRITERIA[result['selected_by']]}; {rules.describe(result.get('tuned'))}"
+    return model, checkpoint, f"{line}\n{selection_warning(epochs, epoch)}".rstrip()
 
 
 def load_weights(path: Path) -> tuple[UNet, dict[str, Any], str]:

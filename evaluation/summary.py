@@ -14,14 +14,13 @@ from evaluation import calibration, failures, intervals, lesions, quality
 from evaluation.tables import PATIENT_METRICS, Spacing, Tables, make_tables
 from utils import parallel_map, show_number
 
-SHOWN_PATIENTS = 12  # worst, that are printed
+SHOWN_PATIENTS = 12  # worst, that are printed, and their columns
+WORST = ["patient", "dice", "sensitivity", "precision", "tumour_slices", "missed_slices"]
 HEADLINES = (  # that are printed, and stand in the report's summary
     "patient_dice", "patient_dice_tumour", "patient_dice_median", "patient_sensitivity", "patient_precision",
     "tumour_iou", "tumour_found", "false_positive_share", "lesion_recall", "surface_dice_2", "hd95", "hd95_mm", "iou",
     "empty_prediction", "brier", "loss",
 )  # fmt: skip
-OF_NETWORKS = ("loss", "brier", "ece")  # NaN for masks, which have no probabilities
-OPTIONAL = (*OF_NETWORKS, *lesions.IN_MM)
 CONVENTIONS = (  # what the meanings in METRICS leave open
     "Empty against empty counts as 1 in IoU and Dice. Sensitivity without tumour, precision without prediction, and "
     "HD95 unless both masks exist, are undefined and left out of means; surface Dice is 0 if only one mask exists.",
@@ -210,18 +209,14 @@ def describe(metrics: dict[str, Any], patients: pd.DataFrame) -> str:
         "brier": f"{METRICS['ece'].label.lower()} {show_number(metrics['ece'], METRICS['ece'].form)}",
     }
     lines = [f"{'':47} value   95% confidence interval over patients; below {intervals.FEWEST}, their values"]
-    for name in (name for name in HEADLINES if not np.isnan(metrics.get(name, np.nan)) or name not in OPTIONAL):
+    for name in (name for name in HEADLINES if pd.notna(metrics.get(name))):
         label, _, form, _ = METRICS[name]
         interval = intervals.show_interval(metrics["intervals"][name], form) if name in metrics["intervals"] else ""
         value = show_number(metrics[name], form)
         lines.append(f"  {label:<46}{value:>7}   {interval:<16}  {remarks.get(name, '')}".rstrip())
     worst = patients.sort_values(["dice", "patient"]).head(SHOWN_PATIENTS)
     lines.append(f"  Volumetric Dice per patient, lowest first ({len(worst)} of {len(patients)}):")
-    lines += [
-        f"    {row.patient:<28} {row.dice:.3f}  (sensitivity {show_number(row.sensitivity)}, "
-        f"precision {show_number(row.precision)}, {row.missed_slices} of {row.tumour_slices} tumour slices missed)"
-        for row in worst.itertuples()
-    ]
+    lines.append(textwrap.indent(worst[WORST].to_string(index=False, float_format="%.3f", na_rep="-"), "    "))
     lines.append("  Failures, in slices that could have them:")
     lines += [f"    {row['kind']:<34} {row['count']:4d} of {row['of']}" for row in metrics["failures"]]
     lines += [textwrap.fill(note, 118, initial_indent="  ! ", subsequent_indent="    ") for note in metrics["notes"]]

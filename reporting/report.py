@@ -16,7 +16,7 @@ from constants import CRITERIA, RESEARCH_USE, SYNTHETIC_NOTICE
 from dataset.slices import Slices
 from evaluation.genomics import Study
 from evaluation.intervals import FEWEST, show_interval
-from evaluation.summary import HEADLINES, METRICS, OF_NETWORKS
+from evaluation.summary import HEADLINES, METRICS
 from evaluation.tables import Tables
 from reporting import panels, plots
 from reporting.genomics import sentences, study_plots, text_tables
@@ -65,7 +65,7 @@ def write_report(run: RunFolder, slices: Slices, predicted: np.ndarray, epochs: 
         genomics = {"sentences": sentences(study), "tables": texts, "charts": charts(study_plots(study))}
     curves = {} if epochs is None else plots.training_plots(epochs, metrics["epoch"], metrics["selected_by"])
     network = "masks" not in metrics
-    measured = [name for name in METRICS if name in metrics and (network or name not in OF_NETWORKS)]
+    measured = [name for name in METRICS if metrics.get(name) is not None]
     hidden = ["surface_pixels", "head_pixels"] + ["brier"] * (not network)
     page = {
         "sections": {

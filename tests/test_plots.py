@@ -23,7 +23,7 @@ BINS["probability"] = BINS["tumour_pixels"] = [90_000, 8, 0]
 
 EXPECTED = [{"dice": dice, "expected_dice": dice / 2, "low": 0.0, "high": 1.0} for dice in (0.6, 0.9)]
 EXPECTED.append({"dice": 0.5, "expected_dice": None, "low": None, "high": None})
-QUALITY = {"patients": EXPECTED, "model": {"half_width": 0.2}, "nested": quality.judge(EXPECTED)}
+QUALITY = {"patients": EXPECTED, "model": {"half_width": 0.2}, "nested": quality.judge(pd.DataFrame(EXPECTED))}
 METRICS = {"calibration": BINS.to_dict("records"), "quality": QUALITY}
 
 
