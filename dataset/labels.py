@@ -1,6 +1,7 @@
 """Read genomic subtypes and grades of patients from tables of labels."""
 
 import re
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -24,10 +25,13 @@ LABELS = {  # columns that are tested, in this order, with their titles
     **(GENES := {name: f"{name} status" for name in ("ATRX", "TP53", "CIC", "FUBP1")}),  # not of the family of tests
 }
 MISSING = re.compile(  # words for a missing label, in small letters and without signs: "na" is N/A, "" is --
-    r"|na|nan|nd|none|null|unk|not(done|tested|applicable|assessed)|"
-    r".*(known|available|report|missing|evalua|determin|pending|unclear|inconclusive|equivocal|discrepan).*"
+    r"|na|nan|nd|none|null|missing|unk|un(known|available)|"
+    r"not(available|reported|applicable|known|evaluated|determined|done|tested|assessed)"
 )
-SAME = {"wt": "wildtype", "wildtype": "wildtype", "mut": "mutant", "mutant": "mutant", "mutated": "mutant"}
+LOOKS_MISSING = (  # other words of this kind: the user is asked
+    r"^[^a-z0-9]+$|^\[|known|available|report|missing|evalua|determin|pending|unclear|inconclusive|equivocal|discrepan"
+)
+SAME = {"wt": "wildtype", "mut": "mutant", "mutated": "mutant"}
 DATED = re.compile(r"((?:TCGA|SYNTH)_\w\w_\w{4})_\d{8}")  # a folder of the set, whose published labels lack the date
 HOW_TO_LABEL = f"A table of labels has a column Patient and one or more of {', '.join(LABELS)}."
 
@@ -47,8 +51,9 @@ def read_labels(files: Iterable[Path], patients: Iterable[str]) -> tuple[pd.Data
     """Read tables of labels; one may fill in what is missing in another.
 
     Returns: the labels (index: `patients`; columns: those of LABELS that a file has; text or NaN), and sentences on
-        words taken for missing, spellings of mutant and wildtype, and ids that did not fit.
-    Raises: UserError if a file cannot be used, two labels of a patient differ, or no patient has any.
+        words taken for missing, spellings taken for one label, ids whose zeros were restored, and ids that did not fit.
+    Raises: UserError if a file cannot be used, two labels of a patient differ, a label looks like a word for missing,
+        or no patient has any.
     """
     ids = {patient: normalise_id(patient) for patient in patients}
     tables = []
@@ -60,11 +65,18 @@ def read_labels(files: Iterable[Path], patients: Iterable[str]) -> tuple[pd.Data
         table = table.loc[table["Patient"] != "", ["Patient", *columns]]
         tables.append(table.assign(path=path, id=table["Patient"].map(normalise_id)))
     table = pd.concat(tables, ignore_index=True)
+    short = Counter(own.lstrip("0") for own in ids.values())
+    full = {own.lstrip("0"): own for own in ids.values() if own.isdecimal() and short[own.lstrip("0")] == 1}
+    lost = table["id"].isin(full.keys() - set(ids.values()))  # leading zeros, which a spreadsheet took
+    table.loc[lost, "id"] = table.loc[lost, "id"].map(full)
     fits = table["id"].isin(ids.values())
     if not fits.any():
         shown = " and ".join(map(str, files))
         raise UserError(f"{shown}: names none of the {len(ids)} patients, such as {next(iter(ids))}. {HOW_TO_LABEL}")
     labels, notes = {}, []
+    if lost.any():
+        restored = list_few((table["Patient"] + " for " + table["id"])[lost].unique().tolist())
+        notes.append(f"leading zeros restored in {lost.sum()} ids: {restored}")
     if lacking := [patient for patient, own in ids.items() if own not in set(table["id"])]:
         notes.append(f"no row for {len(lacking)} of {len(ids)} patients: {list_few(lacking)}")
         if unmatched := table.loc[~fits, "Patient"].tolist():
@@ -77,19 +89,26 @@ def read_labels(files: Iterable[Path], patients: Iterable[str]) -> tuple[pd.Data
 
 
 def read_column(rows: pd.DataFrame, column: str) -> tuple[dict[str, str], list[str]]:
-    """Return {id: label} and sentences on a column of labels; rows: path, Patient, id and the column."""
+    """Return {id: label} and sentences on a column of labels; rows: path, Patient, id and the column.
+
+    Spellings of a label (Wild-type, wildtype, WT) become the most common one, those of SAME its own word.
+    """
     words = rows[column].fillna("").str.strip()
     words = words.str.replace(r"^(\d+)[.,]0+$", r"\1", regex=True)  # pandas makes 2.0 of a 2 in a column with blanks
+    where = rows["path"].astype(str) + ": " + rows["Patient"] + f" has the {column} " + words.map(repr)
     missing = words.str.lower().str.replace(r"[^a-z0-9+]", "", regex=True).str.fullmatch(MISSING)
-    labels = words[~missing].map(lambda word: SAME.get(re.sub(r"[\s_-]", "", word.casefold()), word))
+    if (asked := words.str.lower().str.contains(LOOKS_MISSING) & ~missing).any():
+        remedy = "which looks like a word for missing. Leave such cells empty, or rename the group."
+        raise UserError(f"{where[asked].iloc[0]}, {remedy}")
+    keys = words[~missing].str.casefold().str.replace(r"[\s_-]", "", regex=True).replace(SAME)
+    usual = {key: own.value_counts().index[0] for key, own in words[~missing].groupby(keys)}
+    labels = keys.map(usual | {word: word for word in SAME.values()})
     first = labels.groupby(rows["id"]).transform("first")
-    for row, label in labels[labels != first].items():
-        where = f"{rows['path'][row]}: {rows['Patient'][row]} has the {column}"
-        raise UserError(f"{where} {label!r}, and {first[row]!r} elsewhere. Correct one.")
+    if (other := labels != first).any():
+        raise UserError(f"{where[labels.index][other].iloc[0]}, and {first[other].iloc[0]!r} elsewhere. Correct one.")
     taken_for = labels.reindex(words.index, fill_value="missing")
-    changed = (words != "") & (words != taken_for)
     notes = []
-    for label, own in words[changed].groupby(taken_for, sort=False):
+    for label, own in words[(words != "") & (words != taken_for)].groupby(taken_for, sort=False):
         counts = ", ".join(f"{word} ({number})" for word, number in own.value_counts(sort=False).items())
         notes.append(f"{column}: taken for {label}: {counts}")
     return dict(zip(rows["id"][labels.index], labels, strict=True)), notes

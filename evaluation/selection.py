@@ -215,16 +215,20 @@ def load_chosen(run: RunFolder) -> tuple[UNet, dict[str, Any], str]:
         choice and its reason in one line, with a second one that warns where the choice is poor.
     """
     epochs = checkpoints.read_epochs(run)
-    result, origin = {"selected_by": usual_criterion(epochs)}, "not tested"
+    result, origin, stale = {"selected_by": usual_criterion(epochs)}, "not tested", ""
     if run.is_tested():
         result, origin = run.read_metrics(), "as tested"
+        last, newest = result["epochs"], epochs["epoch"].max()
+        if newest > last:
+            stale = f"warning: it was chosen when epoch {last} was the last; now it is {newest}. Test again."
     epoch = result.get("epoch") or best_epoch(epochs)
     model, checkpoint = checkpoints.load_network(run.checkpoint(epoch))
     rules = Postprocessing.of(checkpoint["input"] | result)
     checkpoint["input"] |= rules._asdict()
     checkpoint["quality"] = result.get("quality", {}).get("model")
-    line = f"epoch {epoch} of {run} ({origin}), {CRITERIA[result['selected_by']]}; {rules.describe(result.get('tuned'))}"
-    return model, checkpoint, f"{line}\n{selection_warning(epochs, epoch)}".rstrip()
+    masks_by = rules.describe(result.get("tuned"))
+    line = f"epoch {epoch} of {run} ({origin}), {CRITERIA[result['selected_by']]}; {masks_by}"
+    return model, checkpoint, "\n".join(filter(None, [line, stale, selection_warning(epochs, epoch)]))
 
 
 def load_weights(path: Path) -> tuple[UNet, dict[str, Any], str]:

@@ -1,6 +1,5 @@
 """Plots and tables of text of radiogenomics.py: features by label, ROC curves, automatic against manual masks."""
 
-import math
 from typing import Any
 
 import numpy as np
@@ -39,7 +38,7 @@ def draw_boxes(study: Study, name: str) -> Plot:
     for label in study.result["labels"]:
         test = tests.loc[(name, label)]
         p, kind = (test["fisher_p"], "unadjusted") if label in GENES else (test["holm_p"], "adjusted")
-        headings[line] = f"{LABELS[label]}, {kind} p {show_p(p if test['n'] >= FEWEST else None)}"
+        headings[line] = f"{LABELS[label]}, {kind} p {show_p(p)}"
         for group, patients in values.dropna().groupby(study.features[label]):
             line += 1
             groups[line] = (f"{group} ({len(patients)})", patients.to_numpy(float))
@@ -96,19 +95,20 @@ def show_range(low: float | None, high: float | None, form: str) -> str:
 
 
 def show_difference(row: dict[str, Any], form: str) -> dict[str, str]:
+    """Return the difference of automatic from manual masks; empty in the row of manual masks alone."""
+    if "difference" not in row:
+        return {"automatic − manual": "", "its 95% interval": ""}
     interval = show_range(row["difference_low"], row["difference_high"], form)
-    return {"difference": show_number(row["difference"], form), "95% interval": interval}
+    return {"automatic − manual": show_number(row["difference"], form), "its 95% interval": interval}
 
 
 def text_tables(study: Study) -> dict[str, pd.DataFrame]:
     """Return the tables that are printed and stand on the page, {title: table of text}, without empty ones.
 
-    Of fewer than FEWEST patients there is no value.
-
     study: as computed, or read from its files, where null stands for NaN.
     """
     result, tests = study.result, study.associations
-    manual = tests[tests["masks"] == MANUAL]
+    manual, paired = tests[tests["masks"] == MANUAL], bool(result["agreement"])
     renamed = manual.rename(columns={name: f"{name}_{MANUAL}" for name in ("holm_p", "effect")})
     family = result["effect_difference"] or renamed[renamed["family"] == 1].to_dict("records")
     genes = manual[manual["label"].isin(GENES) & manual["feature"].isin(PUBLISHED)]
@@ -120,13 +120,9 @@ def text_tables(study: Study) -> dict[str, pd.DataFrame]:
                 "patients": f"{row['positives']} of {row['n']}",
                 "AUC": show_number(row["auc"]),
                 "95% interval": show_range(row["low"], row["high"], ".3f"),
-                "nested AUC": show_number(row["nested_auc"]),
+                **(show_difference(row, "+.3f") if paired else {}),
             }
             for row in result["auc"]
-        ],
-        "AUC of 1/BEVR, automatic minus manual masks": [
-            {"label": LABELS[row["label"]], "patients": str(row["n"]), **show_difference(row, "+.3f")}
-            for row in result["auc_difference"]
         ],
         f"Associations, {' and '.join(result['masks'])} masks": [
             {
@@ -135,9 +131,9 @@ def text_tables(study: Study) -> dict[str, pd.DataFrame]:
                 "n": str(row["n"]),
                 **{f"p, {masks}": show_p(row[f"holm_p_{masks}"]) for masks in result["masks"]},
                 **{f"effect, {masks}": show_number(row[f"effect_{masks}"], ".2f") for masks in result["masks"]},
-                **(show_difference(row, "+.2f") if result["effect_difference"] else {}),
+                **(show_difference(row, "+.2f") if paired else {}),
             }
-            for row in map(hide_few, family)
+            for row in family
         ],
         "Mutations, manual masks, p not adjusted": [
             {
@@ -147,11 +143,9 @@ def text_tables(study: Study) -> dict[str, pd.DataFrame]:
                 "p": show_p(row["fisher_p"]),
                 "effect": show_number(row["effect"], ".2f"),
             }
-            for row in map(hide_few, genes.to_dict("records"))
+            for row in genes.to_dict("records")
         ],
-        "Features on automatic against manual masks": [
-            show_agreement(row) for row in map(hide_few, result["agreement"])
-        ],
+        "Features on automatic against manual masks": [show_agreement(row) for row in result["agreement"]],
     }
     return {title: pd.DataFrame(rows) for title, rows in tables.items() if rows}
 
@@ -169,13 +163,6 @@ def show_agreement(row: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def hide_few(row: dict[str, Any]) -> dict[str, Any]:
-    """Return a row of a table with NaN for each number but n where that is smaller than FEWEST."""
-    if row["n"] >= FEWEST:
-        return row
-    return {name: value if name == "n" or isinstance(value, str) else math.nan for name, value in row.items()}
-
-
 def sentences(study: Study) -> list[str]:
     """Return what must be read with the tables."""
     result = study.result
@@ -184,8 +171,6 @@ def sentences(study: Study) -> list[str]:
     notes = [
         f"p: Fisher's exact test on the split at the median, adjusted for the {tests} tests of the family ({features}, "
         "each label; Holm). Effect: share of the variance of ranks that lies between the groups.",
-        "Nested AUC: mean over 20 x 5 folds, in each of which the feature and its direction are chosen on the other "
-        "patients.",
         result["caveat"],
     ]
     if result["agreement"]:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from constants import BAD_DICE, CRITERIA
-from evaluation.intervals import limits_of_agreement
+from evaluation.intervals import FEWEST, limits_of_agreement
 from evaluation.selection import has_validation
 from scans.show import BLUE, GREEN, ORANGE
 from storage.run_folder import RunFolder
@@ -22,7 +22,6 @@ GREY = "#737373"
 SIZE = (5.2, 4.0)  # inches; narrow, for text that stays legible on a phone
 DPI = 200
 STEPS = (1, 2, 5, 10)  # between ticks, times a power of ten
-FEWEST_AGREE = 5  # patients for limits of agreement
 SVG_COLORS = {  # the report has light and dark colours for each of these
     "#000000": "currentColor", GREY: "var(--soft)", BLUE: "var(--model)", ORANGE: "var(--reference)",
     GREEN: "var(--good)",
@@ -49,7 +48,7 @@ def volume_plots(patients: pd.DataFrame, slices: pd.DataFrame) -> dict[str, Plot
     """Return the plots of volumes and areas by file name (columns of test_patients.csv and test_results.csv)."""
     tumour = slices[slices["tumour_pixels"] > 0]
     plots = {"dice_area": draw_dice_against_area(tumour)} if len(tumour) else {}
-    return plots | ({"bland_altman": draw_bland_altman(patients)} if len(patients) >= FEWEST_AGREE else {})
+    return plots | ({"bland_altman": draw_bland_altman(patients)} if len(patients) >= FEWEST else {})
 
 
 def probability_plots(metrics: dict[str, Any]) -> dict[str, Plot]:
@@ -94,7 +93,7 @@ def draw_curves(epochs: pd.DataFrame, chosen: int, by: str, metric: str) -> Plot
 def draw_bland_altman(patients: pd.DataFrame) -> Plot:
     """Draw the difference of predicted and reference volume against the mean of both, one dot per patient."""
     reference, predicted = patients["tumour_pixels"] / 1000, patients["predicted_pixels"] / 1000
-    bias, *limits = limits_of_agreement(predicted - reference)
+    bias, *limits = limits_of_agreement((predicted - reference).to_numpy())
     figure, axes = new_axes("mean of both volumes (1,000 pixels)", "difference (1,000 pixels)")
     axes.axhline(0, color=GREY, lw=1)
     axes.axhline(bias, color=BLUE, lw=1.5, label=f"mean difference, {bias:,.1f}")

@@ -48,20 +48,28 @@ def test_several_tables_are_joined_and_must_not_contradict(table):
 
 
 def test_words_for_missing_are_listed_and_spellings_of_one_label_merged(table):
-    words = ["N/A", "[Not Available]", "not reported", "unknown", "--", "", "N/A", "status pending", "mutant", "WT"]
+    words = ["N/A", "[Not Available]", "not reported", "unknown", "--", "", "N/A", "mutant", "Mutant", "WT"]
     patients = [f"P{n}" for n in range(len(words))]
     rows = "".join(f"P{n};{word}\n" for n, word in enumerate(words))
     labels, notes = read_labels([table(f"Patient;IDH\n{rows}")], patients)
-    assert labels["IDH"].tolist() == [None] * 8 + ["mutant", "wildtype"]
-    missing = "N/A (2), [Not Available] (1), not reported (1), unknown (1), -- (1), status pending (1)"
-    assert notes == [f"IDH: taken for missing: {missing}", "IDH: taken for wildtype: WT (1)"]
+    assert labels["IDH"].tolist() == [None] * 7 + ["mutant", "mutant", "wildtype"]
+    assert notes == [
+        "IDH: taken for missing: N/A (2), [Not Available] (1), not reported (1), unknown (1), -- (1)",
+        "IDH: taken for mutant: mutant (1), Mutant (1)",
+        "IDH: taken for wildtype: WT (1)",
+    ]
 
 
-def test_ids_that_fit_nobody_are_named(table):
-    rows = table("Patient,IDH\n12,mutant\n7,wildtype\nP7,mutant\n")
-    labels, notes = read_labels([rows], ["0012", "7", "003"])
-    assert labels["IDH"].tolist() == [None, "wildtype", None]
-    assert notes == ["no row for 2 of 3 patients: 0012, 003", "2 rows fit none of the patients: 12, P7"]
+def test_ids_that_fit_nobody_are_named_and_leading_zeros_restored_where_one_patient_fits(table):
+    rows = table("Patient,IDH\n12,mutant\n7,wildtype\nP7,mutant\n3,mutant\n")
+    labels, notes = read_labels([rows], ["0012", "07", "003", "03"])
+    assert labels["IDH"].tolist() == ["mutant", "wildtype", None, None]
+    assert notes == [
+        "leading zeros restored in 2 ids: 12 for 0012, 7 for 07",
+        "no row for 2 of 4 patients: 003, 03",
+        "2 rows fit none of the patients: P7, 3",
+    ]
+    assert read_labels([rows], ["12", "0012"])[0]["IDH"].tolist() == ["mutant", None]  # it is a patient as it is
     labels, _ = read_labels([table("Patient;IDH\nLGG_10000001;mutant\n")], ["LGG_10000001", "LGG_10000002"])
     assert labels["IDH"].tolist() == ["mutant", None]  # only ids of TCGA end in a date
 
@@ -73,6 +81,10 @@ def test_ids_that_fit_nobody_are_named(table):
         ("Id,IDH\nTCGA_CS_4941,mutant\n", "no column Patient"),
         ("Patient,IDH\nTCGA_ZZ_0001,mutant\n", "names none of the 3 patients"),
         ("", "cannot be read as CSV"),
+        (
+            "Patient;IDH\nTCGA_CS_4941;status pending\n",
+            "TCGA_CS_4941 has the IDH 'status pending', which looks like a word for missing",
+        ),
     ],
 )
 def test_what_is_no_table_of_labels(table, text, message):

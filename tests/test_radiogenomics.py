@@ -91,7 +91,7 @@ def test_manual_masks_from_the_command_line(call, data, tmp_path):
     assert test["n"] == 15 and test["missing"] == 1 and test["groups"] == "irregular: 7; smooth: 8"
     assert test["fisher_p"] == pytest.approx(1 / 6435, rel=0.01)  # all irregular ones above the median, no other
     assert test["holm_p"] == pytest.approx(6 * test["fisher_p"], rel=0.01) and (rows["masks"] == "manual").all()
-    assert rows.loc[("bevr", "IDH"), "reason"] == "no patient has both"
+    assert rows.loc[("bevr", "IDH"), "reason"] == "fewer than 6 patients have both"
     (area,) = [row for row in result["auc"] if row["label"] == "SyntheticSubtype"]
     assert area["auc"] == 1 and (area["positives"], area["n"]) == (7, 15) and result["agreement"] == []
     assert sorted(path.stem for path in (out / "plots").glob("*.png")) == sorted(PLOTS)
@@ -120,7 +120,9 @@ def test_predicted_masks_of_a_cross_validation(call, data, predicted, tmp_path, 
     assert row["holm_p_manual"] < 0.05 and row["holm_p_automatic"] < 0.05
     assert row["difference"] == pytest.approx(row["effect_automatic"] - row["effect_manual"])
     assert row["difference_low"] is None and family["bevr", "IDH"]["holm_p_manual"] is None  # 14 patients; none
-    assert [row["n"] for row in result["auc_difference"] if row["label"] == "SyntheticSubtype"] == [14]
+    areas = {row["masks"]: row for row in result["auc"] if row["label"] == "SyntheticSubtype"}
+    assert areas["automatic"]["n"] == 14
+    assert areas["automatic"]["difference"] == areas["automatic"]["auc"] - areas["manual"]["auc"]
     page = (run.path / "report.html").read_text(encoding="utf-8")
     assert ">Genomics</h2>" in page and "<td>Synthetic subtype</td>" in page
     assert run.read_genomics(predicted) is not None

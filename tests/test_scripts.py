@@ -16,6 +16,7 @@ from PIL import Image
 
 from constants import SEED
 from dataset.split import SPLITS
+from evaluation.selection import load_chosen
 from storage.run_folder import RunFolder
 
 
@@ -90,12 +91,17 @@ def test_a_split_without_test_patients_is_tested_on_validation_and_says_so(call,
     assert "(validation)" in (run / "report.html").read_text()
 
 
-def test_a_test_of_an_unfinished_run_says_so(call, finished, unreported):
+def test_a_test_of_an_unfinished_run_says_so_and_its_choice_grows_stale(call, finished, unreported):
     run = RunFolder(finished)
+    newest = run.checkpoint(2).read_bytes()
     run.checkpoint(2).unlink()
     table = run.read_epochs_table()
     run.write("epochs.csv", table[table["epoch"] < 2])
     assert "training has done 1 of 2 epochs: test again" in " ".join(call("test_model", "--run", run)[1].split())
+    run.checkpoint(2).write_bytes(newest)
+    warned = "it was chosen when epoch 1 was the last; now it is 2. Test again."
+    assert warned in load_chosen(run)[2]
+    assert call("test_model", "--run", run)[0] == 0 and warned not in load_chosen(run)[2]
 
 
 def test_a_used_folder_is_refused_unless_overwritten(call, folder, finished):
