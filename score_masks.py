@@ -37,10 +37,15 @@ if TYPE_CHECKING:
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("predicted", type=Path, metavar="PREDICTED", help="folder of masks, or of a tested run")
+    add("predicted", type=existing, metavar="PREDICTED", help="folder of masks, or of a tested run")
     add("--data", metavar="DIR", help="folder kaggle_3m or its parent: images, and reference masks unless --reference")
-    add("--scans", type=Path, metavar="DIR", help="or a folder of scans, and the masks beside them unless --reference")
-    add("--reference", type=Path, metavar="DIR", help="folder of reference masks, in the same forms as PREDICTED")
+    add(
+        "--scans",
+        type=existing,
+        metavar="DIR",
+        help="or a folder of scans, and the masks beside them unless --reference",
+    )
+    add("--reference", type=existing, metavar="DIR", help="folder of reference masks, in the same forms as PREDICTED")
     add("--patients", type=existing, metavar="FILE", help="score only the patients listed, one per line")
     add("--missing-as-empty", action="store_true", help="count patients and slices without a predicted mask as empty")
     add("--out", type=Path, default="scores", metavar="DIR", help="where the result goes (%(default)s)")
@@ -56,11 +61,6 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(argv)
     refuse_used(args.out, args.overwrite)
-    for source in filter(None, (args.predicted, args.reference)):
-        if not source.is_dir():
-            raise UserError(f"{source}: no such folder. Name a folder of masks, or of a tested run.")
-        if args.out.resolve().is_relative_to(source.resolve()):
-            raise UserError(f"{args.out}: is in {source}, whose masks are scored. Name another folder with --out.")
     from dataset.split import read_patient_list
     from dataset.synthetic import any_synthetic
     from evaluation import summary
@@ -81,10 +81,9 @@ def main(argv: list[str] | None = None) -> None:
 
     synthetic = any_synthetic(slices.table)
     given = sys.argv[1:] if argv is None else map(str, argv)
-    details = dict.fromkeys(("epoch", "selected_by", "threshold", "min_component", "tuned"))  # of a network
-    details |= {"split": "scored masks", "synthetic": synthetic, "loss": float("nan"), "masks": str(args.predicted),
-                "reference": str(args.reference or args.data or args.scans), "commit": commit(),
-                "command": shlex.join(["python", "score_masks.py", *given])}  # fmt: skip
+    details = {"split": "scored masks", "synthetic": synthetic, "masks": str(args.predicted),
+               "reference": str(args.reference or args.data or args.scans), "commit": commit(),
+               "command": shlex.join(["python", "score_masks.py", *given])}  # fmt: skip
     notes = [
         f"Counted as empty, since there is no file of {whose}: {', '.join(names)}."
         for whose, names in (("a predicted mask", empty), ("a reference mask", unmarked))

@@ -121,11 +121,12 @@ def evaluate_masks(
         details, notes: see summarise.
         spacing: where known: distances are in mm, too.
     """
-    tables, (curve, brier) = make_tables(slices, predicted, spacing), calibration.calibrate(slices, probabilities)
-    tables = tables._replace(patients=tables.patients.merge(brier, on="patient", validate="one_to_one"))
+    tables, curve = make_tables(slices, predicted, spacing), None
     if spacing:
         details = details | {"spacing": spacing}
     if probabilities is not None:
+        curve, brier = calibration.calibrate(slices, probabilities)
+        tables = tables._replace(patients=tables.patients.merge(brier, on="patient", validate="one_to_one"))
         stacks, dice = slices.stacks(), tables.patients.set_index("patient")["dice"]
 
         def describe(patient: str) -> dict[str, Any]:
@@ -136,11 +137,13 @@ def evaluate_masks(
     return tables, summarise(tables, curve, details, notes)
 
 
-def summarise(tables: Tables, curve: calibration.Curve, details: dict, notes: list[str]) -> dict[str, Any]:
+def summarise(
+    tables: Tables, curve: calibration.Curve | None, details: dict[str, Any], notes: list[str]
+) -> dict[str, Any]:
     """Return the content of metrics.json.
 
     Args:
-        curve: the reliability curve.
+        curve: the reliability curve; None for masks without probabilities.
         details: split, epoch, selected_by, synthetic, threshold, min_component, loss and other facts about the run.
         notes: sentences that must be read with the metrics.
     """
@@ -152,11 +155,10 @@ def summarise(tables: Tables, curve: calibration.Curve, details: dict, notes: li
         "patients_without_tumour": int((tables.patients["tumour_pixels"] == 0).sum()),
         **{name: estimate["value"] for name, estimate in estimates.items()},
         **{name: int(tables.patients[name].sum()) for name in ("lesions", "lesions_found", "false_lesions")},
-        "ece": calibration.expected_calibration_error(curve),
+        **({"ece": calibration.expected_calibration_error(curve), "calibration": curve} if curve else {}),
         "intervals": estimates,
         "subgroups": failures.subgroup_metrics(tables),
         "failures": failures.list_failures(tables.slices),
-        "calibration": curve,
         "notes": notes,
         "conventions": list(CONVENTIONS),
     }
@@ -181,7 +183,7 @@ def estimate_metrics(tables: Tables) -> dict[str, dict[str, float]]:
         "lesion_recall": (p, p["lesions_found"], p["lesions"]),
         "lesion_precision": (p, p["predicted_lesions"] - p["false_lesions"], p["predicted_lesions"]),
         "lesion_dice": (tables.lesions, tables.lesions["dice"]),
-        "brier": (p, p["brier"] * p["head_pixels"], p["head_pixels"]),
+        **({"brier": (p, p["brier"] * p["head_pixels"], p["head_pixels"])} if "brier" in p else {}),
     }
     estimates = {
         name: intervals.estimate(
@@ -206,7 +208,7 @@ def describe(metrics: dict[str, Any], patients: pd.DataFrame) -> str:
         "false_positive_share": f"{area:.0f} px each" if area > 0 else "",
         "lesion_recall": f"{metrics['lesions_found']} of {metrics['lesions']}, and {metrics['false_lesions']} false",
         "hd95": "slices with both masks only",
-        "brier": f"{METRICS['ece'].label.lower()} {show_number(metrics['ece'], METRICS['ece'].form)}",
+        "brier": f"{METRICS['ece'].label.lower()} {show_number(metrics.get('ece'), METRICS['ece'].form)}",
     }
     lines = [f"{'':47} value   95% confidence interval over patients; below {intervals.FEWEST}, their values"]
     for name in (name for name in HEADLINES if pd.notna(metrics.get(name))):

@@ -53,10 +53,10 @@ def volume_plots(patients: pd.DataFrame, slices: pd.DataFrame) -> dict[str, Plot
 
 def probability_plots(metrics: dict[str, Any]) -> dict[str, Plot]:
     """Return the plots of predicted probabilities by name; metrics: of metrics.json."""
-    bins, quality = pd.DataFrame(metrics["calibration"]), metrics.get("quality")
+    bins, quality = pd.DataFrame(metrics["calibration"]), metrics["quality"]
     bins = bins[bins["pixels"] > 0]
     plots = {"reliability": draw_reliability(bins)} if len(bins) else {}
-    return plots | ({"expected_dice": draw_expected(quality)} if quality and quality["nested"] else {})
+    return plots | ({"expected_dice": draw_expected(quality)} if quality["nested"] else {})
 
 
 # --- Drawings --------------------------------------------------------------------------------------------------

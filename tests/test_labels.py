@@ -55,7 +55,7 @@ def test_words_for_missing_are_listed_and_spellings_of_one_label_merged(table):
     assert labels["IDH"].tolist() == [None] * 7 + ["mutant", "mutant", "wildtype"]
     assert notes == [
         "IDH: taken for missing: N/A (2), [Not Available] (1), not reported (1), unknown (1), -- (1)",
-        "IDH: taken for mutant: mutant (1), Mutant (1)",
+        "IDH: taken for mutant: Mutant (1)",
         "IDH: taken for wildtype: WT (1)",
     ]
 

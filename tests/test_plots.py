@@ -43,8 +43,7 @@ def test_each_plot_is_a_png_and_its_note_is_whole(tmp_path):
     plots.write_plots(RunFolder(tmp_path), drawn, SYNTHETIC_NOTICE)
     assert list(plots.volume_plots(PATIENTS, SLICES[3:])) == ["bland_altman"]  # without tumour
     assert list(plots.volume_plots(PATIENTS[:5], SLICES)) == ["dice_area"]  # too few patients to agree
-    for nothing in ({}, {"quality": None}, {"quality": QUALITY | {"nested": None}}):
-        assert list(plots.probability_plots({"calibration": METRICS["calibration"]} | nothing)) == ["reliability"]
+    assert list(plots.probability_plots(METRICS | {"quality": QUALITY | {"nested": None}})) == ["reliability"]
     for name, plot in drawn.items():
         plot.figure.draw_without_rendering()
         note = plot.figure.texts[0].get_window_extent()
