@@ -221,7 +221,6 @@ def study(features: pd.DataFrame) -> Study:
     tested = {masks: associate(values, labels) for masks, values in by_masks.items()}
     paired = AUTOMATIC in by_masks
     pairs = [(name, features[name], features[f"{PREDICTED}{name}"]) for name in FEATURES if paired]
-    reasons = {MANUAL: "reason", AUTOMATIC: f"{PREDICTED}reason"}
     result = {
         "patients": len(features),
         "labels": {name: int(labels[name].notna().sum()) for name in labels},
@@ -229,12 +228,6 @@ def study(features: pd.DataFrame) -> Study:
         "auc": [row for label in CONTRASTS if label in labels for row in auc_of_bevr(by_masks, labels, label)],
         "agreement": [{"feature": name} | compare_measurements(*pair) for name, *pair in pairs],
         "effect_difference": effect_differences(by_masks, tested, labels) if paired else [],
-        "undefined": [
-            {"patient": row["patient"], "masks": masks, "reason": row[reasons[masks]]}
-            for masks in by_masks
-            for row in features[features[reasons[masks]] != ""].to_dict("records")
-        ],
-        "caveat": CAVEAT,
     }
     table = pd.concat([rows.assign(masks=masks) for masks, rows in tested.items()], ignore_index=True)
     return Study(features, table[["masks", *table.columns.drop("masks")]], result)

@@ -8,12 +8,13 @@ from matplotlib.ticker import MaxNLocator
 from sklearn.metrics import roc_curve
 
 from dataset.labels import GENES, LABELS
-from evaluation.genomics import FEWEST_PAIRED, MANUAL, SIGNIFICANT, Study, contrast, split_masks
+from evaluation.genomics import CAVEAT, FEWEST_PAIRED, MANUAL, SIGNIFICANT, Study, contrast, split_masks
 from evaluation.intervals import FEWEST, FEWEST_ICC
 from evaluation.shape import FEATURES, PUBLISHED
 from reporting.plots import GREY, STEPS, Plot, finished, new_axes
 from scans.show import BLUE, GREEN, ORANGE
-from utils import show_number
+from storage.run_folder import GENOMICS
+from utils import counted, show_number
 
 WIDTH = 5.2  # inches, as the other plots
 SHOWN_P = 1e-4  # a smaller p is shown as <0.0001
@@ -59,8 +60,7 @@ def draw_boxes(study: Study, name: str) -> Plot:
     axes.xaxis.set_major_locator(MaxNLocator(6, steps=STEPS))
     for color, style, label in ((ORANGE, "-", "median"), (BLUE, "-", "quartiles"), (GREY, ".", "patient")):
         axes.plot([], [], style, color=color, label=label)
-    words = f"{FEATURES[name].meaning} {'; '.join(headings.values())}."
-    return finished(figure, f"{FEATURES[name].label}, manual masks", words)
+    return finished(figure, f"{FEATURES[name].label}, manual masks")
 
 
 def draw_roc(study: Study) -> Plot:
@@ -69,7 +69,6 @@ def draw_roc(study: Study) -> Plot:
     figure, axes = new_axes("1 − specificity", "sensitivity", (WIDTH, 4.2 + 0.6 * len(by_masks)))
     axes.plot((0, 1), (0, 1), color=GREY, ls="--", lw=1, label="chance")
     colors = dict(zip(dict.fromkeys(row["label"] for row in study.result["auc"]), (BLUE, ORANGE, GREEN), strict=False))
-    words = []
     for row in study.result["auc"]:
         if pd.isna(row["auc"]):
             continue
@@ -78,9 +77,8 @@ def draw_roc(study: Study) -> Plot:
         masks = f", {row['masks']}" if len(by_masks) > 1 else ""
         label = f"{LABELS[row['label']]} {row['positive']} ({row['positives']} of {row['n']}){masks}: {row['auc']:.2f}"
         axes.plot(x, y, color=colors[row["label"]], ls="-" if row["masks"] == MANUAL else ":", lw=1.8, label=label)
-        words.append(label)
     axes.set_aspect("equal")
-    return finished(figure, "1/BEVR: ROC curves and their areas", f"Areas: {'; '.join(words)}.", columns=1)
+    return finished(figure, "1/BEVR: ROC curves and their areas", columns=1)
 
 
 # --- Text ------------------------------------------------------------------------------------------------------
@@ -171,7 +169,7 @@ def sentences(study: Study) -> list[str]:
     notes = [
         f"p: Fisher's exact test on the split at the median, adjusted for the {tests} tests of the family ({features}, "
         "each label; Holm). Effect: share of the variance of ranks that lies between the groups.",
-        result["caveat"],
+        CAVEAT,
     ]
     if result["agreement"]:
         columns = ["holm_p_manual", "holm_p_automatic", "difference_high"]
@@ -191,8 +189,6 @@ def sentences(study: Study) -> list[str]:
             "the ellipsoid. Of a manual mask, all are. ICC: intraclass correlation of absolute agreement, with an "
             f"interval from {FEWEST_ICC} patients on. Bias and difference: automatic minus manual mask."
         )
-    if undefined := result["undefined"]:
-        few = "; ".join(f"{row['patient']}, {row['masks']} mask: {row['reason']}" for row in undefined[:3])
-        more = f"; and {len(undefined) - 3} more" if len(undefined) > 3 else ""
-        notes.append(f"Features undefined: {few}{more}.")
+    if undefined := int((study.features.filter(like="reason") != "").to_numpy().sum()):
+        notes.append(f"Features undefined: of {counted(undefined, 'mask')}, see the column reason of {GENOMICS[0]}.")
     return notes

@@ -29,11 +29,10 @@ SVG_COLORS = {  # the report has light and dark colours for each of these
 
 
 class Plot(NamedTuple):
-    """A drawing, its title, and its content in words, for people who cannot see it."""
+    """A drawing and its title."""
 
     figure: Figure
     title: str
-    words: str
 
 
 def training_plots(epochs: pd.DataFrame, chosen: int, by: str) -> dict[str, Plot]:
@@ -78,16 +77,14 @@ def draw_curves(epochs: pd.DataFrame, chosen: int, by: str, metric: str) -> Plot
     values = epochs.set_index("epoch")[f"{split}_{metric}"]
     axes.axvline(chosen, color=GREEN, lw=1, alpha=0.6)
     axes.plot(chosen, values[chosen], "o", color=GREEN, label=f"chosen epoch {chosen} ({values[chosen]:.3f})")
-    words = f"Epochs: {len(epochs)}. The {split} {label} of the chosen one is {values[chosen]:.3f}"
     if metric == "iou":
         empty = epochs[f"{split}_empty_prediction"].iloc[-1]
         axes.axhline(empty, color="black", ls="--", lw=1, label=f"{split}, empty prediction")
         axes.set_ylim(0, 1)
-        words += f"; an empty prediction has {empty:.3f}"
     else:
         set_log_scale(axes, "y")
         axes.set_ylabel("loss (log scale)")
-    return finished(figure, f"{label} against epoch", f"{words}.")
+    return finished(figure, f"{label} against epoch")
 
 
 def draw_bland_altman(patients: pd.DataFrame) -> Plot:
@@ -104,8 +101,7 @@ def draw_bland_altman(patients: pd.DataFrame) -> Plot:
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MaxNLocator(6, steps=STEPS))
         axis.set_major_formatter("{x:,g}")
-    words = f"Mean difference {bias:,.1f} thousand pixels; limits of agreement {limits[0]:,.1f} to {limits[1]:,.1f}."
-    return finished(figure, "Volume, predicted − reference (Bland–Altman)", words)
+    return finished(figure, "Volume, predicted − reference (Bland–Altman)")
 
 
 def draw_dice_against_area(tumour: pd.DataFrame) -> Plot:
@@ -117,8 +113,7 @@ def draw_dice_against_area(tumour: pd.DataFrame) -> Plot:
         dots, label = tumour[rows], f"{name} ({rows.sum()})"
         axes.plot(dots["tumour_pixels"], dots["dice"], style, color=color, ms=5, alpha=0.75, label=label)
     set_log_scale(axes, "x")
-    words = f"Tumour slices: {len(tumour)}, missed: {missed.sum()}. Median Dice: {tumour['dice'].median():.2f}."
-    return finished(figure, "Dice against tumour area", words)
+    return finished(figure, "Dice against tumour area")
 
 
 def draw_reliability(bins: pd.DataFrame) -> Plot:
@@ -129,8 +124,7 @@ def draw_reliability(bins: pd.DataFrame) -> Plot:
     axes.plot((0, 1), (0, 1), color=GREY, ls="--", lw=1, label="perfectly calibrated")
     label = f"prediction ({pixels.max() / pixels.sum():.1%} of pixels in one bin)"
     axes.plot(mean, share, "o--", color=BLUE, label=label)
-    points = ", ".join(f"{tumour:.2f} at {p:.2f}" for p, tumour in zip(mean, share, strict=True))
-    return finished(figure, "Reliability", f"Share of tumour pixels per predicted probability: {points}.")
+    return finished(figure, "Reliability")
 
 
 def draw_expected(quality: dict[str, Any]) -> Plot:
@@ -145,7 +139,7 @@ def draw_expected(quality: dict[str, Any]) -> Plot:
         label = f"patient ({len(known)})"
         axes.plot(known["expected_dice"], known["dice"], "o", color=BLUE, ms=4, alpha=0.75, label=label)
     axes.set(xlim=(0, 1.02), ylim=(0, 1.02))
-    return finished(figure, "Expected against true Dice", describe_expected(quality["nested"]))
+    return finished(figure, "Expected against true Dice")
 
 
 def describe_expected(nested: dict[str, Any]) -> str:
@@ -169,11 +163,11 @@ def new_axes(x: str, y: str, size: tuple[float, float] = SIZE) -> tuple[Figure, 
     return figure, axes
 
 
-def finished(figure: Figure, title: str, words: str, columns: int = 2) -> Plot:
+def finished(figure: Figure, title: str, columns: int = 2) -> Plot:
     """Return a drawing with its legend below."""
     for text in figure.legend(fontsize=9, frameon=False, loc="outside lower center", ncols=columns).get_texts():
         text.set_parse_math(False)  # a group may be called $x$
-    return Plot(figure, title, words)
+    return Plot(figure, title)
 
 
 def set_log_scale(axes: Axes, name: str) -> None:

@@ -94,6 +94,7 @@ def write_report(run: RunFolder, slices: Slices, predicted: np.ndarray, epochs: 
         "lesion_table": as_table(tables.lesions.sort_values("volume", ascending=False)),
         "calibration": [metric_row(name, metrics) for name in ("brier", "ece") if name in measured],
         "calibration_charts": charts(plots.probability_plots(metrics)) if calibrated else [],
+        "expected": plots.describe_expected(nested) if (nested := metrics.get("quality", {}).get("nested")) else "",
         "genomics": genomics,
         "training": charts(curves),
         "fewest": FEWEST,
@@ -186,11 +187,8 @@ def metric_row(name: str, metrics: dict[str, Any]) -> dict[str, Any]:
 
 
 def charts(drawn: dict[str, plots.Plot]) -> list[dict[str, str]]:
-    """Return plots for the page: name, title, words and SVG."""
-    return [
-        {"name": name, "title": plot.title, "words": plot.words, "svg": plots.to_svg(plot.figure, name)}
-        for name, plot in drawn.items()
-    ]
+    """Return plots for the page: title and SVG."""
+    return [{"title": plot.title, "svg": plots.to_svg(plot.figure, name)} for name, plot in drawn.items()]
 
 
 def as_table(table: pd.DataFrame) -> dict[str, Any]:

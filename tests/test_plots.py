@@ -69,6 +69,6 @@ def test_panels_take_empty_and_full_masks_and_any_name(tmp_path):
     empty, full = np.zeros((64, 64), np.uint8), np.ones((64, 64), np.uint8)
     slices, predicted = make_slices({"$A_{$": [empty, full, empty]}), np.stack([empty, empty, full])
     table = {"tumour_pixels": [0, 4096, 0], "predicted_pixels": [0, 0, 4096], "false_positive": [0, 0, 4096]}
-    results = slices.table.assign(**table, iou=[1.0, 0, 0], kind=["no tumour", "smooth", "no tumour"])
+    results = slices.table.assign(**table, iou=[1.0, 0, 0])
     panels.write_panels(RunFolder(tmp_path), slices, predicted, results, "a note")
-    assert {p.stem[6:] for p in tmp_path.glob("plots/panel_*.png")} == {"smooth", "best", "worst"}
+    assert {p.stem[6:] for p in tmp_path.glob("plots/panel_*.png")} == {"best", "worst"}
