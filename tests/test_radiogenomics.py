@@ -48,21 +48,17 @@ def read(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, dict]:
 
 
 def write_tested(folder: Path, data: Path, predicted: np.ndarray) -> RunFolder:
-    """Write the files of a cross-validation with two folds that were tested with these predictions."""
+    """Write the files of a cross-validation, all of whose patients one fold has tested with these predictions."""
     table = find_slices(data)
     slices = load_slices(data, {"all": table})["all"]
-    known = {"split": "test", "epoch": 2, "selected_by": "iou", "synthetic": True, "loss": 0.25, "threshold": 0.5}
-    tables, metrics = summary.evaluate_masks(slices, predicted, None, known | {"min_component": 0}, [])
-    half = len(table) // 2
-    for number, rows in enumerate((slice(0, half), slice(half, None)), start=1):
-        fold = RunFolder(folder / f"fold_{number}")
-        about = {"settings": {"width": 2, "seed": 1}, "hardware": "cpu", "versions": {"torch": "2"}}
-        none, config = table[:0], {"data": str(data), "synthetic": True, **about}
-        fold.begin(config, {"train": none, "validation": none, "test": table[rows]})
-        fold.write_test(tables._asdict(), metrics, predicted[rows])
-    run = RunFolder(folder)
-    folds = [{"fold": number, "threshold": 0.5, "min_component": 0} for number in (1, 2)]
-    run.write_test(tables._asdict(), metrics | {"epoch": None, "folds": folds}, None)
+    known = {"split": "test", "epoch": None, "selected_by": "iou", "synthetic": True, "loss": 0.25}
+    known["folds"] = [{"fold": 1, "threshold": 0.5, "min_component": 0}]
+    tables, metrics = summary.evaluate_masks(slices, predicted, None, known, [])
+    about = {"settings": {"width": 2, "seed": 1}, "hardware": "cpu", "versions": {"torch": "2"}}
+    run, fold = RunFolder(folder), RunFolder(folder / "fold_1")
+    fold.begin({"data": str(data), "synthetic": True, **about}, {"test": table})
+    fold.write_test(tables._asdict(), metrics, predicted)
+    run.write_test(tables._asdict(), metrics, None)
     return run
 
 

@@ -53,19 +53,6 @@ def write_volumes(folder: Path, masks: dict[str, np.ndarray], ending: str) -> Pa
     return folder
 
 
-def write_prediction(folder: Path, masks: dict[str, np.ndarray], ending: str) -> Path:
-    """Write masks as predict_model.py does: a folder for each patient, with overlays or probabilities beside them."""
-    for patient, stack in masks.items():
-        if ending == ".png":
-            write_pictures(folder / patient, {patient: stack})
-        else:
-            write_volumes(folder / patient, {patient: stack}, f"_mask{ending}")
-            np.save(folder / patient / f"{patient}_probability.npy", stack * np.float32(0.9))
-        Image.new("RGB", (512, 550)).save(folder / patient / f"{patient}_1_overlay.png")
-    (folder / "slices.csv").touch()
-    return folder
-
-
 def write_run(path: Path, folder: Path) -> RunFolder:
     """Write a run whose network marks what is bright in FLAIR, and whose test patients are three of the folder's."""
     rows = find_slices(folder)
@@ -145,11 +132,9 @@ def test_a_volume_beside_pictures_is_not_passed_over_in_silence(score, folder, t
     lambda folder, masks: write_pictures(folder, masks),
     lambda folder, masks: write_pictures(folder, masks, "{}_{}.tif", bright=1),  # nnU-Net's label of slices
     lambda folder, masks: write_volumes(folder, masks, ".nii.gz"),
-    lambda folder, masks: write_volumes(folder, masks, ".seg.nrrd"),
     lambda folder, masks: write_volumes(folder, masks, "_mask.seg.nrrd"),  # of a mask that 3D Slicer had opened
     lambda folder, masks: write_volumes(folder, masks, "/Segmentation.seg.nrrd"),
-    lambda folder, masks: write_prediction(folder, masks, ".png"),
-    lambda folder, masks: write_prediction(folder, masks, ".npy"),
+    lambda folder, masks: write_volumes(folder, masks, ".npy"),
 ])  # fmt: skip
 def test_masks_in_every_form_are_compared_pixel_by_pixel(score, folder, tmp_path, write):
     references = stacks(folder)
