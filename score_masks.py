@@ -208,28 +208,26 @@ def arrange(
     from dataset.slices import slice_number
 
     arranged = np.zeros(slices.masks.shape, np.uint8)
-    all_numbers = slices.table["image_path"].map(slice_number)
+    numbers = slices.table["image_path"].map(slice_number)
     missing, absent, problems = [], [], []
-    for patient, numbers in all_numbers.groupby(slices.table["patient"]):
-        numbers = numbers.sort_values()
-        stack = stacks.get(patient)
-        if stack is None:
+    for patient, rows in slices.stacks().items():
+        if not (stack := stacks.get(patient)):
             absent.append(patient)
             continue
-        if wrong := misfit(stack, references.get(patient), (len(numbers), *arranged.shape[1:])):
+        row_of = dict(zip(numbers[rows], rows, strict=True))
+        masked = stack.numbers or list(row_of)
+        if wrong := misfit(stack, references.get(patient), (len(rows), *arranged.shape[1:])):
             problems.append(f"{source}: {patient} {wrong}")
-            continue
-        rows = {number: n for n, number in enumerate(stack.numbers or numbers)}
-        if beyond := sorted(rows.keys() - {*numbers}):
+        elif beyond := sorted({*masked} - row_of.keys()):
             problems.append(
                 f"{source}: {patient}, slices {list_few(beyond)}: no such slices in the data, which has "
-                f"{numbers.min()} to {numbers.max()}. Renumber or remove the files."
+                f"{min(row_of)} to {max(row_of)}. Renumber or remove the files."
             )
-        if lacking := numbers[~numbers.isin(rows)].tolist():
-            missing.append(f"{patient} (slices {', '.join(map(str, lacking))})")
-        numbers = numbers[numbers.isin(rows)]
-        height, width = stack.masks.shape[1:]
-        arranged[numbers.index, :height, :width] = stack.masks[numbers.map(rows)]
+        else:
+            height, width = stack.masks.shape[1:]
+            arranged[[row_of[number] for number in masked], :height, :width] = stack.masks
+            if lacking := sorted(row_of.keys() - {*masked}):
+                missing.append(f"{patient} (slices {', '.join(map(str, lacking))})")
     if unknown := sorted(stacks.keys() - {*slices.patients}):
         problems.append(f"{source}: {list_few(unknown)}: no such patient in the reference. Rename or remove the files.")
     lacking = absent if references else [*missing, *absent]  # another reader may save no empty slices

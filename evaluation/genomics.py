@@ -101,19 +101,11 @@ def fisher_exact(counts: np.ndarray) -> float:
     if np.prod(sizes[1:] + 1.0) > MOST_TABLES:
         simulated = stats.MonteCarloMethod(n_resamples=SIMULATED, rng=np.random.default_rng(SEED))
         return float(stats.fisher_exact(counts, method=simulated).pvalue)
-    others = np.indices(sizes[1:] + 1).reshape(len(sizes) - 1, -1)
-    first = above - others.sum(0)
-    possible = (first >= 0) & (first <= sizes[0])
-    tables = np.vstack([first[possible], others[:, possible]])
-    likelihood = _log_choose(sizes[:, None], tables).sum(0)
-    observed = _log_choose(sizes, counts[:, 0]).sum()
-    log_p = special.logsumexp(likelihood[likelihood <= observed + ALIKE]) - _log_choose(sizes.sum(), above)
-    return float(min(np.exp(log_p), 1))
-
-
-def _log_choose(total: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """Return the logarithm of the binomial coefficient."""
-    return special.gammaln(total + 1) - special.gammaln(chosen + 1) - special.gammaln(total - chosen + 1)
+    others = np.indices(sizes[1:] + 1).reshape(len(sizes) - 1, -1).T
+    tables = np.column_stack([above - others.sum(1), others])  # of each group, how many are above
+    hypergeometric = stats.multivariate_hypergeom(sizes, above)
+    likelihood, observed = hypergeometric.logpmf(tables), hypergeometric.logpmf(counts[:, 0])
+    return float(min(np.exp(special.logsumexp(likelihood[likelihood <= observed + ALIKE])), 1))
 
 
 def holm(p: pd.Series) -> pd.Series:
@@ -218,7 +210,8 @@ def study(features: pd.DataFrame) -> Study:
     """Analyse a table of `feature_table`."""
     labels = features[[name for name in LABELS if name in features]]
     by_masks = split_masks(features)
-    tested = {masks: associate(values, labels) for masks, values in by_masks.items()}
+    tests = {masks: associate(values, labels) for masks, values in by_masks.items()}
+    tests = pd.concat(tests, names=["masks", None]).reset_index("masks").reset_index(drop=True)
     paired = AUTOMATIC in by_masks
     pairs = [(name, features[name], features[f"{PREDICTED}{name}"]) for name in FEATURES if paired]
     result = {
@@ -227,10 +220,9 @@ def study(features: pd.DataFrame) -> Study:
         "masks": list(by_masks),
         "auc": [row for label in CONTRASTS if label in labels for row in auc_of_bevr(by_masks, labels, label)],
         "agreement": [{"feature": name} | compare_measurements(*pair) for name, *pair in pairs],
-        "effect_difference": effect_differences(by_masks, tested, labels) if paired else [],
+        "effect_difference": effect_differences(by_masks, tests, labels) if paired else [],
     }
-    table = pd.concat([rows.assign(masks=masks) for masks, rows in tested.items()], ignore_index=True)
-    return Study(features, table[["masks", *table.columns.drop("masks")]], result)
+    return Study(features, tests, result)
 
 
 def split_masks(features: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -244,23 +236,18 @@ def split_masks(features: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 
 def effect_differences(
-    by_masks: dict[str, pd.DataFrame], tested: dict[str, pd.DataFrame], labels: pd.DataFrame
+    by_masks: dict[str, pd.DataFrame], tests: pd.DataFrame, labels: pd.DataFrame
 ) -> list[dict[str, Any]]:
-    """Return the family of tests on both kinds of masks: feature, label, n, holm_p and effect of each, difference.
+    """Return the difference of the effects on both kinds of masks for the family of tests: label, feature, difference.
 
-    by_masks: of `split_masks`; tested: of `associate`.
+    by_masks: of `split_masks`; tests: of `associate`, on both.
     """
     rows = []
-    for manual, automatic in zip(*(table.to_dict("records") for table in tested.values()), strict=True):
-        name, label = manual["feature"], manual["label"]
-        if not manual["family"]:
-            continue
-        row = {"feature": name, "label": label, "n": manual["n"]}
-        row |= {f"{column}_{MANUAL}": manual[column] for column in ("holm_p", "effect")}
-        row |= {f"{column}_{AUTOMATIC}": automatic[column] for column in ("holm_p", "effect")}
-        known = by_masks[MANUAL][name].notna() & labels[label].notna()
-        values = (table.loc[known, name].to_numpy(float) for table in by_masks.values())
+    for (label, feature), own in tests[tests["family"] == 1].groupby(["label", "feature"], sort=False):
+        known = by_masks[MANUAL][feature].notna() & labels[label].notna()
+        values = (features.loc[known, feature].to_numpy(float) for features in by_masks.values())
         groups = pd.factorize(labels.loc[known, label])[0]
-        untested = manual["reason"] or automatic["reason"]
-        rows.append(row | (UNDEFINED if untested else paired_difference(rank_effect, *values, groups)))
+        tested = (own["reason"] == "").all()
+        difference = paired_difference(rank_effect, *values, groups) if tested else UNDEFINED
+        rows.append({"label": label, "feature": feature} | difference)
     return rows

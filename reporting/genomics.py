@@ -107,8 +107,7 @@ def text_tables(study: Study) -> dict[str, pd.DataFrame]:
     """
     result, tests = study.result, study.associations
     manual, paired = tests[tests["masks"] == MANUAL], bool(result["agreement"])
-    renamed = manual.rename(columns={name: f"{name}_{MANUAL}" for name in ("holm_p", "effect")})
-    family = result["effect_difference"] or renamed[renamed["family"] == 1].to_dict("records")
+    differences = {(row["label"], row["feature"]): row for row in result["effect_difference"]}
     genes = manual[manual["label"].isin(GENES) & manual["feature"].isin(PUBLISHED)]
     tables = {
         "1/BEVR: one label against the rest": [
@@ -124,14 +123,14 @@ def text_tables(study: Study) -> dict[str, pd.DataFrame]:
         ],
         f"Associations, {' and '.join(result['masks'])} masks": [
             {
-                "label": LABELS[row["label"]],
-                "feature": FEATURES[row["feature"]].short,
-                "n": str(row["n"]),
-                **{f"p, {masks}": show_p(row[f"holm_p_{masks}"]) for masks in result["masks"]},
-                **{f"effect, {masks}": show_number(row[f"effect_{masks}"], ".2f") for masks in result["masks"]},
-                **(show_difference(row, "+.2f") if paired else {}),
+                "label": LABELS[label],
+                "feature": FEATURES[feature].short,
+                "n": str(own["n"].iloc[0]),
+                **{f"p, {row.masks}": show_p(row.holm_p) for row in own.itertuples()},
+                **{f"effect, {row.masks}": show_number(row.effect, ".2f") for row in own.itertuples()},
+                **(show_difference(differences[label, feature], "+.2f") if paired else {}),
             }
-            for row in family
+            for (label, feature), own in tests[tests["family"] == 1].groupby(["label", "feature"], sort=False)
         ],
         "Mutations, manual masks, p not adjusted": [
             {
@@ -172,14 +171,19 @@ def sentences(study: Study) -> list[str]:
         CAVEAT,
     ]
     if result["agreement"]:
-        columns = ["holm_p_manual", "holm_p_automatic", "difference_high"]
-        rows = pd.DataFrame(result["effect_difference"], columns=columns).astype(float)  # null becomes NaN
-        manual = rows[rows["holm_p_manual"] < SIGNIFICANT]
-        tested = manual["difference_high"].dropna()
+        significant = study.associations[study.associations["holm_p"] < SIGNIFICANT]
+        manual, automatic = (
+            {*zip(own["label"], own["feature"], strict=True)}
+            for own in (significant[significant["masks"] == masks] for masks in result["masks"])
+        )
+        ends = [
+            row["difference_high"] for row in result["effect_difference"] if (row["label"], row["feature"]) in manual
+        ]
+        tested = pd.Series(ends, dtype=float).dropna()
         notes.insert(
             0,
             f"Statistically significant associations: {len(manual)} on manual masks, "
-            f"{(manual['holm_p_automatic'] < SIGNIFICANT).sum()} of them on automatic masks, too. Being significant on "
+            f"{len(manual & automatic)} of them on automatic masks, too. Being significant on "
             "one and not on the other is no difference by itself. The difference of the effects, with a paired "
             f"bootstrap over at least {FEWEST_PAIRED} patients, was tested for {len(tested)} of them: the effect is "
             f"weaker on automatic masks in {(tested < 0).sum()} (95% interval below 0).",
