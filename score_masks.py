@@ -39,12 +39,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("predicted", type=existing, metavar="PREDICTED", help="folder of masks, or of a tested run")
     add("--data", metavar="DIR", help="folder kaggle_3m or its parent: images, and reference masks unless --reference")
-    add(
-        "--scans",
-        type=existing,
-        metavar="DIR",
-        help="or a folder of scans, and the masks beside them unless --reference",
-    )
+    add("--scans", type=existing, metavar="DIR", help="or a folder of scans, with masks beside them unless --reference")
     add("--reference", type=existing, metavar="DIR", help="folder of reference masks, in the same forms as PREDICTED")
     add("--patients", type=existing, metavar="FILE", help="score only the patients listed, one per line")
     add("--missing-as-empty", action="store_true", help="count patients and slices without a predicted mask as empty")
