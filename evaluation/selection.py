@@ -38,15 +38,16 @@ NO_TUMOUR = (
 # --- The epoch -------------------------------------------------------------------------------------------------
 
 
-def best_epoch(epochs: pd.DataFrame, by: str = "iou") -> int:
+def best_epoch(epochs: pd.DataFrame, by: str | None = None) -> int:
     """Return the epoch with the best validation metric, the earliest of equals. The published rule uses the IoU.
 
     epochs: one row per epoch, as in epochs.csv; without `saved`, where there is such a column, it is not chosen.
-    by: of CRITERIA; for "last", and without validation patients, it is the last epoch.
+    by: of CRITERIA; the usual one if None.
     Raises: UserError when no epoch has the metric.
     """
+    by = by or usual_criterion(epochs)
     epochs = epochs[epochs["saved"]] if "saved" in epochs else epochs
-    if by == "last" or not has_validation(epochs):
+    if by == "last":
         return int(epochs["epoch"].max())
     values = epochs[f"validation_{by}"]
     if values.isna().all():
