@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-import torch
 from scipy import ndimage
 
 import constants
@@ -136,16 +135,29 @@ def postprocess_stack(probabilities: np.ndarray, rules: Postprocessing) -> np.nd
 
 def remove_small_components(masks: np.ndarray, smallest: int) -> np.ndarray:
     """Return the masks of a stack (uint8 0 or 1, [S, H, W]) without components below `smallest` pixels; 0 keeps all."""
-    if smallest == 0:
-        return masks
     box = bounding_box(masks)
-    labels, components = ndimage.label(masks[box], CONNECTED)
-    sections = np.stack([np.bincount(plane.ravel(), minlength=components + 1) for plane in labels])  # pixels, by slice
-    kept = (sections.max(0) >= smallest) & ((sections > 0).sum(0) >= min(FEWEST_SLICES, len(masks)))
-    kept[0] = False  # the background
+    labels, sections = label_components(masks[box])
     cleaned = np.zeros_like(masks)
-    cleaned[box] = kept[labels]
+    cleaned[box] = is_kept(sections, smallest, len(masks))[labels]
     return cleaned
+
+
+def label_components(stack: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the component of each pixel of a stack, int32 [S, H, W], from 1, and the pixels of its sections.
+
+    Pixels: int64 [S, 1 + components], of each component in each slice; the background has none.
+    """
+    labels, components = ndimage.label(stack, CONNECTED)
+    sections = np.stack([np.bincount(plane.ravel(), minlength=components + 1) for plane in labels])
+    sections[:, 0] = 0
+    return labels, sections
+
+
+def is_kept(sections: np.ndarray, smallest: int, slices: int) -> np.ndarray:
+    """Return which components are not small, bool [1 + components]; slices: of the whole stack."""
+    if smallest == 0:
+        return sections.any(0)
+    return (sections.max(0) >= smallest) & ((sections > 0).sum(0) >= min(FEWEST_SLICES, slices))
 
 
 def tune(
@@ -160,24 +172,36 @@ def tune(
     """
     if not slices.masks.any():
         return default, None
-    stacks = slices.stacks()
-
-    def mean_dice(rules: Postprocessing) -> float:
-        masks = torch.from_numpy(postprocess(probabilities, rules, stacks))
-        counts = metrics.count_pixels(masks > 0, slices.masks > 0)
-        return float(metrics.volumetric_dice(metrics.Counts(*(own.numpy() for own in counts)), slices.patients).mean())
-
-    choices = [Postprocessing(threshold, smallest) for threshold in THRESHOLDS for smallest in SMALLEST]
-    dice = dict(zip(choices, parallel_map(mean_dice, choices), strict=True))
-    best = max(dice.values())
-    equals = [choice for choice in choices if dice[choice] >= best - 1e-9]
-    return min(equals, key=lambda choice: (abs(choice.threshold - THRESHOLD), choice.min_component)), {
+    dice = mean_dice(slices, probabilities)
+    equals = [Postprocessing(THRESHOLDS[t], SMALLEST[s]) for t, s in np.argwhere(dice >= dice.max() - 1e-9)]
+    chosen = min(equals, key=lambda choice: (abs(choice.threshold - THRESHOLD), choice.min_component))
+    return chosen, {
         "split": "validation",
-        "patients": len(stacks),
+        "patients": len(set(slices.patients)),
         "criterion": "mean over patients of the volumetric Dice",
-        "untuned": dice[Postprocessing()],
-        "tuned": best,
+        "untuned": float(dice[THRESHOLDS.index(THRESHOLD), SMALLEST.index(0)]),
+        "tuned": float(dice.max()),
     }
+
+
+def mean_dice(slices: Slices, probabilities: np.ndarray) -> np.ndarray:
+    """Return the mean volumetric Dice over patients for each of THRESHOLDS and SMALLEST: float64 [T, S]."""
+    masks = slices.masks.numpy()
+
+    def count(rows: np.ndarray) -> metrics.Counts:
+        mask = masks[rows]
+        hits, predicted = np.zeros((2, len(THRESHOLDS), len(SMALLEST)), np.int64)
+        for t, threshold in enumerate(THRESHOLDS):
+            foreground = (probabilities[rows] >= threshold).view(np.uint8)
+            box = bounding_box(foreground)
+            labels, sections = label_components(foreground[box])
+            inside = np.bincount(labels[mask[box] > 0], minlength=sections.shape[1])
+            for s, smallest in enumerate(SMALLEST):
+                kept = is_kept(sections, smallest, len(rows))
+                hits[t, s], predicted[t, s] = inside[kept].sum(), sections[:, kept].sum()
+        return metrics.Counts(hits, predicted - hits, mask.sum(dtype=np.int64) - hits)
+
+    return np.mean([metrics.dice(counts) for counts in parallel_map(count, slices.stacks().values())], axis=0)
 
 
 # --- Both, for scripts that use a run ---------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from conftest import box, make_slices
 
 from constants import CRITERIA
 from evaluation import selection
+from evaluation.tables import make_tables
 from storage.run_folder import RunFolder
 from utils import UserError
 
@@ -79,6 +80,17 @@ def test_the_choice_is_the_best_one(case):
     assert rules == selection.Postprocessing(0.3, 10)
     assert record["tuned"] == 1 and record["untuned"] == 0 and record["split"] == "validation"
     assert (selection.postprocess(probabilities, rules, slices.stacks()) == slices.masks.numpy()).all()
+
+
+def test_every_choice_scores_as_its_masks_do(case):
+    slices, _ = case
+    smooth = np.random.default_rng(2).random((4, 16, 16)).repeat(4, 1).repeat(4, 2).astype(np.float32)
+    probabilities = np.clip(slices.masks.numpy() * 0.3 + smooth * 0.7, 0, 1).astype(np.float32)
+    dice = selection.mean_dice(slices, probabilities)
+    for t, s in ((0, 0), (9, 3), (18, 5)):
+        choice = selection.Postprocessing(selection.THRESHOLDS[t], selection.SMALLEST[s])
+        tables = make_tables(slices, selection.postprocess(probabilities, choice, slices.stacks()))
+        assert dice[t, s] == pytest.approx(tables.patients["dice"].mean()), choice
 
 
 def test_nothing_to_choose_between_keeps_the_default():
