@@ -37,10 +37,10 @@ if TYPE_CHECKING:
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("predicted", type=Path, metavar="PREDICTED", help="folder of masks, or of a tested run")
+    add("predicted", type=existing, metavar="PREDICTED", help="folder of masks, or of a tested run")
     add("--data", type=existing, metavar="DIR", help="folder kaggle_3m or its parent: images and reference masks")
-    add("--scans", type=Path, metavar="DIR", help="or a folder of scans, and the masks beside them unless --reference")
-    add("--reference", type=Path, metavar="DIR", help="folder of reference masks, in the same forms as PREDICTED")
+    add("--scans", type=existing, metavar="DIR", help="or a folder of scans, with masks beside them unless --reference")
+    add("--reference", type=existing, metavar="DIR", help="folder of reference masks, in the same forms as PREDICTED")
     add("--patients", type=existing, metavar="FILE", help="score only the patients listed, one per line")
     add("--missing-as-empty", action="store_true", help="count patients and slices without a predicted mask as empty")
     add("--out", type=Path, default="scores", metavar="DIR", help="where the result goes (%(default)s)")
@@ -56,11 +56,6 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(argv)
     refuse_used(args.out, args.overwrite)
-    for source in filter(None, (args.predicted, args.reference)):
-        if not source.is_dir():
-            raise UserError(f"{source}: no such folder. Name a folder of masks, or of a tested run.")
-        if args.out.resolve().is_relative_to(source.resolve()):
-            raise UserError(f"{args.out}: is in {source}, whose masks are scored. Name another folder with --out.")
     from dataset.split import read_patient_list
     from dataset.synthetic import any_synthetic
     from evaluation import summary
@@ -81,10 +76,9 @@ def main(argv: list[str] | None = None) -> None:
 
     synthetic = any_synthetic(slices.table)
     given = sys.argv[1:] if argv is None else map(str, argv)
-    details = dict.fromkeys(("epoch", "selected_by", "threshold", "min_component", "tuned"))  # of a network
-    details |= {"split": "scored masks", "synthetic": synthetic, "loss": float("nan"), "masks": str(args.predicted),
-                "reference": str(args.reference or args.data or args.scans), "commit": commit(),
-                "command": shlex.join(["python", "score_masks.py", *given])}  # fmt: skip
+    details = {"split": "scored masks", "synthetic": synthetic, "masks": str(args.predicted),
+               "reference": str(args.reference or args.data or args.scans), "commit": commit(),
+               "command": shlex.join(["python", "score_masks.py", *given])}  # fmt: skip
     notes = [
         f"Counted as empty, since there is no file of {whose}: {', '.join(names)}."
         for whose, names in (("a predicted mask", empty), ("a reference mask", unmarked))
@@ -209,28 +203,26 @@ def arrange(
     from dataset.slices import slice_number
 
     arranged = np.zeros(slices.masks.shape, np.uint8)
-    all_numbers = slices.table["image_path"].map(slice_number)
+    numbers = slices.table["image_path"].map(slice_number)
     missing, absent, problems = [], [], []
-    for patient, numbers in all_numbers.groupby(slices.table["patient"]):
-        numbers = numbers.sort_values()
-        stack = stacks.get(patient)
-        if stack is None:
+    for patient, rows in slices.stacks().items():
+        if not (stack := stacks.get(patient)):
             absent.append(patient)
             continue
-        if wrong := misfit(stack, references.get(patient), (len(numbers), *arranged.shape[1:])):
+        row_of = dict(zip(numbers[rows], rows, strict=True))
+        masked = stack.numbers or list(row_of)
+        if wrong := misfit(stack, references.get(patient), (len(rows), *arranged.shape[1:])):
             problems.append(f"{source}: {patient} {wrong}")
-            continue
-        rows = {number: n for n, number in enumerate(stack.numbers or numbers)}
-        if beyond := sorted(rows.keys() - {*numbers}):
+        elif beyond := sorted({*masked} - row_of.keys()):
             problems.append(
                 f"{source}: {patient}, slices {list_few(beyond)}: no such slices in the data, which has "
-                f"{numbers.min()} to {numbers.max()}. Renumber or remove the files."
+                f"{min(row_of)} to {max(row_of)}. Renumber or remove the files."
             )
-        if lacking := numbers[~numbers.isin(rows)].tolist():
-            missing.append(f"{patient} (slices {', '.join(map(str, lacking))})")
-        numbers = numbers[numbers.isin(rows)]
-        height, width = stack.masks.shape[1:]
-        arranged[numbers.index, :height, :width] = stack.masks[numbers.map(rows)]
+        else:
+            height, width = stack.masks.shape[1:]
+            arranged[[row_of[number] for number in masked], :height, :width] = stack.masks
+            if lacking := sorted(row_of.keys() - {*masked}):
+                missing.append(f"{patient} (slices {', '.join(map(str, lacking))})")
     if unknown := sorted(stacks.keys() - {*slices.patients}):
         problems.append(f"{source}: {list_few(unknown)}: no such patient in the reference. Rename or remove the files.")
     lacking = absent if references else [*missing, *absent]  # another reader may save no empty slices

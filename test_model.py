@@ -13,17 +13,13 @@ threshold and the smallest component of metrics.json.
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import constants
-from utils import UserError, existing, list_few, positive, run_script
+from utils import UserError, existing, positive, run_script
 
 if TYPE_CHECKING:
     import numpy as np
-
-    from dataset.slices import Slices
-    from storage.run_folder import RunFolder
 
 ON_VALIDATION = (
     "No patients were left to test on: these are the validation patients, on whom the network was chosen. Expect less "
@@ -44,7 +40,7 @@ def main(argv: list[str] | None = None) -> None:
     add("--device", default="auto", help="cpu, cuda, cuda:1, mps (auto: CUDA, else MPS, else the CPU)")
     args = parser.parse_args(argv)
     from dataset.folder import find_folder, read_spacings
-    from dataset.slices import describe_changes
+    from dataset.slices import describe_changes, load_slices
     from dataset.synthetic import any_synthetic
     from evaluation import summary
     from evaluation.selection import Postprocessing, best_epoch, postprocess, selection_warning, tune, usual_criterion
@@ -70,7 +66,11 @@ def main(argv: list[str] | None = None) -> None:
     split = "validation" if run.read_split_table("test").empty else "test"
     config = run.read_config()
     folder = find_folder(args.data, config["data"])
-    slices = load(run, folder, {split, "validation"} if args.tune else {split})
+    wanted = {split, "validation"} if args.tune else {split}
+    tables = {name: run.read_split_table(name) for name in sorted(wanted)}
+    if empty := [name for name, table in tables.items() if table.empty]:
+        raise UserError(f"{run.path / f'{empty[0]}.csv'}: names no patients to test or tune on.")
+    slices = load_slices(folder, tables)
     test = slices[split]
     loss, probabilities = predict(split)
     postprocessing, tuned = Postprocessing.of(checkpoint["input"]), None
@@ -101,22 +101,6 @@ def main(argv: list[str] | None = None) -> None:
     print(summary.describe(metrics, tables.patients))
     print(f"written to {run}: test_*.csv, metrics.json, test_predictions.npz, plots/*.png")
     print(f"all of it on one page: {run.path / 'report.html'}")
-
-
-def load(run: RunFolder, folder: Path, splits: set[str]) -> dict[str, Slices]:
-    """Decode the slices of the splits of a run. Raises: UserError if a split is empty, or `folder` lacks a patient."""
-    from dataset.slices import load_slices
-
-    tables = {split: run.read_split_table(split) for split in sorted(splits)}
-    for split, table in tables.items():
-        if table.empty:
-            raise UserError(f"{run.path / f'{split}.csv'}: names no patients to test or tune on.")
-        if lacking := [patient for patient in table["patient"].unique() if not (folder / patient).is_dir()]:
-            raise UserError(
-                f"{folder}: lacks {len(lacking)} of the {split} patients of {run} ({list_few(lacking)}). Training used "
-                f"{run.read_config()['data']}: leave out --data, or name that folder."
-            )
-    return load_slices(folder, tables)
 
 
 if __name__ == "__main__":

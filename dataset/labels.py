@@ -1,8 +1,8 @@
 """Read genomic subtypes and grades of patients from tables of labels."""
 
 import re
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
@@ -28,7 +28,7 @@ MISSING = re.compile(  # words for a missing label, in small letters and without
     r"|na|nan|nd|none|null|missing|unk|un(known|available)|"
     r"not(available|reported|applicable|known|evaluated|determined|done|tested|assessed)"
 )
-LOOKS_MISSING = re.compile(  # other words of this kind: the user is asked
+LOOKS_MISSING = (  # other words of this kind: the user is asked
     r"^[^a-z0-9]+$|^\[|known|available|report|missing|evalua|determin|pending|unclear|inconclusive|equivocal|discrepan"
 )
 SAME = {"wt": "wildtype", "mut": "mutant", "mutated": "mutant"}
@@ -55,8 +55,8 @@ def read_labels(files: Iterable[Path], patients: Iterable[str]) -> tuple[pd.Data
     Raises: UserError if a file cannot be used, two labels of a patient differ, a label looks like a word for missing,
         or no patient has any.
     """
-    patients, tables = list(patients), []
-    ids = {normalise_id(patient) for patient in patients}
+    ids = {patient: normalise_id(patient) for patient in patients}
+    tables = []
     for path in files:
         table = read_csv(path, []).rename(columns=lambda name: "Patient" if name.lower() == "patient" else name)
         columns = [column for column in LABELS if column in table]
@@ -65,77 +65,53 @@ def read_labels(files: Iterable[Path], patients: Iterable[str]) -> tuple[pd.Data
         table = table.loc[table["Patient"] != "", ["Patient", *columns]]
         tables.append(table.assign(path=path, id=table["Patient"].map(normalise_id)))
     table = pd.concat(tables, ignore_index=True)
-    table["id"], notes = restore_zeros(table["id"], ids)
-    fits = table["id"].isin(ids)
+    short = Counter(own.lstrip("0") for own in ids.values())
+    full = {own.lstrip("0"): own for own in ids.values() if own.isdecimal() and short[own.lstrip("0")] == 1}
+    lost = table["id"].isin(full.keys() - set(ids.values()))  # leading zeros, which a spreadsheet took
+    table.loc[lost, "id"] = table.loc[lost, "id"].map(full)
+    fits = table["id"].isin(ids.values())
     if not fits.any():
         shown = " and ".join(map(str, files))
-        raise UserError(f"{shown}: names none of the {len(patients)} patients, such as {patients[0]}. {HOW_TO_LABEL}")
-    notes, labels = [*notes, *describe_ids(table, fits, patients)], {}
+        raise UserError(f"{shown}: names none of the {len(ids)} patients, such as {next(iter(ids))}. {HOW_TO_LABEL}")
+    labels, notes = {}, []
+    if lost.any():
+        restored = list_few((table["Patient"] + " for " + table["id"])[lost].unique().tolist())
+        notes.append(f"leading zeros restored in {lost.sum()} ids: {restored}")
+    if lacking := [patient for patient, own in ids.items() if own not in set(table["id"])]:
+        notes.append(f"no row for {len(lacking)} of {len(ids)} patients: {list_few(lacking)}")
+        if unmatched := table.loc[~fits, "Patient"].tolist():
+            notes.append(f"{len(unmatched)} rows fit none of the patients: {list_few(unmatched)}")
     for column in (column for column in LABELS if column in table):
         known, column_notes = read_column(table[fits], column)
-        labels[column] = [known.get(normalise_id(patient)) for patient in patients]
+        labels[column] = [known.get(own) for own in ids.values()]
         notes += column_notes
-    return pd.DataFrame(labels, index=patients, dtype=object), notes
+    return pd.DataFrame(labels, index=list(ids), dtype=object), notes
 
 
 def read_column(rows: pd.DataFrame, column: str) -> tuple[dict[str, str], list[str]]:
-    """Return {id: label} and sentences on a column of labels; rows: path, Patient, id and the column."""
-    missing, spellings = Counter(), defaultdict(Counter)
-    keys: dict[str, str] = {}  # {id: what spellings of its label share}
-    for path, patient, patient_id, word in rows[["path", "Patient", "id", column]].fillna("").itertuples(index=False):
-        word = re.sub(r"^(\d+)[.,]0+$", r"\1", word.strip())  # pandas makes 2.0 of a 2 in a column with blanks
-        if MISSING.fullmatch(re.sub(r"[^a-z0-9+]", "", word.lower())):
-            missing[word] += bool(word)
-            continue
-        if LOOKS_MISSING.search(word.lower()):
-            about = f"{path}: the {column} {word!r} of {patient} looks like a word for missing"
-            raise UserError(f"{about}. Leave such cells empty, or rename the group.")
-        key = label_key(word)
-        spellings[key][word] += 1
-        if keys.setdefault(patient_id, key) != key:
-            other = spellings[keys[patient_id]].most_common(1)[0][0]
-            raise UserError(f"{path}: {patient} has the {column} {word!r}, and {other!r} elsewhere. Correct one.")
-    notes = [f"{column}: taken for missing: {list_counts(missing)}"] if any(missing) else []
-    labels = {key: key if key in SAME.values() else words.most_common(1)[0][0] for key, words in spellings.items()}
-    for key, words in spellings.items():
-        if words.keys() != {labels[key]}:
-            notes.append(f"{column}: taken for {labels[key]}: {list_counts(words)}")
-    return {patient_id: labels[key] for patient_id, key in keys.items()}, notes
+    """Return {id: label} and sentences on a column of labels; rows: path, Patient, id and the column.
 
-
-def restore_zeros(named: pd.Series, ids: set[str]) -> tuple[pd.Series, list[str]]:
-    """Return the ids of a table with the leading zeros that a spreadsheet took (12 for 0012), and a sentence on it.
-
-    An id is completed only where it fits no patient as it is, and exactly one without the zeros.
+    Spellings of a label (Wild-type, wildtype, WT) become the most common one, those of SAME its own word.
     """
-    by_number, full = defaultdict(list), {}
-    for patient in sorted(ids):
-        by_number[patient.lstrip("0")].append(patient)
-    for text in dict.fromkeys(named):
-        fitting = by_number[text.lstrip("0")]
-        if text.isdecimal() and text not in ids and len(fitting) == 1:
-            full[text] = fitting[0]
-    examples = list_few([f"{text} for {patient}" for text, patient in full.items()])
-    return named.replace(full), [f"leading zeros restored in {len(full)} ids: {examples}"] if full else []
-
-
-def describe_ids(table: pd.DataFrame, fits: pd.Series, patients: list[str]) -> list[str]:
-    """Return sentences on patients without a row and, if there are any, on the rows that fit nobody."""
-    named, unmatched = set(table["id"]), table.loc[~fits, "Patient"].tolist()
-    if not (lacking := [patient for patient in patients if normalise_id(patient) not in named]):
-        return []
-    notes = [f"no row for {len(lacking)} of {len(patients)} patients: {list_few(lacking)}"]
-    return notes + ([f"{len(unmatched)} rows fit none of the patients: {list_few(unmatched)}"] if unmatched else [])
-
-
-def list_counts(words: Mapping[str, int]) -> str:
-    return ", ".join(f"{word} ({n})" for word, n in words.items() if n)
-
-
-def label_key(word: str) -> str:
-    """Return what spellings of one label share: Wild-type, wildtype and WT are "wildtype"."""
-    key = re.sub(r"[\s_-]", "", word.casefold())
-    return SAME.get(key, key)
+    words = rows[column].fillna("").str.strip()
+    words = words.str.replace(r"^(\d+)[.,]0+$", r"\1", regex=True)  # pandas makes 2.0 of a 2 in a column with blanks
+    where = rows["path"].astype(str) + ": " + rows["Patient"] + f" has the {column} " + words.map(repr)
+    missing = words.str.lower().str.replace(r"[^a-z0-9+]", "", regex=True).str.fullmatch(MISSING)
+    if (asked := words.str.lower().str.contains(LOOKS_MISSING) & ~missing).any():
+        remedy = "which looks like a word for missing. Leave such cells empty, or rename the group."
+        raise UserError(f"{where[asked].iloc[0]}, {remedy}")
+    keys = words[~missing].str.casefold().str.replace(r"[\s_-]", "", regex=True).replace(SAME)
+    usual = {key: own.value_counts().index[0] for key, own in words[~missing].groupby(keys)}
+    labels = keys.map(usual | {word: word for word in SAME.values()})
+    first = labels.groupby(rows["id"]).transform("first")
+    if (other := labels != first).any():
+        raise UserError(f"{where[labels.index][other].iloc[0]}, and {first[other].iloc[0]!r} elsewhere. Correct one.")
+    taken_for = labels.reindex(words.index, fill_value="missing")
+    notes = []
+    for label, own in words[(words != "") & (words != taken_for)].groupby(taken_for, sort=False):
+        counts = ", ".join(f"{word} ({number})" for word, number in own.value_counts(sort=False).items())
+        notes.append(f"{column}: taken for {label}: {counts}")
+    return dict(zip(rows["id"][labels.index], labels, strict=True)), notes
 
 
 def normalise_id(patient: str) -> str:

@@ -168,7 +168,7 @@ def read_tiff(path: Path, mode: str, what: str) -> np.ndarray:
             pages, actual_mode, size = getattr(picture, "n_frames", 1), picture.mode, picture.size
             pixels = np.asarray(picture)
     except Exception as error:  # Pillow raises many kinds for damaged files
-        reason = f"{type(error).__name__}: {error}" if path.exists() else "a link that leads nowhere"
+        reason = f"{type(error).__name__}: {error}" if path.exists() else "no such file, or a link that leads nowhere"
         raise ValueError(f"{path}: cannot be read as a TIFF ({reason}). Restore it from the data set.") from None
     actual = (pages, actual_mode, size)
     if actual != (1, mode, (IMAGE_SIZE, IMAGE_SIZE)):

@@ -17,14 +17,12 @@ BINS = 10  # of equal width, over 0..1
 Curve = list[dict[str, float]]  # of each bin: low, high; sums over pixels: pixels, probability, tumour_pixels
 
 
-def calibrate(slices: Slices, probabilities: np.ndarray | None) -> tuple[Curve, pd.DataFrame]:
+def calibrate(slices: Slices, probabilities: np.ndarray) -> tuple[Curve, pd.DataFrame]:
     """Return the reliability curve, and one row per patient, sorted: patient, head_pixels, brier.
 
-    The Brier score is the mean squared error of the probabilities; NaN without head pixels.
-    probabilities: float32 [N, H, W]; None, for masks without probabilities, makes all sums 0.
+    The Brier score is the mean squared error of the probabilities (float32 [N, H, W]); NaN without head pixels.
     """
     images, masks, stacks = slices.images.numpy(), slices.masks.numpy(), slices.stacks()
-    counts = np.zeros((len(stacks), 4, BINS))  # sums over the head pixels of each patient, by bin
 
     def count(rows: np.ndarray) -> np.ndarray:
         head = find_head(images[rows], filled=True)
@@ -32,8 +30,7 @@ def calibrate(slices: Slices, probabilities: np.ndarray | None) -> tuple[Curve, 
         bins = np.minimum((p * BINS).astype(np.intp), BINS - 1)
         return np.stack([np.bincount(bins, w, BINS) for w in (None, p, tumour, (p - tumour) ** 2)])
 
-    if probabilities is not None:
-        counts = np.stack(parallel_map(count, stacks.values()))
+    counts = np.stack(parallel_map(count, stacks.values()))  # sums over the head pixels of each patient, by bin
     head_pixels, squared = counts[:, 0].sum(1), counts[:, 3].sum(1)
     brier = np.where(head_pixels > 0, squared / np.maximum(head_pixels, 1), np.nan)
     per_patient = pd.DataFrame({"patient": list(stacks), "head_pixels": head_pixels.astype(int), "brier": brier})

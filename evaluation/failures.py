@@ -78,35 +78,26 @@ def list_failures(slices: pd.DataFrame) -> list[dict]:
 
 
 def subgroup_metrics(tables: Tables) -> list[dict]:
-    """Return one dict per subgroup that has a patient: by, group, slices (with tumour), patients, and its metrics.
+    """Return one dict per subgroup that has a tumour slice: by, group, slices, patients, and its metrics.
 
-    The metrics are the means of SHOWN, each with the ends of its 95% confidence interval over patients, such as
-    dice_low and dice_high. What is undefined is NaN: all of them in a group whose patients have no tumour.
+    The metrics are the means of SHOWN over these slices, each with the ends of its 95% confidence interval over
+    patients, such as dice_low and dice_high, NaN where undefined.
     """
     slices = tables.slices[tables.slices["tumour_pixels"] > 0]
-    columns = slices.assign(tumour_iou=slices["iou"], found=(slices["true_positive"] > 0).astype(float))
-    of_patients = tables.patients.set_index("patient")
-    outlines = np.array(OUTLINES)[np.digitize(slices["boundary_complexity"], [1.5, COMPLEX])]
-    by = {  # the subgroup of each tumour slice, and all subgroups in their order
-        "area": (slices["area_stratum"], AREAS),
-        "components": (slices["lesions"].clip(upper=3).map(dict(enumerate(COMPONENTS))), COMPONENTS),
-        "boundary": (pd.Series(outlines, slices.index), OUTLINES),
-        **{
-            name: (slices["patient"].map(of_patients[name]), sorted(of_patients[name].unique())) for name in OF_PATIENTS
-        },
+    slices = slices.assign(tumour_iou=slices["iou"], found=(slices["true_positive"] > 0).astype(float))
+    of_patients = tables.patients.set_index("patient")[list(OF_PATIENTS)]
+    by = {  # the subgroup of each slice, in their order
+        "area": pd.Categorical(slices["area_stratum"], AREAS),
+        "components": pd.Categorical.from_codes(slices["lesions"].clip(upper=3), COMPONENTS),
+        "boundary": pd.cut(slices["boundary_complexity"], (0, 1.5, COMPLEX, np.inf), right=False, labels=OUTLINES),
+        **{name: slices["patient"].map(of_patients[name]) for name in OF_PATIENTS},
     }
     rows = []
-    for name, (group_of, groups) in by.items():
-        for group in groups:
-            member = group_of == group
-            patients = slices.loc[member, "patient"].nunique()
-            if name in OF_PATIENTS:  # some of them may have no tumour
-                patients = (of_patients[name] == group).sum()
-            if patients:
-                row = {"by": name, "group": group, "slices": int(member.sum()), "patients": int(patients)}
-                for metric in SHOWN:
-                    interval = estimate(slices["patient"], columns[metric].where(member))
-                    row |= {metric: interval["value"], f"{metric}_low": interval["low"]}
-                    row |= {f"{metric}_high": interval["high"]}
-                rows.append(row)
+    for name, group_of in by.items():
+        for group, own in slices.groupby(group_of, observed=True):
+            row = {"by": name, "group": group, "slices": len(own), "patients": own["patient"].nunique()}
+            for metric in SHOWN:
+                interval = estimate(own["patient"], own[metric])
+                row |= {metric: interval["value"], f"{metric}_low": interval["low"], f"{metric}_high": interval["high"]}
+            rows.append(row)
     return rows

@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from scipy import special, stats
-from sklearn.model_selection import RepeatedStratifiedKFold
 
 from dataset.labels import GENES, LABELS, SYNTHETIC_LABEL
 from evaluation.intervals import FEWEST, LEVEL, SEED, auc_interval, compare_measurements
@@ -29,7 +28,6 @@ ALIKE = 1e-7  # relative difference of two probabilities that are equal but for 
 RESAMPLES = 2_000  # of the paired bootstrap
 FEWEST_PAIRED = 20  # patients of the paired bootstrap: with twelve, simulated intervals hold 75% instead of 95%
 UNDEFINED = dict.fromkeys(("difference", "difference_low", "difference_high"), math.nan)
-FOLDS, REPEATS = 5, 20
 CONTRASTS = {  # the positive label, against the rest: the one published as irregular
     "RNASeqCluster": "2",
     "COCCluster": "2",
@@ -73,9 +71,13 @@ def associate_one(feature: pd.Series, label: pd.Series) -> dict[str, Any]:
     by_group = {name: values[groups == name] for name in sorted(groups.unique())}
     median = values.median()
     counts = np.array([((group > median).sum(), (group <= median).sum()) for group in by_group.values()])
-    reason = "" if counts.any(0).all() else "no value above the median"
-    if len(by_group) < 2:
-        reason = "fewer than two groups" if by_group else "no patient has both"
+    reason = ""
+    if len(values) < FEWEST:
+        reason = f"fewer than {FEWEST} patients have both"
+    elif len(by_group) < 2:
+        reason = "fewer than two groups"
+    elif not counts.any(0).all():
+        reason = "no value above the median"
     row = {
         "n": len(values),
         "missing": len(feature) - len(values),
@@ -99,19 +101,11 @@ def fisher_exact(counts: np.ndarray) -> float:
     if np.prod(sizes[1:] + 1.0) > MOST_TABLES:
         simulated = stats.MonteCarloMethod(n_resamples=SIMULATED, rng=np.random.default_rng(SEED))
         return float(stats.fisher_exact(counts, method=simulated).pvalue)
-    others = np.indices(sizes[1:] + 1).reshape(len(sizes) - 1, -1)
-    first = above - others.sum(0)
-    possible = (first >= 0) & (first <= sizes[0])
-    tables = np.vstack([first[possible], others[:, possible]])
-    likelihood = _log_choose(sizes[:, None], tables).sum(0)
-    observed = _log_choose(sizes, counts[:, 0]).sum()
-    log_p = special.logsumexp(likelihood[likelihood <= observed + ALIKE]) - _log_choose(sizes.sum(), above)
-    return float(min(np.exp(log_p), 1))
-
-
-def _log_choose(total: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """Return the logarithm of the binomial coefficient."""
-    return special.gammaln(total + 1) - special.gammaln(chosen + 1) - special.gammaln(total - chosen + 1)
+    others = np.indices(sizes[1:] + 1).reshape(len(sizes) - 1, -1).T
+    tables = np.column_stack([above - others.sum(1), others])  # of each group, how many are above
+    hypergeometric = stats.multivariate_hypergeom(sizes, above)
+    likelihood, observed = hypergeometric.logpmf(tables), hypergeometric.logpmf(counts[:, 0])
+    return float(min(np.exp(special.logsumexp(likelihood[likelihood <= observed + ALIKE])), 1))
 
 
 def holm(p: pd.Series) -> pd.Series:
@@ -166,18 +160,24 @@ def paired_difference(
 # --- 1/BEVR, one label against the rest ------------------------------------------------------------------------
 
 
-def auc_of_bevr(features: pd.DataFrame, labels: pd.DataFrame, label: str) -> dict[str, Any]:
-    """Return the AUC of 1/BEVR for the positive one of CONTRASTS against the rest, NaN below FEWEST patients a side."""
-    score, truth = contrast(features, labels, label)
-    positives = int(truth.sum())
-    row = {"label": label, "positive": CONTRASTS[label], "n": len(truth), "positives": positives}
-    if not FEWEST <= positives <= len(truth) - FEWEST:
-        return row | dict.fromkeys(("auc", "low", "high", "nested_auc"), math.nan)
-    area = float(auc(score, truth))
-    low, high = auc_interval(area, positives, len(truth) - positives)
-    known = labels[label].notna() & features[PUBLISHED].notna().all(axis=1)
-    nested = nested_auc(features.loc[known, PUBLISHED], labels.loc[known, label] == CONTRASTS[label])
-    return row | {"auc": area, "low": low, "high": high, "nested_auc": nested}
+def auc_of_bevr(by_masks: dict[str, pd.DataFrame], labels: pd.DataFrame, label: str) -> list[dict[str, Any]]:
+    """Return a row per kind of masks: AUC of 1/BEVR for the positive one of CONTRASTS against the rest, its interval.
+
+    The row of automatic masks has the difference from manual ones. NaN below FEWEST patients on either side.
+    by_masks: of `split_masks`.
+    """
+    rows, scores = [], []
+    for masks, features in by_masks.items():
+        score, truth = contrast(features, labels, label)
+        positives, negatives = int(truth.sum()), int((~truth).sum())
+        area = float(auc(score, truth)) if min(positives, negatives) >= FEWEST else math.nan
+        row = {"masks": masks, "label": label, "positive": CONTRASTS[label], "n": len(truth), "positives": positives}
+        row |= dict(zip(("auc", "low", "high"), (area, *auc_interval(area, positives, negatives)), strict=True))
+        rows.append(row)
+        scores.append(score)
+    if len(rows) > 1:
+        rows[1] |= UNDEFINED if math.isnan(area) else paired_difference(auc, *scores, truth)
+    return rows
 
 
 def contrast(features: pd.DataFrame, labels: pd.DataFrame, label: str) -> tuple[np.ndarray, np.ndarray]:
@@ -185,24 +185,6 @@ def contrast(features: pd.DataFrame, labels: pd.DataFrame, label: str) -> tuple[
     known = labels[label].notna() & features["bevr"].notna()
     positive = labels.loc[known, label] == CONTRASTS[label]
     return 1 / features.loc[known, "bevr"].to_numpy(float), positive.to_numpy(bool)
-
-
-def nested_auc(features: pd.DataFrame, truth: pd.Series) -> float:
-    """Return the mean AUC of patients on whom neither the feature nor its direction was chosen.
-
-    In each of 20 x 5 stratified folds, the published feature with the highest AUC among the other patients is taken.
-    NaN for fewer than FOLDS patients on either side.
-    """
-    if min(truth.sum(), (~truth).sum()) < FOLDS:
-        return math.nan
-    values, positive = features.to_numpy(float).T, truth.to_numpy(bool)
-    folds = RepeatedStratifiedKFold(n_splits=FOLDS, n_repeats=REPEATS, random_state=SEED).split(values.T, positive)
-    areas = []
-    for others, fold in folds:
-        of_others, of_fold = (auc(values[:, rows], positive[rows]) for rows in (others, fold))
-        best = np.abs(of_others - 0.5).argmax()
-        areas.append(of_fold[best] if of_others[best] > 0.5 else 1 - of_fold[best])
-    return float(np.mean(areas))
 
 
 # --- The whole study -------------------------------------------------------------------------------------------
@@ -228,33 +210,19 @@ def study(features: pd.DataFrame) -> Study:
     """Analyse a table of `feature_table`."""
     labels = features[[name for name in LABELS if name in features]]
     by_masks = split_masks(features)
-    tested = {masks: associate(values, labels) for masks, values in by_masks.items()}
-    contrasts = [label for label in CONTRASTS if label in labels]
+    tests = {masks: associate(values, labels) for masks, values in by_masks.items()}
+    tests = pd.concat(tests, names=["masks", None]).reset_index("masks").reset_index(drop=True)
+    paired = AUTOMATIC in by_masks
+    pairs = [(name, features[name], features[f"{PREDICTED}{name}"]) for name in FEATURES if paired]
     result = {
         "patients": len(features),
         "labels": {name: int(labels[name].notna().sum()) for name in labels},
         "masks": list(by_masks),
-        "auc": [
-            {"masks": masks} | auc_of_bevr(values, labels, label)
-            for label in contrasts
-            for masks, values in by_masks.items()
-        ],
-        **{name: [] for name in ("agreement", "auc_difference", "effect_difference")},  # with automatic masks
-        "undefined": [
-            {"patient": patient, "masks": masks, "reason": reason}
-            for masks, prefix in zip(by_masks, ("", PREDICTED), strict=False)
-            for patient, reason in zip(features["patient"], features[f"{prefix}reason"], strict=True)
-            if reason
-        ],
-        "caveat": CAVEAT,
+        "auc": [row for label in CONTRASTS if label in labels for row in auc_of_bevr(by_masks, labels, label)],
+        "agreement": [{"feature": name} | compare_measurements(*pair) for name, *pair in pairs],
+        "effect_difference": effect_differences(by_masks, tests, labels) if paired else [],
     }
-    if AUTOMATIC in by_masks:
-        pairs = [(name, features[name], features[f"{PREDICTED}{name}"]) for name in FEATURES]
-        result["agreement"] = [{"feature": name} | compare_measurements(*pair) for name, *pair in pairs]
-        result["auc_difference"] = [auc_difference(by_masks, labels, label) for label in contrasts]
-        result["effect_difference"] = effect_differences(by_masks, tested, labels)
-    table = pd.concat([rows.assign(masks=masks) for masks, rows in tested.items()], ignore_index=True)
-    return Study(features, table[["masks", *table.columns.drop("masks")]], result)
+    return Study(features, tests, result)
 
 
 def split_masks(features: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -267,30 +235,19 @@ def split_masks(features: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return {MANUAL: manual.where(both), AUTOMATIC: automatic.where(both)}
 
 
-def auc_difference(by_masks: dict[str, pd.DataFrame], labels: pd.DataFrame, label: str) -> dict[str, Any]:
-    """Return label, n, and the difference of the AUC of 1/BEVR with its interval; by_masks: of `split_masks`."""
-    (first, truth), (second, _) = (contrast(features, labels, label) for features in by_masks.values())
-    enough = FEWEST <= truth.sum() <= len(truth) - FEWEST
-    return {"label": label, "n": len(truth)} | (paired_difference(auc, first, second, truth) if enough else UNDEFINED)
-
-
 def effect_differences(
-    by_masks: dict[str, pd.DataFrame], tested: dict[str, pd.DataFrame], labels: pd.DataFrame
+    by_masks: dict[str, pd.DataFrame], tests: pd.DataFrame, labels: pd.DataFrame
 ) -> list[dict[str, Any]]:
-    """Return the family of tests on both kinds of masks: feature, label, n, holm_p and effect of each, difference.
+    """Return the difference of the effects on both kinds of masks for the family of tests: label, feature, difference.
 
-    by_masks: of `split_masks`; tested: of `associate`.
+    by_masks: of `split_masks`; tests: of `associate`, on both.
     """
-    family = (table[table["family"] == 1].to_dict("records") for table in tested.values())
     rows = []
-    for tests in zip(*family, strict=True):
-        name, label = tests[0]["feature"], tests[0]["label"]
-        row = {"feature": name, "label": label, "n": tests[0]["n"]}
-        for masks, test in zip(by_masks, tests, strict=True):
-            row |= {f"{column}_{masks}": test[column] for column in ("holm_p", "effect")}
-        known = by_masks[MANUAL][name].notna() & labels[label].notna()
-        values = (table.loc[known, name].to_numpy(float) for table in by_masks.values())
+    for (label, feature), own in tests[tests["family"] == 1].groupby(["label", "feature"], sort=False):
+        known = by_masks[MANUAL][feature].notna() & labels[label].notna()
+        values = (features.loc[known, feature].to_numpy(float) for features in by_masks.values())
         groups = pd.factorize(labels.loc[known, label])[0]
-        untested = any(test["reason"] for test in tests)
-        rows.append(row | (UNDEFINED if untested else paired_difference(rank_effect, *values, groups)))
+        tested = (own["reason"] == "").all()
+        difference = paired_difference(rank_effect, *values, groups) if tested else UNDEFINED
+        rows.append({"label": label, "feature": feature} | difference)
     return rows

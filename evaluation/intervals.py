@@ -8,6 +8,7 @@ under the ROC curve the one that inverts Hanley and McNeil's variance (Newcombe 
 their coverage in simulations, which tests/test_intervals.py repeats.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -148,9 +149,9 @@ def auc_interval(area: float, positives: int, negatives: int) -> tuple[float, fl
 # --- Agreement of two measurements of the same patients --------------------------------------------------------
 
 
-def limits_of_agreement(difference: pd.Series) -> tuple[float, float, float]:
-    """Return the mean difference and the limits of agreement, ± 1.96 SD; NaN where undefined."""
-    bias, half = float(difference.mean()), 1.96 * float(difference.std())
+def limits_of_agreement(difference: np.ndarray) -> tuple[float, float, float]:
+    """Return the mean difference of at least two patients and the limits of agreement, ± 1.96 SD."""
+    bias, half = float(difference.mean()), 1.96 * float(difference.std(ddof=1))
     return bias, bias - half, bias + half
 
 
@@ -185,11 +186,12 @@ def intraclass_interval(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarr
 def compare_measurements(first: pd.Series, second: pd.Series) -> dict[str, Any]:
     """Return the agreement of two measurements of each patient: n, icc with low and high, bias with its limits.
 
-    A patient who lacks one is left out.
+    A patient who lacks one is left out. NaN for fewer than FEWEST.
     """
     both = first.notna() & second.notna()
     a, b = first[both].to_numpy(float), second[both].to_numpy(float)
-    low, high = intraclass_interval(a, b)
-    icc = float(intraclass(a, b)) if len(a) > 1 else np.nan
-    agreement = dict(zip(("bias", "lower_limit", "upper_limit"), limits_of_agreement(pd.Series(b - a)), strict=True))
-    return {"n": len(a), "icc": icc, "icc_low": float(low), "icc_high": float(high), **agreement}
+    names = ("icc", "icc_low", "icc_high", "bias", "lower_limit", "upper_limit")
+    values = [math.nan] * len(names)
+    if len(a) >= FEWEST:
+        values = [intraclass(a, b), *intraclass_interval(a, b), *limits_of_agreement(b - a)]
+    return {"n": len(a), **dict(zip(names, map(float, values), strict=True))}

@@ -112,10 +112,9 @@ def match(mask: np.ndarray, predicted: np.ndarray, smallest: int) -> Matching:
 
 def compare_outlines(mask: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
     """Return hd95 (pixels), surface_pixels (of both together) and SURFACE_DICE of two masks (uint8 0 or 1, [H, W])."""
-    there, back = surface_distances(mask, predicted)
-    both = np.concatenate([there, back])
+    both = np.concatenate(ways := surface_distances(mask, predicted))
     dice = {name: share_within(both, tolerance) for name, tolerance in SURFACE_DICE.items()}
-    return {"hd95": hd95(there, back), "surface_pixels": len(both), **dice}
+    return {"hd95": hd95(*ways), "surface_pixels": len(both), **dice}
 
 
 def compare_surfaces(mask: np.ndarray, predicted: np.ndarray, spacing: Sequence[float]) -> dict[str, float]:
@@ -125,10 +124,9 @@ def compare_surfaces(mask: np.ndarray, predicted: np.ndarray, spacing: Sequence[
         mask, predicted: uint8 0 or 1, [S, H, W].
         spacing: mm between rows, columns and slices.
     """
-    there, back = surface_distances(mask, predicted, (spacing[2], spacing[0], spacing[1]))
-    both = np.concatenate([there, back])
-    mean = float(both.mean()) if len(there) and len(back) else np.nan
-    return dict(zip(IN_MM, (hd95(there, back), mean, share_within(both, NEAR)), strict=True))
+    both = np.concatenate(ways := surface_distances(mask, predicted, (spacing[2], spacing[0], spacing[1])))
+    mean = float(both.mean()) if all(map(len, ways)) else np.nan
+    return dict(zip(IN_MM, (hd95(*ways), mean, share_within(both, NEAR)), strict=True))
 
 
 def surface_distances(

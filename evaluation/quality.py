@@ -31,7 +31,6 @@ PENALTIES = np.logspace(-2, 3, 16)
 WORST = 10, 20  # patients with the lowest expected Dice
 PRIOR = 0.5  # share of patients without tumour that the probability of an empty mask presumes
 UNKNOWN = dict.fromkeys(("expected_dice", "low", "high"))
-Row = dict[str, Any]  # patient, dice and FEATURES of a patient
 
 
 def features(probabilities: np.ndarray, mask: np.ndarray) -> dict[str, float]:
@@ -61,13 +60,13 @@ def dice(one: np.ndarray, other: np.ndarray) -> float:
     return 2 * int((one & other).sum()) / pixels if pixels else 0.0
 
 
-def fit(rows: Sequence[Row]) -> dict[str, Any]:
+def fit(rows: pd.DataFrame) -> dict[str, Any]:
     """Return the regression of the Dice of patients, at least two, on their FEATURES as plain values, for JSON.
 
     rows: dice and FEATURES of each, all defined. Returned: for each feature its coefficient, and the lowest and highest
     value; the intercept; the half width of the interval; the number of patients.
     """
-    x, y = np.array([[row[name] for name in FEATURES] for row in rows]), np.array([row["dice"] for row in rows], float)
+    x, y = rows[list(FEATURES)].to_numpy(float), rows["dice"].to_numpy(float)
     pipeline = make_pipeline(StandardScaler(), RidgeCV(PENALTIES))
     errors = np.sort(np.abs(cross_val_predict(pipeline, x, y, cv=LeaveOneOut()) - y))
     rank = math.ceil(LEVEL * (len(y) + 1))  # of the error that so many new patients stay within
@@ -89,7 +88,7 @@ def predict(model: dict[str, Any], row: dict[str, float | None]) -> dict[str, fl
 
     An empty mask has no interval, and is unknown by a model that was stored without `empty`.
     """
-    if row[FEATURES[0]] is None:
+    if pd.isna(row[FEATURES[0]]):
         return UNKNOWN | {"expected_dice": model.get("empty")}
     expected = model["intercept"]
     for name, feature in model["features"].items():
@@ -114,67 +113,65 @@ def empty_is_right(patients: pd.DataFrame) -> float:
     return float(PRIOR * clean / (PRIOR * clean + (1 - PRIOR) * missed))
 
 
-def study(rows: Sequence[Row], patients: pd.DataFrame) -> dict[str, Any]:
+def study(rows: Sequence[dict[str, Any]], patients: pd.DataFrame) -> dict[str, Any]:
     """Return the regression of a run's scored patients and what it is worth, for metrics.json.
 
     rows: patient, dice and FEATURES of each. patients: of test_patients.csv. Returned: `patients` (the rows, with
     expected_dice, low and high as predicted by the others), `model`, with `empty` for an empty mask, and `nested`; the
     last two are None with fewer than FEWEST masks.
     """
-    defined = with_features(rows)
+    table = to_table(rows)
+    defined = table.dropna()
     if len(defined) < FEWEST:
-        return {"patients": list(rows), "model": None, "nested": None}
-    shown = predict_held_out(rows, rows)
+        return {"patients": table.to_dict("records"), "model": None, "nested": None}
+    shown = predict_held_out(table, table)
     model = fit(defined) | {"empty": empty_is_right(patients)}
-    return {"patients": shown, "model": model, "nested": judge(shown)}
+    return {"patients": shown.to_dict("records"), "model": model, "nested": judge(shown)}
 
 
-def with_features(rows: Sequence[Row]) -> list[Row]:
-    return [row for row in rows if row[FEATURES[0]] is not None]
+def to_table(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """Return patient, dice and FEATURES of patients as a table, NaN where undefined."""
+    return pd.DataFrame(rows, columns=["patient", "dice", *FEATURES]).astype(dict.fromkeys(("dice", *FEATURES), float))
 
 
-def predict_held_out(rows: Sequence[Row], shown: Sequence[Row], groups: dict[str, Any] | None = None) -> list[Row]:
-    """Return rows with expected_dice, low and high as regressions on other patients predict them; None if unknown.
+def predict_held_out(rows: pd.DataFrame, shown: pd.DataFrame, groups: dict[str, Any] | None = None) -> pd.DataFrame:
+    """Return rows with expected_dice, low and high as regressions on other patients predict them; NaN if unknown.
 
     rows: patient, dice and FEATURES of those that are fitted to; shown: those that are predicted, for whom whoever is
     in their group is left out; groups: of each patient; FOLDS groups drawn at random if None.
     """
-    defined = with_features(rows)
+    defined = rows.dropna(subset=list(FEATURES))
     if groups is None:
         folds = KFold(FOLDS, shuffle=True, random_state=SEED).split(defined)
-        groups = {defined[n]["patient"]: number for number, (_, fold) in enumerate(folds) for n in fold}
-    models = {group: fit([row for row in defined if groups[row["patient"]] != group]) for group in set(groups.values())}
-    held_out = []
-    for row in shown:
+        groups = {patient: k for k, (_, fold) in enumerate(folds) for patient in defined["patient"].iloc[fold]}
+    of_row = defined["patient"].map(groups)
+    models = {group: fit(defined[of_row != group]) for group in of_row.unique()}
+    predicted = []
+    for row in shown.to_dict("records"):
         model = models.get(groups.get(row["patient"]))
-        held_out.append(row | (predict(model, row) if model else UNKNOWN))
-    return held_out
+        predicted.append(predict(model, row) if model else UNKNOWN)
+    return shown.assign(**pd.DataFrame(predicted, shown.index, columns=list(UNKNOWN), dtype=float))
 
 
-def judge(rows: Sequence[Row]) -> dict[str, float | None]:
-    """Return what expected values are worth; rows: dice, expected_dice, low and high, None where unknown.
+def judge(rows: pd.DataFrame) -> dict[str, float]:
+    """Return what expected values are worth; rows: dice, expected_dice, low and high, NaN where unknown.
 
     Mean absolute error, correlation and coverage of the interval are of the known ones. In the area under the ROC curve
     of a Dice below BAD_DICE, and among the worst 10 and 20, unknown ones stand first, as in the table to check;
-    kept_dice is the mean without the worst tenth, dice_all that of all.
+    kept_dice is the mean without the worst tenth, dice_all that of all. NaN where undefined.
     """
-    names = ("dice", "expected_dice", "low", "high")
-    dice, expected, low, high = np.array([[row[name] for name in names] for row in rows], float).T  # NaN if unknown
-    known = ~np.isnan(expected)
-    scores = np.where(known, expected, -1)
-    worst_first = dice[np.argsort(scores, kind="stable")]
-    area = float(auc(-scores, dice < BAD_DICE))
-    kept = worst_first[math.ceil(len(rows) / 10) :]
-    varied = known.sum() > 1 and min(dice[known].std(), expected[known].std()) > 0
+    known = rows.dropna(subset=["expected_dice"])
+    scores = rows["expected_dice"].fillna(-1)
+    worst_first = rows["dice"].loc[scores.sort_values(kind="stable").index]
     return {
         "patients": len(rows),
-        "unknown": int((~known).sum()),
-        "mean_error": float(np.abs(expected - dice)[known].mean()) if known.any() else None,
-        "r": float(np.corrcoef(expected[known], dice[known])[0, 1]) if varied else None,
-        "coverage": float(((low <= dice) & (dice <= high))[known].mean()) if known.any() else None,
-        "dice_all": float(worst_first.mean()),
-        "kept_dice": float(kept.mean()) if len(kept) else None,
-        "bad": int((dice < BAD_DICE).sum()),
-        "auc": None if math.isnan(area) else area,
+        "unknown": len(rows) - len(known),
+        "mean_error": (known["expected_dice"] - known["dice"]).abs().mean(),
+        "r": known["expected_dice"].corr(known["dice"], min_periods=2),
+        "coverage": known["dice"].between(known["low"], known["high"]).mean(),
+        "dice_all": worst_first.mean(),
+        "kept_dice": worst_first[math.ceil(len(rows) / 10) :].mean(),
+        "bad": int((rows["dice"] < BAD_DICE).sum()),
+        "auc": float(auc(-scores.to_numpy(), rows["dice"].to_numpy() < BAD_DICE)),
         **{f"bad_in_worst_{n}": int((worst_first[:n] < BAD_DICE).sum()) for n in WORST},
     }

@@ -37,15 +37,16 @@ NO_TUMOUR = (
 # --- The epoch -------------------------------------------------------------------------------------------------
 
 
-def best_epoch(epochs: pd.DataFrame, by: str = "iou") -> int:
+def best_epoch(epochs: pd.DataFrame, by: str | None = None) -> int:
     """Return the epoch with the best validation metric, the earliest of equals. The published rule uses the IoU.
 
     epochs: one row per epoch, as in epochs.csv; without `saved`, where there is such a column, it is not chosen.
-    by: of CRITERIA; for "last", and without validation patients, it is the last epoch.
+    by: of CRITERIA; the usual one if None.
     Raises: UserError when no epoch has the metric.
     """
+    by = by or usual_criterion(epochs)
     epochs = epochs[epochs["saved"]] if "saved" in epochs else epochs
-    if by == "last" or not has_validation(epochs):
+    if by == "last":
         return int(epochs["epoch"].max())
     values = epochs[f"validation_{by}"]
     if values.isna().all():
@@ -54,6 +55,7 @@ def best_epoch(epochs: pd.DataFrame, by: str = "iou") -> int:
 
 
 def has_validation(epochs: pd.DataFrame) -> bool:
+    """Return whether there were validation patients."""
     return bool(epochs.filter(like="validation_").notna().any(axis=None))
 
 
@@ -171,16 +173,14 @@ def tune(
     if not slices.masks.any():
         return default, None
     dice = mean_dice(slices, probabilities)
-    best = dice.max()
-    choices = [Postprocessing(t, size) for t in THRESHOLDS for size in SMALLEST]
-    equals = [choice for choice, value in zip(choices, dice.ravel(), strict=True) if value >= best - 1e-9]
+    equals = [Postprocessing(THRESHOLDS[t], SMALLEST[s]) for t, s in np.argwhere(dice >= dice.max() - 1e-9)]
     chosen = min(equals, key=lambda choice: (abs(choice.threshold - THRESHOLD), choice.min_component))
     return chosen, {
         "split": "validation",
         "patients": len(set(slices.patients)),
         "criterion": "mean over patients of the volumetric Dice",
         "untuned": float(dice[THRESHOLDS.index(THRESHOLD), SMALLEST.index(0)]),
-        "tuned": float(best),
+        "tuned": float(dice.max()),
     }
 
 

@@ -72,7 +72,8 @@ def measure(stack: np.ndarray, largest_only: bool = False) -> dict[str, Any]:
     labels, components = ndimage.label(mask, CONNECTED)
     if largest_only and components > 1:
         mask = np.uint8(labels == 1 + np.bincount(labels.ravel())[1:].argmax())
-    hull = ConvexHull(corners(mask))
+    # Of voxel corners, not centres: a tumour in one slice or row has a volume then
+    hull = ConvexHull(np.argwhere(ndimage.maximum_filter(np.pad(mask, (0, 1)), 2)))
     largest = mask[mask.sum((1, 2)).argmax()]  # the slice with the most tumour, the first of equals
     outline = outer_outline(largest)
     defined = len(outline.distances) >= FEWEST_POINTS
@@ -87,18 +88,6 @@ def measure(stack: np.ndarray, largest_only: bool = False) -> dict[str, Any]:
         "solidity": volume / hull.volume,
         "reason": "" if defined else TOO_SHORT.format(len(outline.distances)),
     }
-
-
-def corners(mask: np.ndarray) -> np.ndarray:
-    """Return voxel corners of a mask (uint8 [S, H, W]) with the same convex hull as all of them: int [N, 3].
-
-    Corners, not centres: a tumour in one slice or row has a volume then. Only the ends of its rows can be on the hull.
-    """
-    planes, rows = np.nonzero(mask.any(2))
-    lines = mask[planes, rows]
-    first, beyond = lines.argmax(1), lines.shape[1] - lines[:, ::-1].argmax(1)
-    ends = [(planes + i, rows + j, column) for i in (0, 1) for j in (0, 1) for column in (first, beyond)]
-    return np.unique(np.concatenate([np.stack(end, axis=1) for end in ends]), axis=0)
 
 
 class Outline(NamedTuple):

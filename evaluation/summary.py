@@ -14,14 +14,13 @@ from evaluation import calibration, failures, intervals, lesions, quality
 from evaluation.tables import PATIENT_METRICS, Spacing, Tables, make_tables
 from utils import parallel_map, show_number
 
-SHOWN_PATIENTS = 12  # worst, that are printed
+SHOWN_PATIENTS = 12  # worst, that are printed, and their columns
+WORST = ["patient", "dice", "sensitivity", "precision", "tumour_slices", "missed_slices"]
 HEADLINES = (  # that are printed, and stand in the report's summary
     "patient_dice", "patient_dice_tumour", "patient_dice_median", "patient_sensitivity", "patient_precision",
     "tumour_iou", "tumour_found", "false_positive_share", "lesion_recall", "surface_dice_2", "hd95", "hd95_mm", "iou",
     "empty_prediction", "brier", "loss",
 )  # fmt: skip
-OF_NETWORKS = ("loss", "brier", "ece")  # NaN for masks, which have no probabilities
-OPTIONAL = (*OF_NETWORKS, *lesions.IN_MM)
 CONVENTIONS = (  # what the meanings in METRICS leave open
     "Empty against empty counts as 1 in IoU and Dice. Sensitivity without tumour, precision without prediction, and "
     "HD95 unless both masks exist, are undefined and left out of means; surface Dice is 0 if only one mask exists.",
@@ -122,11 +121,12 @@ def evaluate_masks(
         details, notes: see summarise.
         spacing: where known: distances are in mm, too.
     """
-    tables, (curve, brier) = make_tables(slices, predicted, spacing), calibration.calibrate(slices, probabilities)
-    tables = tables._replace(patients=tables.patients.merge(brier, on="patient", validate="one_to_one"))
+    tables, curve = make_tables(slices, predicted, spacing), None
     if spacing:
         details = details | {"spacing": spacing}
     if probabilities is not None:
+        curve, brier = calibration.calibrate(slices, probabilities)
+        tables = tables._replace(patients=tables.patients.merge(brier, on="patient", validate="one_to_one"))
         stacks, dice = slices.stacks(), tables.patients.set_index("patient")["dice"]
 
         def describe(patient: str) -> dict[str, Any]:
@@ -137,11 +137,13 @@ def evaluate_masks(
     return tables, summarise(tables, curve, details, notes)
 
 
-def summarise(tables: Tables, curve: calibration.Curve, details: dict, notes: list[str]) -> dict[str, Any]:
+def summarise(
+    tables: Tables, curve: calibration.Curve | None, details: dict[str, Any], notes: list[str]
+) -> dict[str, Any]:
     """Return the content of metrics.json.
 
     Args:
-        curve: the reliability curve.
+        curve: the reliability curve; None for masks without probabilities.
         details: split, epoch, selected_by, synthetic, threshold, min_component, loss and other facts about the run.
         notes: sentences that must be read with the metrics.
     """
@@ -153,11 +155,10 @@ def summarise(tables: Tables, curve: calibration.Curve, details: dict, notes: li
         "patients_without_tumour": int((tables.patients["tumour_pixels"] == 0).sum()),
         **{name: estimate["value"] for name, estimate in estimates.items()},
         **{name: int(tables.patients[name].sum()) for name in ("lesions", "lesions_found", "false_lesions")},
-        "ece": calibration.expected_calibration_error(curve),
+        **({"ece": calibration.expected_calibration_error(curve), "calibration": curve} if curve else {}),
         "intervals": estimates,
         "subgroups": failures.subgroup_metrics(tables),
         "failures": failures.list_failures(tables.slices),
-        "calibration": curve,
         "notes": notes,
         "conventions": list(CONVENTIONS),
     }
@@ -182,7 +183,7 @@ def estimate_metrics(tables: Tables) -> dict[str, dict[str, float]]:
         "lesion_recall": (p, p["lesions_found"], p["lesions"]),
         "lesion_precision": (p, p["predicted_lesions"] - p["false_lesions"], p["predicted_lesions"]),
         "lesion_dice": (tables.lesions, tables.lesions["dice"]),
-        "brier": (p, p["brier"] * p["head_pixels"], p["head_pixels"]),
+        **({"brier": (p, p["brier"] * p["head_pixels"], p["head_pixels"])} if "brier" in p else {}),
     }
     estimates = {
         name: intervals.estimate(
@@ -207,21 +208,17 @@ def describe(metrics: dict[str, Any], patients: pd.DataFrame) -> str:
         "false_positive_share": f"{area:.0f} px each" if area > 0 else "",
         "lesion_recall": f"{metrics['lesions_found']} of {metrics['lesions']}, and {metrics['false_lesions']} false",
         "hd95": "slices with both masks only",
-        "brier": f"{METRICS['ece'].label.lower()} {show_number(metrics['ece'], METRICS['ece'].form)}",
+        "brier": f"{METRICS['ece'].label.lower()} {show_number(metrics.get('ece'), METRICS['ece'].form)}",
     }
     lines = [f"{'':47} value   95% confidence interval over patients; below {intervals.FEWEST}, their values"]
-    for name in (name for name in HEADLINES if not np.isnan(metrics.get(name, np.nan)) or name not in OPTIONAL):
+    for name in (name for name in HEADLINES if pd.notna(metrics.get(name))):
         label, _, form, _ = METRICS[name]
         interval = intervals.show_interval(metrics["intervals"][name], form) if name in metrics["intervals"] else ""
         value = show_number(metrics[name], form)
         lines.append(f"  {label:<46}{value:>7}   {interval:<16}  {remarks.get(name, '')}".rstrip())
     worst = patients.sort_values(["dice", "patient"]).head(SHOWN_PATIENTS)
     lines.append(f"  Volumetric Dice per patient, lowest first ({len(worst)} of {len(patients)}):")
-    lines += [
-        f"    {row.patient:<28} {row.dice:.3f}  (sensitivity {show_number(row.sensitivity)}, "
-        f"precision {show_number(row.precision)}, {row.missed_slices} of {row.tumour_slices} tumour slices missed)"
-        for row in worst.itertuples()
-    ]
+    lines.append(textwrap.indent(worst[WORST].to_string(index=False, float_format="%.3f", na_rep="-"), "    "))
     lines.append("  Failures, in slices that could have them:")
     lines += [f"    {row['kind']:<34} {row['count']:4d} of {row['of']}" for row in metrics["failures"]]
     lines += [textwrap.fill(note, 118, initial_indent="  ! ", subsequent_indent="    ") for note in metrics["notes"]]

@@ -105,28 +105,27 @@ def stack_tables(
 def patient_table(slices: Slices, per_slice: pd.DataFrame, of_stacks: pd.DataFrame) -> pd.DataFrame:
     """Return one row per patient: overlap of the whole volume, slices, outlines, lesions in 3D."""
     images = slices.images.numpy()
-    names, weights, of_patient = list(lesions.SURFACE_DICE), per_slice["surface_pixels"], per_slice["patient"]
-    sums = per_slice[names].mul(weights, axis=0).groupby(of_patient).sum()
-    surface_dice = sums.div(weights.groupby(of_patient).sum(), axis=0)  # NaN without an outline
-    rows = []
-    for patient, own in per_slice.groupby("patient"):
-        volume = metrics.Counts(*(own[name].sum() for name in metrics.Counts._fields))
-        tumour, predicted = own["tumour_pixels"] > 0, own["predicted_pixels"] > 0
-        rows.append(
-            {
-                "patient": patient,
-                "institution": institution(patient),
-                "sequences": sequences(images[own.index]),
-                "slices": len(own),
-                "tumour_slices": int(tumour.sum()),
-                "tumour_pixels": int(volume.target),
-                "predicted_pixels": int(volume.predicted),
-                **{name: float(getattr(metrics, name)(volume)) for name in PATIENT_METRICS},
-                "missed_slices": int((tumour & (own["true_positive"] == 0)).sum()),
-                "false_positive_slices": int((~tumour & predicted).sum()),
-                "hd95": own["hd95"].mean(),
-                "surface_pixels": int(own["surface_pixels"].sum()),
-                **surface_dice.loc[patient].to_dict(),
-            }
-        )
-    return pd.DataFrame(rows).merge(of_stacks, on="patient", validate="one_to_one")
+    names, weights = list(lesions.SURFACE_DICE), per_slice["surface_pixels"]
+    tumour, predicted = per_slice["tumour_pixels"] > 0, per_slice["predicted_pixels"] > 0
+    own = per_slice.assign(
+        tumour_slices=tumour,
+        missed_slices=tumour & (per_slice["true_positive"] == 0),
+        false_positive_slices=~tumour & predicted,
+        **per_slice[names].mul(weights, axis=0),
+    ).groupby("patient")
+    sums = own.sum(numeric_only=True)
+    volume = metrics.Counts(*(sums[name] for name in metrics.Counts._fields))
+    table = pd.DataFrame(
+        {
+            "institution": sums.index.map(institution),
+            "sequences": own["patient"].apply(lambda rows: sequences(images[rows.index])),
+            "slices": own.size(),
+            **sums[["tumour_slices", "tumour_pixels", "predicted_pixels"]],
+            **{name: getattr(metrics, name)(volume) for name in PATIENT_METRICS},
+            **sums[["missed_slices", "false_positive_slices"]],
+            "hd95": own["hd95"].apply(pd.Series.mean),
+            "surface_pixels": sums["surface_pixels"],
+            **sums[names].div(sums["surface_pixels"], axis=0),  # NaN without an outline
+        }
+    )
+    return table.reset_index().merge(of_stacks, on="patient", validate="one_to_one")

@@ -1,6 +1,5 @@
 """Plots and tables of text of radiogenomics.py: features by label, ROC curves, automatic against manual masks."""
 
-import math
 from typing import Any
 
 import numpy as np
@@ -9,12 +8,13 @@ from matplotlib.ticker import MaxNLocator
 from sklearn.metrics import roc_curve
 
 from dataset.labels import GENES, LABELS
-from evaluation.genomics import FEWEST_PAIRED, MANUAL, SIGNIFICANT, Study, contrast, split_masks
+from evaluation.genomics import CAVEAT, FEWEST_PAIRED, MANUAL, SIGNIFICANT, Study, contrast, split_masks
 from evaluation.intervals import FEWEST, FEWEST_ICC
 from evaluation.shape import FEATURES, PUBLISHED
 from reporting.plots import GREY, STEPS, Plot, finished, new_axes
 from scans.show import BLUE, GREEN, ORANGE
-from utils import show_number
+from storage.run_folder import GENOMICS
+from utils import counted, show_number
 
 WIDTH = 5.2  # inches, as the other plots
 SHOWN_P = 1e-4  # a smaller p is shown as <0.0001
@@ -39,7 +39,7 @@ def draw_boxes(study: Study, name: str) -> Plot:
     for label in study.result["labels"]:
         test = tests.loc[(name, label)]
         p, kind = (test["fisher_p"], "unadjusted") if label in GENES else (test["holm_p"], "adjusted")
-        headings[line] = f"{LABELS[label]}, {kind} p {show_p(p if test['n'] >= FEWEST else None)}"
+        headings[line] = f"{LABELS[label]}, {kind} p {show_p(p)}"
         for group, patients in values.dropna().groupby(study.features[label]):
             line += 1
             groups[line] = (f"{group} ({len(patients)})", patients.to_numpy(float))
@@ -60,8 +60,7 @@ def draw_boxes(study: Study, name: str) -> Plot:
     axes.xaxis.set_major_locator(MaxNLocator(6, steps=STEPS))
     for color, style, label in ((ORANGE, "-", "median"), (BLUE, "-", "quartiles"), (GREY, ".", "patient")):
         axes.plot([], [], style, color=color, label=label)
-    words = f"{FEATURES[name].meaning} {'; '.join(headings.values())}."
-    return finished(figure, f"{FEATURES[name].label}, manual masks", words)
+    return finished(figure, f"{FEATURES[name].label}, manual masks")
 
 
 def draw_roc(study: Study) -> Plot:
@@ -70,7 +69,6 @@ def draw_roc(study: Study) -> Plot:
     figure, axes = new_axes("1 − specificity", "sensitivity", (WIDTH, 4.2 + 0.6 * len(by_masks)))
     axes.plot((0, 1), (0, 1), color=GREY, ls="--", lw=1, label="chance")
     colors = dict(zip(dict.fromkeys(row["label"] for row in study.result["auc"]), (BLUE, ORANGE, GREEN), strict=False))
-    words = []
     for row in study.result["auc"]:
         if pd.isna(row["auc"]):
             continue
@@ -79,9 +77,8 @@ def draw_roc(study: Study) -> Plot:
         masks = f", {row['masks']}" if len(by_masks) > 1 else ""
         label = f"{LABELS[row['label']]} {row['positive']} ({row['positives']} of {row['n']}){masks}: {row['auc']:.2f}"
         axes.plot(x, y, color=colors[row["label"]], ls="-" if row["masks"] == MANUAL else ":", lw=1.8, label=label)
-        words.append(label)
     axes.set_aspect("equal")
-    return finished(figure, "1/BEVR: ROC curves and their areas", f"Areas: {'; '.join(words)}.", columns=1)
+    return finished(figure, "1/BEVR: ROC curves and their areas", columns=1)
 
 
 # --- Text ------------------------------------------------------------------------------------------------------
@@ -96,21 +93,21 @@ def show_range(low: float | None, high: float | None, form: str) -> str:
 
 
 def show_difference(row: dict[str, Any], form: str) -> dict[str, str]:
+    """Return the difference of automatic from manual masks; empty in the row of manual masks alone."""
+    if "difference" not in row:
+        return {"automatic − manual": "", "its 95% interval": ""}
     interval = show_range(row["difference_low"], row["difference_high"], form)
-    return {"difference": show_number(row["difference"], form), "95% interval": interval}
+    return {"automatic − manual": show_number(row["difference"], form), "its 95% interval": interval}
 
 
 def text_tables(study: Study) -> dict[str, pd.DataFrame]:
     """Return the tables that are printed and stand on the page, {title: table of text}, without empty ones.
 
-    Of fewer than FEWEST patients there is no value.
-
     study: as computed, or read from its files, where null stands for NaN.
     """
     result, tests = study.result, study.associations
-    manual = tests[tests["masks"] == MANUAL]
-    renamed = manual.rename(columns={name: f"{name}_{MANUAL}" for name in ("holm_p", "effect")})
-    family = result["effect_difference"] or renamed[renamed["family"] == 1].to_dict("records")
+    manual, paired = tests[tests["masks"] == MANUAL], bool(result["agreement"])
+    differences = {(row["label"], row["feature"]): row for row in result["effect_difference"]}
     genes = manual[manual["label"].isin(GENES) & manual["feature"].isin(PUBLISHED)]
     tables = {
         "1/BEVR: one label against the rest": [
@@ -120,24 +117,20 @@ def text_tables(study: Study) -> dict[str, pd.DataFrame]:
                 "patients": f"{row['positives']} of {row['n']}",
                 "AUC": show_number(row["auc"]),
                 "95% interval": show_range(row["low"], row["high"], ".3f"),
-                "nested AUC": show_number(row["nested_auc"]),
+                **(show_difference(row, "+.3f") if paired else {}),
             }
             for row in result["auc"]
         ],
-        "AUC of 1/BEVR, automatic minus manual masks": [
-            {"label": LABELS[row["label"]], "patients": str(row["n"]), **show_difference(row, "+.3f")}
-            for row in result["auc_difference"]
-        ],
         f"Associations, {' and '.join(result['masks'])} masks": [
             {
-                "label": LABELS[row["label"]],
-                "feature": FEATURES[row["feature"]].short,
-                "n": str(row["n"]),
-                **{f"p, {masks}": show_p(row[f"holm_p_{masks}"]) for masks in result["masks"]},
-                **{f"effect, {masks}": show_number(row[f"effect_{masks}"], ".2f") for masks in result["masks"]},
-                **(show_difference(row, "+.2f") if result["effect_difference"] else {}),
+                "label": LABELS[label],
+                "feature": FEATURES[feature].short,
+                "n": str(own["n"].iloc[0]),
+                **{f"p, {row.masks}": show_p(row.holm_p) for row in own.itertuples()},
+                **{f"effect, {row.masks}": show_number(row.effect, ".2f") for row in own.itertuples()},
+                **(show_difference(differences[label, feature], "+.2f") if paired else {}),
             }
-            for row in map(hide_few, family)
+            for (label, feature), own in tests[tests["family"] == 1].groupby(["label", "feature"], sort=False)
         ],
         "Mutations, manual masks, p not adjusted": [
             {
@@ -147,11 +140,9 @@ def text_tables(study: Study) -> dict[str, pd.DataFrame]:
                 "p": show_p(row["fisher_p"]),
                 "effect": show_number(row["effect"], ".2f"),
             }
-            for row in map(hide_few, genes.to_dict("records"))
+            for row in genes.to_dict("records")
         ],
-        "Features on automatic against manual masks": [
-            show_agreement(row) for row in map(hide_few, result["agreement"])
-        ],
+        "Features on automatic against manual masks": [show_agreement(row) for row in result["agreement"]],
     }
     return {title: pd.DataFrame(rows) for title, rows in tables.items() if rows}
 
@@ -169,13 +160,6 @@ def show_agreement(row: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def hide_few(row: dict[str, Any]) -> dict[str, Any]:
-    """Return a row of a table with NaN for each number but n where that is smaller than FEWEST."""
-    if row["n"] >= FEWEST:
-        return row
-    return {name: value if name == "n" or isinstance(value, str) else math.nan for name, value in row.items()}
-
-
 def sentences(study: Study) -> list[str]:
     """Return what must be read with the tables."""
     result = study.result
@@ -184,19 +168,22 @@ def sentences(study: Study) -> list[str]:
     notes = [
         f"p: Fisher's exact test on the split at the median, adjusted for the {tests} tests of the family ({features}, "
         "each label; Holm). Effect: share of the variance of ranks that lies between the groups.",
-        "Nested AUC: mean over 20 x 5 folds, in each of which the feature and its direction are chosen on the other "
-        "patients.",
-        result["caveat"],
+        CAVEAT,
     ]
     if result["agreement"]:
-        columns = ["holm_p_manual", "holm_p_automatic", "difference_high"]
-        rows = pd.DataFrame(result["effect_difference"], columns=columns).astype(float)  # null becomes NaN
-        manual = rows[rows["holm_p_manual"] < SIGNIFICANT]
-        tested = manual["difference_high"].dropna()
+        significant = study.associations[study.associations["holm_p"] < SIGNIFICANT]
+        manual, automatic = (
+            {*zip(own["label"], own["feature"], strict=True)}
+            for own in (significant[significant["masks"] == masks] for masks in result["masks"])
+        )
+        ends = [
+            row["difference_high"] for row in result["effect_difference"] if (row["label"], row["feature"]) in manual
+        ]
+        tested = pd.Series(ends, dtype=float).dropna()
         notes.insert(
             0,
             f"Statistically significant associations: {len(manual)} on manual masks, "
-            f"{(manual['holm_p_automatic'] < SIGNIFICANT).sum()} of them on automatic masks, too. Being significant on "
+            f"{len(manual & automatic)} of them on automatic masks, too. Being significant on "
             "one and not on the other is no difference by itself. The difference of the effects, with a paired "
             f"bootstrap over at least {FEWEST_PAIRED} patients, was tested for {len(tested)} of them: the effect is "
             f"weaker on automatic masks in {(tested < 0).sum()} (95% interval below 0).",
@@ -206,8 +193,6 @@ def sentences(study: Study) -> list[str]:
             "the ellipsoid. Of a manual mask, all are. ICC: intraclass correlation of absolute agreement, with an "
             f"interval from {FEWEST_ICC} patients on. Bias and difference: automatic minus manual mask."
         )
-    if undefined := result["undefined"]:
-        few = "; ".join(f"{row['patient']}, {row['masks']} mask: {row['reason']}" for row in undefined[:3])
-        more = f"; and {len(undefined) - 3} more" if len(undefined) > 3 else ""
-        notes.append(f"Features undefined: {few}{more}.")
+    if undefined := int((study.features.filter(like="reason") != "").to_numpy().sum()):
+        notes.append(f"Features undefined: of {counted(undefined, 'mask')}, see the column reason of {GENOMICS[0]}.")
     return notes

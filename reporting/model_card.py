@@ -6,7 +6,7 @@ Made from config.json, test_patients.csv, metrics.json and the checkpoint alone;
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import StrictUndefined, Template
 
 from constants import RESEARCH_USE, SYNTHETIC_NOTICE
 from dataset.published import published_patients
@@ -83,12 +83,11 @@ def model_card(run: RunFolder, checkpoint: dict[str, Any], digest: str, others: 
         for name in SHOWN:
             estimate, form = metrics["intervals"][name], METRICS[name].form
             rows.append((METRICS[name].label, show_number(estimate["value"], form), show_interval(estimate, form)))
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+    template = Template(
+        Path(__file__).with_suffix(".md.jinja").read_text(encoding="utf-8"),
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
-    environment.filters["pairs"] = lambda values: ", ".join(f"{k} {v}" for k, v in values.items() if k != "platform")
-    return environment.get_template("model_card.md.jinja").render(
+    return template.render(
         **(about := describe_input(checkpoint)),
         graph=describe_graph(about),
         config=checkpoint["config"],
@@ -101,5 +100,6 @@ def model_card(run: RunFolder, checkpoint: dict[str, Any], digest: str, others: 
         with_tumour=with_tumour,
         rows=rows,
         fewest=FEWEST,
+        pairs=lambda values: ", ".join(f"{k} {v}" for k, v in values.items() if k != "platform"),
         synthetic_notice=SYNTHETIC_NOTICE,
     )

@@ -14,7 +14,6 @@ from reporting.plots import to_png
 from reporting.viewer import head_view
 from scans.show import MASK_COLOR, PREDICTION_COLOR, stretch, tile
 from storage.run_folder import RunFolder
-from utils import counted
 
 EXAMPLES = 3  # best or worst slices
 SIDE = 480  # pixels of a picture
@@ -22,25 +21,16 @@ DPI = 150
 
 
 def write_panels(run: RunFolder, slices: Slices, predicted: np.ndarray, results: pd.DataFrame, note: str) -> None:
-    """Write plots/panel_<kind>.png for each kind of slice that occurs, and of the best and the worst tumour slices.
+    """Write plots/panel_best.png and plots/panel_worst.png of the tumour slices, if there are any.
 
     predicted: uint8 [N, H, W], 0 or 1; results: N rows, as in test_results.csv.
     """
-    by_iou = results.sort_values(["iou", "false_positive", "image_path"], ascending=[False, True, True])
-    tumour = by_iou[by_iou["tumour_pixels"] > 0]
-    panels = {  # name: title, row numbers
-        name: (
-            f"The {name} of {len(tumour)} tumour slices, one per patient",
-            ordered.drop_duplicates("patient").index[:EXAMPLES],
-        )
-        for name, ordered in (("best", tumour), ("worst", tumour[::-1]))
-    }
-    for kind, own in tumour.groupby("kind"):
-        title = f"{kind.capitalize()}: best, median and worst of {counted(len(own), 'slice')}"
-        panels[kind.replace(" ", "_")] = (title, own.index[[0, len(own) // 2, -1]].unique())
-    for name, (title, rows) in panels.items():
-        if len(rows):
+    tumour = results[results["tumour_pixels"] > 0]
+    tumour = tumour.sort_values(["iou", "false_positive", "image_path"], ascending=[False, True, True])
+    for name, ordered in (("best", tumour), ("worst", tumour[::-1])):
+        if rows := ordered.drop_duplicates("patient").index[:EXAMPLES].tolist():
             figure = draw_panel(slices, predicted, results, rows)
+            title = f"The {name} of {len(tumour)} tumour slices, one per patient"
             figure.suptitle("\n".join(filter(None, (title, note))), fontsize=12)
             run.write(f"plots/panel_{name}.png", to_png(figure, DPI))
 

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from constants import BAD_DICE, CRITERIA
-from evaluation.intervals import limits_of_agreement
+from evaluation.intervals import FEWEST, limits_of_agreement
 from evaluation.selection import has_validation
 from scans.show import BLUE, GREEN, ORANGE
 from storage.run_folder import RunFolder
@@ -22,7 +22,6 @@ GREY = "#737373"
 SIZE = (5.2, 4.0)  # inches; narrow, for text that stays legible on a phone
 DPI = 200
 STEPS = (1, 2, 5, 10)  # between ticks, times a power of ten
-FEWEST_AGREE = 5  # patients for limits of agreement
 SVG_COLORS = {  # the report has light and dark colours for each of these
     "#000000": "currentColor", GREY: "var(--soft)", BLUE: "var(--model)", ORANGE: "var(--reference)",
     GREEN: "var(--good)",
@@ -30,11 +29,10 @@ SVG_COLORS = {  # the report has light and dark colours for each of these
 
 
 class Plot(NamedTuple):
-    """A drawing, its title, and its content in words, for people who cannot see it."""
+    """A drawing and its title."""
 
     figure: Figure
     title: str
-    words: str
 
 
 def training_plots(epochs: pd.DataFrame, chosen: int, by: str) -> dict[str, Plot]:
@@ -49,15 +47,15 @@ def volume_plots(patients: pd.DataFrame, slices: pd.DataFrame) -> dict[str, Plot
     """Return the plots of volumes and areas by file name (columns of test_patients.csv and test_results.csv)."""
     tumour = slices[slices["tumour_pixels"] > 0]
     plots = {"dice_area": draw_dice_against_area(tumour)} if len(tumour) else {}
-    return plots | ({"bland_altman": draw_bland_altman(patients)} if len(patients) >= FEWEST_AGREE else {})
+    return plots | ({"bland_altman": draw_bland_altman(patients)} if len(patients) >= FEWEST else {})
 
 
 def probability_plots(metrics: dict[str, Any]) -> dict[str, Plot]:
     """Return the plots of predicted probabilities by name; metrics: of metrics.json."""
-    bins, quality = pd.DataFrame(metrics["calibration"]), metrics.get("quality")
+    bins, quality = pd.DataFrame(metrics["calibration"]), metrics["quality"]
     bins = bins[bins["pixels"] > 0]
     plots = {"reliability": draw_reliability(bins)} if len(bins) else {}
-    return plots | ({"expected_dice": draw_expected(quality)} if quality and quality["nested"] else {})
+    return plots | ({"expected_dice": draw_expected(quality)} if quality["nested"] else {})
 
 
 # --- Drawings --------------------------------------------------------------------------------------------------
@@ -79,22 +77,20 @@ def draw_curves(epochs: pd.DataFrame, chosen: int, by: str, metric: str) -> Plot
     values = epochs.set_index("epoch")[f"{split}_{metric}"]
     axes.axvline(chosen, color=GREEN, lw=1, alpha=0.6)
     axes.plot(chosen, values[chosen], "o", color=GREEN, label=f"chosen epoch {chosen} ({values[chosen]:.3f})")
-    words = f"Epochs: {len(epochs)}. The {split} {label} of the chosen one is {values[chosen]:.3f}"
     if metric == "iou":
         empty = epochs[f"{split}_empty_prediction"].iloc[-1]
         axes.axhline(empty, color="black", ls="--", lw=1, label=f"{split}, empty prediction")
         axes.set_ylim(0, 1)
-        words += f"; an empty prediction has {empty:.3f}"
     else:
         set_log_scale(axes, "y")
         axes.set_ylabel("loss (log scale)")
-    return finished(figure, f"{label} against epoch", f"{words}.")
+    return finished(figure, f"{label} against epoch")
 
 
 def draw_bland_altman(patients: pd.DataFrame) -> Plot:
     """Draw the difference of predicted and reference volume against the mean of both, one dot per patient."""
     reference, predicted = patients["tumour_pixels"] / 1000, patients["predicted_pixels"] / 1000
-    bias, *limits = limits_of_agreement(predicted - reference)
+    bias, *limits = limits_of_agreement((predicted - reference).to_numpy())
     figure, axes = new_axes("mean of both volumes (1,000 pixels)", "difference (1,000 pixels)")
     axes.axhline(0, color=GREY, lw=1)
     axes.axhline(bias, color=BLUE, lw=1.5, label=f"mean difference, {bias:,.1f}")
@@ -105,8 +101,7 @@ def draw_bland_altman(patients: pd.DataFrame) -> Plot:
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MaxNLocator(6, steps=STEPS))
         axis.set_major_formatter("{x:,g}")
-    words = f"Mean difference {bias:,.1f} thousand pixels; limits of agreement {limits[0]:,.1f} to {limits[1]:,.1f}."
-    return finished(figure, "Volume, predicted − reference (Bland–Altman)", words)
+    return finished(figure, "Volume, predicted − reference (Bland–Altman)")
 
 
 def draw_dice_against_area(tumour: pd.DataFrame) -> Plot:
@@ -118,8 +113,7 @@ def draw_dice_against_area(tumour: pd.DataFrame) -> Plot:
         dots, label = tumour[rows], f"{name} ({rows.sum()})"
         axes.plot(dots["tumour_pixels"], dots["dice"], style, color=color, ms=5, alpha=0.75, label=label)
     set_log_scale(axes, "x")
-    words = f"Tumour slices: {len(tumour)}, missed: {missed.sum()}. Median Dice: {tumour['dice'].median():.2f}."
-    return finished(figure, "Dice against tumour area", words)
+    return finished(figure, "Dice against tumour area")
 
 
 def draw_reliability(bins: pd.DataFrame) -> Plot:
@@ -130,8 +124,7 @@ def draw_reliability(bins: pd.DataFrame) -> Plot:
     axes.plot((0, 1), (0, 1), color=GREY, ls="--", lw=1, label="perfectly calibrated")
     label = f"prediction ({pixels.max() / pixels.sum():.1%} of pixels in one bin)"
     axes.plot(mean, share, "o--", color=BLUE, label=label)
-    points = ", ".join(f"{tumour:.2f} at {p:.2f}" for p, tumour in zip(mean, share, strict=True))
-    return finished(figure, "Reliability", f"Share of tumour pixels per predicted probability: {points}.")
+    return finished(figure, "Reliability")
 
 
 def draw_expected(quality: dict[str, Any]) -> Plot:
@@ -146,7 +139,7 @@ def draw_expected(quality: dict[str, Any]) -> Plot:
         label = f"patient ({len(known)})"
         axes.plot(known["expected_dice"], known["dice"], "o", color=BLUE, ms=4, alpha=0.75, label=label)
     axes.set(xlim=(0, 1.02), ylim=(0, 1.02))
-    return finished(figure, "Expected against true Dice", describe_expected(quality["nested"]))
+    return finished(figure, "Expected against true Dice")
 
 
 def describe_expected(nested: dict[str, Any]) -> str:
@@ -170,11 +163,11 @@ def new_axes(x: str, y: str, size: tuple[float, float] = SIZE) -> tuple[Figure, 
     return figure, axes
 
 
-def finished(figure: Figure, title: str, words: str, columns: int = 2) -> Plot:
+def finished(figure: Figure, title: str, columns: int = 2) -> Plot:
     """Return a drawing with its legend below."""
     for text in figure.legend(fontsize=9, frameon=False, loc="outside lower center", ncols=columns).get_texts():
         text.set_parse_math(False)  # a group may be called $x$
-    return Plot(figure, title, words)
+    return Plot(figure, title)
 
 
 def set_log_scale(axes: Axes, name: str) -> None:

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from constants import CRITERIA, RESEARCH_USE, SYNTHETIC_NOTICE
 from dataset.slices import Slices
 from evaluation.genomics import Study
 from evaluation.intervals import FEWEST, show_interval
-from evaluation.summary import HEADLINES, METRICS, OF_NETWORKS
+from evaluation.summary import HEADLINES, METRICS
 from evaluation.tables import Tables
 from reporting import panels, plots
 from reporting.genomics import sentences, study_plots, text_tables
@@ -64,9 +64,8 @@ def write_report(run: RunFolder, slices: Slices, predicted: np.ndarray, epochs: 
         texts = [{"title": title, **as_table(table)} for title, table in text_tables(study).items()]
         genomics = {"sentences": sentences(study), "tables": texts, "charts": charts(study_plots(study))}
     curves = {} if epochs is None else plots.training_plots(epochs, metrics["epoch"], metrics["selected_by"])
-    network = "masks" not in metrics
-    measured = [name for name in METRICS if name in metrics and (network or name not in OF_NETWORKS)]
-    hidden = ["surface_pixels", "head_pixels"] + ["brier"] * (not network)
+    measured = [name for name in METRICS if metrics.get(name) is not None]
+    calibrated = "calibration" in metrics  # masks alone have no probabilities
     page = {
         "sections": {
             "summary": "Summary",
@@ -76,7 +75,7 @@ def write_report(run: RunFolder, slices: Slices, predicted: np.ndarray, epochs: 
             "subgroups": "Subgroups",
             "volumes": "Volumes",
             "lesions": "Lesions",
-            **({"calibration": "Calibration"} if network else {}),
+            **({"calibration": "Calibration"} if calibrated else {}),
             **({"genomics": "Genomics"} if genomics else {}),
             **({"training": "Training"} if curves else {}),
             "terms": "Terms and files",
@@ -85,58 +84,56 @@ def write_report(run: RunFolder, slices: Slices, predicted: np.ndarray, epochs: 
         "title": f"Report: {run.path.resolve().name} ({metrics['split']})",
         "synthetic_notice": SYNTHETIC_NOTICE if metrics["synthetic"] else "",
         "research_use": RESEARCH_USE,
-        "facts": facts(metrics, tables.slices, run.tested_runs()[0].read_config() if network else None),
+        "facts": facts(run, metrics, tables.slices),
         "verdict": verdict(metrics, tables),
-        "notes": metrics["notes"],
+        "metrics": metrics,
         "summary": [metric_row(name, metrics) for name in HEADLINES if name in measured],
         "further": [metric_row(name, metrics) for name in measured if name not in HEADLINES],
-        "patient_table": as_table(patients.drop(columns=hidden)),
-        "failures": metrics["failures"],
-        "subgroups": metrics["subgroups"],
+        "patient_table": as_table(patients.drop(columns=["surface_pixels", "head_pixels"], errors="ignore")),
         "volumes": charts(plots.volume_plots(patients, tables.slices)),
         "lesion_table": as_table(tables.lesions.sort_values("volume", ascending=False)),
         "calibration": [metric_row(name, metrics) for name in ("brier", "ece") if name in measured],
-        "calibration_charts": charts(plots.probability_plots(metrics)),
+        "calibration_charts": charts(plots.probability_plots(metrics)) if calibrated else [],
         "expected": plots.describe_expected(nested) if (nested := metrics.get("quality", {}).get("nested")) else "",
         "genomics": genomics,
         "training": charts(curves),
-        "conventions": metrics["conventions"],
         "fewest": FEWEST,
         "brightest": BRIGHTEST,
         "has_images": bool(slices.images.any()),  # masks can be scored without
         "viewer": viewer_data(slices, predicted, tables.slices, patients, metrics.get("spacing")),
-        "in_mm": "spacing" in metrics,
     }
     run.write("report.html", render(page).encode())
 
 
 def render(page: dict[str, Any], template: str = "report.html.jinja") -> str:
     """Return the page. Whatever comes from a file is escaped, and a name that is missing is an error."""
-    return load_template(template).render(page)
+    return environment().get_template(template).render(page)
 
 
 @functools.cache
-def load_template(name: str) -> Template:
-    environment = Environment(
+def environment() -> Environment:
+    """Return the templates of this folder."""
+    templates = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
-    environment.filters |= {"readable": readable, "shown": shown, "show_number": show_number, "counted": counted}
-    return environment.get_template(name)
+    templates.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
+    templates.filters |= {"readable": readable, "shown": shown, "show_number": show_number, "counted": counted}
+    return templates
 
 
-def facts(metrics: dict[str, Any], slices: pd.DataFrame, config: dict[str, Any] | None) -> dict[str, str]:
-    """Return the facts about the test and the network; config: config.json of the run, or of the first fold."""
+def facts(run: RunFolder, metrics: dict[str, Any], slices: pd.DataFrame) -> dict[str, str]:
+    """Return the facts about the test and the network, of a cross-validation those of the first fold."""
     tumour = (slices["tumour_pixels"] > 0).sum()
     rows = {
         "Patients": f"{slices['patient'].nunique():,}",
         "Slices": f"{len(slices):,}, {tumour:,} of them with tumour",
     }
-    if config is None:
+    if "masks" in metrics:
         rows |= {name.capitalize(): metrics.get(name) for name in ("masks", "reference", "command", "commit")}
     else:
-        epoch, folds = metrics["epoch"], pd.DataFrame(metrics.get("folds") or [metrics])
+        config, epoch = run.tested_runs()[0].read_config(), metrics["epoch"]
+        folds = pd.DataFrame(metrics.get("folds") or [metrics])
         rows |= {
             "Epoch": f"{epoch or 'per fold'}, {CRITERIA[metrics['selected_by']]}",
             "Threshold": _range(folds["threshold"]),
@@ -190,8 +187,8 @@ def metric_row(name: str, metrics: dict[str, Any]) -> dict[str, Any]:
 
 
 def charts(drawn: dict[str, plots.Plot]) -> list[dict[str, str]]:
-    """Return plots for the page: title, words and SVG."""
-    return [{"title": p.title, "words": p.words, "svg": plots.to_svg(p.figure, name)} for name, p in drawn.items()]
+    """Return plots for the page: title and SVG."""
+    return [{"title": plot.title, "svg": plots.to_svg(plot.figure, name)} for name, plot in drawn.items()]
 
 
 def as_table(table: pd.DataFrame) -> dict[str, Any]:

@@ -110,7 +110,7 @@ def draw_means(table: pd.DataFrame) -> plots.Plot:
     for network, color in COLORS.items():
         axes.plot(averages[network], "o-", color=color, label=network)
     axes.set_xticks(averages.index)
-    return plots.finished(figure, "", "")
+    return plots.finished(figure, "")
 
 
 if __name__ == "__main__":

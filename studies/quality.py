@@ -29,30 +29,27 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     run = RunFolder(args.run)
     patients = run.read_test_table("patients").set_index("patient")
-    rows = run.read_metrics().get("quality", {}).get("patients", [])
+    rows = quality.to_table(run.read_metrics().get("quality", {}).get("patients", []))
     if len(rows) < quality.FEWEST:
         raise UserError(f"{run}: {len(rows)} patients with probabilities are too few. Name a larger cross-validation.")
     judged = quality.predict_held_out(rows, rows)
-    institution = patients["institution"].to_dict()
-    apart = quality.predict_held_out(rows, rows, {row["patient"]: institution[row["patient"]] for row in rows})
-    third = pd.qcut(patients["tumour_pixels"].loc[[row["patient"] for row in rows]], 3, labels=THIRDS).to_dict()
+    institution = rows["patient"].map(patients["institution"])
+    apart = quality.predict_held_out(rows, rows, dict(zip(rows["patient"], institution, strict=True)))
+    third = pd.qcut(rows["patient"].map(patients["tumour_pixels"]), 3, labels=THIRDS)
     groups = {"all": judged}
-    groups |= {name: [row for row in judged if third[row["patient"]] == name] for name in THIRDS}
+    groups |= {name: judged[third == name] for name in THIRDS}
     groups["all, institution left out"] = apart
-    for name in sorted(set(institution.values())):
-        groups[f"{name} left out"] = [row for row in apart if institution[row["patient"]] == name]
+    groups |= {f"{name} left out": own for name, own in apart.groupby(institution)}
     if args.forms:
         table = pd.read_csv(args.forms, dtype={"patient": str})
-        for form, own in table.groupby("form", sort=False):
-            own = own.astype(object).where(own.notna(), None)
-            groups[form] = quality.predict_held_out(rows, own.to_dict("records"))
+        groups |= {f: quality.predict_held_out(rows, own) for f, own in table.groupby("form", sort=False)}
     print(describe(groups))
-    known = [row for row in judged if row["expected_dice"] is not None]
-    for row in sorted(known, key=lambda row: row["dice"] - row["expected_dice"])[:WORST]:
-        print(f"over-estimated: {row['patient']}, Dice {row['dice']:.3f}, expected {row['expected_dice']:.3f}")
+    over = (judged["expected_dice"] - judged["dice"]).nlargest(WORST)
+    for row in judged.loc[over.index].itertuples():
+        print(f"over-estimated: {row.patient}, Dice {row.dice:.3f}, expected {row.expected_dice:.3f}")
 
 
-def describe(groups: dict[str, list[quality.Row]]) -> str:
+def describe(groups: dict[str, pd.DataFrame]) -> str:
     """Return the table of quality.judge, one group a row."""
     rows = []
     for name, own in groups.items():

@@ -55,7 +55,7 @@ def test_words_for_missing_are_listed_and_spellings_of_one_label_merged(table):
     assert labels["IDH"].tolist() == [None] * 7 + ["mutant", "mutant", "wildtype"]
     assert notes == [
         "IDH: taken for missing: N/A (2), [Not Available] (1), not reported (1), unknown (1), -- (1)",
-        "IDH: taken for mutant: mutant (1), Mutant (1)",
+        "IDH: taken for mutant: Mutant (1)",
         "IDH: taken for wildtype: WT (1)",
     ]
 
@@ -83,7 +83,7 @@ def test_ids_that_fit_nobody_are_named_and_leading_zeros_restored_where_one_pati
         ("", "cannot be read as CSV"),
         (
             "Patient;IDH\nTCGA_CS_4941;status pending\n",
-            "the IDH 'status pending' of TCGA_CS_4941 looks like a word for missing",
+            "TCGA_CS_4941 has the IDH 'status pending', which looks like a word for missing",
         ),
     ],
 )

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 from conftest import box, disc
-from scipy import ndimage, spatial
 
 from evaluation import lesions
 from evaluation.lesions import SPECK, SPECK_3D, boundary_complexity, kind_of_slice, match
@@ -78,20 +77,6 @@ def test_outlines_by_hand():
         assert [*lesions.compare_outlines(*pair).values()][1:] == [4 * 255, 0, 0, 0]
     nothing = lesions.compare_outlines(empty, empty)
     assert nothing.pop("surface_pixels") == 0 and np.isnan([*nothing.values()]).all()
-
-
-def test_distances_of_all_pairs_of_surface_pixels():
-    rng = np.random.default_rng(0)
-    mask, predicted = (ndimage.zoom(rng.random((6, 6)) > 0.6, 8, order=0).astype(np.uint8) for _ in range(2))
-    inner = ndimage.generate_binary_structure(2, 1)
-    one, other = (np.argwhere(m & ~ndimage.binary_erosion(m, inner)) for m in (mask > 0, predicted > 0))
-    pairs = spatial.distance.cdist(one, other)
-    there, back = pairs.min(1), pairs.min(0)
-    found = lesions.compare_outlines(mask, predicted)
-    assert found["surface_pixels"] == len(one) + len(other)
-    assert found["hd95"] == pytest.approx(max(np.percentile(there, 95), np.percentile(back, 95)))
-    for name, tolerance in lesions.SURFACE_DICE.items():
-        assert found[name] == pytest.approx(np.mean([*(there <= tolerance), *(back <= tolerance)]))
 
 
 def test_surfaces_in_mm_by_hand():

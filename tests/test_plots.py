@@ -13,7 +13,7 @@ from reporting import panels, plots
 from storage.run_folder import RunFolder
 
 PATIENTS = pd.DataFrame(
-    {"tumour_pixels": [100_000, 200, 300, 0, 5000], "predicted_pixels": [90, 220_000, 320, 10, 5000]}
+    {"tumour_pixels": [100_000, 200, 300, 0, 5000, 9], "predicted_pixels": [90, 220_000, 320, 10, 5000, 9]}
 )
 SLICES = pd.DataFrame({"tumour_pixels": [20, 300, 4000, 0], "true_positive": [5, 0, 9, 0], "dice": [0.5, 0, 0.9, 1]})
 SLICES = SLICES.assign(patient="TCGA_AA_1234_20000101", slice=[1, 2, 3, 4])
@@ -23,7 +23,7 @@ BINS["probability"] = BINS["tumour_pixels"] = [90_000, 8, 0]
 
 EXPECTED = [{"dice": dice, "expected_dice": dice / 2, "low": 0.0, "high": 1.0} for dice in (0.6, 0.9)]
 EXPECTED.append({"dice": 0.5, "expected_dice": None, "low": None, "high": None})
-QUALITY = {"patients": EXPECTED, "model": {"half_width": 0.2}, "nested": quality.judge(EXPECTED)}
+QUALITY = {"patients": EXPECTED, "model": {"half_width": 0.2}, "nested": quality.judge(pd.DataFrame(EXPECTED))}
 METRICS = {"calibration": BINS.to_dict("records"), "quality": QUALITY}
 
 
@@ -42,9 +42,8 @@ def test_each_plot_is_a_png_and_its_note_is_whole(tmp_path):
     drawn = all_plots()
     plots.write_plots(RunFolder(tmp_path), drawn, SYNTHETIC_NOTICE)
     assert list(plots.volume_plots(PATIENTS, SLICES[3:])) == ["bland_altman"]  # without tumour
-    assert list(plots.volume_plots(PATIENTS[:4], SLICES)) == ["dice_area"]  # too few patients to agree
-    for nothing in ({}, {"quality": None}, {"quality": QUALITY | {"nested": None}}):
-        assert list(plots.probability_plots({"calibration": METRICS["calibration"]} | nothing)) == ["reliability"]
+    assert list(plots.volume_plots(PATIENTS[:5], SLICES)) == ["dice_area"]  # too few patients to agree
+    assert list(plots.probability_plots(METRICS | {"quality": QUALITY | {"nested": None}})) == ["reliability"]
     for name, plot in drawn.items():
         plot.figure.draw_without_rendering()
         note = plot.figure.texts[0].get_window_extent()
@@ -70,6 +69,6 @@ def test_panels_take_empty_and_full_masks_and_any_name(tmp_path):
     empty, full = np.zeros((64, 64), np.uint8), np.ones((64, 64), np.uint8)
     slices, predicted = make_slices({"$A_{$": [empty, full, empty]}), np.stack([empty, empty, full])
     table = {"tumour_pixels": [0, 4096, 0], "predicted_pixels": [0, 0, 4096], "false_positive": [0, 0, 4096]}
-    results = slices.table.assign(**table, iou=[1.0, 0, 0], kind=["no tumour", "smooth", "no tumour"])
+    results = slices.table.assign(**table, iou=[1.0, 0, 0])
     panels.write_panels(RunFolder(tmp_path), slices, predicted, results, "a note")
-    assert {p.stem[6:] for p in tmp_path.glob("plots/panel_*.png")} == {"smooth", "best", "worst"}
+    assert {p.stem[6:] for p in tmp_path.glob("plots/panel_*.png")} == {"best", "worst"}

@@ -25,14 +25,14 @@ def test_features_by_hand():
     assert set(quality.features(p, mask * 0).values()) == {None}
 
 
-def simulate(patients: int, seed: int = 0) -> list[dict]:
+def simulate(patients: int, seed: int = 0) -> pd.DataFrame:
     """Patients whose Dice is 0.3 + 0.6 x threshold_dice, with an error of 0.05 (SD); the other features say nothing."""
     random = np.random.default_rng(seed)
     rows = []
     for n in range(patients):
         row = dict(zip(quality.FEATURES, random.random(len(quality.FEATURES)), strict=True))
         rows.append(row | {"patient": f"p{n}", "dice": 0.3 + 0.6 * row["threshold_dice"] + random.normal(0, 0.05)})
-    return rows
+    return quality.to_table(rows)
 
 
 def test_a_regression_of_simulated_patients():
@@ -55,15 +55,16 @@ def three_folds(monkeypatch) -> None:
 
 def test_its_nested_cross_validation(three_folds):
     patients = pd.DataFrame({"tumour_pixels": [9, 9, 0], "dice": [0.9, 0.8, 1], "false_lesions": 0})
-    rows = [*simulate(120), {"patient": "empty", "dice": 0.0, **dict.fromkeys(quality.FEATURES)}]
+    empty = {"patient": "empty", "dice": 0.0, **dict.fromkeys(quality.FEATURES)}
+    rows = [*simulate(120).to_dict("records"), empty]
     result = quality.study(rows, patients)
     nested = result["nested"]
     assert nested["patients"] == 121 and 1 <= nested["unknown"] < 25 and result["model"]["patients"] == 120
     assert nested["mean_error"] == pytest.approx(0.05 * np.sqrt(2 / np.pi), rel=0.2) and nested["r"] > 0.9
     assert 0.84 < nested["coverage"] < 0.96 and nested["auc"] > 0.8
     assert result["model"]["empty"] == pytest.approx(0.8 / (0.8 + 0.25))  # 4 of 5 clean, 1 of 4 missed
-    assert result["patients"][-1]["expected_dice"] is None  # an empty mask has no interval, and is judged as unknown
-    few = quality.study(simulate(quality.FEWEST - 1), patients)
+    assert np.isnan(result["patients"][-1]["expected_dice"])  # an empty mask has no interval, and is judged as unknown
+    few = quality.study(simulate(quality.FEWEST - 1).to_dict("records"), patients)
     assert few["model"] is None and few["nested"] is None and len(few["patients"]) == quality.FEWEST - 1
 
 
@@ -91,7 +92,7 @@ def test_what_expected_values_are_worth_by_hand():
         {"dice": 0.5, "expected_dice": 0.7, "low": 0.6, "high": 0.8},
         {"dice": 0.8, "expected_dice": None, "low": None, "high": None},
     ]
-    worth = quality.judge(rows)
+    worth = quality.judge(pd.DataFrame(rows))
     assert (worth["unknown"], worth["bad"], worth["bad_in_worst_10"]) == (1, 1, 1)
     assert worth["mean_error"] == pytest.approx(0.15) and worth["coverage"] == 0.5 and worth["r"] == pytest.approx(1)
     assert worth["auc"] == 0.5  # the bad one is before one of the two others
@@ -99,10 +100,10 @@ def test_what_expected_values_are_worth_by_hand():
 
 def test_a_study_of_a_run_by_volume_institution_and_form(three_folds, tmp_path, capsys):
     rows, run = simulate(36), RunFolder(tmp_path)
-    run.write("metrics.json", {"quality": {"patients": rows}})
-    table = [(row["patient"], "AB"[n % 2], 100 * n) for n, row in enumerate(rows)]
-    run.write("test_patients.csv", pd.DataFrame(table, columns=["patient", "institution", "tumour_pixels"]))
-    forms = pd.DataFrame(rows).assign(form="stripped")
+    run.write("metrics.json", {"quality": {"patients": rows.to_dict("records")}})
+    table = rows[["patient"]].assign(institution=[*"AB"] * 18, tumour_pixels=100 * rows.index)
+    run.write("test_patients.csv", table)
+    forms = rows.assign(form="stripped")
     forms.loc[:17, "threshold_dice"] = 2.0  # beyond those of all
     forms.to_csv(tmp_path / "robustness.csv")
     study.main(["--run", str(tmp_path), "--forms", str(tmp_path / "robustness.csv")])
@@ -110,6 +111,8 @@ def test_a_study_of_a_run_by_volume_institution_and_form(three_folds, tmp_path, 
     counts = {line[0][2:]: tuple(line[1:3]) for line in lines}
     assert counts["all"][0] == "36" and counts["smallest third"][0] == "12" and counts["A left out"][0] == "18"
     assert int(counts["stripped"][1]) >= 18
-    left_out = quality.predict_held_out(rows, rows, {row["patient"]: n % 2 for n, row in enumerate(rows)})
-    model = quality.fit(rows[1::2])
-    assert left_out[0]["expected_dice"] == quality.predict(model, rows[0])["expected_dice"]
+    left_out = quality.predict_held_out(rows, rows, dict(zip(rows["patient"], table["institution"], strict=True)))
+    known = left_out[::2].dropna().index[0]  # of A, by those of B
+    assert (
+        left_out["expected_dice"][known] == quality.predict(quality.fit(rows[1::2]), rows.loc[known])["expected_dice"]
+    )

@@ -96,16 +96,13 @@ def test_the_view_is_a_square_around_head_and_marks():
 def test_pictures_give_up_quality_to_stay_within_their_bytes():
     shown = np.random.default_rng(0).integers(0, 256, (3, 2, 64, 64), dtype=np.uint8)
 
-    def encoded(most: int = viewer.PICTURE_BYTES) -> tuple[list[int], int]:
-        """Return the number of pictures of each slice, and the bytes of all."""
-        slices = viewer.encode_pictures(shown, most)
-        return [len(texts) for texts in slices], sum(len(base64.b64decode(text)) for texts in slices for text in texts)
+    def size(slices: list[list[str]]) -> int:
+        return sum(len(base64.b64decode(text)) for texts in slices for text in texts)
 
-    counts, rich = encoded()
-    assert counts == [3, 3]
-    for limit, pictures in ((rich - 10, [3, 3]), (rich // 3, [1, 1])):  # the last not even at the lowest quality
-        counts, found = encoded(limit)
-        assert counts == pictures and found <= limit
+    rich = size(viewer.encode_pictures(shown))
+    for most, pictures in ((rich, 3), (rich - 10, 3), (rich // 3, 1)):  # the last not even at the lowest quality
+        slices = viewer.encode_pictures(shown, most)
+        assert [len(texts) for texts in slices] == [pictures] * 2 and size(slices) <= most
 
 
 def test_the_page_is_complete_and_loads_nothing(run):
@@ -327,29 +324,21 @@ def test_outlines_enclose_the_pixels_of_the_masks_also_of_noise(opened):
                         + "\nwindow.outline = outline; window.drawSlice = drawSlice;")  # fmt: skip
     page.wait_for_function("window.outline")
     noise = (np.random.default_rng(0).random((60, 40)) < 0.3).astype(int)
-    for mask, noisy in (
-        (noise, True),
-        (box((10, 10, 20, 20))[:60, :40].astype(int) * (1 - box((15, 15, 2, 2))[:60, :40]), False),
-    ):
-        area, edges, style = page.evaluate(
+    ring = (box((10, 10, 20, 20)) - box((15, 15, 2, 2))).astype(int)[:60, :40]
+    for mask, style in ((noise, ["outline mask noisy"]), (ring, ["halo", "outline mask"])):
+        path, edges, drawn = page.evaluate(
             """labels => {
                 const {path, length} = outline(labels, 40, 60, label => label === 1);
-                const area = path.split("Z").filter(Boolean).reduce((sum, loop) => {
-                    const points = loop.slice(1).split("L").map(point => point.split(" ").map(Number));
-                    return sum + points.reduce((a, [x, y], i) => {
-                        const [u, v] = points[(i + 1) % points.length];
-                        return a + (x * v - u * y) / 2;
-                    }, 0);
-                }, 0);
                 const slice = {number: 1, words: "", picture: () => "", labels: () => Uint8Array.from(labels)};
                 const drawn = drawSlice({id: "", width: 40, height: 60, view: [0, 0, 60]}, slice, {mask: true});
-                return [area, length, [...drawn.querySelectorAll("path")].map(path => path.getAttribute("class"))];
+                return [path, length, [...drawn.querySelectorAll("path")].map(path => path.getAttribute("class"))];
             }""",
             mask.ravel().tolist(),
         )
+        loops = [np.array(re.findall(r"(\d+) (\d+)", loop), int).T for loop in path.split("Z")[:-1]]
+        area = sum((x * np.roll(y, -1) - y * np.roll(x, -1)).sum() for x, y in loops) / 2
         borders = sum(np.abs(np.diff(mask, axis=axis, prepend=0, append=0)).sum() for axis in (0, 1))
-        assert (area, edges) == (mask.sum(), borders)
-        assert style == (["outline mask noisy"] if noisy else ["halo", "outline mask"])
+        assert (area, edges, drawn) == (mask.sum(), borders, style)
 
 
 def test_the_gallery_and_a_link_open_the_viewer_and_all_fits_a_phone(opened):
