@@ -39,7 +39,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("predicted", type=Path, metavar="PREDICTED", help="folder of masks, or of a tested run")
     add("--data", metavar="DIR", help="folder kaggle_3m or its parent: images, and reference masks unless --reference")
-    add("--scans", type=Path, metavar="DIR", help="or a folder of scans, and the masks beside them unless --reference")
+    add("--scans", type=existing, metavar="DIR", help="or of scans, and the masks beside them unless --reference")
     add("--reference", type=Path, metavar="DIR", help="folder of reference masks, in the same forms as PREDICTED")
     add("--patients", type=existing, metavar="FILE", help="score only the patients listed, one per line")
     add("--missing-as-empty", action="store_true", help="count patients and slices without a predicted mask as empty")
@@ -146,7 +146,7 @@ def read_reference(
 
     from dataset.folder import find_folder, find_slices, read_spacings
     from dataset.slices import load_slices
-    from scans.score import frames_of, load_scans, to_slices
+    from scans.score import load_scans, to_slices
 
     masks, source = {}, args.reference or args.scans
     if args.scans:
@@ -159,7 +159,7 @@ def read_reference(
             raise UserError(f"{source}: no reference mask of {list_few(lacking)} that fits. List others in --patients.")
         masks = {patient: masks[patient] for patient in sorted(listed)}
     if args.scans:
-        slices, frames = to_slices(scans), frames_of(scans)
+        slices, frames = to_slices(scans)
         spacing = {name: scan.spacing for name, scan in scans.items()}
         if lacking := [name for name, known in spacing.items() if not known]:
             print(f"note: distances are in pixels alone, since the spacing of {list_few(lacking)} is unknown")

@@ -40,9 +40,7 @@ def begin(
         for name in earlier if own is None else earlier.intersection(own):
             remove(out, name)
     elif others := sorted(earlier.difference(patients)):
-        raise UserError(
-            f"{out}: holds masks of {list_few(others)}, which this command does not name. Name all, or {remedy}"
-        )
+        raise UserError(f"{out}: holds masks of {list_few(others)}, who is not named now. Name all, or {remedy}")
     different = [f"{name} {before[name]}, not {new}" for name, new in settings.items() if before.get(name, new) != new]
     if different:
         raise UserError(f"{out}: holds masks made with {'; '.join(different)}. Give the same options, name {remedy}")
@@ -69,12 +67,6 @@ def digest_inputs(patient: Patient, spacing: Sequence[float] | None) -> str:
             state = path.stat() if path.exists() else None
             about.append(f"{kind} {path!r} {(state.st_size, state.st_mtime_ns) if state else 'gone'}")
     return digest("\n".join(about).encode())
-
-
-def digest_masks(masks: Sequence[np.ndarray]) -> str:
-    """Return a text that tells apart masks (uint8 0 or 1) by their pixels alone, not by how they were saved."""
-    content = b"".join(f"{mask.shape}".encode() + np.packbits(mask > 0).tobytes() for mask in masks)
-    return f"sha256:{digest(content)[:16]}"
 
 
 def is_done(folder: Path, record: Row, inputs: str) -> bool:
@@ -110,13 +102,9 @@ def read_written(folder: Path, scan: Scan, record: Row) -> list[np.ndarray] | No
         raise ValueError(f"{paths[0]}: cannot be used: {' '.join(str(error).split())} {remedy}") from None
 
 
-def origin_of(masks: Sequence[np.ndarray], row: Row) -> Row:
-    """Return the columns of patients.csv that say where masks come from that were in the output folder.
-
-    row: of the patient in the earlier record; of masks as the network made them, what was expected still holds.
-    """
-    network = row.get("network_mask", "")
-    if digest_masks(masks) != network:
-        return {"origin": CORRECTED, "network_mask": network}
-    known = {name: row[name] for name in ("expected_dice", "low", "high") if name in row}
-    return {"origin": NETWORK, "network_mask": network} | known
+def origin_of(folder: Path, record: Row) -> Row:
+    """Return the columns of patients.csv that say who made the masks in a folder: as its record, or a person since."""
+    if not record or not unchanged(folder, record):
+        return {"origin": CORRECTED}
+    names = ("origin", "expected_dice", "low", "high")
+    return {name: record["patient"][name] for name in names if name in record["patient"]}

@@ -154,13 +154,11 @@ def _refuse_cut_off(path: Path, reader: Any) -> None:
         return
     with open(path, "rb") as file:
         packed = file.read(2) == b"\x1f\x8b"
-    length = path.stat().st_size
-    if packed:
-        try:
-            with gzip.open(path) as file:
-                length = sum(map(len, iter(lambda: file.read(1 << 24), b"")))
-        except (EOFError, OSError, zlib.error) as error:
-            raise ValueError(f"is cut off or damaged ({error}). Restore it.") from None
+    try:
+        with (gzip.open if packed else open)(path, "rb") as file:
+            length = sum(map(len, iter(lambda: file.read(1 << 24), b"")))
+    except (EOFError, OSError, zlib.error) as error:
+        raise ValueError(f"is cut off or damaged ({error}). Restore it.") from None
     voxels = math.prod(int(reader.GetMetaData(f"dim[{axis}]")) for axis in range(1, 8))
     if length < float(reader.GetMetaData("vox_offset")) + voxels * int(reader.GetMetaData("bitpix")) // 8:
         raise ValueError("is cut off: its header says that it holds more voxels. Restore it.")

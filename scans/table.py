@@ -136,18 +136,14 @@ def read_cell(folder: Path, text: str, kind: Kind, name: str) -> Item:
 
 
 def read_table(table: Path, problems: list[str]) -> list[Patient]:
-    """Return the patients in a CSV file; adds to the problems.
+    """Return the patients in a CSV file; adds to the problems. Raises: UserError if it is no such table.
 
     One row per patient: patient, flair and, if wanted, pre, post, mask and mask_of, whose cells may be empty. A row
     without a patient says what is not used.
     """
-    try:
-        rows = read_csv(table, [])
-        if missing := [column for column in HEADER[:2] if column not in rows]:
-            raise UserError(f"{table}: has no column {', '.join(missing)}. Expected patient,{','.join(COLUMNS)}.")
-    except UserError as error:
-        problems.append(str(error))
-        return []
+    rows = read_csv(table, [])
+    if missing := [column for column in HEADER[:2] if column not in rows]:
+        raise UserError(f"{table}: has no column {', '.join(missing)}. Expected patient,{','.join(COLUMNS)}.")
     patients: dict[str, Patient] = {}  # by the name in lower case
     for line, row in zip(rows.index + 2, rows.to_dict("records"), strict=True):
         name = safe_name(row["patient"])
@@ -164,7 +160,7 @@ def read_table(table: Path, problems: list[str]) -> list[Patient]:
             items = {kind: read_cell(table.parent, text, kind, name) for kind, text in filled.items()}
             if MASK in items:
                 items[MASK] = items[MASK]._replace(mask_of=row.get(MASK_OF, ""))
-            patients[name.lower()] = Patient(name, items)
+            patients[name.lower()] = Patient(name, name, items)
         except UserError as error:
             problems.append(f"{table}, line {line}: {error}")
     return list(patients.values())

@@ -166,8 +166,6 @@ def test_a_pattern_names_a_sequence_or_the_mask_of_each_patient(tmp_path):
     for n, patient in found(flat, pre="*_early*", post="*late.nii", mask="*_drawn.nii").items():
         expected = {"flair": "flair", "pre": "early", "post": "late", "mask": "drawn"}
         assert files(patient) == {kind: [f"{n}_{name}.nii"] for kind, name in expected.items()}
-    pictures = touch(tmp_path / "P1", "1.png", "1_m.png", "2.png", "2_m.png")
-    assert files(found(pictures, mask="*_m.png")["P1"]) == {"flair": ["1.png", "2.png"], "mask": ["1_m.png", "2_m.png"]}
     (apart / "b" / "early.nii").unlink()
     patients, problems, _ = find_patients([apart], {PRE: "early*.nii"})
     assert [(patient.name, PRE in patient.items) for patient in patients] == [("a_main", True), ("b_main", False)]
@@ -182,7 +180,7 @@ def test_one_patient_takes_the_files_that_options_name(tmp_path):
     assert files(found(folder / "P1", pre=pre)["P1"]) == {"flair": ["scan.nii"], "pre": ["early.nii"]}
     with pytest.raises(UserError, match=r"no.nii: no such file or folder. Name another."):
         find_patients([folder / "P1"], {PRE: "no.nii"})
-    with pytest.raises(UserError, match="is the file of one patient, but there are 2"):
+    with pytest.raises(UserError, match="is one file for 2 patients"):
         find_patients([folder / "P1", folder / "P2"], {PRE: pre})
 
 
@@ -196,7 +194,8 @@ def test_mistakes_in_a_table_are_named_with_their_line(tmp_path):
     assert [start[:2] for start in starts] == ["2:", "4:", "5:", "6:"]
     assert all("no.nii: no such" in start for start in starts[2:])
     table.write_text("patient,image\na,1.nii\n")
-    assert "has no column flair" in find_patients([table])[1][0]
+    with pytest.raises(UserError, match="has no column flair"):
+        find_patients([table])
 
 
 # --- Public sets -----------------------------------------------------------------------------------------------
@@ -207,7 +206,7 @@ SETS = {  # by scan (@): folder, then FLAIR, pre-contrast, post-contrast and mas
     "BIDS": {"sub-{n}_ses-1": "sub-{n}/ses-1/anat @_FLAIR @_T1w @_ce-GAD_T1w @_dseg @_T2w"},
     "3D Slicer": {"P{n}": "@ fla pre post Segmentation.seg dwi"},
     "sequence first": {"P{n}": "@ T2_FLAIR_@ T1_@ T1_post_@ seg-@_flair flair_brain_mask"},
-    **{name: {"P{n}": f"@ flair - - {name}"} for name in ("wmh", "tumorMask", "lesion", "Consensus", "x_ROI", "gtv")},
+    **{name: {"P{n}": f"@ flair - - {name}"} for name in ("tumorMask", "lesion", "Consensus", "x_ROI", "gtv")},
     **{name: {"P{n}": f"images @ - - ../{name}/@"} for name in ("masks", "seg", "annotations", "labelsTr")},
     "RHUH-GBM": {"RHUH-{n}_0": "RHUH-{n}/0 @_flair @_t1 @_t1ce @_segmentations @_adc"},
     "MU-Glioma-Post": {"P{n}_Time_1": "P{n}/Time_1 @_brain_t2f @_brain_t1n @_brain_t1c @_tumorMask @_brain_t2w"},
@@ -249,7 +248,7 @@ def test_of_a_public_set_each_file_is_taken_for_whom_it_shows_or_listed_with_a_r
         folder, *names = line.replace("@", name).split()
         paths = [name == "-" or (tmp_path / "set" / folder / f"{name}.nii.gz").resolve() for name in names]
         for path in set(paths) - {True}:
-            drawn = re.search("Boost|OT|Consensus|annotations", str(path.relative_to(tmp_path)))
+            drawn = re.search("Boost|OT|Consensus|annotations|wmh", str(path.relative_to(tmp_path)))
             write_volume(path, labels if drawn else 99 + labels)
         expected[name] = [path for path in paths[:4] if path is not True]
         every |= {*paths} - {True}
