@@ -95,8 +95,8 @@ class Prediction:
     def write(self, patient: Patient, result: Result, about: Row, earlier: Iterable[str]) -> Row:
         """Write the files of a patient, and return its record, PATIENT_mask.json.
 
-        The record goes before masks of the network: without all of them the patient counts as not segmented, and a mask
-        that is not as the record says has been corrected. Whatever else there is stands when the record does.
+        The record goes after all else, but before masks of the network: without all of them the patient counts as not
+        segmented, and a mask that is not as the record says has been corrected.
 
         about: more for the record. earlier: names of files that an earlier call has written.
         """

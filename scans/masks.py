@@ -40,8 +40,7 @@ def find_masks(
     One volume, such as PATIENT.nii.gz, PATIENT/mask.nii.gz or PATIENT.npy, or pictures, PATIENT_SLICE.png or .tif; any
     may end in _mask. Where some pictures do, the others are taken for images; so are volumes.
 
-    patients: names that are known; what is called a mask then says nothing about the files of others. Masks in a folder
-    of such a name, or with a record of predict_model.py, may be called anything.
+    patients: names that are known, in whose folders masks may be called anything; then no file is taken for an image.
     """
     entries = list(walk(folder, ours=True))
     paths = [path for path, why in entries if not why and file_ending(path)]

@@ -149,8 +149,6 @@ def _read_volume(name: str, paths: Sequence[Path]) -> Scan:
     volumes = volumes_of_set(paths[0])
     stack, spacing, grid = read_stack(paths, layers=bool(volumes))
     if stack.ndim == 4 and volumes:
-        if stack.shape[3] <= max(volumes):
-            raise ValueError(f"holds {stack.shape[3]} volumes, fewer than its dataset.json names. Restore it.")
         stack = stack[..., volumes]
     digits = len(str(len(stack)))
     names = [f"{name}_{number:0{digits}d}" for number in range(1, len(stack) + 1)]
