@@ -70,8 +70,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--shard", type=k_of_n, metavar="K/N", help="only the K-th of N parts of the patients, of a job array")
     add("--workers", type=positive(int), default=1, metavar="N", help="processes side by side, each with a shard")
     args = parse(parser, argv)
-    if args.shard and args.workers > 1:
-        parser.error("--shard and --workers exclude each other")
+    if args.shard and (args.workers > 1 or args.overwrite):
+        parser.error("--shard goes with neither --workers nor --overwrite")
     return args
 
 
@@ -102,8 +102,7 @@ def main(argv: list[str] | None = None) -> None:
     print("\n".join(filter(None, [chosen, notice])), flush=True)
     names = [patient.name for patient in patients]
     settings = {"weights": weights_digest(model.state_dict(), {})[:16], **checkpoint["input"]}
-    everyone = [patient.name for patient in cohort.patients]
-    begin(args.out, settings, everyone, args.overwrite, names if args.shard else None)
+    begin(args.out, settings, [patient.name for patient in cohort.patients], args.overwrite)
     if args.workers > 1:
         run_shards(Path(__file__), sys.argv[1:] if argv is None else argv, args.workers, args.device, args.out, names)
     hardware = choose_hardware(args.device, "fp32")  # the same masks on every machine

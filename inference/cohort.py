@@ -130,7 +130,8 @@ def run_shards(
 
     def run_shard(k: int) -> subprocess.CompletedProcess:
         own = ("--workers", "1", "--shard", f"{k + 1}/{number}", "--device", device_of(k, device))
-        command, pipe = [sys.executable, str(script), *arguments, *own], subprocess.PIPE
+        rest, pipe = [text for text in arguments if text != "--overwrite"], subprocess.PIPE  # it is done by then
+        command = [sys.executable, str(script), *rest, *own]
         return subprocess.run(command, env=environment, stdout=pipe, stderr=subprocess.STDOUT, check=False)
 
     with ThreadPoolExecutor(number) as pool, tqdm(total=len(names), unit="scan", disable=None) as bar:

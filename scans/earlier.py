@@ -24,20 +24,17 @@ def refuse_folder(out: Path) -> None:
         raise UserError(f"{out}: is not empty, and holds no earlier prediction. Name another folder with --out.")
 
 
-def begin(
-    out: Path, settings: dict[str, Any], patients: Iterable[str], overwrite: bool, own: Iterable[str] | None = None
-) -> None:
+def begin(out: Path, settings: dict[str, Any], patients: Iterable[str], overwrite: bool) -> None:
     """Write the settings of a prediction into its folder; with `overwrite`, remove the files of an earlier one first.
 
-    settings: of network and masks. patients: of the cohort. own: of these, those of this process; None for all.
-    Raises: UserError if there are masks of other patients, or with other settings.
+    settings: of network and masks. Raises: UserError if there are masks of other patients, or with other settings.
     """
     path, settings = out / OURS, json.loads(to_json(settings))
     earlier = {folder.name for folder in out.glob("*") if record_path(out, folder.name).is_file()}
     before = {} if overwrite else read_json(path)
     remedy = "another folder with --out, or replace all masks with --overwrite."
     if overwrite:
-        for name in earlier if own is None else earlier.intersection(own):
+        for name in earlier:
             remove(out, name)
     elif others := sorted(earlier.difference(patients)):
         raise UserError(f"{out}: holds masks of {list_few(others)}, who is not named now. Name all, or {remedy}")

@@ -39,7 +39,7 @@ NUMBERED = re.compile(r"(.+)_(\d{4})")  # a channel of nnU-Net, in these folders
 NNUNET = {"imagesTr", "imagesTs"}
 SEQUENCES = {PRE, FLAIR, POST}
 NOT_CHOSEN = "not chosen as FLAIR"
-PROBLEMS = GONE, DENIED = "a link that leads nowhere", "no permission to read it"  # of which one is told
+UNOPENED = "cannot be opened"  # of which one is told
 RESTORE = "Restore it, or leave it out."
 
 
@@ -153,7 +153,7 @@ def find_items(inputs: Iterable[Path], patterns: dict[Kind, str], problems: list
 
 def problems_of(entries: Iterable[tuple[Path, str]]) -> list[str]:
     """Return what is told of files and the reasons why they are not read: of those that the user may want."""
-    return [f"{path}: {reason}. {RESTORE}" for path, reason in entries if reason.startswith(PROBLEMS)]
+    return [f"{path}: {reason}. {RESTORE}" for path, reason in entries if reason.startswith(UNOPENED)]
 
 
 def identify(place: Path, root: Path, patterns: dict[Kind, str]) -> tuple[str, Kind]:
@@ -278,7 +278,7 @@ def walk(folder: Path, ours: bool = False, above: frozenset[Path] = frozenset())
     try:
         entries = sorted(path for path in folder.iterdir() if not path.name.startswith(".") and path.name != GRID)
     except OSError as error:
-        yield folder, f"{DENIED} ({error.strerror})"
+        yield folder, f"{UNOPENED} ({error.strerror})"
         return
     names = {path.name for path in entries}
     if not ours and OURS in names:
@@ -297,12 +297,11 @@ def walk(folder: Path, ours: bool = False, above: frozenset[Path] = frozenset())
 
 def why_unread(path: Path) -> str:
     """Return why a file is not read; "" if it is. One that is gone but has the ending of an image is, and fails."""
+    if os.path.exists(path) and not os.path.isfile(path):  # to open a pipe would wait for ever
+        return "no file"
     if file_ending(path):
-        if stem(path).lower().endswith("_overlay"):
-            return "an overlay"
-        return "" if os.path.isfile(path) or not os.path.exists(path) else "no file"
-    if not os.path.exists(path):
-        return "" if medical.is_dicom(path) else GONE
-    if not os.access(path, os.R_OK):
-        return DENIED
-    return "" if os.path.isfile(path) and medical.is_dicom(path) else "no image"
+        return "an overlay" if stem(path).lower().endswith("_overlay") else ""
+    try:
+        return "" if medical.is_dicom(path) else "no image"
+    except OSError as error:
+        return f"{UNOPENED} ({error.strerror})"

@@ -15,7 +15,7 @@ COLUMNS = {"flair": FLAIR, "pre": PRE, "post": POST, "mask": MASK}  # of a table
 SHOWN = {PRE: "pre-contrast", FLAIR: "FLAIR", POST: "post-contrast", MASK: "reference mask"}
 WORDS = {  # of BraTS, BIDS and common habits; short ones say nothing where they may be of a patient's name
     MASK: r"d?segm?|segmentations?|masks?|labels?(?:tr|ts)?|lesions?|(?:ground|gold)[ _-]?(?:truth|standard)"
-    r"|(?:roi|gtv?|msk)$",
+    r"|(?:roi|gtv?|wmh|msk)$",
     FLAIR: r"(?:t2[ _-]?)?flair|t2f|fla",
     POST: r"ct1|gado|ce-[a-z0-9]+_t1w|t1w?[ _-]?(?:ce|c|gd|gado|post|contrast)|(?<!.)post(?:[ _-]?contrast)?$"
     r"|post[ _-]?contrast",
@@ -87,8 +87,8 @@ def read_place(parts: list[str], root: Path, file: bool) -> tuple[str, Kind]:
         is_file = file and number == 0
         whose, found = kind_of(part, within=is_file)
         above = number >= max(len(parts), 1) and found == MASK  # of what was named, such as ~/TumorSegmentation
-        if above or (not is_file and found in (PRE, POST) and is_time_point(folder)):
-            whose, found = part, None
+        if above or (not is_file and (part.lower() == "wmh" or (found in (PRE, POST) and is_time_point(folder)))):
+            whose, found = part, None  # a folder of the patients of a disease, or of a time point
         series = folder.parent if is_file and stem(folder) == folder.parent.name else folder
         if series.name in sequence_folders(series.parent):
             whose = ""

@@ -11,7 +11,7 @@ from typing import Any
 
 from constants import FLAIR
 from scans import medical
-from scans.items import GONE, RESTORE, Cohort, Item, Patient, find_items
+from scans.items import RESTORE, Cohort, Item, Patient, find_items
 from scans.names import COLUMNS, MASK, SHOWN, Kind, is_pattern
 from scans.read import open_array
 from scans.scan import PICTURES, file_ending, safe_name
@@ -42,8 +42,8 @@ def to_table(cohort: Cohort, folder: Path) -> tuple[str, list[str]]:
         row, notes = to_row(patient, folder), list(patient.notes)
         gone = [path for item in patient.items.values() for path in item.paths if not path.exists()]
         if gone:
-            notes.append(f"{list_few([path.name for path in gone])}: {GONE}")
-            problems.append(f"{gone[0]}: {GONE}. {RESTORE}")
+            notes.append(f"gone: {list_few([path.name for path in gone])}")
+            problems.append(f"{gone[0]}: is gone, or a link that leads nowhere. {RESTORE}")
         if FLAIR not in patient.items:
             notes.append("no FLAIR: write its file into flair, or remove the line")
         elif not {*gone} & {*patient.items[FLAIR].paths}:
@@ -74,11 +74,9 @@ def list_unused(items: list[Item], folder: Path) -> str:
 def outline(item: Item) -> tuple[int, tuple[float, ...]]:
     """Return the slices of an item, and mm between rows, columns and slices as far as its headers say them."""
     ending = file_ending(item.paths[0])
-    if not ending:
-        return medical.outline_series(item.paths)
     if ending in PICTURES:
         return len(item.paths), ()
-    return (len(open_array(item.paths[0])), ()) if ending == ".npy" else medical.outline(item.paths[0])
+    return (len(open_array(item.paths[0])), ()) if ending == ".npy" else medical.outline(item.paths)
 
 
 def describe(cohort: Cohort) -> list[str]:

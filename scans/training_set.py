@@ -97,11 +97,8 @@ def write_patient(folder: Path, scan: Scan, masks: list[np.ndarray]) -> dict[str
     images, small = to_network(scan), masks_to_network(masks, scan)
     for number, (image, mask) in enumerate(zip(images, small, strict=True), start=1):
         write_slice(folder, scan.name, number, image, mask)
-    used = [
-        name
-        for channel, name in SEQUENCES.items()
-        if channel == FLAIR or (images[..., channel] != images[..., FLAIR]).any()
-    ]
+    own = (images != images[..., [FLAIR]]).any((0, 1, 2))  # by channel
+    used = [name for channel, name in SEQUENCES.items() if channel == FLAIR or own[channel]]
     row = {"slices": len(images), "tumour_slices": int(small.any((1, 2)).sum()), "sequences": "+".join(used)}
     if scan.spacing:
         write_text(folder / scan.name / GRID, to_json({"spacing": network_spacing(scan)}))

@@ -53,7 +53,7 @@ def test_files_are_grouped_into_patients(tmp_path):
         ("a_deep", {"flair": ["1.png"]}), ("b", {"flair": ["1.jpg"]}), ("b_X", {"flair": ["X.npy"]}),
         ("c_s", {"flair": ["s.nrrd"]}),
     ]  # fmt: skip
-    assert [problem.split(": ")[1][:12] for problem in problems] == ["a link that ", "nothing to r", "no such file"]
+    assert [problem.split(": ")[1][:12] for problem in problems] == ["cannot be op", "nothing to r", "no such file"]
     patients, problems, _ = find_patients([touch(tmp_path / "only", "a/x_seg.nii", "masks/1.png")])
     assert patients == [] and len(problems) == 1 and "nothing is FLAIR by its name or its values" in problems[0]
 
@@ -206,7 +206,7 @@ SETS = {  # by scan (@): folder, then FLAIR, pre-contrast, post-contrast and mas
     "BIDS": {"sub-{n}_ses-1": "sub-{n}/ses-1/anat @_FLAIR @_T1w @_ce-GAD_T1w @_dseg @_T2w"},
     "3D Slicer": {"P{n}": "@ fla pre post Segmentation.seg dwi"},
     "sequence first": {"P{n}": "@ T2_FLAIR_@ T1_@ T1_post_@ seg-@_flair flair_brain_mask"},
-    **{name: {"P{n}": f"@ flair - - {name}"} for name in ("tumorMask", "lesion", "Consensus", "x_ROI", "gtv")},
+    **{name: {"P{n}": f"@ flair - - {name}"} for name in ("wmh", "tumorMask", "lesion", "Consensus", "x_ROI", "gtv")},
     **{name: {"P{n}": f"images @ - - ../{name}/@"} for name in ("masks", "seg", "annotations", "labelsTr")},
     "RHUH-GBM": {"RHUH-{n}_0": "RHUH-{n}/0 @_flair @_t1 @_t1ce @_segmentations @_adc"},
     "MU-Glioma-Post": {"P{n}_Time_1": "P{n}/Time_1 @_brain_t2f @_brain_t1n @_brain_t1c @_tumorMask @_brain_t2w"},
@@ -248,7 +248,7 @@ def test_of_a_public_set_each_file_is_taken_for_whom_it_shows_or_listed_with_a_r
         folder, *names = line.replace("@", name).split()
         paths = [name == "-" or (tmp_path / "set" / folder / f"{name}.nii.gz").resolve() for name in names]
         for path in set(paths) - {True}:
-            drawn = re.search("Boost|OT|Consensus|annotations|wmh", str(path.relative_to(tmp_path)))
+            drawn = re.search("Boost|OT|Consensus|annotations", str(path.relative_to(tmp_path)))
             write_volume(path, labels if drawn else 99 + labels)
         expected[name] = [path for path in paths[:4] if path is not True]
         every |= {*paths} - {True}
