@@ -289,7 +289,7 @@ def walk(folder: Path, ours: bool = False, above: frozenset[Path] = frozenset())
     for path in sorted(folders):
         if path.name in BIDS_OTHERS and BIDS in names:
             yield path, "not as it was taken (BIDS)"
-        elif path.resolve() in above:
+        elif any(place.is_relative_to(path.resolve()) for place in above):
             yield path, "a link to a folder above it"
         elif path.name not in JUNK_FOLDERS:
             yield from walk(path, ours, above)

@@ -102,13 +102,9 @@ def test_patients_are_named_by_their_place(tmp_path, names, patients):
 
 
 def test_files_that_are_named_one_by_one_are_named_alike(tmp_path):
-    folder = touch(tmp_path, "a/flair.nii.gz", "b/flair.nii.gz", "b/t1.nii.gz", "a/x.npy", "b/x.npy", "b/x.nii")
-    assert list(found(folder / "b" / "flair.nii.gz")) == ["b"]
-    both = found(*sorted(folder.glob("*/*.nii.gz")))
-    assert {name: files(patient) for name, patient in both.items()} == {
-        "a": {"flair": ["flair.nii.gz"]},
-        "b": {"flair": ["flair.nii.gz"], "pre": ["t1.nii.gz"]},
-    }
+    folder = touch(tmp_path, "b/flair.nii.gz", "b/t1.nii.gz", "a/x.npy", "b/x.npy", "b/x.nii")
+    both = found(*sorted(folder.glob("*/*.nii.gz")))["b"]
+    assert files(both) == {"flair": ["flair.nii.gz"], "pre": ["t1.nii.gz"]}
     numbered = found(*sorted(folder.glob("*/x.n*")))
     assert list(numbered) == ["x", "x_2", "x_3"] and numbered["x_2"].notes == ["another one is called x, too"]
 
@@ -139,8 +135,8 @@ def test_a_set_of_nnunet_says_in_its_dataset_json_which_channel_is_which(tmp_pat
 def test_a_folder_that_links_to_itself_is_read_once(tmp_path):
     folder = touch(tmp_path / "coh", "a/flair.nii")
     (folder / "a" / "again").symlink_to(folder)
-    (tmp_path / "linked").mkdir()
-    (tmp_path / "linked" / "b").symlink_to(folder / "a")
+    (folder / "a" / "far").symlink_to(tmp_path)
+    (touch(tmp_path / "linked") / "b").symlink_to(folder / "a")
     assert list(found(folder)) == ["a"] and list(found(tmp_path / "linked")) == ["b"]
 
 

@@ -1,9 +1,7 @@
 """Own scans and masks become a data set; training goes on from weights; corrected masks come back."""
 
-import errno
 import shutil
 from pathlib import Path
-from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -291,17 +289,6 @@ def test_nothing_of_the_user_is_overwritten(small, tmp_path, call):
         code, _, err = call("import_data", small, *options)
         assert code == 2 and err.count(message) == 1 and not (tmp_path / "own").exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cohort", "small"]
-
-
-def test_a_full_disk_leaves_nothing(small, tmp_path, call, monkeypatch):
-    write_volume(small / "A" / "seg.nii.gz", TUMOUR, SPACING)
-    with monkeypatch.context() as patch:
-        full = Mock(side_effect=OSError(errno.ENOSPC, "no space left"))
-        patch.setattr("scans.training_set.write_text", full)
-        code, _, err = call("import_data", small, "--out", tmp_path / "own")
-        assert code == 1 and err.startswith(f"error: {tmp_path / 'own'}: no space left")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["small"]
-    assert call("import_data", small, "--out", tmp_path / "own")[0] == 0
 
 
 # --- Training from weights ----------------------------------------------------------------------------------------

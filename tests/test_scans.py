@@ -252,16 +252,6 @@ def test_filling_outside_of_the_field_of_view_is_air(tmp_path, filling):
 # --- Shown and measured ----------------------------------------------------------------------------------------
 
 
-def test_a_dark_stack_is_brightened_as_a_whole():
-    image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    bright, dark = image[..., 1] // 8, image[:20, :, 1] // 16  # of two sizes
-    shown = show.brightness([bright, dark])
-    every = np.concatenate([bright.ravel(), dark.ravel()])
-    assert np.array_equal(shown, (np.arange(256) * 255 / np.percentile(every[every > 0], 99.5)).clip(0, 255).round())
-    assert shown[bright].max() == 255 and shown[dark].max() == pytest.approx(128, abs=8)
-    assert np.array_equal(show.stretch(image * 0), image * 0)
-
-
 def test_a_sheet_shows_marked_slices_and_those_next_to_them_or_else_some_of_the_head():
     marked = np.isin(np.arange(50), [10, 11, 30])
     assert show.choose_slices(marked, [True] * 50) == [9, 10, 11, 12, 29, 30, 31]

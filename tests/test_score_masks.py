@@ -248,7 +248,7 @@ def test_what_does_not_fit_is_one_error_that_names_it(score, folder, tmp_path):
     for name in ("SYNTH_T_2.nii.gz", "SYNTH_T_3"):
         (tmp_path / "gone" / name).symlink_to(tmp_path / "never fetched")
     code, _, err, _ = score(tmp_path / "gone", "--data", folder)
-    assert code == 2 and "SYNTH_T_3: a link that leads nowhere" in err and "SYNTH_T_2.nii.gz: cannot be read" in err
+    assert code == 2 and "SYNTH_T_3: cannot be opened" in err and "SYNTH_T_2.nii.gz: cannot be read" in err
     for source, message in ((tmp_path / "empty", "holds no masks"), (tmp_path / "no", "no such folder")):
         code, _, err, _ = score(source, "--data", folder)
         assert code == 2 and message in err
