@@ -77,7 +77,7 @@ def group(items: list[Item]) -> list[tuple[str, list[Item]]]:
     """Return name and items of each patient. What has another name than any FLAIR may belong to one: see `owners`."""
     roots = {item.root for item in items if item.kind == FLAIR and not item.series}
     images: dict[Path, Images] = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))  # by root
-    named = set()  # who has one
+    named = set()  # who has an image
     for item in items:
         main = FLAIR if item.root in roots else None
         if item.kind == main and not item.series:
@@ -149,7 +149,7 @@ def add_patients(cohort: Cohort, name: str, own: list[Item], taken: set[str]) ->
     """
     mains = [item for item in own if item.kind == FLAIR] or [item for item in own if item.kind is None]
     asked = any(item.reason == NOT_CHOSEN for item in own)
-    if not mains and not asked and all(item.kind in (MASK, OTHER) and not item.series for item in own):
+    if not mains and all(item.kind in (MASK, OTHER) and not item.series for item in own):
         for item in own:
             cohort.unused.append(unused(item, "a mask that fits no image" if item.kind == MASK else NO_USE))
         return
