@@ -120,7 +120,7 @@ def read_folder(folder: Path) -> Masks:
         return stacks
     files, left, problems = find_masks(folder)
     if left and not problems:
-        print(f"note: no masks in {folder}: {list_few([f'{path.name} ({why})' for path, why in left])}")
+        print(f"note: no masks in {folder}, as others are called so: {list_few([path.name for path in left])}")
     stacks = {}
     for patient, paths in files.items():
         try:

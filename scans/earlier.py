@@ -74,9 +74,9 @@ def is_done(folder: Path, record: Row, inputs: str) -> bool:
 
 
 def unchanged(folder: Path, record: Row) -> bool:
-    """Return whether the masks that are in a folder are as its record says."""
-    known = [(folder / name, content) for name, content in record["masks"].items()]
-    return all(digest(path.read_bytes()) == content for path, content in known if path.is_file())
+    """Return whether there is a record, and the masks that are in its folder are as it says."""
+    known = [(folder / name, content) for name, content in record.get("masks", {}).items()]
+    return bool(known) and all(digest(path.read_bytes()) == content for path, content in known if path.is_file())
 
 
 def read_written(folder: Path, scan: Scan, record: Row) -> list[np.ndarray] | None:
@@ -87,8 +87,7 @@ def read_written(folder: Path, scan: Scan, record: Row) -> list[np.ndarray] | No
     """
     paths = [folder / name for name in file_names(scan, "mask")]
     lacking = [path for path in paths if not path.is_file()]
-    by_network = bool(record) and record["patient"]["origin"] == NETWORK
-    if len(lacking) == len(paths) or (lacking and by_network and unchanged(folder, record)):
+    if len(lacking) == len(paths) or (lacking and origin_of(folder, record)["origin"] == NETWORK):
         return None
     remedy = "Restore it, or replace all masks with --overwrite."
     if lacking:
@@ -101,7 +100,7 @@ def read_written(folder: Path, scan: Scan, record: Row) -> list[np.ndarray] | No
 
 def origin_of(folder: Path, record: Row) -> Row:
     """Return the columns of patients.csv that say who made the masks in a folder: as its record, or a person since."""
-    if not record or not unchanged(folder, record):
+    if not unchanged(folder, record):
         return {"origin": CORRECTED}
     names = ("origin", "expected_dice", "low", "high")
     return {name: record["patient"][name] for name in names if name in record["patient"]}

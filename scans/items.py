@@ -27,7 +27,7 @@ from scans.names import (
     read_place,
     volumes_of_set,
 )
-from scans.read import holds_mask
+from scans.read import holds_mask, is_mask, read_picture
 from scans.scan import ENDINGS, PICTURES, file_ending, natural_order, stem
 from utils import UserError
 
@@ -202,12 +202,20 @@ def picture_items(stack: Item) -> list[Item]:
         said = kind_of(name)[1]
         kind = said if said in (MASK, OTHER) else MASK if base and holds_mask(path) else stack.kind
         stacks[kind, name[len(base) :] if kind == MASK and base else ""].append(path)
-    if [*stacks] == [(None, "")] and all(map(holds_mask, stack.paths)):
+    if [*stacks] == [(None, "")] and all_masks(stack.paths):
         stacks[MASK, ""] = stacks.pop((None, ""))
     return [
         stack._replace(paths=paths, kind=kind, whole=stack.whole and kind == stack.kind)
         for (kind, _), paths in stacks.items()
     ]
+
+
+def all_masks(paths: list[Path]) -> bool:
+    """Return whether pictures can be read, and hold the values of masks alone."""
+    try:
+        return is_mask(map(read_picture, paths))
+    except Exception:  # a damaged file, which is named when it is read
+        return False
 
 
 def judge_volumes(items: list[Item]) -> list[Item]:

@@ -32,10 +32,8 @@ class MaskStack(NamedTuple):
     grid: medical.Grid | None = None  # where they lie; None for pictures and arrays
 
 
-def find_masks(
-    folder: Path, patients: Collection[str] = ()
-) -> tuple[dict[str, list[Path]], list[tuple[Path, str]], list[str]]:
-    """Return the masks in a folder and its subfolders by patient, sorted; what is no mask, and why; and problems.
+def find_masks(folder: Path, patients: Collection[str] = ()) -> tuple[dict[str, list[Path]], list[Path], list[str]]:
+    """Return the masks in a folder and its subfolders by patient, sorted; images beside masks; and problems.
 
     One volume, such as PATIENT.nii.gz, PATIENT/mask.nii.gz or PATIENT.npy, or pictures, PATIENT_SLICE.png or .tif; any
     may end in _mask. Where some pictures do, the others are taken for images; so are volumes.
@@ -56,8 +54,7 @@ def find_masks(
     if not masks and not problems:
         problems.append(f"{folder}: holds no masks (PATIENT_NUMBER_mask.png or .tif, PATIENT.nii.gz, PATIENT.npy).")
     taken = {name: [*filter(is_named, own)] or own for name, own in sorted(masks.items())}
-    left = {*paths}.difference(*taken.values())
-    return taken, [(path, "beside files called masks") for path in sorted(left)], problems
+    return taken, sorted({*paths}.difference(*taken.values())), problems
 
 
 def owner(path: Path, patients: Collection[str]) -> str:

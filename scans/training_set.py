@@ -9,9 +9,9 @@ from constants import FLAIR, POST, PRE
 from dataset.folder import GRID
 from dataset.preprocess import find_head
 from dataset.synthetic import write_slice
-from scans.check import CORRECTED, NETWORK
+from scans.check import NETWORK
 from scans.cohort import Cohort
-from scans.earlier import unchanged
+from scans.earlier import origin_of
 from scans.geometry import masks_to_network, network_spacing, to_network
 from scans.items import Item
 from scans.masks import find_masks, is_picture, read_scan_masks
@@ -56,7 +56,7 @@ def maker(path: Path, patient: str, folder: Path) -> str:
     record = read_record(folder, patient)
     if path.name not in record.get("masks", ()):
         return maker_of(f"{folder.name}/{stem(path)}")
-    return record["patient"]["origin"] if unchanged(folder / patient, record) else CORRECTED
+    return origin_of(folder / patient, record)["origin"]
 
 
 def read_training_masks(item: Item, scan: Scan, labels: set[int]) -> tuple[list[np.ndarray], list[str]]:

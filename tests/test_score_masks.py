@@ -135,7 +135,7 @@ def test_a_volume_beside_pictures_is_not_passed_over_in_silence(score, folder, t
     masks = write_pictures(tmp_path / "masks", stacks(folder))
     write_volumes(masks, {"SYNTH_T_2": stacks(folder)["SYNTH_T_2"]}, ".nii.gz")
     code, out, err, _ = score(masks, "--data", folder)
-    assert (code, err) == (0, "") and f"no masks in {masks}: SYNTH_T_2.nii.gz (beside files called masks)" in out
+    assert (code, err) == (0, "") and f"no masks in {masks}, as others are called so: SYNTH_T_2.nii.gz" in out
     (masks / "SYNTH_T_2.nii.gz").rename(masks / "SYNTH_T_2_mask.nii.gz")
     code, _, err, _ = score(masks, "--data", folder)
     assert code == 2 and "SYNTH_T_2_1_mask.png: SYNTH_T_2_mask.nii.gz holds masks of the patient, too. Remove" in err
