@@ -92,10 +92,10 @@ def main(argv: list[str] | None = None) -> None:
 
         table = pd.DataFrame(rows, columns=COLUMNS, dtype=object)
         taken = table[table["slices"].notna()]
+        print(show(table, taken))
         if taken.empty:
-            raise UserError("\n".join(["nothing was imported", *problems, *without_mask(table)]))
+            raise UserError("\n".join(["nothing was imported", *problems]))
         write_text(work / TABLE, to_csv(table))
-    print(show(table, taken))
     print(f"written to {args.out}: slices and masks of {counted(len(taken), 'patient')}, and {TABLE}")
     options = ["--data", args.out, "--weights", constants.WEIGHTS, "--run", "runs/own"]
     print("Next:", shlex.join(["python", "train_model.py", *map(str, options)]))
@@ -134,16 +134,12 @@ def import_patient(work: Path, patient: Patient, args: argparse.Namespace, probl
 
 
 def show(table: pd.DataFrame, taken: pd.DataFrame) -> str:
-    """Return the table for the terminal, and below it remarks and who has no mask."""
-    lines = [f"{row['patient']}: {row['remarks']}" for row in table.to_dict("records") if row["remarks"]]
-    shown = taken[SHOWN].to_string(index=False, na_rep="", float_format="{:.1f}".format)
-    return "\n".join([shown, *lines, *without_mask(table)])
-
-
-def without_mask(table: pd.DataFrame) -> list[str]:
-    """Return who has no mask, as one line if there is anybody."""
-    names = table["patient"][table["left_out"] == NO_MASK].tolist()
-    return [f"left out: {list_few(names)}: {NO_MASK}"] if names else []
+    """Return the table for the terminal, and below it remarks, and in one line who has no mask."""
+    lines = [] if taken.empty else [taken[SHOWN].to_string(index=False, na_rep="", float_format="{:.1f}".format)]
+    lines += [f"{row['patient']}: {row['remarks']}" for row in table.to_dict("records") if row["remarks"]]
+    if names := table["patient"][table["left_out"] == NO_MASK].tolist():
+        lines.append(f"left out: {list_few(names)}: {NO_MASK}")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

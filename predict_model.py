@@ -136,7 +136,7 @@ def predict_patients(prediction: Prediction, patients: list[Patient]) -> tuple[l
             patient.notes = record["notes"]
             slices[what] += len(record["slices"])
             if what != BEFORE:
-                describe_patient(record["patient"])
+                print_patient(record["patient"])
     return problems, slices
 
 
@@ -160,7 +160,7 @@ def finish(out: Path, cohort: Cohort, facts: dict[str, str], notice: str) -> Non
     print(f"{constants.RESEARCH_USE}\n{describe_cohort(totals)}")
 
 
-def describe_patient(total: dict[str, Any]) -> None:
+def print_patient(total: dict[str, Any]) -> None:
     """Print what was measured in a scan, and its warnings; total: row of patients.csv."""
     from scans.write import describe
 
