@@ -257,7 +257,7 @@ def name_series(items: list[Item]) -> list[Item]:
         several = len({other.place for other in study}) > 1 and [other.kind for other in study].count(FLAIR) == 1
         plain = [re.sub(r"[^a-z0-9]", "", text.lower()) for text in (item.series.description, item.place.name)]
         named = plain[0] and plain[0] in plain[1]  # as TCIA names folders
-        if (several or named) and Path(os.path.abspath(item.place.parent)).is_relative_to(item.root):
+        if several or named:
             items[number] = item._replace(name=identify(item.place.parent, item.root, {})[0])
     return items
 
