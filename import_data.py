@@ -48,8 +48,6 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--empty", nargs="+", default=[], metavar="PATIENT", help="patients without a mask who are healthy")
     add = parser.add_argument_group("output").add_argument
     add("--out", type=Path, metavar="DIR", help="the data set, a new folder")
-    add("--list", type=Path, metavar="FILE", dest="table",
-        help="only write what would be taken for whom, as a table to edit and to name as INPUT")  # fmt: skip
     return inputs.parse(parser, argv)
 
 
@@ -65,9 +63,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(argv)
     for folder in args.inputs:
         if args.out and args.out.resolve().is_relative_to(folder.resolve()):
-            raise UserError(
-                f"{args.out}: lies in {folder}, whose patients it would join. Name another folder with --out."
-            )
+            raise UserError(f"{args.out}: lies in {folder}, among its patients. Name another folder with --out.")
     from scans.table import describe, to_row, write_list
     from scans.training_set import take_masks
 
@@ -80,8 +76,7 @@ def main(argv: list[str] | None = None) -> None:
     names = sorted(patient.name for patient in cohort.patients)
     if unknown := [name for name in args.empty if name not in names]:
         raise UserError(f"--empty {unknown[0]}: is no patient. There are {list_few(names)}.")
-    for question in cohort.ambiguous(args.empty).values():
-        raise UserError(f"--empty: {question} Name both, or make a table with --list, and name them apart in it.")
+    cohort.refuse_doubles(args.empty)
     print("\n".join(describe(cohort)))
     rows, problems = [], cohort.problems
     with new_folder(args.out) as work:
@@ -97,12 +92,13 @@ def main(argv: list[str] | None = None) -> None:
 
         table = pd.DataFrame(rows, columns=COLUMNS, dtype=object)
         taken = table[table["slices"].notna()]
+        print(show(table, taken))
         if taken.empty:
-            raise UserError("\n".join(["nothing was imported", *problems, *without_mask(table)]))
+            raise UserError("\n".join(["nothing was imported", *problems]))
         write_text(work / TABLE, to_csv(table))
-    print(show(table, taken))
     print(f"written to {args.out}: slices and masks of {counted(len(taken), 'patient')}, and {TABLE}")
-    print(next_step(args.out, taken))
+    options = ["--data", args.out, "--weights", constants.WEIGHTS, "--run", "runs/own"]
+    print("Next:", shlex.join(["python", "train_model.py", *map(str, options)]))
     inputs.report(problems, done=True)
 
 
@@ -138,28 +134,12 @@ def import_patient(work: Path, patient: Patient, args: argparse.Namespace, probl
 
 
 def show(table: pd.DataFrame, taken: pd.DataFrame) -> str:
-    """Return the table for the terminal, and below it remarks and who has no mask."""
-    shown = taken[SHOWN].assign(ml=["" if ml != ml else f"{ml:.1f}" for ml in taken["ml"].astype(float)])
-    lines = [f"{row['patient']}: {row['remarks']}" for row in table.to_dict("records") if row["remarks"]]
-    return "\n".join([shown.fillna("").to_string(index=False), *lines, *without_mask(table)])
-
-
-def without_mask(table: pd.DataFrame) -> list[str]:
-    """Return who has no mask, as one line if there is anybody."""
-    names = table["patient"][table["left_out"] == NO_MASK].tolist()
-    return [f"left out: {list_few(names)}: {NO_MASK}"] if names else []
-
-
-def next_step(out: Path, taken: pd.DataFrame) -> str:
-    """Return what to type next, or a warning where the patients do not suffice to train."""
-    from dataset.split import SPLITS
-
-    if len(taken) < len(SPLITS):
-        return f"warning: training needs at least {len(SPLITS)} patients: one each to train, to validate and to test"
-    if not taken["tumour_slices"].any():
-        return "warning: all masks are empty: nothing can be learned from them"
-    options = ["--data", out, "--weights", constants.WEIGHTS, "--run", "runs/own"]
-    return "Next: " + shlex.join(["python", "train_model.py", *map(str, options)])
+    """Return the table for the terminal, and below it remarks, and in one line who has no mask."""
+    lines = [] if taken.empty else [taken[SHOWN].to_string(index=False, na_rep="", float_format="{:.1f}".format)]
+    lines += [f"{row['patient']}: {row['remarks']}" for row in table.to_dict("records") if row["remarks"]]
+    if names := table["patient"][table["left_out"] == NO_MASK].tolist():
+        lines.append(f"left out: {list_few(names)}: {NO_MASK}")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

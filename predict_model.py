@@ -58,8 +58,6 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
     add = parser.add_argument_group("output").add_argument
     add("--out", type=Path, metavar="DIR", help="where masks, overlays and tables go")
-    add("--list", type=Path, metavar="FILE", dest="table",
-        help="only write what would be taken for whom, as a table to edit and to name as INPUT")  # fmt: skip
     add("--probabilities", action="store_true", help="write the probability of each pixel, too")
     add(
         "--overwrite", action="store_true", help="replace the masks of an earlier prediction in --out, corrected or not"
@@ -72,8 +70,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--shard", type=k_of_n, metavar="K/N", help="only the K-th of N parts of the patients, of a job array")
     add("--workers", type=positive(int), default=1, metavar="N", help="processes side by side, each with a shard")
     args = parse(parser, argv)
-    if args.shard and args.workers > 1:
-        parser.error("--shard and --workers exclude each other")
+    if args.shard and (args.workers > 1 or args.overwrite):
+        parser.error("--shard goes with neither --workers nor --overwrite")
     return args
 
 
@@ -92,7 +90,7 @@ def main(argv: list[str] | None = None) -> None:
     cohort = find(args)
     patients = cohort.with_flair[args.shard[0] - 1 :: args.shard[1]] if args.shard else cohort.with_flair
     print("\n".join(describe(cohort)))
-    from inference.cohort import BEFORE, MEASURED, SEGMENTED, Prediction, run_shards
+    from inference.cohort import Prediction, run_shards
     from inference.segment import computation
     from reporting.scans import make_page
     from training.hardware import choose_hardware, keep_freed_memory
@@ -104,8 +102,7 @@ def main(argv: list[str] | None = None) -> None:
     print("\n".join(filter(None, [chosen, notice])), flush=True)
     names = [patient.name for patient in patients]
     settings = {"weights": weights_digest(model.state_dict(), {})[:16], **checkpoint["input"]}
-    everyone = [patient.name for patient in cohort.patients]
-    begin(args.out, settings, everyone, args.overwrite, names if args.shard else None)
+    begin(args.out, settings, [patient.name for patient in cohort.patients], args.overwrite)
     if args.workers > 1:
         run_shards(Path(__file__), sys.argv[1:] if argv is None else argv, args.workers, args.device, args.out, names)
     hardware = choose_hardware(args.device, "fp32")  # the same masks on every machine
@@ -113,14 +110,11 @@ def main(argv: list[str] | None = None) -> None:
     compute = computation(model, checkpoint["input"]["tta_flip"], args.batch_size, hardware)
     page = functools.partial(make_page, facts=facts, synthetic_notice=notice)
     prediction = Prediction(args.out, compute, checkpoint, args.spacing, args.probabilities, notice, page)
-    problems, slices, seconds = predict_patients(prediction, patients)
+    started = time.perf_counter()
+    problems, slices = predict_patients(prediction, patients)
 
-    if before := slices[BEFORE]:
-        print(f"{counted(before, 'slice')} done {'by the workers or ' if args.workers > 1 else ''}before")
-    if kept := slices[MEASURED]:
-        print(f"{counted(kept, 'slice')} with masks in {args.out} already, which were measured as they are")
-    if new := slices[SEGMENTED]:
-        print(f"{counted(new, 'slice')} segmented in {seconds:.1f} s, {new / seconds:.1f} slices/s on {hardware}")
+    done = ", ".join(f"{counted(number, 'slice')} {what}" for what, number in slices.items())
+    print(f"{done or 'nothing'} in {time.perf_counter() - started:.1f} s on {hardware}")
     if args.shard:
         print("The same command without --shard writes the tables and report.html, when all shards are done.")
     elif slices:
@@ -128,22 +122,22 @@ def main(argv: list[str] | None = None) -> None:
     report(problems if args.shard else cohort.problems + problems, done=bool(slices or args.shard))
 
 
-def predict_patients(prediction: Prediction, patients: list[Patient]) -> tuple[list[str], Counter[str], float]:
+def predict_patients(prediction: Prediction, patients: list[Patient]) -> tuple[list[str], Counter[str]]:
     """Predict the patients, print what was measured, and give them the notes of their scans.
 
-    Returns: what is wrong, the number of slices by what became of them, and the seconds that it took.
+    Returns: what is wrong, and the number of slices by what became of them.
     """
     from inference.cohort import BEFORE, FAILED
 
-    started, problems, slices = time.perf_counter(), [], Counter()
+    problems, slices = [], Counter()
     for patient, (what, record) in zip(patients, prediction.run(patients), strict=True):
         problems += record["problems"]
         if what != FAILED:
             patient.notes = record["notes"]
             slices[what] += len(record["slices"])
             if what != BEFORE:
-                describe_patient(record["patient"])
-    return problems, slices, time.perf_counter() - started
+                print_patient(record["patient"])
+    return problems, slices
 
 
 def finish(out: Path, cohort: Cohort, facts: dict[str, str], notice: str) -> None:
@@ -166,7 +160,7 @@ def finish(out: Path, cohort: Cohort, facts: dict[str, str], notice: str) -> Non
     print(f"{constants.RESEARCH_USE}\n{describe_cohort(totals)}")
 
 
-def describe_patient(total: dict[str, Any]) -> None:
+def print_patient(total: dict[str, Any]) -> None:
     """Print what was measured in a scan, and its warnings; total: row of patients.csv."""
     from scans.write import describe
 
@@ -184,9 +178,8 @@ def describe_notes(cohort: Cohort) -> list[str]:
             plain = re.sub(r"^(pre|post)-contrast: |-?\d[\d.,e+-]*", "", note)
             alike[plain].setdefault(patient.name, note)
     lines = []
-    for own in alike.values():
-        name, note = next(iter(own.items()))
-        lines.append(f"note: {note} ({name}{f' and {len(own) - 1} more' if len(own) > 1 else ''})")
+    for (name, note), *more in map(dict.items, alike.values()):
+        lines.append(f"note: {note} ({name}{f' and {len(more)} more' if more else ''})")
     return lines
 
 

@@ -114,7 +114,7 @@ def read_folder(folder: Path) -> Masks:
         return stacks
     files, left, problems = find_masks(folder)
     if left and not problems:
-        print(f"note: no masks in {folder}: {list_few([f'{path.name} ({why})' for path, why in left])}")
+        print(f"note: no masks in {folder}, as others are called so: {list_few([path.name for path in left])}")
     stacks = {}
     for patient, paths in files.items():
         try:
@@ -140,7 +140,7 @@ def read_reference(
 
     from dataset.folder import find_folder, find_slices, read_spacings
     from dataset.slices import load_slices
-    from scans.score import frames_of, load_scans, to_slices
+    from scans.score import load_scans, to_slices
 
     masks, source = {}, args.reference or args.scans
     if args.scans:
@@ -153,7 +153,7 @@ def read_reference(
             raise UserError(f"{source}: no reference mask of {list_few(lacking)} that fits. List others in --patients.")
         masks = {patient: masks[patient] for patient in sorted(listed)}
     if args.scans:
-        slices, frames = to_slices(scans), frames_of(scans)
+        slices, frames = to_slices(scans)
         spacing = {name: scan.spacing for name, scan in scans.items()}
         if lacking := [name for name, known in spacing.items() if not known]:
             print(f"note: distances are in pixels alone, since the spacing of {list_few(lacking)} is unknown")

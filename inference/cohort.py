@@ -11,24 +11,23 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
 from evaluation.selection import Postprocessing
 from inference.segment import Compute, expect, predict, to_masks
 from scans.check import NETWORK, input_warnings, needs_check, seen_in_training
 from scans.cohort import Patient
-from scans.earlier import digest, digest_inputs, digest_masks, is_done, origin_of, read_written
+from scans.earlier import digest, digest_inputs, is_done, origin_of, read_written
 from scans.inputs import SOME_FAILED
 from scans.masks import read_reference
 from scans.read import read_patient
-from scans.scan import Scan
 from scans.write import Result, Row, encode_stack, file_names, make_sheet, measure, read_record, record_path, sum_up
 from training.hardware import device_of
 from utils import SYSTEM_ERROR, atomic_write, cores, to_json
 
 NO_SPACING = "no spacing known, so that areas are in pixels only; add it with --spacing"
-BEFORE, MEASURED, SEGMENTED, FAILED = "before", "measured", "segmented", "failed"  # what became of a patient
+# What became of a patient
+BEFORE, MEASURED, SEGMENTED, FAILED = "done before", "with masks that were there", "segmented", "failed"
 AT_ONCE = 3  # patients in memory: while the network computes one, the next is read and the last one written
 MakePage = Callable[[Patient, Result], str]  # of reporting.scans
 
@@ -78,37 +77,26 @@ class Prediction:
             settings = self.checkpoint["input"]
             probabilities, small = network.submit(predict, self.compute, scan, settings).result()
             masks = to_masks(probabilities, Postprocessing.of(settings), scan.spacing)
-            origin = {"origin": NETWORK, "network_mask": digest_masks(masks)}
+            origin = {"origin": NETWORK}
         else:
-            origin = origin_of(masks, before.get("patient", {}))
+            origin = origin_of(self.out / patient.name, before)
         rows = measure(scan, masks, references)
-        total = sum_up(rows) | origin | self.judge(scan, masks, small)
+        warnings = [*scan.warnings, *input_warnings(scan.slices, masks, scan.spacing)]
+        total = sum_up(rows) | origin
+        if small is not None:
+            total |= expect(self.checkpoint["quality"], small, masks, scan, doubtful=bool(warnings))
+        total["seen_in_training"] = seen_in_training(scan, self.checkpoint["training_patients"])
+        total["warnings"] = " ".join(text[0].upper() + text[1:] if n else text for n, text in enumerate(warnings))
         total["check"] = needs_check(total)
         result = Result(scan, masks, references, probabilities, rows, total)
-        try:
-            record = self.write(patient, result, {"inputs": inputs, "problems": problems}, before.get("files", ()))
-        except PermissionError as error:  # of the folder of this patient
-            return FAILED, {"problems": [*problems, f"{error.filename}: {error.strerror}"]}
+        record = self.write(patient, result, {"inputs": inputs, "problems": problems}, before.get("files", ()))
         return (SEGMENTED if probabilities else MEASURED), record
-
-    def judge(self, scan: Scan, masks: Sequence[np.ndarray], small: np.ndarray | None) -> Row:
-        """Return columns of patients.csv: expected Dice, warnings, whether the network learned from this patient.
-
-        small: probabilities on the grid of the network; None for masks that were there.
-        """
-        warnings = [*scan.warnings, *input_warnings(scan.slices, masks, scan.spacing)]
-        about = {}
-        if small is not None:
-            about = expect(self.checkpoint["quality"], small, masks, scan, doubtful=bool(warnings))
-        seen = seen_in_training(scan, self.checkpoint["training_patients"])
-        later = (text[0].upper() + text[1:] for text in warnings[1:])
-        return about | {"seen_in_training": seen, "warnings": " ".join([*warnings[:1], *later])}
 
     def write(self, patient: Patient, result: Result, about: Row, earlier: Iterable[str]) -> Row:
         """Write the files of a patient, and return its record, PATIENT_mask.json.
 
-        The record goes before masks of the network: without all of them the patient counts as not segmented, and a mask
-        that is not as the record says has been corrected. Whatever else there is stands when the record does.
+        The record goes after all else, but before masks of the network: without all of them the patient counts as not
+        segmented, and a mask that is not as the record says has been corrected.
 
         about: more for the record. earlier: names of files that an earlier call has written.
         """
@@ -142,7 +130,8 @@ def run_shards(
 
     def run_shard(k: int) -> subprocess.CompletedProcess:
         own = ("--workers", "1", "--shard", f"{k + 1}/{number}", "--device", device_of(k, device))
-        command, pipe = [sys.executable, str(script), *arguments, *own], subprocess.PIPE
+        rest, pipe = [text for text in arguments if text != "--overwrite"], subprocess.PIPE  # it is done by then
+        command = [sys.executable, str(script), *rest, *own]
         return subprocess.run(command, env=environment, stdout=pipe, stderr=subprocess.STDOUT, check=False)
 
     with ThreadPoolExecutor(number) as pool, tqdm(total=len(names), unit="scan", disable=None) as bar:

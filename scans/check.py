@@ -216,12 +216,6 @@ def corner_values(image: np.ndarray) -> tuple[float, float]:
     """
     height, width = (-(-side // CORNER) for side in image.shape[:2])
     corners = image[np.ix_(np.arange(-height, height), np.arange(-width, width))]
-    counts = np.stack([np.bincount(channel.ravel(), minlength=256) for channel in np.moveaxis(image, 2, 0)])
-    pixels, values = counts[0].sum(), np.arange(256)
-    deviation = np.sqrt(np.maximum(counts @ values**2 / pixels - (counts @ values / pixels) ** 2, 0))
-    place = 0.995 * (pixels - 1)  # of the percentile among the sorted values
-    below, above = ((counts.cumsum(1) <= int(place) + n).sum(1) for n in (0, 1))
-    brightest = below + (above - below) * (place % 1)
-    spread = corners.std((0, 1)) / np.maximum(deviation, 1)
-    level = corners.mean((0, 1)) / np.maximum(brightest, 1)
+    spread = corners.std((0, 1)) / np.maximum(image.std((0, 1)), 1)
+    level = corners.mean((0, 1)) / np.maximum(np.percentile(image, 99.5, axis=(0, 1)), 1)
     return float(spread.max()), float(level.max())

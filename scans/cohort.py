@@ -38,12 +38,11 @@ def find_patients(inputs: Iterable[Path], options: dict[Kind, str] | None = None
     for table in tables:
         cohort.patients.extend(read_table(table, cohort.problems))
     taken = {patient.name.lower() for patient in cohort.patients}
-    for name, own in group(items, {kind for kind, text in options.items() if is_pattern(text)}):
+    for name, own in group(items):
         add_patients(cohort, name, choose_series(own, series, cohort.problems), taken)
     for patient in cohort.with_flair:
         flair = patient.items[FLAIR]
-        in_one_file = flair.alone and not {PRE, POST} & patient.items.keys()
-        if in_one_file and any(volumes := volumes_of_set(flair.place)):
+        if not {PRE, POST} & patient.items.keys() and any(volumes := volumes_of_set(flair.place)):
             shown = ", ".join(f"{SHOWN[kind]} {volumes[kind]}" for kind in (PRE, FLAIR, POST))
             patient.notes.append(f"volumes by their numbers from 0, as dataset.json says: {shown}")
         if gap := gap_in(flair):
@@ -60,31 +59,22 @@ def take_options(cohort: Cohort, options: dict[Kind, str]) -> None:
 
     The cells of a table go before options. Raises: UserError if there is one file for several patients.
     """
-    ready = cohort.with_flair
-    for patient, (kind, text) in itertools.product(ready, options.items()):
-        if kind in patient.items:
-            continue
-        if is_pattern(text):
-            wrong = f"{patient.name}: no file matches {text} beside it. Name another pattern, or {REMEDY}"
-            cohort.problems.append(wrong)
-        elif len(ready) > 1:
-            raise UserError(
-                f"{text} is the file of one patient, but there are {len(ready)}. Name a pattern of file names, such as "
-                f"'*_t1.nii.gz', or {REMEDY}"
-            )
-        else:
-            patient.items[kind] = read_cell(Path(), text, kind, patient.name)
+    for kind, text in options.items():
+        lacking = [patient for patient in cohort.with_flair if kind not in patient.items]
+        if not is_pattern(text) and len(lacking) > 1:
+            raise UserError(f"{text} is one file for {len(lacking)} patients. Name a pattern, such as '*_t1.nii.gz'.")
+        for patient in lacking:
+            if is_pattern(text):
+                cohort.problems.append(f"{patient.name}: no file matches {text} beside it. Name another, or {REMEDY}")
+            else:
+                patient.items[kind] = read_cell(Path(), text, kind, patient.name)
 
 
 # --- From items to patients --------------------------------------------------------------------------------------
 
 
-def group(items: list[Item], patterns: set[Kind]) -> list[tuple[str, list[Item]]]:
-    """Return name and items of each patient.
-
-    Masks, what matches a pattern, and images of no known sequence, to be listed as unused, may have another name than
-    the FLAIR that they belong to: see `owners`.
-    """
+def group(items: list[Item]) -> list[tuple[str, list[Item]]]:
+    """Return name and items of each patient. What has another name than any FLAIR may belong to one: see `owners`."""
     roots = {item.root for item in items if item.kind == FLAIR and not item.series}
     images: dict[Path, Images] = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))  # by root
     named = set()  # who has an image
@@ -93,13 +83,13 @@ def group(items: list[Item], patterns: set[Kind]) -> list[tuple[str, list[Item]]
         if item.kind == main and not item.series:
             for above in (item.folder, *item.folder.parents):
                 images[item.root][above][item.begin].append(item)
-        if item.kind in {PRE, FLAIR, POST, main} - patterns:
+        if item.kind in (FLAIR, main):
             named.add((item.root, item.name))
     patients: dict[tuple[Path, str], list[Item]] = {(item.root, item.name): [] for item in items}
     for item in items:
         name = item.name
         if item.alone and (item.root, name) not in named:
-            fits = owners(item, images[item.root], item.kind in patterns)
+            fits = owners(item, images[item.root])
             if len(fits) == 1:
                 (name,) = fits
             elif fits:
@@ -109,14 +99,12 @@ def group(items: list[Item], patterns: set[Kind]) -> list[tuple[str, list[Item]]
     return [(name, own) for (_, name), own in patients.items() if own]
 
 
-def owners(item: Item, images: Images, wanted: bool) -> set[str]:
-    """Return the names of the patients that a mask, or an image of no known sequence, may belong to.
+def owners(item: Item, images: Images) -> set[str]:
+    """Return the names of the patients that a file of another name may belong to.
 
     Only the nearest folder at or above it that holds images counts, with its subfolders: those of whom an image begins
     with the same name; or the one beside it, if either bears the name of the folder, or the image is called by its
     sequence alone. A mask may also lie above or below the folder of a FLAIR that is called FLAIR alone.
-
-    wanted: whether a pattern names the item.
     """
     folder = item.folder
     nearest = next((above for above in (folder, *folder.parents) if above in images), folder)
@@ -129,7 +117,7 @@ def owners(item: Item, images: Images, wanted: bool) -> set[str]:
     if len(beside) == 1:
         (image,) = beside
         of_folder = identify(folder, item.root, {})[0] in (item.name, image.name) and item.kind is not None
-        if wanted or of_folder or not image.begin:
+        if of_folder or not image.begin:
             return {image.name}
     if item.kind != MASK:
         return set()
@@ -145,10 +133,7 @@ def choose_series(own: list[Item], series: str, problems: list[str]) -> list[Ite
     if stacks and len(meant) != 1 and (meant or series):
         listed = "; ".join(f"{item.series.label}, {counted(len(item.paths), 'file')}" for item in stacks)
         wrong = f"--series {series} names {len(meant) or 'none'} of them. " if series else ""
-        problems.append(
-            f"{stacks[0].folder}: holds {len(stacks)} series. {wrong}Say which one is FLAIR: --series with its number, "
-            f"description or UID; or {REMEDY} They are {listed}."
-        )
+        problems.append(f"{stacks[0].folder}: holds {len(stacks)} series. {wrong}Name FLAIR with --series: {listed}.")
         meant = []
     return [
         item._replace(kind=FLAIR) if item in meant
@@ -164,23 +149,20 @@ def add_patients(cohort: Cohort, name: str, own: list[Item], taken: set[str]) ->
     """
     mains = [item for item in own if item.kind == FLAIR] or [item for item in own if item.kind is None]
     asked = any(item.reason == NOT_CHOSEN for item in own)
-    if not mains and not asked and all(item.kind in (MASK, OTHER) and not item.series for item in own):
+    if not mains and all(item.kind in (MASK, OTHER) and not item.series for item in own):
         for item in own:
             cohort.unused.append(unused(item, "a mask that fits no image" if item.kind == MASK else NO_USE))
         return
     rest = [item for item in own if item not in mains]
     for main in mains or [None]:
-        patient = Patient(unique(name, taken), {FLAIR: main} if main else {}, called=safe_name(name))
+        patient = Patient(unique(name, taken), safe_name(name), {FLAIR: main} if main else {})
         if patient.name != patient.called:
             patient.notes.append(f"another one is called {name}, too")
         others = [item for item in rest if len(mains) < 2 or item.folder == main.folder]
         assign(patient, others, cohort.problems)
         if not main and not asked:
             shown = ", ".join(item.place.name for item in own)
-            cohort.problems.append(
-                f"{own[0].folder}: no FLAIR, which is what is segmented, beside {shown}. Name its file like one "
-                f"(flair, x_flair), or {REMEDY}"
-            )
+            cohort.problems.append(f"{own[0].folder}: no FLAIR beside {shown}. Name its file x_flair, or {REMEDY}")
         cohort.patients.append(patient)
     if len(mains) > 1:
         folders = {main.folder for main in mains}

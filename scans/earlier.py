@@ -24,25 +24,20 @@ def refuse_folder(out: Path) -> None:
         raise UserError(f"{out}: is not empty, and holds no earlier prediction. Name another folder with --out.")
 
 
-def begin(
-    out: Path, settings: dict[str, Any], patients: Iterable[str], overwrite: bool, own: Iterable[str] | None = None
-) -> None:
+def begin(out: Path, settings: dict[str, Any], patients: Iterable[str], overwrite: bool) -> None:
     """Write the settings of a prediction into its folder; with `overwrite`, remove the files of an earlier one first.
 
-    settings: of network and masks. patients: of the cohort. own: of these, those of this process; None for all.
-    Raises: UserError if there are masks of other patients, or with other settings.
+    settings: of network and masks. Raises: UserError if there are masks of other patients, or with other settings.
     """
     path, settings = out / OURS, json.loads(to_json(settings))
     earlier = {folder.name for folder in out.glob("*") if record_path(out, folder.name).is_file()}
     before = {} if overwrite else read_json(path)
     remedy = "another folder with --out, or replace all masks with --overwrite."
     if overwrite:
-        for name in earlier if own is None else earlier.intersection(own):
+        for name in earlier:
             remove(out, name)
     elif others := sorted(earlier.difference(patients)):
-        raise UserError(
-            f"{out}: holds masks of {list_few(others)}, which this command does not name. Name all, or {remedy}"
-        )
+        raise UserError(f"{out}: holds masks of {list_few(others)}, who is not named now. Name all, or {remedy}")
     different = [f"{name} {before[name]}, not {new}" for name, new in settings.items() if before.get(name, new) != new]
     if different:
         raise UserError(f"{out}: holds masks made with {'; '.join(different)}. Give the same options, name {remedy}")
@@ -71,12 +66,6 @@ def digest_inputs(patient: Patient, spacing: Sequence[float] | None) -> str:
     return digest("\n".join(about).encode())
 
 
-def digest_masks(masks: Sequence[np.ndarray]) -> str:
-    """Return a text that tells apart masks (uint8 0 or 1) by their pixels alone, not by how they were saved."""
-    content = b"".join(f"{mask.shape}".encode() + np.packbits(mask > 0).tobytes() for mask in masks)
-    return f"sha256:{digest(content)[:16]}"
-
-
 def is_done(folder: Path, record: Row, inputs: str) -> bool:
     """Return whether the record of a patient is of these inputs, and all its files are there, with unchanged masks."""
     if not record or record["inputs"] != inputs:
@@ -85,9 +74,9 @@ def is_done(folder: Path, record: Row, inputs: str) -> bool:
 
 
 def unchanged(folder: Path, record: Row) -> bool:
-    """Return whether the masks that are in a folder are as its record says."""
-    known = [(folder / name, content) for name, content in record["masks"].items()]
-    return all(digest(path.read_bytes()) == content for path, content in known if path.is_file())
+    """Return whether there is a record, and the masks that are in its folder are as it says."""
+    known = [(folder / name, content) for name, content in record.get("masks", {}).items()]
+    return bool(known) and all(digest(path.read_bytes()) == content for path, content in known if path.is_file())
 
 
 def read_written(folder: Path, scan: Scan, record: Row) -> list[np.ndarray] | None:
@@ -98,8 +87,7 @@ def read_written(folder: Path, scan: Scan, record: Row) -> list[np.ndarray] | No
     """
     paths = [folder / name for name in file_names(scan, "mask")]
     lacking = [path for path in paths if not path.is_file()]
-    by_network = bool(record) and record["patient"]["origin"] == NETWORK
-    if len(lacking) == len(paths) or (lacking and by_network and unchanged(folder, record)):
+    if len(lacking) == len(paths) or (lacking and origin_of(folder, record)["origin"] == NETWORK):
         return None
     remedy = "Restore it, or replace all masks with --overwrite."
     if lacking:
@@ -110,13 +98,9 @@ def read_written(folder: Path, scan: Scan, record: Row) -> list[np.ndarray] | No
         raise ValueError(f"{paths[0]}: cannot be used: {' '.join(str(error).split())} {remedy}") from None
 
 
-def origin_of(masks: Sequence[np.ndarray], row: Row) -> Row:
-    """Return the columns of patients.csv that say where masks come from that were in the output folder.
-
-    row: of the patient in the earlier record; of masks as the network made them, what was expected still holds.
-    """
-    network = row.get("network_mask", "")
-    if digest_masks(masks) != network:
-        return {"origin": CORRECTED, "network_mask": network}
-    known = {name: row[name] for name in ("expected_dice", "low", "high") if name in row}
-    return {"origin": NETWORK, "network_mask": network} | known
+def origin_of(folder: Path, record: Row) -> Row:
+    """Return the columns of patients.csv that say who made the masks in a folder: as its record, or a person since."""
+    if not unchanged(folder, record):
+        return {"origin": CORRECTED}
+    names = ("origin", "expected_dice", "low", "high")
+    return {name: record["patient"][name] for name in names if name in record["patient"]}

@@ -4,6 +4,7 @@ Where the spacing is not known, or is like that, nothing changes but the size.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -22,7 +23,7 @@ LARGEST = 1024  # pixels of a side of a slice with square pixels
 def to_network(scan: Scan) -> np.ndarray:
     """Return the slices, or slabs of thin ones, at the network's size with square pixels: uint8 [N, 256, 256, 3]."""
     slabs = []
-    for first, last in zip(*_slabs(scan), strict=True):
+    for first, last in pairwise(_slab_edges(scan)):
         planes = scan.slices[first:last]
         plane = planes[0] if len(planes) == 1 else np.mean(planes, axis=0, dtype=np.float32).round().astype(np.uint8)
         if (size := _square_size(plane.shape, scan.spacing)) != plane.shape[:2]:
@@ -37,7 +38,7 @@ def masks_to_network(masks: Sequence[np.ndarray], scan: Scan) -> np.ndarray:
     A slab is marked where half of its slices are: uint8 [N, 256, 256].
     """
     slabs = []
-    for first, last in zip(*_slabs(scan), strict=True):
+    for first, last in pairwise(_slab_edges(scan)):
         mask = (2 * np.sum(masks[first:last], axis=0) >= last - first).astype(np.uint8)
         square = _pad(_nearest(mask, _square_size(mask.shape, scan.spacing)))
         slabs.append(_nearest(square, (IMAGE_SIZE, IMAGE_SIZE)))
@@ -46,8 +47,8 @@ def masks_to_network(masks: Sequence[np.ndarray], scan: Scan) -> np.ndarray:
 
 def from_network(logits: np.ndarray, scan: Scan) -> list[np.ndarray]:
     """Return logits of `to_network` (float32 [N, 256, 256]) for each slice at its own size: float32 [H, W]."""
-    first, last = _slabs(scan)
-    place = np.interp(np.arange(len(scan.slices)), (first + last - 1) / 2, np.arange(len(first)))
+    edges = _slab_edges(scan)
+    place = np.interp(np.arange(len(scan.slices)), (edges[:-1] + edges[1:] - 1) / 2, np.arange(len(logits)))
     own = []
     for plane, at in zip(scan.slices, place, strict=True):
         below, share = int(at), np.float32(at % 1)
@@ -71,20 +72,20 @@ def network_spacing(scan: Scan) -> tuple[float, ...] | None:
     (rows, columns, between), (height, width) = scan.spacing, scan.slices[0].shape[:2]
     size = _square_size((height, width), scan.spacing)
     pixel = max(size) / IMAGE_SIZE
-    slabs = len(_slabs(scan)[0])
+    slabs = len(_slab_edges(scan)) - 1
     return rows * height / size[0] * pixel, columns * width / size[1] * pixel, between * len(scan.slices) / slabs
 
 
 def describe(scan: Scan) -> list[str]:
     """Return what `to_network` does to the slices, as notes for the user."""
     notes = []
-    slabs, rows = len(_slabs(scan)[0]), scan.spacing or ()
+    slabs, spacing = len(_slab_edges(scan)) - 1, scan.spacing or ()
     if slabs < len(scan.slices):
-        notes.append(f"slices of {rows[2]:.3g} mm are averaged in {slabs} slabs, as thick as those of the data set")
+        notes.append(f"slices of {spacing[2]:.3g} mm are averaged in {slabs} slabs, as thick as those of the data set")
     if _square_size(scan.slices[0].shape, scan.spacing) != scan.slices[0].shape[:2]:
         notes.append(
-            f"pixels of {rows[0]:.3g} x {rows[1]:.3g} mm, as of slices taken in another plane, are made square for the "
-            "network; the mask is on the grid of the input"
+            "pixels of {:.3g} x {:.3g} mm, as of slices taken in another plane, are made square for the network; "
+            "the mask is on the grid of the input".format(*spacing)
         )
     return notes
 
@@ -128,13 +129,12 @@ def _nearest(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return mask[np.ix_(*places)]
 
 
-def _slabs(scan: Scan) -> tuple[np.ndarray, np.ndarray]:
-    """Return the first slice of each slab and the one after its last, int64 [N] each; a slab may be one slice."""
+def _slab_edges(scan: Scan) -> np.ndarray:
+    """Return the first slice of each of N slabs, and the number of slices: int64 [N + 1]; a slab may be one slice."""
     slices = slabs = len(scan.slices)
     if scan.spacing and scan.spacing[2] < THIN and len({plane.shape for plane in scan.slices}) == 1:
         slabs = max(1, round(slices * scan.spacing[2] / APART))
-    edges = np.linspace(0, slices, slabs + 1).round().astype(int)
-    return edges[:-1], edges[1:]
+    return np.linspace(0, slices, slabs + 1).round().astype(int)
 
 
 def _square_size(shape: Sequence[int], spacing: Sequence[float] | None) -> tuple[int, int]:

@@ -28,6 +28,8 @@ def add_image_options(parser: argparse.ArgumentParser) -> None:
     add("--series", default="", metavar="NAME", help="number or description of the DICOM series that is FLAIR")
     add("--spacing", type=positive(float), nargs=3, metavar=("ROWS", "COLUMNS", "SLICES"),
         help="mm between rows, columns and slices, for files that do not say so")  # fmt: skip
+    add("--list", type=Path, metavar="FILE", dest="table",
+        help="only write what would be taken for whom, as a table to edit and to name as INPUT")  # fmt: skip
 
 
 def parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.Namespace:

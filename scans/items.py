@@ -29,8 +29,8 @@ from scans.names import (
 )
 from scans.read import holds_mask, is_mask, read_picture
 from scans.scan import ENDINGS, PICTURES, file_ending, natural_order, stem
+from utils import UserError
 
-DEEPEST = 8  # levels of folders below a folder that is named; patient, session, kind and series are 4
 BIDS = "dataset_description.json"  # in a folder of that standard, where these hold no scans as they were taken
 BIDS_OTHERS = {"code", "derivatives", "sourcedata", "stimuli"}
 OURS = "prediction.json"  # settings of network and masks, the first file in a folder of predict_model.py
@@ -39,8 +39,7 @@ NUMBERED = re.compile(r"(.+)_(\d{4})")  # a channel of nnU-Net, in these folders
 NNUNET = {"imagesTr", "imagesTs"}
 SEQUENCES = {PRE, FLAIR, POST}
 NOT_CHOSEN = "not chosen as FLAIR"
-PROBLEMS = GONE, DENIED = "a link that leads nowhere", "no permission to read it"  # of which one is told
-DEEP = "too many folders deep"
+UNOPENED = "cannot be opened"  # of which one is told
 RESTORE = "Restore it, or leave it out."
 
 
@@ -85,10 +84,10 @@ class Patient:
     """The stacks of one patient, none of them read. Without FLAIR nothing is segmented."""
 
     name: str
+    called: str  # name by its files, which others may have, too
     items: dict[Kind, Item]  # by channel, and MASK
     unused: list[Item] = field(default_factory=list)  # each with its reason
     notes: list[str] = field(default_factory=list)
-    called: str = ""  # name by its files, which others may have, too
 
 
 class Cohort(NamedTuple):
@@ -102,18 +101,11 @@ class Cohort(NamedTuple):
     def with_flair(self) -> list[Patient]:
         return [patient for patient in self.patients if FLAIR in patient.items]
 
-    def ambiguous(self, names: Collection[str]) -> dict[str, str]:
-        """Return a question for each name that may mean several patients: P, and P_2 if another folder is called P.
-
-        Nothing is asked if each of these patients is named.
-        """
-        meant: dict[str, dict[str, str]] = defaultdict(dict)  # by what they are called: names with the place
+    def refuse_doubles(self, names: Collection[str]) -> None:
+        """Raise UserError if one of the names may mean several patients: P, and P_2 if another folder is called P."""
         for patient in self.patients:
-            place = [*patient.items.values(), *patient.unused][0].place
-            for name in {patient.name, patient.called}:
-                meant[name][patient.name] = f"{patient.name} ({place})"
-        several = {name: meant[name] for name in names if len(meant[name]) > 1 and not meant[name].keys() <= {*names}}
-        return {name: f"which {name} is meant, {' or '.join(own.values())}?" for name, own in several.items()}
+            if patient.name != patient.called and {patient.name, patient.called} & {*names}:
+                raise UserError(f"{patient.called} may mean {patient.name}, too. Name them apart in a table of --list.")
 
 
 def find_items(inputs: Iterable[Path], patterns: dict[Kind, str], problems: list[str]) -> list[Item]:
@@ -122,14 +114,9 @@ def find_items(inputs: Iterable[Path], patterns: dict[Kind, str], problems: list
     The pictures, or the DICOM series, of one folder are one item; any other file is its own. What matches a pattern is
     of its kind, and of the patient that the rest of its name says.
     """
-    stacks: dict[tuple[Path, str], set[Path]] = defaultdict(set)  # by place, and format
+    stacks: dict[tuple[Path, str], set[Path]] = defaultdict(set)  # by place, and format or why it is not read
     roots: dict[Path, Path] = {}  # by place
-    left: dict[Path, Item] = {}  # which are not used
     whole: set[Path] = set()  # folders all of whose files are given
-
-    def leave(path: Path, root: Path, reason: str) -> None:
-        left[path] = Item(path, [path], root, identify(path, root, {})[0], OTHER, reason=reason)
-
     for given in inputs:
         if not os.path.lexists(given):
             problems.append(f"{given}: no such file or folder. Name another.")
@@ -141,33 +128,32 @@ def find_items(inputs: Iterable[Path], patterns: dict[Kind, str], problems: list
         problems += problems_of(entries)
         whole |= {path.parent for path, _ in entries if is_folder}
         for path, reason in entries:
-            format = "pictures" if file_ending(path) in PICTURES else file_ending(path) or "DICOM"
-            place = path.parent if format in ("pictures", "DICOM") and not reason else path
-            root = Path(os.path.abspath(given if is_folder and place != given else place.parent))
-            root = roots.setdefault(place, root)
-            if reason:
-                leave(path, root, reason)
-            else:
-                stacks[place, format].add(path)
-    items, series = [], []
-    for (place, format), paths in stacks.items():
+            form = reason or ("pictures" if file_ending(path) in PICTURES else file_ending(path) or "DICOM")
+            place = path.parent if form in ("pictures", "DICOM") else path
+            roots.setdefault(place, Path(os.path.abspath(given if is_folder and place != given else place.parent)))
+            stacks[place, form].add(path)
+    items, series, left = [], [], []
+    for (place, form), paths in stacks.items():
         ordered = sorted(paths, key=lambda path: (natural_order(path), path))
-        stack = Item(place, ordered, roots[place], *identify(place, roots[place], patterns))
-        if format == "DICOM":
+        name, kind = identify(place, roots[place], patterns)
+        stack = Item(place, ordered, roots[place], name, kind, whole=place in whole)
+        if form == "DICOM":
             found, reports = medical.find_series(sorted(paths))
             series += [stack._replace(paths=one.paths, series=one, whole=len(found) == 1) for one in found]
-            for path in reports:
-                leave(path, roots[place], "DICOM without an image")
-        elif format == "pictures":
-            items += picture_items(stack._replace(whole=place in whole), patterns.get(MASK))
-        else:
+            without = stack._replace(kind=OTHER, reason="DICOM without an image")
+            left += [without._replace(place=path, paths=[path]) for path in reports]
+        elif form == "pictures":
+            items += picture_items(stack)
+        elif form in ENDINGS:
             items.append(stack)
-    return [*judge_volumes(items), *name_series(series, patterns), *left.values()]
+        else:
+            left.append(stack._replace(kind=OTHER, reason=form))
+    return [*judge_volumes(items), *name_series(series), *left]
 
 
 def problems_of(entries: Iterable[tuple[Path, str]]) -> list[str]:
     """Return what is told of files and the reasons why they are not read: of those that the user may want."""
-    return [f"{path}: {reason}. {RESTORE}" for path, reason in entries if reason.startswith(PROBLEMS)]
+    return [f"{path}: {reason}. {RESTORE}" for path, reason in entries if reason.startswith(UNOPENED)]
 
 
 def identify(place: Path, root: Path, patterns: dict[Kind, str]) -> tuple[str, Kind]:
@@ -199,12 +185,11 @@ def channel_of(file: Path, number: int) -> Kind:
     return OTHER if number or os.path.lexists(file.with_name(file.name.replace("_0000", "_0001"))) else None
 
 
-def picture_items(stack: Item, pattern: str | None) -> list[Item]:
+def picture_items(stack: Item) -> list[Item]:
     """Return the pictures of a folder as images and masks, by their names; or by their values, where names continue.
 
     s_0_m.png is a mask of s_0.png if it holds two values at most. Pictures of no known sequence are masks if they hold
     the values of masks alone.
-    pattern: names of the masks, if that is given.
     """
     if stack.kind == MASK:
         return [stack]
@@ -212,15 +197,10 @@ def picture_items(stack: Item, pattern: str | None) -> list[Item]:
     stacks: dict[tuple[Kind, str], list[Path]] = defaultdict(list)  # by kind, and the ending of a reader's masks
     for path in stack.paths:
         name = stem(path)
-        base = "" if pattern else base_of(name, names)
+        base = base_of(name, names)
         base = "" if name[len(base) + 1 :].isdecimal() else base  # scan.png, scan_2.png
-        named, kind = bool(KINDS[MASK].search(name)), stack.kind
-        if pattern:
-            kind = MASK if fnmatch.fnmatch(path.name, pattern) else OTHER if named else kind
-        elif (base or named) and (said := kind_of(name)[1]) in (MASK, OTHER):
-            kind = said
-        elif base and holds_mask(path):
-            kind = MASK
+        said = kind_of(name)[1]
+        kind = said if said in (MASK, OTHER) else MASK if base and holds_mask(path) else stack.kind
         stacks[kind, name[len(base) :] if kind == MASK and base else ""].append(path)
     if [*stacks] == [(None, "")] and all_masks(stack.paths):
         stacks[MASK, ""] = stacks.pop((None, ""))
@@ -265,7 +245,7 @@ def judge_volumes(items: list[Item]) -> list[Item]:
     return judged
 
 
-def name_series(items: list[Item], patterns: dict[Kind, str]) -> list[Item]:
+def name_series(items: list[Item]) -> list[Item]:
     """Return the items of DICOM series with their kinds. A folder of one series of a study names no patient."""
     studies: dict[tuple[Path, str], list[Item]] = defaultdict(list)
     for number, item in enumerate(items):
@@ -277,8 +257,8 @@ def name_series(items: list[Item], patterns: dict[Kind, str]) -> list[Item]:
         several = len({other.place for other in study}) > 1 and [other.kind for other in study].count(FLAIR) == 1
         plain = [re.sub(r"[^a-z0-9]", "", text.lower()) for text in (item.series.description, item.place.name)]
         named = plain[0] and plain[0] in plain[1]  # as TCIA names folders
-        if (several or named) and Path(os.path.abspath(item.place.parent)).is_relative_to(item.root):
-            items[number] = item._replace(name=identify(item.place.parent, item.root, patterns)[0])
+        if several or named:
+            items[number] = item._replace(name=identify(item.place.parent, item.root, {})[0])
     return items
 
 
@@ -291,51 +271,45 @@ def gap_in(item: Item) -> str:
     if steps.min() <= 0 or steps.max() <= 1.5 * np.median(steps):
         return ""
     n = int(steps.argmax())
-    return (
-        f"slices between {item.paths[n].name} and {item.paths[n + 1].name} are missing by their names, and so they are "
-        "in areas and volumes. Restore them."
-    )
+    return f"slices between {item.paths[n].name} and {item.paths[n + 1].name} are missing by their names. Restore them."
 
 
 # --- Files ---------------------------------------------------------------------------------------------------
 
 
-def walk(folder: Path, levels: int = DEEPEST, ours: bool = False) -> Iterator[tuple[Path, str]]:
+def walk(folder: Path, ours: bool = False, above: frozenset[Path] = frozenset()) -> Iterator[tuple[Path, str]]:
     """Yield the files in a folder and its subfolders, which may be links, and why one is not read, or "" if it is.
 
     Of a folder that is not entered, the folder; hidden ones and junk of other programs are passed over.
-    ours: also in folders that predict_model.py wrote; its masks are no reference.
+    ours: also in folders that predict_model.py wrote; its masks are no reference. above: folders that led here.
     """
     try:
         entries = sorted(path for path in folder.iterdir() if not path.name.startswith(".") and path.name != GRID)
     except OSError as error:
-        yield folder, f"{DENIED} ({error.strerror})"
+        yield folder, f"{UNOPENED} ({error.strerror})"
         return
     names = {path.name for path in entries}
     if not ours and OURS in names:
         yield folder, "written by predict_model.py"
         return
-    folders = {path for path in entries if os.path.isdir(path)}
+    folders, above = {path for path in entries if os.path.isdir(path)}, above | {folder.resolve()}
     yield from ((path, why_unread(path)) for path in entries if path not in folders)
     for path in sorted(folders):
         if path.name in BIDS_OTHERS and BIDS in names:
             yield path, "not as it was taken (BIDS)"
-        elif not levels:
-            yield path, DEEP
-        elif path.is_symlink() and path.parent.resolve().is_relative_to(path.resolve()):
+        elif any(place.is_relative_to(path.resolve()) for place in above):
             yield path, "a link to a folder above it"
         elif path.name not in JUNK_FOLDERS:
-            yield from walk(path, levels - 1, ours)
+            yield from walk(path, ours, above)
 
 
 def why_unread(path: Path) -> str:
     """Return why a file is not read; "" if it is. One that is gone but has the ending of an image is, and fails."""
+    if os.path.exists(path) and not os.path.isfile(path):  # to open a pipe would wait for ever
+        return "no file"
     if file_ending(path):
-        if stem(path).lower().endswith("_overlay"):
-            return "an overlay"
-        return "" if os.path.isfile(path) or not os.path.exists(path) else "no file"
-    if not os.path.exists(path):
-        return "" if medical.is_dicom(path) else GONE
-    if not os.access(path, os.R_OK):
-        return DENIED
-    return "" if os.path.isfile(path) and medical.is_dicom(path) else "no image"
+        return "an overlay" if stem(path).lower().endswith("_overlay") else ""
+    try:
+        return "" if medical.is_dicom(path) else "no image"
+    except OSError as error:
+        return f"{UNOPENED} ({error.strerror})"

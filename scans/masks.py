@@ -10,7 +10,7 @@ import numpy as np
 
 from scans import medical
 from scans.cohort import Patient
-from scans.items import DEEP, problems_of, walk
+from scans.items import problems_of, walk
 from scans.names import MASK, base_of, kind_of
 from scans.read import open_picture, read_picture, read_stack
 from scans.scan import PICTURES, Scan, file_ending, natural_order, stem
@@ -32,43 +32,38 @@ class MaskStack(NamedTuple):
     grid: medical.Grid | None = None  # where they lie; None for pictures and arrays
 
 
-def find_masks(
-    folder: Path, patients: Collection[str] = ()
-) -> tuple[dict[str, list[Path]], list[tuple[Path, str]], list[str]]:
-    """Return the masks in a folder and its subfolders by patient, sorted; what is no mask, and why; and problems.
+def find_masks(folder: Path, patients: Collection[str] = ()) -> tuple[dict[str, list[Path]], list[Path], list[str]]:
+    """Return the masks in a folder and its subfolders by patient, sorted; images beside masks; and problems.
 
     One volume, such as PATIENT.nii.gz, PATIENT/mask.nii.gz or PATIENT.npy, or pictures, PATIENT_SLICE.png or .tif; any
     may end in _mask. Where some pictures do, the others are taken for images; so are volumes.
 
-    patients: names that are known; what is called a mask then says nothing about the files of others. Masks in a folder
-    of such a name, or with a record of predict_model.py, may be called anything.
+    patients: names that are known, in whose folders masks may be called anything; then no file is taken for an image.
     """
-    masks: dict[str, list[Path]] = defaultdict(list)
-    entries = list(walk(folder, levels=1, ours=True))
-    problems = problems_of(entries)
-    for pictured in (False, True):
-        paths = [path for path, why in entries if not why and file_ending(path) and is_picture(path) == pictured]
-        named = [*filter(is_named, paths)]
-        for path in named if named and not patients else paths:
-            match = SLICE.fullmatch(whose(path)) if pictured else None
-            above = path.parent.name
-            name = match["patient"] if match else whose(path) or above
-            known = [other for other in (above, name, kind_of(name)[0]) if other in patients]
-            if record_path(path.parent.parent, above).is_file():  # predict_model.py wrote it
-                known = [above]
-            if pictured and not (match or known):
-                problems.append(f"{path}: not named like a mask. Rename it to PATIENT_NUMBER_mask{path.suffix}.")
-            else:
-                masks[known[0] if known else name].append(path)
+    entries = list(walk(folder, ours=True))
+    paths = [path for path, why in entries if not why and file_ending(path)]
+    problems, masks = problems_of(entries), defaultdict(list)
+    forms = set() if patients else {is_picture(path) for path in paths if is_named(path)}  # which are called masks
+    for path in sorted(paths, key=is_picture):
+        if is_picture(path) in forms and not is_named(path):
+            continue
+        if name := owner(path, patients):
+            masks[name].append(path)
+        else:
+            problems.append(f"{path}: not named like a mask. Rename it to PATIENT_NUMBER_mask{path.suffix}.")
     if not masks and not problems:
         problems.append(f"{folder}: holds no masks (PATIENT_NUMBER_mask.png or .tif, PATIENT.nii.gz, PATIENT.npy).")
-    taken = {name: [*filter(is_named, paths)] or paths for name, paths in sorted(masks.items())}
-    masked = {path for paths in taken.values() for path in paths}
-    left = [
-        (path, why or "beside files called masks") for path, why in entries
-        if why == DEEP or (not why and file_ending(path) and path not in masked)
-    ]  # fmt: skip
-    return taken, left, problems
+    taken = {name: [*filter(is_named, own)] or own for name, own in sorted(masks.items())}
+    return taken, sorted({*paths}.difference(*taken.values())), problems
+
+
+def owner(path: Path, patients: Collection[str]) -> str:
+    """Return whose a mask is by the names of its file and its folder; empty if those of a picture say nothing."""
+    above, match = path.parent.name, SLICE.fullmatch(whose(path)) if is_picture(path) else None
+    if record_path(path.parent.parent, above).is_file():  # predict_model.py wrote it
+        return above
+    name = match["patient"] if match else "" if is_picture(path) else whose(path) or above
+    return next((known for known in (above, name, kind_of(name)[0]) if known in patients), name)
 
 
 def is_picture(path: Path) -> bool:
@@ -223,21 +218,14 @@ def onto_scan(mask: np.ndarray, grid: medical.Grid | None, scan: Scan) -> tuple[
     size = (len(scan.slices), *scan.slices[0].shape[:2])
     if mask.shape == size:
         if scan.grid and not scan.grid.matches(grid):
-            raise ValueError(
-                "it has the size of the images but lies elsewhere by its header. Save it with the header of the images."
-            )
+            raise ValueError("it has the size of the images but lies elsewhere. Save it with the header of the images.")
         return list(mask), ""
     own, other = (f"{slices} slices of {width}x{height}" for slices, height, width in (mask.shape, size))
     if not all(one is not None and one.affine is not None for one in (grid, scan.grid)):
-        raise ValueError(
-            f"it has {own}, the images have {other}, and headers do not say how they lie. Save it on the grid of the "
-            "images."
-        )
+        raise ValueError(f"it has {own}, the images have {other}. Save it on the grid of the images.")
     covered = medical.resample(np.ones(size, np.uint8), scan.grid, grid)
     if mask.any() and (outside := 1 - covered[mask > 0].mean()) > OUTSIDE:
-        raise ValueError(
-            f"{outside:.0%} of it lies outside of the images by the headers. Save it on the grid of the images."
-        )
+        raise ValueError(f"{outside:.0%} of it lies outside of the images. Save it on the grid of the images.")
     moved = medical.resample(mask, grid, scan.grid)
     return list(moved), f"mask of {own} resampled by nearest neighbour to {other}"
 

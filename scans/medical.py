@@ -100,8 +100,14 @@ def resample(stack: np.ndarray, grid: Grid, onto: Grid, interpolator: int = sitk
     return sitk.GetArrayFromImage(sitk.Resample(image, onto.image, sitk.Transform(), interpolator))
 
 
-def outline(path: Path) -> tuple[int, tuple[float, ...]]:
-    """Return the axial slices of a file by its header, and the mm between rows, columns and slices, () if unknown."""
+def outline(paths: Sequence[Path]) -> tuple[int, tuple[float, ...]]:
+    """Return the slices of a volume or a DICOM series by headers, and mm between rows, columns and slices, if known.
+
+    Raises: as `read_volume` and `read_series`.
+    """
+    if not file_ending(path := paths[0]):
+        tags, step = _read_stack(paths)
+        return len(tags), (*_numbers(tags[path]["PixelSpacing"]), step)
     reader = _open(path)
     size, axes = reader.GetSize(), reader.GetDimension()
     image = sitk.Image([1, 1, 1], sitk.sitkUInt8)
@@ -126,8 +132,6 @@ def encode(slices: np.ndarray, grid: Grid) -> bytes:
 
 def _open(path: Path, kind: str = "") -> Any:
     """Return a SimpleITK reader that has read the header of a file; no pixel yet. kind: GDCMImageIO for DICOM."""
-    if not path.exists():
-        raise ValueError(f"{path.name} is gone, or a link that leads nowhere. Restore it.")
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
     reader = sitk.ImageFileReader()
     try:
@@ -154,13 +158,11 @@ def _refuse_cut_off(path: Path, reader: Any) -> None:
         return
     with open(path, "rb") as file:
         packed = file.read(2) == b"\x1f\x8b"
-    length = path.stat().st_size
-    if packed:
-        try:
-            with gzip.open(path) as file:
-                length = sum(map(len, iter(lambda: file.read(1 << 24), b"")))
-        except (EOFError, OSError, zlib.error) as error:
-            raise ValueError(f"is cut off or damaged ({error}). Restore it.") from None
+    try:
+        with (gzip.open if packed else open)(path, "rb") as file:
+            length = sum(map(len, iter(lambda: file.read(1 << 24), b"")))
+    except (EOFError, OSError, zlib.error) as error:
+        raise ValueError(f"is cut off or damaged ({error}). Restore it.") from None
     voxels = math.prod(int(reader.GetMetaData(f"dim[{axis}]")) for axis in range(1, 8))
     if length < float(reader.GetMetaData("vox_offset")) + voxels * int(reader.GetMetaData("bitpix")) // 8:
         raise ValueError("is cut off: its header says that it holds more voxels. Restore it.")
@@ -218,11 +220,8 @@ def is_dicom(path: Path) -> bool:
     """Return whether a file says that it is DICOM, by its ending or, since many have none, by its bytes 128 to 131."""
     if path.suffix.lower() in (".dcm", ".dicom", ".ima"):  # a damaged one must not be left out without a word
         return True
-    try:
-        with open(path, "rb") as file:
-            return file.read(132)[128:] == b"DICM"
-    except OSError:  # of another user, beside the images
-        return False
+    with open(path, "rb") as file:
+        return file.read(132)[128:] == b"DICM"
 
 
 def read_series(paths: Sequence[Path]) -> Volume:
@@ -247,12 +246,6 @@ def read_series(paths: Sequence[Path]) -> Volume:
     image.CopyInformation(series)
     image.SetSpacing((*series.GetSpacing()[:2], step))  # ITK has another distance where the stack is tilted
     return _as_shown(image)
-
-
-def outline_series(paths: Sequence[Path]) -> tuple[int, tuple[float, float, float]]:
-    """Return the slices of a DICOM series and the mm between its rows, columns and slices. Raises: as `read_series`."""
-    tags, step = _read_stack(paths)
-    return len(tags), (*_numbers(next(iter(tags.values()))["PixelSpacing"]), step)
 
 
 def read_tags(path: Path) -> dict[str, str]:

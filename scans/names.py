@@ -94,10 +94,6 @@ def read_place(parts: list[str], root: Path, file: bool) -> tuple[str, Kind]:
             whose = ""
         folder = folder.parent
         kind = MASK if found == MASK else kind
-        if found in (MASK, OTHER):  # of some sequence
-            whose = kind_of(whose)[0]
-        elif left and whose and found is not None:  # sub-01_flair/x.nii.gz: the folder is of no sequence alone
-            whose, found = part, None
         kind = found if kind is None else kind
         whose = whose if is_file else FORMAT.sub("", whose)
         repeated = left and re.search(rf"(?<![a-z0-9]){re.escape(whose)}(?![a-z0-9])", left[0], re.IGNORECASE)

@@ -149,8 +149,6 @@ def _read_volume(name: str, paths: Sequence[Path]) -> Scan:
     volumes = volumes_of_set(paths[0])
     stack, spacing, grid = read_stack(paths, layers=bool(volumes))
     if stack.ndim == 4 and volumes:
-        if stack.shape[3] <= max(volumes):
-            raise ValueError(f"holds {stack.shape[3]} volumes, fewer than its dataset.json names. Restore it.")
         stack = stack[..., volumes]
     digits = len(str(len(stack)))
     names = [f"{name}_{number:0{digits}d}" for number in range(1, len(stack) + 1)]
@@ -183,12 +181,9 @@ def check_array(array: np.ndarray) -> np.ndarray:
         array = array[None]
     shape = array.shape
     if len(shape) < 3 or shape[3:] not in ((), (1,), (CHANNELS,)) or 0 in shape:
-        raise ValueError(
-            f"has the shape {shape}. Expected [S, H, W] or [S, H, W, 3] (slices, rows, columns, sequences), or one "
-            "slice of these."
-        )
+        raise ValueError(f"has the shape {shape}. Save it as slices, rows, columns, and perhaps 3 sequences.")
     if array.dtype.kind not in "buif":
-        raise ValueError(f"holds values of the type {array.dtype}. Save it with whole or floating point numbers.")
+        raise ValueError(f"holds values of the type {array.dtype}. Save it as numbers.")
     check_voxels(*shape[1:3], shape[0] * math.prod(shape[3:]))
     return array
 
@@ -260,11 +255,7 @@ def align(flair: Scan, other: Scan) -> list[str]:
     if same_size and (not flair.grid or flair.grid.matches(other.grid)):
         return []
     if not all(scan.grid and scan.grid.affine is not None for scan in (flair, other)):
-        sizes = [
-            f"{scan.paths[0]} has {len(scan.slices)} slices of {scan.slices[0].shape[1]}x{scan.slices[0].shape[0]}"
-            for scan in (other, flair)
-        ]
-        return [f"{sizes[0]}, but {sizes[1]}. Resample the sequences onto FLAIR first."]
+        return [f"{own}: is on another grid than FLAIR, and headers do not say where. Resample it onto FLAIR first."]
     if (overlap := geometry.resample(other, flair)) < SAME_HEAD:
         return [f"{own}: its head and that of FLAIR overlap by {overlap:.0%} only. Register it to FLAIR first."]
     other.notes.append("resampled onto the grid of FLAIR by the headers")

@@ -11,7 +11,7 @@ from typing import Any
 
 from constants import FLAIR
 from scans import medical
-from scans.items import GONE, RESTORE, Cohort, Item, Patient, find_items
+from scans.items import RESTORE, Cohort, Item, Patient, find_items
 from scans.names import COLUMNS, MASK, SHOWN, Kind, is_pattern
 from scans.read import open_array
 from scans.scan import PICTURES, file_ending, safe_name
@@ -42,8 +42,8 @@ def to_table(cohort: Cohort, folder: Path) -> tuple[str, list[str]]:
         row, notes = to_row(patient, folder), list(patient.notes)
         gone = [path for item in patient.items.values() for path in item.paths if not path.exists()]
         if gone:
-            notes.append(f"{list_few([path.name for path in gone])}: {GONE}")
-            problems.append(f"{gone[0]}: {GONE}. {RESTORE}")
+            notes.append(f"gone: {list_few([path.name for path in gone])}")
+            problems.append(f"{gone[0]}: is gone, or a link that leads nowhere. {RESTORE}")
         if FLAIR not in patient.items:
             notes.append("no FLAIR: write its file into flair, or remove the line")
         elif not {*gone} & {*patient.items[FLAIR].paths}:
@@ -74,11 +74,9 @@ def list_unused(items: list[Item], folder: Path) -> str:
 def outline(item: Item) -> tuple[int, tuple[float, ...]]:
     """Return the slices of an item, and mm between rows, columns and slices as far as its headers say them."""
     ending = file_ending(item.paths[0])
-    if not ending:
-        return medical.outline_series(item.paths)
     if ending in PICTURES:
         return len(item.paths), ()
-    return (len(open_array(item.paths[0])), ()) if ending == ".npy" else medical.outline(item.paths[0])
+    return (len(open_array(item.paths[0])), ()) if ending == ".npy" else medical.outline(item.paths)
 
 
 def describe(cohort: Cohort) -> list[str]:
@@ -136,18 +134,14 @@ def read_cell(folder: Path, text: str, kind: Kind, name: str) -> Item:
 
 
 def read_table(table: Path, problems: list[str]) -> list[Patient]:
-    """Return the patients in a CSV file; adds to the problems.
+    """Return the patients in a CSV file; adds to the problems. Raises: UserError if it is no such table.
 
     One row per patient: patient, flair and, if wanted, pre, post, mask and mask_of, whose cells may be empty. A row
     without a patient says what is not used.
     """
-    try:
-        rows = read_csv(table, [])
-        if missing := [column for column in HEADER[:2] if column not in rows]:
-            raise UserError(f"{table}: has no column {', '.join(missing)}. Expected patient,{','.join(COLUMNS)}.")
-    except UserError as error:
-        problems.append(str(error))
-        return []
+    rows = read_csv(table, [])
+    if missing := [column for column in HEADER[:2] if column not in rows]:
+        raise UserError(f"{table}: has no column {', '.join(missing)}. Expected patient,{','.join(COLUMNS)}.")
     patients: dict[str, Patient] = {}  # by the name in lower case
     for line, row in zip(rows.index + 2, rows.to_dict("records"), strict=True):
         name = safe_name(row["patient"])
@@ -164,7 +158,7 @@ def read_table(table: Path, problems: list[str]) -> list[Patient]:
             items = {kind: read_cell(table.parent, text, kind, name) for kind, text in filled.items()}
             if MASK in items:
                 items[MASK] = items[MASK]._replace(mask_of=row.get(MASK_OF, ""))
-            patients[name.lower()] = Patient(name, items)
+            patients[name.lower()] = Patient(name, name, items)
         except UserError as error:
             problems.append(f"{table}, line {line}: {error}")
     return list(patients.values())

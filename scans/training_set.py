@@ -9,11 +9,11 @@ from constants import FLAIR, POST, PRE
 from dataset.folder import GRID
 from dataset.preprocess import find_head
 from dataset.synthetic import write_slice
-from scans.check import CORRECTED, NETWORK
+from scans.check import NETWORK
 from scans.cohort import Cohort
-from scans.earlier import unchanged
+from scans.earlier import origin_of
 from scans.geometry import masks_to_network, network_spacing, to_network
-from scans.items import DEEP, Item
+from scans.items import Item
 from scans.masks import find_masks, is_picture, read_scan_masks
 from scans.names import MASK, maker_of
 from scans.scan import Scan, stem
@@ -30,19 +30,15 @@ def take_masks(cohort: Cohort, folder: Path) -> None:
     """Give patients their masks in a folder, in place of those beside the images; adds to the problems.
 
     A mask is PATIENT.nii.gz, PATIENT_mask.nii.gz, PATIENT_SLICE_mask.png, or anything in a folder PATIENT.
+    Raises: UserError if the name of one may mean several patients.
     """
     patients = {patient.name: patient for patient in cohort.patients}
-    masks, left, problems = find_masks(folder, patients)
-    deep = [f"{path}: {DEEP}. Put masks into {folder / 'PATIENT'}." for path, why in left if why == DEEP]
-    cohort.problems.extend([*problems, *deep])
-    asked = cohort.ambiguous(masks)
-    remedy = "Name a mask for each, or write it into the table of --list."
+    masks, _, problems = find_masks(folder, patients)
+    cohort.problems.extend(problems)
+    cohort.refuse_doubles(masks)
     for name, paths in masks.items():
         if name not in patients:
             cohort.problems.append(f"{paths[0]}: the mask of no patient by its name. Rename it to PATIENT_mask.nii.gz.")
-            continue
-        if name in asked:
-            cohort.problems.append(f"{paths[0]}: {asked[name]} {remedy}")
             continue
         place = paths[0] if len(paths) == 1 and not is_picture(paths[0]) else paths[0].parent
         patient, mask_of = patients[name], maker(paths[0], name, folder)
@@ -60,7 +56,7 @@ def maker(path: Path, patient: str, folder: Path) -> str:
     record = read_record(folder, patient)
     if path.name not in record.get("masks", ()):
         return maker_of(f"{folder.name}/{stem(path)}")
-    return record["patient"]["origin"] if unchanged(folder / patient, record) else CORRECTED
+    return origin_of(folder / patient, record)["origin"]
 
 
 def read_training_masks(item: Item, scan: Scan, labels: set[int]) -> tuple[list[np.ndarray], list[str]]:
@@ -101,11 +97,8 @@ def write_patient(folder: Path, scan: Scan, masks: list[np.ndarray]) -> dict[str
     images, small = to_network(scan), masks_to_network(masks, scan)
     for number, (image, mask) in enumerate(zip(images, small, strict=True), start=1):
         write_slice(folder, scan.name, number, image, mask)
-    used = [
-        name
-        for channel, name in SEQUENCES.items()
-        if channel == FLAIR or (images[..., channel] != images[..., FLAIR]).any()
-    ]
+    own = (images != images[..., [FLAIR]]).any((0, 1, 2))  # by channel
+    used = [name for channel, name in SEQUENCES.items() if channel == FLAIR or own[channel]]
     row = {"slices": len(images), "tumour_slices": int(small.any((1, 2)).sum()), "sequences": "+".join(used)}
     if scan.spacing:
         write_text(folder / scan.name / GRID, to_json({"spacing": network_spacing(scan)}))

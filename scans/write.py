@@ -23,7 +23,7 @@ COLUMNS = {
              "true_positive", "dice", "source"),
     PATIENTS: ("patient", "check", "origin", "volume_ml", "expected_dice", "low", "high", "seen_in_training",
                "warnings", "slices", "lesion_slices", "lesion_pixels", "lesion_mm3", "largest_slice",
-               "reference_pixels", "true_positive", "dice", "network_mask", "source"),
+               "reference_pixels", "true_positive", "dice", "source"),
 }  # fmt: skip
 Row = dict[str, Any]  # by column; what is not known is missing
 

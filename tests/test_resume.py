@@ -131,10 +131,10 @@ def test_shards_in_any_order_and_a_last_call_or_workers_are_one_prediction(predi
     assert contents(tmp_path / "shards") == contents(tmp_path / "whole")
     monkeypatch.setattr("inference.cohort.subprocess.run", run_worker_here)
     code, out, err = predict("workers", "--workers", 2, "--overwrite")
-    assert code == 1 and "7 slices done by the workers or before" in out and "d.npy" in err
+    assert code == 1 and "7 slices done before" in out and "d.npy" in err
     assert contents(tmp_path / "workers") == contents(tmp_path / "whole")
-    assert predict("shards", "--shard", "2/3", "--overwrite")[0] == 0 and read[-1] == "c"
-    assert predict("shards", "--shard", "4/3")[0] == predict("shards", "--shard", "1/3", "--workers", 2)[0] == 2
+    for wrong in (("4/3",), ("1/3", "--workers", 2), ("1/3", "--overwrite")):
+        assert predict("shards", "--shard", *wrong)[0] == 2
 
 
 @pytest.mark.parametrize(

@@ -122,7 +122,7 @@ def test_a_volume_beside_pictures_is_not_passed_over_in_silence(score, folder, t
     masks = write_pictures(tmp_path / "masks", stacks(folder))
     write_volumes(masks, {"SYNTH_T_2": stacks(folder)["SYNTH_T_2"]}, ".nii.gz")
     code, out, err, _ = score(masks, "--data", folder)
-    assert (code, err) == (0, "") and f"no masks in {masks}: SYNTH_T_2.nii.gz (beside files called masks)" in out
+    assert (code, err) == (0, "") and f"no masks in {masks}, as others are called so: SYNTH_T_2.nii.gz" in out
     (masks / "SYNTH_T_2.nii.gz").rename(masks / "SYNTH_T_2_mask.nii.gz")
     code, _, err, _ = score(masks, "--data", folder)
     assert code == 2 and "SYNTH_T_2_1_mask.png: SYNTH_T_2_mask.nii.gz holds masks of the patient, too. Remove" in err
@@ -233,7 +233,7 @@ def test_what_does_not_fit_is_one_error_that_names_it(score, folder, tmp_path):
     for name in ("SYNTH_T_2.nii.gz", "SYNTH_T_3"):
         (tmp_path / "gone" / name).symlink_to(tmp_path / "never fetched")
     code, _, err, _ = score(tmp_path / "gone", "--data", folder)
-    assert code == 2 and "SYNTH_T_3: a link that leads nowhere" in err and "SYNTH_T_2.nii.gz: cannot be read" in err
+    assert code == 2 and "SYNTH_T_3: cannot be opened" in err and "SYNTH_T_2.nii.gz: cannot be read" in err
     for source, message in ((tmp_path / "empty", "holds no masks"), (tmp_path / "no", "no such file or folder")):
         code, _, err, _ = score(source, "--data", folder)
         assert code == 2 and message in err
