@@ -220,7 +220,7 @@ def test_masks_volumes_and_warnings_are_those_of_python(page, call, network, ima
 @pytest.mark.real
 @pytest.mark.parametrize("channel", [FLAIR, PRE])
 def test_a_real_patient_and_its_t1_in_place_of_flair(page, call, network, real, tmp_path, channel):
-    slices = load_slices(real, {"": find_slices(real, ["TCGA_HT_7694_19950404"], 1)})[""]
+    slices = load_slices(real, {"": find_slices(real, ["TCGA_HT_7694_19950404"])})[""]
     folder = tmp_path / "patient"
     folder.mkdir()
     write_volume(folder / "flair.nii.gz", slices.images.numpy()[::2, ..., channel])
