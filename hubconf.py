@@ -17,7 +17,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
-INPUT = ("size", "normalisation", "neighbours", "crop", "resolution", "tta_flip", "threshold", "min_component")
+INPUT = (
+    "size", "normalisation", "neighbours", "crop", "resolution", "tta_strip", "tta_flip", "threshold", "min_component",
+)  # fmt: skip
 dependencies = ["torch"]  # and safetensors, for pretrained weights
 HERE = Path(__file__).resolve().parent
 WEIGHTS = HERE / "weights" / "lgg_unet.safetensors"
