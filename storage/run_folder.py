@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dataset.slices import COLUMNS
+from dataset.slices import COLUMNS, slice_number
 from dataset.split import SPLITS
 from utils import PROJECT, UserError, atomic_write, read_csv, to_csv, to_json
 
@@ -106,8 +106,15 @@ class RunFolder:
         return self._read_json("config.json", "train_model.py")
 
     def read_split_table(self, split: str) -> pd.DataFrame:
-        """Return train.csv, validation.csv or test.csv as text."""
-        return read_csv(self.find(f"{split}.csv", "train_model.py"), COLUMNS)
+        """Return train.csv, validation.csv or test.csv as text, by patient and number, however it was sorted since."""
+        table = read_csv(self.find(f"{split}.csv", "train_model.py"), COLUMNS)
+        numbers = table["image_path"].map(slice_number)
+        return (
+            table.assign(number=numbers)
+            .sort_values(["patient", "number"])
+            .drop(columns="number")
+            .reset_index(drop=True)
+        )
 
     def read_epochs_table(self) -> pd.DataFrame:
         """Return epochs.csv; an empty table if there is none."""

@@ -168,6 +168,8 @@ def test_split_tables_survive_the_round_trip_and_an_edit(folder, run):
     assert b"\r" not in path.read_bytes()
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b",", b";").replace(b"\n", b"\r\n"))
     assert run.read_split_table("train").equals(tables["train"])  # saved by a spreadsheet
+    run.write("train.csv", tables["train"].sort_values("image_path", ascending=False))
+    assert run.read_split_table("train").equals(tables["train"])  # sorted by it: neighbours stand together
 
 
 def test_a_folder_that_is_no_run_is_told_what_helps(tmp_path):
