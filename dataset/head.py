@@ -45,14 +45,14 @@ def find_brain(stack: np.ndarray) -> np.ndarray:
     flair, head = stack[..., FLAIR], find_head(stack, filled=True)
     bright = flair > DARKEST * np.median(flair[head]) if head.any() else np.zeros(flair.shape, bool)
     brain = np.array([
-        cv2.morphologyEx((plane & (inner_distance(inside) > SKIN)).view(np.uint8), cv2.MORPH_OPEN, _disc(OPENED))
+        cv2.morphologyEx((plane & (inner_distance(inside) > SKIN)).view(np.uint8), cv2.MORPH_OPEN, disc(OPENED))
         for plane, inside in zip(bright, head, strict=True)
     ])  # fmt: skip
     regions, count = ndimage.label(brain)
     if count:
         brain = regions == 1 + np.bincount(regions.ravel())[1:].argmax()
     closed = (
-        cv2.morphologyEx(np.pad(plane, 16).astype(np.uint8), cv2.MORPH_CLOSE, _disc(CLOSED))[16:-16, 16:-16]
+        cv2.morphologyEx(np.pad(plane, 16).astype(np.uint8), cv2.MORPH_CLOSE, disc(CLOSED))[16:-16, 16:-16]
         for plane in brain
     )
     return np.array([fill_holes(np.ascontiguousarray(plane) > 0) for plane in closed])
@@ -69,5 +69,6 @@ def inner_distance(region: np.ndarray) -> np.ndarray:
     return cv2.distanceTransform(np.pad(region, 1, mode="edge").view(np.uint8), cv2.DIST_L2, 3)[1:-1, 1:-1]
 
 
-def _disc(diameter: int) -> np.ndarray:
+def disc(diameter: int) -> np.ndarray:
+    """Return the disc of this diameter in pixels by which the brain is opened or closed: uint8 [D, D]."""
     return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (diameter, diameter))
