@@ -157,39 +157,27 @@ def to_onnx(model: UNet, metadata: dict[str, Any]) -> bytes:
             f"epoch {metadata['epoch']} computes at {metadata['resolution']:.0%} of the resolution, which ONNX does "
             "not hold here. Choose a later one (test_model.py --select-by last), or --formats safetensors."
         )
-    options = {name: metadata[name] for name in ("neighbours", "tta_flip", "tta_strip", "threshold")}
-    graph = Segmenter(model, **options).eval()
-    names = ["slices", "levels", *(["brain", "brain_levels"] if metadata["tta_strip"] else [])]
-
-    def draw_input(shape: tuple[int, ...]) -> dict[str, torch.Tensor]:
-        levels = 2 * torch.rand(2, 3, 256, generator=random) - 1
-        drawn = {
-            "slices": torch.randint(0, 256, shape, generator=random, dtype=torch.uint8),
-            "levels": levels[0],
-            "brain": torch.randint(0, 2, shape[:3], generator=random, dtype=torch.uint8),
-            "brain_levels": levels[1],
-        }
-        return {name: drawn[name] for name in names}
-
-    random, difference = torch.Generator().manual_seed(0), 0.0
+    graph = Segmenter(model, *(metadata[name] for name in ("neighbours", "tta_flip", "threshold"))).eval()
     number, (height, width) = torch.export.Dim("number"), (torch.export.Dim(side, min=2) for side in "hw")
-    dynamic = {0: number, 1: 32 * height, 2: 32 * width}
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it lists operators of other packages
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter about itself
         program = torch.onnx.export(
-            graph, tuple(draw_input(SMALLER).values()), input_names=names, output_names=["logits", "mask"],
-            dynamo=True, verbose=False, dynamic_shapes=(dynamic, None, dynamic, None)[: len(names)],
+            graph, (torch.zeros(SMALLER, dtype=torch.uint8), torch.zeros(3, 256)),
+            input_names=["slices", "levels"], output_names=["logits", "mask"], dynamo=True, verbose=False,
+            dynamic_shapes=({0: number, 1: 32 * height, 2: 32 * width}, None),
         )  # fmt: skip
     proto = program.model_proto
     onnx.helper.set_model_props(proto, as_text(describe_graph(metadata)))
     onnx.checker.check_model(proto)
     content = proto.SerializeToString()
+    random, difference = torch.Generator().manual_seed(0), 0.0
     for shape in ((1, metadata["size"], metadata["size"], 3), SMALLER):
-        values = draw_input(shape)
+        slices = torch.randint(0, 256, shape, generator=random, dtype=torch.uint8)
+        levels = 2 * torch.rand(3, 256, generator=random) - 1
         with torch.inference_mode():
-            expected = graph(**values)[0]
-        difference = max(difference, largest_difference(content, expected, **values))
+            expected = graph(slices, levels)[0]
+        difference = max(difference, largest_difference(content, expected, slices=slices, levels=levels))
     if not difference <= LARGEST_DIFFERENCE:
         raise UserError(f"onnx: its logits differ by {difference:.1e} from the network's. Nothing was written.")
     print(f"onnx: logits differ by at most {difference:.1e} of the largest")

@@ -17,9 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
-INPUT = (
-    "size", "normalisation", "neighbours", "crop", "resolution", "tta_strip", "tta_flip", "threshold", "min_component",
-)  # fmt: skip
+INPUT = ("size", "normalisation", "neighbours", "crop", "resolution", "tta_flip", "threshold", "min_component")
 dependencies = ["torch"]  # and safetensors, for pretrained weights
 HERE = Path(__file__).resolve().parent
 WEIGHTS = HERE / "weights" / "lgg_unet.safetensors"

@@ -147,45 +147,30 @@ class Segmenter(nn.Module):
         network: takes the three sequences, and FLAIR of the slices before and after as further ones, nearest first.
         neighbours: slices on each side of one; at the ends of the stack the last one is repeated.
         tta_flip: average the logits of the slice and of its mirror image.
-        tta_strip: the mirror image has no scalp and skull, and the average is taken near the brain alone.
         threshold: probability from which a pixel counts as foreground.
 
     Shapes:
         slices: uint8 [N, H, W, 3]: consecutive slices of one patient, pre-contrast, FLAIR, post-contrast.
         levels: float32 [3, 256]: the value of each intensity of each sequence.
-        brain: uint8 [N, H, W], with tta_strip: 1 near the brain, else 0.
-        brain_levels: float32 [3, 256], with tta_strip: `levels` of the slices without what is not near the brain.
         Returns: logits, float32 [N, H, W]; mask, uint8 [N, H, W], 0 or 1.
     """
 
-    def __init__(
-        self, network: nn.Module, neighbours: int = 0, tta_flip: bool = False, tta_strip: bool = False,
-        threshold: float = 0.5,
-    ):  # fmt: skip
+    def __init__(self, network: nn.Module, neighbours: int = 0, tta_flip: bool = False, threshold: float = 0.5):
         super().__init__()
-        self.network, self.neighbours, self.threshold = network, neighbours, threshold
-        self.tta_flip, self.tta_strip = tta_flip, tta_strip
+        self.network, self.neighbours, self.tta_flip, self.threshold = network, neighbours, tta_flip, threshold
 
-    def forward(
-        self, slices: torch.Tensor, levels: torch.Tensor,
-        brain: torch.Tensor | None = None, brain_levels: torch.Tensor | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
-        images = self._images(slices, levels)
-        logits = self.network(images)
-        if self.tta_flip:
-            stripped = self._images(slices * brain[..., None], brain_levels) if self.tta_strip else images
-            average = (logits + self.network(stripped.flip(3)).flip(3)) / 2
-            logits = torch.where(brain[:, None] > 0, average, logits) if self.tta_strip else average
-        logits = logits.squeeze(1)
-        return logits, (logits.sigmoid() >= self.threshold).to(torch.uint8)
-
-    def _images(self, slices: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:
+    def forward(self, slices: torch.Tensor, levels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         planes = [table[slices[..., sequence].long()] for sequence, table in enumerate(levels.unbind())]
         rows = torch.arange(slices.shape[0], device=slices.device)
         for distance in range(1, self.neighbours + 1):
             for step in (-distance, distance):
                 planes.append(planes[FLAIR][(rows + step).clamp(min=0).minimum(rows[-1])])
-        return torch.stack(planes, dim=1)
+        images = torch.stack(planes, dim=1)
+        logits = self.network(images)
+        if self.tta_flip:
+            logits = (logits + self.network(images.flip(3)).flip(3)) / 2
+        logits = logits.squeeze(1)
+        return logits, (logits.sigmoid() >= self.threshold).to(torch.uint8)
 
 
 def weights_digest(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> str:

@@ -10,12 +10,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Self
 
+import cv2
 import numpy as np
 import pandas as pd
 import torch
 
 from constants import CHANNELS, FLAIR, IMAGE_SIZE, MEAN, STD
-from dataset.head import find_head, near_brain
 from dataset.slices import Slices
 from utils import parallel_map
 
@@ -36,7 +36,6 @@ class Preprocessing(NamedTuple):
     neighbours: int = 0  # slices before and after
     crop: bool = False  # compute only the window around the head; nothing is predicted outside of it
     resolution: float = 1.0
-    tta_strip: bool = False  # prepare slices without scalp and skull, too
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> "Preprocessing":
@@ -84,7 +83,31 @@ def by_head(stack: np.ndarray, head: np.ndarray, median: bool = False) -> np.nda
 NORMALISATIONS = {"plain": plain, "head": by_head, "median": functools.partial(by_head, median=True)}
 
 
-# --- The window around the head ---------------------------------------------------------------------------------
+# --- The head --------------------------------------------------------------------------------------------------
+
+
+def find_head(stack: np.ndarray, filled: bool = False) -> np.ndarray:
+    """Return the head in a patient's stack: uint8 [S, H, W, 3] -> bool [S, H, W].
+
+    In each slice the largest connected region in which FLAIR, the sequence that every patient has, exceeds a tenth of
+    the stack's 99.5th percentile. Dark regions inside of it, such as bone, belong to it if `filled`.
+    """
+    flair = stack[..., FLAIR]
+    bright = (flair > 0.1 * np.percentile(flair, 99.5)).view(np.uint8)
+    head = np.zeros(flair.shape, bool)
+    for number, plane in enumerate(bright):
+        opened = cv2.morphologyEx(plane, cv2.MORPH_OPEN, np.ones((5, 5), np.uint8))
+        count, labels, stats, _ = cv2.connectedComponentsWithStats(opened, connectivity=8)
+        if count > 1:
+            region = labels == 1 + stats[1:, cv2.CC_STAT_AREA].argmax()
+            head[number] = fill_holes(region) if filled else region
+    return head
+
+
+def fill_holes(region: np.ndarray) -> np.ndarray:
+    """Return a region (bool [H, W]) with everything inside its outer outlines."""
+    outlines = cv2.findContours(region.view(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0]
+    return cv2.drawContours(np.zeros(region.shape, np.uint8), outlines, -1, 1, cv2.FILLED) > 0
 
 
 def head_box(head: np.ndarray) -> Box:
@@ -128,37 +151,26 @@ class PreprocessedSlices(Slices):
     stack: torch.Tensor  # int64 [N], on the CPU; the number of the patient of each slice, from 0
     levels: torch.Tensor  # float32 [P x 3 x 256]; the value of each intensity of each sequence of each patient
     boxes: list[Box]  # the head's box of each patient
-    brain: torch.Tensor | None = None  # bool [N, 256, 256], on the CPU: `near_brain`, with `tta_strip`
-    brain_levels: torch.Tensor | None = None  # `levels` of the slices without what is not near the brain
 
     def to(self, device: torch.device) -> Self:
-        brain_levels = None if self.brain_levels is None else self.brain_levels.to(device)
-        return replace(super().to(device), levels=self.levels.to(device), brain_levels=brain_levels)
+        return replace(super().to(device), levels=self.levels.to(device))
 
-    def batch(
-        self, rows: torch.Tensor, device: torch.device, stripped: bool = False
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def batch(self, rows: torch.Tensor, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the network's input and the masks of the given rows (int64 [B], on the CPU), on the device.
-
-        stripped: without scalp and skull.
 
         Returns: float32 [B, channels, 256, 256] and float32 [B, 1, 256, 256], 0 or 1.
         """
-        images, masks = self._images(rows, device, stripped)
+        images, masks = super().batch(rows, device)
         planes = [images]
         for distance in range(1, self.preprocessing.neighbours + 1):
             for step in (-distance, distance):
-                near, _ = self._images(self._neighbour(rows, step), device, stripped)
+                near, _ = super().batch(self._neighbour(rows, step), device)
                 planes.append(near[..., FLAIR : FLAIR + 1])
         values = torch.cat(planes, dim=3).permute(0, 3, 1, 2)
         sequence = torch.tensor(self.preprocessing.sequences)
         first = (self.stack[rows, None] * CHANNELS + sequence) * 256  # of the table of each slice and channel
         index = values.int() + first.int().to(device, non_blocking=True)[..., None, None]
-        return (self.brain_levels if stripped else self.levels)[index], masks.unsqueeze(1).float()
-
-    def _images(self, rows: torch.Tensor, device: torch.device, stripped: bool) -> tuple[torch.Tensor, torch.Tensor]:
-        images, masks = super().batch(rows, device)
-        return images * self.brain[rows].to(device)[..., None] if stripped else images, masks
+        return self.levels[index], masks.unsqueeze(1).float()
 
     def _neighbour(self, rows: torch.Tensor, step: int) -> torch.Tensor:
         """Return the rows `step` slices away in the same stack, or the last one in that direction."""
@@ -179,25 +191,17 @@ class PreprocessedSlices(Slices):
 
 
 def preprocess(slices: Slices, preprocessing: Preprocessing) -> PreprocessedSlices:
-    """Compute the tables of intensities and the head's box of each patient, and with `tta_strip` what is brain."""
+    """Compute the table of intensities and the head's box of each patient."""
     stack, patients = pd.factorize(slices.table["patient"])  # in the order of the table
-    images, normalise = slices.images.cpu().numpy(), NORMALISATIONS[preprocessing.normalisation]
-    brain = np.zeros(images.shape[:3], bool) if preprocessing.tta_strip else None
+    images = slices.images.cpu().numpy()
 
-    def patient_statistics(patient: int) -> tuple[Box, np.ndarray, np.ndarray | None]:
+    def patient_statistics(patient: int) -> tuple[np.ndarray, Box]:
         pixels = images[stack == patient]
         head = find_head(pixels)
-        if brain is None:
-            return head_box(head), normalise(pixels, head), None
-        brain[stack == patient] = near = near_brain(pixels)
-        stripped = pixels * near[..., None]
-        return head_box(head), normalise(pixels, head), normalise(stripped, find_head(stripped))
+        return NORMALISATIONS[preprocessing.normalisation](pixels, head), head_box(head)
 
-    boxes, *tables = zip(*parallel_map(patient_statistics, range(len(patients))), strict=True)
-    levels, brain_levels = (
-        None if brain is None and table[0] is None else torch.from_numpy(np.concatenate(table).ravel())
-        for table in tables
-    )
-    brain = None if brain is None else torch.from_numpy(brain)
-    fields = (slices.images, slices.masks, slices.table, preprocessing, torch.from_numpy(stack), levels)
-    return PreprocessedSlices(*fields, list(boxes), brain, brain_levels)
+    statistics = parallel_map(patient_statistics, range(len(patients)))
+    levels = torch.from_numpy(np.concatenate([table.ravel() for table, _ in statistics]))
+    boxes = [box for _, box in statistics]
+    of_patients = {"stack": torch.from_numpy(stack), "levels": levels, "boxes": boxes}
+    return PreprocessedSlices(**vars(slices), preprocessing=preprocessing, **of_patients)

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
-from dataset.head import find_head
+from dataset.preprocess import find_head
 from dataset.slices import Slices
 from utils import parallel_map
 

@@ -120,9 +120,6 @@ def load_onnx(path: Path) -> tuple[Compute, dict[str, Any]]:
         logits = np.full(images.shape[:3], engine.OUTSIDE, np.float32)
         ((_, window),) = slices.batches(len(images))
         feed = {"slices": images[:, *window], "levels": slices.levels.view(constants.CHANNELS, 256).numpy()}
-        if slices.brain is not None:
-            feed["brain"] = slices.brain.numpy()[:, *window].astype(np.uint8)
-            feed["brain_levels"] = slices.brain_levels.view(constants.CHANNELS, 256).numpy()
         logits[:, *window] = session.run(["logits"], feed)[0]
         return logits
 

@@ -25,10 +25,6 @@ NORMALISED = {  # see dataset/preprocess.py
     "median": "per patient and sequence clipped to the percentiles 0.5 and 99.5 within the head, divided by half of "
     "their median, air at 0",
 }
-OF_BRAIN = {  # further inputs of unet.Segmenter, see dataset/head.py
-    "brain": "uint8 [N, H, W]: 1 near the brain, else 0",
-    "brain_levels": "float32 [3, 256]: levels of the slices that are 0 where they are not near the brain",
-}
 
 
 def describe_input(checkpoint: dict[str, Any]) -> dict[str, Any]:
@@ -42,7 +38,6 @@ def describe_input(checkpoint: dict[str, Any]) -> dict[str, Any]:
     near = f", FLAIR of {values['neighbours']} slice(s) before and after" if values["neighbours"] else ""
     small = f"; {describe_small(values['min_component'])}" if values["min_component"] else ""
     flip = "; averaged over the slice and its mirror image" if values["tta_flip"] else ""
-    flip += ", the latter without scalp and skull" if values["tta_flip"] and values["tta_strip"] else ""
     return {
         "input": f"float32 [batch, {network['channels']}, H, W]: pre-contrast, FLAIR, post-contrast{near}; "
         + NORMALISED[values["normalisation"]]
@@ -67,7 +62,6 @@ def describe_graph(metadata: dict[str, Any]) -> dict[str, Any]:
         f"pre-contrast, FLAIR, post-contrast{window}; H and W are multiples of 32, at least 64",
         "levels": "float32 [3, 256]: the value of each intensity of each sequence, one table per patient: "
         f"{NORMALISED[metadata['normalisation']]}",
-        **(OF_BRAIN if metadata["tta_strip"] else {}),
         "logits": "float32 [N, H, W]",
         "mask": f"uint8 [N, H, W]: 1 where sigmoid(logit) >= threshold{small}",
         "code": "head, window and levels: dataset/preprocess.py of the project; all of it: inference/segment.py",

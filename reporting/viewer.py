@@ -12,8 +12,7 @@ import pandas as pd
 from PIL import Image
 
 from constants import FLAIR, POST, PRE
-from dataset.head import find_head
-from dataset.preprocess import head_box
+from dataset.preprocess import find_head, head_box
 from dataset.slices import Slices
 from scans.show import stretch
 from utils import parallel_map, show_number

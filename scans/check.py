@@ -12,8 +12,7 @@ import cv2
 import numpy as np
 
 from constants import BAD_DICE, FLAIR
-from dataset.head import find_head
-from dataset.preprocess import head_box
+from dataset.preprocess import find_head, head_box
 from dataset.slices import fingerprint, name_digest
 from scans import medical
 from scans.geometry import to_network_size

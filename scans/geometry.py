@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from constants import CHANNELS, IMAGE_SIZE
-from dataset.head import find_head
+from dataset.preprocess import find_head
 from scans import medical
 from scans.scan import Scan
 

@@ -10,8 +10,7 @@ import numpy as np
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 from constants import FLAIR
-from dataset.head import find_head
-from dataset.preprocess import head_box
+from dataset.preprocess import find_head, head_box
 from scans.scan import Scan, as_stacks
 
 # Okabe and Ito's colours, which people without full colour vision can tell apart

@@ -7,7 +7,7 @@ import numpy as np
 
 from constants import FLAIR, POST, PRE
 from dataset.folder import GRID
-from dataset.head import find_head
+from dataset.preprocess import find_head
 from dataset.synthetic import write_slice
 from scans.check import NETWORK
 from scans.cohort import Cohort

@@ -54,7 +54,7 @@ class Published(NamedTuple):
 
 
 TUNED = ("--recipe", "tuned")
-NOT_ROBUST = (*TUNED, "--normalisation", "head", "--no-robust", "--no-tta-strip")
+NOT_ROBUST = (*TUNED, "--normalisation", "head", "--no-robust")
 CHOSEN = ("--select-by", "patient_dice", "--tune")  # on the validation patients
 # Ablation: narrow, and so few epochs that many variants can be tried; the last epoch is tested, nothing is chosen
 BASE = (*NOT_ROBUST, "--patient-balanced", "0", "--width", "16", "--epochs", "6")
@@ -74,7 +74,7 @@ VARIANTS = {  # what each changes in BASE, at about equal cost
     **{f"misses_{w}": ("--loss", "bce+tversky", "--false-negative-weight", w) for w in ("0.3", "0.7", "0.9")},
 }
 RUNS = {
-    "cv_robust": Published("tuned recipe, cross-validation", (*TUNED, "--no-tta-strip", "--no-validation"), folds=5),
+    "cv_robust": Published("tuned recipe, cross-validation", (*TUNED, "--no-validation"), folds=5),
     "tuned": Published("without `--robust`, full set", NOT_ROBUST, CHOSEN),
     "cv_tuned": Published("without `--robust`, cross-validation", NOT_ROBUST, CHOSEN, folds=5),
     "reference": Published("published recipe, full set", ()),

@@ -23,14 +23,7 @@ from utils import run_script
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 ROOT = Path(__file__).parents[1]
 QUICK = ("--width", 2, "--batch-size", 4, "--device", "cpu")  # options of train_model.py
-PLAIN = {
-    "normalisation": "plain",
-    "neighbours": 0,
-    "crop": False,
-    "resolution": 1.0,
-    "tta_strip": False,
-    "tta_flip": False,
-}  # `input`
+PLAIN = {"normalisation": "plain", "neighbours": 0, "crop": False, "resolution": 1.0, "tta_flip": False}  # `input`
 torch.set_num_threads(1)  # one process per core runs the tests; and the same sums in the same order everywhere
 SLOWEST = {"test_web", "test_export", "test_notebooks", "test_report", "test_scripts"}  # first: no core waits then
 

@@ -8,7 +8,7 @@ from conftest import box, disc
 from test_calibration import head_image
 
 from dataset.folder import find_slices
-from dataset.head import find_head
+from dataset.preprocess import find_head
 from dataset.published import published_patients
 from dataset.slices import fingerprint, load_slices
 from scans import check

@@ -205,24 +205,6 @@ def test_validation_and_training_share_the_window_of_the_loss(heads):
 
 
 @pytest.mark.parametrize("tta_flip", [False, True])
-def test_the_mirror_image_without_skull_counts_near_the_brain_alone(heads, tta_flip):
-    """Left: brain; right: none. Without tta_flip nothing is averaged."""
-    brain = torch.zeros(5, 256, 256, dtype=torch.bool)
-    brain[:, :, :128] = True
-    settings = heads.preprocessing._replace(tta_strip=True)
-    slices = replace(heads, preprocessing=settings, brain=brain, brain_levels=heads.levels / 2)
-    model, rows, frame = five_channels(), torch.tensor([0, 4]), (slice(0, 256),) * 2
-    with torch.inference_mode():
-        logits, _ = compute_logits(model, slices, rows, frame, CPU, tta_flip)
-        alone = model(heads.batch(rows, CPU.device)[0])
-        mirrored = model(slices.batch(rows, CPU.device, stripped=True)[0].flip(3)).flip(3)
-    left = (alone + mirrored) / 2 if tta_flip else alone
-    torch.testing.assert_close(logits[..., :128], left[..., :128], rtol=0, atol=1e-6)
-    torch.testing.assert_close(logits[..., 128:], alone[..., 128:], rtol=0, atol=1e-6)
-    assert not torch.allclose(mirrored, alone, atol=1e-3)
-
-
-@pytest.mark.parametrize("tta_flip", [False, True])
 def test_outside_of_the_window_nothing_is_found(heads, tta_flip):
     model, rows = five_channels(), torch.tensor([0, 2])
     window = (slice(30, 158), slice(57, 153))

@@ -121,7 +121,7 @@ def test_safetensors_halved_or_not_and_damaged_ones_are_refused(export, tmp_path
             assert torch.equal(tensor, expected)
         assert f": {weights_digest(model.state_dict(), {})}\n" in (tmp_path / "x.md").read_text()
     assert about["epoch"] == 1 and about["config"] == {"synthetic": False, "published": True}
-    tuned = {"normalisation": "median", "neighbours": 1, "crop": True, "tta_flip": True, "tta_strip": True}
+    tuned = {"normalisation": "median", "neighbours": 1, "crop": True, "tta_flip": True}
     assert about["input"] == {"size": 256, **PLAIN, **tuned, "threshold": 0.5, "min_component": 0}
     content = path.read_bytes()
     assert len(content) < 0.75 * sum(tensor.nbytes for tensor in whole.values())

@@ -221,28 +221,18 @@ def compute_logits(
 
     Args:
         window: rows and columns to compute; the logit is OUTSIDE elsewhere.
-        tta_flip: average the logits of the slice and of its mirror image. If the slices are prepared with `tta_strip`,
-            the mirror image has no scalp and skull, and the average is taken near the brain; elsewhere the logits are
-            those of the slice.
+        tta_flip: average the logits of the slice and of its mirror image.
     """
     images, masks = slices.batch(rows, hardware.device)
-    full = images[..., window[0], window[1]].shape[-2:]
-
-    def compute(images: torch.Tensor, mirrored: bool = False) -> torch.Tensor:
-        computed = [round(side * slices.preprocessing.resolution) for side in full]
-        images = resize(images[..., window[0], window[1]], computed)
-        images = (images.flip(3) if mirrored else images).contiguous(memory_format=hardware.memory_format)
-        with hardware.autocast():
-            logits = model(images).float()
-        return resize(logits.flip(3) if mirrored else logits, full)
-
-    logits = compute(images)
-    if tta_flip and not slices.preprocessing.tta_strip:
-        logits = (logits + compute(images, mirrored=True)) / 2
-    elif tta_flip:
-        stripped, _ = slices.batch(rows, hardware.device, stripped=True)
-        brain = slices.brain[rows, None].to(hardware.device)[..., window[0], window[1]]
-        logits = torch.where(brain, (logits + compute(stripped, mirrored=True)) / 2, logits)
+    images = images[..., window[0], window[1]]
+    full = images.shape[-2:]
+    computed = [round(side * slices.preprocessing.resolution) for side in full]
+    images = resize(images, computed).contiguous(memory_format=hardware.memory_format)
+    with hardware.autocast():
+        logits = model(images).float()
+        if tta_flip:
+            logits = (logits + model(images.flip(3)).float().flip(3)) / 2
+    logits = resize(logits, full)
     if logits.shape == masks.shape:
         return logits, masks
     frame = torch.full_like(masks, OUTSIDE)

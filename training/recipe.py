@@ -62,7 +62,6 @@ class Recipe:
     progressive_resolution: bool = _setting(False, True, "train at half, then three quarters, then full resolution")
     # Prediction
     tta_flip: bool = _setting(False, True, "average predictions of the slice and of its mirror image")
-    tta_strip: bool = _setting(False, True, "with --tta-flip and --robust: the mirror image without scalp and skull")
     threshold: float = _setting(constants.THRESHOLD, 0.6, "probability from which a pixel is tumour", fraction)
     min_component: int = _setting(0, 300, "remove components with fewer pixels in their largest section, or in a "
                                   "single slice", whole_number)  # fmt: skip

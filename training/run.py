@@ -141,8 +141,10 @@ def train(
         say(f"resumed after epoch {finished}")
 
     preprocessing = Preprocessing.of(settings)
-    training = preprocess(slices["train"], preprocessing._replace(tta_strip=False)).to(hardware.device)
-    validation = preprocess(slices["validation"], preprocessing).to(hardware.device) if slices["validation"] else None
+    training, validation = (
+        preprocess(slices[split], preprocessing).to(hardware.device) if len(slices[split]) else None
+        for split in ("train", "validation")
+    )
     brain = brain_distances(slices["train"]) if recipe.robust else None
     model = distribute(network, hardware.device)
     loss = make_loss(recipe.loss, recipe.false_negative_weight)

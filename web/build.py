@@ -18,7 +18,7 @@ from PIL import Image
 
 import constants
 from constants import FLAIR, IMAGE_SIZE, POST, PRE, SYNTHETIC_SEED
-from dataset import head, preprocess, synthetic
+from dataset import preprocess, synthetic
 from evaluation import quality, selection
 from scans import check, geometry, names, read, scan, show
 from training import engine
@@ -79,7 +79,6 @@ def page_config(metadata: dict[str, Any]) -> dict[str, Any]:
         "words": {ROLES[kind]: words.pattern for kind, words in names.KINDS.items()},
         "names": {name: getattr(names, name).pattern for name in ("ONTO", "CAMEL", "AGENT")},
         "check": take(check, CHECKS),
-        "brain": {**take(head, "DARKEST"), **brain_shapes()},
         "sample": {"size": IMAGE_SIZE, "slices": SAMPLE_SLICES, "spacing": spacing},
         "FILLING": read.FILLING.tolist(),
         **take(constants, "FLAIR MEAN STD RESEARCH_USE SYNTHETIC_NOTICE"),
@@ -93,18 +92,6 @@ def page_config(metadata: dict[str, Any]) -> dict[str, Any]:
         **take(selection, "FEWEST_SLICES"),
         **take(show, "BRIGHTEST"),
     }
-
-
-def brain_shapes() -> dict[str, list[int]]:
-    """Return the shapes by which dataset/head.py finds the brain, as half the width of each row, in pixels."""
-    around = head.inner_distance(~np.pad(np.ones((1, 1), bool), head.SKIN + head.MARGIN))
-    shapes = {
-        "SKIN": around <= head.SKIN,
-        "MARGIN": around < head.MARGIN,
-        "OPENED": head.disc(head.OPENED),
-        "CLOSED": head.disc(head.CLOSED),
-    }
-    return {name: [int(row.sum()) // 2 for row in shape if row.any()] for name, shape in shapes.items()}
 
 
 def write_sample(path: Path) -> None:

@@ -3,7 +3,7 @@ import {zipSync} from "fflate";
 import {placeOf, slabsOf} from "./geometry.js";
 import {encodeNifti, makeGrid} from "./grid.js";
 import {cut} from "./postprocess.js";
-import {sum} from "./numbers.js";
+import {sum} from "./preprocess.js";
 import {applyEdits, byId, current, goTo, goToLargest, listenToViewer, onShow, openPatient, show, state, undo, zoom} from "./stage.js";
 
 const config = JSON.parse(byId("config").textContent);

@@ -1,8 +1,6 @@
 // Warnings about a prediction, in the words of scans/check.py
 import {sameSize} from "./geometry.js";
-import {findHead} from "./head.js";
-import {countValues, measure, median, percentileOfCounts, sum} from "./numbers.js";
-import {headBox, toNetworkSize} from "./preprocess.js";
+import {countValues, findHead, headBox, measure, median, percentileOfCounts, sum, toNetworkSize} from "./preprocess.js";
 
 // Whether the weights learned from this patient, by name or by image; known: {name, or its digest: fingerprint of the
 // images}, names: that the patient may have. Returns null where the browser computes no digests: on hosts without https

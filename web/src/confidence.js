@@ -1,7 +1,7 @@
 // The Dice to expect of a mask without a reference, by the regression that weights may carry (evaluation/quality.py)
 import {masksToNetwork} from "./geometry.js";
 import {countComponents} from "./postprocess.js";
-import {sum} from "./numbers.js";
+import {sum} from "./preprocess.js";
 
 export const FEATURES = ["log_volume", "log_components", "largest_share", "neighbour_dice", "threshold_dice", "entropy"];
 

@@ -1,7 +1,7 @@
 // DICOM series, uncompressed: only how the slices lie and what they show is taken over; nothing that says whose they are
 import dicomParser from "dicom-parser";
 import {Refusal, cross, dot, makeGrid} from "./grid.js";
-import {median} from "./numbers.js";
+import {median} from "./preprocess.js";
 import {checkVoxels} from "./volumes.js";
 
 const PLAIN = ["1.2.840.10008.1.2", "1.2.840.10008.1.2.1"];  // little endian, implicit and explicit

@@ -1,9 +1,7 @@
 // A scan in the geometry that the network knows, by the mm of its header: scans/geometry.py. A scan is {slices: [{height,
 // width, planes}], spacing: mm between rows, columns, slices, or null}
 import {cross, dot} from "./grid.js";
-import {findHead} from "./head.js";
-import {roundHalfEven} from "./numbers.js";
-import {resizeBytes, resizeFloats, toNetworkSize, toOriginalSize} from "./preprocess.js";
+import {findHead, resizeBytes, resizeFloats, roundHalfEven, toNetworkSize, toOriginalSize} from "./preprocess.js";
 
 export const sameSize = slices => slices.every(({height, width}) => height === slices[0].height && width === slices[0].width);
 

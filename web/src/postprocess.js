@@ -1,6 +1,6 @@
 // From logits to masks, as inference/segment.py and evaluation/selection.py do it. A mask is a Uint8Array of 0 and 1.
 import {fromNetwork, networkPixel, sameSize} from "./geometry.js";
-import {roundHalfEven, sum} from "./numbers.js";
+import {roundHalfEven, sum} from "./preprocess.js";
 
 // The pixels of slice n whose probability reaches the threshold
 export function cut(logits, scan, n, threshold, config) {

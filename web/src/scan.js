@@ -2,7 +2,7 @@
 import {isStripped, pictureWarnings} from "./check.js";
 import {describe, resample} from "./geometry.js";
 import {Refusal, cutPlane, samePlace} from "./grid.js";
-import {percentile, roundHalfEven} from "./numbers.js";
+import {percentile, roundHalfEven} from "./preprocess.js";
 import {readMeta, readNifti, readNrrd} from "./volumes.js";
 import {contrastWarnings, readSeries} from "./dicom.js";
 import {readPicture} from "./pictures.js";

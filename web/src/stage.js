@@ -1,6 +1,6 @@
 // The viewer's state and picture. Outline, keys, wheel and swipe are those of the report.
 import {drawScale, indexOfMost, listenToKeys, listenToStage, middleOfMarks, outline, seenSquare, svg} from "../../reporting/viewer.js";
-import {countValues, sum} from "./numbers.js";
+import {countValues, sum} from "./preprocess.js";
 
 export const byId = id => document.getElementById(id);
 export const state = {slice: 0, zoom: 1, middle: null, hidden: false, tool: "", brush: 6};

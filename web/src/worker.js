@@ -44,7 +44,7 @@ const answers = {
   async infer({number}) {
     const {input, shape} = fillInput(prepared, number, config);
     const {logits: output} = await session.run({slices: new ort.Tensor("float32", input, shape)});
-    const frame = collectLogits(output.data, prepared, number, config);
+    const frame = collectLogits(output.data, prepared, config);
     output.dispose();
     return frame;
   },

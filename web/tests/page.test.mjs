@@ -9,9 +9,7 @@ import {describe, fromNetwork, masksToNetwork, networkPixel, resample, toNetwork
 import {Refusal, cutPlane, encodeNifti, makeGrid, samePlace} from "../src/grid.js";
 import {assignRoles, findItems, kindOf, stem} from "../src/items.js";
 import {removeSmall} from "../src/postprocess.js";
-import {findBrain, findHead, nearBrain, spread} from "../src/head.js";
-import {percentileOfCounts, roundHalfEven} from "../src/numbers.js";
-import {collectLogits, fillInput, headBox, prepare, refusals, windowAround} from "../src/preprocess.js";
+import {fillInput, findHead, headBox, percentileOfCounts, prepare, refusals, roundHalfEven, windowAround} from "../src/preprocess.js";
 import {contrastWarnings} from "../src/dicom.js";
 import {readScan} from "../src/scan.js";
 import {readMeta, readNifti, readNrrd} from "../src/volumes.js";
@@ -24,8 +22,6 @@ const config = {input, network: {channels: 5}, words, names, FLAIR: 1, MEAN: [0,
   APART: 5, THIN: 3, UNEQUAL: 1.05, LARGEST: 1024, PERCENTILES: [0, 100], AIR: 0.1, FILLING: [-32768],
   check: {STRIPPED: 2.85, AIR: 0.1, FEWEST: 5, STRIPPED_SLICES: 20}};
 const rules = {CORNER: 16, UNEVEN: 0.4, BRIGHT: 0.8, TOO_MUCH: 1 / 3, LEAST: 0.01, CUT: 0.5, ENDS: 0.55, FEWEST: 5, CORTEX: 0.92, CORTEX_SLICES: 12, LIKE_T1: "like T1", MISPLACED: "misplaced", AT_END: "at the end"};
-const around = [0, 2, 4, 4, 5, 5, 6, 5, 5, 4, 4, 2, 0];
-const brainShapes = {DARKEST: 0.55, SKIN: around, MARGIN: around, OPENED: [0, 3, 4, 5, 5, 5, 5, 5, 4, 3, 0], CLOSED: [0, 4, 5, 6, 6, 7, 7, 7, 7, 7, 6, 6, 5, 4, 0]};
 const refused = (work, words) => assert.rejects(work, error => error instanceof Refusal && error.message.includes(words));
 
 test("percentiles and halves as NumPy has them", () => {
@@ -46,26 +42,6 @@ test("the head is the largest bright region without thin parts, and its window f
   assert.deepEqual(windowAround([0, 0, 0, 0].map((_, n) => n % 2 * 64), 64, 32), [0, 0, 64, 64]);
 });
 
-test("a value spreads to a shape around its pixels, but from outside of the frame comes none", () => {
-  const spreads = (rows, value, shape) => [...spread(Uint8Array.from(rows.join("")), rows.length, rows[0].length, value, shape)].join("");
-  assert.equal(spreads(["00000", "00000", "00100", "00000"], 1, [0, 2, 0]), "00000" + "00100" + "11111" + "00100");
-  assert.equal(spreads(["1000", "0000"], 1, [1, 1, 1]), "1100" + "1100");
-  assert.equal(spreads(["1111", "1110"], 0, [0, 1, 0]), "1110" + "1100");
-  assert.equal(spreads(["0000", "0000"], 1, [1, 1, 1]), "00000000");
-});
-
-// The sums are those of find_brain and near_brain in dataset/head.py
-test("the brain is the largest region deep in the head, closed and filled, with a margin", () => {
-  const disc = (radius, y, x) => at => Math.hypot(Math.floor(at / 80) - y, at % 80 - x) < radius;
-  const draw = parts => Uint8Array.from({length: 80 * 80}, (_, at) => parts.reduce((value, [level, inside]) => inside(at) ? level : value, 0));
-  const scalp = [[200, disc(38, 38, 40)], [10, disc(33, 38, 40)]];
-  const planes = [draw(scalp), draw([...scalp, [100, disc(12, 38, 30)], [120, disc(9, 38, 58)]]), draw([...scalp, [100, disc(28, 38, 40)], [5, disc(4, 30, 35)], [5, disc(5, 36, 64)]])];
-  const sums = masks => masks.map(mask => [mask.reduce((sum, value) => sum + value), mask.reduce((sum, value, at) => sum + value * at, 0)]);
-  assert.deepEqual(sums(findBrain(planes, 80, 80, brainShapes)), [[0, 0], [89, 273230], [1381, 4324144]]);
-  assert.deepEqual(sums(nearBrain(planes, 80, 80, brainShapes)), [[0, 0], [377, 1157390], [2280, 7122407]]);
-  assert.ok(nearBrain([new Uint8Array(6400)], 80, 80, brainShapes)[0].every(value => value === 1));
-});
-
 test("the input holds neighbours, repeated at the ends, and the mirror image", () => {
   const slices = [51, 102, 204].map(level => ({height: 4, width: 4, planes: [0, 1, 2].map(c => Uint8Array.from({length: 16}, (_, n) => level + (c === 1) * (n % 4)))}));
   const {input: values, shape} = fillInput(prepare(toNetwork({slices}, config), config), 0, config);
@@ -73,21 +49,6 @@ test("the input holds neighbours, repeated at the ends, and the mirror image", (
   assert.deepEqual(shape, [2, 5, 4, 4]);
   assert.deepEqual([at(0, 0, 0), at(0, 1, 3), at(0, 3, 3), at(0, 4, 3)], [51, 54, 54, 105]);
   assert.deepEqual([at(1, 1, 0), at(1, 1, 3)], [54, 51]);
-});
-
-test("the mirror image shows what is near the brain, and the logits are averaged there", () => {
-  const plane = first => Uint8Array.from({length: 16}, (_, at) => first + at), stack = [0, 100].map(first => [plane(first), plane(first + 20), plane(first + 40)]);
-  const brain = [[1, 2, 3], [0, 6]].map(places => Uint8Array.from({length: 16}, (_, at) => Number(places.includes(at))));
-  const [levels, brainLevels] = [0, 1000].map(more => Array(3).fill(Float32Array.from({length: 256}, (_, value) => value + more)));
-  const prepared = {stack, levels, window: [0, 0, 2, 4], brain, brainLevels}, {input: values, shape} = fillInput(prepared, 0, config);
-  assert.deepEqual(shape, [2, 5, 2, 4]);
-  const channel = n => [...values.subarray(8 * n, 8 * n + 8)];
-  assert.deepEqual(channel(1), [20, 21, 22, 23, 24, 25, 26, 27]);
-  assert.deepEqual(channel(6), [1023, 1022, 1021, 1000, 1000, 1000, 1000, 1000]);
-  assert.deepEqual([channel(8), channel(9)], [channel(6), [1000, 1000, 1000, 1120, 1000, 1126, 1000, 1000]]);  // neighbours: itself, the second
-  const output = [0, 1, 2, 3, 4, 5, 6, 7, 10, 20, 30, 40, 50, 60, 70, 80], collect = own => [...collectLogits(output, own, 0, {...config, OUTSIDE: -9})];
-  assert.deepEqual(collect(prepared), [0, 15.5, 11, 6.5, 4, 5, 6, 7, ...Array(8).fill(-9)]);
-  assert.deepEqual(collect({...prepared, brain: undefined}).slice(0, 4), [20, 15.5, 11, 6.5]);
 });
 
 test("what the page cannot do is refused", () => {
