@@ -16,7 +16,7 @@ def main(argv: list[str] | None = None) -> None:
     args = make_parser(__doc__).parse_args(argv)
     from dataset.folder import find_folder
     from dataset.slices import load_slices
-    from storage.origin import StartingWeights
+    from storage.origin import TrainedWeights
     from storage.run_folder import RunFolder
     from training import hardware as hw
     from training.run import describe_run, print_run, resume_settings, split_patients, train
@@ -26,13 +26,16 @@ def main(argv: list[str] | None = None) -> None:
     if not before:
         run.refuse_used(args.overwrite)
     folder = find_folder(args.data, before.get("data"))
-    weights = StartingWeights(args.weights) if args.weights else None
+    weights = TrainedWeights(args.weights) if args.weights else None
+    teachers = [TrainedWeights(path) for path in args.teachers]
     if before:
-        tables, settings = resume_settings(args, run, before, folder, weights)
+        tables, settings = resume_settings(args, run, before, folder, weights, teachers)
     else:
         tables, settings = split_patients(args, folder), make_settings(args, weights.settings if weights else {})
         if weights:
             weights.refuse_other_network(settings)
+    for teacher in teachers:
+        teacher.refuse_other_input(settings)
 
     hardware = hw.choose_hardware(args.device, settings["precision"])
     settings["precision"] = "bf16" if hardware.bf16 else "fp32"
@@ -43,9 +46,9 @@ def main(argv: list[str] | None = None) -> None:
     if not slices["train"].masks.any():
         raise UserError(f"{folder}: all masks of the training patients are empty: nothing can be learned from them.")
     command = shlex.join(["python", "train_model.py", *map(str, sys.argv[1:] if argv is None else argv)])
-    config = describe_run(settings, folder, slices, hardware, command, before, weights)
+    config = describe_run(settings, folder, slices, hardware, command, before, weights, teachers)
     print_run(config, slices)
-    train(run, config, slices, hardware, args.keep, bool(before), weights)
+    train(run, config, slices, hardware, args.keep, bool(before), weights, teachers)
     hw.leave_processes()
 
 

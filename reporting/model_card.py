@@ -14,6 +14,7 @@ from dataset.slices import name_digest
 from evaluation.intervals import FEWEST, show_interval
 from evaluation.selection import describe_small
 from evaluation.summary import METRICS
+from storage.origin import sources
 from storage.run_folder import RunFolder
 from utils import show_number
 
@@ -91,6 +92,7 @@ def model_card(run: RunFolder, checkpoint: dict[str, Any], digest: str, others: 
         **(about := describe_input(checkpoint)),
         graph=describe_graph(about),
         config=checkpoint["config"],
+        sources=sources(checkpoint["config"]),
         parameters=sum(t.numel() for k, t in checkpoint["weights"].items() if "running_" not in k and t.ndim),
         digest=digest,
         run=run,

@@ -306,7 +306,7 @@ def test_training_goes_on_from_weights_and_says_whom_they_know(folder, weights, 
     assert code == 0 and "epoch_1.pt, which training began with, does not say whom it was trained on" in out
     config = RunFolder(tmp_path / "first").read_config()
     assert {"width": 2, "crop": False, "lr": 5e-4, "augment": True}.items() <= config["settings"].items()
-    assert config["weights"]["sha256"] == origin.StartingWeights(weights).sha256
+    assert config["weights"]["sha256"] == origin.TrainedWeights(weights).sha256
     assert config["weights"]["licence"] == "MIT"
     assert len(config["training_patients"]) == 4 and "SYNTH" not in str(config["training_patients"])
 
@@ -331,3 +331,33 @@ def test_training_goes_on_from_weights_and_says_whom_they_know(folder, weights, 
     assert "Begun with the weights epoch_1.pt" in card and "Of the test patients, 2 of 2 were in their training" in card
     code, _, err = call("train_model", "--run", tmp_path / "second", "--resume", "--weights", weights)
     assert code == 2 and "other weights to begin with" in err
+
+
+def test_a_network_learns_from_teachers_and_says_whom_they_know(folder, weights, tmp_path, call, undrawn, unreported):
+    def train(name: str, *options: object) -> tuple[int, str, str]:
+        return call("train_model", "--data", folder, "--run", tmp_path / name, *options, *QUICK)
+
+    split = write_split(tmp_path, "train", "test", "train", "validation", "train")
+    assert train("teacher", "--split", split, "--epochs", 1)[0] == 0
+    teachers = ["--teachers", weights, tmp_path / "teacher" / "models" / "epoch_1.pt"]
+    split = ["--split", write_split(tmp_path, *["train"] * 3, "validation", "test")]
+    code, _, err = train("other", "--neighbours", 1, *split, *teachers)
+    assert code == 2 and "a teacher needs the same input as the network that learns: normalisation plain" in err
+    code, out, _ = train("alone", "--epochs", 1, *split)
+    code, out, _ = train("student", "--epochs", 1, *split, *teachers)
+    assert (
+        code == 0 and "1 of the 1 test patients were in the training of the weights that this one learned from" in out
+    )
+    run, alone = RunFolder(tmp_path / "student"), RunFolder(tmp_path / "alone")
+    config = run.read_config()
+    assert [teacher["seen"]["test"] for teacher in config["teachers"]] == [[], ["SYNTH_T_4"]]
+    assert [teacher["recorded"] for teacher in config["teachers"]] == [False, True]
+    losses = [of.read_epochs_table()["training_loss"][0] for of in (run, alone)]
+    assert losses[0] != losses[1]
+    code, _, err = train("student", "--resume", "--epochs", 2)
+    assert code == 2 and "learns from epoch_1.pt, epoch_1.pt: name them again with --teachers" in err
+    code, _, err = train("student", "--resume", "--epochs", 2, *teachers[:2])
+    assert code == 2 and "other teachers" in err
+    assert train("student", "--resume", "--epochs", 2, *teachers)[0] == 0 and run.read_config()["teachers"]
+    card = model_card(run, load_network(run.checkpoint(2))[1], "")
+    assert card.count("Learned from the masks and from the mean prediction of teachers") == 2

@@ -29,7 +29,7 @@ from dataset.split import (
 from dataset.synthetic import any_synthetic
 from evaluation.selection import NO_TUMOUR, best_epochs
 from storage.checkpoints import Writer, describe_network
-from storage.origin import StartingWeights, describe_origin, origin_warning
+from storage.origin import TrainedWeights, describe_origin, origin_warning, sources
 from storage.run_folder import RunFolder, commit
 from training.brain import brain_distances
 from training.engine import TrainingTransform, epoch_order, evaluate, resolution_of_epoch, train_one_epoch
@@ -65,8 +65,9 @@ def split_patients(args: argparse.Namespace, folder: Path) -> dict[str, pd.DataF
 
 
 def resume_settings(
-    args: argparse.Namespace, run: RunFolder, before: dict, folder: Path, weights: StartingWeights | None
-) -> tuple[dict[str, pd.DataFrame], dict[str, Any]]:
+    args: argparse.Namespace, run: RunFolder, before: dict, folder: Path, weights: TrainedWeights | None,
+    teachers: list[TrainedWeights],
+) -> tuple[dict[str, pd.DataFrame], dict[str, Any]]:  # fmt: skip
     """Return the split tables and the settings of the run that goes on; before: its config.json.
 
     Raises: UserError if an option asks for others; more epochs are allowed without a schedule.
@@ -81,6 +82,11 @@ def resume_settings(
         different += [f"other {s} patients" for s in SPLITS if set(others[s]["patient"]) != set(tables[s]["patient"])]
     if weights and weights.sha256 != before.get("weights", {}).get("sha256"):
         different.append("other weights to begin with")
+    taught = before.get("teachers", [])
+    if taught and not teachers:
+        raise UserError(f"{run}: learns from {', '.join(t['file'] for t in taught)}: name them again with --teachers.")
+    if [teacher.sha256 for teacher in teachers] != [teacher["sha256"] for teacher in taught]:
+        different.append("other teachers")
     if different:
         raise UserError(f"{run}: holds a run with {'; '.join(different)}. Leave that out, or name another --run.")
     return tables, settings
@@ -88,7 +94,7 @@ def resume_settings(
 
 def describe_run(
     settings: dict, folder: Path, slices: dict[str, Slices], hardware: Hardware, command: str, before: dict,
-    weights: StartingWeights | None,
+    weights: TrainedWeights | None, teachers: list[TrainedWeights],
 ) -> dict[str, Any]:  # fmt: skip
     """Return the content of config.json, which each checkpoint holds too; before: that of a resumed run, or {}."""
     commits = dict.fromkeys([*before.get("commit", "").split(", "), commit()])
@@ -106,15 +112,15 @@ def describe_run(
         "versions": versions(),
     }
     if before:
-        return config | {name: before[name] for name in ("weights", "training_patients") if name in before}
-    return config | describe_origin(weights, slices)
+        return config | {name: before[name] for name in ("weights", "teachers", "training_patients") if name in before}
+    return config | describe_origin(weights, teachers, slices)
 
 
 def train(
     run: RunFolder, config: dict, slices: dict[str, Slices], hardware: Hardware, keep: int, resumed: bool,
-    weights: StartingWeights | None,
+    weights: TrainedWeights | None, teachers: list[TrainedWeights],
 ) -> None:  # fmt: skip
-    """Train, validate and save, epoch by epoch; from weights to begin with, or from random ones."""
+    """Train, validate and save, epoch by epoch; `weights` to begin with, `teachers` to learn from beside the masks."""
     settings, recipe = config["settings"], Recipe.of(config["settings"])
     torch.manual_seed(settings["seed"])
     network = UNet(**describe_network(settings)).to(hardware.device, memory_format=hardware.memory_format)
@@ -147,6 +153,7 @@ def train(
     )
     brain = brain_distances(slices["train"]) if recipe.robust else None
     model = distribute(network, hardware.device)
+    taught_by = [teacher.network.to(hardware.device, memory_format=hardware.memory_format) for teacher in teachers]
     loss = make_loss(recipe.loss, recipe.false_negative_weight)
     best = writer.epochs["validation_iou"].max() if finished else -1.0
     say(HEADER)
@@ -156,8 +163,9 @@ def train(
             resolution = resolution_of_epoch(epoch, recipe.epochs) if recipe.progressive_resolution else 1.0
             transform = TrainingTransform(recipe.crop, recipe.augment, brain, resolution, settings["seed"], epoch)
             learned = train_one_epoch(
-                model, training, order(epoch), optimiser, recipe.batch_size, loss, hardware, title, transform
-            )
+                model, training, order(epoch), optimiser, recipe.batch_size, loss, hardware, title, transform,
+                taught_by,
+            )  # fmt: skip
             validated = dict.fromkeys(learned, math.nan)
             if validation:
                 validated = evaluate(
@@ -183,7 +191,8 @@ def train(
             say(describe_epoch(record, recipe.epochs, best))
             best = max(best, record["validation_iou"])
     except KeyboardInterrupt:
-        again = shlex.join(["python", "train_model.py", "--run", str(run), "--resume"])
+        named = ["--teachers", *(str(teacher.path) for teacher in teachers)] if teachers else []
+        again = shlex.join(["python", "train_model.py", "--run", str(run), "--resume", *named])
         raise KeyboardInterrupt(f"Finished epochs are saved. Go on with: {again}") from None
     say(f"checkpoints: {run.models}. Next: {shlex.join(['python', 'process_models.py', '--run', str(run)])}")
 
@@ -219,10 +228,10 @@ def print_run(config: dict, slices: dict[str, Slices]) -> None:
         lines += [f"{split:<11} {subset.describe()}", describe_changes(subset)]
     for name in ("settings", "versions"):
         lines.append(f"{name:<11} " + ", ".join(f"{key} {value}" for key, value in config[name].items()))
-    if weights := config.get("weights"):
-        lines.append(f"weights     {weights['file']}, SHA-256 {weights['sha256']}; licence: {weights['licence']}")
-        found = filter(None, (origin_warning(config, split) for split in slices if split != "train"))
-        lines += [f"warning: {warning}" for warning in found]
+    for how, weights in sources(config):
+        lines.append(f"{how:<11} {weights['file']}, SHA-256 {weights['sha256']}; licence: {weights['licence']}")
+    found = filter(None, (origin_warning(config, split) for split in slices if split != "train"))
+    lines += [f"warning: {warning}" for warning in found]
     lines += [
         f"hardware    {config['hardware']}",
         "" if slices["validation"].masks.any() or not len(slices["validation"]) else NO_TUMOUR,
