@@ -11,10 +11,11 @@ from jinja2 import StrictUndefined, Template
 from constants import RESEARCH_USE, SYNTHETIC_NOTICE
 from dataset.published import published_patients
 from dataset.slices import name_digest
+from dataset.split import SPLITS
 from evaluation.intervals import FEWEST, show_interval
 from evaluation.selection import describe_small
 from evaluation.summary import METRICS
-from storage.origin import sources
+from storage.origin import origin_warning, sources
 from storage.run_folder import RunFolder
 from utils import show_number
 
@@ -84,6 +85,7 @@ def model_card(run: RunFolder, checkpoint: dict[str, Any], digest: str, others: 
         for name in SHOWN:
             estimate, form = metrics["intervals"][name], METRICS[name].form
             rows.append((METRICS[name].label, show_number(estimate["value"], form), show_interval(estimate, form)))
+    config = checkpoint["config"]
     template = Template(
         Path(__file__).with_suffix(".md.jinja").read_text(encoding="utf-8"),
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
@@ -91,8 +93,9 @@ def model_card(run: RunFolder, checkpoint: dict[str, Any], digest: str, others: 
     return template.render(
         **(about := describe_input(checkpoint)),
         graph=describe_graph(about),
-        config=checkpoint["config"],
-        sources=sources(checkpoint["config"]),
+        config=config,
+        sources=sources(config),
+        seen=[text for split in SPLITS[1:] if config["patients"][split] and (text := origin_warning(config, split))],
         parameters=sum(t.numel() for k, t in checkpoint["weights"].items() if "running_" not in k and t.ndim),
         digest=digest,
         run=run,

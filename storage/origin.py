@@ -99,12 +99,13 @@ def licence(config: dict[str, Any]) -> str:
 
 def origin_warning(config: dict[str, Any], split: str) -> str:
     """Return a warning if patients of a split were, or may have been, in the training of the weights; else ""."""
-    texts = []
-    for how, weights in sources(config):
-        if seen := weights["seen"].get(split):
-            of = f"{len(seen)} of the {config['patients'][split]} {split} patients"
-            whose = f"the weights that this one {how} ({weights['file']}): {list_few(seen)}"
-            texts.append(f"{of} were in the training of {whose}")
-        elif not weights["recorded"]:
-            texts.append(f"{weights['file']}, which training {how}, does not say whom it was trained on")
-    return "; ".join(texts) and f"{'; '.join(texts)}. Scores of patients who were say nothing about new patients."
+    weights = [source for _, source in sources(config)]
+    files = list_few(list(dict.fromkeys(source["file"] for source in weights)))
+    if seen := sorted({patient for source in weights for patient in source["seen"].get(split, [])}):
+        whose = f"the weights that this one came from ({files}): {list_few(seen)}"
+        text = f"{len(seen)} of the {config['patients'][split]} {split} patients were in the training of {whose}"
+    elif not all(source["recorded"] for source in weights):
+        text = f"the weights that this one came from ({files}) do not all say whom they were trained on"
+    else:
+        return ""
+    return f"{text}. Scores of patients who were say nothing about new patients."
