@@ -83,9 +83,9 @@ def resume_settings(
     if weights and weights.sha256 != before.get("weights", {}).get("sha256"):
         different.append("other weights to begin with")
     taught = before.get("teachers", [])
-    if taught and not teachers:
+    if taught and not teachers and len(run.read_epochs_table()) < settings["epochs"]:
         raise UserError(f"{run}: learns from {', '.join(t['file'] for t in taught)}: name them again with --teachers.")
-    if [teacher.sha256 for teacher in teachers] != [teacher["sha256"] for teacher in taught]:
+    if teachers and [teacher.sha256 for teacher in teachers] != [teacher["sha256"] for teacher in taught]:
         different.append("other teachers")
     if different:
         raise UserError(f"{run}: holds a run with {'; '.join(different)}. Leave that out, or name another --run.")
