@@ -1,7 +1,8 @@
 """Expected Dice of a predicted mask without a reference: ridge regression on what probabilities and mask look like.
 
 The 90% interval is conformal: as wide as the errors on patients that the regression did not see. Nothing is said about
-a patient with a feature beyond those of the patients it was fitted to. An empty mask has a Dice of 1 if it is right and
+a patient with a feature beyond those of the patients it was fitted to, except where the network is surer than of all of
+these: then the surest of them stands in. An empty mask has a Dice of 1 if it is right and
 of 0 if not: its expected Dice is the probability that it is right.
 """
 
@@ -24,6 +25,7 @@ from evaluation.lesions import CONNECTED
 
 FEATURES = ("log_volume", "log_components", "largest_share", "neighbour_dice", "threshold_dice", "entropy")
 THRESHOLDS = 0.3, 0.7  # of the two masks whose Dice says how steep the probabilities are
+SUREST = {"threshold_dice": "high", "entropy": "low"}  # the end of its range at which the network is surest
 LEVEL = 0.9  # of the interval
 FEWEST = 30  # patients
 FOLDS = 10  # of the nested cross-validation
@@ -92,9 +94,10 @@ def predict(model: dict[str, Any], row: dict[str, float | None]) -> dict[str, fl
         return UNKNOWN | {"expected_dice": model.get("empty")}
     expected = model["intercept"]
     for name, feature in model["features"].items():
-        if not feature["low"] <= row[name] <= feature["high"]:
+        value = np.clip(row[name], feature["low"], feature["high"])
+        if value != row[name] and value != feature.get(SUREST.get(name)):
             return UNKNOWN
-        expected += feature["coefficient"] * row[name]
+        expected += feature["coefficient"] * value
     values = np.clip([expected, expected - model["half_width"], expected + model["half_width"]], 0, 1)
     return dict(zip(UNKNOWN, values.tolist(), strict=True))
 

@@ -45,6 +45,9 @@ def test_a_regression_of_simulated_patients():
     expected, low, high = quality.predict(model, middle).values()
     assert expected == pytest.approx(0.6, abs=0.02) and high - low == pytest.approx(2 * model["half_width"])
     assert quality.predict(model, middle | {"entropy": 1.5}) == quality.UNKNOWN
+    assert quality.predict(model, middle | {"threshold_dice": -0.5}) == quality.UNKNOWN
+    surest = middle | {"entropy": model["features"]["entropy"]["low"]}  # surer than this stands for this
+    assert quality.predict(model, middle | {"entropy": -0.5}) == quality.predict(model, surest) != quality.UNKNOWN
 
 
 @pytest.fixture
@@ -104,7 +107,7 @@ def test_a_study_of_a_run_by_volume_institution_and_form(three_folds, tmp_path, 
     table = rows[["patient"]].assign(institution=[*"AB"] * 18, tumour_pixels=100 * rows.index)
     run.write("test_patients.csv", table)
     forms = rows.assign(form="stripped")
-    forms.loc[:17, "threshold_dice"] = 2.0  # beyond those of all
+    forms.loc[:17, "threshold_dice"] = -2.0  # beyond those of all
     forms.to_csv(tmp_path / "robustness.csv")
     study.main(["--run", str(tmp_path), "--forms", str(tmp_path / "robustness.csv")])
     lines = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]

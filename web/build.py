@@ -74,7 +74,8 @@ def page_config(metadata: dict[str, Any]) -> dict[str, Any]:
         "network": metadata["network"],
         "synthetic": metadata["synthetic"],
         "trained": metadata.get("training_patients", {}),
-        "confidence": regression and {**regression, "thresholds": quality.THRESHOLDS, "bad": constants.BAD_DICE},
+        "confidence": regression
+        and {**regression, "thresholds": quality.THRESHOLDS, "surest": quality.SUREST, "bad": constants.BAD_DICE},
         "shown": {ROLES[kind]: names.SHOWN[kind] for kind in (PRE, FLAIR, POST)},
         "words": {ROLES[kind]: words.pattern for kind, words in names.KINDS.items()},
         "names": {name: getattr(names, name).pattern for name in ("ONTO", "CAMEL", "AGENT")},

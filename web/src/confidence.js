@@ -5,10 +5,11 @@ import {sum} from "./preprocess.js";
 
 export const FEATURES = ["log_volume", "log_components", "largest_share", "neighbour_dice", "threshold_dice", "entropy"];
 
-// config.confidence: {features: {name: {coefficient, low, high}}, intercept, half_width: of the interval, thresholds: [low,
-// high], bad: the Dice below which a mask has to be checked, empty: the probability that an empty mask is right, if half of
-// the patients have no tumour}, or null. Returns {dice, low, high, check}; the Dice is null for a mask unlike all that it was
-// fitted to, and where there is a warning; low and high are null for an empty mask, too.
+// config.confidence: {features: {name: {coefficient, low, high}}, surest: {name: the end, low or high, at which the network
+// is surest: beyond it this end stands in}, intercept, half_width: of the interval, thresholds: [low, high], bad: the Dice
+// below which a mask has to be checked, empty: the probability that an empty mask is right, if half of the patients have no
+// tumour}, or null. Returns {dice, low, high, check}; the Dice is null for a mask unlike all that it was fitted to, and where
+// there is a warning; low and high are null for an empty mask, too.
 export function expectedDice(logits, masks, scan, config, doubtful) {
   const {confidence: quality} = config;
   if (!quality) return null;
@@ -18,8 +19,9 @@ export function expectedDice(logits, masks, scan, config, doubtful) {
   if (!row) return {...unknown, dice: masks.some(mask => sum(mask)) ? null : quality.empty ?? null};  // not lost on this grid
   let expected = quality.intercept;
   for (const [name, {coefficient, low, high}] of Object.entries(quality.features)) {
-    if (!(row[name] >= low && row[name] <= high)) return unknown;
-    expected += coefficient * row[name];
+    const value = Math.min(high, Math.max(low, row[name]));
+    if (value !== row[name] && value !== {low, high}[quality.surest[name]]) return unknown;
+    expected += coefficient * value;
   }
   const [low, dice, high] = [-1, 0, 1].map(side => Math.max(0, Math.min(1, expected + side * quality.half_width)));
   return {dice, low, high, check: low < quality.bad};
