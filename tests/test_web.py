@@ -53,7 +53,7 @@ SLICES = 4
 SPACING = (0.9, 1.1, 6.0)  # mm between columns, rows, slices
 # What is special of a volume, and how its axes run; or the kind of file
 CASES = ("three sequences RAS", "T1 on another grid LIP", "1 mm PIR", "sagittal ASL", "nrrd", "mha", "DICOM",
-         "one slice", "png", "tif", "photograph")  # fmt: skip
+         "one slice", "png", "tif", "photographs")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -123,31 +123,28 @@ def write_volume(path: Path, planes: np.ndarray, code: str = "LPS", spacing: Seq
 def write_case(folder: Path, case: str, images: np.ndarray) -> None:
     """Write files of a case; the head of "1 mm PIR" is cut off, and its mask reaches the end of the stack."""
     folder.mkdir()
-    part, axes = images[:, 10:250, 20:236], case[-3:]
+    part, axes = images[:, 10:250, 20:236], case[-3:] if case[-3:].isupper() else "RIA"
     flair, wide, high = part[..., FLAIR], *SPACING[:2]
-    path = folder / "p_flair.nii.gz"
-    if axes == "RAS":
-        for channel, name in ((PRE, "t1"), (FLAIR, "flair"), (POST, "t1ce")):
-            write_volume(folder / f"p_{name}.nii.gz", part[..., channel], axes)
-    elif axes == "LIP":
-        write_volume(path, flair, axes)
-        write_volume(folder / "p_t1.nii.gz", part[:, ::3, ::2, PRE], "PIR", (2 * wide, 3 * high, 6))
-    elif axes == "PIR":
-        write_volume(path, flair.repeat(6, axis=0), axes, (wide, high, 1))
-    elif axes == "ASL":
-        write_volume(path, flair[..., ::5].repeat(6, axis=0), axes, (5 * wide, high, 1))
-    elif case in ("nrrd", "mha"):
-        write_volume(folder / f"flair.{case}", flair, "RIA")
+    if case in ("png", "tif", "photographs"):
+        noise = np.random.default_rng(0).integers(0, 255, (2, 200, 300, 3), dtype=np.uint8)
+        for number, image in enumerate({"png": part, "tif": images}.get(case, noise)):
+            cv2.imwrite(str(folder / f"s_{number + 9}.{'tif' if case == 'tif' else 'png'}"), image[..., ::-1])
     elif case == "DICOM":
         for number, plane in enumerate(flair):
             write_slice(folder / f"IM{'CABD'[number]}", plane.astype(np.uint16) * 9, (-1, -2, 3 + 5 * number), size="1")
-    elif case == "one slice":
-        write_volume(path, flair[2:3])
-    elif case == "photograph":
-        cv2.imwrite(str(folder / "photo.png"), np.random.default_rng(0).integers(0, 255, (200, 300, 3), dtype=np.uint8))
     else:
-        for number, image in enumerate(images if case == "tif" else part):
-            cv2.imwrite(str(folder / f"s_{number + 9}.{case}"), image[..., ::-1])  # _10 comes after _9
+        ending = case if case in ("nrrd", "mha") else "nii.gz"
+        planes, spacing = {
+            "1 mm PIR": (flair.repeat(6, axis=0), (wide, high, 1)),
+            "sagittal ASL": (flair[..., ::5].repeat(6, axis=0), (5 * wide, high, 1)),
+            "one slice": (flair[2:3], SPACING),
+        }.get(case, (flair, SPACING))
+        write_volume(folder / f"p_flair.{ending}", planes, axes, spacing)
+        if case == "three sequences RAS":
+            write_volume(folder / "p_t1.nii.gz", part[..., PRE], axes)
+            write_volume(folder / "p_t1ce.nii.gz", part[..., POST], axes)
+        if case == "T1 on another grid LIP":
+            write_volume(folder / "p_t1.nii.gz", part[:, ::3, ::2, PRE], "PIR", (2 * wide, 3 * high, 6))
 
 
 def read_stack(paths: list[Path]) -> np.ndarray:
@@ -208,8 +205,8 @@ def compare(page, call, network, folder: Path, out: Path) -> tuple[np.ndarray, s
 def test_masks_volumes_and_warnings_are_those_of_python(page, call, network, images, tmp_path, case):
     write_case(tmp_path / "patient", case, images)
     masks, warnings = compare(page, call, network, tmp_path / "patient", tmp_path / "out")
-    assert masks.any() or case in ("one slice", "photograph")
-    assert ("does not look like MR of one head" in warnings) == (case == "photograph")
+    assert masks.any() or case in ("one slice", "photographs")
+    assert ("does not look like MR of one head" in warnings) == (case == "photographs")
     assert (check.MISPLACED in warnings and check.AT_END in warnings) or case != "1 mm PIR"
 
 
