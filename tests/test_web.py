@@ -53,7 +53,7 @@ SLICES = 4
 SPACING = (0.9, 1.1, 6.0)  # mm between columns, rows, slices
 # What is special of a volume, and how its axes run; or the kind of file
 CASES = ("three sequences RAS", "T1 on another grid LIP", "1 mm PIR", "sagittal ASL", "nrrd", "mha", "DICOM",
-         "one slice", "png", "tif", "photographs")  # fmt: skip
+         "one slice", "pictures", "photographs")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -125,10 +125,11 @@ def write_case(folder: Path, case: str, images: np.ndarray) -> None:
     folder.mkdir()
     part, axes = images[:, 10:250, 20:236], case[-3:] if case[-3:].isupper() else "RIA"
     flair, wide, high = part[..., FLAIR], *SPACING[:2]
-    if case in ("png", "tif", "photographs"):
+    if case in ("pictures", "photographs"):
         noise = np.random.default_rng(0).integers(0, 255, (2, 200, 300, 3), dtype=np.uint8)
-        for number, image in enumerate({"png": part, "tif": images}.get(case, noise)):
-            cv2.imwrite(str(folder / f"s_{number + 9}.{'tif' if case == 'tif' else 'png'}"), image[..., ::-1])
+        for number, image in enumerate(part if case == "pictures" else noise):
+            ending = "tif" if number % 2 else "png"
+            cv2.imwrite(str(folder / f"s_{number + 9}.{ending}"), image[..., ::-1])  # _10 comes after _9
     elif case == "DICOM":
         for number, plane in enumerate(flair):
             write_slice(folder / f"IM{'CABD'[number]}", plane.astype(np.uint16) * 9, (-1, -2, 3 + 5 * number), size="1")
@@ -226,7 +227,7 @@ def test_a_real_patient_and_its_t1_in_place_of_flair(page, call, network, real, 
 
 def test_pictures_get_a_volume_from_the_spacing_that_the_user_gives(page, call, images, tmp_path):
     folder, spacing = tmp_path / "patient", (0.9, 1.1, 6)
-    write_case(folder, "png", images)
+    write_case(folder, "pictures", images)
     assert call("predict_model", folder, "--out", tmp_path / "out", "--spacing", *spacing, "--device", "cpu")[0] == 0
     (patient,) = pd.read_csv(tmp_path / "out" / "patients.csv").to_dict("records")
     assert give(page, folder) == "" and page.inner_text("#shown-volume").endswith(" px")
