@@ -167,15 +167,25 @@ def unpack(content: bytes, folder: Path) -> list[Path]:
     return [*folder.iterdir()]
 
 
-def compare(page, call, network, folder: Path, out: Path) -> tuple[np.ndarray, str]:
-    """Assert that page and predict_model.py say the same of a folder, and return the page's masks and warnings."""
-    code, printed, _ = call("predict_model", folder, "--out", out, "--probabilities", "--device", "cpu")
+def compare(page, call, network, folder: Path, out: Path, spacing: Sequence[float] = ()) -> tuple[np.ndarray, str]:
+    """Assert that page and predict_model.py say the same of a folder, and return the page's masks and warnings.
+
+    spacing: mm between rows, columns and slices, if the user has to give it.
+    """
+    options = ("--spacing", *spacing) if spacing else ()
+    code, printed, _ = call("predict_model", folder, "--out", out, "--probabilities", "--device", "cpu", *options)
     assert code == 0
     expected, probabilities = (
         read_stack([path for path in out.glob(f"*/*_{what}.*") if path.suffix != ".json"])
         for what in ("mask", "probability")
     )
     assert give(page, folder) == ""
+    for filled in (spacing[:2], spacing) if spacing else ():
+        for field, value in zip(page.locator("#spacing input").all(), filled, strict=False):
+            field.fill(str(value))
+        page.click("#again")
+        page.wait_for_selector("body[data-seconds], #refusal:not([hidden])", state="attached")
+        assert page.inner_text("#refusal") == ("" if filled == spacing else "Give all three distances in mm, or none.")
     paths = unpack(saved(page), out / "saved")
     masks, volume = read_stack(paths), paths[0].suffix == ".gz"
     far = np.abs(probabilities - network[1]["input"]["threshold"]) > NEAR + (0 if volume else 1 / 510)
@@ -190,7 +200,7 @@ def compare(page, call, network, folder: Path, out: Path) -> tuple[np.ndarray, s
     table = pd.read_csv(io.BytesIO(saved(page, "#save-table")))
     differ = int((masks != expected).sum())
     assert table["lesion_pixels"].sum() == masks.sum() == pytest.approx(patient["lesion_pixels"], abs=differ)
-    if volume and not differ:
+    if (volume or spacing) and not differ:
         assert page.inner_text("#shown-volume") == f"{patient['lesion_mm3'] / 1000:,.1f} ml"
         assert table["lesion_mm3"].sum() == pytest.approx(patient["lesion_mm3"])
     said = " ".join(printed.split()) + (out / "cohort.csv").read_text(encoding="utf-8")
@@ -205,7 +215,8 @@ def compare(page, call, network, folder: Path, out: Path) -> tuple[np.ndarray, s
 @pytest.mark.parametrize("case", CASES)
 def test_masks_volumes_and_warnings_are_those_of_python(page, call, network, images, tmp_path, case):
     write_case(tmp_path / "patient", case, images)
-    masks, warnings = compare(page, call, network, tmp_path / "patient", tmp_path / "out")
+    spacing = (0.9, 1.1, 6) if case == "pictures" else ()
+    masks, warnings = compare(page, call, network, tmp_path / "patient", tmp_path / "out", spacing)
     assert masks.any() or case in ("one slice", "photographs")
     assert ("does not look like MR of one head" in warnings) == (case == "photographs")
     assert (check.MISPLACED in warnings and check.AT_END in warnings) or case != "1 mm PIR"
@@ -223,23 +234,6 @@ def test_a_real_patient_and_its_t1_in_place_of_flair(page, call, network, real, 
 
 
 # --- What else it does --------------------------------------------------------------------------------------------
-
-
-def test_pictures_get_a_volume_from_the_spacing_that_the_user_gives(page, call, images, tmp_path):
-    folder, spacing = tmp_path / "patient", (0.9, 1.1, 6)
-    write_case(folder, "pictures", images)
-    assert call("predict_model", folder, "--out", tmp_path / "out", "--spacing", *spacing, "--device", "cpu")[0] == 0
-    (patient,) = pd.read_csv(tmp_path / "out" / "patients.csv").to_dict("records")
-    assert give(page, folder) == "" and page.inner_text("#shown-volume").endswith(" px")
-    for field, value in zip(page.locator("#spacing input").all()[::-1], (spacing[2], 0, spacing[0]), strict=True):
-        field.fill(str(value or ""))
-    page.click("#again")
-    page.locator("#refusal", has_text="Give all three distances in mm, or none.").wait_for()
-    page.locator("#spacing input").nth(1).fill(str(spacing[1]))
-    page.click("#again")
-    page.wait_for_selector("body[data-seconds]", state="attached")
-    assert float(page.inner_text("#shown-volume").split()[0]) == pytest.approx(patient["volume_ml"], abs=0.11)
-    assert "voxels of 0.9 × 1.1 × 6 mm" in page.inner_text("#title")
 
 
 def test_a_patient_of_the_training_is_known_in_the_words_of_the_report(page, network, images, tmp_path):
