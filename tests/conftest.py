@@ -20,7 +20,6 @@ from training.recipe import Recipe
 from unet import UNet
 from utils import run_script
 
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 ROOT = Path(__file__).parents[1]
 QUICK = ("--width", 2, "--batch-size", 4, "--device", "cpu")  # options of train_model.py
 PLAIN = {"normalisation": "plain", "neighbours": 0, "crop": False, "resolution": 1.0, "tta_flip": False}  # `input`
@@ -110,8 +109,8 @@ def bright_network() -> UNet:
     return model
 
 
-OF_AN_EPOCH = ("loss", "iou", "empty_prediction", "tumour_iou", "tumour_found", "patient_dice")
-EPOCH = {"epoch": 1} | dict.fromkeys(("training_loss", "training_iou", *(f"validation_{n}" for n in OF_AN_EPOCH)), 0.5)
+OF_VALIDATION = ("loss", "iou", "empty_prediction", "tumour_iou", "tumour_found", "patient_dice")
+EPOCH = {"epoch": 1, "training_loss": 0.5, "training_iou": 0.5} | {f"validation_{name}": 0.5 for name in OF_VALIDATION}
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -246,6 +245,4 @@ def browser():
     if not path:
         pytest.skip("no Chromium is installed (Debian: apt-get install chromium)")
     with playwright.sync_playwright() as started:
-        program = started.chromium.launch(executable_path=path, args=FLAGS)  # with a fresh profile
-        yield program
-        program.close()
+        yield started.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])

@@ -49,6 +49,10 @@ def naive_batch(folder, table) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.stack(images).contiguous(), torch.stack(masks)
 
 
+def iou(predicted: np.ndarray, true: np.ndarray) -> float:
+    return (predicted & true).sum() / (predicted | true).sum() if (predicted | true).any() else 1.0
+
+
 def small_net() -> UNet:
     torch.manual_seed(3)
     return UNet(width=4)
@@ -67,9 +71,7 @@ def test_an_epoch_equals_naive_steps_with_an_uneven_last_batch(folder, slices):
         loss.backward()
         plain.step()
         losses += [loss.item()] * len(rows)
-        for mine, true in zip(torch.sigmoid(logits) >= 0.5, masks[rows].bool(), strict=True):
-            union = (mine | true).sum().item()
-            ious.append((mine & true).sum().item() / union if union else 1.0)
+        ious += map(iou, (torch.sigmoid(logits) >= 0.5).numpy(), masks[rows].bool().numpy())
 
     figures = train_one_epoch(model, slices, order, torch.optim.SGD(model.parameters(), lr=0.1), 8, bce, CPU)
     assert figures["loss"] == pytest.approx(np.mean(losses), abs=1e-5)
@@ -95,14 +97,11 @@ def test_teachers_move_the_target_and_nothing_else(slices):
 
 
 def test_evaluation_does_not_depend_on_the_batch_size_and_changes_nothing(slices):
-    model = small_net()
+    model, kept = small_net(), np.empty(slices.masks.shape, np.float32)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    kept = np.empty(slices.masks.shape, np.float32)
     figures = evaluate(model, slices, 15, bce, CPU, probabilities_out=kept)
     assert figures == pytest.approx(evaluate(model, slices, 4, bce, CPU), abs=1e-6)
-    pairs = zip(kept >= 0.5, slices.masks.numpy() > 0, strict=True)
-    ious = [(mine & true).sum() / (mine | true).sum() if (mine | true).any() else 1 for mine, true in pairs]
-    assert figures["iou"] == pytest.approx(np.mean(ious))
+    assert figures["iou"] == pytest.approx(np.mean([*map(iou, kept >= 0.5, slices.masks.numpy() > 0)]))
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
 
@@ -163,16 +162,12 @@ def test_a_loss_that_is_not_finite_stops_at_once_and_names_batch_and_patients(sl
 # --- Transforms, windows and mirror images -----------------------------------------------------------------------
 
 
-def head_at(top: int, left: int, height: int, width: int) -> np.ndarray:
-    """A bright textured rectangle on black: uint8 [256, 256, 3]."""
-    texture = np.random.default_rng(0).integers(60, 200, (256, 256, 3), dtype=np.uint8)
-    return texture * box((top, left, height, width))[..., None]
-
-
 @pytest.fixture
 def heads() -> PreprocessedSlices:
-    """Two patients with heads at different places; a slice without tumour between two with."""
-    images = np.stack([head_at(40, 60, 100, 90)] * 3 + [head_at(100, 120, 156, 70)] * 2)
+    """Two patients whose heads are textured rectangles at different places; a slice without tumour between two with."""
+    texture = np.random.default_rng(0).integers(60, 200, (256, 256, 3), dtype=np.uint8)
+    places = [box((40, 60, 100, 90))] * 3 + [box((100, 120, 156, 70))] * 2
+    images = np.stack([texture * place[..., None] for place in places])
     masks = {"a": [box((60, 70, 20, 30)), box(), box((90, 90, 9, 9))], "b": [box(), box((110, 130, 50, 40))]}
     return preprocess(make_slices(masks, images), Preprocessing("head", neighbours=1, crop=True))
 
@@ -258,16 +253,14 @@ def test_a_network_is_asked_at_its_own_resolution(heads):
     assert torch.allclose(inside[..., 0, 0], pairs[..., 0, 0])  # a corner has no other neighbour
     between = 0.75**2 * pairs[..., 4, 4] + 0.75 * 0.25 * (pairs[..., 3, 4] + pairs[..., 4, 3]) + pairs[..., 3, 3] / 16
     assert torch.allclose(inside[..., 8, 8], between, atol=1e-5)  # a quarter of a pixel off
-    seen, _ = TrainingTransform(crop=False, resolution=0.5).batch(heads, rows, CPU.device)
-    whole, _ = heads.batch(rows, CPU.device)
-    torch.testing.assert_close(resize(whole, (128, 128)), seen, rtol=0, atol=1e-3)  # as in training
+    seen, _ = TrainingTransform(crop=False, resolution=0.5).batch(heads, rows, CPU.device)  # as in training
+    torch.testing.assert_close(resize(heads.batch(rows, CPU.device)[0], (128, 128)), seen, rtol=0, atol=1e-3)
 
 
-@pytest.mark.parametrize("tta_flip", [False, True])
-def test_predictions_are_those_that_are_scored(heads, tta_flip):
+def test_predictions_are_those_that_are_scored(heads):
     model = five_channels(pixel_unshuffle=2)
     kept = np.empty((5, 256, 256), np.float32)
-    evaluate(model, heads, 2, bce, CPU, probabilities_out=kept, tta_flip=tta_flip)
-    logits = predict(model, heads, 2, CPU, tta_flip)
+    evaluate(model, heads, 2, bce, CPU, probabilities_out=kept, tta_flip=True)
+    logits = predict(model, heads, 2, CPU, tta_flip=True)
     assert logits.shape == (5, 256, 256) and np.array_equal(logits.sigmoid().numpy(), kept)
     assert (logits[0] > OUTSIDE).sum() == 128 * 96  # the head is 100 x 90 pixels

@@ -11,9 +11,9 @@ import pytest
 import torch
 from conftest import EPOCH, PLAIN, ROOT, contents, draw_patient, save_checkpoint
 
+import constants
 import export_model
 import hubconf
-from constants import SYNTHETIC_NOTICE
 from dataset.published import published_patients
 from dataset.slices import name_digest
 from inference.segment import segment
@@ -47,13 +47,7 @@ def make_run(path: Path, recipe: str = "reference", **config) -> RunFolder:
 
 
 @pytest.fixture
-def run(tmp_path) -> RunFolder:
-    return make_run(tmp_path / "run")
-
-
-@pytest.fixture
 def export(call):
-    """Run export_model.py -> (exit code, stdout, stderr)."""
     return partial(call, "export_model")
 
 
@@ -81,10 +75,10 @@ def test_every_way_to_segment_gives_the_mask_of_predict_model(call, export, tmp_
         assert call("predict_model", tmp_path / f"{name}.npy", *options)[0] == 0
         expected = np.load(tmp_path / name / name / f"{name}_mask.npy")
         assert expected.shape == stack.shape[:3] and 0 < expected.mean() < 1
-        for path in (run.checkpoint(1), tmp_path / "x.onnx"):
-            assert np.array_equal(segment(stack, path), expected)
-        by_hub = torch.hub.load(str(ROOT), "segment", stack, tmp_path / "x.safetensors", source="local")
-        assert np.array_equal(by_hub, expected)
+        assert np.array_equal(segment(stack, run.checkpoint(1)), expected)
+        assert np.array_equal(segment(stack, tmp_path / "x.onnx"), expected)
+    by_hub = torch.hub.load(str(ROOT), "segment", stack, tmp_path / "x.safetensors", source="local")
+    assert np.array_equal(by_hub, expected)
 
     session = onnxruntime.InferenceSession(tmp_path / "x.onnx", providers=["CPUExecutionProvider"])
     metadata = {name: json.loads(text) for name, text in session.get_modelmeta().custom_metadata_map.items()}
@@ -92,18 +86,14 @@ def test_every_way_to_segment_gives_the_mask_of_predict_model(call, export, tmp_
     assert all(metadata[name].startswith(text) for name, text in shapes.items()) and "medical" in metadata["use"]
 
 
-@pytest.mark.parametrize(
-    ("stack", "weights", "problem"),
-    [
-        (np.zeros((4, 3, 64, 64), np.uint8), (), "has the shape"),
-        (np.full((4, 64, 64, 3), "x"), (), "holds values of the type"),
-        (np.eye(64, dtype=np.uint8)[None], (), "a mask, and no image"),
-        (np.full((1, 64, 64), 9, np.uint8), ("none.onnx",), "no such file"),
-    ],
-)
-def test_what_segment_refuses_and_onnx_is_no_network_of_a_script(stack, weights, problem):
-    with pytest.raises((ValueError, UserError), match=problem):
-        segment(stack, *weights)
+def test_what_segment_refuses_and_onnx_is_no_network_of_a_script():
+    for stack, problem in (
+        (np.zeros((4, 3, 64, 64), np.uint8), "has the shape"),
+        (np.full((4, 64, 64, 3), "x"), "holds values of the type"),
+        (np.eye(64, dtype=np.uint8)[None], "a mask, and no image"),
+    ):
+        with pytest.raises(ValueError, match=problem):
+            segment(stack)
     with pytest.raises(UserError, match=r"x\.onnx: ONNX is for segment .* Export safetensors"):
         checkpoints.load_network(Path("x.onnx"))
 
@@ -133,14 +123,14 @@ def test_safetensors_halved_or_not_and_damaged_ones_are_refused(export, tmp_path
             checkpoints.load_network(path)
 
 
-@pytest.mark.parametrize("name", ["lgg_unet", "reference_w16", "tuned"])
-def test_the_committed_cards_have_the_digest_of_their_weights(name):
-    model, _ = checkpoints.load_network(ROOT / "weights" / f"{name}.safetensors")
-    assert f": {weights_digest(model.state_dict(), {})}\n" in (ROOT / "weights" / f"{name}.md").read_text()
+def test_the_committed_cards_have_the_digest_of_their_weights():
+    networks = {path: checkpoints.load_network(path)[0] for path in sorted((ROOT / "weights").glob("*.safetensors"))}
+    for path, model in [*networks.items(), (constants.WEIGHTS, hubconf.unet(pretrained=True))]:
+        assert f": {weights_digest(model.state_dict(), {})}\n" in path.with_suffix(".md").read_text()
 
 
-def test_existing_files_are_replaced_only_on_demand_and_no_others(export, run, tmp_path):
-    out = tmp_path / "weights"
+def test_existing_files_are_replaced_only_on_demand_and_no_others(export, tmp_path):
+    run, out = make_run(tmp_path / "run"), tmp_path / "weights"
     options = ("--run", run, *SAFETENSORS, "--out", out)
     assert export(*options)[0] == export(*options, "--name", "first")[0] == 0
     before = contents(out)
@@ -155,7 +145,8 @@ def test_existing_files_are_replaced_only_on_demand_and_no_others(export, run, t
 
 
 @pytest.mark.parametrize(("format", "problem"), [("onnx", "pip install"), ("web", "npm ci")])
-def test_nothing_is_written_without_a_package(export, run, monkeypatch, format, problem):
+def test_nothing_is_written_without_a_package(export, tmp_path, monkeypatch, format, problem):
+    run = make_run(tmp_path / "run")
     monkeypatch.setitem(sys.modules, "onnx", None)
     monkeypatch.setattr("shutil.which", lambda _: None)
     code, _, err = export("--run", run, "--formats", format)
@@ -168,10 +159,12 @@ def test_a_network_of_lower_resolution_is_no_graph():
         export_model.to_onnx(None, {"epoch": 1, "resolution": 0.5})
 
 
-def test_a_tested_run_carries_what_was_chosen_and_the_projects_weights_are_exported_as_they_are(
-    export, run, tmp_path, monkeypatch
+def test_weights_carry_what_was_chosen_and_whom_they_learned_from_and_are_exported_again_as_they_are(
+    export, tmp_path, monkeypatch
 ):
-    write_metrics(run, epoch=2, threshold=0.35, min_component=20)
+    public, own = next(iter(published_patients())), name_digest("own")
+    run = make_run(tmp_path / "run", training_patients={name_digest(public): "sha256:0", own: "sha256:1"})
+    write_metrics(run, epoch=2, threshold=0.35, min_component=20, quality={"model": {"intercept": 0.5}})
     code, out, _ = export("--run", run, *SAFETENSORS, "--half", "--out", tmp_path, "--name", "given")
     assert code == 0 and f"epoch 2 of {run} (as tested)" in out
     card = (tmp_path / "given.md").read_text()
@@ -182,6 +175,8 @@ def test_a_tested_run_carries_what_was_chosen_and_the_projects_weights_are_expor
     assert export(*SAFETENSORS)[0] == 0
     _, about = checkpoints.load_network(tmp_path / "export" / "unet.safetensors")
     assert (about["epoch"], about["input"]["threshold"], about["input"]["min_component"]) == (2, 0.35, 20)
+    assert about["quality"] == {"intercept": 0.5}
+    assert about["training_patients"] == {public: "sha256:0", own: "sha256:1"}
     assert (tmp_path / "export" / "MODEL_CARD.md").read_text() == card
 
 
@@ -191,7 +186,7 @@ def test_a_tested_run_carries_what_was_chosen_and_the_projects_weights_are_expor
         (False, {}, ("not a medical device", "8 patients with 178 slices for train", "Not tested yet")),
         (True, {}, ("2 patients, 113 slices that were in neither training nor validation", "Few.",
                        "| Volumetric Dice, mean over patients | 0.750 | 0.600 to 0.900 |", "| 0.620 | 0.600, 0.639 |")),
-        (False, {"synthetic": True}, (SYNTHETIC_NOTICE,)),
+        (False, {"synthetic": True}, (constants.SYNTHETIC_NOTICE,)),
         (False, {"published": False}, ("some or all of whom are the user's own", "in pixels of this size")),
     ],
 )  # fmt: skip
@@ -202,12 +197,6 @@ def test_the_card(tmp_path, tested, config, texts):
     card = model_card(run, checkpoints.load_network(run.checkpoint(1))[1], "0" * 64)
     assert [text for text in texts if text not in card] == []
     assert ("SYNTHETIC" in card) == ("CC BY-NC-SA" not in card) == ("synthetic" in config)
-
-
-def test_hub_offers_the_committed_weights():
-    expected = checkpoints.load_network(hubconf.WEIGHTS)[0].state_dict()
-    loaded = hubconf.unet(pretrained=True).state_dict()
-    assert all(torch.equal(loaded[name], value) for name, value in expected.items())
 
 
 def test_hub_leaves_the_modules_of_the_caller_alone(tmp_path):
@@ -231,13 +220,3 @@ for _ in range(2):
 """
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
     assert done.stdout.splitlines() == ["UNet", "Net", *2 * ["(1, 64, 64)", "True True False"]], done.stderr
-
-
-def test_weights_carry_the_model_of_expected_dice_and_whom_they_learned_from(export, tmp_path):
-    public, own = next(iter(published_patients())), name_digest("own")
-    run = make_run(tmp_path / "run", training_patients={name_digest(public): "sha256:0", own: "sha256:1"})
-    write_metrics(run, quality={"model": {"intercept": 0.5}})
-    assert export("--run", run, *SAFETENSORS)[0] == 0
-    about = checkpoints.load_network(run.path / "export" / "unet.safetensors")[1]
-    assert about["quality"] == {"intercept": 0.5}
-    assert about["training_patients"] == {public: "sha256:0", own: "sha256:1"}
