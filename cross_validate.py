@@ -69,12 +69,13 @@ def main(argv: list[str] | None = None) -> None:
 
 def pool(run: RunFolder, folds: dict[int, RunFolder], folder: Path) -> None:
     """Write and print the result of the test patients of all folds together."""
+    import numpy as np
     import pandas as pd
 
     from dataset.slices import load_slices
     from evaluation import calibration, quality, summary
     from evaluation.tables import Tables
-    from reporting.report import write_report
+    from reporting.report import write_result
     from storage.run_folder import TEST_TABLES
 
     tables = {
@@ -100,10 +101,9 @@ def pool(run: RunFolder, folds: dict[int, RunFolder], folder: Path) -> None:
     notes = [f"fold {k}: {note}" for k, r in results.items() for note in r["notes"]]
     bins = calibration.pool(r["calibration"] for r in results.values())
     metrics = summary.summarise(Tables(**tables), bins, details, notes)
-    run.write_test(tables, metrics, None)
-    table, predicted = run.read_tested()
-    slices = load_slices(folder, {"all": table})["all"]
-    write_report(run, slices, predicted)
+    split_tables, masks = zip(*(fold.read_tested() for fold in folds.values()), strict=True)
+    slices = load_slices(folder, {"all": pd.concat(split_tables, ignore_index=True)})["all"]
+    write_result(run, slices, np.concatenate(masks), Tables(**tables), metrics)
     print(f"--- all {len(folds)} folds together")
     if metrics["synthetic"]:
         print(SYNTHETIC_NOTICE)

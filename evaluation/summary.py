@@ -4,6 +4,7 @@ Computed from tables alone: a cross-validation is summarised exactly as one run.
 """
 
 import textwrap
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,9 +25,9 @@ HEADLINES = (  # that are printed, and stand in the report's summary
 CONVENTIONS = (  # what the meanings in METRICS leave open
     "Empty against empty counts as 1 in IoU and Dice. Sensitivity without tumour, precision without prediction, and "
     "HD95 unless both masks exist, are undefined and left out of means; surface Dice is 0 if only one mask exists.",
-    f"Lesions are connected components of at least {lesions.SPECK_3D} pixels in a patient's stack, or {lesions.SPECK} "
-    f"in a slice. One is found when at least {lesions.COVERED:.0%} of its pixels are predicted; a predicted component "
-    f"is false when less than {lesions.COVERED:.0%} of its pixels are tumour.",
+    f"Lesions are connected components of at least {lesions.SPECK} pixels in a patient's stack. One is found when at "
+    f"least {lesions.COVERED:.0%} of its pixels are predicted; a predicted component is false when less than "
+    f"{lesions.COVERED:.0%} of its pixels are tumour.",
     "95% confidence intervals are over patients: Student t of a mean, with the jackknife's standard error, on the "
     "logit scale for shares and the log scale for amounts; order statistics of a median. n is the number of patients "
     f"with a value: below {intervals.FEWEST}, their values stand instead. There is no interval if all are equal. Scans "
@@ -160,7 +161,6 @@ def summarise(
         "subgroups": failures.subgroup_metrics(tables),
         "failures": failures.list_failures(tables.slices),
         "notes": notes,
-        "conventions": list(CONVENTIONS),
     }
 
 
@@ -194,28 +194,36 @@ def estimate_metrics(tables: Tables) -> dict[str, dict[str, float]]:
     return estimates | {"patient_dice_median": intervals.estimate_median(p["patient"], p["dice"])}
 
 
-def describe_epoch(metrics: dict[str, float]) -> str:
-    """Return an IoU and the metrics without which it misleads, one per line (see metrics.summarise)."""
-    names = ("iou", "empty_prediction", "tumour_iou", "tumour_found", "patient_dice")
-    return "\n".join(f"  {METRICS[n].label:<46}{show_number(metrics[n], METRICS[n].form):>7}" for n in names)
+def metric_rows(metrics: dict[str, Any], names: Iterable[str] = METRICS) -> list[dict[str, Any]]:
+    """Return how each metric that has a value is shown; metrics: see `summarise`, or of an epoch.
+
+    Each row has name, label, meaning, is_share; value, low and high of its 95% confidence interval, as numbers (None
+    without) and as `text` and `interval`, or instead of the interval the values of few patients; and a remark.
+    """
+    area = metrics.get("false_positive_area")  # none without any
+    remarks = {
+        "patient_dice": "{patients_without_tumour} of {patients} patients without tumour",
+        "false_positive_share": f"{area:.0f} px each" if area and area > 0 else "",
+        "lesion_recall": "{lesions_found} of {lesions}, and {false_lesions} false",
+        "hd95": "slices with both masks only",
+        "brier": f"{METRICS['ece'].label.lower()} {show_number(metrics.get('ece'), METRICS['ece'].form)}",
+    }
+    rows = []
+    for name in (name for name in names if pd.notna(metrics.get(name))):
+        label, meaning, form, is_share = METRICS[name]
+        estimate = metrics.get("intervals", {}).get(name, {"low": None, "high": None, "values": []})
+        shown = {"text": show_number(metrics[name], form), "interval": intervals.show_interval(estimate, form)}
+        about = {"name": name, "label": label, "meaning": meaning, "is_share": is_share}
+        remark = remarks.get(name, "").format_map(metrics) if "intervals" in metrics else ""
+        rows.append(about | estimate | shown | {"value": metrics[name], "remark": remark})
+    return rows
 
 
 def describe(metrics: dict[str, Any], patients: pd.DataFrame) -> str:
     """Return the result of a test on one screen (metrics: see `summarise`; patients: as in test_patients.csv)."""
-    area = metrics["false_positive_area"]  # NaN without any
-    remarks = {
-        "patient_dice": f"{metrics['patients_without_tumour']} of {metrics['patients']} patients without tumour",
-        "false_positive_share": f"{area:.0f} px each" if area > 0 else "",
-        "lesion_recall": f"{metrics['lesions_found']} of {metrics['lesions']}, and {metrics['false_lesions']} false",
-        "hd95": "slices with both masks only",
-        "brier": f"{METRICS['ece'].label.lower()} {show_number(metrics.get('ece'), METRICS['ece'].form)}",
-    }
     lines = [f"{'':47} value   95% confidence interval over patients; below {intervals.FEWEST}, their values"]
-    for name in (name for name in HEADLINES if pd.notna(metrics.get(name))):
-        label, _, form, _ = METRICS[name]
-        interval = intervals.show_interval(metrics["intervals"][name], form) if name in metrics["intervals"] else ""
-        value = show_number(metrics[name], form)
-        lines.append(f"  {label:<46}{value:>7}   {interval:<16}  {remarks.get(name, '')}".rstrip())
+    for row in metric_rows(metrics, HEADLINES):
+        lines.append("  {label:<46}{text:>7}   {interval:<16}  {remark}".format_map(row).rstrip())
     worst = patients.sort_values(["dice", "patient"]).head(SHOWN_PATIENTS)
     lines.append(f"  Volumetric Dice per patient, lowest first ({len(worst)} of {len(patients)}):")
     lines.append(textwrap.indent(worst[WORST].to_string(index=False, float_format="%.3f", na_rep="-"), "    "))

@@ -73,7 +73,7 @@ def show_slice(row: dict[str, Any]) -> dict[str, Any]:
     elif not row["true_positive"]:
         words = "Missed: the prediction does not touch the tumour." if false else "Missed: nothing predicted."
     else:
-        words = f"Dice {row['dice']:.3f}: {missed:,} px missed, {false:,} px false positive ({row['kind']})."
+        words = f"Dice {row['dice']:.3f}: {missed:,} px missed, {false:,} px false positive."
     values = {name: show_number(row[name.lower()]) for name in ("Dice", "IoU")}
     values |= {"reference, px": row["tumour_pixels"], "missed, px": missed, "false positive, px": false}
     return {

@@ -68,9 +68,8 @@ def test_what_cannot_be_tested_has_a_reason(feature, label, reason):
 def test_the_family_is_the_published_features_with_every_label():
     label = pd.Series(["a", "b"] * 20)
     features = feature_table(40, bevr=np.where(label == "a", 1, 2) + RNG.uniform(0, 0.1, 40))
-    table = associate(
-        features, pd.DataFrame({"RNASeqCluster": label, "IDH": label.sample(frac=1, random_state=1).values})
-    )
+    labels = pd.DataFrame({"RNASeqCluster": label, "IDH": label.sample(frac=1, random_state=1).values})
+    table = associate({"manual": features}, labels)
     family = table[table["family"] == 1]
     assert len(table) == 2 * len(FEATURES) and len(family) == 2 * len(PUBLISHED)
     assert table.loc[table["family"] == 0, "holm_p"].isna().all()
@@ -110,7 +109,7 @@ def test_a_label_that_bevr_tells_apart():
     above = (bevr[:10, None] < bevr[10:40]).mean() + (bevr[:10, None] == bevr[10:40]).mean() / 2
     assert manual["auc"] == automatic["auc"] == pytest.approx(above)
     assert 0.5 < manual["low"] < manual["auc"] < manual["high"] <= 1
-    assert [automatic[name] for name in genomics.UNDEFINED] == [0, 0, 0] and "difference" not in manual
+    assert [automatic[name] for name in genomics.UNDEFINED] == [0, 0, 0] and math.isnan(manual["difference"])
     (few,) = auc_of_bevr({"manual": features[6:]}, labels[6:], "RNASeqCluster")
     assert few["positives"] == 4 and math.isnan(few["auc"]) and math.isnan(few["low"])
 
@@ -121,9 +120,9 @@ def test_no_value_of_fewer_than_six_patients_is_shown():
     automatic = (features * 1.1).assign(reason="").to_dict("records")
     table = features.assign(reason="").to_dict("records")
     labels.index = [f"p{n}" for n in range(5)]
-    study = genomics.study(genomics.feature_table(table, automatic, labels))
+    study = genomics.study(table, automatic, labels)
     for title, shown in text_tables(study).items():
         words = {"label", "feature", "masks", "patients", "n"}
-        assert set(shown.drop(columns=[*words & {*shown}]).to_numpy().ravel()) <= {"-", ""}, title
-    (figure, *_) = study_plots(study)["boxes_bevr"]
-    assert {line.get_color() for line in figure.axes[0].lines if len(line.get_xdata()) > 1} == {GREY}  # dots, no boxes
+        assert set(shown.drop(columns=[*words & {*shown}]).to_numpy().ravel()) == {"-"}, title
+    lines = study_plots(study)["boxes_bevr"].axes[0].lines
+    assert {line.get_color() for line in lines if len(line.get_xdata()) > 1} == {GREY}  # dots, no boxes
