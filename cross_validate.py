@@ -83,21 +83,20 @@ def pool(run: RunFolder, folds: dict[int, RunFolder], folder: Path) -> None:
         for name in TEST_TABLES
     }
     results = {number: fold.read_metrics() for number, fold in folds.items()}
-    shown = (
-        "epoch", "threshold", "min_component", "slices", "patients", "patients_without_tumour", "patient_dice",
-        "patient_dice_tumour", "tumour_iou", "loss", "tuned",
-    )  # fmt: skip
     details = {
         "split": f"cross-validation, {len(folds)} folds",
         **dict.fromkeys(("epoch", "threshold", "min_component")),  # each fold has its own
         "selected_by": results[1]["selected_by"],
         "synthetic": any(r["synthetic"] for r in results.values()),
         "loss": sum(r["loss"] * r["slices"] for r in results.values()) / len(tables["slices"]),
-        "folds": [{"fold": number, **{name: r[name] for name in shown}} for number, r in results.items()],
+        "folds": [
+            {"fold": number} | {name: value for name, value in r.items() if not isinstance(value, (dict, list))}
+            for number, r in results.items()
+        ],
+        "quality": quality.study(
+            [row for r in results.values() for row in r["quality"]["patients"]], tables["patients"]
+        ),
     }
-    details["quality"] = quality.study(
-        [row for r in results.values() for row in r.get("quality", {}).get("patients", [])], tables["patients"]
-    )
     notes = [f"fold {k}: {note}" for k, r in results.items() for note in r["notes"]]
     bins = calibration.pool(r["calibration"] for r in results.values())
     metrics = summary.summarise(Tables(**tables), bins, details, notes)

@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> None:
     from reporting.genomics import sentences, study_plots, text_tables
     from reporting.plots import write_plots
     from reporting.report import write_report
-    from storage.run_folder import GENOMICS, RunFolder
+    from storage.run_folder import RunFolder
 
     run, predicted = (RunFolder(args.run) if args.run else None), None
     if run:
@@ -70,9 +70,9 @@ def main(argv: list[str] | None = None) -> None:
     notice = constants.SYNTHETIC_NOTICE if any_synthetic(table) else ""
     tests = study["associations"]
     small = {name: tests[name].map("{:.3g}".format, na_action="ignore") for name in P_COLUMNS}  # 3.1e-07
-    for name, content in (study | {"associations": tests.assign(**small)}).items():
-        if len(content):
-            out.write(f"{name}.csv", content)
+    written = {f"{name}.csv": table for name, table in study.items() if len(table)}
+    for name, content in (written | {"associations.csv": tests.assign(**small)}).items():
+        out.write(name, content)
     write_plots(out, study_plots(study), notice)
     if run:
         write_report(run, slices, predicted, study)
@@ -88,7 +88,7 @@ def main(argv: list[str] | None = None) -> None:
     print()
     for sentence in sentences(study):
         print(textwrap.fill(sentence, 118, initial_indent="  ! ", subsequent_indent="    "))
-    print(f"written to {out}: {', '.join(GENOMICS)}, plots/*.png{', report.html' if run else ''}")
+    print(f"written to {out}: {', '.join(written)}, plots/*.png{', report.html' if run else ''}")
 
 
 if __name__ == "__main__":

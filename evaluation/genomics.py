@@ -221,7 +221,7 @@ def study(manual: list[dict], automatic: list[dict] | None, labels: pd.DataFrame
 def split_masks(features: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Return the features on each kind of masks, {masks: table}; with two kinds, only values that both have."""
     manual = features[list(FEATURES)]
-    if f"{PREDICTED}{PUBLISHED[0]}" not in features:
+    if f"{PREDICTED}bevr" not in features:
         return {MANUAL: manual}
     automatic = features[[f"{PREDICTED}{name}" for name in FEATURES]].set_axis(list(FEATURES), axis=1)
     both = manual.notna() & automatic.notna()

@@ -22,17 +22,6 @@ HEADLINES = (  # that are printed, and stand in the report's summary
     "tumour_iou", "tumour_found", "false_positive_share", "lesion_recall", "surface_dice_2", "hd95", "hd95_mm", "iou",
     "empty_prediction", "brier", "loss",
 )  # fmt: skip
-CONVENTIONS = (  # what the meanings in METRICS leave open
-    "Empty against empty counts as 1 in IoU and Dice. Sensitivity without tumour, precision without prediction, and "
-    "HD95 unless both masks exist, are undefined and left out of means; surface Dice is 0 if only one mask exists.",
-    f"Lesions are connected components of at least {lesions.SPECK} pixels in a patient's stack. One is found when at "
-    f"least {lesions.COVERED:.0%} of its pixels are predicted; a predicted component is false when less than "
-    f"{lesions.COVERED:.0%} of its pixels are tumour.",
-    "95% confidence intervals are over patients: Student t of a mean, with the jackknife's standard error, on the "
-    "logit scale for shares and the log scale for amounts; order statistics of a median. n is the number of patients "
-    f"with a value: below {intervals.FEWEST}, their values stand instead. There is no interval if all are equal. Scans "
-    "of one person, whose ids differ in a date or session at their end, count as one patient in intervals and n.",
-)
 
 
 class Metric(NamedTuple):
@@ -214,7 +203,7 @@ def metric_rows(metrics: dict[str, Any], names: Iterable[str] = METRICS) -> list
         estimate = metrics.get("intervals", {}).get(name, {"low": None, "high": None, "values": []})
         shown = {"text": show_number(metrics[name], form), "interval": intervals.show_interval(estimate, form)}
         about = {"name": name, "label": label, "meaning": meaning, "is_share": is_share}
-        remark = remarks.get(name, "").format_map(metrics) if "intervals" in metrics else ""
+        remark = remarks.get(name, "").format_map(metrics) if "patients_without_tumour" in metrics else ""
         rows.append(about | estimate | shown | {"value": metrics[name], "remark": remark})
     return rows
 

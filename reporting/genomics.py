@@ -29,7 +29,7 @@ def draw_boxes(features: pd.DataFrame, name: str) -> Figure:
         if label in features
         for group, values in features[name].dropna().groupby(features[label])
     }
-    figure, axes = new_axes(FEATURES[name].label, "", (SIZE[0], 1.4 + 0.21 * len(groups)))
+    figure, axes = new_axes(FEATURES[name], "", (SIZE[0], 1.4 + 0.21 * len(groups)))
     jitter = np.random.default_rng(0)
     for at, values in enumerate(groups.values()):
         axes.plot(values, at + jitter.uniform(-0.18, 0.18, len(values)), "o", color=GREY, ms=2.5, alpha=0.6)
@@ -42,7 +42,7 @@ def draw_boxes(features: pd.DataFrame, name: str) -> Figure:
     axes.xaxis.set_major_locator(MaxNLocator(6, steps=STEPS))
     for color, style, label in ((ORANGE, "-", "median"), (BLUE, "-", "quartiles"), (GREY, ".", "patient")):
         axes.plot([], [], style, color=color, label=label)
-    return finished(figure, f"{FEATURES[name].label}, manual masks")
+    return finished(figure, f"{FEATURES[name]}, manual masks")
 
 
 # --- Text ------------------------------------------------------------------------------------------------------
@@ -52,7 +52,7 @@ def text_tables(study: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
     """Return the tables that are printed and stand on the page, {title: table of text}, without empty ones."""
     areas, agreement, tests = study["auc"], study["agreement"], study["associations"]
     tests = tests[tests["feature"].isin(PUBLISHED)]
-    tests = tests.assign(label=tests["label"].map(LABELS), feature=tests["feature"].map(short))
+    tests = tests.assign(label=tests["label"].map(LABELS), feature=tests["feature"].map(FEATURES))
     family, genes = tests[tests["family"] == 1], tests[(tests["family"] == 0) & (tests["masks"] == MANUAL)]
     tables = {}
     if len(areas):
@@ -77,7 +77,7 @@ def text_tables(study: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
     })  # fmt: skip
     if len(agreement):
         tables["Features on automatic against manual masks"] = pd.DataFrame({
-            "feature": agreement["feature"].map(short),
+            "feature": agreement["feature"].map(FEATURES),
             "n": agreement["n"],
             "ICC": show(agreement["icc"], ".2f"),
             "95% interval": show_ranges(agreement["icc_low"], agreement["icc_high"], ".2f"),
@@ -85,10 +85,6 @@ def text_tables(study: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
             "limits of agreement": show_ranges(agreement["lower_limit"], agreement["upper_limit"], ".4g"),
         })  # fmt: skip
     return {title: table for title, table in tables.items() if len(table)}
-
-
-def short(feature: str) -> str:
-    return FEATURES[feature].short
 
 
 def show_p(p: float) -> str:
@@ -116,7 +112,7 @@ def sentences(study: dict[str, pd.DataFrame]) -> list[str]:
     tests = study["associations"].query("family == 1").pivot(index=["label", "feature"], columns="masks")
     notes = [
         f"p: Fisher's exact test on the split at the median, adjusted for the {len(tests)} tests of the family "
-        f"({', '.join(map(short, PUBLISHED))}, each label; Holm). Effect: share of the variance of ranks that lies "
+        f"({', '.join(PUBLISHED.values())}, each label; Holm). Effect: share of the variance of ranks that lies "
         "between the groups.",
         CAVEAT,
     ]

@@ -84,9 +84,6 @@ def draw_bland_altman(patients: pd.DataFrame) -> Figure:
         axes.axhline(limit, color=BLUE, ls="--", lw=1, label=label)
     mean, label = (reference + predicted) / 2, f"patient ({len(patients)})"
     axes.plot(mean, predicted - reference, "o", color=BLUE, alpha=0.75, label=label)
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(MaxNLocator(6, steps=STEPS))
-        axis.set_major_formatter("{x:,g}")
     return finished(figure, "Volume, predicted − reference (Bland–Altman)")
 
 

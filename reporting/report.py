@@ -17,8 +17,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from constants import BAD_DICE, CRITERIA, RESEARCH_USE, SYNTHETIC_NOTICE
 from dataset.slices import Slices
 from evaluation.intervals import FEWEST
+from evaluation.selection import Postprocessing
 from evaluation.shape import PUBLISHED
-from evaluation.summary import CONVENTIONS, HEADLINES, METRICS, metric_rows
+from evaluation.summary import HEADLINES, METRICS, metric_rows
 from evaluation.tables import Tables
 from reporting import plots
 from reporting.genomics import sentences, text_tables
@@ -38,6 +39,10 @@ SECTIONS = {
     "subgroups": "Subgroups", "volumes": "Volumes", "lesions": "Lesions", "calibration": "Calibration",
     "genomics": "Genomics", "training": "Training", "terms": "Terms and files",
 }  # fmt: skip
+PATIENT_COLUMNS = [
+    "patient", "dice", "sensitivity", "precision", "tumour_pixels", "predicted_pixels", "tumour_slices",
+    "missed_slices", "false_positive_slices", "hd95", "surface_dice_2", "lesions", "lesions_found", "false_lesions",
+]  # fmt: skip
 SPELLING = {"iou": "IoU", "dice": "Dice", "hd95": "HD95"}
 
 
@@ -88,8 +93,7 @@ def write_report(
         "metrics": metrics,
         "summary": metric_rows(metrics, HEADLINES),
         "further": metric_rows(metrics, [name for name in METRICS if name not in HEADLINES]),
-        "conventions": CONVENTIONS,
-        "patient_table": as_table(patients.drop(columns=["surface_pixels", "head_pixels"], errors="ignore")),
+        "patient_table": as_table(patients[PATIENT_COLUMNS]),
         "lesion_table": as_table(tables.lesions.sort_values("volume", ascending=False)),
         "calibration": metric_rows(metrics, ("brier", "ece")),
         "genomics": study and {
@@ -139,11 +143,10 @@ def facts(run: RunFolder, metrics: dict[str, Any], slices: pd.DataFrame) -> dict
         rows |= {name.capitalize(): metrics.get(name) for name in ("masks", "reference", "command", "commit")}
     else:
         config, epoch = run.tested_runs()[0].read_config(), metrics["epoch"]
-        folds = pd.DataFrame(metrics.get("folds") or [metrics])
+        rules = [Postprocessing.of(fold).describe() for fold in metrics.get("folds") or [metrics]]
         rows |= {
             "Epoch": f"{epoch or 'per fold'}, {CRITERIA[metrics['selected_by']]}",
-            "Threshold": _range(folds["threshold"]),
-            "Smallest component": folds["min_component"].any() and _range(folds["min_component"], " px in a slice"),
+            "Masks": " / ".join(dict.fromkeys(rules)),
             "Training patients": epoch and config["patients"]["train"],
             "Network": f"U-Net, width {config['settings']['width']}",
             "Trained with": f"PyTorch {config['versions']['torch']} on {config['hardware']}",
@@ -152,12 +155,6 @@ def facts(run: RunFolder, metrics: dict[str, Any], slices: pd.DataFrame) -> dict
             "Commit": config.get("commit"),
         }
     return {name: value for name, value in rows.items() if value} | {"Written": f"{datetime.now(UTC):%Y-%m-%d}"}
-
-
-def _range(values: pd.Series, unit: str = "") -> str:
-    """Return one value, or those of all folds: 0.5, or 0.45 to 0.6, tuned per fold."""
-    ends = [f"{value:g}" for value in sorted({values.min(), values.max()})]
-    return " to ".join(ends) + unit + (", tuned per fold" if len(ends) > 1 else "")
 
 
 def as_table(table: pd.DataFrame) -> dict[str, Any]:
@@ -176,6 +173,5 @@ def shown(value: str | float | None, name: str = "") -> str:
     """Return a value of a table as text; name: of its column, which may be a metric's."""
     if isinstance(value, str):
         return value
-    if name in METRICS:
-        return show_number(value, METRICS[name].form)
-    return f"{value:,}" if isinstance(value, int) else show_number(value, ",.1f" if (value or 0) >= 100 else ".3f")
+    form = METRICS[name].form if name in METRICS else ".3f"
+    return f"{value:,}" if isinstance(value, int) else show_number(value, form)

@@ -121,16 +121,13 @@ class RunFolder:
             return pd.DataFrame({"epoch": []})
         return read_csv(self.path / "epochs.csv", ["epoch"]).apply(pd.to_numeric)
 
-    def write_test(
-        self, tables: dict[str, pd.DataFrame], metrics: dict[str, Any], predicted: np.ndarray | None
-    ) -> None:
-        """Write TEST_TABLES, metrics.json and, unless `predicted` (uint8 [N, H, W], 0 or 1) is None, the masks."""
+    def write_test(self, tables: dict[str, pd.DataFrame], metrics: dict[str, Any], predicted: np.ndarray) -> None:
+        """Write TEST_TABLES, metrics.json and the masks (uint8 [N, H, W], 0 or 1)."""
         for table, name in TEST_TABLES.items():
             self.write(name, tables[table])
         self.write("metrics.json", metrics)
-        if predicted is not None:
-            with atomic_write(self.path / "test_predictions.npz") as file:
-                np.savez_compressed(file, predicted=predicted)
+        with atomic_write(self.path / "test_predictions.npz") as file:
+            np.savez_compressed(file, predicted=predicted)
 
     def read_test_tables(self) -> dict[str, pd.DataFrame]:
         return {table: self.read_test_table(table) for table in TEST_TABLES}

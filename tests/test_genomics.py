@@ -8,8 +8,8 @@ import pytest
 from scipy import stats
 
 from evaluation import genomics
-from evaluation.genomics import associate, associate_one, auc, auc_of_bevr, fisher_exact, holm
-from evaluation.shape import FEATURES, PUBLISHED
+from evaluation.genomics import associate_one, auc, auc_of_bevr, fisher_exact, holm
+from evaluation.shape import FEATURES
 from reporting.genomics import study_plots, text_tables
 from reporting.plots import GREY
 
@@ -63,18 +63,6 @@ def test_one_association_by_hand():
 def test_what_cannot_be_tested_has_a_reason(feature, label, reason):
     row = associate_one(pd.Series(feature), pd.Series(label, dtype=object))
     assert row["reason"] == reason and all(math.isnan(row[name]) for name in ("fisher_p", "kruskal_p", "effect"))
-
-
-def test_the_family_is_the_published_features_with_every_label():
-    label = pd.Series(["a", "b"] * 20)
-    features = feature_table(40, bevr=np.where(label == "a", 1, 2) + RNG.uniform(0, 0.1, 40))
-    labels = pd.DataFrame({"RNASeqCluster": label, "IDH": label.sample(frac=1, random_state=1).values})
-    table = associate({"manual": features}, labels)
-    family = table[table["family"] == 1]
-    assert len(table) == 2 * len(FEATURES) and len(family) == 2 * len(PUBLISHED)
-    assert table.loc[table["family"] == 0, "holm_p"].isna().all()
-    first = family.set_index(["feature", "label"]).loc[("bevr", "RNASeqCluster")]
-    assert first["holm_p"] == pytest.approx(6 * first["fisher_p"]) and first["holm_p"] < 1e-6
 
 
 def test_the_difference_between_masks_has_an_interval_of_its_own():

@@ -57,7 +57,7 @@ def write_tested(folder: Path, data: Path, predicted: np.ndarray) -> RunFolder:
     run, fold = RunFolder(folder), RunFolder(folder / "fold_1")
     fold.begin({"data": str(data), "synthetic": True, **about}, {"test": table})
     fold.write_test(tables._asdict(), metrics, predicted)
-    run.write_test(tables._asdict(), metrics, None)
+    run.write_test(tables._asdict(), metrics, predicted)
     return run
 
 
@@ -86,6 +86,7 @@ def test_manual_masks_from_the_command_line(call, data, tmp_path):
     assert test["n"] == 15 and test["missing"] == 1 and test["groups"] == "irregular: 7; smooth: 8"
     assert test["fisher_p"] == pytest.approx(1 / 6435, rel=0.01)  # all irregular ones above the median, no other
     assert test["holm_p"] == pytest.approx(6 * test["fisher_p"], rel=0.01) and (rows["masks"] == "manual").all()
+    assert (rows["family"] == 1).sum() == 6 and rows.loc[rows["family"] == 0, "holm_p"].isna().all()
     assert rows.loc[("bevr", "IDH"), "reason"] == "fewer than 6 patients have both"
     area = areas.set_index("label").loc["SyntheticSubtype"]
     assert area["auc"] == 1 and (area["positives"], area["n"]) == (7, 15)
