@@ -19,9 +19,8 @@ from scipy import ndimage
 SPECK = 50  # pixels; a smaller component is not counted
 CONNECTED = np.ones((3, 3, 3), int)  # neighbours of a voxel of a stack
 COVERED = 0.1  # share of its pixels from which a component counts as matched
-SURFACE_DICE = {f"surface_dice_{pixels}": pixels for pixels in (1, 2, 3)}  # column: tolerance
 IN_MM = ("hd95_mm", "surface_distance_mm", "surface_dice_2mm")  # of patients whose spacing is known
-NEAR = 2.0  # mm, of the last of them
+NEAR = 2.0  # pixels or mm, within which outlines and surfaces agree
 
 
 def bounding_box(mask: np.ndarray) -> tuple[slice, ...]:
@@ -65,10 +64,9 @@ def match(mask: np.ndarray, predicted: np.ndarray) -> tuple[pd.DataFrame, int, i
 
 
 def compare_outlines(mask: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
-    """Return hd95 (pixels), surface_pixels (of both together) and SURFACE_DICE of two masks (uint8 0 or 1, [H, W])."""
+    """Return hd95 (pixels), surface_pixels (of both together) and surface_dice_2 of masks (uint8 0 or 1, [H, W])."""
     both = np.concatenate(ways := surface_distances(mask, predicted))
-    dice = {name: share_within(both, tolerance) for name, tolerance in SURFACE_DICE.items()}
-    return {"hd95": hd95(*ways), "surface_pixels": len(both), **dice}
+    return {"hd95": hd95(*ways), "surface_pixels": len(both), "surface_dice_2": share_near(both)}
 
 
 def compare_surfaces(mask: np.ndarray, predicted: np.ndarray, spacing: Sequence[float]) -> dict[str, float]:
@@ -80,7 +78,7 @@ def compare_surfaces(mask: np.ndarray, predicted: np.ndarray, spacing: Sequence[
     """
     both = np.concatenate(ways := surface_distances(mask, predicted, (spacing[2], spacing[0], spacing[1])))
     mean = float(both.mean()) if all(map(len, ways)) else np.nan
-    return dict(zip(IN_MM, (hd95(*ways), mean, share_within(both, NEAR)), strict=True))
+    return dict(zip(IN_MM, (hd95(*ways), mean, share_near(both)), strict=True))
 
 
 def surface_distances(
@@ -107,6 +105,6 @@ def hd95(there: np.ndarray, back: np.ndarray) -> float:
     return float(max(np.percentile(there, 95), np.percentile(back, 95))) if len(there) and len(back) else np.nan
 
 
-def share_within(distances: np.ndarray, tolerance: float) -> float:
-    """Return the share of distances that are not larger; NaN without any."""
-    return float((distances <= tolerance).mean()) if len(distances) else np.nan
+def share_near(distances: np.ndarray) -> float:
+    """Return the share of distances up to NEAR; NaN without any."""
+    return float((distances <= NEAR).mean()) if len(distances) else np.nan

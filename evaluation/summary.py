@@ -47,7 +47,6 @@ METRICS = {  # every metric of metrics.json; in epochs.csv, training_ or validat
     "patient_sensitivity": Metric("Sensitivity, mean over patients", "Predicted share of a patient's tumour pixels."),
     "patient_precision": Metric("Precision, mean over patients", "Tumour's share of a patient's predicted pixels."),
     "tumour_iou": Metric("IoU, mean over tumour slices", "TP / (TP + FP + FN) of each slice with tumour."),
-    "tumour_dice": Metric("Dice, mean over tumour slices", "2 TP / (2 TP + FP + FN) of each slice with tumour."),
     "tumour_found": Metric("Tumour slices found", "Share of the slices with tumour with a true positive pixel.", ".1%"),
     "false_positive_share": Metric(
         "Empty slices with a false positive", "Share of the slices without tumour with any predicted pixel.", ".1%"
@@ -59,16 +58,12 @@ METRICS = {  # every metric of metrics.json; in epochs.csv, training_ or validat
     "lesion_precision": Metric(
         "Predicted lesions that match, in 3D", "Share of the predicted components in 3D that match tumour.", ".1%"
     ),
-    "lesion_dice": Metric("Dice, mean over lesions in 3D", "Of a lesion and all predicted components that touch it."),
     "hd95": Metric(
         "HD95, pixels",
         "95th percentile of the distances between both outlines, in slices where both masks exist: missed slices do "
         "not show in it.", ".1f", False,
     ),
-    **{
-        name: Metric(f"Surface Dice at {n} px", f"Share of both outlines within {n} px of the other.")
-        for name, n in lesions.SURFACE_DICE.items()
-    },
+    "surface_dice_2": Metric("Surface Dice at 2 px", "Share of both outlines within 2 px of the other."),
     "hd95_mm": Metric(
         "HD95, mm", "95th percentile of the distances between both surfaces in 3D, where both exist.", ".1f", False
     ),
@@ -162,16 +157,14 @@ def estimate_metrics(tables: Tables) -> dict[str, dict[str, float]]:
         "iou": (s, s["iou"]),
         "empty_prediction": (s, (~tumour).astype(float)),
         "tumour_iou": (s, s["iou"].where(tumour)),
-        "tumour_dice": (s, s["dice"].where(tumour)),
         "tumour_found": (s, hit.where(tumour)),
         "false_positive_share": (s, predicted.astype(float).where(~tumour)),
         "false_positive_area": (s, s["predicted_pixels"].astype(float).where(~tumour & predicted)),
         **{f"patient_{name}": (p, p[name]) for name in PATIENT_METRICS},
         "patient_dice_tumour": (p, p["dice"].where(p["tumour_pixels"] > 0)),
-        **{name: (p, p[name]) for name in ("hd95", *lesions.SURFACE_DICE, *lesions.IN_MM) if name in p},
+        **{name: (p, p[name]) for name in ("hd95", "surface_dice_2", *lesions.IN_MM) if name in p},
         "lesion_recall": (p, p["lesions_found"], p["lesions"]),
         "lesion_precision": (p, p["predicted_lesions"] - p["false_lesions"], p["predicted_lesions"]),
-        "lesion_dice": (tables.lesions, tables.lesions["dice"]),
         **({"brier": (p, p["brier"] * p["head_pixels"], p["head_pixels"])} if "brier" in p else {}),
     }
     estimates = {

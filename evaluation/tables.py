@@ -87,13 +87,12 @@ def stack_tables(
 def patient_table(slices: Slices, per_slice: pd.DataFrame, of_stacks: pd.DataFrame) -> pd.DataFrame:
     """Return one row per patient: overlap of the whole volume, slices, outlines, lesions in 3D."""
     images = slices.images.numpy()
-    names, weights = list(lesions.SURFACE_DICE), per_slice["surface_pixels"]
     tumour, predicted = per_slice["tumour_pixels"] > 0, per_slice["predicted_pixels"] > 0
     own = per_slice.assign(
         tumour_slices=tumour,
         missed_slices=tumour & (per_slice["true_positive"] == 0),
         false_positive_slices=~tumour & predicted,
-        **per_slice[names].mul(weights, axis=0),
+        surface_near=per_slice["surface_dice_2"] * per_slice["surface_pixels"],
     ).groupby("patient")
     sums = own.sum(numeric_only=True)
     volume = metrics.Counts(*(sums[name] for name in metrics.Counts._fields))
@@ -107,7 +106,7 @@ def patient_table(slices: Slices, per_slice: pd.DataFrame, of_stacks: pd.DataFra
             **sums[["missed_slices", "false_positive_slices"]],
             "hd95": own["hd95"].apply(pd.Series.mean),
             "surface_pixels": sums["surface_pixels"],
-            **sums[names].div(sums["surface_pixels"], axis=0),  # NaN without an outline
+            "surface_dice_2": sums["surface_near"] / sums["surface_pixels"],  # NaN without an outline
         }
     )
     return table.reset_index().merge(of_stacks, on="patient", validate="one_to_one")

@@ -49,11 +49,9 @@ def draw_boxes(features: pd.DataFrame, name: str) -> Figure:
 
 
 def text_tables(study: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
-    """Return the tables that are printed and stand on the page, {title: table of text}, without empty ones."""
+    """Return the tables that are printed and stand on the page, {title: table of text}."""
     areas, agreement, tests = study["auc"], study["agreement"], study["associations"]
     tests = tests[tests["feature"].isin(PUBLISHED)]
-    tests = tests.assign(label=tests["label"].map(LABELS), feature=tests["feature"].map(FEATURES))
-    family, genes = tests[tests["family"] == 1], tests[(tests["family"] == 0) & (tests["masks"] == MANUAL)]
     tables = {}
     if len(areas):
         tables["1/BEVR: one label against the rest"] = pd.DataFrame({
@@ -64,16 +62,13 @@ def text_tables(study: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
             "95% interval": show_ranges(areas["low"], areas["high"], ".3f"),
             **show_differences(areas, "+.3f"),
         })  # fmt: skip
-    tables["Associations, p adjusted"] = pd.DataFrame({
-        **family[["label", "feature", "masks", "n"]],
-        "p": family["holm_p"].map(show_p),
-        "effect": show(family["effect"], ".2f"),
-        **show_differences(family, "+.2f"),
-    })  # fmt: skip
-    tables["Mutations, manual masks, p not adjusted"] = pd.DataFrame({
-        **genes[["label", "feature", "groups"]],
-        "p": genes["fisher_p"].map(show_p),
-        "effect": show(genes["effect"], ".2f"),
+    tables["Associations, p adjusted but for mutations"] = pd.DataFrame({
+        "label": tests["label"].map(LABELS),
+        "feature": tests["feature"].map(FEATURES),
+        **tests[["masks", "n"]],
+        "p": tests["holm_p"].where(tests["family"] == 1, tests["fisher_p"]).map(show_p),
+        "effect": show(tests["effect"], ".2f"),
+        **show_differences(tests, "+.2f"),
     })  # fmt: skip
     if len(agreement):
         tables["Features on automatic against manual masks"] = pd.DataFrame({
@@ -84,7 +79,7 @@ def text_tables(study: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
             "bias": show(agreement["bias"], ".4g"),
             "limits of agreement": show_ranges(agreement["lower_limit"], agreement["upper_limit"], ".4g"),
         })  # fmt: skip
-    return {title: table for title, table in tables.items() if len(table)}
+    return tables
 
 
 def show_p(p: float) -> str:

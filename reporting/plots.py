@@ -134,8 +134,9 @@ def new_axes(x: str, y: str, size: tuple[float, float] = SIZE) -> tuple[Figure, 
     return figure, axes
 
 
-def finished(figure: Figure, title: str, columns: int = 2) -> Figure:
-    """Return a drawing with its legend below."""
+def finished(figure: Figure, title: str) -> Figure:
+    """Return a drawing with its title, and its legend below."""
+    figure.axes[0].set_title(title, fontsize=11)
     for text in figure.legend(fontsize=9, frameon=False, loc="outside lower center", ncols=2).get_texts():
         text.set_parse_math(False)  # a group may be called $x$
     return figure

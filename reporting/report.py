@@ -40,8 +40,8 @@ SECTIONS = {
     "genomics": "Genomics", "training": "Training", "terms": "Terms and files",
 }  # fmt: skip
 PATIENT_COLUMNS = [
-    "patient", "dice", "sensitivity", "precision", "tumour_pixels", "predicted_pixels", "tumour_slices",
-    "missed_slices", "false_positive_slices", "hd95", "surface_dice_2", "lesions", "lesions_found", "false_lesions",
+    "patient", "dice", "sensitivity", "precision", "tumour_slices", "missed_slices", "false_positive_slices", "hd95",
+    "surface_dice_2", "lesions", "lesions_found", "false_lesions",
 ]  # fmt: skip
 SPELLING = {"iou": "IoU", "dice": "Dice", "hd95": "HD95"}
 

@@ -39,15 +39,15 @@ def test_matching_in_a_stack():
 
 
 def test_outlines_by_hand():
-    """5x5 against the same 2 px to the right: 16 surface pixels each, of which 10 are within 1 px of the other."""
-    # top and bottom row: 2, 1, 0, 0, 0 px off, so 4 each; left column between them: 2 px off, so none;
-    # right column between them: 1, 2, 1 px off, so 2
-    assert [*lesions.compare_outlines(box((10, 10, 5, 5)), box((10, 12, 5, 5))).values()] == [2, 32, 10 / 16, 1, 1]
+    """5x5 against the same 3 px to the right: 16 surface pixels each, of which 11 are within 2 px of the other."""
+    # top and bottom row: 3, 2, 1, 0, 0 px off, so 4 each; left column between them: 3 px off, so none;
+    # right column between them: 1 px off, so 3
+    assert [*lesions.compare_outlines(box((10, 10, 5, 5)), box((10, 13, 5, 5))).values()] == [3, 32, 11 / 16]
     pixels = box((10, 10, 1, 1)), box((13, 14, 1, 1))  # 3 down, 4 to the right
-    assert [*lesions.compare_outlines(*pixels).values()] == [5, 2, 0, 0, 0]
+    assert [*lesions.compare_outlines(*pixels).values()] == [5, 2, 0]
     empty, full = box(), box((0, 0, 256, 256))
     for pair in ((empty, full), (full, empty)):
-        assert [*lesions.compare_outlines(*pair).values()][1:] == [4 * 255, 0, 0, 0]
+        assert [*lesions.compare_outlines(*pair).values()][1:] == [4 * 255, 0]
     nothing = lesions.compare_outlines(empty, empty)
     assert nothing.pop("surface_pixels") == 0 and np.isnan([*nothing.values()]).all()
 

@@ -42,6 +42,11 @@ def test_each_plot_is_a_png_and_its_note_is_whole(tmp_path):
         axis = figure.axes[0].xaxis.label
         assert axis.get_window_extent().x1 < figure.bbox.x1
         assert ("marked: the best volumetric Dice" in axis.get_text()) == (name in ("loss", "iou"))
-        assert figure.get_suptitle() == SYNTHETIC_NOTICE and note.x0 > 0 and note.x1 < figure.bbox.x1
+        assert (
+            figure.axes[0].get_title()
+            and figure.get_suptitle() == SYNTHETIC_NOTICE
+            and note.x0 > 0
+            and note.x1 < figure.bbox.x1
+        )
         with Image.open(tmp_path / "plots" / f"{name}.png") as picture:
             assert picture.size == (1040, 800) and len(picture.convert("L").getcolors()) > 20
