@@ -74,7 +74,6 @@ def pool(run: RunFolder, folds: dict[int, RunFolder], folder: Path) -> None:
 
     from dataset.slices import load_slices
     from evaluation import calibration, quality, summary
-    from evaluation.tables import Tables
     from reporting.report import write_result
     from storage.run_folder import TEST_TABLES
 
@@ -99,10 +98,10 @@ def pool(run: RunFolder, folds: dict[int, RunFolder], folder: Path) -> None:
     }
     notes = [f"fold {k}: {note}" for k, r in results.items() for note in r["notes"]]
     bins = calibration.pool(r["calibration"] for r in results.values())
-    metrics = summary.summarise(Tables(**tables), bins, details, notes)
+    metrics = summary.summarise(tables, bins, details, notes)
     split_tables, masks = zip(*(fold.read_tested() for fold in folds.values()), strict=True)
     slices = load_slices(folder, {"all": pd.concat(split_tables, ignore_index=True)})["all"]
-    write_result(run, slices, np.concatenate(masks), Tables(**tables), metrics)
+    write_result(run, slices, np.concatenate(masks), tables, metrics)
     print(f"--- all {len(folds)} folds together")
     if metrics["synthetic"]:
         print(SYNTHETIC_NOTICE)
@@ -110,7 +109,7 @@ def pool(run: RunFolder, folds: dict[int, RunFolder], folder: Path) -> None:
         who = f"{r['patients']} patients, {r['patients_without_tumour']} of them without tumour"
         print(f"  fold {number}: epoch {r['epoch']}, {who}, Dice {show_number(r['patient_dice'])}")
     print(summary.describe(metrics, tables["patients"]))
-    print(f"written to {run}: test_*.csv, metrics.json, report.html")
+    print(f"written to {run}: test_*.csv, metrics.json, plots/*.png, report.html")
 
 
 if __name__ == "__main__":

@@ -55,12 +55,12 @@ def subgroup_metrics(tables: Tables) -> list[dict]:
     means of SHOWN over these slices, each with the ends of its 95% confidence interval over patients, such as dice_low
     and dice_high, NaN where undefined.
     """
-    slices = tables.slices[tables.slices["tumour_pixels"] > 0]
+    slices = tables["slices"][tables["slices"]["tumour_pixels"] > 0]
     slices = slices.assign(
         tumour_iou=slices["iou"],
         found=(slices["true_positive"] > 0).astype(float),
         area=pd.cut(slices["tumour_pixels"], [0, *AREAS.values()], right=False, labels=list(AREAS)),
-    ).merge(tables.patients[["patient", "institution", "sequences"]], on="patient")
+    ).merge(tables["patients"][["patient", "institution", "sequences"]], on="patient")
     rows = []
     for by in ("area", "institution", "sequences"):
         for group, own in slices.groupby(by, observed=True):

@@ -111,14 +111,14 @@ def evaluate_masks(
         details = details | {"spacing": spacing}
     if probabilities is not None:
         curve, brier = calibration.calibrate(slices, probabilities)
-        tables = tables._replace(patients=tables.patients.merge(brier, on="patient", validate="one_to_one"))
-        stacks, dice = slices.stacks(), tables.patients.set_index("patient")["dice"]
+        tables["patients"] = tables["patients"].merge(brier, on="patient", validate="one_to_one")
+        stacks, dice = slices.stacks(), tables["patients"].set_index("patient")["dice"]
 
         def describe(patient: str) -> dict[str, Any]:
             features = quality.features(probabilities[stacks[patient]], predicted[stacks[patient]])
             return {"patient": patient, "dice": float(dice[patient])} | features
 
-        details = details | {"quality": quality.study(parallel_map(describe, stacks), tables.patients)}
+        details = details | {"quality": quality.study(parallel_map(describe, stacks), tables["patients"])}
     return tables, summarise(tables, curve, details, notes)
 
 
@@ -135,22 +135,22 @@ def summarise(
     estimates = estimate_metrics(tables)
     return {
         **details,
-        "slices": len(tables.slices),
-        "patients": len(tables.patients),
-        "patients_without_tumour": int((tables.patients["tumour_pixels"] == 0).sum()),
+        "slices": len(tables["slices"]),
+        "patients": len(tables["patients"]),
+        "patients_without_tumour": int((tables["patients"]["tumour_pixels"] == 0).sum()),
         **{name: estimate["value"] for name, estimate in estimates.items()},
-        **{name: int(tables.patients[name].sum()) for name in ("lesions", "lesions_found", "false_lesions")},
+        **{name: int(tables["patients"][name].sum()) for name in ("lesions", "lesions_found", "false_lesions")},
         **({"ece": calibration.expected_calibration_error(curve), "calibration": curve} if curve else {}),
         "intervals": estimates,
         "subgroups": failures.subgroup_metrics(tables),
-        "failures": failures.list_failures(tables.slices),
+        "failures": failures.list_failures(tables["slices"]),
         "notes": notes,
     }
 
 
 def estimate_metrics(tables: Tables) -> dict[str, dict[str, float]]:
     """Return value, low, high, n and values of each metric, see intervals.estimate."""
-    s, p = tables.slices, tables.patients
+    s, p = tables["slices"], tables["patients"]
     tumour, predicted = s["tumour_pixels"] > 0, s["predicted_pixels"] > 0
     hit = (s["true_positive"] > 0).astype(float)
     means = {  # name: a table, sums, and numbers unless they are 1 (see intervals.estimate)

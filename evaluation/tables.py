@@ -1,7 +1,7 @@
 """Per-slice, per-patient and per-lesion table of a test, from which all metrics are computed."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,14 +14,7 @@ from utils import parallel_map
 
 PATIENT_METRICS = ("dice", "iou", "sensitivity", "precision")  # of a patient's whole volume
 Spacing = dict[str, Sequence[float]]  # mm between rows, columns and slices of each patient
-
-
-class Tables(NamedTuple):
-    """test_results.csv (per slice), test_patients.csv and test_lesions.csv."""
-
-    slices: pd.DataFrame
-    patients: pd.DataFrame
-    lesions: pd.DataFrame
+Tables = dict[str, pd.DataFrame]  # slices, patients, lesions: test_results.csv, test_patients.csv, test_lesions.csv
 
 
 def make_tables(slices: Slices, predicted: np.ndarray, spacing: Spacing | None = None) -> Tables:
@@ -31,7 +24,8 @@ def make_tables(slices: Slices, predicted: np.ndarray, spacing: Spacing | None =
     """
     per_slice = slice_table(slices, predicted)
     per_lesion, of_stacks = stack_tables(slices, predicted, spacing)
-    return Tables(per_slice, patient_table(slices, per_slice, of_stacks), per_lesion)
+    patients = patient_table(slices, per_slice, of_stacks)
+    return {"slices": per_slice, "patients": patients, "lesions": per_lesion}
 
 
 def slice_table(slices: Slices, predicted: np.ndarray) -> pd.DataFrame:

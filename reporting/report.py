@@ -57,8 +57,8 @@ def write_result(
         tables, metrics: see evaluate_masks.
         epochs: the metrics of all epochs of the run; None for a cross-validation, and for masks of unknown origin.
     """
-    run.write_test(tables._asdict(), metrics, predicted)
-    drawn = plots.result_plots(tables.patients, tables.slices, metrics)
+    run.write_test(tables, metrics, predicted)
+    drawn = plots.result_plots(tables["patients"], tables["slices"], metrics)
     if epochs is not None:  # with the epoch that was tested marked, which need not have the best IoU
         drawn |= plots.training_plots(epochs, metrics["epoch"], metrics["selected_by"])
     plots.write_plots(run, drawn, SYNTHETIC_NOTICE if metrics["synthetic"] else "")
@@ -75,8 +75,8 @@ def write_report(
         predicted: uint8 [N, H, H], 0 or 1.
         study: of radiogenomics.py, on these masks.
     """
-    tables, metrics = Tables(**run.read_test_tables()), run.read_metrics()
-    patients = tables.patients.sort_values(["dice", "patient"], ascending=[False, True])
+    tables, metrics = run.read_test_tables(), run.read_metrics()
+    patients = tables["patients"].sort_values(["dice", "patient"], ascending=[False, True])
     known = {  # sections that not every report has
         "calibration": "calibration" in metrics,  # masks alone have no probabilities
         "genomics": study is not None,
@@ -89,12 +89,12 @@ def write_report(
         "title": f"Report: {run.path.resolve().name} ({metrics['split']})",
         "synthetic_notice": SYNTHETIC_NOTICE if metrics["synthetic"] else "",
         "research_use": RESEARCH_USE,
-        "facts": facts(run, metrics, tables.slices),
+        "facts": facts(run, metrics, tables["slices"]),
         "metrics": metrics,
         "summary": metric_rows(metrics, HEADLINES),
         "further": metric_rows(metrics, [name for name in METRICS if name not in HEADLINES]),
         "patient_table": as_table(patients[PATIENT_COLUMNS]),
-        "lesion_table": as_table(tables.lesions.sort_values("volume", ascending=False)),
+        "lesion_table": as_table(tables["lesions"].sort_values("volume", ascending=False)),
         "calibration": metric_rows(metrics, ("brier", "ece")),
         "genomics": study and {
             "sentences": sentences(study),
@@ -104,7 +104,7 @@ def write_report(
         "brightest": BRIGHTEST,
         "bad_dice": BAD_DICE,
         "has_images": bool(slices.images.any()),  # masks can be scored without
-        "viewer": viewer_data(slices, predicted, tables.slices, patients, metrics.get("spacing")),
+        "viewer": viewer_data(slices, predicted, tables["slices"], patients, metrics.get("spacing")),
     }  # fmt: skip
     run.write("report.html", render(page).encode())
 

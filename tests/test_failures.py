@@ -11,7 +11,7 @@ from evaluation.tables import make_tables
 def by_kind(pairs: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, dict]:
     slices = make_slices({"TCGA_AA_0001_19990101": [mask for mask, _ in pairs]})
     tables = make_tables(slices, np.stack([predicted for _, predicted in pairs]))
-    return {row["kind"]: row for row in list_failures(tables.slices)}
+    return {row["kind"]: row for row in list_failures(tables["slices"])}
 
 
 # name -> (a slice that fails, one that does not but could)

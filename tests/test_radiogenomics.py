@@ -56,8 +56,8 @@ def write_tested(folder: Path, data: Path, predicted: np.ndarray) -> RunFolder:
     about = {"settings": {"width": 2, "seed": 1}, "hardware": "cpu", "versions": {"torch": "2"}}
     run, fold = RunFolder(folder), RunFolder(folder / "fold_1")
     fold.begin({"data": str(data), "synthetic": True, **about}, {"test": table})
-    fold.write_test(tables._asdict(), metrics, predicted)
-    run.write_test(tables._asdict(), metrics, predicted)
+    fold.write_test(tables, metrics, predicted)
+    run.write_test(tables, metrics, predicted)
     return run
 
 

@@ -56,7 +56,7 @@ def write_run(folder: Path, empty: bool = False, black: bool = False, **about) -
     run = RunFolder(folder)
     probabilities = (0.1 + 0.8 * predicted).astype(np.float32)
     tables, metrics = summary.evaluate_masks(slices, predicted, probabilities, known, [NOTE])
-    run.write_test(tables._asdict(), metrics, predicted)
+    run.write_test(tables, metrics, predicted)
     if known["epoch"]:
         epochs = {"epoch": [1, 2, 3], "training_loss": [0.7, 0.5, 0.4], "validation_loss": [0.8, 0.6, 0.65]}
         epochs |= {f"{split}_iou": [0.1, 0.6, 0.5] for split in ("training", "validation", "validation_tumour")}

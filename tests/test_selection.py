@@ -90,7 +90,7 @@ def test_every_choice_scores_as_its_masks_do(case):
     for t, s in ((0, 0), (9, 3), (18, 5)):
         choice = selection.Postprocessing(selection.THRESHOLDS[t], selection.SMALLEST[s])
         tables = make_tables(slices, selection.postprocess(probabilities, choice, slices.stacks()))
-        assert dice[t, s] == pytest.approx(tables.patients["dice"].mean()), choice
+        assert dice[t, s] == pytest.approx(tables["patients"]["dice"].mean()), choice
 
 
 def test_nothing_to_choose_between_keeps_the_default():
