@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> None:
     from dataset.split import describe_persons, group_scans
     from dataset.synthetic import any_synthetic
     from evaluation import genomics, shape
-    from reporting.genomics import sentences, study_plots, text_tables
+    from reporting.genomics import draw_boxes, sentences, text_tables
     from reporting.plots import write_plots
     from reporting.report import write_report
     from storage.run_folder import RunFolder
@@ -73,7 +73,8 @@ def main(argv: list[str] | None = None) -> None:
     written = {f"{name}.csv": table for name, table in study.items() if len(table)}
     for name, content in (written | {"associations.csv": tests.assign(**small)}).items():
         out.write(name, content)
-    write_plots(out, study_plots(study), notice)
+    boxes = {f"boxes_{name}": draw_boxes(study["shape_features"], name) for name in shape.PUBLISHED}
+    write_plots(out, boxes, notice)
     if run:
         write_report(run, slices, predicted, study)
 

@@ -87,8 +87,7 @@ def main(argv: list[str] | None = None) -> None:
     print(f"{split:<12}{test.describe()}")
     print(f"epoch {best} of {len(epochs)}, {constants.CRITERIA[by]}; {postprocessing.describe(tuned)}")
     print(summary.describe(metrics, tables["patients"]))
-    print(f"written to {run}: test_*.csv, metrics.json, test_predictions.npz, plots/*.png")
-    print(f"all of it on one page: {run.path / 'report.html'}")
+    print(f"written to {run}: test_*.csv, metrics.json, test_predictions.npz, plots/*.png, report.html")
 
 
 if __name__ == "__main__":

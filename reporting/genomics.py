@@ -16,11 +16,6 @@ from utils import show_number
 SHOWN_P = 1e-4  # a smaller p is shown as <0.0001
 
 
-def study_plots(study: dict[str, pd.DataFrame]) -> dict[str, Figure]:
-    """Return the plots of a study by file name: each published feature on manual masks, by label."""
-    return {f"boxes_{name}": draw_boxes(study["shape_features"], name) for name in PUBLISHED}
-
-
 def draw_boxes(features: pd.DataFrame, name: str) -> Figure:
     """Draw a feature by label: a dot per patient; boxes from quartile to quartile of FEWEST or more."""
     groups = {

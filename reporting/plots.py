@@ -116,11 +116,10 @@ def draw_expected(quality: dict[str, Any]) -> Figure:
     known = pd.DataFrame(quality["patients"]).dropna(subset="expected_dice")
     axes.plot((0, 1), (0, 1), color=GREY, ls="--", lw=1, label="as expected")
     axes.axhline(BAD_DICE, color=GREY, ls=":", lw=1, label=f"Dice {BAD_DICE:g}, below which to check")
-    if len(known):
-        half, x = quality["model"]["half_width"], np.array([0, 1])
-        axes.fill_between(x, x - half, x + half, color=BLUE, alpha=0.12, lw=0, label="90% interval")
-        label = f"patient ({len(known)})"
-        axes.plot(known["expected_dice"], known["dice"], "o", color=BLUE, ms=4, alpha=0.75, label=label)
+    half, x = quality["model"]["half_width"], np.array([0, 1])
+    axes.fill_between(x, x - half, x + half, color=BLUE, alpha=0.12, lw=0, label="90% interval")
+    label = f"patient ({len(known)})"
+    axes.plot(known["expected_dice"], known["dice"], "o", color=BLUE, ms=4, alpha=0.75, label=label)
     axes.set(xlim=(0, 1.02), ylim=(0, 1.02))
     return finished(figure, "Expected against true Dice")
 

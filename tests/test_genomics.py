@@ -10,7 +10,7 @@ from scipy import stats
 from evaluation import genomics
 from evaluation.genomics import associate_one, auc, auc_of_bevr, fisher_exact, holm
 from evaluation.shape import FEATURES
-from reporting.genomics import study_plots, text_tables
+from reporting.genomics import draw_boxes, text_tables
 from reporting.plots import GREY
 
 RNG = np.random.default_rng(18)
@@ -112,5 +112,5 @@ def test_no_value_of_fewer_than_six_patients_is_shown():
     for title, shown in text_tables(study).items():
         words = {"label", "feature", "masks", "patients", "n"}
         assert set(shown.drop(columns=[*words & {*shown}]).to_numpy().ravel()) == {"-"}, title
-    lines = study_plots(study)["boxes_bevr"].axes[0].lines
+    lines = draw_boxes(study["shape_features"], "bevr").axes[0].lines
     assert {line.get_color() for line in lines if len(line.get_xdata()) > 1} == {GREY}  # dots, no boxes
