@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 COMPARED = {  # column of test_patients.csv: metric
     **{name: f"patient_{name}" for name in ("dice", "iou", "sensitivity", "precision")},
-    **{name: name for name in ("surface_dice_1", "surface_dice_2", "surface_dice_3", "hd95")},
+    "surface_dice_2": "surface_dice_2",
+    "hd95": "hd95",
 }
 
 
@@ -33,24 +34,30 @@ def main(argv: list[str] | None = None) -> None:
 
     from constants import SYNTHETIC_NOTICE
     from dataset.synthetic import any_synthetic
-    from evaluation.intervals import FEWEST, show_interval
+    from evaluation import intervals
     from evaluation.summary import METRICS
     from storage.run_folder import RunFolder
 
     first, second = map(RunFolder, args.runs)
     pairs = pair(first, second)
-    results = compare(pairs)
     if any_synthetic(pairs):
         print(SYNTHETIC_NOTICE)
     who = f"{counted(len(pairs), 'patient')}, {(pairs['tumour_pixels_a'] == 0).sum()} of them without tumour"
     print(f"A: {first}\nB: {second}\n{who}; each metric over those that have it in both\n")
-    print(f"{'':36}patients       A       B   B - A       p   95% confidence interval; below {FEWEST} patients, each")
-    for column, row in results.items():
-        forms = {"a": ".3f", "b": ".3f", "value": "+.3f", "p": ".4f"}
-        numbers = "".join(f"{show_number(row[name], form):>8}" for name, form in forms.items())
-        label = METRICS[COMPARED[column]].label
-        print(f"{label:<36}{row['n']:8d}{numbers}   {show_interval(row, '+.3f')}".rstrip())
-    print(f"\n{textwrap.fill(verdict(results['dice'], len(results)), 118)}")
+    few = f"below {intervals.FEWEST} patients, each"
+    print(f"{'':36}patients       A       B   B - A       p   95% confidence interval; {few}")
+    for column, metric in COMPARED.items():
+        difference = pairs[f"{column}_b"] - pairs[f"{column}_a"]
+        means = pairs.loc[difference.notna(), [f"{column}_a", f"{column}_b"]].mean()
+        estimate = intervals.estimate(pairs["patient"], difference, scale=intervals.DIFFERENCE)
+        p = intervals.paired_permutation(pairs["patient"], difference)
+        if column == "dice":
+            said = verdict(estimate, p)
+        forms = zip((*means, estimate["value"], p), (".3f", ".3f", "+.3f", ".4f"), strict=True)
+        numbers = "".join(f"{show_number(value, form):>8}" for value, form in forms)
+        label = METRICS[metric].label
+        print(f"{label:<36}{estimate['n']:8d}{numbers}   {intervals.show_interval(estimate, '+.3f')}".rstrip())
+    print(f"\n{textwrap.fill(said, 118)}")
 
 
 def pair(first: RunFolder, second: RunFolder) -> pd.DataFrame:
@@ -78,35 +85,22 @@ def pair(first: RunFolder, second: RunFolder) -> pd.DataFrame:
     return pairs
 
 
-def compare(pairs: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """Return for each metric: means a and b, the mean of b - a (see intervals.estimate), and its p."""
-    from evaluation import intervals
+def verdict(dice: dict[str, Any], p: float) -> str:
+    """Return what the paired comparison of the volumetric Dice, the main metric, shows and cannot show.
 
-    results = {}
-    for column in COMPARED:
-        difference = pairs[f"{column}_b"] - pairs[f"{column}_a"]
-        both = pairs[difference.notna()]
-        results[column] = intervals.estimate(pairs["patient"], difference, scale=intervals.DIFFERENCE) | {
-            "a": float(both[f"{column}_a"].mean()),
-            "b": float(both[f"{column}_b"].mean()),
-            "p": intervals.paired_permutation(pairs["patient"], difference),
-        }
-    return results
-
-
-def verdict(dice: dict[str, Any], metrics: int) -> str:
-    """Return what the paired comparison of the volumetric Dice, the main one of the metrics, shows and cannot show."""
+    dice: see intervals.estimate.
+    """
     from evaluation.intervals import FEWEST
 
-    p, half = dice["p"], (dice["high"] - dice["low"]) / 2
     if dice["n"] < FEWEST:
         return f"{counted(dice['n'], 'patient')} cannot show any difference: p is above 0.05 whatever they are."
     text = f"No difference in volumetric Dice is shown (p {p:.3g})."
     if p <= 0.05:
         text = f"{'B' if dice['value'] > 0 else 'A'} has the higher volumetric Dice (p {p:.2g})."
+    half = (dice["high"] - dice["low"]) / 2
     if half > 0:  # NaN where all patients differ by the same
         text += f" The paired comparison is precise to ± {half:.3f} in mean Dice: it cannot show smaller differences."
-    return f"{text} {metrics} metrics compared: one of them alone below 0.05 says little."
+    return f"{text} {len(COMPARED)} metrics compared: one of them alone below 0.05 says little."
 
 
 if __name__ == "__main__":

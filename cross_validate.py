@@ -69,12 +69,12 @@ def main(argv: list[str] | None = None) -> None:
 
 def pool(run: RunFolder, folds: dict[int, RunFolder], folder: Path) -> None:
     """Write and print the result of the test patients of all folds together."""
+    import numpy as np
     import pandas as pd
 
     from dataset.slices import load_slices
     from evaluation import calibration, quality, summary
-    from evaluation.tables import Tables
-    from reporting.report import write_report
+    from reporting.report import write_result
     from storage.run_folder import TEST_TABLES
 
     tables = {
@@ -82,28 +82,26 @@ def pool(run: RunFolder, folds: dict[int, RunFolder], folder: Path) -> None:
         for name in TEST_TABLES
     }
     results = {number: fold.read_metrics() for number, fold in folds.items()}
-    shown = (
-        "epoch", "threshold", "min_component", "slices", "patients", "patients_without_tumour", "patient_dice",
-        "patient_dice_tumour", "tumour_iou", "loss", "tuned",
-    )  # fmt: skip
     details = {
         "split": f"cross-validation, {len(folds)} folds",
         **dict.fromkeys(("epoch", "threshold", "min_component")),  # each fold has its own
         "selected_by": results[1]["selected_by"],
         "synthetic": any(r["synthetic"] for r in results.values()),
         "loss": sum(r["loss"] * r["slices"] for r in results.values()) / len(tables["slices"]),
-        "folds": [{"fold": number, **{name: r[name] for name in shown}} for number, r in results.items()],
+        "folds": [
+            {"fold": number} | {name: value for name, value in r.items() if not isinstance(value, (dict, list))}
+            for number, r in results.items()
+        ],
+        "quality": quality.study(
+            [row for r in results.values() for row in r["quality"]["patients"]], tables["patients"]
+        ),
     }
-    details["quality"] = quality.study(
-        [row for r in results.values() for row in r.get("quality", {}).get("patients", [])], tables["patients"]
-    )
     notes = [f"fold {k}: {note}" for k, r in results.items() for note in r["notes"]]
     bins = calibration.pool(r["calibration"] for r in results.values())
-    metrics = summary.summarise(Tables(**tables), bins, details, notes)
-    run.write_test(tables, metrics, None)
-    table, predicted = run.read_tested()
-    slices = load_slices(folder, {"all": table})["all"]
-    write_report(run, slices, predicted)
+    metrics = summary.summarise(tables, bins, details, notes)
+    split_tables, masks = zip(*(fold.read_tested() for fold in folds.values()), strict=True)
+    slices = load_slices(folder, {"all": pd.concat(split_tables, ignore_index=True)})["all"]
+    write_result(run, slices, np.concatenate(masks), tables, metrics)
     print(f"--- all {len(folds)} folds together")
     if metrics["synthetic"]:
         print(SYNTHETIC_NOTICE)
@@ -111,7 +109,7 @@ def pool(run: RunFolder, folds: dict[int, RunFolder], folder: Path) -> None:
         who = f"{r['patients']} patients, {r['patients_without_tumour']} of them without tumour"
         print(f"  fold {number}: epoch {r['epoch']}, {who}, Dice {show_number(r['patient_dice'])}")
     print(summary.describe(metrics, tables["patients"]))
-    print(f"written to {run}: test_*.csv, metrics.json, report.html")
+    print(f"written to {run}: test_*.csv, metrics.json, plots/*.png, report.html")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ def main(argv: list[str] | None = None) -> None:
     add("--run", type=existing, default=constants.RUN_DIR, metavar="DIR", help="folder of the run (%(default)s)")
     args = parser.parse_args(argv)
     from evaluation.selection import best_epoch, selection_warning, usual_criterion
-    from evaluation.summary import describe_epoch
+    from evaluation.summary import HEADLINES, metric_rows
     from reporting import plots
     from storage import checkpoints
     from storage.run_folder import RESULT_COLUMNS, RunFolder
@@ -36,8 +36,9 @@ def main(argv: list[str] | None = None) -> None:
     chosen = epochs.loc[epochs["epoch"] == best].iloc[0]
     print(f"{counted(len(epochs), 'epoch')}; {constants.CRITERIA[by]} is epoch {best}")
     if by != "last":
-        print(f"  validation loss {chosen['validation_loss']:.4f}")
-        print(describe_epoch({name.removeprefix("validation_"): value for name, value in chosen.items()}))
+        validated = {name.removeprefix("validation_"): value for name, value in chosen.items()}
+        for row in metric_rows(validated, HEADLINES):
+            print(f"  {row['label']:<46}{row['text']:>7}")
     if warning := selection_warning(epochs, best):
         print(warning)
     print(f"written to {run}: results.csv, plots/loss.png, plots/iou.png; further metrics in epochs.csv")

@@ -4,7 +4,7 @@
     python radiogenomics.py --run runs/cv                              # on the predicted masks of a test, too
 
 The second also tests whether each association is weaker on automatic masks. Writes shape_features.csv,
-associations.csv, radiogenomics.json and plots/*.png, and a section of the run's report.html.
+associations.csv, auc.csv, agreement.csv and plots/*.png, and a section of the run's report.html.
 """
 
 from __future__ import annotations
@@ -41,11 +41,10 @@ def main(argv: list[str] | None = None) -> None:
     from dataset.split import describe_persons, group_scans
     from dataset.synthetic import any_synthetic
     from evaluation import genomics, shape
-    from reporting.genomics import sentences, study_plots, text_tables
+    from reporting.genomics import draw_boxes, sentences, text_tables
     from reporting.plots import write_plots
     from reporting.report import write_report
-    from storage import checkpoints
-    from storage.run_folder import GENOMICS, RunFolder, masks_digest
+    from storage.run_folder import RunFolder
 
     run, predicted = (RunFolder(args.run) if args.run else None), None
     if run:
@@ -67,22 +66,21 @@ def main(argv: list[str] | None = None) -> None:
         return parallel_map(lambda patient: shape.measure(masks[stacks[patient]], largest_only), patients)
 
     automatic = None if predicted is None else measure(predicted, largest_only=True)
-    study = genomics.study(genomics.feature_table(measure(slices.masks.numpy()), automatic, labels))
-    synthetic = any_synthetic(table)
-    notice = constants.SYNTHETIC_NOTICE if synthetic else ""
-    study.result["synthetic"] = synthetic
-    study.result["predictions"] = "" if predicted is None else masks_digest(predicted)
-
-    small = {name: study.associations[name].map("{:.3g}".format, na_action="ignore") for name in P_COLUMNS}  # 3.1e-07
-    out.write_genomics(study.features, study.associations.assign(**small), study.result)
-    write_plots(out, study_plots(study), notice)
+    study = genomics.study(measure(slices.masks.numpy()), automatic, labels)
+    notice = constants.SYNTHETIC_NOTICE if any_synthetic(table) else ""
+    tests = study["associations"]
+    small = {name: tests[name].map("{:.3g}".format, na_action="ignore") for name in P_COLUMNS}  # 3.1e-07
+    written = {f"{name}.csv": table for name, table in study.items() if len(table)}
+    for name, content in (written | {"associations.csv": tests.assign(**small)}).items():
+        out.write(name, content)
+    boxes = {f"boxes_{name}": draw_boxes(study["shape_features"], name) for name in shape.PUBLISHED}
+    write_plots(out, boxes, notice)
     if run:
-        epochs = None if run.read_metrics().get("folds") else checkpoints.read_epochs(run)
-        write_report(run, slices, predicted, epochs)
+        write_report(run, slices, predicted, study)
 
-    if synthetic:
+    if notice:
         print(notice)
-    known = ", ".join(f"{LABELS[name]} {n}" for name, n in study.result["labels"].items())
+    known = ", ".join(f"{LABELS[name]} {n}" for name, n in labels.count().items())
     print(f"{counted(len(patients), 'patient')} of {folder}; with a label: {known}")
     for note in notes:
         print(f"note: {note}")
@@ -91,7 +89,7 @@ def main(argv: list[str] | None = None) -> None:
     print()
     for sentence in sentences(study):
         print(textwrap.fill(sentence, 118, initial_indent="  ! ", subsequent_indent="    "))
-    print(f"written to {out}: {', '.join(GENOMICS)}, plots/*.png{', report.html' if run else ''}")
+    print(f"written to {out}: {', '.join(written)}, plots/*.png{', report.html' if run else ''}")
 
 
 if __name__ == "__main__":

@@ -91,7 +91,7 @@ def main(argv: list[str] | None = None) -> None:
         print(constants.SYNTHETIC_NOTICE)
     print(f"scored      {slices.describe()}")
     print("".join(f"note: {note}\n" for note in notes), end="")
-    print(summary.describe(metrics, tables.patients))
+    print(summary.describe(metrics, tables["patients"]))
     print(f"written to {out}: test_*.csv, metrics.json, test_predictions.npz, plots/*.png, report.html")
 
 

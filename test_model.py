@@ -10,16 +10,10 @@ This is where the network of a run is chosen: predict_model.py, export_model.py 
 threshold and the smallest component of metrics.json.
 """
 
-from __future__ import annotations
-
 import argparse
-from typing import TYPE_CHECKING
 
 import constants
 from utils import UserError, existing, positive, run_script
-
-if TYPE_CHECKING:
-    import numpy as np
 
 ON_VALIDATION = (
     "No patients were left to test on: these are the validation patients, on whom the network was chosen. Expect less "
@@ -60,28 +54,22 @@ def main(argv: list[str] | None = None) -> None:
     keep_freed_memory()
     repeat_exactly(True, hardware.device)
 
-    def predict(split: str) -> tuple[float, np.ndarray]:
-        return score(model, checkpoint, slices[split], hardware, split, args.batch_size)
-
     split = "validation" if run.read_split_table("test").empty else "test"
     config = run.read_config()
     folder = find_folder(args.data, config["data"])
-    wanted = {split, "validation"} if args.tune else {split}
-    tables = {name: run.read_split_table(name) for name in sorted(wanted)}
+    tables = {name: run.read_split_table(name) for name in sorted({split, "validation"} if args.tune else {split})}
     if empty := [name for name, table in tables.items() if table.empty]:
         raise UserError(f"{run.path / f'{empty[0]}.csv'}: names no patients to test or tune on.")
     slices = load_slices(folder, tables)
-    test = slices[split]
-    loss, probabilities = predict(split)
+    predicted = {name: score(model, checkpoint, slices[name], hardware, name, args.batch_size) for name in slices}
+    test, (loss, probabilities) = slices[split], predicted[split]
     postprocessing, tuned = Postprocessing.of(checkpoint["input"]), None
     if args.tune:
-        of_validation = probabilities if split == "validation" else predict("validation")[1]
-        postprocessing, tuned = tune(slices["validation"], of_validation, postprocessing)
+        postprocessing, tuned = tune(slices["validation"], predicted["validation"][1], postprocessing)
     masks = postprocess(probabilities, postprocessing, test.stacks())
 
-    synthetic = any_synthetic(test.table)
+    trained, planned, synthetic = int(epochs["epoch"].max()), config["settings"]["epochs"], any_synthetic(test.table)
     details = {"split": split, "epoch": best, "selected_by": by, "synthetic": synthetic, "loss": loss}
-    trained, planned = int(epochs["epoch"].max()), config["settings"]["epochs"]
     details |= {**postprocessing._asdict(), "tuned": tuned, "epochs": trained}
     notes = [
         origin_warning(config, split),
@@ -98,9 +86,8 @@ def main(argv: list[str] | None = None) -> None:
         print(constants.SYNTHETIC_NOTICE)
     print(f"{split:<12}{test.describe()}")
     print(f"epoch {best} of {len(epochs)}, {constants.CRITERIA[by]}; {postprocessing.describe(tuned)}")
-    print(summary.describe(metrics, tables.patients))
-    print(f"written to {run}: test_*.csv, metrics.json, test_predictions.npz, plots/*.png")
-    print(f"all of it on one page: {run.path / 'report.html'}")
+    print(summary.describe(metrics, tables["patients"]))
+    print(f"written to {run}: test_*.csv, metrics.json, test_predictions.npz, plots/*.png, report.html")
 
 
 if __name__ == "__main__":

@@ -9,15 +9,16 @@ on one is left out on the other. Whether an association is weaker on automatic m
 on both, with a paired bootstrap over patients: two p values on two sides of 0.05 show no difference.
 """
 
+import itertools
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy import special, stats
 
-from dataset.labels import GENES, LABELS, SYNTHETIC_LABEL
+from dataset.labels import GENES, SYNTHETIC_LABEL
 from evaluation.intervals import FEWEST, LEVEL, SEED, auc_interval, compare_measurements
 from evaluation.shape import FEATURES, PUBLISHED
 
@@ -45,21 +46,26 @@ CAVEAT = (
 # --- Tests of association --------------------------------------------------------------------------------------
 
 
-def associate(features: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
-    """Test each of FEATURES against each label; both tables have one row per patient, in the same order.
+def associate(by_masks: dict[str, pd.DataFrame], labels: pd.DataFrame) -> pd.DataFrame:
+    """Test each of FEATURES on each kind of masks (see `split_masks`) against each label, patients in the same order.
 
-    Returns a row per feature and label: n (patients with both) and missing, the patients and the median in each group,
-    whether the test is part of the family, fisher_p, holm_p (of the family), kruskal_p, effect (see rank_effect), and
-    the reason where nothing can be tested.
+    Returns a row per label, feature and masks: n (patients with both) and missing, the patients and the median in each
+    group, whether the test is part of the family, fisher_p, holm_p (of the family), kruskal_p, effect (see
+    rank_effect), and the reason where nothing can be tested. The family's rows of automatic masks have the difference
+    of the effect from that on manual masks, see `paired_difference`.
     """
-    rows = [
-        {"feature": name, "label": label, "family": int(name in PUBLISHED and label not in GENES)}
-        | associate_one(features[name], labels[label])
-        for label in labels
-        for name in FEATURES
-    ]
+    rows = []
+    for label, name, masks in itertools.product(labels, FEATURES, by_masks):
+        family, feature = name in PUBLISHED and label not in GENES, by_masks[masks][name]
+        row = {"label": label, "feature": name, "masks": masks, "family": int(family)}
+        row |= associate_one(feature, labels[label]) | UNDEFINED
+        if family and masks == AUTOMATIC and not row["reason"]:
+            known = feature.notna() & labels[label].notna()
+            values = (table.loc[known, name].to_numpy(float) for table in by_masks.values())
+            row |= paired_difference(rank_effect, *values, pd.factorize(labels.loc[known, label])[0])
+        rows.append(row)
     table = pd.DataFrame(rows)
-    adjusted = holm(table.loc[table["family"] == 1, "fisher_p"])
+    adjusted = table[table["family"] == 1].groupby("masks")["fisher_p"].transform(holm)
     table.insert(table.columns.get_loc("fisher_p") + 1, "holm_p", adjusted)
     return table
 
@@ -169,14 +175,13 @@ def auc_of_bevr(by_masks: dict[str, pd.DataFrame], labels: pd.DataFrame, label: 
     rows, scores = [], []
     for masks, features in by_masks.items():
         score, truth = contrast(features, labels, label)
+        scores.append(score)
         positives, negatives = int(truth.sum()), int((~truth).sum())
         area = float(auc(score, truth)) if min(positives, negatives) >= FEWEST else math.nan
-        row = {"masks": masks, "label": label, "positive": CONTRASTS[label], "n": len(truth), "positives": positives}
+        row = {"label": label, "positive": CONTRASTS[label], "masks": masks, "n": len(truth), "positives": positives}
         row |= dict(zip(("auc", "low", "high"), (area, *auc_interval(area, positives, negatives)), strict=True))
-        rows.append(row)
-        scores.append(score)
-    if len(rows) > 1:
-        rows[1] |= UNDEFINED if math.isnan(area) else paired_difference(auc, *scores, truth)
+        paired = len(scores) > 1 and not math.isnan(area)
+        rows.append(row | (paired_difference(auc, *scores, truth) if paired else UNDEFINED))
     return rows
 
 
@@ -190,64 +195,34 @@ def contrast(features: pd.DataFrame, labels: pd.DataFrame, label: str) -> tuple[
 # --- The whole study -------------------------------------------------------------------------------------------
 
 
-class Study(NamedTuple):
-    """shape_features.csv, associations.csv and the content of radiogenomics.json."""
+def study(manual: list[dict], automatic: list[dict] | None, labels: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Return the tables of GENOMICS: features per patient, tests, areas under ROC curves, agreement of both masks.
 
-    features: pd.DataFrame
-    associations: pd.DataFrame
-    result: dict[str, Any]
-
-
-def feature_table(manual: list[dict], automatic: list[dict] | None, labels: pd.DataFrame) -> pd.DataFrame:
-    """Return one row per patient of `labels` (their index): features and reasons on each kind of masks, labels."""
-    tables = [pd.DataFrame(manual, labels.index)]
+    manual, automatic: features of each patient of `labels` (their index), as shape.measure returns them.
+    """
+    features = [pd.DataFrame(manual, labels.index)]
     if automatic:
-        tables.append(pd.DataFrame(automatic, labels.index).add_prefix(PREDICTED))
-    return pd.concat([*tables, labels], axis=1).rename_axis("patient").reset_index()
-
-
-def study(features: pd.DataFrame) -> Study:
-    """Analyse a table of `feature_table`."""
-    labels = features[[name for name in LABELS if name in features]]
+        features.append(pd.DataFrame(automatic, labels.index).add_prefix(PREDICTED))
+    features = pd.concat([*features, labels], axis=1).rename_axis("patient").reset_index()
+    labels = labels.reset_index(drop=True)
     by_masks = split_masks(features)
-    tests = {masks: associate(values, labels) for masks, values in by_masks.items()}
-    tests = pd.concat(tests, names=["masks", None]).reset_index("masks").reset_index(drop=True)
-    paired = AUTOMATIC in by_masks
-    pairs = [(name, features[name], features[f"{PREDICTED}{name}"]) for name in FEATURES if paired]
-    result = {
-        "patients": len(features),
-        "labels": {name: int(labels[name].notna().sum()) for name in labels},
-        "masks": list(by_masks),
-        "auc": [row for label in CONTRASTS if label in labels for row in auc_of_bevr(by_masks, labels, label)],
-        "agreement": [{"feature": name} | compare_measurements(*pair) for name, *pair in pairs],
-        "effect_difference": effect_differences(by_masks, tests, labels) if paired else [],
+    pairs = by_masks[MANUAL].items() if automatic else ()
+    agreement = [{"feature": name} | compare_measurements(own, by_masks[AUTOMATIC][name]) for name, own in pairs]
+    return {
+        "shape_features": features,
+        "associations": associate(by_masks, labels),
+        "auc": pd.DataFrame(
+            [row for name in CONTRASTS if name in labels for row in auc_of_bevr(by_masks, labels, name)]
+        ),
+        "agreement": pd.DataFrame(agreement),
     }
-    return Study(features, tests, result)
 
 
 def split_masks(features: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Return the features on each kind of masks, {masks: table}; with two kinds, only values that both have."""
     manual = features[list(FEATURES)]
-    if f"{PREDICTED}{PUBLISHED[0]}" not in features:
+    if f"{PREDICTED}bevr" not in features:
         return {MANUAL: manual}
     automatic = features[[f"{PREDICTED}{name}" for name in FEATURES]].set_axis(list(FEATURES), axis=1)
     both = manual.notna() & automatic.notna()
     return {MANUAL: manual.where(both), AUTOMATIC: automatic.where(both)}
-
-
-def effect_differences(
-    by_masks: dict[str, pd.DataFrame], tests: pd.DataFrame, labels: pd.DataFrame
-) -> list[dict[str, Any]]:
-    """Return the difference of the effects on both kinds of masks for the family of tests: label, feature, difference.
-
-    by_masks: of `split_masks`; tests: of `associate`, on both.
-    """
-    rows = []
-    for (label, feature), own in tests[tests["family"] == 1].groupby(["label", "feature"], sort=False):
-        known = by_masks[MANUAL][feature].notna() & labels[label].notna()
-        values = (features.loc[known, feature].to_numpy(float) for features in by_masks.values())
-        groups = pd.factorize(labels.loc[known, label])[0]
-        tested = (own["reason"] == "").all()
-        difference = paired_difference(rank_effect, *values, groups) if tested else UNDEFINED
-        rows.append({"label": label, "feature": feature} | difference)
-    return rows

@@ -1,9 +1,8 @@
-"""Lesions and outlines of two masks of a slice or stack.
+"""Lesions of two masks of a stack, and the distance of their outlines in a slice or stack.
 
-Lesions are connected components, with 8 neighbours in a slice and 26 in a stack of slices. Matching: a lesion of the
-reference mask is found when at least a tenth of its pixels are predicted; a predicted component is false when less than
-a tenth of its pixels are tumour. Components of fewer than SPECK pixels in a slice, or SPECK_3D in a stack, are not
-counted, neither as lesions nor as false ones.
+Lesions are connected components of a stack of slices, with 26 neighbours. Matching: a lesion of the reference mask is
+found when at least a tenth of its pixels are predicted; a predicted component is false when less than a tenth of its
+pixels are tumour. Components of fewer than SPECK pixels are not counted, neither as lesions nor as false ones.
 
 Distances are from each surface pixel of one mask to the nearest of the other, both ways: between outlines in a slice in
 pixels, between surfaces in 3D in mm. The surface of a mask is its pixels with a neighbour (4 in a slice, 6 in a stack)
@@ -11,23 +10,17 @@ outside of the mask; beyond the image is outside. With one mask empty, HD95 is N
 does not show in HD95. With both empty, both are NaN, and left out of every mean.
 """
 
-import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
-import cv2
 import numpy as np
+import pandas as pd
 from scipy import ndimage
 
-SMALL = 500  # pixels; a slice with less tumour is "small"
-SPECK = 10  # pixels; a smaller component of a slice is not counted
-SPECK_3D = 50  # pixels; the same in a stack of slices
+SPECK = 50  # pixels; a smaller component is not counted
 CONNECTED = np.ones((3, 3, 3), int)  # neighbours of a voxel of a stack
 COVERED = 0.1  # share of its pixels from which a component counts as matched
-COMPLEX = 2.0  # boundary complexity of a complex outline: the median of tumours >= SMALL with one component
-SURFACE_DICE = {f"surface_dice_{pixels}": pixels for pixels in (1, 2, 3)}  # column: tolerance
 IN_MM = ("hd95_mm", "surface_distance_mm", "surface_dice_2mm")  # of patients whose spacing is known
-NEAR = 2.0  # mm, of the last of them
+NEAR = 2.0  # pixels or mm, within which outlines and surfaces agree
 
 
 def bounding_box(mask: np.ndarray) -> tuple[slice, ...]:
@@ -35,86 +28,45 @@ def bounding_box(mask: np.ndarray) -> tuple[slice, ...]:
     return ndimage.find_objects(mask, max_label=1)[0] or (slice(0, 1),) * mask.ndim
 
 
-def boundary_complexity(mask: np.ndarray) -> float:
-    """Return perimeter² / (4 pi area) of the largest component, holes filled; 0 if the mask is empty.
+def match(mask: np.ndarray, predicted: np.ndarray) -> tuple[pd.DataFrame, int, int]:
+    """Match the lesions of a reference mask with a prediction (uint8 0 or 1, [S, H, W]), by the rule above.
 
-    About 1 for a disc, more for an irregular outline. The contour runs through the centres of the boundary pixels, so
-    half a pixel is added around it, which lengthens it by pi.
-    """
-    contours = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0]
-    if not contours:
-        return 0.0
-    outline = max(contours, key=lambda points: (cv2.contourArea(points), len(points)))
-    centre_length = cv2.arcLength(outline, closed=True)
-    area = cv2.contourArea(outline) + centre_length / 2 + math.pi / 4  # grown by half a pixel, as the outline
-    return (centre_length + math.pi) ** 2 / (4 * math.pi * area)
-
-
-def kind_of_slice(pixels: int, components: int, complexity: float) -> str:
-    """Return the kind of a slice by its tumour pixels, its components of at least SPECK, and `boundary_complexity`.
-
-    The first rule that applies decides.
-    """
-    if not pixels:
-        return "no tumour"
-    if pixels < SMALL:
-        return "small"
-    if components > 1:
-        return "several components"
-    return "complex boundary" if complexity >= COMPLEX else "smooth"
-
-
-class Matching(NamedTuple):
-    """The lesions of the reference mask of a slice or stack (arrays [L], by label), and the predicted components."""
-
-    first: np.ndarray  # index of the first plane along axis 0 ...
-    last: np.ndarray  # ... and of the last
-    pixels: np.ndarray
-    overlap: np.ndarray  # pixels that are predicted
-    found: np.ndarray  # bool
-    dice: np.ndarray  # of the lesion and all predicted components that touch it
-    predicted: int  # number of predicted components
-    false: int  # number of predicted components that match no tumour
-
-
-def match(mask: np.ndarray, predicted: np.ndarray, smallest: int) -> Matching:
-    """Match the lesions of a reference mask with a prediction, by the rule above.
-
-    Args:
-        mask, predicted: uint8 0 or 1, [H, W] or [S, H, W].
-        smallest: pixels of the smallest component that is counted.
+    Returns: one row per lesion: first_slice and last_slice (along axis 0), volume, overlap (its predicted pixels),
+        found (0 or 1), and the dice with all predicted components that touch it; the number of predicted components,
+        and of those that are false.
     """
     box = bounding_box(mask | predicted)
-    neighbours = CONNECTED if mask.ndim == 3 else CONNECTED[0]
-    lesion_of, lesions = ndimage.label(mask[box], neighbours)
-    component_of, components = ndimage.label(predicted[box], neighbours)
+    lesion_of, lesions = ndimage.label(mask[box], CONNECTED)
+    component_of, components = ndimage.label(predicted[box], CONNECTED)
     pairs = (lesion_of.astype(np.int64) * (components + 1) + component_of).ravel()
     joint = np.bincount(pairs, minlength=(lesions + 1) * (components + 1))
     joint = joint.reshape(lesions + 1, components + 1)  # pixels of each lesion in each component; 0 is the background
-    pixels, component_pixels = joint.sum(1)[1:], joint.sum(0)[1:]
+    volume, component_pixels = joint.sum(1)[1:], joint.sum(0)[1:]
     joint = joint[1:, 1:]
     overlap, hits = joint.sum(1), joint.sum(0)
-    dice = 2 * overlap / (pixels + (joint > 0) @ component_pixels)
     planes = [ends[0] for ends in ndimage.find_objects(lesion_of)]
-    first = np.array([box[0].start + plane.start for plane in planes], int)
-    last = np.array([box[0].start + plane.stop - 1 for plane in planes], int)
-    found = overlap >= COVERED * pixels
-    counted, counted_components = pixels >= smallest, component_pixels >= smallest
-    return Matching(
-        *(column[counted] for column in (first, last, pixels, overlap, found, dice)),
-        predicted=int(counted_components.sum()),
-        false=int((counted_components & (hits < COVERED * component_pixels)).sum()),
+    table = pd.DataFrame(
+        {
+            "first_slice": np.array([box[0].start + plane.start for plane in planes], int),
+            "last_slice": np.array([box[0].start + plane.stop - 1 for plane in planes], int),
+            "volume": volume,
+            "overlap": overlap,
+            "found": (overlap >= COVERED * volume).astype(int),
+            "dice": 2 * overlap / (volume + (joint > 0) @ component_pixels),
+        }
     )
+    counted = component_pixels >= SPECK
+    false = counted & (hits < COVERED * component_pixels)
+    return table[volume >= SPECK].reset_index(drop=True), int(counted.sum()), int(false.sum())
 
 
 # --- Outlines ------------------------------------------------------------------------------------------------------
 
 
 def compare_outlines(mask: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
-    """Return hd95 (pixels), surface_pixels (of both together) and SURFACE_DICE of two masks (uint8 0 or 1, [H, W])."""
+    """Return hd95 (pixels), surface_pixels (of both together) and surface_dice_2 of masks (uint8 0 or 1, [H, W])."""
     both = np.concatenate(ways := surface_distances(mask, predicted))
-    dice = {name: share_within(both, tolerance) for name, tolerance in SURFACE_DICE.items()}
-    return {"hd95": hd95(*ways), "surface_pixels": len(both), **dice}
+    return {"hd95": hd95(*ways), "surface_pixels": len(both), "surface_dice_2": share_near(both)}
 
 
 def compare_surfaces(mask: np.ndarray, predicted: np.ndarray, spacing: Sequence[float]) -> dict[str, float]:
@@ -126,7 +78,7 @@ def compare_surfaces(mask: np.ndarray, predicted: np.ndarray, spacing: Sequence[
     """
     both = np.concatenate(ways := surface_distances(mask, predicted, (spacing[2], spacing[0], spacing[1])))
     mean = float(both.mean()) if all(map(len, ways)) else np.nan
-    return dict(zip(IN_MM, (hd95(*ways), mean, share_within(both, NEAR)), strict=True))
+    return dict(zip(IN_MM, (hd95(*ways), mean, share_near(both)), strict=True))
 
 
 def surface_distances(
@@ -153,6 +105,6 @@ def hd95(there: np.ndarray, back: np.ndarray) -> float:
     return float(max(np.percentile(there, 95), np.percentile(back, 95))) if len(there) and len(back) else np.nan
 
 
-def share_within(distances: np.ndarray, tolerance: float) -> float:
-    """Return the share of distances that are not larger; NaN without any."""
-    return float((distances <= tolerance).mean()) if len(distances) else np.nan
+def share_near(distances: np.ndarray) -> float:
+    """Return the share of distances up to NEAR; NaN without any."""
+    return float((distances <= NEAR).mean()) if len(distances) else np.nan

@@ -67,24 +67,20 @@ def precision(counts: Counts) -> np.ndarray:
     return np.where(counts.predicted == 0, np.nan, counts.true_positive / np.maximum(counts.predicted, 1))
 
 
-def volumetric_dice(counts: Counts, patients: Sequence[str]) -> np.ndarray:
-    """Return the Dice of each patient's whole volume, all slices counted together: float64 [P], by sorted patient."""
-    patient_of_row = np.unique(np.asarray(patients), return_inverse=True)[1]
-    return dice(Counts(*(np.bincount(patient_of_row, pixels) for pixels in counts)))
-
-
 def summarise(counts: Counts, patients: Sequence[str]) -> dict[str, float]:
     """Return the metrics without which no IoU is shown; NaN where they are undefined.
 
     counts: of slices, NumPy arrays. patients: the patient of each slice.
     """
     tumour = counts.target > 0
+    patient_of_row = np.unique(np.asarray(patients), return_inverse=True)[1]
+    volumes = Counts(*(np.bincount(patient_of_row, pixels) for pixels in counts))
     return {
         "iou": _mean(iou(counts)),  # the published metric
         "empty_prediction": _mean(~tumour),
         "tumour_iou": _mean(iou(counts)[tumour]),
         "tumour_found": _mean(counts.true_positive[tumour] > 0),
-        "patient_dice": _mean(volumetric_dice(counts, patients)),
+        "patient_dice": _mean(dice(volumes)),
     }
 
 

@@ -168,7 +168,8 @@ def tune(
     Of equals, the nearest to threshold 0.5, then the one that removes least. Where no slice has tumour, the highest
     Dice would be that of a network which predicts nothing: `default` is kept.
 
-    Returns: the rules, and what metrics.json records about their choice; None where nothing could be chosen.
+    Returns: the rules, and for metrics.json the number of patients and their mean Dice by the usual rules and by these;
+        None where nothing could be chosen.
     """
     if not slices.masks.any():
         return default, None
@@ -176,9 +177,7 @@ def tune(
     equals = [Postprocessing(THRESHOLDS[t], SMALLEST[s]) for t, s in np.argwhere(dice >= dice.max() - 1e-9)]
     chosen = min(equals, key=lambda choice: (abs(choice.threshold - THRESHOLD), choice.min_component))
     return chosen, {
-        "split": "validation",
         "patients": len(set(slices.patients)),
-        "criterion": "mean over patients of the volumetric Dice",
         "untuned": float(dice[THRESHOLDS.index(THRESHOLD), SMALLEST.index(0)]),
         "tuned": float(dice.max()),
     }

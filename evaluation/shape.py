@@ -5,7 +5,7 @@ leave choices open: docs/radiogenomics.md says which are taken here, and how lit
 """
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import cv2
 import numpy as np
@@ -25,37 +25,11 @@ MOST_STEPS = 100_000  # 100 are usual; outlines of high symmetry take up to 15,0
 TINY = 1e-12  # curvature of a pair of points in one direction, but for rounding
 
 
-class Feature(NamedTuple):
-    """How a feature is shown."""
-
-    short: str  # in tables
-    label: str
-    meaning: str
-    form: str
-    published: bool = False  # belongs to the published analysis, and to the family of tests
-
-
-FEATURES = {  # columns of shape_features.csv
-    "bevr": Feature(
-        "BEVR", "Bounding ellipsoid volume ratio",
-        "Volume over the volume of the smallest ellipsoid around the tumour.", ".3f", True,
-    ),
-    "margin_fluctuation": Feature(
-        "MF", "Margin fluctuation",
-        "Standard deviation of what smoothing over a tenth of the outline takes from its distance to the centre; in "
-        "the largest slice.", ".4f", True,
-    ),
-    "angular_sd": Feature(
-        "ASD", "Angular standard deviation",
-        "Mean over ten sectors of the standard deviation of the outline's distance to the centre; largest slice.",
-        ".4f", True,
-    ),
-    "volume": Feature("volume", "Volume, voxels", "Voxels of the mask.", ",.0f"),
-    "components": Feature("components", "Components", "Connected components of the mask in 3D.", ",.0f"),
-    "largest_area": Feature("largest slice", "Largest slice, pixels", "Pixels of the slice with the most.", ",.0f"),
-    "solidity": Feature("solidity", "Solidity", "Volume over the volume of the convex hull.", ".3f"),
+# Columns of shape_features.csv, and their names in tables; the published ones are the family of tests
+PUBLISHED = {"bevr": "BEVR", "margin_fluctuation": "MF", "angular_sd": "ASD"}
+FEATURES = PUBLISHED | {
+    "volume": "volume", "components": "components", "largest_area": "largest slice", "solidity": "solidity"
 }  # fmt: skip
-PUBLISHED = [name for name, feature in FEATURES.items() if feature.published]
 
 
 def measure(stack: np.ndarray, largest_only: bool = False) -> dict[str, Any]:
@@ -75,31 +49,25 @@ def measure(stack: np.ndarray, largest_only: bool = False) -> dict[str, Any]:
     # Of voxel corners, not centres: a tumour in one slice or row has a volume then
     hull = ConvexHull(np.argwhere(ndimage.maximum_filter(np.pad(mask, (0, 1)), 2)))
     largest = mask[mask.sum((1, 2)).argmax()]  # the slice with the most tumour, the first of equals
-    outline = outer_outline(largest)
-    defined = len(outline.distances) >= FEWEST_POINTS
+    distances, angles = outer_outline(largest)
+    defined = len(distances) >= FEWEST_POINTS
     volume = int(mask.sum())
     return {
         "bevr": volume / ellipsoid_volume(hull.points[hull.vertices]),
-        "margin_fluctuation": margin_fluctuation(outline) if defined else math.nan,
-        "angular_sd": angular_sd(outline) if defined else math.nan,
+        "margin_fluctuation": margin_fluctuation(distances) if defined else math.nan,
+        "angular_sd": angular_sd(distances, angles) if defined else math.nan,
         "volume": volume,
         "components": components,
         "largest_area": int(largest.sum()),
         "solidity": volume / hull.volume,
-        "reason": "" if defined else TOO_SHORT.format(len(outline.distances)),
+        "reason": "" if defined else TOO_SHORT.format(len(distances)),
     }
 
 
-class Outline(NamedTuple):
-    """An outline seen from its centre, in order: arrays [N]."""
+def outer_outline(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the outer outline of the largest component of a slice (uint8 0 or 1, [H, W], not empty), from its centre.
 
-    distances: np.ndarray  # divided by their mean
-    angles: np.ndarray  # degrees from 0 to 360
-
-
-def outer_outline(mask: np.ndarray) -> Outline:
-    """Return the outer outline of the largest component of a slice (uint8 0 or 1, [H, W], not empty).
-
+    Returns: distance of each point, divided by their mean, and angle in degrees from 0 to 360, in order: float64 [N].
     Holes do not count. It runs through the centres of the boundary pixels, neighbours over corners included.
     """
     _, labels, stats, centres = cv2.connectedComponentsWithStats(mask, connectivity=8)
@@ -108,29 +76,29 @@ def outer_outline(mask: np.ndarray) -> Outline:
     points = cv2.findContours(alone, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0][0][:, 0].astype(float)
     x, y = (points - centres[component]).T
     distances = np.hypot(x, y)
-    return Outline(distances / max(distances.mean(), ROUNDING), np.degrees(np.arctan2(y, x)) % 360)
+    return distances / max(distances.mean(), ROUNDING), np.degrees(np.arctan2(y, x)) % 360
 
 
-def margin_fluctuation(outline: Outline) -> float:
+def margin_fluctuation(distances: np.ndarray) -> float:
     """Return the standard deviation of the distances minus their circular moving average.
 
     The window is the odd number of points nearest to its share of the outline, at least three.
     """
-    window = max(3, 2 * round((WINDOW * len(outline.distances) - 1) / 2) + 1)
-    smooth = ndimage.uniform_filter1d(outline.distances, window, mode="wrap")
-    return float((outline.distances - smooth).std())
+    window = max(3, 2 * round((WINDOW * len(distances) - 1) / 2) + 1)
+    smooth = ndimage.uniform_filter1d(distances, window, mode="wrap")
+    return float((distances - smooth).std())
 
 
-def angular_sd(outline: Outline) -> float:
+def angular_sd(distances: np.ndarray, angles: np.ndarray) -> float:
     """Return the mean over sectors of the standard deviation of the distances; a sector without points is left out.
 
     The mean of two divisions into sectors, half a sector apart, is the same for a tumour that is turned by 90 degrees.
     """
     divisions = []
     for start in STARTS:
-        sector = ((outline.angles - start + ROUNDING) % 360 // (360 / SECTORS)).astype(int)
-        inside = [outline.distances[sector == number] for number in range(SECTORS)]
-        divisions.append(np.mean([distances.std() for distances in inside if len(distances)]))
+        sector = ((angles - start + ROUNDING) % 360 // (360 / SECTORS)).astype(int)
+        inside = [distances[sector == number] for number in range(SECTORS)]
+        divisions.append(np.mean([own.std() for own in inside if len(own)]))
     return float(np.mean(divisions))
 
 

@@ -4,6 +4,7 @@ Computed from tables alone: a cross-validation is summarised exactly as one run.
 """
 
 import textwrap
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,17 +22,6 @@ HEADLINES = (  # that are printed, and stand in the report's summary
     "tumour_iou", "tumour_found", "false_positive_share", "lesion_recall", "surface_dice_2", "hd95", "hd95_mm", "iou",
     "empty_prediction", "brier", "loss",
 )  # fmt: skip
-CONVENTIONS = (  # what the meanings in METRICS leave open
-    "Empty against empty counts as 1 in IoU and Dice. Sensitivity without tumour, precision without prediction, and "
-    "HD95 unless both masks exist, are undefined and left out of means; surface Dice is 0 if only one mask exists.",
-    f"Lesions are connected components of at least {lesions.SPECK_3D} pixels in a patient's stack, or {lesions.SPECK} "
-    f"in a slice. One is found when at least {lesions.COVERED:.0%} of its pixels are predicted; a predicted component "
-    f"is false when less than {lesions.COVERED:.0%} of its pixels are tumour.",
-    "95% confidence intervals are over patients: Student t of a mean, with the jackknife's standard error, on the "
-    "logit scale for shares and the log scale for amounts; order statistics of a median. n is the number of patients "
-    f"with a value: below {intervals.FEWEST}, their values stand instead. There is no interval if all are equal. Scans "
-    "of one person, whose ids differ in a date or session at their end, count as one patient in intervals and n.",
-)
 
 
 class Metric(NamedTuple):
@@ -57,7 +47,6 @@ METRICS = {  # every metric of metrics.json; in epochs.csv, training_ or validat
     "patient_sensitivity": Metric("Sensitivity, mean over patients", "Predicted share of a patient's tumour pixels."),
     "patient_precision": Metric("Precision, mean over patients", "Tumour's share of a patient's predicted pixels."),
     "tumour_iou": Metric("IoU, mean over tumour slices", "TP / (TP + FP + FN) of each slice with tumour."),
-    "tumour_dice": Metric("Dice, mean over tumour slices", "2 TP / (2 TP + FP + FN) of each slice with tumour."),
     "tumour_found": Metric("Tumour slices found", "Share of the slices with tumour with a true positive pixel.", ".1%"),
     "false_positive_share": Metric(
         "Empty slices with a false positive", "Share of the slices without tumour with any predicted pixel.", ".1%"
@@ -69,16 +58,12 @@ METRICS = {  # every metric of metrics.json; in epochs.csv, training_ or validat
     "lesion_precision": Metric(
         "Predicted lesions that match, in 3D", "Share of the predicted components in 3D that match tumour.", ".1%"
     ),
-    "lesion_dice": Metric("Dice, mean over lesions in 3D", "Of a lesion and all predicted components that touch it."),
     "hd95": Metric(
         "HD95, pixels",
         "95th percentile of the distances between both outlines, in slices where both masks exist: missed slices do "
         "not show in it.", ".1f", False,
     ),
-    **{
-        name: Metric(f"Surface Dice at {n} px", f"Share of both outlines within {n} px of the other.")
-        for name, n in lesions.SURFACE_DICE.items()
-    },
+    "surface_dice_2": Metric("Surface Dice at 2 px", "Share of both outlines within 2 px of the other."),
     "hd95_mm": Metric(
         "HD95, mm", "95th percentile of the distances between both surfaces in 3D, where both exist.", ".1f", False
     ),
@@ -126,14 +111,14 @@ def evaluate_masks(
         details = details | {"spacing": spacing}
     if probabilities is not None:
         curve, brier = calibration.calibrate(slices, probabilities)
-        tables = tables._replace(patients=tables.patients.merge(brier, on="patient", validate="one_to_one"))
-        stacks, dice = slices.stacks(), tables.patients.set_index("patient")["dice"]
+        tables["patients"] = tables["patients"].merge(brier, on="patient", validate="one_to_one")
+        stacks, dice = slices.stacks(), tables["patients"].set_index("patient")["dice"]
 
         def describe(patient: str) -> dict[str, Any]:
             features = quality.features(probabilities[stacks[patient]], predicted[stacks[patient]])
             return {"patient": patient, "dice": float(dice[patient])} | features
 
-        details = details | {"quality": quality.study(parallel_map(describe, stacks), tables.patients)}
+        details = details | {"quality": quality.study(parallel_map(describe, stacks), tables["patients"])}
     return tables, summarise(tables, curve, details, notes)
 
 
@@ -150,39 +135,36 @@ def summarise(
     estimates = estimate_metrics(tables)
     return {
         **details,
-        "slices": len(tables.slices),
-        "patients": len(tables.patients),
-        "patients_without_tumour": int((tables.patients["tumour_pixels"] == 0).sum()),
+        "slices": len(tables["slices"]),
+        "patients": len(tables["patients"]),
+        "patients_without_tumour": int((tables["patients"]["tumour_pixels"] == 0).sum()),
         **{name: estimate["value"] for name, estimate in estimates.items()},
-        **{name: int(tables.patients[name].sum()) for name in ("lesions", "lesions_found", "false_lesions")},
+        **{name: int(tables["patients"][name].sum()) for name in ("lesions", "lesions_found", "false_lesions")},
         **({"ece": calibration.expected_calibration_error(curve), "calibration": curve} if curve else {}),
         "intervals": estimates,
         "subgroups": failures.subgroup_metrics(tables),
-        "failures": failures.list_failures(tables.slices),
+        "failures": failures.list_failures(tables["slices"]),
         "notes": notes,
-        "conventions": list(CONVENTIONS),
     }
 
 
 def estimate_metrics(tables: Tables) -> dict[str, dict[str, float]]:
     """Return value, low, high, n and values of each metric, see intervals.estimate."""
-    s, p = tables.slices, tables.patients
+    s, p = tables["slices"], tables["patients"]
     tumour, predicted = s["tumour_pixels"] > 0, s["predicted_pixels"] > 0
     hit = (s["true_positive"] > 0).astype(float)
     means = {  # name: a table, sums, and numbers unless they are 1 (see intervals.estimate)
         "iou": (s, s["iou"]),
         "empty_prediction": (s, (~tumour).astype(float)),
         "tumour_iou": (s, s["iou"].where(tumour)),
-        "tumour_dice": (s, s["dice"].where(tumour)),
         "tumour_found": (s, hit.where(tumour)),
         "false_positive_share": (s, predicted.astype(float).where(~tumour)),
         "false_positive_area": (s, s["predicted_pixels"].astype(float).where(~tumour & predicted)),
         **{f"patient_{name}": (p, p[name]) for name in PATIENT_METRICS},
         "patient_dice_tumour": (p, p["dice"].where(p["tumour_pixels"] > 0)),
-        **{name: (p, p[name]) for name in ("hd95", *lesions.SURFACE_DICE, *lesions.IN_MM) if name in p},
+        **{name: (p, p[name]) for name in ("hd95", "surface_dice_2", *lesions.IN_MM) if name in p},
         "lesion_recall": (p, p["lesions_found"], p["lesions"]),
         "lesion_precision": (p, p["predicted_lesions"] - p["false_lesions"], p["predicted_lesions"]),
-        "lesion_dice": (tables.lesions, tables.lesions["dice"]),
         **({"brier": (p, p["brier"] * p["head_pixels"], p["head_pixels"])} if "brier" in p else {}),
     }
     estimates = {
@@ -194,28 +176,36 @@ def estimate_metrics(tables: Tables) -> dict[str, dict[str, float]]:
     return estimates | {"patient_dice_median": intervals.estimate_median(p["patient"], p["dice"])}
 
 
-def describe_epoch(metrics: dict[str, float]) -> str:
-    """Return an IoU and the metrics without which it misleads, one per line (see metrics.summarise)."""
-    names = ("iou", "empty_prediction", "tumour_iou", "tumour_found", "patient_dice")
-    return "\n".join(f"  {METRICS[n].label:<46}{show_number(metrics[n], METRICS[n].form):>7}" for n in names)
+def metric_rows(metrics: dict[str, Any], names: Iterable[str] = METRICS) -> list[dict[str, Any]]:
+    """Return how each metric that has a value is shown; metrics: see `summarise`, or of an epoch.
+
+    Each row has name, label, meaning, is_share; value, low and high of its 95% confidence interval, as numbers (None
+    without) and as `text` and `interval`, or instead of the interval the values of few patients; and a remark.
+    """
+    area = metrics.get("false_positive_area")  # none without any
+    remarks = {
+        "patient_dice": "{patients_without_tumour} of {patients} patients without tumour",
+        "false_positive_share": f"{area:.0f} px each" if area and area > 0 else "",
+        "lesion_recall": "{lesions_found} of {lesions}, and {false_lesions} false",
+        "hd95": "slices with both masks only",
+        "brier": f"{METRICS['ece'].label.lower()} {show_number(metrics.get('ece'), METRICS['ece'].form)}",
+    }
+    rows = []
+    for name in (name for name in names if pd.notna(metrics.get(name))):
+        label, meaning, form, is_share = METRICS[name]
+        estimate = metrics.get("intervals", {}).get(name, {"low": None, "high": None, "values": []})
+        shown = {"text": show_number(metrics[name], form), "interval": intervals.show_interval(estimate, form)}
+        about = {"name": name, "label": label, "meaning": meaning, "is_share": is_share}
+        remark = remarks.get(name, "").format_map(metrics) if "patients_without_tumour" in metrics else ""
+        rows.append(about | estimate | shown | {"value": metrics[name], "remark": remark})
+    return rows
 
 
 def describe(metrics: dict[str, Any], patients: pd.DataFrame) -> str:
     """Return the result of a test on one screen (metrics: see `summarise`; patients: as in test_patients.csv)."""
-    area = metrics["false_positive_area"]  # NaN without any
-    remarks = {
-        "patient_dice": f"{metrics['patients_without_tumour']} of {metrics['patients']} patients without tumour",
-        "false_positive_share": f"{area:.0f} px each" if area > 0 else "",
-        "lesion_recall": f"{metrics['lesions_found']} of {metrics['lesions']}, and {metrics['false_lesions']} false",
-        "hd95": "slices with both masks only",
-        "brier": f"{METRICS['ece'].label.lower()} {show_number(metrics.get('ece'), METRICS['ece'].form)}",
-    }
     lines = [f"{'':47} value   95% confidence interval over patients; below {intervals.FEWEST}, their values"]
-    for name in (name for name in HEADLINES if pd.notna(metrics.get(name))):
-        label, _, form, _ = METRICS[name]
-        interval = intervals.show_interval(metrics["intervals"][name], form) if name in metrics["intervals"] else ""
-        value = show_number(metrics[name], form)
-        lines.append(f"  {label:<46}{value:>7}   {interval:<16}  {remarks.get(name, '')}".rstrip())
+    for row in metric_rows(metrics, HEADLINES):
+        lines.append("  {label:<46}{text:>7}   {interval:<16}  {remark}".format_map(row).rstrip())
     worst = patients.sort_values(["dice", "patient"]).head(SHOWN_PATIENTS)
     lines.append(f"  Volumetric Dice per patient, lowest first ({len(worst)} of {len(patients)}):")
     lines.append(textwrap.indent(worst[WORST].to_string(index=False, float_format="%.3f", na_rep="-"), "    "))

@@ -1,7 +1,7 @@
 """Per-slice, per-patient and per-lesion table of a test, from which all metrics are computed."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,17 +12,9 @@ from dataset.slices import Slices, slice_number
 from evaluation import lesions, metrics
 from utils import parallel_map
 
-AREAS = {"<200": 200, "200-500": 500, "500-1k": 1000, "1k-2k": 2000, ">2k": np.inf}  # upper end in pixels, excluded
 PATIENT_METRICS = ("dice", "iou", "sensitivity", "precision")  # of a patient's whole volume
 Spacing = dict[str, Sequence[float]]  # mm between rows, columns and slices of each patient
-
-
-class Tables(NamedTuple):
-    """test_results.csv (per slice), test_patients.csv and test_lesions.csv."""
-
-    slices: pd.DataFrame
-    patients: pd.DataFrame
-    lesions: pd.DataFrame
+Tables = dict[str, pd.DataFrame]  # slices, patients, lesions: test_results.csv, test_patients.csv, test_lesions.csv
 
 
 def make_tables(slices: Slices, predicted: np.ndarray, spacing: Spacing | None = None) -> Tables:
@@ -32,15 +24,17 @@ def make_tables(slices: Slices, predicted: np.ndarray, spacing: Spacing | None =
     """
     per_slice = slice_table(slices, predicted)
     per_lesion, of_stacks = stack_tables(slices, predicted, spacing)
-    return Tables(per_slice, patient_table(slices, per_slice, of_stacks), per_lesion)
+    patients = patient_table(slices, per_slice, of_stacks)
+    return {"slices": per_slice, "patients": patients, "lesions": per_lesion}
 
 
 def slice_table(slices: Slices, predicted: np.ndarray) -> pd.DataFrame:
-    """Return one row per slice: pixels of both masks, overlap, outlines, lesions."""
+    """Return one row per slice: pixels of both masks, overlap, outlines."""
     masks = slices.masks.numpy()
     counts = metrics.count_pixels(torch.from_numpy(predicted) > 0, slices.masks > 0)
     counts = metrics.Counts(*(pixels.numpy() for pixels in counts))
-    table = pd.DataFrame(
+    outlines = parallel_map(lambda row: lesions.compare_outlines(masks[row], predicted[row]), range(len(masks)))
+    return pd.DataFrame(
         {
             "patient": slices.patients,
             "slice": [slice_number(path) for path in slices.table["image_path"]],
@@ -50,27 +44,9 @@ def slice_table(slices: Slices, predicted: np.ndarray) -> pd.DataFrame:
             **counts._asdict(),
             "iou": metrics.iou(counts),
             "dice": metrics.dice(counts),
-            "area_stratum": np.array(["no tumour", *AREAS])[np.digitize(counts.target, [1, *AREAS.values()])],
+            **pd.DataFrame(outlines),
         }
     )
-    shapes = parallel_map(lambda row: describe_slice(masks[row], predicted[row]), range(len(masks)))
-    return pd.concat([table, pd.DataFrame(shapes)], axis=1)
-
-
-def describe_slice(mask: np.ndarray, predicted: np.ndarray) -> dict[str, Any]:
-    """Return the columns of a slice beside its pixel counts: kind, outlines, lesions (masks uint8 0 or 1, [H, W])."""
-    matched, complexity = lesions.match(mask, predicted, lesions.SPECK), lesions.boundary_complexity(mask)
-    return {
-        "kind": lesions.kind_of_slice(int(mask.sum()), len(matched.found), complexity),
-        "boundary_complexity": complexity,
-        "predicted_complexity": lesions.boundary_complexity(predicted),
-        **lesions.compare_outlines(mask, predicted),
-        "lesions": len(matched.found),
-        "lesions_found": int(matched.found.sum()),
-        "largest_missed": int(matched.pixels[~matched.found].max(initial=0)),
-        "predicted_lesions": matched.predicted,
-        "false_lesions": matched.false,
-    }
 
 
 def stack_tables(
@@ -87,16 +63,16 @@ def stack_tables(
         planes = np.concatenate([[0], gaps.cumsum()]).astype(int)
         both = np.zeros((2, planes[-1] + 1, *masks.shape[1:]), np.uint8)
         both[:, planes] = masks[rows], predicted[rows]
-        matched = lesions.match(*both, lesions.SPECK_3D)
-        first, last = (numbers[np.searchsorted(planes, ends)] for ends in (matched.first, matched.last))
-        own = {"patient": patient, "lesion": np.arange(1, len(matched.found) + 1), "first_slice": first}
-        own |= {"last_slice": last, "volume": matched.pixels, "overlap": matched.overlap}
-        own |= {"found": matched.found.astype(int), "dice": matched.dice}
-        in_3d = {"patient": patient, "lesions": len(matched.found), "lesions_found": int(matched.found.sum())}
-        in_3d |= {"predicted_lesions": matched.predicted, "false_lesions": matched.false}
+        own, components, false = lesions.match(*both)
+        for end in ("first_slice", "last_slice"):
+            own[end] = numbers[np.searchsorted(planes, own[end])]
+        own.insert(0, "lesion", own.index + 1)
+        own.insert(0, "patient", patient)
+        in_3d = {"patient": patient, "lesions": len(own), "lesions_found": int(own["found"].sum())}
+        in_3d |= {"predicted_lesions": components, "false_lesions": false}
         if spacing:
             in_3d |= lesions.compare_surfaces(masks[rows], predicted[rows], spacing[patient])
-        return pd.DataFrame(own), in_3d
+        return own, in_3d
 
     per_lesion, per_patient = zip(*parallel_map(measure, stacks), strict=True)
     return pd.concat(per_lesion, ignore_index=True), pd.DataFrame(per_patient)
@@ -105,13 +81,12 @@ def stack_tables(
 def patient_table(slices: Slices, per_slice: pd.DataFrame, of_stacks: pd.DataFrame) -> pd.DataFrame:
     """Return one row per patient: overlap of the whole volume, slices, outlines, lesions in 3D."""
     images = slices.images.numpy()
-    names, weights = list(lesions.SURFACE_DICE), per_slice["surface_pixels"]
     tumour, predicted = per_slice["tumour_pixels"] > 0, per_slice["predicted_pixels"] > 0
     own = per_slice.assign(
         tumour_slices=tumour,
         missed_slices=tumour & (per_slice["true_positive"] == 0),
         false_positive_slices=~tumour & predicted,
-        **per_slice[names].mul(weights, axis=0),
+        surface_near=per_slice["surface_dice_2"] * per_slice["surface_pixels"],
     ).groupby("patient")
     sums = own.sum(numeric_only=True)
     volume = metrics.Counts(*(sums[name] for name in metrics.Counts._fields))
@@ -125,7 +100,7 @@ def patient_table(slices: Slices, per_slice: pd.DataFrame, of_stacks: pd.DataFra
             **sums[["missed_slices", "false_positive_slices"]],
             "hd95": own["hd95"].apply(pd.Series.mean),
             "surface_pixels": sums["surface_pixels"],
-            **sums[names].div(sums["surface_pixels"], axis=0),  # NaN without an outline
+            "surface_dice_2": sums["surface_near"] / sums["surface_pixels"],  # NaN without an outline
         }
     )
     return table.reset_index().merge(of_stacks, on="patient", validate="one_to_one")

@@ -1,6 +1,6 @@
 """The model card of a run: the network, its data, training, test, limits and licence, as Markdown.
 
-Made from config.json, test_patients.csv, metrics.json and the checkpoint alone; its sentences are in the template.
+Made from config.json, metrics.json and the checkpoint alone; its sentences are in the template.
 """
 
 from pathlib import Path
@@ -12,14 +12,16 @@ from constants import RESEARCH_USE, SYNTHETIC_NOTICE
 from dataset.published import published_patients
 from dataset.slices import name_digest
 from dataset.split import SPLITS
-from evaluation.intervals import FEWEST, show_interval
+from evaluation.intervals import FEWEST
 from evaluation.selection import describe_small
-from evaluation.summary import METRICS
+from evaluation.summary import metric_rows
 from storage.origin import origin_warning, sources
 from storage.run_folder import RunFolder
-from utils import show_number
 
-SHOWN = ("patient_dice", "patient_dice_median", "tumour_iou", "tumour_found", "iou", "empty_prediction")
+SHOWN = (
+    "patient_dice", "patient_dice_tumour", "patient_dice_median", "tumour_iou", "tumour_found", "iou",
+    "empty_prediction",
+)  # fmt: skip
 NORMALISED = {  # see dataset/preprocess.py
     "plain": "(value / 255 - 0.5) / 0.5",
     "head": "per patient and sequence clipped to the percentiles 0.5 and 99.5 within the head, divided by their "
@@ -78,14 +80,8 @@ def model_card(run: RunFolder, checkpoint: dict[str, Any], digest: str, others: 
     others: the cross-validation that was tested instead.
     Raises: UserError when a file of the run is missing or damaged.
     """
-    metrics, rows, dice, with_tumour = None, [], [], []
-    if (tested := others or run).is_tested():
-        metrics, patients = tested.read_metrics(), tested.read_test_table("patients")
-        dice, with_tumour = (own["dice"].tolist() for own in (patients, patients[patients["tumour_pixels"] > 0]))
-        for name in SHOWN:
-            estimate, form = metrics["intervals"][name], METRICS[name].form
-            rows.append((METRICS[name].label, show_number(estimate["value"], form), show_interval(estimate, form)))
-    config = checkpoint["config"]
+    tested, config = others or run, checkpoint["config"]
+    metrics = tested.read_metrics() if tested.is_tested() else None
     template = Template(
         Path(__file__).with_suffix(".md.jinja").read_text(encoding="utf-8"),
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
@@ -101,9 +97,7 @@ def model_card(run: RunFolder, checkpoint: dict[str, Any], digest: str, others: 
         run=run,
         others=others,
         metrics=metrics,
-        dice=dice,
-        with_tumour=with_tumour,
-        rows=rows,
+        rows=metric_rows(metrics, SHOWN) if metrics else [],
         fewest=FEWEST,
         pairs=lambda values: ", ".join(f"{k} {v}" for k, v in values.items() if k != "platform"),
         synthetic_notice=SYNTHETIC_NOTICE,

@@ -73,16 +73,16 @@ def show_slice(row: dict[str, Any]) -> dict[str, Any]:
     elif not row["true_positive"]:
         words = "Missed: the prediction does not touch the tumour." if false else "Missed: nothing predicted."
     else:
-        words = f"Dice {row['dice']:.3f}: {missed:,} px missed, {false:,} px false positive ({row['kind']})."
+        words = f"Dice {row['dice']:.3f}: {missed:,} px missed, {false:,} px false positive."
+    pixels = {"reference, px": row["tumour_pixels"], "missed, px": missed, "false positive, px": false}
     values = {name: show_number(row[name.lower()]) for name in ("Dice", "IoU")}
-    values |= {"reference, px": row["tumour_pixels"], "missed, px": missed, "false positive, px": false}
     return {
         "number": row["slice"],
         "reference": row["tumour_pixels"],
         "predicted": row["predicted_pixels"],
         "wrong": missed + false,
         "words": words,
-        "values": {name: value if isinstance(value, str) else f"{value:,}" for name, value in values.items()},
+        "values": values | {name: f"{value:,}" for name, value in pixels.items()},
     }
 
 

@@ -1,6 +1,5 @@
 """The folder of one run: the name of every file in it (KNOWN), its reader and its writer."""
 
-import hashlib
 import json
 import re
 import shutil
@@ -17,7 +16,7 @@ from utils import PROJECT, UserError, atomic_write, read_csv, to_csv, to_json
 
 RESULT_COLUMNS = ["epoch", "training_loss", "training_iou", "validation_loss", "validation_iou"]
 TEST_TABLES = {"slices": "test_results.csv", "patients": "test_patients.csv", "lesions": "test_lesions.csv"}
-GENOMICS = ("shape_features.csv", "associations.csv", "radiogenomics.json")
+GENOMICS = ("shape_features.csv", "associations.csv", "auc.csv", "agreement.csv")
 PRIVATE = ("data", "command")  # of config.json: names of folders of this machine, which nothing published repeats
 EPOCH_FILE = re.compile(r"epoch_([1-9]\d*)\.pt")
 KNOWN = (  # every file that a run may hold
@@ -122,16 +121,13 @@ class RunFolder:
             return pd.DataFrame({"epoch": []})
         return read_csv(self.path / "epochs.csv", ["epoch"]).apply(pd.to_numeric)
 
-    def write_test(
-        self, tables: dict[str, pd.DataFrame], metrics: dict[str, Any], predicted: np.ndarray | None
-    ) -> None:
-        """Write TEST_TABLES, metrics.json and, unless `predicted` (uint8 [N, H, W], 0 or 1) is None, the masks."""
+    def write_test(self, tables: dict[str, pd.DataFrame], metrics: dict[str, Any], predicted: np.ndarray) -> None:
+        """Write TEST_TABLES, metrics.json and the masks (uint8 [N, H, W], 0 or 1)."""
         for table, name in TEST_TABLES.items():
             self.write(name, tables[table])
         self.write("metrics.json", metrics)
-        if predicted is not None:
-            with atomic_write(self.path / "test_predictions.npz") as file:
-                np.savez_compressed(file, predicted=predicted)
+        with atomic_write(self.path / "test_predictions.npz") as file:
+            np.savez_compressed(file, predicted=predicted)
 
     def read_test_tables(self) -> dict[str, pd.DataFrame]:
         return {table: self.read_test_table(table) for table in TEST_TABLES}
@@ -170,28 +166,6 @@ class RunFolder:
             if len(table) != len(predicted):
                 raise UserError(f"{run}: {len(table)} slices, but {len(predicted)} predicted masks. Test it again.")
         return pd.concat(tables, ignore_index=True), np.concatenate(masks)
-
-    def write_genomics(self, features: pd.DataFrame, associations: pd.DataFrame, result: dict[str, Any]) -> None:
-        """Write shape_features.csv, associations.csv and radiogenomics.json."""
-        for name, content in zip(GENOMICS, (features, associations, result), strict=True):
-            self.write(name, content)
-
-    def read_genomics(self, predicted: np.ndarray) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, Any]] | None:
-        """Return what `write_genomics` wrote for these predicted masks; None if there is nothing."""
-        script = "radiogenomics.py"
-        if not all((self.path / name).is_file() for name in GENOMICS):
-            return None
-        result = self._read_json(GENOMICS[2], script)
-        if result["predictions"] != masks_digest(predicted):
-            return None
-        features = self._read_table(GENOMICS[0], script, ["patient", *result["labels"]])
-        features = features.fillna({"reason": "", "predicted_reason": ""})
-        return features, self._read_table(GENOMICS[1], script, []), result
-
-
-def masks_digest(masks: np.ndarray) -> str:
-    """Return the SHA-256 of masks (uint8, 0 or 1)."""
-    return hashlib.sha256(np.packbits(masks)).hexdigest()
 
 
 def commit() -> str:

@@ -15,12 +15,14 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 from constants import SEED
 from dataset.folder import find_folder, find_slices
 from dataset.published import institution
 from evaluation.intervals import DIFFERENCE, estimate, show_interval
 from reporting import plots
+from scans.show import BLUE, ORANGE
 from storage.run_folder import RunFolder
 from utils import UserError, existing, positive, run_python, run_script, to_csv, to_markdown, write_text
 
@@ -30,7 +32,7 @@ TESTED = 12  # patients per draw, at most
 OTHERS_EPOCHS = 20  # of the networks that learn from the other institutions
 ALONE_EPOCHS = 94  # of those that learn from few patients alone: those of the run of 12 patients
 OTHERS, WENT_ON, ALONE = "others", "others, then few", "few alone"
-COLORS = {OTHERS: plots.GREY, WENT_ON: plots.BLUE, ALONE: plots.ORANGE}
+COLORS = {OTHERS: plots.GREY, WENT_ON: BLUE, ALONE: ORANGE}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -71,7 +73,7 @@ def main(argv: list[str] | None = None) -> None:
     table = pd.concat(tables)
     write_text(args.out / "few.csv", to_csv(table))
     print(describe(table))
-    (args.out / "few.png").write_bytes(plots.to_png(draw_means(table).figure, plots.DPI))
+    (args.out / "few.png").write_bytes(plots.to_png(draw_means(table)))
 
 
 def score(run: Path, folder: Path, train: list[str], test: list[str], *options: object) -> pd.DataFrame:
@@ -103,7 +105,7 @@ def describe(table: pd.DataFrame) -> str:
     return to_markdown(["institution", "own patients", "tested", *COLORS, "gained (95% interval)"], rows)
 
 
-def draw_means(table: pd.DataFrame) -> plots.Plot:
+def draw_means(table: pd.DataFrame) -> Figure:
     """Draw the mean Dice against the number of own patients."""
     figure, axes = plots.new_axes("own patients in training", "mean Dice of others of the institution")
     averages = means(table).groupby("few").mean()

@@ -25,13 +25,12 @@ import torch
 from constants import IMAGE_SIZE, SEED
 from dataset.folder import find_folder
 from dataset.published import published_patients
-from evaluation.intervals import show_interval
-from evaluation.summary import METRICS
+from evaluation.summary import METRICS, metric_rows
 from storage.checkpoints import describe_network, read_epochs
 from storage.run_folder import PRIVATE, RunFolder
 from studies.speed import count_flop
 from unet import UNet
-from utils import PROJECT, existing, run_python, run_script, show_number, to_markdown, write_text
+from utils import PROJECT, existing, run_python, run_script, to_markdown, write_text
 
 PAGE = PROJECT / "docs" / "results.md"  # holds the table
 BEGIN, END = "<!-- written by: python -m studies.reproduce table -->", "<!-- end of the table -->"
@@ -134,10 +133,6 @@ def publish(run: RunFolder, results: Path, title: str) -> None:
     record = {
         "run": run.path.name,
         "title": title,
-        "judged_on": metrics["split"],
-        "without_tumour": metrics["patients_without_tumour"],
-        "epoch": metrics["epoch"],
-        "metrics": {name: metrics["intervals"][name] for name in SHOWN},
         "epochs": len(epochs) // len(runs),
         "seconds": epochs["seconds"].sum(),
         "parameters": parameters,
@@ -164,15 +159,15 @@ def make_table(results: Path) -> str:
     rows = []
     folders = [path for name in RUNS for path in (results / name, *sorted(results.glob(f"{name}_seed_*")))]
     for folder in (path for path in folders if (path / "run.json").is_file()):
-        config, r = (json.loads((folder / name).read_text(encoding="utf-8")) for name in ("config.json", "run.json"))
-        split = r["judged_on"]
-        epoch = f"epoch {r['epoch']} of {r['epochs']}" if r["epoch"] else f"{r['epochs']} epochs"
-        without = f" ({r['without_tumour']} without tumour)" if r.get("without_tumour") else ""
+        names = ("config.json", "metrics.json", "run.json")
+        config, metrics, r = (json.loads((folder / name).read_text(encoding="utf-8")) for name in names)
+        split, without = metrics["split"], metrics.get("patients_without_tumour")
+        epoch = f"epoch {metrics['epoch']} of {r['epochs']}" if metrics["epoch"] else f"{r['epochs']} epochs"
+        without = f" ({without} without tumour)" if without else ""
         judged = f"{split}, {config['patients'][split]}{without} / {config['slices'][split]}, {epoch}"
-        metrics = [f"{show_number(e['value'])} ({show_interval(e, '.3f')})" for e in map(r["metrics"].get, SHOWN)]
-        metrics = [text.removesuffix(" ()") for text in metrics]  # without patients enough for an interval
+        values = [f"{row['text']} ({row['interval']})".removesuffix(" ()") for row in metric_rows(metrics, SHOWN)]
         cost = [f"{r['parameters'] / 1e6:.2f} M", f"{r['gflop']:.1f}", f"{r['seconds'] / 60:.0f}"]
-        rows.append([r["title"], judged, *metrics, *cost, f"{config['hardware']}, torch {config['versions']['torch']}"])
+        rows.append([r["title"], judged, *values, *cost, f"{config['hardware']}, torch {config['versions']['torch']}"])
     return to_markdown(titles, rows)
 
 

@@ -21,7 +21,7 @@ assert math.isclose(metrics["tumour_iou"], tumour["iou"].mean(), abs_tol=1e-5)
 assert metrics["tumour_iou"] > 0.6, f"tumour-slice IoU {metrics['tumour_iou']:.3f}, expected more than 0.6"
 assert metrics["iou"] > metrics["empty_prediction"], "worse than an empty prediction"
 
-pictures = [run / "plots" / name for name in ("loss.png", "iou.png", "panel_best.png", "panel_worst.png")]
+pictures = [run / "plots" / name for name in ("loss.png", "iou.png", "dice_area.png")]
 for path in pictures:
     with Image.open(path) as picture:
         assert picture.width > 500 and len(picture.convert("L").getcolors()) > 20, f"{path}: nothing drawn"

@@ -11,10 +11,10 @@ def write_run(folder, dice: dict[str, float], tumour_pixels: int = 9) -> None:
     """Write a tested run, with the given Dice and made-up other metrics of each patient."""
     patients = pd.DataFrame({"patient": list(dice), "dice": list(dice.values())})
     patients = patients.assign(slices=3, tumour_pixels=tumour_pixels)
-    for name in ("iou", "sensitivity", "precision", "surface_dice_1", "surface_dice_2", "surface_dice_3", "hd95"):
+    for name in ("iou", "sensitivity", "precision", "surface_dice_2", "hd95"):
         patients[name] = patients["dice"] / 2
     patients.loc[0, "hd95"] = np.nan
-    RunFolder(folder).write_test(dict.fromkeys(("slices", "patients", "lesions"), patients), {}, None)
+    RunFolder(folder).write_test(dict.fromkeys(("slices", "patients", "lesions"), patients), {}, np.zeros(0))
 
 
 def test_a_difference_is_significant_or_not_and_p_is_exact(call, tmp_path):

@@ -53,14 +53,13 @@ def export(call):
 
 def write_metrics(run: RunFolder, **changes) -> None:
     """Write what test_model.py writes, as far as it is needed here."""
-    undefined = {"value": None, "low": None, "high": None, "values": []}
-    intervals = dict.fromkeys(("patient_dice_median", "tumour_iou", "tumour_found", "iou"), undefined)
-    intervals["patient_dice"] = {"value": 0.75, "low": 0.6, "high": 0.9, "values": []}
-    intervals["empty_prediction"] = {"value": 0.6195, "low": None, "high": None, "values": [0.6, 0.639]}
+    dice = {"value": 0.75, "low": 0.6, "high": 0.9, "values": []}
+    empty = {"value": 0.6195, "low": None, "high": None, "values": [0.6, 0.639]}
     metrics = {"epoch": 1, "epochs": 1, "selected_by": "iou", "split": "test", "slices": 113, "threshold": 0.5}
-    metrics |= {"min_component": 0, "tuned": None, "intervals": intervals, "notes": ["Few."]}
+    metrics |= {"min_component": 0, "tuned": None, "intervals": {"patient_dice": dice, "empty_prediction": empty}}
+    metrics |= {"patient_dice": 0.75, "empty_prediction": 0.6195, "patients": 2, "patients_without_tumour": 0}
+    metrics |= {"notes": ["Few."]}
     run.write("metrics.json", json.dumps(metrics | changes).encode())
-    run.write("test_patients.csv", b"patient,dice,tumour_pixels\na,0.6,9\nb,0.9,9\n")
 
 
 @pytest.mark.filterwarnings("ignore")  # of the exporter about itself
@@ -185,7 +184,7 @@ def test_weights_carry_what_was_chosen_and_whom_they_learned_from_and_are_export
     [
         (False, {}, ("not a medical device", "8 patients with 178 slices for train", "Not tested yet")),
         (True, {}, ("2 patients, 113 slices that were in neither training nor validation", "Few.",
-                       "| Volumetric Dice, mean over patients | 0.750 | 0.600 to 0.900 |", "| 0.620 | 0.600, 0.639 |")),
+                       "| 0.750 | 0.600 to 0.900; 0 of 2 patients without tumour |", "| 0.620 | 0.600, 0.639 |")),
         (False, {"synthetic": True}, (constants.SYNTHETIC_NOTICE,)),
         (False, {"published": False}, ("some or all of whom are the user's own", "in pixels of this size")),
     ],

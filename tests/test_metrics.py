@@ -1,3 +1,5 @@
+"""Pixel counts; their reductions are computed by hand in test_summary.py."""
+
 import math
 
 import numpy as np
@@ -6,11 +8,6 @@ import torch
 
 from evaluation import metrics
 from evaluation.metrics import Counts
-
-# Four slices of two patients, counted by hand:
-#   a: 6 px hit, 2 px false positive, 4 px missed;  a: empty, stays empty
-#   b: empty, but 3 px false positive;              b: 5 px tumour, missed altogether
-COUNTS = Counts(np.array([6, 0, 0, 0]), np.array([2, 0, 3, 0]), np.array([4, 0, 0, 5]))
 
 
 def test_count_pixels():
@@ -23,19 +20,6 @@ def test_count_pixels():
     for other in (target[:, 0], target[:1], target.byte()):  # the first two would be broadcast silently
         with pytest.raises(ValueError, match="must be bool tensors of one shape"):
             metrics.count_pixels(other, target)
-
-
-def test_each_slice_by_hand():
-    assert metrics.iou(COUNTS).tolist() == [6 / 12, 1, 0, 0]
-    assert metrics.dice(COUNTS).tolist() == [12 / 18, 1, 0, 0]
-    np.testing.assert_array_equal(metrics.sensitivity(COUNTS), [0.6, np.nan, np.nan, 0])
-    np.testing.assert_array_equal(metrics.precision(COUNTS), [0.75, np.nan, 0, np.nan])
-
-
-def test_volumetric_dice_by_hand():
-    """The other reductions are computed by hand in test_summary.py."""
-    assert metrics.volumetric_dice(COUNTS, [*"aabb"]).tolist() == [12 / 18, 0]
-    assert metrics.volumetric_dice(COUNTS, [*"baba"]).tolist() == [0, 12 / 21]  # sorted by patient
 
 
 def test_without_tumour_slices_their_metrics_are_nan_rather_than_perfect():

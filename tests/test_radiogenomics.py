@@ -1,6 +1,5 @@
 """radiogenomics.py: on manual masks, on the predicted masks of a test, and what it says where something is missing."""
 
-import json
 import math
 import shutil
 from pathlib import Path
@@ -18,7 +17,7 @@ from evaluation.shape import PUBLISHED
 from storage.run_folder import GENOMICS, RunFolder
 
 PATIENTS = 16
-PLOTS = [*(f"boxes_{name}" for name in PUBLISHED), "roc"]
+PLOTS = [f"boxes_{name}" for name in PUBLISHED]
 KERNEL = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (3, 3))
 
 
@@ -43,9 +42,8 @@ def data(tmp_path_factory) -> Path:
     return folder
 
 
-def read(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, dict]:
-    features, associations, result = (folder / name for name in GENOMICS)
-    return pd.read_csv(features), pd.read_csv(associations), json.loads(result.read_text())
+def read(folder: Path) -> list[pd.DataFrame]:
+    return [pd.read_csv(folder / name) for name in GENOMICS if (folder / name).exists()]
 
 
 def write_tested(folder: Path, data: Path, predicted: np.ndarray) -> RunFolder:
@@ -58,8 +56,8 @@ def write_tested(folder: Path, data: Path, predicted: np.ndarray) -> RunFolder:
     about = {"settings": {"width": 2, "seed": 1}, "hardware": "cpu", "versions": {"torch": "2"}}
     run, fold = RunFolder(folder), RunFolder(folder / "fold_1")
     fold.begin({"data": str(data), "synthetic": True, **about}, {"test": table})
-    fold.write_test(tables._asdict(), metrics, predicted)
-    run.write_test(tables._asdict(), metrics, None)
+    fold.write_test(tables, metrics, predicted)
+    run.write_test(tables, metrics, predicted)
     return run
 
 
@@ -80,7 +78,7 @@ def test_manual_masks_from_the_command_line(call, data, tmp_path):
     code, text, err = call("radiogenomics", "--data", data, "--out", out)
     assert (code, err) == (0, "") and "SYNTHETIC PATIENTS" in text
     assert "1 of 16 persons have several scans by their ids, such as SYNTH_T_0" in text
-    features, associations, result = read(out)
+    features, associations, areas = read(out)
     assert features["patient"].nunique() == PATIENTS and features["SyntheticSubtype"].notna().all()
     assert features.set_index("patient").loc["SYNTH_T_15", ["bevr", "reason"]].tolist()[1] == "the mask is empty"
     rows = associations.set_index(["feature", "label"])
@@ -88,43 +86,41 @@ def test_manual_masks_from_the_command_line(call, data, tmp_path):
     assert test["n"] == 15 and test["missing"] == 1 and test["groups"] == "irregular: 7; smooth: 8"
     assert test["fisher_p"] == pytest.approx(1 / 6435, rel=0.01)  # all irregular ones above the median, no other
     assert test["holm_p"] == pytest.approx(6 * test["fisher_p"], rel=0.01) and (rows["masks"] == "manual").all()
+    assert (rows["family"] == 1).sum() == 6 and rows.loc[rows["family"] == 0, "holm_p"].isna().all()
     assert rows.loc[("bevr", "IDH"), "reason"] == "fewer than 6 patients have both"
-    (area,) = [row for row in result["auc"] if row["label"] == "SyntheticSubtype"]
-    assert area["auc"] == 1 and (area["positives"], area["n"]) == (7, 15) and result["agreement"] == []
+    area = areas.set_index("label").loc["SyntheticSubtype"]
+    assert area["auc"] == 1 and (area["positives"], area["n"]) == (7, 15)
     assert sorted(path.stem for path in (out / "plots").glob("*.png")) == sorted(PLOTS)
     code, _, err = call("radiogenomics", "--data", data, "--out", out)
     assert code == 2 and f"{out}: is not empty" in err
 
 
-def test_predicted_masks_of_a_cross_validation(call, data, predicted, tmp_path, monkeypatch):
-    monkeypatch.setattr("reporting.plots.write_plots", lambda *_: None)  # the page has them too
+def test_predicted_masks_of_a_cross_validation(call, undrawn, data, predicted, tmp_path):
     run = write_tested(tmp_path / "cv", data, predicted)
     code, _, err = call("radiogenomics", "--run", run.path)
     assert (code, err) == (0, "")
-    features, associations, result = read(run.path)
-    assert result["masks"] == ["manual", "automatic"] and set(associations["masks"]) == {"manual", "automatic"}
+    features, associations, areas, agreement = read(run.path)
+    assert set(associations["masks"]) == {"manual", "automatic"}
     table = features.set_index("patient")
     assert table.loc["SYNTH_T_1", "predicted_reason"] == "the mask is empty"
     assert table.loc["SYNTH_T_0", "predicted_components"] == 2  # the speck is counted, but not measured
     assert table.loc["SYNTH_T_0", "predicted_bevr"] == pytest.approx(table.loc["SYNTH_T_0", "bevr"], rel=0.05)
     tests = associations.set_index(["masks", "feature", "label"])
     assert tests["n"]["manual", "bevr", "SyntheticSubtype"] == tests["n"]["automatic", "bevr", "SyntheticSubtype"] == 14
-    agreement = {row["feature"]: row for row in result["agreement"]}
-    assert agreement["bevr"]["n"] == 14 and agreement["bevr"]["icc"] > 0.95
-    assert agreement["volume"]["bias"] < 0
-    family = {(row["feature"], row["label"]): row for row in result["effect_difference"]}
-    row, key = family["angular_sd", "SyntheticSubtype"], ("angular_sd", "SyntheticSubtype")
+    agreement = agreement.set_index("feature")
+    assert agreement["n"]["bevr"] == 14 and agreement["icc"]["bevr"] > 0.95
+    assert agreement["bias"]["volume"] < 0
+    key = ("angular_sd", "SyntheticSubtype")
+    row = tests.loc["automatic", *key]
     assert (tests.loc[:, *key]["holm_p"] < 0.05).all() and math.isnan(tests.loc["manual", "bevr", "IDH"]["holm_p"])
     effect = tests["effect"]
     assert row["difference"] == pytest.approx(effect["automatic", *key] - effect["manual", *key], abs=1e-6)
-    assert row["difference_low"] is None  # 14 patients
-    areas = {row["masks"]: row for row in result["auc"] if row["label"] == "SyntheticSubtype"}
-    assert areas["automatic"]["n"] == 14
-    assert areas["automatic"]["difference"] == areas["automatic"]["auc"] - areas["manual"]["auc"]
+    assert math.isnan(row["difference_low"])  # 14 patients
+    areas = areas[areas["label"] == "SyntheticSubtype"].set_index("masks")
+    assert areas["n"]["automatic"] == 14
+    assert areas["difference"]["automatic"] == areas["auc"]["automatic"] - areas["auc"]["manual"]
     page = (run.path / "report.html").read_text(encoding="utf-8")
     assert ">Genomics</h2>" in page and "<td>Synthetic subtype</td>" in page
-    assert run.read_genomics(predicted) is not None
-    assert run.read_genomics(predicted * 0) is None  # of another test: the page of that one does not show it
 
 
 def test_mistakes_end_with_one_message(call, folder, tmp_path):

@@ -47,7 +47,7 @@ def test_train_process_test(call, finished):
     patients = pd.read_csv(run / "test_patients.csv")
     hits = 2 * slices["true_positive"].sum() / (slices["tumour_pixels"] + slices["predicted_pixels"]).sum()
     assert patients["dice"].tolist() == pytest.approx([hits], abs=1e-6)
-    assert (run / "plots" / "panel_worst.png").is_file()
+    assert (run / "plots" / "dice_area.png").is_file()
 
     best = results.loc[results["validation_iou"].idxmax(), "epoch"]
     assert f"epoch {best} of 2" in out and metrics["epoch"] == best

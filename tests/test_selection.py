@@ -55,7 +55,7 @@ def test_select_by_and_tune(call, finished, unreported):
 
     code, _, err = call("test_model", "--run", run, "--select-by", "patient_dice", "--tune", "--device", "cpu")
     result = run.read_metrics()
-    assert (code, err, result["tuned"]["split"]) == (0, "", "validation")
+    assert (code, err, result["tuned"]["patients"]) == (0, "", 1)
     assert result["tuned"]["tuned"] >= result["tuned"]["untuned"]
     assert result["tuned"]["untuned"] == pytest.approx(table["validation_patient_dice"].max(), abs=1e-6)
     run.write("metrics.json", result | {"threshold": 0.35, "min_component": 20})
@@ -78,7 +78,7 @@ def test_the_choice_is_the_best_one(case):
     rules, record = selection.tune(slices, probabilities, USUAL)
     # of 0.25 and 0.3 the nearer to 0.5; of 10 to 100 px the one that removes least
     assert rules == selection.Postprocessing(0.3, 10)
-    assert record["tuned"] == 1 and record["untuned"] == 0 and record["split"] == "validation"
+    assert record["tuned"] == 1 and record["untuned"] == 0 and record["patients"] == 2
     assert (selection.postprocess(probabilities, rules, slices.stacks()) == slices.masks.numpy()).all()
 
 
@@ -90,7 +90,7 @@ def test_every_choice_scores_as_its_masks_do(case):
     for t, s in ((0, 0), (9, 3), (18, 5)):
         choice = selection.Postprocessing(selection.THRESHOLDS[t], selection.SMALLEST[s])
         tables = make_tables(slices, selection.postprocess(probabilities, choice, slices.stacks()))
-        assert dice[t, s] == pytest.approx(tables.patients["dice"].mean()), choice
+        assert dice[t, s] == pytest.approx(tables["patients"]["dice"].mean()), choice
 
 
 def test_nothing_to_choose_between_keeps_the_default():
