@@ -21,7 +21,7 @@ from evaluation.selection import Postprocessing
 from evaluation.shape import PUBLISHED
 from evaluation.summary import HEADLINES, METRICS, metric_rows
 from evaluation.tables import Tables
-from reporting import plots
+from reporting import panels, plots
 from reporting.genomics import sentences, text_tables
 from reporting.viewer import viewer_data
 from scans.show import BRIGHTEST
@@ -57,11 +57,13 @@ def write_result(
         tables, metrics: see evaluate_masks.
         epochs: the metrics of all epochs of the run; None for a cross-validation, and for masks of unknown origin.
     """
+    notice = SYNTHETIC_NOTICE if metrics["synthetic"] else ""
     run.write_test(tables, metrics, predicted)
+    panels.write_panels(run, slices, predicted, tables["slices"], notice)
     drawn = plots.result_plots(tables["patients"], tables["slices"], metrics)
     if epochs is not None:  # with the epoch that was tested marked, which need not have the best IoU
         drawn |= plots.training_plots(epochs, metrics["epoch"], metrics["selected_by"])
-    plots.write_plots(run, drawn, SYNTHETIC_NOTICE if metrics["synthetic"] else "")
+    plots.write_plots(run, drawn, notice)
     write_report(run, slices, predicted)
 
 

@@ -190,7 +190,7 @@ def undrawn(monkeypatch) -> None:
 @pytest.fixture
 def unreported(monkeypatch) -> None:
     """Neither pictures nor reports are made."""
-    for name in ("plots.write_plots", "write_report"):
+    for name in ("panels.write_panels", "plots.write_plots", "write_report"):
         monkeypatch.setattr(f"reporting.report.{name}", lambda *_: None)
 
 

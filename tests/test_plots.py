@@ -1,11 +1,13 @@
-"""Plots come out for ordinary and for extreme input."""
+"""Plots and panels come out for ordinary and for extreme input."""
 
+import numpy as np
 import pandas as pd
+from conftest import make_slices
 from PIL import Image
 
 from constants import SYNTHETIC_NOTICE
 from evaluation import quality
-from reporting import plots
+from reporting import panels, plots
 from storage.run_folder import RunFolder
 
 PATIENTS = pd.DataFrame(
@@ -50,3 +52,12 @@ def test_each_plot_is_a_png_and_its_note_is_whole(tmp_path):
         )
         with Image.open(tmp_path / "plots" / f"{name}.png") as picture:
             assert picture.size == (1040, 800) and len(picture.convert("L").getcolors()) > 20
+
+
+def test_panels_take_empty_and_full_masks_and_any_name(tmp_path):
+    empty, full = np.zeros((64, 64), np.uint8), np.ones((64, 64), np.uint8)
+    slices, predicted = make_slices({"$A_{$": [empty, full, empty]}), np.stack([empty, empty, full])
+    table = {"tumour_pixels": [0, 4096, 0], "predicted_pixels": [0, 0, 4096], "false_positive": [0, 0, 4096]}
+    results = slices.table.assign(**table, iou=[1.0, 0, 0])
+    panels.write_panels(RunFolder(tmp_path), slices, predicted, results, "a note")
+    assert {p.stem[6:] for p in tmp_path.glob("plots/panel_*.png")} == {"best", "worst"}
