@@ -35,8 +35,8 @@ def main(argv: list[str] | None = None) -> None:
     add("--tune", action="store_true", help="choose threshold and smallest component on the validation patients")
     add("--workers", type=positive(int), default=1, metavar="N", help="folds side by side, each on the next GPU")
     args, given = parser.parse_known_args(argv)
-    if args.tune and "--no-validation" in given:
-        parser.error("--tune needs the validation patients, whom --no-validation trains on")
+    if (args.tune or args.select_by not in (None, "last")) and "--no-validation" in given:
+        parser.error("--tune and --select-by need the validation patients, whom --no-validation trains on")
     from dataset.folder import find_folder
     from storage.run_folder import RunFolder
 

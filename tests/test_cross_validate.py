@@ -86,10 +86,10 @@ def test_workers_share_the_gpus(call, calls, folder, tmp_path, monkeypatch):
     assert devices == {("1", "cuda:0", "fold_1.log"), ("2", "cuda:1", "fold_2.log"), ("3", "cuda:0", "fold_3.log")}
 
 
-def test_nothing_is_tuned_without_validation_patients(call, calls, folder, tmp_path):
-    options = ("--run", tmp_path / "cv", "--data", folder, "--tune", "--no-validation")
-    code, _, err = call("cross_validate", *options)
-    assert code == 2 and "--tune needs the validation patients" in err and calls == []
+@pytest.mark.parametrize("choice", [("--tune",), ("--select-by", "loss")])
+def test_nothing_is_chosen_without_validation_patients(choice, call, calls, folder, tmp_path):
+    code, _, err = call("cross_validate", "--run", tmp_path / "cv", "--data", folder, *choice, "--no-validation")
+    assert code == 2 and "need the validation patients" in err and calls == []
 
 
 def test_a_script_that_fails_ends_it_with_its_exit_code(capfd, monkeypatch, tmp_path):
