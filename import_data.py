@@ -127,7 +127,7 @@ def import_patient(work: Path, patient: Patient, args: argparse.Namespace, probl
     if MASK in patient.items:
         masks, notes = read_training_masks(patient.items[MASK], scan, args.labels)
     else:
-        masks, notes = [np.zeros(plane.shape[:2], np.uint8) for plane in scan.slices], ["healthy, as --empty says"]
+        masks, notes = np.zeros(scan.slices.shape[:3], np.uint8), ["healthy, as --empty says"]
     problems += wrong
     about = {"remarks": "; ".join([*patient.notes, *notes]), "notes": "; ".join(scan.notes[len(patient.notes) :])}
     return write_patient(work, scan, masks) | about

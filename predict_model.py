@@ -83,8 +83,8 @@ def main(argv: list[str] | None = None) -> None:
         cohort = find(args)
         report(write_list(args.table, cohort), done=bool(cohort.with_flair))
         return
-    from scans.earlier import begin, refuse_folder
     from scans.table import describe
+    from scans.write import begin, refuse_folder
 
     refuse_folder(args.out)
     cohort = find(args)

@@ -13,15 +13,30 @@ from typing import Any
 
 from tqdm import tqdm
 
+from dataset.preprocess import find_head
 from evaluation.selection import Postprocessing
 from inference.segment import Compute, expect, predict, to_masks
 from scans.check import NETWORK, input_warnings, needs_check, seen_in_training
-from scans.cohort import Patient
-from scans.earlier import digest, digest_inputs, is_done, origin_of, read_written
 from scans.inputs import SOME_FAILED
+from scans.items import Patient
 from scans.masks import read_reference
 from scans.read import read_patient
-from scans.write import Result, Row, encode_stack, file_names, make_sheet, measure, read_record, record_path, sum_up
+from scans.scan import record_path
+from scans.write import (
+    Result,
+    Row,
+    digest,
+    digest_inputs,
+    encode_stack,
+    file_names,
+    is_done,
+    make_sheet,
+    measure,
+    origin_of,
+    read_record,
+    read_written,
+    sum_up,
+)
 from training.hardware import device_of
 from utils import SYSTEM_ERROR, atomic_write, cores, to_json
 
@@ -80,17 +95,17 @@ class Prediction:
             origin = {"origin": NETWORK}
         else:
             origin = origin_of(self.out / patient.name, before)
-        rows = measure(scan, masks, references)
-        warnings = [*scan.warnings, *input_warnings(scan.slices, masks, scan.spacing)]
+        rows, head = measure(scan, masks, references), find_head(scan.slices, filled=True)
+        warnings = [*scan.warnings, *input_warnings(scan, head, masks)]
         total = sum_up(rows) | origin
         if small is not None:
             total |= expect(self.checkpoint["quality"], small, masks, scan, doubtful=bool(warnings))
         total["seen_in_training"] = seen_in_training(scan, self.checkpoint["training_patients"])
         total["warnings"] = " ".join(text[0].upper() + text[1:] if n else text for n, text in enumerate(warnings))
         total["check"] = needs_check(total)
-        result = Result(scan, masks, references, probabilities, rows, total)
+        result = Result(scan, head, masks, references, probabilities, rows, total)
         record = self.write(patient, result, {"inputs": inputs, "problems": problems}, before.get("files", ()))
-        return (SEGMENTED if probabilities else MEASURED), record
+        return (MEASURED if probabilities is None else SEGMENTED), record
 
     def write(self, patient: Patient, result: Result, about: Row, earlier: Iterable[str]) -> Row:
         """Write the files of a patient, and return its record, PATIENT_mask.json.
@@ -102,18 +117,18 @@ class Prediction:
         """
         scan, probabilities, folder = result.scan, result.probabilities, self.out / result.scan.name
         files = {f"{scan.name}_overlay.png": make_sheet(result, self.notice)}
-        if self.write_probabilities and probabilities:
+        if self.write_probabilities and probabilities is not None:
             files |= encode_stack(scan, probabilities, "probability")
         files[f"{scan.name}_report.html"] = self.make_page(patient, result).encode()
-        if probabilities:
-            masks = encode_stack(scan, result.masks, "mask")
-        else:
+        if probabilities is None:
             masks = {name: (folder / name).read_bytes() for name in file_names(scan, "mask")}
+        else:
+            masks = encode_stack(scan, result.masks, "mask")
         record = {"patient": result.total, "slices": result.rows, "notes": scan.notes, "grey": scan.grey, **about}
         record["masks"] = {name: digest(content) for name, content in masks.items()}
         record["files"] = sorted({*files, *earlier})
         files[record_path(self.out, scan.name).name] = to_json(record).encode()
-        for name, content in (files | masks if probabilities else files).items():
+        for name, content in (files if probabilities is None else files | masks).items():
             with atomic_write(folder / name) as file:
                 file.write(content)
         return record

@@ -9,13 +9,12 @@ from typing import NamedTuple
 import numpy as np
 
 from scans import medical
-from scans.cohort import Patient
-from scans.items import problems_of, walk
+from scans.cohort import find_patients
+from scans.items import Patient, problems_of, walk
 from scans.names import MASK, base_of, kind_of
-from scans.read import open_picture, read_picture, read_stack
-from scans.scan import PICTURES, Scan, file_ending, natural_order, stem
-from scans.write import record_path
-from utils import counted
+from scans.read import open_picture, read_patient, read_picture, read_stack
+from scans.scan import PICTURES, Scan, file_ending, natural_order, pad, record_path, stem
+from utils import UserError, counted, describe_problems
 
 MOST_LABELS = 9  # a mask of labels has whole numbers up to this; grey levels of resizing go on to 255
 SOFT = 0.5  # value from which a voxel of a soft mask counts
@@ -158,22 +157,24 @@ def foreground(values: np.ndarray) -> np.ndarray:
     return (values > 0).astype(np.uint8)
 
 
-def read_scan_masks(paths: list[Path], scan: Scan, labels: Collection[int] = ()) -> tuple[list[np.ndarray], list[str]]:
-    """Return the mask of each slice of a scan, uint8 [H, W], 0 or 1; and notes on what was done to them.
+def read_scan_masks(paths: list[Path], scan: Scan, labels: Collection[int] = ()) -> tuple[np.ndarray, list[str]]:
+    """Return the masks of a scan, uint8 [S, H, W], 0 or 1; and notes on what was done to them.
 
     paths: a volume, or pictures. labels: which count; all if empty.
     Raises: ValueError for masks that do not fit; any error of a library for a damaged file.
     """
     if is_picture(paths[0]):
-        masks, notes = [read_mask(path, labels) for path in by_slice(paths, scan)], []
+        planes, notes = [read_mask(path, labels) for path in by_slice(paths, scan)], []
+        fits = [plane.shape for plane in planes] == (scan.sizes or [scan.slices.shape[1:3]] * len(planes))
+        masks = pad(planes)
     elif len(paths) > 1:
         raise ValueError(f"{' and '.join(path.name for path in paths)} are both its masks. Remove one.")
     else:
         values, _, grid = read_stack(paths, layers=True)
         marked, note = select(values, labels)
         masks, moved = onto_scan(join_layers(marked), grid, scan)
-        notes = [*filter(None, (note, moved))]
-    if [mask.shape for mask in masks] != [plane.shape[:2] for plane in scan.slices]:
+        notes, fits = [*filter(None, (note, moved))], masks.shape == scan.slices.shape[:3]
+    if not fits:
         raise ValueError("it is not of the size of the images.")
     return masks, notes
 
@@ -210,16 +211,16 @@ def select(values: np.ndarray, labels: Collection[int] = ()) -> tuple[np.ndarray
         return (values >= SOFT).astype(np.uint8), f"soft mask: counts from {SOFT} on"
 
 
-def onto_scan(mask: np.ndarray, grid: medical.Grid | None, scan: Scan) -> tuple[list[np.ndarray], str]:
+def onto_scan(mask: np.ndarray, grid: medical.Grid | None, scan: Scan) -> tuple[np.ndarray, str]:
     """Return a mask, uint8 [S, H, W], on the slices of a scan, by nearest neighbour if it has others; and a note if so.
 
     Raises: ValueError if both cannot lie at the same place.
     """
-    size = (len(scan.slices), *scan.slices[0].shape[:2])
+    size = scan.slices.shape[:3]
     if mask.shape == size:
         if scan.grid and not scan.grid.matches(grid):
             raise ValueError("it has the size of the images but lies elsewhere. Save it with the header of the images.")
-        return list(mask), ""
+        return mask, ""
     own, other = (f"{slices} slices of {width}x{height}" for slices, height, width in (mask.shape, size))
     if not all(one is not None and one.affine is not None for one in (grid, scan.grid)):
         raise ValueError(f"it has {own}, the images have {other}. Save it on the grid of the images.")
@@ -227,11 +228,11 @@ def onto_scan(mask: np.ndarray, grid: medical.Grid | None, scan: Scan) -> tuple[
     if mask.any() and (outside := 1 - covered[mask > 0].mean()) > OUTSIDE:
         raise ValueError(f"{outside:.0%} of it lies outside of the images. Save it on the grid of the images.")
     moved = medical.resample(mask, grid, scan.grid)
-    return list(moved), f"mask of {own} resampled by nearest neighbour to {other}"
+    return moved, f"mask of {own} resampled by nearest neighbour to {other}"
 
 
-def read_reference(patient: Patient, scan: Scan) -> list[np.ndarray] | None:
-    """Return the reference mask of each slice of a scan, uint8 [H, W], 0 or 1; None where none fits. Adds notes."""
+def read_reference(patient: Patient, scan: Scan) -> np.ndarray | None:
+    """Return the reference masks of a scan, uint8 [S, H, W], 0 or 1; None where none fits. Adds notes."""
     if MASK not in patient.items:
         return None
     paths = patient.items[MASK].paths
@@ -242,3 +243,26 @@ def read_reference(patient: Patient, scan: Scan) -> list[np.ndarray] | None:
         return None
     scan.notes += [f"reference mask: {note}" for note in notes]
     return masks
+
+
+def load_scans(folder: Path, wanted: Collection[str]) -> tuple[dict[str, Scan], dict[str, MaskStack]]:
+    """Return the wanted patients of a folder of scans by name, and the reference masks of those who have one.
+
+    Raises: UserError that lists whose scan is missing, may be of two patients, or cannot be read.
+    """
+    cohort = find_patients([folder])
+    cohort.refuse_doubles(wanted)
+    patients = {patient.name: patient for patient in cohort.with_flair if patient.name in wanted}
+    lacking = [name for name in wanted if name not in patients]
+    problems = [f"{folder}: no scan of {name}. Name its files like its mask." for name in lacking]
+    scans, references = {}, {}
+    for name, patient in sorted(patients.items()):
+        scan, wrong = read_patient(patient)
+        problems += wrong
+        if scan is not None:
+            scans[name] = scan
+            if (masks := read_reference(patient, scan)) is not None:
+                references[name] = MaskStack(masks, grid=scan.grid)
+    if problems:
+        raise UserError(describe_problems(folder, problems))
+    return scans, references

@@ -10,14 +10,12 @@ from dataset.folder import GRID
 from dataset.preprocess import find_head
 from dataset.synthetic import write_slice
 from scans.check import NETWORK
-from scans.cohort import Cohort
-from scans.earlier import origin_of
 from scans.geometry import masks_to_network, network_spacing, to_network
-from scans.items import Item
+from scans.items import Cohort, Item
 from scans.masks import find_masks, is_picture, read_scan_masks
 from scans.names import MASK, maker_of
 from scans.scan import Scan, stem
-from scans.write import read_record
+from scans.write import origin_of, read_record
 from utils import to_json, write_text
 
 SEQUENCES = {PRE: "pre", FLAIR: "flair", POST: "post"}
@@ -59,8 +57,8 @@ def maker(path: Path, patient: str, folder: Path) -> str:
     return origin_of(folder / patient, record)["origin"]
 
 
-def read_training_masks(item: Item, scan: Scan, labels: set[int]) -> tuple[list[np.ndarray], list[str]]:
-    """Return the mask of each slice of a scan, and notes, as `read_scan_masks`.
+def read_training_masks(item: Item, scan: Scan, labels: set[int]) -> tuple[np.ndarray, list[str]]:
+    """Return the masks of a scan, and notes, as `read_scan_masks`.
 
     Raises: ValueError for masks that are damaged, do not fit the images, or cover most of the head.
     """
@@ -89,11 +87,8 @@ def check_place(images: np.ndarray, masks: np.ndarray) -> str:
     return ""
 
 
-def write_patient(folder: Path, scan: Scan, masks: list[np.ndarray]) -> dict[str, Any]:
-    """Write the slices of a patient, their masks and GRID into its folder; return what was measured.
-
-    masks: uint8 [H, W], 0 or 1, of each slice at its own size.
-    """
+def write_patient(folder: Path, scan: Scan, masks: np.ndarray) -> dict[str, Any]:
+    """Write the slices of a patient, their masks (uint8 [S, H, W], 0 or 1) and GRID; return what was measured."""
     images, small = to_network(scan), masks_to_network(masks, scan)
     for number, (image, mask) in enumerate(zip(images, small, strict=True), start=1):
         write_slice(folder, scan.name, number, image, mask)
@@ -102,6 +97,6 @@ def write_patient(folder: Path, scan: Scan, masks: list[np.ndarray]) -> dict[str
     row = {"slices": len(images), "tumour_slices": int(small.any((1, 2)).sum()), "sequences": "+".join(used)}
     if scan.spacing:
         write_text(folder / scan.name / GRID, to_json({"spacing": network_spacing(scan)}))
-        row["ml"] = round(sum(int(mask.sum()) for mask in masks) * float(np.prod(scan.spacing)) / 1000, 3)
+        row["ml"] = round(int(masks.sum()) * float(np.prod(scan.spacing)) / 1000, 3)
         row["spacing"] = " x ".join(f"{size:.4g}" for size in scan.spacing)
     return row

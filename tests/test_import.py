@@ -179,7 +179,7 @@ def read(folder: Path, *labels: int) -> tuple[np.ndarray, list[str]]:
     """Return the masks of the patient in a folder, and notes."""
     patient = find_patients([folder]).patients[0]
     masks, notes = read_training_masks(patient.items[MASK], read_patient(patient)[0], {*labels})
-    return np.stack(masks), notes
+    return masks, notes
 
 
 def finer() -> sitk.Image:

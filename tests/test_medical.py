@@ -124,7 +124,7 @@ def test_a_header_that_does_not_say_how_the_volume_lies_gives_no_spacing_and_so_
     scan = read(tmp_path / "x.nii")
     assert scan.spacing is None and np.argwhere(np.array(scan.slices)[..., 0]).tolist() == [[1, 5, 3]]
     assert medical.outline([tmp_path / "x.nii"]) == (2, ())
-    masks = [(plane[..., 1] == 250).astype(np.uint8) for plane in scan.slices]
+    masks = (scan.slices[..., 1] == 250).astype(np.uint8)
     mask = gzip.decompress(encode_stack(scan, masks, "mask")["scan_mask.nii.gz"])
     assert mask[252:256] == bytes(4) and mask[352:] == (voxels // 250).tobytes("F")
 
@@ -141,7 +141,7 @@ def test_three_sequences_in_one_file(tmp_path):
     for path in tmp_path.iterdir():
         scan = read(path)
         assert np.array_equal(scan.slices, voxels.swapaxes(0, 2)) and not scan.grey, path
-        (mask,) = encode_stack(scan, [plane[..., 0] // 255 for plane in scan.slices], "mask").values()
+        (mask,) = encode_stack(scan, scan.slices[..., 0] // 255, "mask").values()
         assert struct.unpack_from("<8h", gzip.decompress(mask), 40) == (3, 8, 6, 2, 1, 1, 1, 1)
     sitk.WriteImage(sitk.GetImageFromArray(voxels[..., :2].swapaxes(0, 2), isVector=True), str(tmp_path / "two.nrrd"))
     assert "(8, 6, 2, 2). Save one volume: FLAIR, or pre-contrast, FLAIR and" in refusal(tmp_path / "two.nrrd")
