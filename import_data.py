@@ -27,13 +27,11 @@ from scans import inputs
 from utils import UserError, counted, existing, list_few, new_folder, run_script, to_csv, write_text
 
 if TYPE_CHECKING:
-    import pandas as pd
-
-    from scans.cohort import Patient
+    from scans.items import Patient
 
 TABLE = "imported.csv"
 COLUMNS = ("patient", "slices", "tumour_slices", "ml", "spacing", "sequences", "flair", "pre", "post", "mask",
-           "mask_of", "left_out", "remarks", "unused", "notes")  # fmt: skip
+           "mask_of", "left_out", "unused", "notes")  # fmt: skip
 SHOWN = ["patient", "slices", "tumour_slices", "ml", "spacing", "sequences", "mask_of"]  # of these, printed
 NO_MASK = "no mask beside it or in --masks; if it is healthy, name it with --empty"
 NO_FLAIR = "no FLAIR"
@@ -81,7 +79,7 @@ def main(argv: list[str] | None = None) -> None:
     rows, problems = [], cohort.problems
     with new_folder(args.out) as work:
         for patient in cohort.patients:
-            rows.append(to_row(patient, args.out) | {"left_out": "", "remarks": "; ".join(patient.notes)})
+            rows.append(to_row(patient, args.out) | {"left_out": ""})
             try:
                 rows[-1] |= import_patient(work, patient, args, problems)
             except ValueError as error:
@@ -92,9 +90,11 @@ def main(argv: list[str] | None = None) -> None:
 
         table = pd.DataFrame(rows, columns=COLUMNS, dtype=object)
         taken = table[table["slices"].notna()]
-        print(show(table, taken))
+        if names := table["patient"][table["left_out"] == NO_MASK].tolist():
+            print(f"left out: {list_few(names)}: {NO_MASK}")
         if taken.empty:
             raise UserError("\n".join(["nothing was imported", *problems]))
+        print(taken[SHOWN].to_string(index=False, na_rep="", float_format="{:.1f}".format))
         write_text(work / TABLE, to_csv(table))
     print(f"written to {args.out}: slices and masks of {counted(len(taken), 'patient')}, and {TABLE}")
     options = ["--data", args.out, "--weights", constants.WEIGHTS, "--run", "runs/own"]
@@ -129,17 +129,9 @@ def import_patient(work: Path, patient: Patient, args: argparse.Namespace, probl
     else:
         masks, notes = np.zeros(scan.slices.shape[:3], np.uint8), ["healthy, as --empty says"]
     problems += wrong
-    about = {"remarks": "; ".join([*patient.notes, *notes]), "notes": "; ".join(scan.notes[len(patient.notes) :])}
-    return write_patient(work, scan, masks) | about
-
-
-def show(table: pd.DataFrame, taken: pd.DataFrame) -> str:
-    """Return the table for the terminal, and below it remarks, and in one line who has no mask."""
-    lines = [] if taken.empty else [taken[SHOWN].to_string(index=False, na_rep="", float_format="{:.1f}".format)]
-    lines += [f"{row['patient']}: {row['remarks']}" for row in table.to_dict("records") if row["remarks"]]
-    if names := table["patient"][table["left_out"] == NO_MASK].tolist():
-        lines.append(f"left out: {list_few(names)}: {NO_MASK}")
-    return "\n".join(lines)
+    for note in patient.notes + notes:  # about images and mask; what was done to intensities stands in the table alone
+        print(f"{patient.name}: {note}")
+    return write_patient(work, scan, masks) | {"notes": "; ".join(scan.notes + notes)}
 
 
 if __name__ == "__main__":

@@ -16,27 +16,14 @@ from tqdm import tqdm
 from dataset.preprocess import find_head
 from evaluation.selection import Postprocessing
 from inference.segment import Compute, expect, predict, to_masks
+from scans import write
 from scans.check import NETWORK, input_warnings, needs_check, seen_in_training
 from scans.inputs import SOME_FAILED
 from scans.items import Patient
 from scans.masks import read_reference
 from scans.read import read_patient
 from scans.scan import record_path
-from scans.write import (
-    Result,
-    Row,
-    digest,
-    digest_inputs,
-    encode_stack,
-    file_names,
-    is_done,
-    make_sheet,
-    measure,
-    origin_of,
-    read_record,
-    read_written,
-    sum_up,
-)
+from scans.write import Result, Row
 from training.hardware import device_of
 from utils import SYSTEM_ERROR, atomic_write, cores, to_json
 
@@ -73,15 +60,15 @@ class Prediction:
 
         reading, network: read, and compute, for one patient at a time.
         """
-        before, inputs = read_record(self.out, patient.name), digest_inputs(patient, self.spacing)
-        if is_done(self.out / patient.name, before, inputs):
+        before, inputs = write.read_record(self.out, patient.name), write.digest_inputs(patient, self.spacing)
+        if write.is_done(self.out / patient.name, before, inputs):
             return BEFORE, before
         with reading:
             scan, problems = read_patient(patient, self.spacing)
             if scan is None:
                 return FAILED, {"problems": problems}
             try:
-                masks = read_written(self.out / patient.name, scan, before)
+                masks = write.read_written(self.out / patient.name, scan, before)
             except ValueError as error:  # a mask that somebody worked on is never replaced
                 return FAILED, {"problems": [*problems, str(error)]}
             references = read_reference(patient, scan)
@@ -94,10 +81,10 @@ class Prediction:
             masks = to_masks(probabilities, Postprocessing.of(settings), scan.spacing)
             origin = {"origin": NETWORK}
         else:
-            origin = origin_of(self.out / patient.name, before)
-        rows, head = measure(scan, masks, references), find_head(scan.slices, filled=True)
+            origin = write.origin_of(self.out / patient.name, before)
+        rows, head = write.measure(scan, masks, references), find_head(scan.slices, filled=True)
         warnings = [*scan.warnings, *input_warnings(scan, head, masks)]
-        total = sum_up(rows) | origin
+        total = write.sum_up(rows) | origin
         if small is not None:
             total |= expect(self.checkpoint["quality"], small, masks, scan, doubtful=bool(warnings))
         total["seen_in_training"] = seen_in_training(scan, self.checkpoint["training_patients"])
@@ -116,16 +103,16 @@ class Prediction:
         about: more for the record. earlier: names of files that an earlier call has written.
         """
         scan, probabilities, folder = result.scan, result.probabilities, self.out / result.scan.name
-        files = {f"{scan.name}_overlay.png": make_sheet(result, self.notice)}
+        files = {f"{scan.name}_overlay.png": write.make_sheet(result, self.notice)}
         if self.write_probabilities and probabilities is not None:
-            files |= encode_stack(scan, probabilities, "probability")
+            files |= write.encode_stack(scan, probabilities, "probability")
         files[f"{scan.name}_report.html"] = self.make_page(patient, result).encode()
         if probabilities is None:
-            masks = {name: (folder / name).read_bytes() for name in file_names(scan, "mask")}
+            masks = {name: (folder / name).read_bytes() for name in write.file_names(scan, "mask")}
         else:
-            masks = encode_stack(scan, result.masks, "mask")
+            masks = write.encode_stack(scan, result.masks, "mask")
         record = {"patient": result.total, "slices": result.rows, "notes": scan.notes, "grey": scan.grey, **about}
-        record["masks"] = {name: digest(content) for name, content in masks.items()}
+        record["masks"] = {name: write.digest(content) for name, content in masks.items()}
         record["files"] = sorted({*files, *earlier})
         files[record_path(self.out, scan.name).name] = to_json(record).encode()
         for name, content in (files if probabilities is None else files | masks).items():

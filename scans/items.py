@@ -27,7 +27,7 @@ from scans.names import (
     read_place,
     volumes_of_set,
 )
-from scans.read import holds_mask, is_mask, read_picture
+from scans.read import holds_mask
 from scans.scan import ENDINGS, PICTURES, file_ending, natural_order, stem
 from utils import UserError
 
@@ -200,22 +200,14 @@ def picture_items(stack: Item) -> list[Item]:
         base = base_of(name, names)
         base = "" if name[len(base) + 1 :].isdecimal() else base  # scan.png, scan_2.png
         said = kind_of(name)[1]
-        kind = said if said in (MASK, OTHER) else MASK if base and holds_mask(path) else stack.kind
+        kind = said if said in (MASK, OTHER) else MASK if base and holds_mask([path], any_two=True) else stack.kind
         stacks[kind, name[len(base) :] if kind == MASK and base else ""].append(path)
-    if [*stacks] == [(None, "")] and all_masks(stack.paths):
+    if [*stacks] == [(None, "")] and holds_mask(stack.paths):
         stacks[MASK, ""] = stacks.pop((None, ""))
     return [
         stack._replace(paths=paths, kind=kind, whole=stack.whole and kind == stack.kind)
         for (kind, _), paths in stacks.items()
     ]
-
-
-def all_masks(paths: list[Path]) -> bool:
-    """Return whether pictures can be read, and hold the values of masks alone."""
-    try:
-        return is_mask(map(read_picture, paths))
-    except Exception:  # a damaged file, which is named when it is read
-        return False
 
 
 def judge_volumes(items: list[Item]) -> list[Item]:
@@ -237,7 +229,7 @@ def judge_volumes(items: list[Item]) -> list[Item]:
         base = None if base is item else base
         if item.kind in SEQUENCES and len(beside[folder]) > len(set(beside[folder])) == 1 and folder != item.root:
             item = item._replace(name=identify(folder, item.root, {})[0])
-        if item.alone and (item.kind is None or (base and item.kind == FLAIR)) and holds_mask(item.place):
+        if item.alone and (item.kind is None or (base and item.kind == FLAIR)) and holds_mask(item.paths):
             item = item._replace(kind=MASK)
         elif base and item.kind == base.kind and item.kind in SEQUENCES:
             item = item._replace(kind=OTHER, reason=f"a variant of {base.place.name}")

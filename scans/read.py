@@ -199,12 +199,13 @@ def check_array(array: np.ndarray) -> np.ndarray:
 # --- Intensities and channels ----------------------------------------------------------------------------------
 
 
-def holds_mask(path: Path) -> bool:
-    """Return whether a picture, array or volume holds the values of a mask alone: labels, or in a picture any two."""
+def holds_mask(paths: Sequence[Path], any_two: bool = False) -> bool:
+    """Return whether a volume, an array or pictures hold the values of a mask alone; or a picture any two values."""
     try:
-        if file_ending(path) in PICTURES:
-            return len(np.unique(read_picture(path))) <= 2
-        return is_mask(read_stack([path], layers=True)[0])
+        if any_two:
+            return len(np.unique(read_picture(paths[0]))) <= 2
+        pictured = file_ending(paths[0]) in PICTURES
+        return is_mask(map(read_picture, paths) if pictured else read_stack(paths, layers=True)[0])
     except Exception:  # a damaged file, which is named when it is read
         return False
 

@@ -34,27 +34,20 @@ def take_masks(cohort: Cohort, folder: Path) -> None:
     masks, _, problems = find_masks(folder, patients)
     cohort.problems.extend(problems)
     cohort.refuse_doubles(masks)
-    for name, paths in masks.items():
+    for name, (first, *more) in masks.items():
         if name not in patients:
-            cohort.problems.append(f"{paths[0]}: the mask of no patient by its name. Rename it to PATIENT_mask.nii.gz.")
+            cohort.problems.append(f"{first}: the mask of no patient by its name. Rename it to PATIENT_mask.nii.gz.")
             continue
-        place = paths[0] if len(paths) == 1 and not is_picture(paths[0]) else paths[0].parent
-        patient, mask_of = patients[name], maker(paths[0], name, folder)
-        if mask_of == NETWORK and MASK in patient.items and patient.items[MASK].maker != NETWORK:
-            beside = patient.items[MASK].paths[0].name
-            patient.notes.append(f"the network's mask, which nobody corrected, goes before the one beside it, {beside}")
-        patient.items[MASK] = Item(place, paths, folder, name, MASK, whole=False, mask_of=mask_of)
-
-
-def maker(path: Path, patient: str, folder: Path) -> str:
-    """Return whose a mask in the folder --masks is: reader, corrected, or network.
-
-    By its name and that of the folder; of masks that predict_model.py wrote, by its record.
-    """
-    record = read_record(folder, patient)
-    if path.name not in record.get("masks", ()):
-        return maker_of(f"{folder.name}/{stem(path)}")
-    return origin_of(folder / patient, record)["origin"]
+        items, record = patients[name].items, read_record(folder, name)
+        maker = maker_of(f"{folder.name}/{stem(first)}")
+        if first.name in record.get("masks", ()):  # predict_model.py wrote it
+            maker = origin_of(folder / name, record)["origin"]
+        if maker == NETWORK and MASK in items and items[MASK].maker != NETWORK:
+            beside = items[MASK].paths[0].name
+            note = f"the network's mask, which nobody corrected, goes before the one beside it, {beside}"
+            patients[name].notes.append(note)
+        place = first.parent if more or is_picture(first) else first
+        items[MASK] = Item(place, [first, *more], folder, name, MASK, whole=False, mask_of=maker)
 
 
 def read_training_masks(item: Item, scan: Scan, labels: set[int]) -> tuple[np.ndarray, list[str]]:
