@@ -62,8 +62,8 @@ def main(argv: list[str] | None = None) -> None:
     for folder in args.inputs:
         if args.out and args.out.resolve().is_relative_to(folder.resolve()):
             raise UserError(f"{args.out}: lies in {folder}, among its patients. Name another folder with --out.")
+    from scans.masks import take_masks
     from scans.table import describe, to_row, write_list
-    from scans.training_set import take_masks
 
     cohort = inputs.find(args)
     if args.masks:
@@ -74,7 +74,6 @@ def main(argv: list[str] | None = None) -> None:
     names = sorted(patient.name for patient in cohort.patients)
     if unknown := [name for name in args.empty if name not in names]:
         raise UserError(f"--empty {unknown[0]}: is no patient. There are {list_few(names)}.")
-    cohort.refuse_doubles(args.empty)
     print("\n".join(describe(cohort)))
     rows, problems = [], cohort.problems
     with new_folder(args.out) as work:
@@ -109,9 +108,10 @@ def import_patient(work: Path, patient: Patient, args: argparse.Namespace, probl
     """
     import numpy as np
 
+    from scans.masks import read_training_masks
     from scans.names import MASK
     from scans.read import read_patient
-    from scans.training_set import read_training_masks, write_patient
+    from scans.write import write_training_slices
 
     if constants.FLAIR not in patient.items:
         raise ValueError(NO_FLAIR)
@@ -131,7 +131,7 @@ def import_patient(work: Path, patient: Patient, args: argparse.Namespace, probl
     problems += wrong
     for note in patient.notes + notes:  # about images and mask; what was done to intensities stands in the table alone
         print(f"{patient.name}: {note}")
-    return write_patient(work, scan, masks) | {"notes": "; ".join(scan.notes + notes)}
+    return write_training_slices(work, scan, masks) | {"notes": "; ".join(scan.notes + notes)}
 
 
 if __name__ == "__main__":

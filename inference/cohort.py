@@ -11,6 +11,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
 from dataset.preprocess import find_head
@@ -20,10 +21,10 @@ from scans import write
 from scans.check import NETWORK, input_warnings, needs_check, seen_in_training
 from scans.inputs import SOME_FAILED
 from scans.items import Patient
-from scans.masks import read_reference
+from scans.masks import read_reference, read_scan_masks
 from scans.read import read_patient
-from scans.scan import record_path
-from scans.write import Result, Row
+from scans.scan import Scan
+from scans.write import Result, Row, record_path
 from training.hardware import device_of
 from utils import SYSTEM_ERROR, atomic_write, cores, to_json
 
@@ -68,7 +69,7 @@ class Prediction:
             if scan is None:
                 return FAILED, {"problems": problems}
             try:
-                masks = write.read_written(self.out / patient.name, scan, before)
+                masks = read_written(self.out / patient.name, scan, before)
             except ValueError as error:  # a mask that somebody worked on is never replaced
                 return FAILED, {"problems": [*problems, str(error)]}
             references = read_reference(patient, scan)
@@ -119,6 +120,25 @@ class Prediction:
             with atomic_write(folder / name) as file:
                 file.write(content)
         return record
+
+
+def read_written(folder: Path, scan: Scan, record: Row) -> np.ndarray | None:
+    """Return the masks of a scan in its output folder, uint8 [S, H, W], 0 or 1.
+
+    None without any, or with some of the network's only, as it was stopped.
+    Raises: ValueError that names a file which is missing, damaged, or does not fit the scan.
+    """
+    paths = [folder / name for name in write.file_names(scan, "mask")]
+    lacking = [path for path in paths if not path.is_file()]
+    if len(lacking) == len(paths) or (lacking and write.origin_of(folder, record)["origin"] == NETWORK):
+        return None
+    remedy = "Restore it, or replace all masks with --overwrite."
+    if lacking:
+        raise ValueError(f"{lacking[0]}: no such file, beside other masks of this scan. {remedy}")
+    try:
+        return read_scan_masks(paths, scan)[0]
+    except Exception as error:  # libraries raise many kinds for a damaged file
+        raise ValueError(f"{paths[0]}: cannot be used: {' '.join(str(error).split())} {remedy}") from None
 
 
 def run_shards(

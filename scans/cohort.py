@@ -155,8 +155,8 @@ def add_patients(cohort: Cohort, name: str, own: list[Item], taken: set[str]) ->
         return
     rest = [item for item in own if item not in mains]
     for main in mains or [None]:
-        patient = Patient(unique(name, taken), safe_name(name), {FLAIR: main} if main else {})
-        if patient.name != patient.called:
+        patient = Patient(unique(name, taken), {FLAIR: main} if main else {})
+        if patient.name != safe_name(name):
             patient.notes.append(f"another one is called {name}, too")
         others = [item for item in rest if len(mains) < 2 or item.folder == main.folder]
         assign(patient, others, cohort.problems)

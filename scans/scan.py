@@ -80,11 +80,6 @@ def safe_name(name: str) -> str:
     return UNSAFE.sub(lambda match: f"%{ord(match[0]) & 0xFF:02X}", name)
 
 
-def record_path(out: Path, patient: str) -> Path:
-    """Return the file by which predict_model.py says what it has done."""
-    return out / patient / f"{patient}_mask.json"
-
-
 def natural_order(path: Path) -> list[tuple[float, str]]:
     """Return a sort key by which slice_2 comes before slice_10, and z_-12.5 before z_2.5; the sign follows no word."""
     parts = re.split(r"((?:(?<![^_ =])-)?(?<![\d.])\d+\.\d+(?![\d.])|(?:(?<![^_ =])-)?\d+)", stem(path).lower())

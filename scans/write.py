@@ -15,12 +15,14 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
-from constants import RESEARCH_USE
+from constants import FLAIR, POST, PRE, RESEARCH_USE
+from dataset.folder import GRID
+from dataset.synthetic import write_slice
 from scans import medical
-from scans.check import CORRECTED, NETWORK
+from scans.check import CORRECTED
+from scans.geometry import masks_to_network, network_spacing, to_network
 from scans.items import OURS, Patient
-from scans.masks import read_scan_masks
-from scans.scan import PICTURES, Scan, file_ending, record_path, safe_name
+from scans.scan import PICTURES, Scan, file_ending, safe_name
 from scans.show import contact_sheet
 from utils import UserError, atomic_write, counted, list_few, to_json, write_text
 
@@ -32,6 +34,7 @@ COLUMNS = {
                "warnings", "slices", "lesion_slices", "lesion_pixels", "lesion_mm3", "largest_slice",
                "reference_pixels", "true_positive", "dice", "source"),
 }  # fmt: skip
+TRAINING_NAMES = {PRE: "pre", FLAIR: "flair", POST: "post"}
 Row = dict[str, Any]  # by column; what is not known is missing
 
 
@@ -114,6 +117,21 @@ def encode_picture(pixels: np.ndarray, ending: str = ".png") -> bytes:
     smaller = [cv2.IMWRITE_PNG_COMPRESSION, 1] if ending == ".png" else []  # a sheet by 40%
     pixels = pixels if pixels.ndim == 2 else cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
     return cv2.imencode(ending, pixels, smaller)[1].tobytes()
+
+
+def write_training_slices(folder: Path, scan: Scan, masks: np.ndarray) -> Row:
+    """Write the slices of a patient, their masks (uint8 [S, H, W], 0 or 1) and GRID; return what was measured."""
+    images, small = to_network(scan), masks_to_network(masks, scan)
+    for number, (image, mask) in enumerate(zip(images, small, strict=True), start=1):
+        write_slice(folder, scan.name, number, image, mask)
+    own = (images != images[..., [FLAIR]]).any((0, 1, 2))  # by channel
+    used = [name for channel, name in TRAINING_NAMES.items() if channel == FLAIR or own[channel]]
+    row = {"slices": len(images), "tumour_slices": int(small.any((1, 2)).sum()), "sequences": "+".join(used)}
+    if scan.spacing:
+        write_text(folder / scan.name / GRID, to_json({"spacing": network_spacing(scan)}))
+        row["ml"] = round(int(masks.sum()) * float(np.prod(scan.spacing)) / 1000, 3)
+        row["spacing"] = " x ".join(f"{size:.4g}" for size in scan.spacing)
+    return row
 
 
 # --- Areas and volumes -------------------------------------------------------------------------------------------
@@ -201,6 +219,10 @@ def caption(row: Row) -> str:
 # --- An earlier prediction in the output folder --------------------------------------------------------------------
 
 
+def record_path(out: Path, patient: str) -> Path:
+    return out / patient / f"{patient}_mask.json"
+
+
 def read_record(out: Path, patient: str) -> Row:
     """Return the record of a patient, as inference.cohort writes it; {} if there is none, or a damaged one."""
     return read_json(record_path(out, patient))
@@ -273,25 +295,6 @@ def unchanged(folder: Path, record: Row) -> bool:
     """Return whether there is a record, and the masks that are in its folder are as it says."""
     known = [(folder / name, content) for name, content in record.get("masks", {}).items()]
     return bool(known) and all(digest(path.read_bytes()) == content for path, content in known if path.is_file())
-
-
-def read_written(folder: Path, scan: Scan, record: Row) -> np.ndarray | None:
-    """Return the masks of a scan in its output folder, uint8 [S, H, W], 0 or 1.
-
-    None without any, or with some of the network's only, as it was stopped.
-    Raises: ValueError that names a file which is missing, damaged, or does not fit the scan.
-    """
-    paths = [folder / name for name in file_names(scan, "mask")]
-    lacking = [path for path in paths if not path.is_file()]
-    if len(lacking) == len(paths) or (lacking and origin_of(folder, record)["origin"] == NETWORK):
-        return None
-    remedy = "Restore it, or replace all masks with --overwrite."
-    if lacking:
-        raise ValueError(f"{lacking[0]}: no such file, beside other masks of this scan. {remedy}")
-    try:
-        return read_scan_masks(paths, scan)[0]
-    except Exception as error:  # libraries raise many kinds for a damaged file
-        raise ValueError(f"{paths[0]}: cannot be used: {' '.join(str(error).split())} {remedy}") from None
 
 
 def origin_of(folder: Path, record: Row) -> Row:

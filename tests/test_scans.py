@@ -18,8 +18,8 @@ from scans.cohort import find_patients
 from scans.geometry import to_network_size, to_original_size
 from scans.masks import read_mask, select
 from scans.read import read_scan
-from scans.scan import Scan, natural_order, record_path
-from scans.write import describe, describe_cohort, encode_stack, measure, sum_up, write_tables
+from scans.scan import Scan, natural_order
+from scans.write import describe, describe_cohort, encode_stack, measure, record_path, sum_up, write_tables
 from utils import to_json, write_text
 
 
