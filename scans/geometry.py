@@ -9,9 +9,7 @@ from itertools import pairwise
 import cv2
 import numpy as np
 
-from constants import CHANNELS, IMAGE_SIZE
-from dataset.preprocess import find_head
-from scans import medical
+from constants import IMAGE_SIZE
 from scans.scan import Scan
 
 APART = 5.0  # mm between slices of the data set
@@ -88,15 +86,6 @@ def describe(scan: Scan) -> list[str]:
             "the mask is on the grid of the input".format(*spacing)
         )
     return notes
-
-
-def resample(other: Scan, flair: Scan) -> float:
-    """Replace the slices of one sequence by those on the grid of FLAIR, and return the Dice of both heads, 0 to 1."""
-    moved = medical.resample(other.slices[..., 0], other.grid, flair.grid, medical.sitk.sitkLinear)
-    other.slices = np.broadcast_to(moved[..., None], (*moved.shape, CHANNELS))
-    other.grid, other.spacing = flair.grid, flair.spacing
-    heads = [find_head(scan.slices, filled=True) for scan in (other, flair)]
-    return float(2 * (heads[0] & heads[1]).sum() / max(1, heads[0].sum() + heads[1].sum()))
 
 
 def to_network_size(plane: np.ndarray) -> np.ndarray:

@@ -102,28 +102,23 @@ def read_masks(patient: str, paths: list[Path]) -> MaskStack:
     Raises: ValueError that names the file.
     """
     pictured = is_picture(paths[0])
+    if len(paths) > 1 and not pictured:
+        raise ValueError(f"{paths[1]}: {paths[0].name} holds masks of the patient, too. Remove one.")
+    paths, planes = sorted(paths, key=lambda path: natural_order(Path(whose(path)))), []
     numbers = slice_numbers(patient, map(whose, paths)) if pictured else None
-    if pictured and not numbers:
-        paths = sorted(paths, key=lambda path: natural_order(Path(whose(path))))
-    masks: dict[int, np.ndarray] = {}  # by number of the slice
-    for number, path in zip(numbers or range(len(paths)), paths, strict=True):
-        if masks and not pictured:
-            raise ValueError(f"{path}: {paths[0].name} holds masks of the patient, too. Remove one.")
-        if number in masks:
-            raise ValueError(f"{path}: another file holds the mask of this slice, too. Remove one.")
+    if numbers and len(set(numbers)) < len(numbers):
+        raise ValueError(f"{paths[0].parent}: holds two masks of one slice of {patient}. Remove one.")
+    for path in paths:
         try:
-            if pictured:
-                masks[number] = read_mask(path)
-            else:
-                stack, _, grid = read_stack([path], layers=True)
-                masks[number] = join_layers(foreground(stack))
+            if not pictured:
+                stack, _, grid = read_stack(paths, layers=True)
+                return MaskStack(join_layers(foreground(stack)), grid=grid)
+            planes.append(read_mask(path))
         except Exception as error:  # libraries raise many kinds for a damaged file
             raise ValueError(f"{path}: cannot be read: {error}") from None
-    if not pictured:
-        return MaskStack(masks[0], grid=grid)
-    if len({mask.shape for mask in masks.values()}) > 1:
+    if len({plane.shape for plane in planes}) > 1:
         raise ValueError(f"{paths[0].parent}: the masks of {paths[0].name} and others differ in size. Save them alike.")
-    return MaskStack(np.stack([masks[number] for number in sorted(masks)]), sorted(masks) if numbers else None)
+    return MaskStack(np.stack(planes), numbers)
 
 
 def read_mask(path: Path, labels: Collection[int] = ()) -> np.ndarray:

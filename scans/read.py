@@ -12,6 +12,7 @@ from PIL.TiffImagePlugin import BITSPERSAMPLE
 
 from constants import CHANNELS, FLAIR, POST, PRE
 from dataset.folder import read_spacing
+from dataset.preprocess import find_head
 from scans import geometry, medical
 from scans.check import file_warnings, is_stripped
 from scans.names import SHOWN, volumes_of_set
@@ -73,9 +74,7 @@ def read_scan(name: str, paths: Sequence[Path]) -> tuple[Scan | None, list[str]]
 def scan_of_array(stack: np.ndarray) -> Scan:
     """Return the scan of an array in memory, as read_scan returns that of a .npy file. Raises: ValueError."""
     with np.errstate(over="ignore", invalid="ignore"):
-        stack = check_array(stack)
-        names = [f"stack_{number}" for number in range(1, len(stack) + 1)]
-        return _finish(Scan("stack", stack, names, []))
+        return _finish(Scan("stack", check_array(stack), [], []))
 
 
 def _finish(scan: Scan) -> Scan:
@@ -259,7 +258,11 @@ def align(flair: Scan, other: Scan) -> list[str]:
         return []
     if not all(scan.grid and scan.grid.affine is not None for scan in (flair, other)):
         return [f"{own}: is on another grid than FLAIR, and headers do not say where. Resample it onto FLAIR first."]
-    if (overlap := geometry.resample(other, flair)) < SAME_HEAD:
+    moved = medical.resample(other.slices[..., 0], other.grid, flair.grid, medical.sitk.sitkLinear)
+    other.slices = np.broadcast_to(moved[..., None], flair.slices.shape)
+    heads = [find_head(scan.slices, filled=True) for scan in (other, flair)]
+    overlap = 2 * (heads[0] & heads[1]).sum() / max(1, heads[0].sum() + heads[1].sum())  # Dice
+    if overlap < SAME_HEAD:
         return [f"{own}: its head and that of FLAIR overlap by {overlap:.0%} only. Register it to FLAIR first."]
     other.notes.append("resampled onto the grid of FLAIR by the headers")
     return []
