@@ -78,7 +78,7 @@ def main(argv: list[str] | None = None) -> None:
     rows, problems = [], cohort.problems
     with new_folder(args.out) as work:
         for patient in cohort.patients:
-            rows.append(to_row(patient, args.out) | {"left_out": ""})
+            rows.append(to_row(patient, args.out) | {"left_out": "", "notes": "; ".join(patient.notes)})
             try:
                 rows[-1] |= import_patient(work, patient, args, problems)
             except ValueError as error:

@@ -84,8 +84,8 @@ def file_warnings(scan: Scan, file: Path) -> list[str]:
 
 
 def picture_warnings(scan: Scan) -> list[str]:
-    warnings = []
     remedy = "are taken for one stack of one patient, scaled together. Give each person or series a folder of its own."
+    warnings = []
     if sizes := sorted({*scan.sizes}):
         shown = ", ".join(f"{width}x{height}" for height, width in sizes[:3])
         warnings.append(f"pictures of {len(sizes)} sizes ({shown}) {remedy}")
@@ -128,7 +128,8 @@ def input_warnings(scan: Scan, head: np.ndarray, masks: np.ndarray) -> list[str]
     head: bool [S, H, W], filled.
     """
     warnings = []
-    spread, level = np.median([corner_values(image) for image in scan.slices], axis=0)
+    images = scan.slices[..., :1] if scan.grey else scan.slices
+    spread, level = np.median([corner_values(image) for image in images], axis=0)
     if unlike := spread > UNEVEN or level > BRIGHT:
         what = "vary like the rest" if spread > UNEVEN else "are as bright as the rest"
         warnings.append(
@@ -202,7 +203,7 @@ def cortex_ratio(flair: np.ndarray, head: np.ndarray) -> float:
 
 
 def corner_values(image: np.ndarray) -> tuple[float, float]:
-    """Return how the four corners of a slice (uint8 [H, W, 3]) compare with all of it, in its highest channel.
+    """Return how the four corners of a slice (uint8 [H, W, C]) compare with all of it, in its highest channel.
 
     The ratio of the standard deviations, and that of the mean of the corners to the 99.5th percentile of the slice.
     """

@@ -174,9 +174,8 @@ def assign(patient: Patient, items: list[Item], problems: list[str]) -> None:
     """Give a patient its other sequences and its mask; none of several is guessed. Adds to the problems."""
     for column, kind in COLUMNS.items():
         same = first = [item for item in items if item.kind == kind]
-        for maker in (
-            ("reader", "corrected") if kind == MASK else ()
-        ):  # a corrected one goes first, then one by a person
+        # of masks a corrected one goes first, then one by a person
+        for maker in ("reader", "corrected") if kind == MASK else ():
             best = [mask for mask in same if mask.maker == maker]
             first = best if len(best) == 1 else same if best else first
         if len(first) == 1:

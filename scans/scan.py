@@ -59,7 +59,8 @@ def pad(planes: Sequence[np.ndarray], square: bool = False) -> np.ndarray:
     """Return slices as one array; smaller ones get empty rows and columns at their ends."""
     height, width = (max(plane.shape[axis] for plane in planes) for axis in (0, 1))
     height, width = (max(height, width),) * 2 if square else (height, width)
-    stack = np.zeros((len(planes), height, width, *planes[0].shape[2:]), np.result_type(*planes))
+    form = np.result_type(*{plane.dtype for plane in planes})
+    stack = np.zeros((len(planes), height, width, *planes[0].shape[2:]), form)
     for own, plane in zip(stack, planes, strict=True):
         own[: plane.shape[0], : plane.shape[1]] = plane
     return stack

@@ -251,23 +251,17 @@ def begin(out: Path, settings: dict[str, Any], patients: Iterable[str], overwrit
     earlier = {folder.name for folder in out.glob("*") if record_path(out, folder.name).is_file()}
     before = {} if overwrite else read_json(path)
     remedy = "another folder with --out, or replace all masks with --overwrite."
-    if overwrite:
-        for name in earlier:
-            remove(out, name)
-    elif others := sorted(earlier.difference(patients)):
+    for name in earlier if overwrite else ():
+        record = read_record(out, name)  # no other file is removed
+        for file in (*record.get("masks", ()), *record.get("files", ()), record_path(out, name).name):
+            (out / name / Path(file).name).unlink(missing_ok=True)
+    if not overwrite and (others := sorted(earlier.difference(patients))):
         raise UserError(f"{out}: holds masks of {list_few(others)}, who is not named now. Name all, or {remedy}")
     different = [f"{name} {before[name]}, not {new}" for name, new in settings.items() if before.get(name, new) != new]
     if different:
         raise UserError(f"{out}: holds masks made with {'; '.join(different)}. Give the same options, name {remedy}")
     if before != settings:
         write_text(path, to_json(settings))
-
-
-def remove(out: Path, patient: str) -> None:
-    """Remove the files of a patient that its record names, and no other."""
-    record = read_record(out, patient)
-    for name in (*record.get("masks", ()), *record.get("files", ()), record_path(out, patient).name):
-        (out / patient / Path(name).name).unlink(missing_ok=True)
 
 
 def digest(content: bytes) -> str:
@@ -286,9 +280,9 @@ def digest_inputs(patient: Patient, spacing: Sequence[float] | None) -> str:
 
 def is_done(folder: Path, record: Row, inputs: str) -> bool:
     """Return whether the record of a patient is of these inputs, and all its files are there, with unchanged masks."""
-    if not record or record["inputs"] != inputs:
-        return False
-    return all((folder / name).is_file() for name in (*record["masks"], *record["files"])) and unchanged(folder, record)
+    names = (*record.get("masks", ()), *record.get("files", ()))
+    there = record.get("inputs") == inputs and all((folder / name).is_file() for name in names)
+    return there and unchanged(folder, record)
 
 
 def unchanged(folder: Path, record: Row) -> bool:
