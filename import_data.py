@@ -27,13 +27,11 @@ from scans import inputs
 from utils import UserError, counted, existing, list_few, new_folder, run_script, to_csv, write_text
 
 if TYPE_CHECKING:
-    import pandas as pd
-
-    from scans.cohort import Patient
+    from scans.items import Patient
 
 TABLE = "imported.csv"
 COLUMNS = ("patient", "slices", "tumour_slices", "ml", "spacing", "sequences", "flair", "pre", "post", "mask",
-           "mask_of", "left_out", "remarks", "unused", "notes")  # fmt: skip
+           "mask_of", "left_out", "unused", "notes")  # fmt: skip
 SHOWN = ["patient", "slices", "tumour_slices", "ml", "spacing", "sequences", "mask_of"]  # of these, printed
 NO_MASK = "no mask beside it or in --masks; if it is healthy, name it with --empty"
 NO_FLAIR = "no FLAIR"
@@ -64,8 +62,8 @@ def main(argv: list[str] | None = None) -> None:
     for folder in args.inputs:
         if args.out and args.out.resolve().is_relative_to(folder.resolve()):
             raise UserError(f"{args.out}: lies in {folder}, among its patients. Name another folder with --out.")
+    from scans.masks import take_masks
     from scans.table import describe, to_row, write_list
-    from scans.training_set import take_masks
 
     cohort = inputs.find(args)
     if args.masks:
@@ -76,12 +74,11 @@ def main(argv: list[str] | None = None) -> None:
     names = sorted(patient.name for patient in cohort.patients)
     if unknown := [name for name in args.empty if name not in names]:
         raise UserError(f"--empty {unknown[0]}: is no patient. There are {list_few(names)}.")
-    cohort.refuse_doubles(args.empty)
     print("\n".join(describe(cohort)))
     rows, problems = [], cohort.problems
     with new_folder(args.out) as work:
         for patient in cohort.patients:
-            rows.append(to_row(patient, args.out) | {"left_out": "", "remarks": "; ".join(patient.notes)})
+            rows.append(to_row(patient, args.out) | {"left_out": "", "notes": "; ".join(patient.notes)})
             try:
                 rows[-1] |= import_patient(work, patient, args, problems)
             except ValueError as error:
@@ -92,9 +89,11 @@ def main(argv: list[str] | None = None) -> None:
 
         table = pd.DataFrame(rows, columns=COLUMNS, dtype=object)
         taken = table[table["slices"].notna()]
-        print(show(table, taken))
+        if names := table["patient"][table["left_out"] == NO_MASK].tolist():
+            print(f"left out: {list_few(names)}: {NO_MASK}")
         if taken.empty:
             raise UserError("\n".join(["nothing was imported", *problems]))
+        print(taken[SHOWN].to_string(index=False, na_rep="", float_format="{:.1f}".format))
         write_text(work / TABLE, to_csv(table))
     print(f"written to {args.out}: slices and masks of {counted(len(taken), 'patient')}, and {TABLE}")
     options = ["--data", args.out, "--weights", constants.WEIGHTS, "--run", "runs/own"]
@@ -109,9 +108,10 @@ def import_patient(work: Path, patient: Patient, args: argparse.Namespace, probl
     """
     import numpy as np
 
+    from scans.masks import read_training_masks
     from scans.names import MASK
     from scans.read import read_patient
-    from scans.training_set import read_training_masks, write_patient
+    from scans.write import write_training_slices
 
     if constants.FLAIR not in patient.items:
         raise ValueError(NO_FLAIR)
@@ -127,19 +127,11 @@ def import_patient(work: Path, patient: Patient, args: argparse.Namespace, probl
     if MASK in patient.items:
         masks, notes = read_training_masks(patient.items[MASK], scan, args.labels)
     else:
-        masks, notes = [np.zeros(plane.shape[:2], np.uint8) for plane in scan.slices], ["healthy, as --empty says"]
+        masks, notes = np.zeros(scan.slices.shape[:3], np.uint8), ["healthy, as --empty says"]
     problems += wrong
-    about = {"remarks": "; ".join([*patient.notes, *notes]), "notes": "; ".join(scan.notes[len(patient.notes) :])}
-    return write_patient(work, scan, masks) | about
-
-
-def show(table: pd.DataFrame, taken: pd.DataFrame) -> str:
-    """Return the table for the terminal, and below it remarks, and in one line who has no mask."""
-    lines = [] if taken.empty else [taken[SHOWN].to_string(index=False, na_rep="", float_format="{:.1f}".format)]
-    lines += [f"{row['patient']}: {row['remarks']}" for row in table.to_dict("records") if row["remarks"]]
-    if names := table["patient"][table["left_out"] == NO_MASK].tolist():
-        lines.append(f"left out: {list_few(names)}: {NO_MASK}")
-    return "\n".join(lines)
+    for note in patient.notes + notes:  # about images and mask; what was done to intensities stands in the table alone
+        print(f"{patient.name}: {note}")
+    return write_training_slices(work, scan, masks) | {"notes": "; ".join(scan.notes + notes)}
 
 
 if __name__ == "__main__":

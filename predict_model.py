@@ -83,8 +83,8 @@ def main(argv: list[str] | None = None) -> None:
         cohort = find(args)
         report(write_list(args.table, cohort), done=bool(cohort.with_flair))
         return
-    from scans.earlier import begin, refuse_folder
     from scans.table import describe
+    from scans.write import begin, refuse_folder
 
     refuse_folder(args.out)
     cohort = find(args)
@@ -128,20 +128,25 @@ def predict_patients(prediction: Prediction, patients: list[Patient]) -> tuple[l
     Returns: what is wrong, and the number of slices by what became of them.
     """
     from inference.cohort import BEFORE, FAILED
+    from scans.write import describe
 
     problems, slices = [], Counter()
     for patient, (what, record) in zip(patients, prediction.run(patients), strict=True):
         problems += record["problems"]
-        if what != FAILED:
-            patient.notes = record["notes"]
-            slices[what] += len(record["slices"])
-            if what != BEFORE:
-                print_patient(record["patient"])
+        if what == FAILED:
+            continue
+        patient.notes = record["notes"]
+        slices[what] += len(record["slices"])
+        if what != BEFORE:
+            total = record["patient"]
+            corrected = " (corrected mask)" if total["origin"] != "network" else ""
+            print(f"{patient.name}{corrected}: {'; '.join(describe(total))}", flush=True)
+            warn(total["warnings"])
     return problems, slices
 
 
 def finish(out: Path, cohort: Cohort, facts: dict[str, str], notice: str) -> None:
-    """Write the tables and the page of the cohort from the records of its patients."""
+    """Write the tables and the page of the cohort from the records of its patients, and say what holds for all."""
     from reporting.scans import write_report
     from scans.check import ONE_SEQUENCE
     from scans.table import to_table
@@ -149,38 +154,25 @@ def finish(out: Path, cohort: Cohort, facts: dict[str, str], notice: str) -> Non
 
     totals, grey = write_tables(out, [patient.name for patient in cohort.with_flair])
     write_text(out / "cohort.csv", to_table(cohort, out)[0])  # with the notes
-    general = [f"{grey} of {counted(len(totals), 'scan')}: {ONE_SEQUENCE}"] if grey else []  # said once
+    general = [f"{grey} of {counted(len(totals), 'scan')}: {ONE_SEQUENCE}"] if grey else []
     page = write_report(out, totals, facts, general, notice)
-    warnings = [textwrap.fill(f"warning: {text}", 118, subsequent_indent=" " * 9) for text in general]
+    alike: dict[str, list[tuple[str, str]]] = defaultdict(list)  # by the note without its numbers
+    for patient in cohort.with_flair:
+        for note in patient.notes:
+            alike[re.sub(r"^(pre|post)-contrast: |-?\d[\d.,e+-]*", "", note)].append((patient.name, note))
+    for (name, note), *more in alike.values():
+        others = len({other for other, _ in more} - {name})
+        print(f"note: {note} ({name}{f' and {others} more' if others else ''})")
+    warn(*general)
     if warned := [row["patient"] for row in totals if row["warnings"]]:
-        warnings.append(f"warnings about {counted(len(warned), 'scan')}, in patients.csv: {list_few(warned)}")
-    for text in (*describe_notes(cohort), *warnings):
-        print(text)
+        warn(f"about {counted(len(warned), 'scan')}, in patients.csv: {list_few(warned)}")
     print(f"written to {out}: masks and overlays by patient; slices.csv, patients.csv\nall of it on one page: {page}")
     print(f"{constants.RESEARCH_USE}\n{describe_cohort(totals)}")
 
 
-def print_patient(total: dict[str, Any]) -> None:
-    """Print what was measured in a scan, and its warnings; total: row of patients.csv."""
-    from scans.write import describe
-
-    corrected = " (corrected mask)" if total["origin"] != "network" else ""
-    print(f"{total['patient']}{corrected}: {'; '.join(describe(total))}", flush=True)
-    if total["warnings"]:
-        print(textwrap.fill(f"warning: {total['warnings']}", 118, initial_indent="  ", subsequent_indent=" " * 11))
-
-
-def describe_notes(cohort: Cohort) -> list[str]:
-    """Return what was done to the scans, once for all patients and sequences whose notes differ in numbers alone."""
-    alike: dict[str, dict[str, str]] = defaultdict(dict)  # by the note without numbers: patients, and their notes
-    for patient in cohort.with_flair:
-        for note in patient.notes:
-            plain = re.sub(r"^(pre|post)-contrast: |-?\d[\d.,e+-]*", "", note)
-            alike[plain].setdefault(patient.name, note)
-    lines = []
-    for (name, note), *more in map(dict.items, alike.values()):
-        lines.append(f"note: {note} ({name}{f' and {len(more)} more' if more else ''})")
-    return lines
+def warn(*texts: str) -> None:
+    for text in filter(None, texts):
+        print(textwrap.fill(f"warning: {text}", 118, subsequent_indent=" " * 9))
 
 
 def load(args: argparse.Namespace) -> tuple[UNet, dict[str, Any], str]:

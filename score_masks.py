@@ -30,8 +30,11 @@ if TYPE_CHECKING:
 
     from dataset.slices import Slices
     from scans.masks import MaskStack
+    from scans.medical import Grid
+    from scans.scan import Scan
 
     Masks = dict[str, MaskStack]  # by patient
+    Frames = dict[str, tuple[tuple[int, ...], Grid | None]]  # height and width of slices, and where they lie
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -69,10 +72,16 @@ def main(argv: list[str] | None = None) -> None:
     listed = read_patient_list(args.patients) if args.patients else None
     if listed is None and RunFolder(args.predicted).is_tested():
         listed = list(predicted)
-    slices, references, spacing, unmarked = read_reference(args, listed, predicted)
+    slices, frames, spacing, unmarked = read_reference(args, listed, predicted)
     if listed is not None:
         predicted = {patient: stack for patient, stack in predicted.items() if patient in listed}
-    masks, empty = arrange(predicted, slices, references, args.predicted, args.missing_as_empty)
+    masks, missing, absent = arrange(predicted, slices, frames, args.predicted)
+    lacking = absent if args.reference or args.scans else missing + absent  # a reader may save no empty slices
+    if lacking and not args.missing_as_empty:
+        raise UserError(
+            f"{args.predicted}: no mask of {list_few(lacking)}. Add what is missing, list the patients to score with "
+            "--patients, or count it as empty with --missing-as-empty."
+        )
 
     synthetic = any_synthetic(slices.table)
     given = sys.argv[1:] if argv is None else map(str, argv)
@@ -81,7 +90,7 @@ def main(argv: list[str] | None = None) -> None:
                "command": shlex.join(["python", "score_masks.py", *given])}  # fmt: skip
     notes = [
         f"Counted as empty, since there is no file of {whose}: {', '.join(names)}."
-        for whose, names in (("a predicted mask", empty), ("a reference mask", unmarked))
+        for whose, names in (("a predicted mask", missing + absent), ("a reference mask", unmarked))
         if names
     ]
     tables, metrics = summary.evaluate_masks(slices, masks, None, details, notes, spacing)
@@ -128,8 +137,8 @@ def read_folder(folder: Path) -> Masks:
 
 def read_reference(
     args: argparse.Namespace, listed: list[str] | None, predicted: Masks
-) -> tuple[Slices, Masks, dict[str, tuple[float, ...]] | None, list[str]]:
-    """Return the slices with their reference masks, these masks as read, spacings, and the slices without a file.
+) -> tuple[Slices, Frames, dict[str, tuple[float, ...]] | None, list[str]]:
+    """Return the slices with their reference masks, where these lie, spacings, and the slices without a file.
 
     Without images these are black, and the slices are those of which either has a mask. Of pictures in --reference, a
     slice without one is empty: many readers save none of these.
@@ -140,7 +149,7 @@ def read_reference(
 
     from dataset.folder import find_folder, find_slices, read_spacings
     from dataset.slices import load_slices
-    from scans.score import load_scans, to_slices
+    from scans.masks import load_scans
 
     masks, source = {}, args.reference or args.scans
     if args.scans:
@@ -152,24 +161,41 @@ def read_reference(
         if lacking := sorted(set(listed) - masks.keys()):
             raise UserError(f"{source}: no reference mask of {list_few(lacking)} that fits. List others in --patients.")
         masks = {patient: masks[patient] for patient in sorted(listed)}
+    frames, spacing = {patient: (stack.masks.shape[1:], stack.grid) for patient, stack in masks.items()}, None
     if args.scans:
-        slices, frames = to_slices(scans)
+        slices = slices_of(scans)
+        frames = {name: (scan.slices.shape[1:3], scan.grid) for name, scan in scans.items()}
         spacing = {name: scan.spacing for name, scan in scans.items()}
         if lacking := [name for name, known in spacing.items() if not known]:
             print(f"note: distances are in pixels alone, since the spacing of {list_few(lacking)} is unknown")
             spacing = None
     elif args.data:
         folder = find_folder(args.data)
-        rows = find_slices(folder, masks if source else listed)
-        slices, frames = load_slices(folder, {"scored": rows})["scored"], {}
+        slices = load_slices(folder, {"scored": find_slices(folder, masks if source else listed)})["scored"]
         spacing = read_spacings(folder, slices.patients)
     else:
-        slices, frames, spacing = without_images(masks, predicted), masks, None
+        slices = without_images(masks, predicted)
     unmarked = []
     if source:
-        arranged, unmarked = arrange(masks, slices, frames, source, missing_as_empty=True)
-        slices.masks = torch.from_numpy(arranged)
-    return slices, masks, spacing, unmarked
+        arranged, missing, absent = arrange(masks, slices, {} if args.data else frames, source)
+        slices.masks, unmarked = torch.from_numpy(arranged), [*missing, *absent]
+    return slices, frames, spacing, unmarked
+
+
+def slices_of(scans: dict[str, Scan]) -> Slices:
+    """Return all slices in one size, the largest, with empty rows and columns at the ends of others.
+
+    Slices called PATIENT_NUMBER keep their numbers, as their masks do; others are numbered from 1.
+    """
+    import torch
+
+    from dataset.slices import Slices, table_of
+    from scans.masks import slice_numbers
+    from scans.scan import pad
+
+    images = torch.from_numpy(pad([plane for scan in scans.values() for plane in scan.slices], square=True))
+    numbers = {n: slice_numbers(n, scan.names) or range(1, len(scan.slices) + 1) for n, scan in scans.items()}
+    return Slices(images, torch.zeros(images.shape[:3], dtype=torch.uint8), table_of(numbers))
 
 
 def without_images(masks: Masks, predicted: Masks) -> Slices:
@@ -187,16 +213,13 @@ def without_images(masks: Masks, predicted: Masks) -> Slices:
     return Slices(black, black[..., 0], table)
 
 
-def arrange(
-    stacks: Masks, slices: Slices, references: Masks, source: Path, missing_as_empty: bool = False
-) -> tuple[np.ndarray, list[str]]:
-    """Return the masks in the order of the slices, uint8 [N, H, H], and the patients and slices that have none.
+def arrange(stacks: Masks, slices: Slices, frames: Frames, source: Path) -> tuple[np.ndarray, list[str], list[str]]:
+    """Return the masks in the order of the slices, uint8 [N, H, H]; patients with slices, and patients, without any.
 
     Smaller masks get empty rows and columns at their ends.
 
-    references: the masks of each patient that these must match in size and place, of which slices may be missing; {}
-    for those of the data.
-    Raises: UserError that names what in `source` does not fit, and what is missing unless it counts as empty.
+    frames: the size and the place that the masks of each patient must have; {} for those of the slices.
+    Raises: UserError that names what in `source` does not fit.
     """
     import numpy as np
 
@@ -211,7 +234,7 @@ def arrange(
             continue
         row_of = dict(zip(numbers[rows], rows, strict=True))
         masked = stack.numbers or list(row_of)
-        if wrong := misfit(stack, references.get(patient), (len(rows), *arranged.shape[1:])):
+        if wrong := misfit(stack, len(rows), *frames.get(patient, (arranged.shape[1:], None))):
             problems.append(f"{source}: {patient} {wrong}")
         elif beyond := sorted({*masked} - row_of.keys()):
             problems.append(
@@ -225,26 +248,19 @@ def arrange(
                 missing.append(f"{patient} (slices {', '.join(map(str, lacking))})")
     if unknown := sorted(stacks.keys() - {*slices.patients}):
         problems.append(f"{source}: {list_few(unknown)}: no such patient in the reference. Rename or remove the files.")
-    lacking = absent if references else [*missing, *absent]  # another reader may save no empty slices
-    if lacking and not missing_as_empty:
-        problems.append(
-            f"{source}: no mask of {list_few(lacking)}. Add what is missing, list the patients to score with "
-            "--patients, or count it as empty with --missing-as-empty."
-        )
     if problems:
         raise UserError(describe_problems(source, problems))
-    return arranged, [*missing, *absent]
+    return arranged, missing, absent
 
 
-def misfit(stack: MaskStack, reference: MaskStack | None, shape: tuple[int, int, int]) -> str:
-    """Return why masks do not fit their reference, or slices of a shape [S, H, W]; an empty text if they do."""
-    height, width = reference.masks.shape[1:] if reference else shape[1:]
-    if stack.masks.shape[1:] != (height, width):
-        own = "{1}x{0}".format(*stack.masks.shape[1:])
-        return f"has masks of {own} pixels, but {width}x{height} are needed. Resample to nearest neighbours."
-    if stack.numbers is None and len(stack.masks) != shape[0]:
-        return f"has {counted(len(stack.masks), 'mask')}, but {counted(shape[0], 'slice')}. Save one for each slice."
-    if reference and reference.grid and not reference.grid.matches(stack.grid):
+def misfit(stack: MaskStack, slices: int, size: tuple[int, ...], grid: Grid | None) -> str:
+    """Return why masks do not fit slices of this number, size (height, width) and place; "" if they do."""
+    if stack.masks.shape[1:] != size:
+        own, needed = ("{1}x{0}".format(*shape) for shape in (stack.masks.shape[1:], size))
+        return f"has masks of {own} pixels, but {needed} are needed. Resample to nearest neighbours."
+    if stack.numbers is None and len(stack.masks) != slices:
+        return f"has {counted(len(stack.masks), 'mask')}, but {counted(slices, 'slice')}. Save one for each slice."
+    if grid and not grid.matches(stack.grid):
         return "lies elsewhere in space than its reference. Resample it onto the reference."
     return ""
 

@@ -11,17 +11,20 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
+from dataset.preprocess import find_head
 from evaluation.selection import Postprocessing
 from inference.segment import Compute, expect, predict, to_masks
+from scans import write
 from scans.check import NETWORK, input_warnings, needs_check, seen_in_training
-from scans.cohort import Patient
-from scans.earlier import digest, digest_inputs, is_done, origin_of, read_written
 from scans.inputs import SOME_FAILED
-from scans.masks import read_reference
+from scans.items import Patient
+from scans.masks import read_reference, read_scan_masks
 from scans.read import read_patient
-from scans.write import Result, Row, encode_stack, file_names, make_sheet, measure, read_record, record_path, sum_up
+from scans.scan import Scan
+from scans.write import Result, Row, record_path
 from training.hardware import device_of
 from utils import SYSTEM_ERROR, atomic_write, cores, to_json
 
@@ -58,8 +61,8 @@ class Prediction:
 
         reading, network: read, and compute, for one patient at a time.
         """
-        before, inputs = read_record(self.out, patient.name), digest_inputs(patient, self.spacing)
-        if is_done(self.out / patient.name, before, inputs):
+        before, inputs = write.read_record(self.out, patient.name), write.digest_inputs(patient, self.spacing)
+        if write.is_done(self.out / patient.name, before, inputs):
             return BEFORE, before
         with reading:
             scan, problems = read_patient(patient, self.spacing)
@@ -79,18 +82,18 @@ class Prediction:
             masks = to_masks(probabilities, Postprocessing.of(settings), scan.spacing)
             origin = {"origin": NETWORK}
         else:
-            origin = origin_of(self.out / patient.name, before)
-        rows = measure(scan, masks, references)
-        warnings = [*scan.warnings, *input_warnings(scan.slices, masks, scan.spacing)]
-        total = sum_up(rows) | origin
+            origin = write.origin_of(self.out / patient.name, before)
+        rows, head = write.measure(scan, masks, references), find_head(scan.slices, filled=True)
+        warnings = [*scan.warnings, *input_warnings(scan, head, masks)]
+        total = write.sum_up(rows) | origin
         if small is not None:
             total |= expect(self.checkpoint["quality"], small, masks, scan, doubtful=bool(warnings))
         total["seen_in_training"] = seen_in_training(scan, self.checkpoint["training_patients"])
         total["warnings"] = " ".join(text[0].upper() + text[1:] if n else text for n, text in enumerate(warnings))
         total["check"] = needs_check(total)
-        result = Result(scan, masks, references, probabilities, rows, total)
+        result = Result(scan, head, masks, references, probabilities, rows, total)
         record = self.write(patient, result, {"inputs": inputs, "problems": problems}, before.get("files", ()))
-        return (SEGMENTED if probabilities else MEASURED), record
+        return (MEASURED if probabilities is None else SEGMENTED), record
 
     def write(self, patient: Patient, result: Result, about: Row, earlier: Iterable[str]) -> Row:
         """Write the files of a patient, and return its record, PATIENT_mask.json.
@@ -101,22 +104,41 @@ class Prediction:
         about: more for the record. earlier: names of files that an earlier call has written.
         """
         scan, probabilities, folder = result.scan, result.probabilities, self.out / result.scan.name
-        files = {f"{scan.name}_overlay.png": make_sheet(result, self.notice)}
-        if self.write_probabilities and probabilities:
-            files |= encode_stack(scan, probabilities, "probability")
+        files = {f"{scan.name}_overlay.png": write.make_sheet(result, self.notice)}
+        if self.write_probabilities and probabilities is not None:
+            files |= write.encode_stack(scan, probabilities, "probability")
         files[f"{scan.name}_report.html"] = self.make_page(patient, result).encode()
-        if probabilities:
-            masks = encode_stack(scan, result.masks, "mask")
+        if probabilities is None:
+            masks = {name: (folder / name).read_bytes() for name in write.file_names(scan, "mask")}
         else:
-            masks = {name: (folder / name).read_bytes() for name in file_names(scan, "mask")}
+            masks = write.encode_stack(scan, result.masks, "mask")
         record = {"patient": result.total, "slices": result.rows, "notes": scan.notes, "grey": scan.grey, **about}
-        record["masks"] = {name: digest(content) for name, content in masks.items()}
+        record["masks"] = {name: write.digest(content) for name, content in masks.items()}
         record["files"] = sorted({*files, *earlier})
         files[record_path(self.out, scan.name).name] = to_json(record).encode()
-        for name, content in (files | masks if probabilities else files).items():
+        for name, content in (files if probabilities is None else files | masks).items():
             with atomic_write(folder / name) as file:
                 file.write(content)
         return record
+
+
+def read_written(folder: Path, scan: Scan, record: Row) -> np.ndarray | None:
+    """Return the masks of a scan in its output folder, uint8 [S, H, W], 0 or 1.
+
+    None without any, or with some of the network's only, as it was stopped.
+    Raises: ValueError that names a file which is missing, damaged, or does not fit the scan.
+    """
+    paths = [folder / name for name in write.file_names(scan, "mask")]
+    lacking = [path for path in paths if not path.is_file()]
+    if len(lacking) == len(paths) or (lacking and write.origin_of(folder, record)["origin"] == NETWORK):
+        return None
+    remedy = "Restore it, or replace all masks with --overwrite."
+    if lacking:
+        raise ValueError(f"{lacking[0]}: no such file, beside other masks of this scan. {remedy}")
+    try:
+        return read_scan_masks(paths, scan)[0]
+    except Exception as error:  # libraries raise many kinds for a damaged file
+        raise ValueError(f"{paths[0]}: cannot be used: {' '.join(str(error).split())} {remedy}") from None
 
 
 def run_shards(

@@ -16,7 +16,7 @@ from evaluation import quality
 from evaluation.selection import Postprocessing, postprocess_stack
 from scans.geometry import from_network, masks_to_network, network_pixel, to_network
 from scans.read import scan_of_array
-from scans.scan import Scan, as_stacks
+from scans.scan import Scan
 from storage.checkpoints import INPUT, load_network
 from training import engine
 from training.hardware import Hardware, choose_hardware, repeat_exactly
@@ -33,35 +33,31 @@ def computation(model: UNet, tta_flip: bool, batch_size: int, hardware: Hardware
     return lambda slices: engine.predict(model, slices.to(hardware.device), batch_size, hardware, tta_flip).numpy()
 
 
-def predict(compute: Compute, scan: Scan, preprocessing: dict[str, Any]) -> tuple[list[np.ndarray], np.ndarray]:
-    """Return the probability of tumour of each pixel, of each slice at its own size and on the grid of the network.
+def predict(compute: Compute, scan: Scan, preprocessing: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the probability of tumour of each pixel of the scan, and of each on the grid of the network.
 
     preprocessing: `input` of the checkpoint. The scan is one stack, whose intensities are scaled together.
 
-    Returns: float32 [H, W] for each slice, and float32 [N, 256, 256].
+    Returns: float32 [S, H, W] and float32 [N, 256, 256].
     """
     slices = preprocess(without_masks(to_network(scan), scan.name), Preprocessing.of(preprocessing))
     logits = compute(slices)
-    own = [torch.from_numpy(plane).sigmoid().numpy() for plane in from_network(logits, scan)]
-    return own, torch.from_numpy(logits).sigmoid().numpy()
+    own = torch.from_numpy(from_network(logits, scan)).sigmoid()
+    return own.numpy(), torch.from_numpy(logits).sigmoid().numpy()
 
 
 def to_masks(
-    probabilities: list[np.ndarray], postprocessing: Postprocessing, spacing: Sequence[float] | None = None
-) -> list[np.ndarray]:
-    """Return the mask of each slice: uint8 [H, W], 0 or 1.
-
-    The smallest component is counted at the network's size, and through the slices unless these differ in size.
+    probabilities: np.ndarray, postprocessing: Postprocessing, spacing: Sequence[float] | None = None
+) -> np.ndarray:
+    """Return the masks of probabilities ([S, H, W]), uint8, 0 or 1. The smallest component is counted at the network's
+    size.
     """
-    masks = []
-    for stack in as_stacks(probabilities):
-        smallest = round(postprocessing.min_component * network_pixel(stack.shape[1:], spacing))
-        masks += list(postprocess_stack(stack, postprocessing._replace(min_component=smallest)))
-    return masks
+    smallest = round(postprocessing.min_component * network_pixel(probabilities.shape[1:], spacing))
+    return postprocess_stack(probabilities, postprocessing._replace(min_component=smallest))
 
 
 def expect(
-    model: dict[str, Any] | None, probabilities: np.ndarray, masks: list[np.ndarray], scan: Scan, doubtful: bool
+    model: dict[str, Any] | None, probabilities: np.ndarray, masks: np.ndarray, scan: Scan, doubtful: bool
 ) -> dict[str, Any]:
     """Return what quality.predict does; UNKNOWN where there is a warning, or where the mask is lost on the grid of the
     network, which is not to be taken for an empty one; nothing without a model.
@@ -72,7 +68,7 @@ def expect(
     if not model:
         return {}
     small = masks_to_network(masks, scan)
-    lost = any(mask.any() for mask in masks) and not small.any()
+    lost = masks.any() and not small.any()
     return quality.UNKNOWN if doubtful or lost else quality.predict(model, quality.features(probabilities, small))
 
 
@@ -91,7 +87,7 @@ def segment(stack: np.ndarray, weights: str | Path = constants.WEIGHTS) -> np.nd
     """
     compute, input = load_computation(Path(weights))
     probabilities, _ = predict(compute, scan_of_array(np.asarray(stack)), input)
-    return np.stack(to_masks(probabilities, Postprocessing.of(input)))
+    return to_masks(probabilities, Postprocessing.of(input))
 
 
 @functools.cache

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from constants import FLAIR
+from dataset.preprocess import find_head
 from dataset.slices import Slices
 from reporting.plots import to_png
 from reporting.viewer import head_view
@@ -40,7 +41,7 @@ def draw_panel(slices: Slices, predicted: np.ndarray, results: pd.DataFrame, num
     for row, (plain, outlined) in zip(numbers, figure.subplots(2, len(numbers), squeeze=False).T, strict=True):
         result = results.loc[row]
         image, mask = slices.images[row].numpy(), slices.masks[row].numpy()
-        left, top, side = head_view(image[None], (mask | predicted[row])[None] > 0)
+        left, top, side = head_view(find_head(image[None]) | ((mask | predicted[row])[None] > 0))
         window = np.s_[top : top + side, left : left + side]
         flair = stretch(image[..., FLAIR])[window]
         outlines = [(mask[window], MASK_COLOR), (predicted[row][window], PREDICTION_COLOR)]

@@ -4,15 +4,12 @@ Python prepares plain values here; report.html.jinja lays them out and escapes e
 """
 
 import base64
-import functools
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from constants import BAD_DICE, CRITERIA, RESEARCH_USE, SYNTHETIC_NOTICE
 from dataset.slices import Slices
@@ -23,10 +20,10 @@ from evaluation.summary import HEADLINES, METRICS, metric_rows
 from evaluation.tables import Tables
 from reporting import panels, plots
 from reporting.genomics import sentences, text_tables
+from reporting.templates import render
 from reporting.viewer import viewer_data
 from scans.show import BRIGHTEST
 from storage.run_folder import RunFolder
-from utils import counted, show_number
 
 PLOTS = {  # of each section of the report, by the name of their files
     "volumes": ("bland_altman", "dice_area"),
@@ -43,7 +40,6 @@ PATIENT_COLUMNS = [
     "patient", "dice", "sensitivity", "precision", "tumour_slices", "missed_slices", "false_positive_slices", "hd95",
     "surface_dice_2", "lesions", "lesions_found", "false_lesions",
 ]  # fmt: skip
-SPELLING = {"iou": "IoU", "dice": "Dice", "hd95": "HD95"}
 
 
 def write_result(
@@ -117,23 +113,6 @@ def find_plots(run: RunFolder, names: Iterable[str]) -> dict[str, str]:
     return {name: base64.b64encode(path.read_bytes()).decode() for name, path in paths.items() if path.is_file()}
 
 
-def render(page: dict[str, Any], template: str = "report.html.jinja") -> str:
-    """Return the page. Whatever comes from a file is escaped, and a name that is missing is an error."""
-    return environment().get_template(template).render(page)
-
-
-@functools.cache
-def environment() -> Environment:
-    """Return the templates of this folder."""
-    templates = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    templates.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
-    templates.filters |= {"readable": readable, "shown": shown, "show_number": show_number, "counted": counted}
-    return templates
-
-
 def facts(run: RunFolder, metrics: dict[str, Any], slices: pd.DataFrame) -> dict[str, str]:
     """Return the facts about the test and the network, of a cross-validation those of the first fold."""
     tumour = (slices["tumour_pixels"] > 0).sum()
@@ -163,17 +142,3 @@ def as_table(table: pd.DataFrame) -> dict[str, Any]:
     """Return a table for the page: its columns, the numeric ones among them, and its rows."""
     numeric = [name for name in table if pd.api.types.is_numeric_dtype(table[name])]
     return {"columns": list(table), "numeric": numeric, "rows": table.to_dict("records")}
-
-
-def readable(name: str) -> str:
-    """Return the name of a column as a heading: surface_dice_2 -> Surface Dice 2."""
-    text = " ".join(SPELLING.get(word, word) for word in name.split("_"))
-    return text[:1].upper() + text[1:]
-
-
-def shown(value: str | float | None, name: str = "") -> str:
-    """Return a value of a table as text; name: of its column, which may be a metric's."""
-    if isinstance(value, str):
-        return value
-    form = METRICS[name].form if name in METRICS else ".3f"
-    return f"{value:,}" if isinstance(value, int) else show_number(value, form)

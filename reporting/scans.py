@@ -15,12 +15,12 @@ from urllib.parse import quote
 import numpy as np
 
 from constants import FLAIR, RESEARCH_USE
-from reporting.report import render
+from reporting.templates import render
 from reporting.viewer import SEQUENCES, encode_labels, encode_pictures, show_frame
 from scans.check import CORRECTED, RULE
-from scans.cohort import Patient
+from scans.items import Patient
 from scans.scan import Scan
-from scans.show import BRIGHTEST, align, stretch
+from scans.show import BRIGHTEST, stretch
 from scans.table import shown_items
 from scans.write import Result, Row, describe_cohort
 from utils import counted, write_text
@@ -127,15 +127,16 @@ def cohort_table(totals: Sequence[Row]) -> dict[str, Any]:
 
 def make_stack(result: Result, facts: Sequence[str]) -> dict[str, Any]:
     """Return a patient as the viewer shows it, see viewer.js. facts: sentences about the scan."""
-    scan, masks, references, probabilities, rows, total = result
-    planes, masks = align(scan.slices), align(masks)
-    references = masks * 0 if references is None else align(references)
-    flair = planes[..., FLAIR]
-    names = [name for name, n in SEQUENCES.items() if n == FLAIR or not np.array_equal(planes[..., n], flair)]
-    pictures = encode_pictures(np.stack([stretch(planes[..., SEQUENCES[name]]) for name in names]), PICTURE_BYTES)
-    shades = [[None]] * len(planes)
+    scan, head, masks, references, probabilities, rows, total = result
+    references = masks * 0 if references is None else references
+    flair = scan.slices[..., FLAIR]
+    shown = [
+        n for n in SEQUENCES.values() if n == FLAIR or not (scan.grey or np.array_equal(scan.slices[..., n], flair))
+    ]
+    pictures = encode_pictures(np.stack([stretch(scan.slices[..., n]) for n in shown]), PICTURE_BYTES)
+    shades = [[None]] * len(rows)
     if probabilities is not None:
-        grey = (align(probabilities) * 255).round().astype(np.uint8)
+        grey = (probabilities * 255).round().astype(np.uint8)
         shades = encode_pictures(grey[None], PICTURE_BYTES // 4)
     unit, area = ("mm²", "lesion_mm2") if scan.spacing else ("px", "lesion_pixels")
     pixel = math.prod(scan.spacing[:2]) if scan.spacing else 1
@@ -152,12 +153,12 @@ def make_stack(result: Result, facts: Sequence[str]) -> dict[str, Any]:
             own["values"] |= {f"reference, {unit}": f"{own['reference']:,.0f}", "Dice": f"{row['dice']:.3f}"}
         slices.append(own | {"runs": encode_labels(references[n], masks[n])})
     return (
-        show_frame(planes, masks | references, scan.spacing)
+        show_frame(head | (masks > 0) | (references > 0), scan.spacing)
         | {
             "id": scan.name,
             "title": title_of(total),
             "sides": ["R", "L"] if scan.grid and scan.grid.affine is not None else None,  # shown as radiologists do
-            "layers": names[: len(pictures[0])],
+            "layers": [name for name, n in SEQUENCES.items() if n in shown][: len(pictures[0])],
             "facts": list(facts),
             "notes": scan.notes,
             "hasReference": "dice" in total,

@@ -47,7 +47,8 @@ def viewer_data(
     pictures, records = encode_pictures(shown), results.to_dict("records")
     dice, stacks = patients.set_index("patient")["dice"], []
     for patient, rows in rows_of.items():
-        frame = show_frame(images[rows], masks[rows] | predicted[rows], (spacing or {}).get(patient))
+        region = find_head(images[rows]) | (masks[rows] > 0) | (predicted[rows] > 0)
+        frame = show_frame(region, (spacing or {}).get(patient))
         runs = [encode_labels(masks[n], predicted[n]) for n in rows]
         own = [show_slice(records[n]) | {"runs": run, "images": pictures[n]} for n, run in zip(rows, runs, strict=True)]
         about = {"id": patient, "title": f"{patient}, Dice {dice[patient]:.3f}", "hasReference": True, "slices": own}
@@ -55,14 +56,14 @@ def viewer_data(
     return {"patients": stacks}
 
 
-def show_frame(images: np.ndarray, marked: np.ndarray, spacing: Sequence[float] | None) -> dict[str, Any]:
+def show_frame(region: np.ndarray, spacing: Sequence[float] | None) -> dict[str, Any]:
     """Return the size of a patient's slices, and which part is shown, as viewer.js reads them.
 
-    images: uint8 [N, H, W, 3]; marked: uint8 [N, H, W], 0 or 1; spacing: mm between rows, columns and slices.
+    region: bool [N, H, W], head and masks; spacing: mm between rows, columns and slices.
     """
-    tall, (height, width) = spacing[0] / spacing[1] if spacing else 1.0, images.shape[1:3]
+    tall, (height, width) = spacing[0] / spacing[1] if spacing else 1.0, region.shape[1:]
     size = {"height": height, "width": width, "tall": tall, "millimetres": spacing[1] if spacing else None}
-    return size | {"view": head_view(images, marked > 0, tall)}
+    return size | {"view": head_view(region, tall)}
 
 
 def show_slice(row: dict[str, Any]) -> dict[str, Any]:
@@ -86,14 +87,14 @@ def show_slice(row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def head_view(images: np.ndarray, marked: np.ndarray, tall: float = 1.0) -> list[int]:
+def head_view(region: np.ndarray, tall: float = 1.0) -> list[int]:
     """Return [left, top, side] of the smallest square with the head and all marks; the frame if there is neither.
 
-    images: uint8 [N, H, W, 3], a patient's stack; marked: bool [N, H, W]; tall: height of a pixel, in its widths, in
-    which the square is counted.
+    region: bool [N, H, W], both in a patient's stack; tall: height of a pixel, in its widths, in which the square is
+    counted.
     """
-    height, width = images.shape[1] * tall, images.shape[2]
-    top, bottom, left, right = head_box(find_head(images) | marked)
+    height, width = region.shape[1] * tall, region.shape[2]
+    top, bottom, left, right = head_box(region)
     top, bottom = top * tall, bottom * tall
     side = min(max(height, width), max(bottom - top, right - left) + 2 * MARGIN)
     ends = (((left + right - side) / 2, width - side), ((top + bottom - side) / 2, height - side))

@@ -4,7 +4,6 @@ Every limit was measured on the 99 patients of the data set, and on wrong inputs
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,11 @@ import cv2
 import numpy as np
 
 from constants import BAD_DICE, FLAIR
-from dataset.preprocess import find_head, head_box
+from dataset.preprocess import head_box
 from dataset.slices import fingerprint, name_digest
 from scans import medical
 from scans.geometry import to_network_size
-from scans.scan import PICTURES, Scan, as_stacks, file_ending, natural_order
+from scans.scan import PICTURES, Scan, file_ending, natural_order
 from utils import counted
 
 CORNER = 16  # a corner is this fraction of a slice's height and width
@@ -77,18 +76,17 @@ def seen_in_training(scan: Scan, known: dict[str, str] | None) -> str:
 # --- Files -------------------------------------------------------------------------------------------------------
 
 
-def file_warnings(scan: Scan, files: Sequence[Path]) -> list[str]:
-    """Return warnings about the pictures of a stack, or about the header of a DICOM series taken for FLAIR."""
-    if file_ending(files[0]) in PICTURES:
+def file_warnings(scan: Scan, file: Path) -> list[str]:
+    """Return warnings about the pictures of a stack, or about the header of a DICOM file taken for FLAIR."""
+    if file_ending(file) in PICTURES:
         return picture_warnings(scan)
-    return [] if file_ending(files[0]) else contrast_warnings(medical.read_tags(files[0]))
+    return [] if file_ending(file) else contrast_warnings(medical.read_tags(file))
 
 
 def picture_warnings(scan: Scan) -> list[str]:
-    warnings = []
     remedy = "are taken for one stack of one patient, scaled together. Give each person or series a folder of its own."
-    sizes = sorted({plane.shape[:2] for plane in scan.slices})
-    if len(sizes) > 1:
+    warnings = []
+    if sizes := sorted({*scan.sizes}):
         shown = ", ".join(f"{width}x{height}" for height, width in sizes[:3])
         warnings.append(f"pictures of {len(sizes)} sizes ({shown}) {remedy}")
     series = defaultdict(list)
@@ -124,14 +122,13 @@ def contrast_warnings(tags: dict[str, str]) -> list[str]:
 # --- Images and masks --------------------------------------------------------------------------------------------
 
 
-def input_warnings(
-    images: Sequence[np.ndarray], masks: Sequence[np.ndarray], spacing: Sequence[float] | None = None
-) -> list[str]:
-    """Return warnings about a patient's slices (uint8 [H, W, 3] each) and predicted masks (uint8 [H, W], 0 or 1).
+def input_warnings(scan: Scan, head: np.ndarray, masks: np.ndarray) -> list[str]:
+    """Return warnings about a patient's slices and predicted masks (uint8 [S, H, W], 0 or 1).
 
-    spacing: mm between rows, columns and slices, where known.
+    head: bool [S, H, W], filled.
     """
     warnings = []
+    images = scan.slices[..., :1] if scan.grey else scan.slices
     spread, level = np.median([corner_values(image) for image in images], axis=0)
     if unlike := spread > UNEVEN or level > BRIGHT:
         what = "vary like the rest" if spread > UNEVEN else "are as bright as the rest"
@@ -140,22 +137,18 @@ def input_warnings(
             "anything else mean nothing. Give slices of a whole head, with pre-contrast, FLAIR and post-contrast as "
             "their channels."
         )
-    stacks = as_stacks(images)
-    heads = [find_head(stack, filled=True) for stack in stacks]
-    area = np.concatenate([head.sum((1, 2)) for head in heads])
-    pixels = np.array([(mask.sum(), LEAST * mask.size) for mask in masks])
-    large = (pixels[:, 0] > np.maximum(TOO_MUCH * area, pixels[:, 1])).sum()
+    large = (masks.sum((1, 2)) > np.maximum(TOO_MUCH * head.sum((1, 2)), LEAST * masks[0].size)).sum()
     if large:
         warnings.append(
-            f"the mask covers more than a third of the head in {large} of {counted(len(images), 'slice')}, as no "
+            f"the mask covers more than a third of the head in {large} of {counted(len(masks), 'slice')}, as no "
             "tumour of the data set does. Look at the overlays before you use the areas."
         )
-    if len(stacks) == 1 and len(images) >= FEWEST and not unlike:
-        if is_misplaced(heads[0], spacing[0] / spacing[1] if spacing else 1):
+    if len(masks) >= FEWEST and not unlike and not scan.sizes:
+        if is_misplaced(head, scan.spacing[0] / scan.spacing[1] if scan.spacing else 1):
             warnings.append(MISPLACED)
-        elif cortex_ratio(stacks[0][..., FLAIR], heads[0]) < CORTEX:
+        elif cortex_ratio(scan.slices[..., FLAIR], head) < CORTEX:
             warnings.append(LIKE_T1)
-        if pixels[0, 0] or pixels[-1, 0]:
+        if masks[0].any() or masks[-1].any():
             warnings.append(AT_END)
     return warnings
 
@@ -210,7 +203,7 @@ def cortex_ratio(flair: np.ndarray, head: np.ndarray) -> float:
 
 
 def corner_values(image: np.ndarray) -> tuple[float, float]:
-    """Return how the four corners of a slice (uint8 [H, W, 3]) compare with all of it, in its highest channel.
+    """Return how the four corners of a slice (uint8 [H, W, C]) compare with all of it, in its highest channel.
 
     The ratio of the standard deviations, and that of the mean of the corners to the 99.5th percentile of the slice.
     """

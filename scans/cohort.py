@@ -155,8 +155,8 @@ def add_patients(cohort: Cohort, name: str, own: list[Item], taken: set[str]) ->
         return
     rest = [item for item in own if item not in mains]
     for main in mains or [None]:
-        patient = Patient(unique(name, taken), safe_name(name), {FLAIR: main} if main else {})
-        if patient.name != patient.called:
+        patient = Patient(unique(name, taken), {FLAIR: main} if main else {})
+        if patient.name != safe_name(name):
             patient.notes.append(f"another one is called {name}, too")
         others = [item for item in rest if len(mains) < 2 or item.folder == main.folder]
         assign(patient, others, cohort.problems)
@@ -173,8 +173,11 @@ def add_patients(cohort: Cohort, name: str, own: list[Item], taken: set[str]) ->
 def assign(patient: Patient, items: list[Item], problems: list[str]) -> None:
     """Give a patient its other sequences and its mask; none of several is guessed. Adds to the problems."""
     for column, kind in COLUMNS.items():
-        same = [item for item in items if item.kind == kind]
-        first = foremost(same) if kind == MASK else same
+        same = first = [item for item in items if item.kind == kind]
+        # of masks a corrected one goes first, then one by a person
+        for maker in ("reader", "corrected") if kind == MASK else ():
+            best = [mask for mask in same if mask.maker == maker]
+            first = best if len(best) == 1 else same if best else first
         if len(first) == 1:
             patient.items[kind] = first[0]
             patient.unused += [unused(item, "another mask goes first") for item in same if item is not first[0]]
@@ -185,14 +188,6 @@ def assign(patient: Patient, items: list[Item], problems: list[str]) -> None:
                 shown = " and ".join(item.place.name for item in same)
                 problems.append(f"{patient.name}: {shown} are both {SHOWN[kind]}. Name one with --{column}.")
     patient.unused += [unused(item, NO_USE) for item in items if item.kind in (None, OTHER)]
-
-
-def foremost(masks: list[Item]) -> list[Item]:
-    """Return the mask that a person has corrected, or else the one that a person drew; all masks if there are more."""
-    for maker in ("corrected", "reader"):
-        if best := [mask for mask in masks if mask.maker == maker]:
-            return best if len(best) == 1 else masks
-    return masks
 
 
 def unused(item: Item, reason: str) -> Item:

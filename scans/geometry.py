@@ -9,9 +9,7 @@ from itertools import pairwise
 import cv2
 import numpy as np
 
-from constants import CHANNELS, IMAGE_SIZE
-from dataset.preprocess import find_head
-from scans import medical
+from constants import IMAGE_SIZE
 from scans.scan import Scan
 
 APART = 5.0  # mm between slices of the data set
@@ -32,8 +30,8 @@ def to_network(scan: Scan) -> np.ndarray:
     return np.stack(slabs)
 
 
-def masks_to_network(masks: Sequence[np.ndarray], scan: Scan) -> np.ndarray:
-    """Return masks of the slices (uint8 [H, W], 0 or 1) by nearest neighbour as `to_network` the slices.
+def masks_to_network(masks: np.ndarray, scan: Scan) -> np.ndarray:
+    """Return masks of the slices (uint8 [S, H, W], 0 or 1) by nearest neighbour as `to_network` the slices.
 
     A slab is marked where half of its slices are: uint8 [N, 256, 256].
     """
@@ -45,17 +43,17 @@ def masks_to_network(masks: Sequence[np.ndarray], scan: Scan) -> np.ndarray:
     return np.stack(slabs)
 
 
-def from_network(logits: np.ndarray, scan: Scan) -> list[np.ndarray]:
-    """Return logits of `to_network` (float32 [N, 256, 256]) for each slice at its own size: float32 [H, W]."""
+def from_network(logits: np.ndarray, scan: Scan) -> np.ndarray:
+    """Return logits of `to_network` (float32 [N, 256, 256]) for each slice of the scan: float32 [S, H, W]."""
     edges = _slab_edges(scan)
-    place = np.interp(np.arange(len(scan.slices)), (edges[:-1] + edges[1:] - 1) / 2, np.arange(len(logits)))
-    own = []
-    for plane, at in zip(scan.slices, place, strict=True):
+    slices, height, width = scan.slices.shape[:3]
+    size = _square_size((height, width), scan.spacing)
+    own = np.empty((slices, height, width), np.float32)
+    for n, at in enumerate(np.interp(np.arange(slices), (edges[:-1] + edges[1:] - 1) / 2, np.arange(len(logits)))):
         below, share = int(at), np.float32(at % 1)
         logit = logits[below] if share == 0 else logits[below] * (1 - share) + logits[below + 1] * share
-        logit = to_original_size(logit, *_square_size(plane.shape, scan.spacing))
-        height, width = plane.shape[:2]
-        own.append(logit if logit.shape == (height, width) else cv2.resize(logit, (width, height)))
+        logit = to_original_size(logit, *size)
+        own[n] = logit if size == (height, width) else cv2.resize(logit, (width, height))
     return own
 
 
@@ -69,7 +67,7 @@ def network_spacing(scan: Scan) -> tuple[float, ...] | None:
     """Return mm between rows, columns and slices of `to_network`, where those of the scan are known."""
     if scan.spacing is None:
         return None
-    (rows, columns, between), (height, width) = scan.spacing, scan.slices[0].shape[:2]
+    (rows, columns, between), (height, width) = scan.spacing, scan.slices.shape[1:3]
     size = _square_size((height, width), scan.spacing)
     pixel = max(size) / IMAGE_SIZE
     slabs = len(_slab_edges(scan)) - 1
@@ -82,22 +80,12 @@ def describe(scan: Scan) -> list[str]:
     slabs, spacing = len(_slab_edges(scan)) - 1, scan.spacing or ()
     if slabs < len(scan.slices):
         notes.append(f"slices of {spacing[2]:.3g} mm are averaged in {slabs} slabs, as thick as those of the data set")
-    if _square_size(scan.slices[0].shape, scan.spacing) != scan.slices[0].shape[:2]:
+    if _square_size(scan.slices.shape[1:3], scan.spacing) != scan.slices.shape[1:3]:
         notes.append(
             "pixels of {:.3g} x {:.3g} mm, as of slices taken in another plane, are made square for the network; "
             "the mask is on the grid of the input".format(*spacing)
         )
     return notes
-
-
-def resample(other: Scan, flair: Scan) -> float:
-    """Replace the slices of one sequence by those on the grid of FLAIR, and return the Dice of both heads, 0 to 1."""
-    stack = np.stack([plane[..., 0] for plane in other.slices])
-    moved = medical.resample(stack, other.grid, flair.grid, medical.sitk.sitkLinear)
-    other.slices = list(np.broadcast_to(moved[..., None], (*moved.shape, CHANNELS)))
-    other.grid, other.spacing = flair.grid, flair.spacing
-    heads = [find_head(np.stack(scan.slices), filled=True) for scan in (other, flair)]
-    return float(2 * (heads[0] & heads[1]).sum() / max(1, heads[0].sum() + heads[1].sum()))
 
 
 def to_network_size(plane: np.ndarray) -> np.ndarray:
@@ -132,7 +120,7 @@ def _nearest(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def _slab_edges(scan: Scan) -> np.ndarray:
     """Return the first slice of each of N slabs, and the number of slices: int64 [N + 1]; a slab may be one slice."""
     slices = slabs = len(scan.slices)
-    if scan.spacing and scan.spacing[2] < THIN and len({plane.shape for plane in scan.slices}) == 1:
+    if scan.spacing and scan.spacing[2] < THIN:
         slabs = max(1, round(slices * scan.spacing[2] / APART))
     return np.linspace(0, slices, slabs + 1).round().astype(int)
 

@@ -4,7 +4,7 @@ import fnmatch
 import os
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -27,9 +27,8 @@ from scans.names import (
     read_place,
     volumes_of_set,
 )
-from scans.read import holds_mask, is_mask, read_picture
+from scans.read import holds_mask
 from scans.scan import ENDINGS, PICTURES, file_ending, natural_order, stem
-from utils import UserError
 
 BIDS = "dataset_description.json"  # in a folder of that standard, where these hold no scans as they were taken
 BIDS_OTHERS = {"code", "derivatives", "sourcedata", "stimuli"}
@@ -84,7 +83,6 @@ class Patient:
     """The stacks of one patient, none of them read. Without FLAIR nothing is segmented."""
 
     name: str
-    called: str  # name by its files, which others may have, too
     items: dict[Kind, Item]  # by channel, and MASK
     unused: list[Item] = field(default_factory=list)  # each with its reason
     notes: list[str] = field(default_factory=list)
@@ -100,12 +98,6 @@ class Cohort(NamedTuple):
     @property
     def with_flair(self) -> list[Patient]:
         return [patient for patient in self.patients if FLAIR in patient.items]
-
-    def refuse_doubles(self, names: Collection[str]) -> None:
-        """Raise UserError if one of the names may mean several patients: P, and P_2 if another folder is called P."""
-        for patient in self.patients:
-            if patient.name != patient.called and {patient.name, patient.called} & {*names}:
-                raise UserError(f"{patient.called} may mean {patient.name}, too. Name them apart in a table of --list.")
 
 
 def find_items(inputs: Iterable[Path], patterns: dict[Kind, str], problems: list[str]) -> list[Item]:
@@ -200,22 +192,14 @@ def picture_items(stack: Item) -> list[Item]:
         base = base_of(name, names)
         base = "" if name[len(base) + 1 :].isdecimal() else base  # scan.png, scan_2.png
         said = kind_of(name)[1]
-        kind = said if said in (MASK, OTHER) else MASK if base and holds_mask(path) else stack.kind
+        kind = said if said in (MASK, OTHER) else MASK if base and holds_mask([path], any_two=True) else stack.kind
         stacks[kind, name[len(base) :] if kind == MASK and base else ""].append(path)
-    if [*stacks] == [(None, "")] and all_masks(stack.paths):
+    if [*stacks] == [(None, "")] and holds_mask(stack.paths):
         stacks[MASK, ""] = stacks.pop((None, ""))
     return [
         stack._replace(paths=paths, kind=kind, whole=stack.whole and kind == stack.kind)
         for (kind, _), paths in stacks.items()
     ]
-
-
-def all_masks(paths: list[Path]) -> bool:
-    """Return whether pictures can be read, and hold the values of masks alone."""
-    try:
-        return is_mask(map(read_picture, paths))
-    except Exception:  # a damaged file, which is named when it is read
-        return False
 
 
 def judge_volumes(items: list[Item]) -> list[Item]:
@@ -237,7 +221,7 @@ def judge_volumes(items: list[Item]) -> list[Item]:
         base = None if base is item else base
         if item.kind in SEQUENCES and len(beside[folder]) > len(set(beside[folder])) == 1 and folder != item.root:
             item = item._replace(name=identify(folder, item.root, {})[0])
-        if item.alone and (item.kind is None or (base and item.kind == FLAIR)) and holds_mask(item.place):
+        if item.alone and (item.kind is None or (base and item.kind == FLAIR)) and holds_mask(item.paths):
             item = item._replace(kind=MASK)
         elif base and item.kind == base.kind and item.kind in SEQUENCES:
             item = item._replace(kind=OTHER, reason=f"a variant of {base.place.name}")

@@ -8,19 +8,26 @@ from typing import NamedTuple
 
 import numpy as np
 
+from constants import FLAIR
+from dataset.preprocess import find_head
 from scans import medical
-from scans.cohort import Patient
-from scans.items import problems_of, walk
-from scans.names import MASK, base_of, kind_of
-from scans.read import open_picture, read_picture, read_stack
-from scans.scan import PICTURES, Scan, file_ending, natural_order, stem
-from scans.write import record_path
-from utils import counted
+from scans.check import NETWORK
+from scans.cohort import find_patients
+from scans.geometry import masks_to_network, to_network
+from scans.items import Cohort, Item, Patient, problems_of, walk
+from scans.names import MASK, base_of, kind_of, maker_of
+from scans.read import open_picture, read_patient, read_picture, read_stack
+from scans.scan import PICTURES, Scan, file_ending, natural_order, pad, stem
+from scans.write import origin_of, read_record, record_path
+from utils import UserError, counted, describe_problems
 
 MOST_LABELS = 9  # a mask of labels has whole numbers up to this; grey levels of resizing go on to 255
 SOFT = 0.5  # value from which a voxel of a soft mask counts
 OUTSIDE = 0.01  # of the voxels of a mask on another grid, which may lie outside of the images
 NEARLY = 1e-3  # by which values of a mask may differ from whole numbers
+MOST_OF_HEAD = 0.5  # of a tumour; the reference masks of 99 patients cover at most 0.31 of the head in a slice
+BRIGHTER = 1.05  # mean of FLAIR in a mask over that in the rest of the head: 1.14 and more in 32 of 33 patients,
+# and less than 1.05 in 21 of 28 whose masks were exchanged
 SLICE = re.compile(r"(?P<patient>.+)_(?P<number>\d+)")  # name of a picture of a mask, without _mask
 
 
@@ -95,28 +102,23 @@ def read_masks(patient: str, paths: list[Path]) -> MaskStack:
     Raises: ValueError that names the file.
     """
     pictured = is_picture(paths[0])
+    if len(paths) > 1 and not pictured:
+        raise ValueError(f"{paths[1]}: {paths[0].name} holds masks of the patient, too. Remove one.")
+    paths, planes = sorted(paths, key=lambda path: natural_order(Path(whose(path)))), []
     numbers = slice_numbers(patient, map(whose, paths)) if pictured else None
-    if pictured and not numbers:
-        paths = sorted(paths, key=lambda path: natural_order(Path(whose(path))))
-    masks: dict[int, np.ndarray] = {}  # by number of the slice
-    for number, path in zip(numbers or range(len(paths)), paths, strict=True):
-        if masks and not pictured:
-            raise ValueError(f"{path}: {paths[0].name} holds masks of the patient, too. Remove one.")
-        if number in masks:
-            raise ValueError(f"{path}: another file holds the mask of this slice, too. Remove one.")
+    if numbers and len(set(numbers)) < len(numbers):
+        raise ValueError(f"{paths[0].parent}: holds two masks of one slice of {patient}. Remove one.")
+    for path in paths:
         try:
-            if pictured:
-                masks[number] = read_mask(path)
-            else:
-                stack, _, grid = read_stack([path], layers=True)
-                masks[number] = join_layers(foreground(stack))
+            if not pictured:
+                stack, _, grid = read_stack(paths, layers=True)
+                return MaskStack(join_layers(foreground(stack)), grid=grid)
+            planes.append(read_mask(path))
         except Exception as error:  # libraries raise many kinds for a damaged file
             raise ValueError(f"{path}: cannot be read: {error}") from None
-    if not pictured:
-        return MaskStack(masks[0], grid=grid)
-    if len({mask.shape for mask in masks.values()}) > 1:
+    if len({plane.shape for plane in planes}) > 1:
         raise ValueError(f"{paths[0].parent}: the masks of {paths[0].name} and others differ in size. Save them alike.")
-    return MaskStack(np.stack([masks[number] for number in sorted(masks)]), sorted(masks) if numbers else None)
+    return MaskStack(np.stack(planes), numbers)
 
 
 def read_mask(path: Path, labels: Collection[int] = ()) -> np.ndarray:
@@ -158,22 +160,24 @@ def foreground(values: np.ndarray) -> np.ndarray:
     return (values > 0).astype(np.uint8)
 
 
-def read_scan_masks(paths: list[Path], scan: Scan, labels: Collection[int] = ()) -> tuple[list[np.ndarray], list[str]]:
-    """Return the mask of each slice of a scan, uint8 [H, W], 0 or 1; and notes on what was done to them.
+def read_scan_masks(paths: list[Path], scan: Scan, labels: Collection[int] = ()) -> tuple[np.ndarray, list[str]]:
+    """Return the masks of a scan, uint8 [S, H, W], 0 or 1; and notes on what was done to them.
 
     paths: a volume, or pictures. labels: which count; all if empty.
     Raises: ValueError for masks that do not fit; any error of a library for a damaged file.
     """
     if is_picture(paths[0]):
-        masks, notes = [read_mask(path, labels) for path in by_slice(paths, scan)], []
+        planes, notes = [read_mask(path, labels) for path in by_slice(paths, scan)], []
+        fits = [plane.shape for plane in planes] == (scan.sizes or [scan.slices.shape[1:3]] * len(planes))
+        masks = pad(planes)
     elif len(paths) > 1:
         raise ValueError(f"{' and '.join(path.name for path in paths)} are both its masks. Remove one.")
     else:
         values, _, grid = read_stack(paths, layers=True)
         marked, note = select(values, labels)
         masks, moved = onto_scan(join_layers(marked), grid, scan)
-        notes = [*filter(None, (note, moved))]
-    if [mask.shape for mask in masks] != [plane.shape[:2] for plane in scan.slices]:
+        notes, fits = [*filter(None, (note, moved))], masks.shape == scan.slices.shape[:3]
+    if not fits:
         raise ValueError("it is not of the size of the images.")
     return masks, notes
 
@@ -210,16 +214,16 @@ def select(values: np.ndarray, labels: Collection[int] = ()) -> tuple[np.ndarray
         return (values >= SOFT).astype(np.uint8), f"soft mask: counts from {SOFT} on"
 
 
-def onto_scan(mask: np.ndarray, grid: medical.Grid | None, scan: Scan) -> tuple[list[np.ndarray], str]:
+def onto_scan(mask: np.ndarray, grid: medical.Grid | None, scan: Scan) -> tuple[np.ndarray, str]:
     """Return a mask, uint8 [S, H, W], on the slices of a scan, by nearest neighbour if it has others; and a note if so.
 
     Raises: ValueError if both cannot lie at the same place.
     """
-    size = (len(scan.slices), *scan.slices[0].shape[:2])
+    size = scan.slices.shape[:3]
     if mask.shape == size:
         if scan.grid and not scan.grid.matches(grid):
             raise ValueError("it has the size of the images but lies elsewhere. Save it with the header of the images.")
-        return list(mask), ""
+        return mask, ""
     own, other = (f"{slices} slices of {width}x{height}" for slices, height, width in (mask.shape, size))
     if not all(one is not None and one.affine is not None for one in (grid, scan.grid)):
         raise ValueError(f"it has {own}, the images have {other}. Save it on the grid of the images.")
@@ -227,11 +231,11 @@ def onto_scan(mask: np.ndarray, grid: medical.Grid | None, scan: Scan) -> tuple[
     if mask.any() and (outside := 1 - covered[mask > 0].mean()) > OUTSIDE:
         raise ValueError(f"{outside:.0%} of it lies outside of the images. Save it on the grid of the images.")
     moved = medical.resample(mask, grid, scan.grid)
-    return list(moved), f"mask of {own} resampled by nearest neighbour to {other}"
+    return moved, f"mask of {own} resampled by nearest neighbour to {other}"
 
 
-def read_reference(patient: Patient, scan: Scan) -> list[np.ndarray] | None:
-    """Return the reference mask of each slice of a scan, uint8 [H, W], 0 or 1; None where none fits. Adds notes."""
+def read_reference(patient: Patient, scan: Scan) -> np.ndarray | None:
+    """Return the reference masks of a scan, uint8 [S, H, W], 0 or 1; None where none fits. Adds notes."""
     if MASK not in patient.items:
         return None
     paths = patient.items[MASK].paths
@@ -242,3 +246,82 @@ def read_reference(patient: Patient, scan: Scan) -> list[np.ndarray] | None:
         return None
     scan.notes += [f"reference mask: {note}" for note in notes]
     return masks
+
+
+def load_scans(folder: Path, wanted: Collection[str]) -> tuple[dict[str, Scan], dict[str, MaskStack]]:
+    """Return the wanted patients of a folder of scans by name, and the reference masks of those who have one.
+
+    Raises: UserError that lists whose scan is missing or cannot be read.
+    """
+    cohort = find_patients([folder])
+    patients = {patient.name: patient for patient in cohort.with_flair if patient.name in wanted}
+    lacking = [name for name in wanted if name not in patients]
+    problems = [f"{folder}: no scan of {name}. Name its files like its mask." for name in lacking]
+    scans, references = {}, {}
+    for name, patient in sorted(patients.items()):
+        scan, wrong = read_patient(patient)
+        problems += wrong
+        if scan is not None:
+            scans[name] = scan
+            if (masks := read_reference(patient, scan)) is not None:
+                references[name] = MaskStack(masks, grid=scan.grid)
+    if problems:
+        raise UserError(describe_problems(folder, problems))
+    return scans, references
+
+
+# --- To train on ---------------------------------------------------------------------------------------------------
+
+
+def take_masks(cohort: Cohort, folder: Path) -> None:
+    """Give patients their masks in a folder, in place of those beside the images; adds to the problems.
+
+    A mask is PATIENT.nii.gz, PATIENT_mask.nii.gz, PATIENT_SLICE_mask.png, or anything in a folder PATIENT.
+    """
+    patients = {patient.name: patient for patient in cohort.patients}
+    masks, _, problems = find_masks(folder, patients)
+    cohort.problems.extend(problems)
+    for name, (first, *more) in masks.items():
+        if name not in patients:
+            cohort.problems.append(f"{first}: the mask of no patient by its name. Rename it to PATIENT_mask.nii.gz.")
+            continue
+        items, record = patients[name].items, read_record(folder, name)
+        maker = maker_of(f"{folder.name}/{stem(first)}")
+        if first.name in record.get("masks", ()):  # predict_model.py wrote it
+            maker = origin_of(folder / name, record)["origin"]
+        if maker == NETWORK and MASK in items and items[MASK].maker != NETWORK:
+            beside = items[MASK].paths[0].name
+            note = f"the network's mask, which nobody corrected, goes before the one beside it, {beside}"
+            patients[name].notes.append(note)
+        place = first.parent if more or is_picture(first) else first
+        items[MASK] = Item(place, [first, *more], folder, name, MASK, whole=False, mask_of=maker)
+
+
+def read_training_masks(item: Item, scan: Scan, labels: set[int]) -> tuple[np.ndarray, list[str]]:
+    """Return the masks of a scan, and notes, as `read_scan_masks`.
+
+    Raises: ValueError for masks that are damaged, do not fit the images, or cover most of the head.
+    """
+    try:
+        masks, notes = read_scan_masks(item.paths, scan, labels)
+        doubt = check_place(to_network(scan), masks_to_network(masks, scan))
+    except Exception as error:  # libraries raise many kinds for a damaged file
+        raise ValueError(f"{item.place}: {' '.join(str(error).split())}") from None
+    return masks, [*notes, *filter(None, [doubt])]
+
+
+def check_place(images: np.ndarray, masks: np.ndarray) -> str:
+    """Return a warning if a mask is empty or not bright in FLAIR; "" if it is neither.
+
+    images: uint8 [S, 256, 256, 3]; masks: uint8 [S, 256, 256], 0 or 1.
+    Raises: ValueError if it covers most of the head.
+    """
+    if not masks.any():
+        return "its mask is empty: it is taken as healthy"
+    head, marked, flair = find_head(images, filled=True), masks > 0, images[..., FLAIR]
+    covered = marked[head].mean()
+    if covered > MOST_OF_HEAD:
+        raise ValueError(f"it covers {covered:.0%} of the head: a mask of the brain, or inverted.")
+    if flair[marked].mean() < BRIGHTER * flair[head & ~marked].mean():
+        return "what its mask marks is not brighter in FLAIR than the rest of the head: is it of this patient?"
+    return ""

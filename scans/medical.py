@@ -70,8 +70,6 @@ def read_volume(path: Path, layers: bool = False) -> Volume:
         image = reader.Execute()
     except RuntimeError as error:
         raise ValueError(_describe(path.name, error)) from None
-    if "complex" in image.GetPixelIDTypeAsString():
-        raise ValueError("holds complex numbers. Save it with whole or floating point numbers.")
     while image.GetDimension() > 4:  # ITK leaves an axis of time before the sequences
         image = image[..., 0, :] if image.GetSize()[3] == 1 else image[..., 0]
     if image.GetDimension() == 4 and components == 1:

@@ -12,10 +12,11 @@ from PIL.TiffImagePlugin import BITSPERSAMPLE
 
 from constants import CHANNELS, FLAIR, POST, PRE
 from dataset.folder import read_spacing
+from dataset.preprocess import find_head
 from scans import geometry, medical
 from scans.check import file_warnings, is_stripped
 from scans.names import SHOWN, volumes_of_set
-from scans.scan import PICTURES, Scan, check_voxels, file_ending, safe_name, stem
+from scans.scan import PICTURES, Scan, check_voxels, file_ending, pad, safe_name, stem
 
 if TYPE_CHECKING:
     from scans.cohort import Patient
@@ -39,7 +40,7 @@ def read_patient(patient: "Patient", spacing: Sequence[float] | None = None) -> 
     if scan is None:
         return None, problems
     scan.notes = [*patient.notes, *scan.notes]
-    scan.warnings = file_warnings(scan, patient.items[FLAIR].paths)
+    scan.warnings = file_warnings(scan, patient.items[FLAIR].paths[0])
     others = {}
     for channel in {PRE, POST} & patient.items.keys():
         others[channel], wrong = read_scan(patient.name, patient.items[channel].paths)
@@ -73,20 +74,19 @@ def read_scan(name: str, paths: Sequence[Path]) -> tuple[Scan | None, list[str]]
 def scan_of_array(stack: np.ndarray) -> Scan:
     """Return the scan of an array in memory, as read_scan returns that of a .npy file. Raises: ValueError."""
     with np.errstate(over="ignore", invalid="ignore"):
-        stack = check_array(stack)
-        names = [f"stack_{number}" for number in range(1, len(stack) + 1)]
-        return _finish(Scan("stack", [np.atleast_3d(plane) for plane in stack], names, []))
+        return _finish(Scan("stack", check_array(stack), [], []))
 
 
 def _finish(scan: Scan) -> Scan:
     """Return the scan with three channels of 8 bits. Raises: ValueError if it is a mask, or holds no finite value."""
     if is_mask(scan.slices):
-        values = np.unique(np.concatenate([np.unique(plane) for plane in scan.slices]))
-        shown = ", ".join(f"{value:g}" for value in values)
+        shown = ", ".join(f"{value:g}" for value in np.unique(scan.slices))
         raise ValueError(f"holds only {shown}: a mask, and no image. Name it like one (x_mask), or leave it out.")
-    _to_eight_bits(scan)
-    scan.grey = all((plane == plane[..., :1]).all() for plane in scan.slices)
-    scan.slices = [np.broadcast_to(plane, (*plane.shape[:2], CHANNELS)) for plane in scan.slices]
+    stack = scan.slices if scan.slices.ndim == 4 else scan.slices[..., None]
+    if stack.dtype != np.uint8:
+        stack = _to_eight_bits(stack, scan.notes)
+    scan.grey = all((plane == plane[..., :1]).all() for plane in stack)
+    scan.slices = np.broadcast_to(stack, (*stack.shape[:3], CHANNELS))
     return scan
 
 
@@ -104,15 +104,22 @@ def _read_pictures(name: str, paths: Sequence[Path], problems: list[str]) -> Sca
     slices, voxels = {}, 0
     for path in paths:
         try:
-            slices[path] = np.atleast_3d(read_picture(path))
+            slices[path] = read_picture(path)
         except Exception as error:
             problems.append(_describe(error, path))
         else:
             voxels = check_voxels(*slices[path].shape[:2], before=voxels)
+    if not slices:
+        return None
     names = [safe_name(stem(path)) for path in slices]
     if len({name.lower() for name in names}) < len(names):  # such as 1.png beside 1.tif
         names = [safe_name(path.name) for path in slices]
-    return Scan(name, list(slices.values()), names, list(slices), read_spacing(paths[0].parent)) if slices else None
+    planes, sizes = list(slices.values()), [plane.shape[:2] for plane in slices.values()]
+    if len({plane.ndim for plane in planes}) > 1:  # grey among colours
+        planes = [plane if plane.ndim == 3 else np.repeat(plane[..., None], CHANNELS, 2) for plane in planes]
+    scan = Scan(name, pad(planes), names, list(slices), read_spacing(paths[0].parent))
+    scan.sizes = sizes if len(set(sizes)) > 1 else []
+    return scan
 
 
 def read_picture(path: Path) -> np.ndarray:
@@ -153,7 +160,7 @@ def _read_volume(name: str, paths: Sequence[Path]) -> Scan:
     digits = len(str(len(stack)))
     names = [f"{name}_{number:0{digits}d}" for number in range(1, len(stack) + 1)]
     place = paths[0] if file_ending(paths[0]) else paths[0].parent
-    return Scan(name, [np.atleast_3d(plane) for plane in stack], names, [place], spacing, grid=grid)
+    return Scan(name, stack, names, [place], spacing, grid=grid)
 
 
 def read_stack(paths: Sequence[Path], layers: bool = False) -> medical.Volume:
@@ -191,12 +198,13 @@ def check_array(array: np.ndarray) -> np.ndarray:
 # --- Intensities and channels ----------------------------------------------------------------------------------
 
 
-def holds_mask(path: Path) -> bool:
-    """Return whether a picture, array or volume holds the values of a mask alone: labels, or in a picture any two."""
+def holds_mask(paths: Sequence[Path], any_two: bool = False) -> bool:
+    """Return whether a volume, an array or pictures hold the values of a mask alone; or a picture any two values."""
     try:
-        if file_ending(path) in PICTURES:
-            return len(np.unique(read_picture(path))) <= 2
-        return is_mask(read_stack([path], layers=True)[0])
+        if any_two:
+            return len(np.unique(read_picture(paths[0]))) <= 2
+        pictured = file_ending(paths[0]) in PICTURES
+        return is_mask(map(read_picture, paths) if pictured else read_stack(paths, layers=True)[0])
     except Exception:  # a damaged file, which is named when it is read
         return False
 
@@ -211,38 +219,33 @@ def is_mask(planes: Iterable[np.ndarray]) -> bool:
     return len(values) > 1 and (values == {0, 255} or 255 not in values)
 
 
-def _to_eight_bits(scan: Scan) -> None:
-    """Scale the slices of more than 8 bits together, each channel by its percentiles, so that dark ones stay dark.
+def _to_eight_bits(stack: np.ndarray, notes: list[str]) -> np.ndarray:
+    """Scale slices ([S, H, W, C]) together, each channel by its percentiles, so that dark ones stay dark; adds notes.
 
     Air is 40% to 90% of all voxels, and would decide how much of a lesion is white.
     A value that is not finite is no value: it is black, and no percentile counts it. Some programs set NaN outside of
     the brain, or the lowest value that fits (FILLING).
     """
-    deep = {number: plane.astype(np.float32) for number, plane in enumerate(scan.slices) if plane.dtype != np.uint8}
-    if not deep:
-        return
-    for plane in deep.values():
-        plane[np.isin(plane, FILLING) | np.isinf(plane)] = np.nan
-    pixels = np.concatenate([plane.reshape(-1, plane.shape[2]) for plane in deep.values()])
-    black = np.count_nonzero(np.isnan(pixels))
-    if black == pixels.size:
+    stack = stack.astype(np.float32)
+    stack[np.isin(stack, FILLING) | np.isinf(stack)] = np.nan
+    black = np.count_nonzero(np.isnan(stack))
+    if black == stack.size:
         raise ValueError("holds no finite value. Restore it.")
     with warnings.catch_warnings(action="ignore"):  # of one channel without a value
-        low, high = np.nan_to_num(np.nanpercentile(pixels, PERCENTILES, axis=0).astype(np.float32))
-        pixels[pixels < low + AIR * (high - low)] = np.nan
-        high = np.nan_to_num(np.nanpercentile(pixels, PERCENTILES[1], axis=0).astype(np.float32))
-        most = np.nan_to_num(np.nanmax(pixels, axis=0))
+        low, high = np.nan_to_num(np.nanpercentile(stack, PERCENTILES, axis=(0, 1, 2)).astype(np.float32))
+        tissue = np.where(stack < low + AIR * (high - low), np.nan, stack)
+        high = np.nan_to_num(np.nanpercentile(tissue, PERCENTILES[1], axis=(0, 1, 2)).astype(np.float32))
+        most = np.nan_to_num(np.nanmax(tissue, axis=(0, 1, 2)))
     high = np.where(high > low, high, most)  # hardly anything but background
-    for number, plane in deep.items():
-        scaled = (plane - low) / np.where(high > low, high - low, 1) * 255
-        scan.slices[number] = np.nan_to_num(scaled).clip(0, 255).round().astype(np.uint8)
     if black:
-        scan.notes.append(f"{black:,} values that are not finite, or padding, are black")
-    low, high = (", ".join(f"{float(f'{value:.4g}'):.15g}" for value in values) for values in (low, high))  # 15120
-    scan.notes.append(
-        f"intensities scaled to 8 bits: {low} becomes 0 and {high} becomes 255 "
+        notes.append(f"{black:,} values that are not finite, or padding, are black")
+    first, last = (", ".join(f"{float(f'{value:.4g}'):.15g}" for value in values) for values in (low, high))  # 15120
+    notes.append(
+        f"intensities scaled to 8 bits: {first} becomes 0 and {last} becomes 255 "
         f"(percentiles {PERCENTILES[0]} of all slices and {PERCENTILES[1]} of what is not air)"
     )
+    scaled = (stack - low) / np.where(high > low, high - low, 1) * 255
+    return np.nan_to_num(scaled).clip(0, 255).round().astype(np.uint8)
 
 
 def align(flair: Scan, other: Scan) -> list[str]:
@@ -251,12 +254,15 @@ def align(flair: Scan, other: Scan) -> list[str]:
     if not (flair.grey and other.grey):
         holder = own if flair.grey else flair.paths[0]
         return [f"{holder}: holds more than one sequence already. Leave out --pre and --post."]
-    same_size = [plane.shape for plane in flair.slices] == [plane.shape for plane in other.slices]
-    if same_size and (not flair.grid or flair.grid.matches(other.grid)):
+    if flair.slices.shape == other.slices.shape and (not flair.grid or flair.grid.matches(other.grid)):
         return []
     if not all(scan.grid and scan.grid.affine is not None for scan in (flair, other)):
         return [f"{own}: is on another grid than FLAIR, and headers do not say where. Resample it onto FLAIR first."]
-    if (overlap := geometry.resample(other, flair)) < SAME_HEAD:
+    moved = medical.resample(other.slices[..., 0], other.grid, flair.grid, medical.sitk.sitkLinear)
+    other.slices = np.broadcast_to(moved[..., None], flair.slices.shape)
+    heads = [find_head(scan.slices, filled=True) for scan in (other, flair)]
+    overlap = 2 * (heads[0] & heads[1]).sum() / max(1, heads[0].sum() + heads[1].sum())  # Dice
+    if overlap < SAME_HEAD:
         return [f"{own}: its head and that of FLAIR overlap by {overlap:.0%} only. Register it to FLAIR first."]
     other.notes.append("resampled onto the grid of FLAIR by the headers")
     return []
@@ -269,6 +275,5 @@ def combine(flair: Scan, others: dict[int, Scan]) -> None:
             flair.notes += [f"{SHOWN[channel]}: {note}" for note in others[channel].notes]
         else:
             flair.notes.append(f"FLAIR stands in for {SHOWN[channel]}")
-    stacks = [others.get(channel, flair).slices for channel in range(CHANNELS)]
-    flair.slices = [np.stack([plane[..., 0] for plane in planes], axis=2) for planes in zip(*stacks, strict=True)]
+    flair.slices = np.stack([others.get(channel, flair).slices[..., 0] for channel in range(CHANNELS)], axis=3)
     flair.grey = False

@@ -27,10 +27,10 @@ UNSAFE = re.compile(r"[\0-\x1f\x7f\ud800-\udfff]")  # of a name: control charact
 
 @dataclass
 class Scan:
-    """The slices of one patient: uint8 [H, W, 3] each, channels as in constants.py, upwards where the file says so."""
+    """The slices of one patient, channels as in constants.py, upwards where the file says so."""
 
     name: str
-    slices: list[np.ndarray]
+    slices: np.ndarray  # uint8 [S, H, W, 3]
     names: list[str]  # of the slices
     paths: list[Path]  # the file of each slice, or the one file or folder of all
     spacing: tuple[float, float, float] | None = None  # mm between rows, columns, slices
@@ -38,6 +38,7 @@ class Scan:
     warnings: list[str] = field(default_factory=list)  # why the mask may be wrong
     grey: bool = False  # whether there is one sequence only, which fills all three channels
     grid: "Grid | None" = None  # where the slices lie in a file of medical images
+    sizes: list[tuple[int, ...]] = field(default_factory=list)  # of pictures of several sizes, before they were padded
 
 
 def check_voxels(height: int, width: int, slices: int = 1, before: int = 0) -> int:
@@ -54,10 +55,15 @@ def check_voxels(height: int, width: int, slices: int = 1, before: int = 0) -> i
     return voxels
 
 
-def as_stacks(planes: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Return slices of one size as one array [S, H, W, ...]; of several sizes, each slice as an array of its own."""
-    alike = len({plane.shape for plane in planes}) == 1
-    return [np.stack(planes)] if alike else [plane[None] for plane in planes]
+def pad(planes: Sequence[np.ndarray], square: bool = False) -> np.ndarray:
+    """Return slices as one array; smaller ones get empty rows and columns at their ends."""
+    height, width = (max(plane.shape[axis] for plane in planes) for axis in (0, 1))
+    height, width = (max(height, width),) * 2 if square else (height, width)
+    form = np.result_type(*{plane.dtype for plane in planes})
+    stack = np.zeros((len(planes), height, width, *planes[0].shape[2:]), form)
+    for own, plane in zip(stack, planes, strict=True):
+        own[: plane.shape[0], : plane.shape[1]] = plane
+    return stack
 
 
 def file_ending(path: Path) -> str:

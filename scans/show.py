@@ -10,8 +10,8 @@ import numpy as np
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 from constants import FLAIR
-from dataset.preprocess import find_head, head_box
-from scans.scan import Scan, as_stacks
+from dataset.preprocess import head_box
+from scans.scan import Scan
 
 # Okabe and Ito's colours, which people without full colour vision can tell apart
 BLUE, ORANGE, GREEN, SKY = "#0072B2", "#E69F00", "#009E73", "#56B4E9"
@@ -27,35 +27,33 @@ TEXT, DIM = (235, 235, 235), (160, 160, 160)
 
 def stretch(flair: np.ndarray) -> np.ndarray:
     """Return FLAIR of a slice or a stack (uint8 [..., H, W]), scaled as of `brightness`. For display only."""
-    return brightness([flair])[flair]
+    return brightness(flair)[flair]
 
 
-def brightness(planes: Iterable[np.ndarray]) -> np.ndarray:
+def brightness(flair: np.ndarray) -> np.ndarray:
     """Return what each value of FLAIR (uint8) is shown as: uint8 [256], the BRIGHTEST percentile of a stack as white.
 
     Patients differ a lot: one stack of the data set reaches 170 where another ends at 40. Black pixels do not count.
     """
-    bright = np.concatenate([plane[plane > 0] for plane in planes])
+    bright = flair[flair > 0]
     white = np.percentile(bright, BRIGHTEST) if len(bright) else 255
     return np.clip(np.arange(256) * (255 / white), 0, 255).round().astype(np.uint8)
 
 
 def contact_sheet(
-    scan: Scan, masks: Sequence[np.ndarray], references: Sequence[np.ndarray] | None, captions: Sequence[str],
+    scan: Scan, head: np.ndarray, masks: np.ndarray, references: np.ndarray | None, captions: Sequence[str],
     heading: Sequence[str], footer: Sequence[str],
 ) -> np.ndarray:  # fmt: skip
     """Return one picture of the slices that matter, with the outlines of masks on FLAIR: uint8 [h, w, 3].
 
-    masks, references: uint8 [H, W], 0 or 1, of each slice, as captions are. heading, footer: lines above and below.
+    head: as of `find_head`. masks, references: uint8 [S, H, W], 0 or 1. captions: of the slices. heading, footer: lines
+    above and below.
     """
-    outlined = [(masks, PREDICTION_COLOR), *([(references, MASK_COLOR)] if references else [])]
-    shown = brightness(plane[..., FLAIR] for plane in scan.slices)
-    stacks = as_stacks(scan.slices)
-    heads = [head for stack in stacks for head in find_head(stack)]
-    marked = [any(of[n].any() for of, _ in outlined) for n in range(len(masks))]
-    chosen = choose_slices(marked, [head.mean() > LEAST_HEAD for head in heads])
-    seen = [heads[n] for n in chosen] + [of[n] > 0 for of, _ in outlined for n in chosen]
-    box = window(seen) if len(stacks) == 1 else np.s_[:]
+    outlined = [(masks, PREDICTION_COLOR), *([(references, MASK_COLOR)] if references is not None else [])]
+    shown = brightness(scan.slices[..., FLAIR])
+    marked = masks if references is None else masks | references
+    chosen = choose_slices(marked.any((1, 2)), head.mean((1, 2)) > LEAST_HEAD)
+    box = window(head[chosen] | (marked[chosen] > 0))
     tall = scan.spacing[0] / scan.spacing[1] if scan.spacing else 1
     columns = min(range(math.ceil(math.sqrt(len(chosen))), 6), key=lambda n: -len(chosen) % n)  # fewest empty tiles
     side = min(SHEET_WIDTH // columns, LARGEST_TILE)
@@ -90,9 +88,9 @@ def choose_slices(marked: Sequence[bool], heads: Sequence[bool], most: int = MOS
     return numbers[np.unique(np.linspace(0, len(numbers) - 1, min(most, len(numbers))).round().astype(int))].tolist()
 
 
-def window(regions: Sequence[np.ndarray]) -> tuple[slice, slice]:
-    """Return the rows and columns of the head and of masks in all slices (bool [H, W] each), with some air."""
-    top, bottom, left, right = head_box(np.stack(regions))
+def window(regions: np.ndarray) -> tuple[slice, slice]:
+    """Return the rows and columns of the head and of masks in all slices (bool [S, H, W]), with some air."""
+    top, bottom, left, right = head_box(regions)
     return slice(max(top - MARGIN, 0), bottom + MARGIN), slice(max(left - MARGIN, 0), right + MARGIN)
 
 
@@ -116,13 +114,3 @@ def text_font(size: int) -> ImageFont.FreeTypeFont:
     """Return matplotlib's DejaVu Sans, which has ² and most alphabets, without the time that its import takes."""
     folder = importlib.util.find_spec("matplotlib").submodule_search_locations[0]
     return ImageFont.truetype(str(Path(folder, "mpl-data", "fonts", "ttf", "DejaVuSans.ttf")), size)
-
-
-def align(planes: Sequence[np.ndarray], square: bool = False) -> np.ndarray:
-    """Return slices as one array; smaller ones get empty rows and columns at their ends."""
-    height, width = (max(plane.shape[axis] for plane in planes) for axis in (0, 1))
-    height, width = (max(height, width),) * 2 if square else (height, width)
-    stack = np.zeros((len(planes), height, width, *planes[0].shape[2:]), planes[0].dtype)
-    for own, plane in zip(stack, planes, strict=True):
-        own[: plane.shape[0], : plane.shape[1]] = plane
-    return stack

@@ -158,7 +158,7 @@ def read_table(table: Path, problems: list[str]) -> list[Patient]:
             items = {kind: read_cell(table.parent, text, kind, name) for kind, text in filled.items()}
             if MASK in items:
                 items[MASK] = items[MASK]._replace(mask_of=row.get(MASK_OF, ""))
-            patients[name.lower()] = Patient(name, name, items)
+            patients[name.lower()] = Patient(name, items)
         except UserError as error:
             problems.append(f"{table}, line {line}: {error}")
     return list(patients.values())

@@ -1,6 +1,11 @@
-"""What predict_model.py writes: masks in the form of the scan's files, one sheet, and areas and volumes in tables."""
+"""What predict_model.py writes: masks in the form of the scan's files, one sheet, areas and volumes in tables.
+
+PATIENT/PATIENT_mask.json is the record of a patient. By it a later call passes over what is done, and never replaces a
+mask that somebody corrected.
+"""
 
 import csv
+import hashlib
 import io
 import json
 from collections.abc import Iterable, Sequence
@@ -10,12 +15,16 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
-from constants import RESEARCH_USE
+from constants import FLAIR, POST, PRE, RESEARCH_USE
+from dataset.folder import GRID
+from dataset.synthetic import write_slice
 from scans import medical
 from scans.check import CORRECTED
+from scans.geometry import masks_to_network, network_spacing, to_network
+from scans.items import OURS, Patient
 from scans.scan import PICTURES, Scan, file_ending, safe_name
 from scans.show import contact_sheet
-from utils import atomic_write, counted
+from utils import UserError, atomic_write, counted, list_few, to_json, write_text
 
 SLICES, PATIENTS = "slices.csv", "patients.csv"
 COLUMNS = {
@@ -25,6 +34,7 @@ COLUMNS = {
                "warnings", "slices", "lesion_slices", "lesion_pixels", "lesion_mm3", "largest_slice",
                "reference_pixels", "true_positive", "dice", "source"),
 }  # fmt: skip
+TRAINING_NAMES = {PRE: "pre", FLAIR: "flair", POST: "post"}
 Row = dict[str, Any]  # by column; what is not known is missing
 
 
@@ -32,34 +42,19 @@ class Result(NamedTuple):
     """A scan, its masks, and what was measured."""
 
     scan: Scan
-    masks: Sequence[np.ndarray]  # uint8 [H, W], 0 or 1, of each slice
-    references: Sequence[np.ndarray] | None  # the same by a reader
-    probabilities: Sequence[np.ndarray] | None  # float32 [H, W]; None of masks that were in the output folder
+    head: np.ndarray  # bool [S, H, W], filled
+    masks: np.ndarray  # uint8 [S, H, W], 0 or 1
+    references: np.ndarray | None  # the same by a reader
+    probabilities: np.ndarray | None  # float32 [S, H, W]; None of masks that were in the output folder
     rows: list[Row]  # of slices.csv
     total: Row  # of patients.csv
 
 
 def make_sheet(result: Result, notice: str) -> bytes:
     """Return PATIENT_overlay.png. notice: below the sheet."""
-    scan, masks, references, _, rows, total = result
-    heading, footer = [scan.name, *describe(total)], [*filter(None, [notice]), RESEARCH_USE]
-    return encode_picture(contact_sheet(scan, masks, references, [caption(row) for row in rows], heading, footer))
-
-
-def record_path(out: Path, patient: str) -> Path:
-    return out / patient / f"{patient}_mask.json"
-
-
-def read_record(out: Path, patient: str) -> Row:
-    """Return the record of a patient, as inference.cohort writes it; {} if there is none, or a damaged one."""
-    return read_json(record_path(out, patient))
-
-
-def read_json(path: Path) -> Row:
-    try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return {}
+    heading, footer = [result.scan.name, *describe(result.total)], [*filter(None, [notice]), RESEARCH_USE]
+    captions = [caption(row) for row in result.rows]
+    return encode_picture(contact_sheet(*result[:4], captions, heading, footer))
 
 
 def write_tables(out: Path, patients: Iterable[str]) -> tuple[list[Row], int]:
@@ -91,19 +86,21 @@ def to_lines(name: str, rows: list[Row]) -> bytes:
 # --- Masks and pictures as files ---------------------------------------------------------------------------------
 
 
-def encode_stack(scan: Scan, planes: list[np.ndarray], what: str) -> dict[str, bytes]:
-    """Return masks (uint8 [H, W], 0 or 1) or probabilities (float32) as files by name, in the form of the scan's.
+def encode_stack(scan: Scan, stack: np.ndarray, what: str) -> dict[str, bytes]:
+    """Return masks (uint8 [S, H, W], 0 or 1) or probabilities (float32) as files by name, in the form of the scan's.
 
     An array [S, H, W]; NIfTI on the grid of the scan; or pictures whose 255 is 1: a mask is TIFF if the slice is, else
     PNG. what: "mask" or "probability".
     """
     names = file_names(scan, what)
     if file_ending(scan.paths[0]) in PICTURES:
-        grey = [(plane * 255).round().astype(np.uint8) for plane in planes]
-        return {name: encode_picture(plane, Path(name).suffix) for name, plane in zip(names, grey, strict=True)}
+        grey = (stack * np.float32(255)).round().astype(np.uint8)
+        sizes = scan.sizes or [grey.shape[1:]] * len(grey)
+        planes = [plane[:height, :width] for plane, (height, width) in zip(grey, sizes, strict=True)]
+        return {name: encode_picture(plane, Path(name).suffix) for name, plane in zip(names, planes, strict=True)}
     if scan.grid:
-        return {names[0]: medical.encode(np.stack(planes), scan.grid)}
-    np.save(file := io.BytesIO(), np.stack(planes))
+        return {names[0]: medical.encode(stack, scan.grid)}
+    np.save(file := io.BytesIO(), stack)
     return {names[0]: file.getvalue()}
 
 
@@ -122,21 +119,37 @@ def encode_picture(pixels: np.ndarray, ending: str = ".png") -> bytes:
     return cv2.imencode(ending, pixels, smaller)[1].tobytes()
 
 
+def write_training_slices(folder: Path, scan: Scan, masks: np.ndarray) -> Row:
+    """Write the slices of a patient, their masks (uint8 [S, H, W], 0 or 1) and GRID; return what was measured."""
+    images, small = to_network(scan), masks_to_network(masks, scan)
+    for number, (image, mask) in enumerate(zip(images, small, strict=True), start=1):
+        write_slice(folder, scan.name, number, image, mask)
+    own = (images != images[..., [FLAIR]]).any((0, 1, 2))  # by channel
+    used = [name for channel, name in TRAINING_NAMES.items() if channel == FLAIR or own[channel]]
+    row = {"slices": len(images), "tumour_slices": int(small.any((1, 2)).sum()), "sequences": "+".join(used)}
+    if scan.spacing:
+        write_text(folder / scan.name / GRID, to_json({"spacing": network_spacing(scan)}))
+        row["ml"] = round(int(masks.sum()) * float(np.prod(scan.spacing)) / 1000, 3)
+        row["spacing"] = " x ".join(f"{size:.4g}" for size in scan.spacing)
+    return row
+
+
 # --- Areas and volumes -------------------------------------------------------------------------------------------
 
 
-def measure(scan: Scan, masks: Sequence[np.ndarray], references: Sequence[np.ndarray] | None) -> list[Row]:
+def measure(scan: Scan, masks: np.ndarray, references: np.ndarray | None) -> list[Row]:
     """Return a row for each slice: area in pixels and mm², volume in mm³, where the spacing is known.
 
     With reference masks also their pixels, those of them that are predicted, and the Dice.
     """
     rows = []
     for n, mask in enumerate(masks):
-        row = {"patient": scan.name, "slice": scan.names[n], "height": mask.shape[0], "width": mask.shape[1]}
+        height, width = scan.sizes[n] if scan.sizes else mask.shape
+        row = {"patient": scan.name, "slice": scan.names[n], "height": height, "width": width}
         row["lesion_pixels"] = pixels = int(mask.sum())
         if scan.spacing:
-            height, width, between = scan.spacing
-            row |= {"lesion_mm2": pixels * height * width, "lesion_mm3": pixels * height * width * between}
+            own, across, between = scan.spacing
+            row |= {"lesion_mm2": pixels * own * across, "lesion_mm3": pixels * own * across * between}
         if references is not None:
             row |= {"reference_pixels": int(references[n].sum()), "true_positive": int((mask & references[n]).sum())}
             row["dice"] = dice(row)
@@ -201,3 +214,86 @@ def caption(row: Row) -> str:
     area = f"{row['lesion_mm2']:,.0f} mm²" if "lesion_mm2" in row else f"{row['lesion_pixels']:,} px"
     name = row["slice"].removeprefix(row["patient"]).lstrip("_") or row["slice"]
     return f"{name}   {area}" if row["lesion_pixels"] else name
+
+
+# --- An earlier prediction in the output folder --------------------------------------------------------------------
+
+
+def record_path(out: Path, patient: str) -> Path:
+    return out / patient / f"{patient}_mask.json"
+
+
+def read_record(out: Path, patient: str) -> Row:
+    """Return the record of a patient, as inference.cohort writes it; {} if there is none, or a damaged one."""
+    return read_json(record_path(out, patient))
+
+
+def read_json(path: Path) -> Row:
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+
+
+def refuse_folder(out: Path) -> None:
+    """Raise UserError if an output folder holds anything but an earlier prediction."""
+    seen = out.is_dir() and any(not path.name.startswith(".") for path in out.iterdir())  # other processes begin, too
+    if (seen and not (out / OURS).is_file()) or out.is_file():
+        raise UserError(f"{out}: is not empty, and holds no earlier prediction. Name another folder with --out.")
+
+
+def begin(out: Path, settings: dict[str, Any], patients: Iterable[str], overwrite: bool) -> None:
+    """Write the settings of a prediction into its folder; with `overwrite`, remove the files of an earlier one first.
+
+    settings: of network and masks. Raises: UserError if there are masks of other patients, or with other settings.
+    """
+    path, settings = out / OURS, json.loads(to_json(settings))
+    earlier = {folder.name for folder in out.glob("*") if record_path(out, folder.name).is_file()}
+    before = {} if overwrite else read_json(path)
+    remedy = "another folder with --out, or replace all masks with --overwrite."
+    for name in earlier if overwrite else ():
+        record = read_record(out, name)  # no other file is removed
+        for file in (*record.get("masks", ()), *record.get("files", ()), record_path(out, name).name):
+            (out / name / Path(file).name).unlink(missing_ok=True)
+    if not overwrite and (others := sorted(earlier.difference(patients))):
+        raise UserError(f"{out}: holds masks of {list_few(others)}, who is not named now. Name all, or {remedy}")
+    different = [f"{name} {before[name]}, not {new}" for name, new in settings.items() if before.get(name, new) != new]
+    if different:
+        raise UserError(f"{out}: holds masks made with {'; '.join(different)}. Give the same options, name {remedy}")
+    if before != settings:
+        write_text(path, to_json(settings))
+
+
+def digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def digest_inputs(patient: Patient, spacing: Sequence[float] | None) -> str:
+    """Return a text that tells apart what a patient is read from, by path, size and time of the files."""
+    about = [str(spacing)]
+    for kind, item in patient.items.items():
+        for path in item.paths:
+            state = path.stat() if path.exists() else None
+            about.append(f"{kind} {path!r} {(state.st_size, state.st_mtime_ns) if state else 'gone'}")
+    return digest("\n".join(about).encode())
+
+
+def is_done(folder: Path, record: Row, inputs: str) -> bool:
+    """Return whether the record of a patient is of these inputs, and all its files are there, with unchanged masks."""
+    names = (*record.get("masks", ()), *record.get("files", ()))
+    there = record.get("inputs") == inputs and all((folder / name).is_file() for name in names)
+    return there and unchanged(folder, record)
+
+
+def unchanged(folder: Path, record: Row) -> bool:
+    """Return whether there is a record, and the masks that are in its folder are as it says."""
+    known = [(folder / name, content) for name, content in record.get("masks", {}).items()]
+    return bool(known) and all(digest(path.read_bytes()) == content for path, content in known if path.is_file())
+
+
+def origin_of(folder: Path, record: Row) -> Row:
+    """Return the columns of patients.csv that say who made the masks in a folder: as its record, or a person since."""
+    if not unchanged(folder, record):
+        return {"origin": CORRECTED}
+    names = ("origin", "expected_dice", "low", "high")
+    return {name: record["patient"][name] for name in names if name in record["patient"]}

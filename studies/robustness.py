@@ -124,11 +124,11 @@ def score_patients(
                 write_patient(Path(work), slices, form)
                 (patient,) = find_patients([Path(work)]).patients
                 scan, _ = read_patient(patient)
-                reference = np.stack(read_reference(patient, scan))
+                reference = read_reference(patient, scan)
             probabilities, small = predict(compute, scan, settings)
             masks = to_masks(probabilities, Postprocessing.of(settings), scan.spacing)
-            ml = round(sum(map(np.sum, masks)) * float(np.prod(scan.spacing)) / 1000, 3)
-            row = {"patient": scan.name, "form": form, "dice": quality.dice(np.stack(masks), reference), "ml": ml}
+            ml = round(int(masks.sum()) * float(np.prod(scan.spacing)) / 1000, 3)
+            row = {"patient": scan.name, "form": form, "dice": quality.dice(masks, reference), "ml": ml}
             rows.append(row | quality.features(small, masks_to_network(masks, scan)))
     return rows
 

@@ -13,7 +13,12 @@ from dataset.published import published_patients
 from dataset.slices import fingerprint, load_slices
 from scans import check
 from scans.check import cortex_ratio, file_warnings, input_warnings, is_misplaced, is_stripped
-from scans.scan import Scan
+from scans.scan import Scan, pad
+
+
+def warnings_of(images: np.ndarray, masks: np.ndarray) -> list[str]:
+    return input_warnings(Scan("p", images, [], []), find_head(images, filled=True), masks)
+
 
 GREY = np.full((8, 8, 3), 90, np.uint8)
 TINTED = GREY + np.array([0, 0, 2], np.uint8)
@@ -32,7 +37,9 @@ TINTED = GREY + np.array([0, 0, 2], np.uint8)
 )
 def test_pictures_that_are_no_stack_of_one_patient(names, planes, expected):
     paths = [Path(f"{name}.png") for name in names]
-    warnings = file_warnings(Scan("p", planes, list(names), paths), paths)
+    scan = Scan("p", pad(planes), list(names), paths)
+    scan.sizes = [plane.shape[:2] for plane in planes] if len({plane.shape for plane in planes}) > 1 else []
+    warnings = file_warnings(scan, paths[0])
     assert (len(warnings) == 1 and expected in warnings[0]) if expected else warnings == []
 
 
@@ -40,23 +47,23 @@ def test_a_head_without_scalp_and_skull():
     brain = disc(70) * (90 + np.arange(256) % 40)
     head = np.where(disc(100) & ~disc(84), 250, brain)
     for plane, slices, stripped in ((brain, 5, True), (head, 5, False), (brain, 4, False), (brain * 0, 5, False)):
-        planes = [np.repeat(plane[..., None], 3, 2).astype(np.uint8)] * slices
+        planes = np.stack([np.repeat(plane[..., None], 3, 2).astype(np.uint8)] * slices)
         assert is_stripped(Scan("p", planes, [], [])) is stripped
 
 
 def test_a_photograph_a_page_and_masks_too_large_or_at_the_end_of_a_stack_are_doubted():
     images, masks = np.stack([head_image()] * 2), np.zeros((2, 256, 256), np.uint8)
     images[:, :9, :9] = 0
-    assert input_warnings(images, np.stack([box((100, 100, 20, 20))] * 2)) == []
+    assert warnings_of(images, np.stack([box((100, 100, 20, 20))] * 2)) == []
     noise = np.random.default_rng(0).integers(0, 256, images.shape, np.uint8)
-    assert "the corners, where MR shows air, vary like the rest" in input_warnings(noise, masks)[0]
-    assert "are as bright as the rest" in input_warnings(np.full_like(images, 250), masks)[0]
+    assert "the corners, where MR shows air, vary like the rest" in warnings_of(noise, masks)[0]
+    assert "are as bright as the rest" in warnings_of(np.full_like(images, 250), masks)[0]
     masks[1] = find_head(images, filled=True)[1]
-    assert "more than a third of the head in 1 of 2 slices" in input_warnings(images, masks)[0]
+    assert "more than a third of the head in 1 of 2 slices" in warnings_of(images, masks)[0]
     stack, marked = images[[0] * 5], np.stack([box((100, 100, 20, 20))] * 5)
-    assert "the mask reaches the first or last slice" in input_warnings(stack, marked)[-1]
+    assert "the mask reaches the first or last slice" in warnings_of(stack, marked)[-1]
     images[1] = box((100, 100, 30, 30))[..., None] * 90
-    assert input_warnings(images, np.stack([box(), box((100, 100, 20, 20))])) == []  # 400 px, where the head ends
+    assert warnings_of(images, np.stack([box(), box((100, 100, 20, 20))])) == []  # 400 px, where the head ends
 
 
 def test_a_head_that_lies_unlike_those_of_the_data_set():
@@ -78,7 +85,7 @@ def test_a_cortex_darker_than_white_matter_is_like_t1(cortex):
     stack = np.repeat(plane[None, ..., None].astype(np.uint8), 7, 0).repeat(3, -1)
     stack[[0, -1], :150] = 0  # smaller at the ends
     assert cortex_ratio(stack[..., 1], find_head(stack, filled=True)) == pytest.approx(cortex / 100, abs=0.08)
-    warnings = input_warnings(stack, np.zeros(stack.shape[:3], np.uint8))
+    warnings = warnings_of(stack, np.zeros(stack.shape[:3], np.uint8))
     assert ["looks like T1" in text for text in warnings] == [True] * (cortex < 100)
 
 
@@ -104,7 +111,7 @@ def test_who_is_to_be_checked(about, expected):
 
 
 def test_who_was_seen_in_training():
-    images = [TINTED]
+    images = TINTED[None]
     scan = Scan("a", images, ["a_1"], [Path("a.png")])
     assert check.seen_in_training(scan, None) == ""
     assert check.seen_in_training(scan, {"b": "sha256:0"}) == "no"

@@ -10,7 +10,8 @@ import pytest
 from conftest import write_volume
 
 from constants import FLAIR, POST, PRE
-from scans.cohort import Patient, find_patients
+from scans.cohort import find_patients
+from scans.items import Patient
 from scans.names import MASK, OTHER, channels_of_set, kind_of
 from utils import UserError
 

@@ -77,7 +77,7 @@ def test_masks_are_nifti_on_the_grid_of_the_series_and_name_nobody(tmp_path):
     scan = read_dicom(write_series(tmp_path / "P1"))
     masks = np.zeros((3, 4, 6), np.uint8)
     masks[2, 0, 5] = 1  # the highest slice, its first row, its last column
-    ((name, content),) = encode_stack(scan, list(masks), "mask").items()
+    ((name, content),) = encode_stack(scan, masks, "mask").items()
     (tmp_path / name).write_bytes(content)
     mask = sitk.ReadImage(str(tmp_path / "P1_mask.nii.gz"))
     (index,) = np.argwhere(sitk.GetArrayFromImage(mask).T).tolist()

@@ -8,7 +8,6 @@ import SimpleITK as sitk
 
 from constants import FLAIR, POST, PRE
 from scans import geometry, medical
-from scans.geometry import to_network_size, to_original_size
 from scans.read import align, combine, read_scan
 from scans.scan import Scan
 
@@ -76,24 +75,14 @@ def test_thick_slices_of_every_plane_are_axial_and_square_to_the_network(tmp_pat
 
 
 def test_slabs_and_what_lies_between_them_by_hand():
-    thin = Scan("x", [np.full((4, 4, 3), 10 * n, np.uint8) for n in range(10)], [], [], (1, 1, 1))
+    thin = Scan("x", np.stack([np.full((4, 4, 3), 10 * n, np.uint8) for n in range(10)]), [], [], (1, 1, 1))
     assert geometry.to_network(thin)[:, 0, 0, 0].tolist() == [20, 70]
     logits = np.stack([np.zeros((256, 256)), np.full((256, 256), 10)]).astype(np.float32)
     assert [plane[0, 0] for plane in geometry.from_network(logits, thin)] == [0, 0, 0, 2, 4, 6, 8, 10, 10, 10]
-    for slices, between, slabs in ((3, 1, 1), (12, 2.9, 7), (155, 1, 31), (1, 0.5, 1)):
-        thin = Scan("x", [np.zeros((4, 4, 3), np.uint8)] * slices, [], [], (1, 1, between))
+    for slices, between, slabs in ((3, 3, 3), (3, 1, 1), (12, 2.9, 7), (155, 1, 31), (1, 0.5, 1)):
+        thin = Scan("x", np.zeros((slices, 4, 4, 3), np.uint8), [], [], (1, 1, between))
         assert len(geometry.to_network(thin)) == slabs
         assert len(geometry.from_network(np.zeros((slabs, 256, 256), np.float32), thin)) == slices
-
-
-@pytest.mark.parametrize("spacing", [None, (0.9, 0.9, 5), (0.47, 0.48, 3)])
-def test_axial_stacks_and_those_of_unknown_spacing_are_only_resized(spacing):
-    planes = list(np.random.default_rng(0).integers(0, 256, (3, 40, 30, 3), dtype=np.uint8))
-    assert np.array_equal(geometry.to_network(Scan("x", planes, [], [], spacing)), list(map(to_network_size, planes)))
-    assert geometry.describe(Scan("x", planes, [], [], spacing)) == []
-    logits = np.random.default_rng(1).normal(size=(3, 256, 256)).astype(np.float32)
-    back = [to_original_size(plane, 40, 30) for plane in logits]
-    assert np.array_equal(geometry.from_network(logits, Scan("x", planes, [], [], spacing)), back)
 
 
 def test_how_many_pixels_one_of_the_network_covers():
@@ -108,6 +97,7 @@ def test_a_sequence_on_another_grid_is_resampled_by_the_headers_or_left_out(tmp_
     assert align(flair, same) == align(flair, moved) == []
     assert "resampled onto the grid of FLAIR by the headers" in same.notes and len(same.slices) == len(flair.slices)
     combine(flair, {PRE: same, POST: moved})
+    assert "holds more than one sequence already" in align(flair, same)[0]
     apart = np.abs(np.diff(np.array(flair.slices).astype(int), axis=3))
     assert np.median(apart) == 0 and (apart > 20).mean() < 0.03  # edges alone
     flair = write(tmp_path / "flair.nii.gz", head((2, 2, 6)), (2, 2, 6), "axial")

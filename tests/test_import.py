@@ -14,9 +14,9 @@ from dataset.slices import Slices, load_slices
 from reporting.model_card import model_card
 from scans.cohort import find_patients
 from scans.geometry import to_network_size
+from scans.masks import check_place, read_training_masks, take_masks
 from scans.names import MASK
 from scans.read import read_patient
-from scans.training_set import check_place, read_training_masks, take_masks
 from storage import origin
 from storage.checkpoints import load_network
 from storage.run_folder import RunFolder
@@ -179,7 +179,7 @@ def read(folder: Path, *labels: int) -> tuple[np.ndarray, list[str]]:
     """Return the masks of the patient in a folder, and notes."""
     patient = find_patients([folder]).patients[0]
     masks, notes = read_training_masks(patient.items[MASK], read_patient(patient)[0], {*labels})
-    return np.stack(masks), notes
+    return masks, notes
 
 
 def finer() -> sitk.Image:
@@ -233,19 +233,6 @@ def test_masks_that_are_ambiguous_or_of_another_form_leave_a_patient_out(small, 
     _, out, err = call("import_data", small, "--masks", tmp_path / "masks", "--out", tmp_path / "own")
     assert "A_mask.nii.gz and A_seg.nii.gz are both its masks. Remove one" in err and "slices and masks of 1" in out
     assert f"B: left out: {tmp_path / 'masks'}: it is in pictures, but the images are not" in err
-
-
-def test_two_patients_of_one_name_are_named_apart_in_a_table(small, tmp_path, call):
-    other = write_volume(tmp_path / "elsewhere" / "A" / "flair.nii.gz", np.arange(2400).reshape(2, 40, 30), SPACING)
-    masks = tmp_path / "masks"
-    arguments = ("import_data", small, other.parent.parent, "--masks", masks, "--list")
-    write_volume(masks / "A.nii.gz", TUMOUR, SPACING)
-    code, _, err = call(*arguments, tmp_path / "asked.csv")
-    assert code == 2 and "A may mean A_2, too. Name them apart in a table of --list" in err
-    code, _, err = call(*arguments[:3], "--empty", "A", "--out", tmp_path / "own")
-    assert code == 2 and "A may mean A_2" in err
-    assert call(*arguments[:3], "--list", tmp_path / "apart.csv")[0] == 0
-    assert call("import_data", tmp_path / "apart.csv", *arguments[3:], tmp_path / "both.csv")[0] == 0
 
 
 def test_a_mask_is_doubted_or_refused_by_what_it_marks():

@@ -2,7 +2,6 @@
 
 import gzip
 import itertools
-import re
 import struct
 from pathlib import Path
 
@@ -11,11 +10,8 @@ import pytest
 import SimpleITK as sitk
 from test_scans import read, refusal
 
-from constants import POST, PRE
 from scans import medical
 from scans.masks import read_masks
-from scans.read import align, combine
-from scans.scan import Scan
 from scans.write import encode_stack
 
 KINDS = (".nii", ".nii.gz", ".nrrd", ".mha", ".mhd", ".nhdr")
@@ -124,7 +120,7 @@ def test_a_header_that_does_not_say_how_the_volume_lies_gives_no_spacing_and_so_
     scan = read(tmp_path / "x.nii")
     assert scan.spacing is None and np.argwhere(np.array(scan.slices)[..., 0]).tolist() == [[1, 5, 3]]
     assert medical.outline([tmp_path / "x.nii"]) == (2, ())
-    masks = [(plane[..., 1] == 250).astype(np.uint8) for plane in scan.slices]
+    masks = (scan.slices[..., 1] == 250).astype(np.uint8)
     mask = gzip.decompress(encode_stack(scan, masks, "mask")["scan_mask.nii.gz"])
     assert mask[252:256] == bytes(4) and mask[352:] == (voxels // 250).tobytes("F")
 
@@ -141,7 +137,7 @@ def test_three_sequences_in_one_file(tmp_path):
     for path in tmp_path.iterdir():
         scan = read(path)
         assert np.array_equal(scan.slices, voxels.swapaxes(0, 2)) and not scan.grey, path
-        (mask,) = encode_stack(scan, [plane[..., 0] // 255 for plane in scan.slices], "mask").values()
+        (mask,) = encode_stack(scan, scan.slices[..., 0] // 255, "mask").values()
         assert struct.unpack_from("<8h", gzip.decompress(mask), 40) == (3, 8, 6, 2, 1, 1, 1, 1)
     sitk.WriteImage(sitk.GetImageFromArray(voxels[..., :2].swapaxes(0, 2), isVector=True), str(tmp_path / "two.nrrd"))
     assert "(8, 6, 2, 2). Save one volume: FLAIR, or pre-contrast, FLAIR and" in refusal(tmp_path / "two.nrrd")
@@ -179,34 +175,3 @@ def test_files_cut_short_are_one_error(tmp_path, ending):
     for size in (0, 20, len(whole) // 2, len(whole) - 9):
         path.write_bytes(whole[:size])
         assert "is damaged, cut off or of another kind" in refusal(path)
-
-
-# --- Sequences of several files --------------------------------------------------------------------------------
-
-
-def test_sequences_are_combined_only_on_one_grid(tmp_path):
-    voxels = np.random.default_rng(3).integers(1, 90, (3, 8, 6, 4), dtype=np.uint8)
-
-    def scan(channel: int, axes=(0, 1, 2), signs=(1, 1, 1), shift: float = 0) -> Scan:
-        image = turned(voxels[channel], axes, signs)
-        image.SetOrigin((image.GetOrigin()[0] + shift, *image.GetOrigin()[1:]))
-        sitk.WriteImage(image, str(tmp_path / "x.nrrd"))
-        return read(tmp_path / "x.nrrd")
-
-    for axes, signs in (((0, 1, 2), (1, 1, 1)), ((2, 0, 1), (-1, 1, -1))):
-        for shift in (0, 0.04, -0.049):  # mm; a tenth of a voxel is 0.05
-            whole, pre = scan(1), scan(0, axes, signs, shift)
-            assert align(whole, pre) == []
-            combine(whole, {PRE: pre, POST: scan(2)})
-            assert np.array_equal(whole.slices, np.moveaxis(voxels, 0, 3).swapaxes(0, 2)) and not whole.grey
-    combine(without := scan(1), {POST: scan(2)})
-    assert np.array_equal(without.slices, np.array(whole.slices)[..., [1, 1, 2]])
-    shifted = scan(0, (2, 0, 1), (-1, 1, -1), shift=0.25)
-    assert align(scan(1), shifted) == []  # half a voxel: the mean of two columns
-    means = (voxels[0, :-1].astype(float) + voxels[0, 1:]).T / 2
-    np.testing.assert_allclose(np.array(shifted.slices)[:, :, 1:, 0], means, atol=0.51)
-    unknown = scan(2)
-    unknown.grid, unknown.slices = unknown.grid._replace(affine=None), unknown.slices[1:]
-    for pre, message in ((unknown, "is on another grid than FLAIR"), (whole, "more than one")):
-        (problem,) = align(scan(1), pre)
-        assert re.search(message, problem)

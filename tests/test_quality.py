@@ -79,7 +79,7 @@ def test_the_probability_that_an_empty_mask_is_right_by_hand():
     })  # fmt: skip
     assert quality.empty_is_right(patients) == pytest.approx(0.6 / (0.6 + 0.25))  # (5 + 1) / 10 and (1 + 1) / 8
     model, mask = {"intercept": 0.5}, np.zeros((1, 1024, 1024), np.uint8)
-    scan, probabilities = Scan("P", [*mask], ["1"], []), np.zeros((1, 256, 256), np.float32)
+    scan, probabilities = Scan("P", mask[..., None], ["1"], []), np.zeros((1, 256, 256), np.float32)
     assert expect(model, probabilities, mask, scan, False) == quality.UNKNOWN  # stored without it
     model["empty"] = 0.75
     expected = {"expected_dice": 0.75, "low": None, "high": None}

@@ -17,6 +17,7 @@ import pandas as pd
 import pytest
 from conftest import box, make_slices
 
+from dataset.preprocess import find_head
 from evaluation import summary
 from reporting import viewer
 from reporting.plots import training_plots, write_plots
@@ -89,11 +90,11 @@ def test_labels_are_written_as_runs():
 
 def test_the_view_is_a_square_around_head_and_marks():
     images, marked = np.zeros((10, 256, 256, 3), np.uint8), np.zeros((10, 256, 256), bool)
-    assert viewer.head_view(images, marked) == [0, 0, 256]
+    assert viewer.head_view(find_head(images) | marked) == [0, 0, 256]
     images[:, 50:100, 60:90] = images[:, 10, 240] = 200  # a speck is not the head
-    assert viewer.head_view(images, marked) == [38, 38, 74]  # 50 rows and 12 pixels of margin on both sides
+    assert viewer.head_view(find_head(images) | marked) == [38, 38, 74]  # 50 rows and 12 pixels of margin on both sides
     marked[3, 55, 119] = True  # columns 60 to 119
-    assert viewer.head_view(images, marked) == [48, 33, 84]
+    assert viewer.head_view(find_head(images) | marked) == [48, 33, 84]
 
 
 def test_pictures_give_up_quality_to_stay_within_their_bytes():

@@ -12,7 +12,8 @@ from PIL import Image
 from test_cohort import files, found, touch
 
 from constants import FLAIR
-from scans.cohort import Cohort, find_patients
+from scans.cohort import find_patients
+from scans.items import Cohort
 from scans.masks import read_reference
 from scans.names import MASK
 from scans.read import read_patient, read_scan
