@@ -74,6 +74,7 @@ def main(argv: list[str] | None = None) -> None:
     names = sorted(patient.name for patient in cohort.patients)
     if unknown := [name for name in args.empty if name not in names]:
         raise UserError(f"--empty {unknown[0]}: is no patient. There are {list_few(names)}.")
+    cohort.refuse_doubles(args.empty)
     print("\n".join(describe(cohort)))
     rows, problems = [], cohort.problems
     with new_folder(args.out) as work:

@@ -157,6 +157,7 @@ def add_patients(cohort: Cohort, name: str, own: list[Item], taken: set[str]) ->
     for main in mains or [None]:
         patient = Patient(unique(name, taken), {FLAIR: main} if main else {})
         if patient.name != safe_name(name):
+            patient.called = safe_name(name)
             patient.notes.append(f"another one is called {name}, too")
         others = [item for item in rest if len(mains) < 2 or item.folder == main.folder]
         assign(patient, others, cohort.problems)

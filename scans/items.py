@@ -4,7 +4,7 @@ import fnmatch
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -29,6 +29,7 @@ from scans.names import (
 )
 from scans.read import holds_mask
 from scans.scan import ENDINGS, PICTURES, file_ending, natural_order, stem
+from utils import UserError
 
 BIDS = "dataset_description.json"  # in a folder of that standard, where these hold no scans as they were taken
 BIDS_OTHERS = {"code", "derivatives", "sourcedata", "stimuli"}
@@ -84,6 +85,7 @@ class Patient:
 
     name: str
     items: dict[Kind, Item]  # by channel, and MASK
+    called: str = ""  # name by its files, where another one has it, too
     unused: list[Item] = field(default_factory=list)  # each with its reason
     notes: list[str] = field(default_factory=list)
 
@@ -98,6 +100,12 @@ class Cohort(NamedTuple):
     @property
     def with_flair(self) -> list[Patient]:
         return [patient for patient in self.patients if FLAIR in patient.items]
+
+    def refuse_doubles(self, names: Collection[str]) -> None:
+        """Raise UserError if one of the names may mean several patients: P, and P_2 if another folder is called P."""
+        for patient in self.patients:
+            if patient.called and {patient.name, patient.called} & {*names}:
+                raise UserError(f"{patient.called} may mean {patient.name}, too. Name them apart in a table of --list.")
 
 
 def find_items(inputs: Iterable[Path], patterns: dict[Kind, str], problems: list[str]) -> list[Item]:

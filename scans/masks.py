@@ -254,6 +254,7 @@ def load_scans(folder: Path, wanted: Collection[str]) -> tuple[dict[str, Scan], 
     Raises: UserError that lists whose scan is missing or cannot be read.
     """
     cohort = find_patients([folder])
+    cohort.refuse_doubles(wanted)
     patients = {patient.name: patient for patient in cohort.with_flair if patient.name in wanted}
     lacking = [name for name in wanted if name not in patients]
     problems = [f"{folder}: no scan of {name}. Name its files like its mask." for name in lacking]
@@ -280,6 +281,7 @@ def take_masks(cohort: Cohort, folder: Path) -> None:
     """
     patients = {patient.name: patient for patient in cohort.patients}
     masks, _, problems = find_masks(folder, patients)
+    cohort.refuse_doubles(masks)
     cohort.problems.extend(problems)
     for name, (first, *more) in masks.items():
         if name not in patients:

@@ -277,6 +277,19 @@ def test_nothing_of_the_user_is_overwritten(small, tmp_path, call):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cohort", "small"]
 
 
+def test_two_patients_of_one_name_are_named_apart_in_a_table(small, tmp_path, call):
+    other = write_volume(tmp_path / "elsewhere" / "A" / "flair.nii.gz", np.arange(2400).reshape(2, 40, 30), SPACING)
+    masks = tmp_path / "masks"
+    arguments = ("import_data", small, other.parent.parent, "--masks", masks, "--list")
+    write_volume(masks / "A.nii.gz", TUMOUR, SPACING)
+    code, _, err = call(*arguments, tmp_path / "asked.csv")
+    assert code == 2 and "A may mean A_2, too. Name them apart in a table of --list" in err
+    code, _, err = call(*arguments[:3], "--empty", "A", "--out", tmp_path / "own")
+    assert code == 2 and "A may mean A_2" in err
+    assert call(*arguments[:3], "--list", tmp_path / "apart.csv")[0] == 0
+    assert call("import_data", tmp_path / "apart.csv", *arguments[3:], tmp_path / "both.csv")[0] == 0
+
+
 # --- Training from weights ----------------------------------------------------------------------------------------
 
 

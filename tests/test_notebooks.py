@@ -40,9 +40,9 @@ def dataset_download(handle):
 IN_KERNEL = """
 import importlib
 
-from reporting import panels, plots
+from reporting import panels
 
-panels.write_panels = plots.write_plots = lambda *_: None  # drawing takes most of the time
+panels.write_panels = lambda *_: None  # drawing takes most of the time
 
 def run(script, *options):  # in this process: each of its own would import torch again
     importlib.import_module(Path(script).stem).main([*options])

@@ -300,7 +300,7 @@ test("the expected Dice is a sum over features with an interval, unknown beyond 
   }));
   const logits = masks.map((mask, n) => Float32Array.from(mask, value => value ? (n ? 0 : 60) : -60));
   const expected = (name, low = 0, high = 9) => expectedDice(logits, masks, {slices}, {...config, input: {size}, confidence:
-    {intercept: 0.5, half_width: 0.2, thresholds: [0.3, 0.7], bad: 0.45, features: {[name]: {coefficient: 0.1, low, high}}}});
+    {intercept: 0.5, half_width: 0.2, thresholds: [0.3, 0.7], bad: 0.45, surest: {threshold_dice: "high", entropy: "low"}, features: {[name]: {coefficient: 0.1, low, high}}}});
   const values = {log_volume: Math.log10(48), log_components: Math.log10(2), largest_share: 32 / 48, neighbour_dice: 0.25, threshold_dice: 0.5, entropy: 32 / 48};
   for (const [name, value] of Object.entries(values)) assert.ok(Math.abs(expected(name).dice - 0.5 - 0.1 * value) < 1e-6, name);
   const {dice, low, high, check} = expected("log_volume");
@@ -308,6 +308,9 @@ test("the expected Dice is a sum over features with an interval, unknown beyond 
   assert.deepEqual([check, expected("entropy").check], [false, true]);
   const unknown = {dice: null, low: null, high: null, check: true}, empty = masks.map(mask => mask.map(() => 0));
   assert.deepEqual(expected("log_volume", 2), unknown);
+  assert.deepEqual([expected("entropy", 0, 0.5), expected("threshold_dice", 0.6)], [unknown, unknown]);
+  for (const [name, low, high, end] of [["entropy", 1, 2, 1], ["threshold_dice", 0, 0.4, 0.4]])  // surer than all others
+    assert.ok(Math.abs(expected(name, low, high).dice - 0.5 - 0.1 * end) < 1e-6, name);
   const ofEmpty = (confidence, doubtful, own = empty, of = slices) => expectedDice(logits, own, {slices: of}, {...config, input: {size}, confidence}, doubtful);
   assert.deepEqual(ofEmpty({features: {entropy: {}}}), unknown);  // stored without the probability that it is right
   assert.deepEqual(ofEmpty({features: {entropy: {}}, empty: 0.75}), {...unknown, dice: 0.75});
