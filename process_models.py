@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> None:
     if notice:
         print(notice)
     chosen = epochs.loc[epochs["epoch"] == best].iloc[0]
-    print(f"{counted(len(epochs), 'epoch')}; {constants.CRITERIA[by]} is epoch {best}")
+    print(f"{counted(len(epochs), 'epoch')}; chosen: epoch {best}, {constants.CRITERIA[by]}")
     if by != "last":
         validated = {name.removeprefix("validation_"): value for name, value in chosen.items()}
         for row in metric_rows(validated, HEADLINES):

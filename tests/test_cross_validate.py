@@ -116,7 +116,7 @@ def test_final_weights_of_all_patients_have_the_metrics_of_their_cross_validatio
     rules = ("--epochs", 2, "--threshold", 0.3, "--min-component", 7, "--keep", 1)
     recipe = ("--no-validation", *weights, *QUICK, *rules)
     code, out, err = call("cross_validate", "--folds", 2, "--run", cv, "--data", folder, *recipe)
-    assert (code, err) == (0, "") and "2 epochs; the last one is epoch 2" in out
+    assert (code, err) == (0, "") and "2 epochs; chosen: epoch 2, the last one" in out
     fold, metrics = RunFolder(cv.path / "fold_1"), RunFolder(cv.path / "fold_1").read_metrics()
     assert [fold.read_split_table(split)["patient"].nunique() for split in SPLITS] == [2, 0, 2]
     assert fold.checkpoints().keys() == {2} and fold.read_epochs_table()["validation_loss"].isna().all()
