@@ -30,8 +30,8 @@ def write_panels(run: RunFolder, slices: Slices, predicted: np.ndarray, results:
     for name, ordered in (("best", tumour), ("worst", tumour[::-1])):
         if rows := ordered.drop_duplicates("patient").index[:EXAMPLES].tolist():
             figure = draw_panel(slices, predicted, results, rows)
-            title = f"The {name} of {len(tumour)} tumour slices, one per patient"
-            figure.suptitle("\n".join(filter(None, (title, note))), fontsize=12)
+            title = f"The {name} of {len(tumour)} tumour slices,\none per patient"
+            figure.suptitle("\n".join(filter(None, (title, note))), fontsize=9)
             run.write(f"plots/panel_{name}.png", to_png(figure))
 
 
