@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> None:
     from reporting.genomics import draw_boxes, sentences, text_tables
     from reporting.plots import write_plots
     from reporting.report import write_report
-    from storage.run_folder import RunFolder
+    from storage.run_folder import GENOMICS, RunFolder
 
     run, predicted = (RunFolder(args.run) if args.run else None), None
     if run:
@@ -71,6 +71,8 @@ def main(argv: list[str] | None = None) -> None:
     tests = study["associations"]
     small = {name: tests[name].map("{:.3g}".format, na_action="ignore") for name in P_COLUMNS}  # 3.1e-07
     written = {f"{name}.csv": table for name, table in study.items() if len(table)}
+    for name in GENOMICS:  # of an earlier study, with other labels
+        (out.path / name).unlink(missing_ok=True)
     for name, content in (written | {"associations.csv": tests.assign(**small)}).items():
         out.write(name, content)
     boxes = {f"boxes_{name}": draw_boxes(study["shape_features"], name) for name in shape.PUBLISHED}

@@ -106,7 +106,7 @@ def sentences(study: dict[str, pd.DataFrame]) -> list[str]:
         "between the groups.",
         CAVEAT,
     ]
-    if len(study["agreement"]):
+    if len(study["agreement"]) and len(tests):  # none with labels of mutations alone
         significant = tests["holm_p"] < SIGNIFICANT
         manual = significant[MANUAL]
         tested = tests["difference_high"].loc[manual, AUTOMATIC].dropna()
@@ -118,6 +118,7 @@ def sentences(study: dict[str, pd.DataFrame]) -> list[str]:
             f"bootstrap over at least {FEWEST_PAIRED} patients, was tested for {len(tested)} of them: the effect is "
             f"weaker on automatic masks in {(tested < 0).sum()} (95% interval below 0).",
         )
+    if len(study["agreement"]):
         notes.append(
             "Of an automatic mask, only the largest component in 3D is measured: a false one far away would stretch "
             "the ellipsoid. Of a manual mask, all are. ICC: intraclass correlation of absolute agreement, with an "

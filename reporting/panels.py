@@ -16,6 +16,7 @@ from reporting.viewer import head_view
 from scans.show import MASK_COLOR, PREDICTION_COLOR, stretch, tile
 from storage.run_folder import RunFolder
 
+PANELS = {"panel_best": "best", "panel_worst": "worst"}
 EXAMPLES = 3  # best or worst slices
 SIDE = 480  # pixels of a picture
 
@@ -27,12 +28,12 @@ def write_panels(run: RunFolder, slices: Slices, predicted: np.ndarray, results:
     """
     tumour = results[results["tumour_pixels"] > 0]
     tumour = tumour.sort_values(["iou", "false_positive", "image_path"], ascending=[False, True, True])
-    for name, ordered in (("best", tumour), ("worst", tumour[::-1])):
+    for (name, which), ordered in zip(PANELS.items(), (tumour, tumour[::-1]), strict=True):
         if rows := ordered.drop_duplicates("patient").index[:EXAMPLES].tolist():
             figure = draw_panel(slices, predicted, results, rows)
-            title = f"The {name} of {len(tumour)} tumour slices,\none per patient"
+            title = f"The {which} of {len(tumour)} tumour slices,\none per patient"
             figure.suptitle("\n".join(filter(None, (title, note))), fontsize=9)
-            run.write(f"plots/panel_{name}.png", to_png(figure))
+            run.write(f"plots/{name}.png", to_png(figure))
 
 
 def draw_panel(slices: Slices, predicted: np.ndarray, results: pd.DataFrame, numbers: Sequence[int]) -> Figure:

@@ -54,6 +54,8 @@ def write_result(
         epochs: the metrics of all epochs of the run; None for a cross-validation, and for masks of unknown origin.
     """
     notice = SYNTHETIC_NOTICE if metrics["synthetic"] else ""
+    for name in (*panels.PANELS, *PLOTS["volumes"], *PLOTS["calibration"]):  # of an earlier result
+        (run.path / "plots" / f"{name}.png").unlink(missing_ok=True)
     run.write_test(tables, metrics, predicted)
     panels.write_panels(run, slices, predicted, tables["slices"], notice)
     drawn = plots.result_plots(tables["patients"], tables["slices"], metrics)

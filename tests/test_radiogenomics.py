@@ -93,6 +93,10 @@ def test_manual_masks_from_the_command_line(call, data, tmp_path):
     assert sorted(path.stem for path in (out / "plots").glob("*.png")) == sorted(PLOTS)
     code, _, err = call("radiogenomics", "--data", data, "--out", out)
     assert code == 2 and f"{out}: is not empty" in err
+    rows = "".join(f"SYNTH_T_{n};{('mutant', 'wt')[n % 2]}\n" for n in range(PATIENTS))
+    (tmp_path / "atrx.csv").write_text(f"Patient;ATRX\n{rows}")
+    arguments = ("--data", data, "--labels", tmp_path / "atrx.csv", "--out", out, "--overwrite")
+    assert call("radiogenomics", *arguments)[0] == 0 and len(read(out)) == 2  # no area of the labels before
 
 
 def test_predicted_masks_of_a_cross_validation(call, undrawn, data, predicted, tmp_path):
@@ -121,6 +125,10 @@ def test_predicted_masks_of_a_cross_validation(call, undrawn, data, predicted, t
     assert areas["difference"]["automatic"] == areas["auc"]["automatic"] - areas["auc"]["manual"]
     page = (run.path / "report.html").read_text(encoding="utf-8")
     assert ">Genomics</h2>" in page and "<td>Synthetic subtype</td>" in page
+    rows = "".join(f"SYNTH_T_{n};{('mutant', 'wt')[n % 2]}\n" for n in range(PATIENTS))
+    (tmp_path / "atrx.csv").write_text(f"Patient;ATRX\n{rows}")  # no test is adjusted
+    code, _, err = call("radiogenomics", "--run", run.path, "--labels", tmp_path / "atrx.csv")
+    assert (code, err) == (0, "") and len(read(run.path)) == 3
 
 
 def test_mistakes_end_with_one_message(call, folder, tmp_path):

@@ -249,8 +249,10 @@ def test_a_run_is_never_overwritten_and_a_result_only_if_asked(call, unreported,
     code, _, err = call("score_masks", masks, "--data", folder, "--out", tmp_path / "s")
     assert code == 2 and "is not empty. Name another folder with --out, or add --overwrite" in err
     (tmp_path / "s" / "mine.txt").write_text("kept")
+    RunFolder(tmp_path / "s").write("plots/bland_altman.png", b"of an earlier result with more patients")
     assert call("score_masks", masks, "--data", folder, "--out", tmp_path / "s", "--overwrite")[0] == 0
     assert (tmp_path / "s" / "mine.txt").read_text() == "kept"
+    assert not (tmp_path / "s" / "plots" / "bland_altman.png").exists()
 
 
 @pytest.mark.parametrize("elsewhere", [False, True])
