@@ -79,7 +79,7 @@ class Prediction:
         if masks is None:
             settings = self.checkpoint["input"]
             probabilities, small = network.submit(predict, self.compute, scan, settings).result()
-            masks = to_masks(probabilities, Postprocessing.of(settings), scan.spacing)
+            masks = to_masks(probabilities, Postprocessing.of(settings), scan)
             origin = {"origin": NETWORK}
         else:
             origin = write.origin_of(self.out / patient.name, before)

@@ -46,14 +46,20 @@ def predict(compute: Compute, scan: Scan, preprocessing: dict[str, Any]) -> tupl
     return own.numpy(), torch.from_numpy(logits).sigmoid().numpy()
 
 
-def to_masks(
-    probabilities: np.ndarray, postprocessing: Postprocessing, spacing: Sequence[float] | None = None
-) -> np.ndarray:
-    """Return the masks of probabilities ([S, H, W]), uint8, 0 or 1. The smallest component is counted at the network's
-    size.
+def to_masks(probabilities: np.ndarray, postprocessing: Postprocessing, scan: Scan) -> np.ndarray:
+    """Return the masks of probabilities ([S, H, W]), uint8, 0 or 1.
+
+    The smallest component is counted at the network's size, and through the slices unless these differ in size.
     """
-    smallest = round(postprocessing.min_component * network_pixel(probabilities.shape[1:], spacing))
-    return postprocess_stack(probabilities, postprocessing._replace(min_component=smallest))
+
+    def process(stack: np.ndarray, size: Sequence[int]) -> np.ndarray:
+        smallest = round(postprocessing.min_component * network_pixel(size, scan.spacing))
+        return postprocess_stack(stack, postprocessing._replace(min_component=smallest))
+
+    if scan.sizes:
+        own = zip(probabilities, scan.sizes, strict=True)
+        return np.concatenate([process(plane[None], size) for plane, size in own])
+    return process(probabilities, probabilities.shape[1:])
 
 
 def expect(
@@ -86,8 +92,9 @@ def segment(stack: np.ndarray, weights: str | Path = constants.WEIGHTS) -> np.nd
     Raises: ValueError for a stack of another shape or type, or without an image; UserError for damaged weights.
     """
     compute, input = load_computation(Path(weights))
-    probabilities, _ = predict(compute, scan_of_array(np.asarray(stack)), input)
-    return to_masks(probabilities, Postprocessing.of(input))
+    scan = scan_of_array(np.asarray(stack))
+    probabilities, _ = predict(compute, scan, input)
+    return to_masks(probabilities, Postprocessing.of(input), scan)
 
 
 @functools.cache

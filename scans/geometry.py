@@ -24,6 +24,8 @@ def to_network(scan: Scan) -> np.ndarray:
     for first, last in pairwise(_slab_edges(scan)):
         planes = scan.slices[first:last]
         plane = planes[0] if len(planes) == 1 else np.mean(planes, axis=0, dtype=np.float32).round().astype(np.uint8)
+        height, width = _own_size(scan, first)
+        plane = plane[:height, :width]
         if (size := _square_size(plane.shape, scan.spacing)) != plane.shape[:2]:
             plane = cv2.resize(plane, size[::-1], interpolation=cv2.INTER_LINEAR)
         slabs.append(to_network_size(plane))
@@ -38,7 +40,8 @@ def masks_to_network(masks: np.ndarray, scan: Scan) -> np.ndarray:
     slabs = []
     for first, last in pairwise(_slab_edges(scan)):
         mask = (2 * np.sum(masks[first:last], axis=0) >= last - first).astype(np.uint8)
-        square = _pad(_nearest(mask, _square_size(mask.shape, scan.spacing)))
+        height, width = size = _own_size(scan, first)
+        square = _pad(_nearest(mask[:height, :width], _square_size(size, scan.spacing)))
         slabs.append(_nearest(square, (IMAGE_SIZE, IMAGE_SIZE)))
     return np.stack(slabs)
 
@@ -46,14 +49,14 @@ def masks_to_network(masks: np.ndarray, scan: Scan) -> np.ndarray:
 def from_network(logits: np.ndarray, scan: Scan) -> np.ndarray:
     """Return logits of `to_network` (float32 [N, 256, 256]) for each slice of the scan: float32 [S, H, W]."""
     edges = _slab_edges(scan)
-    slices, height, width = scan.slices.shape[:3]
-    size = _square_size((height, width), scan.spacing)
-    own = np.empty((slices, height, width), np.float32)
-    for n, at in enumerate(np.interp(np.arange(slices), (edges[:-1] + edges[1:] - 1) / 2, np.arange(len(logits)))):
+    own = np.full(scan.slices.shape[:3], -np.inf, np.float32)  # no tumour beside a smaller slice
+    for n, at in enumerate(np.interp(np.arange(len(own)), (edges[:-1] + edges[1:] - 1) / 2, np.arange(len(logits)))):
         below, share = int(at), np.float32(at % 1)
         logit = logits[below] if share == 0 else logits[below] * (1 - share) + logits[below + 1] * share
+        height, width = _own_size(scan, n)
+        size = _square_size((height, width), scan.spacing)
         logit = to_original_size(logit, *size)
-        own[n] = logit if size == (height, width) else cv2.resize(logit, (width, height))
+        own[n, :height, :width] = logit if size == (height, width) else cv2.resize(logit, (width, height))
     return own
 
 
@@ -117,10 +120,15 @@ def _nearest(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return mask[np.ix_(*places)]
 
 
+def _own_size(scan: Scan, number: int) -> tuple[int, ...]:
+    """Return height and width of a slice, without the rows and columns that fill up a smaller picture."""
+    return scan.sizes[number] if scan.sizes else scan.slices.shape[1:3]
+
+
 def _slab_edges(scan: Scan) -> np.ndarray:
     """Return the first slice of each of N slabs, and the number of slices: int64 [N + 1]; a slab may be one slice."""
     slices = slabs = len(scan.slices)
-    if scan.spacing and scan.spacing[2] < THIN:
+    if scan.spacing and scan.spacing[2] < THIN and not scan.sizes:
         slabs = max(1, round(slices * scan.spacing[2] / APART))
     return np.linspace(0, slices, slabs + 1).round().astype(int)
 

@@ -117,6 +117,7 @@ def _read_pictures(name: str, paths: Sequence[Path], problems: list[str]) -> Sca
     planes, sizes = list(slices.values()), [plane.shape[:2] for plane in slices.values()]
     if len({plane.ndim for plane in planes}) > 1:  # grey among colours
         planes = [plane if plane.ndim == 3 else np.repeat(plane[..., None], CHANNELS, 2) for plane in planes]
+    check_voxels(*np.max(sizes, axis=0), len(sizes))  # filled up, as they are held
     scan = Scan(name, pad(planes), names, list(slices), read_spacing(paths[0].parent))
     scan.sizes = sizes if len(set(sizes)) > 1 else []
     return scan

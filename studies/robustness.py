@@ -126,7 +126,7 @@ def score_patients(
                 scan, _ = read_patient(patient)
                 reference = read_reference(patient, scan)
             probabilities, small = predict(compute, scan, settings)
-            masks = to_masks(probabilities, Postprocessing.of(settings), scan.spacing)
+            masks = to_masks(probabilities, Postprocessing.of(settings), scan)
             ml = round(int(masks.sum()) * float(np.prod(scan.spacing)) / 1000, 3)
             row = {"patient": scan.name, "form": form, "dice": quality.dice(masks, reference), "ml": ml}
             rows.append(row | quality.features(small, masks_to_network(masks, scan)))

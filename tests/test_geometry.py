@@ -5,9 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from PIL import Image
 
 from constants import FLAIR, POST, PRE
+from evaluation.selection import Postprocessing
+from inference.segment import to_masks
 from scans import geometry, medical
+from scans import scan as scan_module
 from scans.read import align, combine, read_scan
 from scans.scan import Scan
 
@@ -103,3 +107,27 @@ def test_a_sequence_on_another_grid_is_resampled_by_the_headers_or_left_out(tmp_
     flair = write(tmp_path / "flair.nii.gz", head((2, 2, 6)), (2, 2, 6), "axial")
     (problem,) = align(flair, write(tmp_path / "t1.nii.gz", head((2, 2, 2)), (2, 2, 2), "axial", shift=90))
     assert problem.startswith(f"{tmp_path / 't1.nii.gz'}: its head and that of FLAIR overlap by")
+
+
+def test_pictures_of_two_sizes_are_seen_one_by_one(tmp_path):
+    plane = head((1, 1, 5))[..., 15].T >> 2
+    Image.fromarray(plane.astype(np.uint8)).save(tmp_path / "x_1.png")
+    Image.fromarray(plane.astype(np.uint8)).resize((320, 400), Image.Resampling.NEAREST).save(tmp_path / "x_2.png")
+    scan, problems = read_scan("x", [tmp_path / "x_1.png", tmp_path / "x_2.png"])
+    assert problems == [] and scan.sizes == [(200, 160), (400, 320)]
+    small, large = geometry.to_network(scan)[..., FLAIR].astype(np.float32) - 180
+    assert small.shape == (256, 256) and ((small > 0) == (large > 0)).mean() > 0.99
+    own = geometry.from_network(np.stack([small, large]), scan)
+    assert np.isneginf(own[0, 200:]).all() and np.isneginf(own[0, :, 160:]).all()
+    masks = to_masks((own > 0).astype(np.float32), Postprocessing(0.5, 300), scan)
+    assert masks.any((1, 2)).all() and (masks[0, :200, :160] == masks[1, ::2, ::2]).mean() > 0.99
+    assert (geometry.masks_to_network(masks, scan) == (np.stack([small, large]) > 0)).mean() > 0.99
+
+
+def test_pictures_that_would_be_too_large_filled_up_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(scan_module, "MOST_VOXELS", 10 * 256**2)
+    sides = (10, 10, 600)
+    for number, side in enumerate(sides):  # 2 + 5.5 squares one by one, 16.5 as they are held
+        Image.fromarray(np.full((side, side), number + 20, np.uint8)).save(tmp_path / f"x_{number}.png")
+    scan, problems = read_scan("x", sorted(tmp_path.glob("*.png")))
+    assert scan is None and "1,080,000 voxels, slices padded to squares; at most 655,360" in problems[0]
