@@ -34,7 +34,6 @@ AGENT = re.compile(r"(?<![a-z])(?:post|gad|gado|gd|ce|\+c|c\+)(?![a-z])", re.IGN
 NOBODY = re.compile(
     r"anat|nifti|nii|dicom|dcm|mri?|imaging|images?(?:tr|ts)?|scans?|volumes?|stack|brain", re.IGNORECASE
 )
-NUMBER = re.compile(r"(?:mr[_.])?\d+", re.IGNORECASE)  # of a sequence, as in 4_FLAIR and MR_Flair.512
 FORMAT = re.compile(r"[_-](?:nifti|nii|dicom|dcm)$", re.IGNORECASE)  # ends names of folders
 MAKER = {  # of a mask, by its name
     "corrected": re.compile(r"correct|edited|revised", re.IGNORECASE),
@@ -90,9 +89,9 @@ def read_place(parts: list[str], root: Path, file: bool) -> tuple[str, Kind]:
         above = number >= max(len(parts), 1) and found == MASK  # of what was named, such as ~/TumorSegmentation
         if above or (not is_file and (part.lower() == "wmh" or (found in (PRE, POST) and is_time_point(folder)))):
             whose, found = part, None  # a folder of the patients of a disease, or of a time point
-        rest, of_sequence = kind_of(part)
-        if of_sequence is not None and NUMBER.fullmatch(rest) and not (is_file and rest.isdecimal()):
-            whose = ""  # the number of a sequence
+        series = folder.parent if is_file and stem(folder) == folder.parent.name else folder
+        if series.name in sequence_folders(series.parent):
+            whose = ""
         folder = folder.parent
         kind = MASK if found == MASK else kind
         kind = found if kind is None else kind
@@ -110,6 +109,22 @@ def is_time_point(folder: Path) -> bool:
         return any(kind_of(stem(path))[1] == FLAIR for path in folder.iterdir())
     except OSError:
         return False
+
+
+@functools.cache
+def sequence_folders(folder: Path) -> set[str]:
+    """Return the names of the folders in a folder if each is one sequence of one patient, as 1_T1, 2_T1GD and 4_FLAIR.
+
+    What they have beside the sequence names nobody. FLAIR_p1 and T1_p1 are of p1, and so are not returned.
+    """
+    try:
+        read = {path.name: kind_of(path.name) for path in folder.iterdir() if path.is_dir()}
+    except OSError:
+        return set()
+    read = {name: (whose, kind) for name, (whose, kind) in read.items() if kind is not None}
+    main = [(whose, kind) for whose, kind in read.values() if kind in (PRE, FLAIR, POST)]
+    whose, kinds = ({pair[n] for pair in main} for n in (0, 1))
+    return set(read) if FLAIR in kinds and len(kinds) == len(whose) == len(main) > 1 else set()
 
 
 @functools.cache

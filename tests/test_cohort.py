@@ -255,3 +255,15 @@ def test_of_a_public_set_each_file_is_taken_for_whom_it_shows_or_listed_with_a_r
     left = [item for patient in patients for item in patient.unused] + unused
     assert {item.place for item in left} == every - {path for own in taken.values() for path in own}
     assert all(item.reason for item in left)
+
+
+def test_folders_of_sequences_name_nobody_but_those_of_patients_do(tmp_path):
+    one = touch(tmp_path / "one", "p1/1_T1/1_T1.nii.gz", "p1/4_FLAIR/4_FLAIR.nii.gz")
+    assert {name: [*files(own)] for name, own in found(one).items()} == {"p1": ["flair", "pre"]}
+    many = touch(tmp_path / "many", "001_FLAIR/x.nii.gz", "002_FLAIR/x.nii.gz")
+    assert [*found(many)] == ["001_x", "002_x"]
+    both = touch(tmp_path / "both", *(f"{kind}_{n}/x.nii.gz" for kind in ("FLAIR", "T1") for n in (1, 2)))
+    assert {name: [*files(own)] for name, own in found(both).items()} == {
+        "1_x": ["flair", "pre"],
+        "2_x": ["flair", "pre"],
+    }
