@@ -115,6 +115,8 @@ def _read_pictures(name: str, paths: Sequence[Path], problems: list[str]) -> Sca
     if len({name.lower() for name in names}) < len(names):  # such as 1.png beside 1.tif
         names = [safe_name(path.name) for path in slices]
     planes, sizes = list(slices.values()), [plane.shape[:2] for plane in slices.values()]
+    if len({plane.dtype == np.uint8 for plane in planes}) > 1:
+        raise ValueError("holds pictures of 8 bits and of more, whose intensities do not compare. Save them alike.")
     if len({plane.ndim for plane in planes}) > 1:  # grey among colours
         planes = [plane if plane.ndim == 3 else np.repeat(plane[..., None], CHANNELS, 2) for plane in planes]
     check_voxels(*np.max(sizes, axis=0), len(sizes))  # filled up, as they are held

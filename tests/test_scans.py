@@ -158,17 +158,19 @@ def test_what_holds_the_values_of_a_mask_alone_is_not_segmented_whatever_it_is_c
     assert read(tmp_path / "tumour.npy").slices.any()
 
 
-def test_pictures_of_different_bits_channels_and_endings_in_one_folder(tmp_path):
+def test_pictures_of_different_bits_are_refused_and_of_different_channels_and_endings_read(tmp_path):
     image = np.random.default_rng(0).integers(1, 256, (6, 6, 3), dtype=np.uint8)
     Image.fromarray(image).save(tmp_path / "1.png")
     Image.fromarray(image[..., 1]).save(tmp_path / "1.tif")
-    Image.fromarray(image[..., 1].astype(np.uint16) * 200).save(tmp_path / "2.png")
-    Image.fromarray(image[..., 1].astype(np.float32)).save(tmp_path / "3.tif")
     for mode in ("1", "P", "LA", "RGBA"):
         Image.new(mode, (6, 6)).save(tmp_path / f"mode_{mode}.png")
     scan, problems = read_scan("x", find_patients([tmp_path])[0][0].items[1].paths)
-    assert problems == [] and scan.names[:3] == ["1.png", "1.tif", "2.png"]  # 1 alone would name two masks
+    assert problems == [] and scan.names[:2] == ["1.png", "1.tif"]  # 1 alone would name two masks
     assert all(plane.dtype == np.uint8 and plane.shape == (6, 6, 3) for plane in scan.slices) and not scan.grey
+    for deep in (np.uint16, np.float32):
+        Image.fromarray(image[..., 1].astype(deep)).save(tmp_path / "2.tif")
+        scan, problems = read_scan("x", find_patients([tmp_path])[0][0].items[1].paths)
+        assert scan is None and "pictures of 8 bits and of more" in problems[0]
 
 
 @pytest.mark.parametrize(("height", "width"), [(256, 256), (200, 256), (256, 131), (384, 512)])
