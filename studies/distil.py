@@ -5,7 +5,7 @@
 
 Other options go to train_model.py. The last network is in RUN, the others are in RUN_first, RUN_on_1, ... beside it. It
 begins with the first, and its target is 0.3 of the mask and 0.7 of the mean probability of the four. The same command
-goes on where it stopped. Of a quick trial (--epochs 1 --width 2) all are.
+goes on where it stopped. A quick trial of all: --epochs 1 --width 2.
 """
 
 import argparse
