@@ -1,5 +1,5 @@
 #!/bin/bash
-# The two sbatch scripts of docs/usage.md, as printed there, on a Slurm of one machine that this script sets up: a
+# docs/cohort.sbatch and docs/folds.sbatch on a Slurm of one machine that this script sets up: a
 # cohort in shards and folds with their pooling, of which one shard and one fold are requeued while they run. Their
 # results are compared, byte by byte, with those of one process that nothing stopped. Synthetic patients, tiny network.
 #
@@ -60,12 +60,9 @@ requeue_once() {  # requeue element $1 of a job array as soon as file $2 is ther
     echo "requeued $1, when $2 was there"
 }
 
-# --- The scripts of the page, patients, a network ------------------------------------------------------------------
+# --- Patients, a network ------------------------------------------------------------------
 cd "$WORK"
 ln -s "$PROJECT"/*.py "$PROJECT"/*/ .  # what a clone holds, so that scripts run as from there
-script() { awk -v n="$1" '/^    #!/ {k++; on = k == n} !/^    / {on = 0} on {print substr($0, 5)}' docs/usage.md; }
-script 1 > cohort.sbatch
-script 2 > folds.sbatch
 small="--cpus-per-task=1 --mem=0"
 python -m dataset.synthetic patients --patients 12
 python - <<'END'
@@ -83,8 +80,8 @@ ls patients | grep SYNTH | sed -n 1,6p > six.txt
 training="--data patients --patients six.txt --width 2 --epochs 3 --batch-size 8 --device cpu"
 
 # --- Folds: two in an array, the second requeued in its second epoch; against one process --------------------------
-job=$(sbatch --parsable --array=1-2 $small folds.sbatch 2 runs/cv $training)
-last=$(sbatch --parsable --dependency=afterok:$job $small folds.sbatch 2 runs/cv $training)
+job=$(sbatch --parsable --array=1-2 $small docs/folds.sbatch 2 runs/cv $training)
+last=$(sbatch --parsable --dependency=afterok:$job $small docs/folds.sbatch 2 runs/cv $training)
 requeue_once "${job}_2" runs/cv/fold_2/models/epoch_2.pt  # the state after epoch 1 is there
 finish "$last"
 grep -h "resumed after epoch" folds_*.log
@@ -103,8 +100,8 @@ echo "folds: pooled tables byte-equal, weights of the last epoch bit-equal"
 
 # --- A cohort in three shards, the second requeued after its first scan; against one process -------------------------
 options="heads --run runs/plain/fold_1 --device cpu"
-job=$(sbatch --parsable --array=1-3 $small cohort.sbatch $options --out slurm/masks)
-last=$(sbatch --parsable --dependency=afterany:$job $small cohort.sbatch $options --out slurm/masks)
+job=$(sbatch --parsable --array=1-3 $small docs/cohort.sbatch $options --out slurm/masks)
+last=$(sbatch --parsable --dependency=afterany:$job $small docs/cohort.sbatch $options --out slurm/masks)
 second=$(ls heads | sed -n 2p)
 requeue_once "${job}_2" "slurm/masks/${second%.npy}/${second%.npy}_mask.json"
 finish "$last"
