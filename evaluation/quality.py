@@ -2,8 +2,8 @@
 
 The 90% interval is conformal: as wide as the errors on patients that the regression did not see. Nothing is said about
 a patient with a feature beyond those of the patients it was fitted to, except where the network is surer than of all of
-these: then the surest of them stands in. An empty mask has a Dice of 1 if it is right and
-of 0 if not: its expected Dice is the probability that it is right.
+these: then the surest of them stands in. An empty mask has a Dice of 1 if it is right and of 0 if not: its expected
+Dice is the probability that it is right.
 """
 
 import math

@@ -87,10 +87,11 @@ def selection_warning(epochs: pd.DataFrame, chosen: int) -> str:
     best = int(iou.idxmax())
     if found[chosen] >= 0.5 and iou[best] <= iou[chosen] + CLEARLY:
         return ""
+    other = f"; the best on them is epoch {best} with {found[best]:.0%} and {iou[best]:.3f} (--select-by tumour_iou)"
     return (
         f"warning: epoch {chosen} finds {found[chosen]:.0%} of the validation tumour slices, with an IoU of "
-        f"{iou[chosen]:.3f}; the best on them is epoch {best} with {found[best]:.0%} and {iou[best]:.3f} "
-        "(test_model.py --select-by tumour_iou). If that is too little, train for longer, or with --recipe tuned."
+        f"{iou[chosen]:.3f}{other if best != chosen else ''}. If that is too little, train for longer, or with "
+        "--recipe tuned."
     )
 
 

@@ -37,6 +37,8 @@ def test_a_warning_names_the_better_epoch():
     assert "epoch 3 with 80% and 0.560" in said
     assert "epoch 3 with 80%" in selection.selection_warning(table, 2)
     assert selection.selection_warning(table, 3) == ""
+    said = selection.selection_warning(epochs(iou=[0.5], tumour_found=[0.2], tumour_iou=[0.1]), 1)
+    assert said.startswith("warning: epoch 1 finds 20% of") and "the best on them" not in said
     said = selection.selection_warning(epochs(iou=[0.5] * 3, tumour_found=[NAN] * 3, tumour_iou=[NAN] * 3), 1)
     assert said == selection.NO_TUMOUR
 
