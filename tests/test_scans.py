@@ -84,11 +84,10 @@ def test_hostile_files_are_refused_before_they_are_decoded(tmp_path, ending, con
     tracemalloc.stop()
 
 
-def test_the_pictures_of_a_folder_are_counted(tmp_path):
-    for number in range(9):
-        Image.new("RGB", (4096, 9)).save(tmp_path / f"{number}.png")
+def test_the_pictures_of_a_folder_are_counted_as_large_as_the_largest(tmp_path):
+    for number in range(10):
+        Image.new("RGB", (4096 if number == 5 else 9, 9)).save(tmp_path / f"{number}.png")
     (tmp_path / "1.png").write_text("no picture")
-    Image.new("RGB", (4096, 9)).save(tmp_path / "9.png")
     paths = find_patients([tmp_path])[0][0].items[1].paths
     scan, problems = read_scan("x", paths)
     assert scan is None and len(problems) == 2 and "1.png: cannot be read" in problems[0]
@@ -309,6 +308,5 @@ def test_areas_volumes_and_dice_by_hand(tmp_path):
         "=x,,,0.072000,,,,,,3,2,18,72.000000,=x_2,6,6,0.500000,in/=x.nii",
         "=x,,,,,,,,,3,2,18,,=x_2,,,,in/=x.nii",
     ]
-    assert (tmp_path / "slices.csv").read_text().splitlines()[3] == (
-        '=x,"a, ""b""",4,5,0,0.000000,0.000000,0,0,1.000000,in/=x.nii'
-    )
+    third = '=x,"a, ""b""",4,5,0,0.000000,0.000000,0,0,1.000000,in/=x.nii'
+    assert (tmp_path / "slices.csv").read_text().splitlines()[3] == third

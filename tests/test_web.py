@@ -20,6 +20,7 @@ import pandas as pd
 import pytest
 import SimpleITK as sitk
 import torch
+from conftest import make_volume
 from test_dicom import write_slice
 
 import constants
@@ -114,9 +115,7 @@ def images() -> np.ndarray:
 
 def write_volume(path: Path, planes: np.ndarray, code: str = "LPS", spacing: Sequence[float] = SPACING) -> None:
     """Write slices (uint8 [S, H, W]) as a volume of 16 bits, whose axes run as the code says."""
-    image = sitk.GetImageFromArray(planes.astype(np.int16) * 7)
-    image.SetSpacing(spacing)
-    image.SetOrigin((12.5, -40.25, 7))
+    image = make_volume(planes.astype(np.int16) * 7, spacing, (12.5, -40.25, 7))
     sitk.WriteImage(sitk.DICOMOrient(image, code), str(path))
 
 
