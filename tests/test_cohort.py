@@ -61,40 +61,33 @@ def test_files_are_grouped_into_patients(tmp_path):
 # --- Names -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("name", "whose", "kind"),
-    [
-        ("x_T2_FLAIR", "x", FLAIR), ("113-02-FLAIR_processed_reg", "113-02_processed_reg", FLAIR),
-        ("T1_to_FLAIR", "", PRE), ("sub-1_space-FLAIR_T1w", "sub-1", PRE),
-        ("t1-gd", "", POST), ("x_post-contrast", "x", POST), ("x_pd", "x", OTHER),
-        ("P 1 T1 post", "P 1", POST), ("T2 FLAIR", "", FLAIR),
-        ("mask_x_flair", "x_flair", MASK), ("x_flair_mask_reader2", "x_flair", MASK), ("labelsTr", "", MASK),
-        *((name, name, None) for name in ("scan", "p_post", "P1_pre", "TCGA_CS_4941_19960909", "flair2", "reflair",
-                                          "T1b", "pre_x", "PD_12", "GT_003", "unmasked", "segment")),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("name", "whose", "kind"), [
+    ("x_T2_FLAIR", "x", FLAIR), ("113-02-FLAIR_processed_reg", "113-02_processed_reg", FLAIR),
+    ("T1_to_FLAIR", "", PRE), ("sub-1_space-FLAIR_T1w", "sub-1", PRE),
+    ("t1-gd", "", POST), ("x_post-contrast", "x", POST), ("x_pd", "x", OTHER),
+    ("P 1 T1 post", "P 1", POST), ("T2 FLAIR", "", FLAIR),
+    ("mask_x_flair", "x_flair", MASK), ("x_flair_mask_reader2", "x_flair", MASK), ("labelsTr", "", MASK),
+    *((name, name, None) for name in ("scan", "p_post", "P1_pre", "TCGA_CS_4941_19960909", "flair2", "reflair",
+                                      "T1b", "pre_x", "PD_12", "GT_003", "unmasked", "segment")),
+])  # fmt: skip
 def test_names_say_a_sequence_or_a_mask_or_neither(name, whose, kind):
     assert kind_of(name) == (whose, kind)
 
 
-@pytest.mark.parametrize(
-    ("names", "patients"),
-    [
-        (["a/flair.nii.gz", "b/flair.nii.gz"], ["a", "b"]),
-        (["P1/FLAIR/1.png", "P1/FLAIR/2.png", "P2/FLAIR/1.png"], ["P1", "P2"]),
-        (["flair/p1.nii.gz", "flair/p2.nii.gz", "t1/p1.nii.gz"], ["p1", "p2"]),
-        (["wmh/1_FLAIR.nii", "wmh/2_FLAIR.nii", "wmh/1_wmh.nii"], ["wmh_1", "wmh_2"]),
-        (["site_1/p/flair.npy", "site_2/p/flair.npy"], ["site_1_p", "site_2_p"]),
-        (["p1.npy", "p10.npy", "P1/p10.npy"], ["p1", "p10", "P1_p10"]),
-        (["P1/pre/flair.nii", "P1/post/flair.nii", "P1/pre/t1.nii", "P1/post/t1.nii"], ["P1_pre", "P1_post"]),
-        (["P2/DICOM/flair.nii", "P2/NIFTI/flair.nii"], ["P2", "P2_2"]),
-        (["P3/flair.nii", "P3/pre/t1.nii"], ["P3"]),
-        (["kaggle_3m/TCGA_1/TCGA_1_1.tif", "kaggle_3m/TCGA_1/TCGA_1_1_mask.tif"], ["kaggle_3m_TCGA_1"]),
-        (["001_FLAIR/x.nii.gz", "002_FLAIR/x.nii.gz"], ["001_x", "002_x"]),
-        (["FLAIR_1/x.nii.gz", "FLAIR_2/x.nii.gz", "T1_1/x.nii.gz", "T1_2/x.nii.gz"], ["1_x", "2_x"]),
-    ],
-    ids=lambda value: value[0],
-)  # fmt: skip
+@pytest.mark.parametrize(("names", "patients"), [
+    (["a/flair.nii.gz", "b/flair.nii.gz"], ["a", "b"]),
+    (["P1/FLAIR/1.png", "P1/FLAIR/2.png", "P2/FLAIR/1.png"], ["P1", "P2"]),
+    (["flair/p1.nii.gz", "flair/p2.nii.gz", "t1/p1.nii.gz"], ["p1", "p2"]),
+    (["wmh/1_FLAIR.nii", "wmh/2_FLAIR.nii", "wmh/1_wmh.nii"], ["wmh_1", "wmh_2"]),
+    (["site_1/p/flair.npy", "site_2/p/flair.npy"], ["site_1_p", "site_2_p"]),
+    (["p1.npy", "p10.npy", "P1/p10.npy"], ["p1", "p10", "P1_p10"]),
+    (["P1/pre/flair.nii", "P1/post/flair.nii", "P1/pre/t1.nii", "P1/post/t1.nii"], ["P1_pre", "P1_post"]),
+    (["P2/DICOM/flair.nii", "P2/NIFTI/flair.nii"], ["P2", "P2_2"]),
+    (["P3/flair.nii", "P3/pre/t1.nii"], ["P3"]),
+    (["kaggle_3m/TCGA_1/TCGA_1_1.tif", "kaggle_3m/TCGA_1/TCGA_1_1_mask.tif"], ["kaggle_3m_TCGA_1"]),
+    (["001_FLAIR/x.nii.gz", "002_FLAIR/x.nii.gz"], ["001_x", "002_x"]),
+    (["FLAIR_1/x.nii.gz", "FLAIR_2/x.nii.gz", "T1_1/x.nii.gz", "T1_2/x.nii.gz"], ["1_x", "2_x"]),
+], ids=lambda value: value[0])  # fmt: skip
 def test_patients_are_named_by_their_place(tmp_path, names, patients):
     own = found(touch(tmp_path / "coh", *names))
     assert set(own) == set(patients)

@@ -175,16 +175,13 @@ def test_weights_know_their_choice_and_their_patients_and_are_exported_again_as_
     assert (tmp_path / "export" / "MODEL_CARD.md").read_text() == card
 
 
-@pytest.mark.parametrize(
-    ("tested", "config", "texts"),
-    [
-        (False, {}, ("not a medical device", "8 patients with 178 slices for train", "Not tested yet")),
-        (True, {}, ("2 patients, 113 slices that were in neither training nor validation", "Few.",
-                       "| 0.750 | 0.600 to 0.900; 0 of 2 patients without tumour |", "| 0.620 | 0.600, 0.639 |")),
-        (False, {"synthetic": True}, (constants.SYNTHETIC_NOTICE,)),
-        (False, {"published": False}, ("some or all of whom are the user's own", "in pixels of this size")),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("tested", "config", "texts"), [
+    (False, {}, ("not a medical device", "8 patients with 178 slices for train", "Not tested yet")),
+    (True, {}, ("2 patients, 113 slices that were in neither training nor validation", "Few.",
+                   "| 0.750 | 0.600 to 0.900; 0 of 2 patients without tumour |", "| 0.620 | 0.600, 0.639 |")),
+    (False, {"synthetic": True}, (constants.SYNTHETIC_NOTICE,)),
+    (False, {"published": False}, ("some or all of whom are the user's own", "in pixels of this size")),
+])  # fmt: skip
 def test_the_card(tmp_path, tested, config, texts):
     run = make_run(tmp_path / "run", **config)
     if tested:

@@ -152,15 +152,12 @@ TUMOUR = np.zeros((2, 40, 30), np.uint8)
 TUMOUR[:, 10:16, 10:18] = 1
 
 
-@pytest.mark.parametrize(
-    ("names", "files"),
-    [
-        *(((name, name.replace("A", "C Müller")), [1, 0, 1]) for name in (
-            "A.nii.gz", "A_mask.mha", "A_seg.nii.gz", "A_mask.seg.nrrd", "A/Segmentation.seg.nrrd", "A/A_mask.nii.gz")),
-        (("A_1_mask.png", "A_2_mask.png", "B/1.png", "B/2.png", "B/B_overlay.png"), [2, 2, 0]),
-        (("A.seg.nrrd", "B.nii.gz", "C Müller/x.nii.gz", "C Müller/mask.nii.gz"), [1, 1, 1]),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("names", "files"), [
+    *(((name, name.replace("A", "C Müller")), [1, 0, 1]) for name in (
+        "A.nii.gz", "A_mask.mha", "A_seg.nii.gz", "A_mask.seg.nrrd", "A/Segmentation.seg.nrrd", "A/A_mask.nii.gz")),
+    (("A_1_mask.png", "A_2_mask.png", "B/1.png", "B/2.png", "B/B_overlay.png"), [2, 2, 0]),
+    (("A.seg.nrrd", "B.nii.gz", "C Müller/x.nii.gz", "C Müller/mask.nii.gz"), [1, 1, 1]),
+])  # fmt: skip
 def test_names_of_masks_in_a_folder(names, files, small, tmp_path):
     for path in (tmp_path / "masks" / name for name in names):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -193,15 +190,12 @@ def test_a_mask_on_another_grid_in_the_same_space_is_resampled(mask, small):
     assert np.array_equal(masks, TUMOUR) and "resampled by nearest neighbour" in notes[0]
 
 
-@pytest.mark.parametrize(
-    ("mask", "origin", "reason"),
-    [
-        (TUMOUR, (9, 0, 0), "has the size of the images but lies elsewhere"),
-        (TUMOUR[:, :20], (90, 0, 0), "100% of it lies outside of the images"),
-        (TUMOUR + np.float32(0.5), (0, 0, 0), "with the values 0.5, 1.5"),
-        (TUMOUR[:, :20], None, "2 slices of 30x20, the images have 2 slices of 30x40. Save it on the grid"),
-    ],
-)
+@pytest.mark.parametrize(("mask", "origin", "reason"), [
+    (TUMOUR, (9, 0, 0), "has the size of the images but lies elsewhere"),
+    (TUMOUR[:, :20], (90, 0, 0), "100% of it lies outside of the images"),
+    (TUMOUR + np.float32(0.5), (0, 0, 0), "with the values 0.5, 1.5"),
+    (TUMOUR[:, :20], None, "2 slices of 30x20, the images have 2 slices of 30x40. Save it on the grid"),
+])  # fmt: skip
 def test_a_mask_that_does_not_fit_is_refused(mask, origin, reason, small):
     if origin:
         write_volume(small / "A" / "seg.nii.gz", mask, SPACING, origin)

@@ -10,9 +10,8 @@ from evaluation import quality
 from reporting import panels, plots
 from storage.run_folder import RunFolder
 
-PATIENTS = pd.DataFrame(
-    {"tumour_pixels": [100_000, 200, 300, 0, 5000, 9], "predicted_pixels": [90, 220_000, 320, 10, 5000, 9]}
-)
+PATIENTS = pd.DataFrame({"tumour_pixels": [100_000, 200, 300, 0, 5000, 9]})
+PATIENTS["predicted_pixels"] = [90, 220_000, 320, 10, 5000, 9]
 SLICES = pd.DataFrame({"tumour_pixels": [20, 300, 4000, 0], "true_positive": [5, 0, 9, 0], "dice": [0.5, 0, 0.9, 1]})
 SLICES = SLICES.assign(patient="TCGA_AA_1234_20000101", slice=[1, 2, 3, 4])
 BINS = pd.DataFrame({"low": [0, 0.5, 0.9], "high": [0.5, 0.9, 1], "pixels": [900_000, 10, 0]})

@@ -32,13 +32,8 @@ def cohort(tmp_path) -> Path:
 @pytest.fixture
 def predict(call, cohort, tmp_path):
     """Run predict_model.py on the cohort, into a folder named out by its parent -> (exit code, stdout, stderr)."""
-    model = bright_checkpoint(tmp_path / "run")
-
-    def run(folder: str, *arguments) -> tuple[int, str, str]:
-        out = tmp_path / folder / "out"
-        return call("predict_model", cohort, "--checkpoint", model, "--out", out, "--device", "cpu", *arguments)
-
-    return run
+    options = ("--checkpoint", bright_checkpoint(tmp_path / "run"), "--device", "cpu", "--out")
+    return lambda folder, *arguments: call("predict_model", cohort, *options, tmp_path / folder / "out", *arguments)
 
 
 @pytest.fixture

@@ -142,16 +142,13 @@ def test_a_resumed_run_has_the_settings_that_it_was_started_with(call, folder, f
     refused(call("train_model", *resumed, "--epochs", 4), "epochs 3, not 4")  # a schedule cannot be made longer
 
 
-@pytest.mark.parametrize(
-    ("script", "arguments", "message"),
-    [
-        ("train_model", ["--data", "nowhere"], "nowhere: no such file or folder"),
-        ("predict_model", ["nowhere", "--out", "masks"], "nowhere: no such file or folder"),
-        ("train_model", ["--lr", "nan"], "nan is not greater than 0"),
-        ("train_model", ["--device", "abacus"], "--device abacus: cannot be used here"),
-        ("test_model", [], "models: holds no checkpoints"),
-    ],
-)
+@pytest.mark.parametrize(("script", "arguments", "message"), [
+    ("train_model", ["--data", "nowhere"], "nowhere: no such file or folder"),
+    ("predict_model", ["nowhere", "--out", "masks"], "nowhere: no such file or folder"),
+    ("train_model", ["--lr", "nan"], "nan is not greater than 0"),
+    ("train_model", ["--device", "abacus"], "--device abacus: cannot be used here"),
+    ("test_model", [], "models: holds no checkpoints"),
+])  # fmt: skip
 def test_mistakes_on_the_command_line(call, tmp_path, tmp_path_factory, monkeypatch, script, arguments, message):
     monkeypatch.setattr("constants.DATA_DIR", make_patients(tmp_path_factory.mktemp("kaggle_3m")))
     monkeypatch.chdir(tmp_path)

@@ -340,10 +340,9 @@ def test_the_graph_computes_what_the_network_does(network):
     assert largest_difference(to_graph(model.eval()), model(slices).detach(), slices=slices) < 1e-2
 
 
-@pytest.mark.parametrize(
-    "changes, words",
-    [({"normalisation": "brain"}, 'by "brain"'), ({"apart_mm": 5}, '"apart_mm"'), ({"resolution": 0.5}, "0.5")],
-)
+@pytest.mark.parametrize("changes, words", [
+    ({"normalisation": "brain"}, 'by "brain"'), ({"apart_mm": 5}, '"apart_mm"'), ({"resolution": 0.5}, "0.5")
+])  # fmt: skip
 def test_weights_that_the_page_cannot_use_are_refused(network, page_file, monkeypatch, changes, words):
     monkeypatch.setattr(build, "write_sample", Path.touch)
     with pytest.raises(UserError, match=words):
