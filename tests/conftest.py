@@ -4,6 +4,7 @@ import functools
 import importlib
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -85,12 +86,18 @@ def disc(radius: float, row: int = 128, column: int = 128) -> np.ndarray:
     return np.hypot(y - row, x - column) <= radius
 
 
-def write_volume(path: Path, stack: np.ndarray, spacing: tuple[float, ...] = (1, 1, 1)) -> Path:
-    """Write slices as they are shown, [S, H, W]; spacing: mm between columns, rows and slices."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+def make_volume(stack: np.ndarray, spacing: Sequence[float] = (1, 1, 1), origin=(0, 0, 0)) -> sitk.Image:
+    """A volume of slices as they are shown, [S, H, W]; spacing: mm between columns, rows and slices."""
     image = sitk.GetImageFromArray(stack)
     image.SetSpacing(spacing)
-    sitk.WriteImage(image, str(path))
+    image.SetOrigin(origin)
+    return image
+
+
+def write_volume(path: Path, stack: np.ndarray, *place: Sequence[float]) -> Path:
+    """Write a volume; place: its spacing and origin."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sitk.WriteImage(make_volume(stack, *place), str(path))
     return path
 
 
@@ -168,6 +175,19 @@ def call(capsys):
         return code, out, err
 
     return run
+
+
+def done(result: tuple) -> str:
+    """Return what a script printed that `call` or `predict` ran: it ended well, and without a complaint."""
+    code, out, err, *_ = result
+    assert (code, err) == (0, "")
+    return out
+
+
+def refused(result: tuple, *words: str) -> None:
+    """Assert that a script ended as the mistakes of users end: with exit code 2, no traceback, and these words."""
+    code, out, err, *_ = result
+    assert code == 2 and "Traceback" not in out + err and [word for word in words if word not in err] == []
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import box
+from conftest import box, disc, make_slices
 
 from constants import FLAIR, POST, PRE
 from training import augment, brain
@@ -155,6 +155,30 @@ def test_a_lower_resolution_keeps_size_and_loses_detail():
 
 
 # --- Skull and tumour ------------------------------------------------------------------------------------------
+
+
+def head(tissue: int = 60) -> np.ndarray:
+    """A bright scalp, dark bone, and a brain as discs of the radii 90, 84 and 70: uint8 [3, 256, 256, 3]."""
+    plane = np.select([disc(70), disc(84), disc(90)], [tissue, 5, 200])
+    return np.broadcast_to(plane[None, ..., None], (3, 256, 256, 3)).astype(np.uint8)
+
+
+def test_distances_from_the_brain():
+    masks = np.zeros((3, 256, 256), np.uint8)
+    distance = brain.brain_distance(head(), masks).astype(int)
+    assert distance.shape == (3, 256, 256) and (distance == distance[0]).all()
+    assert distance[0, 128, 128] == 0 and distance[0, 128, 128 + 60] < brain.EDGE
+    assert abs(distance[0, 128, 128 + 87] - brain.EDGE - 17) <= 6  # opening flattens the edge
+    assert abs(distance[0, 128, 128 + 107] - distance[0, 128, 128 + 87] - 20) <= 2
+
+
+def test_tumour_is_brain_and_patients_are_apart():
+    mask = np.zeros((256, 256), np.uint8)
+    mask[120:130, 200:215] = 1
+    slices = make_slices({"a": [mask] * 3, "b": [mask * 0] * 3}, np.concatenate([head(), head(tissue=0) * 0]))
+    distance = brain.brain_distances(slices)
+    assert (distance[:3][slices.masks[:3] > 0] < brain.EDGE).all()
+    assert torch.equal(distance[3:], distance[3:4].expand(3, -1, -1)) and (distance[3:] >= brain.EDGE).all()
 
 
 def test_skull_is_removed_up_to_the_drawn_distance_from_the_brain(images):

@@ -24,17 +24,14 @@ GREY = np.full((8, 8, 3), 90, np.uint8)
 TINTED = GREY + np.array([0, 0, 2], np.uint8)
 
 
-@pytest.mark.parametrize(
-    ("names", "planes", "expected"),
-    [
-        (("a_1", "a_2", "a_3"), [TINTED, GREY * 0, GREY * 0], ""),
-        (("z_-12.5", "z_0.0", "z_2.5"), [TINTED] * 3, ""),
-        (("x", "y1", "7"), [GREY] * 3, ""),
-        (("a_1", "a_2", "b_1", "b_2"), [GREY] * 4, "pictures of 2 series by their names (a_1.png, b_1.png)"),
-        (("1", "2", "3"), [GREY, GREY[:6], GREY], "pictures of 2 sizes (8x6, 8x8) are taken for one stack"),
-        (("1", "2", "3"), [GREY, TINTED, GREY], "1 of 3 pictures are in colour, such as 2, and are read as three"),
-    ],
-)
+@pytest.mark.parametrize(("names", "planes", "expected"), [
+    (("a_1", "a_2", "a_3"), [TINTED, GREY * 0, GREY * 0], ""),
+    (("z_-12.5", "z_0.0", "z_2.5"), [TINTED] * 3, ""),
+    (("x", "y1", "7"), [GREY] * 3, ""),
+    (("a_1", "a_2", "b_1", "b_2"), [GREY] * 4, "pictures of 2 series by their names (a_1.png, b_1.png)"),
+    (("1", "2", "3"), [GREY, GREY[:6], GREY], "pictures of 2 sizes (8x6, 8x8) are taken for one stack"),
+    (("1", "2", "3"), [GREY, TINTED, GREY], "1 of 3 pictures are in colour, such as 2, and are read as three"),
+])  # fmt: skip
 def test_pictures_that_are_no_stack_of_one_patient(names, planes, expected):
     paths = [Path(f"{name}.png") for name in names]
     scan = Scan("p", pad(planes), list(names), paths)
@@ -99,13 +96,10 @@ def test_t1_is_told_from_flair_in_the_12_real_patients(real):
     assert np.sum(doubted, 0).tolist() == [12, 0, 9]
 
 
-@pytest.mark.parametrize(
-    "about, expected",
-    [
-        ({}, "no"), ({"warnings": "too large"}, "yes"), ({"lesion_pixels": 0}, "yes"), ({"low": None}, "yes"),
-        ({"low": 0.69}, "yes"), ({"low": 0.71}, "no"), ({"low": 0.1, "warnings": "w", "origin": "corrected"}, "no"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize("about, expected", [
+    ({}, "no"), ({"warnings": "too large"}, "yes"), ({"lesion_pixels": 0}, "yes"), ({"low": None}, "yes"),
+    ({"low": 0.69}, "yes"), ({"low": 0.71}, "no"), ({"low": 0.1, "warnings": "w", "origin": "corrected"}, "no"),
+])  # fmt: skip
 def test_who_is_to_be_checked(about, expected):
     assert check.needs_check({"origin": "network", "warnings": "", "lesion_pixels": 9} | about) == expected
 

@@ -27,9 +27,8 @@ def touch(folder: Path, *names: str) -> Path:
 
 def found(*inputs: Path, **patterns: str) -> dict[str, Patient]:
     """Return the patients of inputs in which nothing is wrong."""
-    patients, problems, _ = find_patients(
-        inputs, {{"pre": PRE, "post": POST}.get(k, MASK): v for k, v in patterns.items()}
-    )
+    kinds = {"pre": PRE, "post": POST, "mask": MASK}
+    patients, problems, _ = find_patients(inputs, {kinds[name]: pattern for name, pattern in patterns.items()})
     assert problems == []
     return {patient.name: patient for patient in patients if FLAIR in patient.items}
 
@@ -62,40 +61,37 @@ def test_files_are_grouped_into_patients(tmp_path):
 # --- Names -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("name", "whose", "kind"),
-    [
-        ("x_T2_FLAIR", "x", FLAIR), ("113-02-FLAIR_processed_reg", "113-02_processed_reg", FLAIR),
-        ("T1_to_FLAIR", "", PRE), ("sub-1_space-FLAIR_T1w", "sub-1", PRE),
-        ("t1-gd", "", POST), ("x_post-contrast", "x", POST), ("x_pd", "x", OTHER),
-        ("P 1 T1 post", "P 1", POST), ("T2 FLAIR", "", FLAIR),
-        ("mask_x_flair", "x_flair", MASK), ("x_flair_mask_reader2", "x_flair", MASK), ("labelsTr", "", MASK),
-        *((name, name, None) for name in ("scan", "p_post", "P1_pre", "TCGA_CS_4941_19960909", "flair2", "reflair",
-                                          "T1b", "pre_x", "PD_12", "GT_003", "unmasked", "segment")),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("name", "whose", "kind"), [
+    ("x_T2_FLAIR", "x", FLAIR), ("113-02-FLAIR_processed_reg", "113-02_processed_reg", FLAIR),
+    ("T1_to_FLAIR", "", PRE), ("sub-1_space-FLAIR_T1w", "sub-1", PRE),
+    ("t1-gd", "", POST), ("x_post-contrast", "x", POST), ("x_pd", "x", OTHER),
+    ("P 1 T1 post", "P 1", POST), ("T2 FLAIR", "", FLAIR),
+    ("mask_x_flair", "x_flair", MASK), ("x_flair_mask_reader2", "x_flair", MASK), ("labelsTr", "", MASK),
+    *((name, name, None) for name in ("scan", "p_post", "P1_pre", "TCGA_CS_4941_19960909", "flair2", "reflair",
+                                      "T1b", "pre_x", "PD_12", "GT_003", "unmasked", "segment")),
+])  # fmt: skip
 def test_names_say_a_sequence_or_a_mask_or_neither(name, whose, kind):
     assert kind_of(name) == (whose, kind)
 
 
-@pytest.mark.parametrize(
-    ("names", "patients"),
-    [
-        (["a/flair.nii.gz", "b/flair.nii.gz"], ["a", "b"]),
-        (["P1/FLAIR/1.png", "P1/FLAIR/2.png", "P2/FLAIR/1.png"], ["P1", "P2"]),
-        (["flair/p1.nii.gz", "flair/p2.nii.gz", "t1/p1.nii.gz"], ["p1", "p2"]),
-        (["wmh/1_FLAIR.nii", "wmh/2_FLAIR.nii", "wmh/1_wmh.nii"], ["wmh_1", "wmh_2"]),
-        (["site_1/p/flair.npy", "site_2/p/flair.npy"], ["site_1_p", "site_2_p"]),
-        (["p1.npy", "p10.npy", "P1/p10.npy"], ["p1", "p10", "P1_p10"]),
-        (["P1/pre/flair.nii", "P1/post/flair.nii", "P1/pre/t1.nii", "P1/post/t1.nii"], ["P1_pre", "P1_post"]),
-        (["P2/DICOM/flair.nii", "P2/NIFTI/flair.nii"], ["P2", "P2_2"]),
-        (["P3/flair.nii", "P3/pre/t1.nii"], ["P3"]),
-        (["kaggle_3m/TCGA_1/TCGA_1_1.tif", "kaggle_3m/TCGA_1/TCGA_1_1_mask.tif"], ["kaggle_3m_TCGA_1"]),
-    ],
-    ids=lambda value: value[0],
-)  # fmt: skip
+@pytest.mark.parametrize(("names", "patients"), [
+    (["a/flair.nii.gz", "b/flair.nii.gz"], ["a", "b"]),
+    (["P1/FLAIR/1.png", "P1/FLAIR/2.png", "P2/FLAIR/1.png"], ["P1", "P2"]),
+    (["flair/p1.nii.gz", "flair/p2.nii.gz", "t1/p1.nii.gz"], ["p1", "p2"]),
+    (["wmh/1_FLAIR.nii", "wmh/2_FLAIR.nii", "wmh/1_wmh.nii"], ["wmh_1", "wmh_2"]),
+    (["site_1/p/flair.npy", "site_2/p/flair.npy"], ["site_1_p", "site_2_p"]),
+    (["p1.npy", "p10.npy", "P1/p10.npy"], ["p1", "p10", "P1_p10"]),
+    (["P1/pre/flair.nii", "P1/post/flair.nii", "P1/pre/t1.nii", "P1/post/t1.nii"], ["P1_pre", "P1_post"]),
+    (["P2/DICOM/flair.nii", "P2/NIFTI/flair.nii"], ["P2", "P2_2"]),
+    (["P3/flair.nii", "P3/pre/t1.nii"], ["P3"]),
+    (["kaggle_3m/TCGA_1/TCGA_1_1.tif", "kaggle_3m/TCGA_1/TCGA_1_1_mask.tif"], ["kaggle_3m_TCGA_1"]),
+    (["001_FLAIR/x.nii.gz", "002_FLAIR/x.nii.gz"], ["001_x", "002_x"]),
+    (["FLAIR_1/x.nii.gz", "FLAIR_2/x.nii.gz", "T1_1/x.nii.gz", "T1_2/x.nii.gz"], ["1_x", "2_x"]),
+], ids=lambda value: value[0])  # fmt: skip
 def test_patients_are_named_by_their_place(tmp_path, names, patients):
-    assert set(found(touch(tmp_path / "coh", *names))) == set(patients)
+    own = found(touch(tmp_path / "coh", *names))
+    assert set(own) == set(patients)
+    assert sum(len(paths) for patient in own.values() for paths in files(patient).values()) == len(names)  # all is used
     alone = touch(tmp_path / "other" / "coh", names[0])
     assert list(found(alone)) == patients[:1]  # whoever else is there
     (patient,) = found(touch(tmp_path / "TumorSegmentation", "flair.nii") / "flair.nii").values()
@@ -201,6 +197,7 @@ SETS = {  # by scan (@): folder, then FLAIR, pre-contrast, post-contrast and mas
     "BraTS to 2021": {"x{n}": "@ @_flair @_t1 @_t1ce @_seg @_t2"},
     "BraTS from 2023": {"x{n}": "@ @-t2f @-t1n @-t1c @-seg @-t2w"},
     "BIDS": {"sub-{n}_ses-1": "sub-{n}/ses-1/anat @_FLAIR @_T1w @_ce-GAD_T1w @_dseg @_T2w"},
+    "numbered": {"P1": "@ 4_FLAIR/4_FLAIR 1_T1/1_T1"},  # of one patient: folders of sequences name nobody
     "3D Slicer": {"P{n}": "@ fla pre post Segmentation.seg dwi"},
     "sequence first": {"P{n}": "@ T2_FLAIR_@ T1_@ T1_post_@ seg-@_flair flair_brain_mask"},
     **{name: {"P{n}": f"@ flair - - {name}"} for name in ("wmh", "tumorMask", "lesion", "Consensus", "x_ROI", "gtv")},
@@ -255,15 +252,3 @@ def test_of_a_public_set_each_file_is_taken_for_whom_it_shows_or_listed_with_a_r
     left = [item for patient in patients for item in patient.unused] + unused
     assert {item.place for item in left} == every - {path for own in taken.values() for path in own}
     assert all(item.reason for item in left)
-
-
-def test_folders_of_sequences_name_nobody_but_those_of_patients_do(tmp_path):
-    one = touch(tmp_path / "one", "p1/1_T1/1_T1.nii.gz", "p1/4_FLAIR/4_FLAIR.nii.gz")
-    assert {name: [*files(own)] for name, own in found(one).items()} == {"p1": ["flair", "pre"]}
-    many = touch(tmp_path / "many", "001_FLAIR/x.nii.gz", "002_FLAIR/x.nii.gz")
-    assert [*found(many)] == ["001_x", "002_x"]
-    both = touch(tmp_path / "both", *(f"{kind}_{n}/x.nii.gz" for kind in ("FLAIR", "T1") for n in (1, 2)))
-    assert {name: [*files(own)] for name, own in found(both).items()} == {
-        "1_x": ["flair", "pre"],
-        "2_x": ["flair", "pre"],
-    }

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pandas as pd
-from conftest import ROOT
+from conftest import ROOT, done, refused
 
 from storage.run_folder import RunFolder
 
@@ -41,16 +41,14 @@ def test_a_difference_is_significant_or_not_and_p_is_exact(call, tmp_path):
 def test_runs_that_cannot_be_compared(call, tmp_path):
     write_run(tmp_path / "a", {"p": 0.1, "q": 0.2})
     write_run(tmp_path / "b", {"p": 0.1, "r": 0.2})
-    code, _, err = call("compare_runs", tmp_path / "a", tmp_path / "b")
-    assert code == 2 and "tested on different patients; 2 are in only one of them (q, r)" in err
-    write_run(tmp_path / "larger", {"p": 0.1, "q": 0.2}, tumour_pixels=36)
-    code, _, err = call("compare_runs", tmp_path / "a", tmp_path / "larger")
-    assert code == 2 and "different reference masks of 2 patients, such as p" in err
+    a_and_b = ("compare_runs", tmp_path / "a", tmp_path / "b")
+    refused(call(*a_and_b), "tested on different patients; 2 are in only one of them (q, r)")
     (tmp_path / "b" / "test_patients.csv").write_text("patient,dice\np,0.1\nq,0.9\n")
-    code, _, err = call("compare_runs", tmp_path / "a", tmp_path / "b")
-    assert code == 2 and "test_patients.csv: has no column slices, tumour_pixels, iou" in err
+    refused(call(*a_and_b), "test_patients.csv: has no column slices, tumour_pixels, iou")
+    write_run(tmp_path / "b", {"p": 0.1, "q": 0.2}, tumour_pixels=36)
+    refused(call(*a_and_b), "different reference masks of 2 patients, such as p")
 
 
 def test_the_committed_results_compare(call):
-    code, out, err = call("compare_runs", ROOT / "results" / "tuned", ROOT / "results" / "tuned_seed_1")
-    assert (code, err) == (0, "") and "20 patients" in out and "0.846   0.854" in out
+    out = done(call("compare_runs", ROOT / "results" / "tuned", ROOT / "results" / "tuned_seed_1"))
+    assert "20 patients" in out and "0.846   0.854" in out

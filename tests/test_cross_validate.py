@@ -4,14 +4,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import bright_checkpoint, make_patients, run_here
+from conftest import QUICK, bright_checkpoint, done, make_patients, refused, run_here
 
 import cross_validate
 from dataset.split import SPLITS, assign_fold
 from storage.run_folder import RunFolder
 from utils import UserError, run_python
-
-QUICK = ("--width", 2, "--batch-size", 8, "--device", "cpu")
 
 
 def test_folds_cover_each_patient_once():
@@ -41,7 +39,6 @@ def calls(monkeypatch) -> list[tuple[str, ...]]:
 
 def test_two_folds_from_end_to_end(call, monkeypatch, undrawn, tmp_path):
     """All scripts in this process; then once more, which trains nothing; then with other settings and patients."""
-
     monkeypatch.setattr(cross_validate, "run_python", run_here)
     folder = make_patients(tmp_path / "kaggle_3m", patients=4, slices=2)
     run = RunFolder(tmp_path / "cv")
@@ -49,9 +46,8 @@ def test_two_folds_from_end_to_end(call, monkeypatch, undrawn, tmp_path):
     folds = [RunFolder(run.path / f"fold_{k}") for k in (1, 2)]
     one = ("--fold", "1/2", "--run", folds[0], "--data", folder, *QUICK, "--resume")  # elsewhere, as in a job array
     assert call("train_model", *one, "--epochs", 2)[0] == 0
-    code, out, err = call("cross_validate", *options, "--epochs", 2, "--select-by", "loss", "--tune")
-    assert (code, err) == (0, "") and "all 2 folds together" in out and "SYNTHETIC" in out
-    assert out.count("nothing is left to do") == 1
+    out = done(call("cross_validate", *options, "--epochs", 2, "--select-by", "loss", "--tune"))
+    assert "all 2 folds together" in out and "SYNTHETIC" in out and out.count("nothing is left to do") == 1
     patients = run.read_test_tables()["patients"]
     assert sorted(patients["patient"]) == [f"SYNTH_T_{n}" for n in range(4)]
     of_folds = pd.concat([fold.read_test_tables()["patients"] for fold in folds], ignore_index=True)
@@ -66,13 +62,11 @@ def test_two_folds_from_end_to_end(call, monkeypatch, undrawn, tmp_path):
     assert all(patient in (run.path / "report.html").read_text() for patient in patients["patient"])
 
     weights = folds[0].checkpoint(2).read_bytes()
-    code, out, _ = call("cross_validate", *options, "--epochs", 2)
-    assert code == 0 and out.count("nothing is left to do") == 2 and folds[0].checkpoint(2).read_bytes() == weights
-    code, _, err = call("cross_validate", "--folds", 2, "--run", folds[1], "--data", folder)
-    assert code == 2 and "holds a run of its own" in err
+    assert done(call("cross_validate", *options, "--epochs", 2)).count("nothing is left to do") == 2
+    assert folds[0].checkpoint(2).read_bytes() == weights
+    refused(call("cross_validate", "--folds", 2, "--run", folds[1], "--data", folder), "holds a run of its own")
     make_patients(folder, patients=6)
-    code, _, err = call("cross_validate", *options, "--epochs", 2)
-    assert code == 2 and "holds a run with other train" in err
+    refused(call("cross_validate", *options, "--epochs", 2), "holds a run with other train")
 
 
 def test_workers_share_the_gpus(call, calls, folder, tmp_path, monkeypatch):
@@ -101,9 +95,7 @@ def test_a_script_that_fails_ends_it_with_its_exit_code(capfd, monkeypatch, tmp_
     assert stop.value.code == 2 and "child.py stopped with exit code 2" in capfd.readouterr().err
 
 
-def test_final_weights_of_all_patients_have_the_metrics_of_their_cross_validation(
-    call, monkeypatch, undrawn, unreported, tmp_path
-):
+def test_final_weights_have_the_metrics_of_their_cross_validation(call, monkeypatch, undrawn, unreported, tmp_path):
     """Without validation patients the last epoch is taken, with the rules of the recipe; nothing is chosen.
 
     All begin with weights that have seen a patient, which the notes of its fold say.
@@ -115,13 +107,13 @@ def test_final_weights_of_all_patients_have_the_metrics_of_their_cross_validatio
     weights = ("--weights", bright_checkpoint(tmp_path / "begin", **known))
     rules = ("--epochs", 2, "--threshold", 0.3, "--min-component", 7, "--keep", 1)
     recipe = ("--no-validation", *weights, *QUICK, *rules)
-    code, out, err = call("cross_validate", "--folds", 2, "--run", cv, "--data", folder, *recipe)
-    assert (code, err) == (0, "") and "2 epochs; chosen: epoch 2, the last one" in out
-    fold, metrics = RunFolder(cv.path / "fold_1"), RunFolder(cv.path / "fold_1").read_metrics()
+    out = done(call("cross_validate", "--folds", 2, "--run", cv, "--data", folder, *recipe))
+    assert "2 epochs; chosen: epoch 2, the last one" in out
+    fold = RunFolder(cv.path / "fold_1")
     assert [fold.read_split_table(split)["patient"].nunique() for split in SPLITS] == [2, 0, 2]
     assert fold.checkpoints().keys() == {2} and fold.read_epochs_table()["validation_loss"].isna().all()
     chosen = {"split": "test", "epoch": 2, "selected_by": "last", "threshold": 0.3, "min_component": 7, "tuned": None}
-    assert chosen.items() <= metrics.items()
+    assert chosen.items() <= fold.read_metrics().items()
     tested = cv.read_test_table("patients").set_index("patient")["fold"]
     (seen,) = (note for note in cv.read_metrics()["notes"] if "SYNTH_T_1" in note)
     start = f"fold {tested['SYNTH_T_1']}: 1 of the 2 test patients were in the training of the weights"
@@ -129,16 +121,13 @@ def test_final_weights_of_all_patients_have_the_metrics_of_their_cross_validatio
 
     (tmp_path / "all.csv").write_text("patient,split\n" + "".join(f"SYNTH_T_{n},train\n" for n in range(4)))
     options = ("--run", final, "--data", folder, "--split", tmp_path / "all.csv")
-    code, _, err = call("train_model", *options, *recipe[1:])
-    assert code == 2 and "all.csv: leaves no patient with a folder for validation" in err
+    refused(call("train_model", *options, *recipe[1:]), "all.csv: leaves no patient with a folder for validation")
     assert call("train_model", *options, *recipe)[0] == call("process_models", "--run", final)[0] == 0
-    code, _, err = call("test_model", "--run", final)
-    assert code == 2 and "validation.csv: names no patients to test or tune on" in err
+    refused(call("test_model", "--run", final), "validation.csv: names no patients to test or tune on")
     export = ("--run", final, "--formats", "safetensors", "--metrics-of", cv)
-    code, out, _ = call("export_model", *export)
-    assert code == 0 and "epoch 2 of" in out and "threshold 0.3, components below 7 px" in out
+    out = done(call("export_model", *export))
+    assert "epoch 2 of" in out and "threshold 0.3, components below 7 px" in out
     card = (final.path / "export" / "MODEL_CARD.md").read_text()
     assert "## Cross-validation" in card and "cross-validation, 2 folds, 4 patients, 8 slices" in card
     assert call("train_model", *options, *recipe, "--lr", 0.5, "--overwrite")[0] == 0
-    code, _, err = call("export_model", *export, "--overwrite")
-    assert code == 2 and "fold_1: was trained by another recipe" in err
+    refused(call("export_model", *export, "--overwrite"), "fold_1: was trained by another recipe")

@@ -139,11 +139,11 @@ def test_a_tree_with_a_folder_for_each_series_is_one_patient_by_descriptions(tmp
     assert [patient.name for patient in find_patients([tmp_path / "other"]).patients] == ["a", "b"]
 
 
-@pytest.mark.parametrize(
-    ("times", "expected"),
-    [({}, ""), ({"EchoTime": "120", "InversionTime": "2500"}, ""), ({"EchoTime": "12"}, "the echo time of the series "
-      "AX FLAIR taken for FLAIR is 12 ms"), ({"EchoTime": "90", "InversionTime": "160"}, "the inversion time of")],
-)  # fmt: skip
+@pytest.mark.parametrize(("times", "expected"), [
+    ({}, ""), ({"EchoTime": "120", "InversionTime": "2500"}, ""),
+    ({"EchoTime": "12"}, "the echo time of the series AX FLAIR taken for FLAIR is 12 ms"),
+    ({"EchoTime": "90", "InversionTime": "160"}, "the inversion time of"),
+])  # fmt: skip
 def test_a_series_with_the_times_of_another_sequence_is_doubted(tmp_path, times, expected):
     warnings = read_dicom(write_series(tmp_path / "P1", **times)).warnings
     assert [text.startswith(expected) for text in warnings] == [True] * bool(expected)
@@ -158,25 +158,23 @@ def test_a_dead_link_among_the_slices_of_a_series_refuses_it_alone(tmp_path):
     assert problems == [] and scan is None and "IMZ.dcm" in more[0] and len(other.slices) == 3 and not none
 
 
-@pytest.mark.parametrize(
-    ("position", "changes", "message"),
-    [((-1, -2, 8), {}, "lie at one position"),
-     ((-1, -2, 33), {}, "its slices are 5 mm apart, but 20 mm between IMB and X. Restore the slices"),
-     ((-1, -2, 18), {"size": "0.6"}, "differ in PixelSpacing"),
-     ((-1, -2, 18), {"ImageOrientationPatient": r"0\1\0\1\0\0"}, "differ in ImageOrientationPatient")],
-)  # fmt: skip
+@pytest.mark.parametrize(("position", "changes", "message"), [
+    ((-1, -2, 8), {}, "lie at one position"),
+    ((-1, -2, 33), {}, "its slices are 5 mm apart, but 20 mm between IMB and X. Restore the slices"),
+    ((-1, -2, 18), {"size": "0.6"}, "differ in PixelSpacing"),
+    ((-1, -2, 18), {"ImageOrientationPatient": r"0\1\0\1\0\0"}, "differ in ImageOrientationPatient"),
+])  # fmt: skip
 def test_what_is_no_even_stack_is_refused(tmp_path, position, changes, message):
     folder = write_series(tmp_path / "P1")
     write_slice(folder / "X", stack()[0], position, **changes)
     assert message in refused(folder)
 
 
-@pytest.mark.parametrize(
-    ("before", "after", "message"),
-    [(b"MONOCHROME2 ", b"MONOCHROME1 ", "IMA is not one grey slice"),
-     (b"\x28\x00\x10\x00\x02\x00\x00\x00\x04\x00", b"\x28\x00\x10\x00\x02\x00\x00\x00\xff\x00", "IMA is cut off"),
-     (b"\x20\x00\x32\x00", b"\x20\x00\x33\x00", "IMA is not one grey slice")],
-)  # fmt: skip
+@pytest.mark.parametrize(("before", "after", "message"), [
+    (b"MONOCHROME2 ", b"MONOCHROME1 ", "IMA is not one grey slice"),
+    (b"\x28\x00\x10\x00\x02\x00\x00\x00\x04\x00", b"\x28\x00\x10\x00\x02\x00\x00\x00\xff\x00", "IMA is cut off"),
+    (b"\x20\x00\x32\x00", b"\x20\x00\x33\x00", "IMA is not one grey slice"),
+])  # fmt: skip
 def test_what_is_no_whole_grey_slice_with_a_place_is_refused(tmp_path, before, after, message):
     folder = write_series(tmp_path / "P1")
     content = (folder / "IMA").read_bytes()

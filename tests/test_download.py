@@ -9,7 +9,7 @@ from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
-from conftest import contents
+from conftest import contents, done, refused
 
 from dataset.folder import find_folder, find_slices
 
@@ -31,9 +31,9 @@ def nothing_made() -> bool:
 def test_a_download_is_linked_to(get, monkeypatch, kaggle, options, patients):
     hub = Mock(**{"dataset_download.return_value": str(kaggle)})
     monkeypatch.setitem(sys.modules, "kagglehub", hub)
-    code, out, err = get(*options)
-    assert (code, err) == (0, "") and "Next: python train_model.py --recipe tuned --run runs/first\n" in out
+    out = done(get(*options))
     assert f"checked: {len(patients)} patients, {3 * len(patients)} slices with masks" in out
+    assert "Next: python train_model.py --recipe tuned --run runs/first\n" in out
     assert {path.name for path in OUT.iterdir() if path.is_symlink()} == {*patients, "data.csv"}
     assert set(find_slices(find_folder(None))["patient"]) == patients
     assert "there already" in get(*options)[1]
@@ -42,13 +42,12 @@ def test_a_download_is_linked_to(get, monkeypatch, kaggle, options, patients):
 
 @pytest.mark.parametrize("inner", ["..", "kaggle_3m"])
 def test_a_folder_on_the_disk_is_linked_to_or_else_copied(get, kaggle, monkeypatch, inner):
-    code, out, err = get("--from", kaggle / inner, "--out", "elsewhere")
-    assert (code, err) == (0, "") and "Next: python train_model.py --data elsewhere" in out
+    out = done(get("--from", kaggle / inner, "--out", "elsewhere"))
+    assert "Next: python train_model.py --data elsewhere" in out
     assert Path("elsewhere/SYNTH_T_0").resolve() == (kaggle / "kaggle_3m" / "SYNTH_T_0").resolve()
     monkeypatch.setattr(Path, "symlink_to", Mock(side_effect=OSError("A privilege is not held")))
-    code, out, _ = get("--from", kaggle / inner)
-    assert code == 0 and "copied from" in out and not any(path.is_symlink() for path in OUT.iterdir())
-    assert len(list(OUT.rglob("*.tif"))) == 30 and (OUT / "data.csv").is_file()
+    assert "copied from" in done(get("--from", kaggle / inner)) and (OUT / "data.csv").is_file()
+    assert len(list(OUT.rglob("*.tif"))) == 30 and not any(path.is_symlink() for path in OUT.iterdir())
 
 
 @pytest.mark.parametrize("separator", ["/", "\\"])  # the second as some programs on Windows write
@@ -62,8 +61,7 @@ def test_one_copy_of_an_archive_is_unpacked(get, kaggle, tmp_path, separator):
             packed.writestr(str(name).replace("/", separator), path.read_bytes())
         for hostile in ("../x.tif", "/x.tif", "C:\\x.tif", "kaggle_3m/../x.tif", "kaggle_3m/SYNTH_T_1/../../x.tif"):
             packed.writestr(hostile, b"x")
-    code, out, err = get("--from", tmp_path / "archive.zip", "--subset")
-    assert (code, err) == (0, "") and "unpacked from" in out
+    assert "unpacked from" in done(get("--from", tmp_path / "archive.zip", "--subset"))
     assert {path.name for path in OUT.iterdir()} == {*SUBSET, "data.csv"}
     assert len(find_slices(OUT)) == 3 * len(SUBSET) and len(list(OUT.rglob("*.tif"))) == 6 * len(SUBSET)
     assert (OUT / "data.csv").read_text() == "Patient;RNASeqCluster\n"
@@ -73,12 +71,11 @@ def test_one_copy_of_an_archive_is_unpacked(get, kaggle, tmp_path, separator):
 
 def test_without_kagglehub_or_network(get, monkeypatch):
     monkeypatch.setitem(sys.modules, "kagglehub", None)
-    code, _, err = get()
-    assert code == 2 and "pip install kagglehub" in err and nothing_made()
+    refused(get(), "pip install kagglehub")
     failing = Mock(**{"dataset_download.side_effect": ConnectionError("www.kaggle.com: no name")})
     monkeypatch.setitem(sys.modules, "kagglehub", failing)
-    code, _, err = get()
-    assert code == 2 and "failed (ConnectionError: www.kaggle.com: no name)" in err and nothing_made()
+    refused(get(), "failed (ConnectionError: www.kaggle.com: no name)")
+    assert nothing_made()
 
 
 DAMAGE = {
@@ -101,19 +98,19 @@ def test_incomplete_and_damaged_sets(get, kaggle, tmp_path, message):
 
 def test_what_is_no_set(get, tmp_path):
     (tmp_path / "page.zip").write_bytes(b"<html>Please sign in")
-    for name, problem in (("page.zip", "is damaged, or no zip"), ("none.zip", "no such file or folder")):
-        code, _, err = get("--from", tmp_path / name)
-        assert code == 2 and f"{name}: {problem}" in err and nothing_made()
+    refused(get("--from", tmp_path / "page.zip"), "page.zip: is damaged, or no zip")
+    refused(get("--from", tmp_path / "none.zip"), "none.zip: no such file or folder")
+    assert nothing_made()
 
 
 def test_what_exists_is_never_replaced(get, kaggle):
     OUT.mkdir(parents=True)
     (OUT / "thesis.txt").write_text("my work")
-    code, _, err = get("--from", kaggle)
-    assert code == 2 and "kaggle_3m: " in err and contents(OUT.parent) == {"kaggle_3m/thesis.txt": b"my work"}
+    refused(get("--from", kaggle), "kaggle_3m: ")
+    assert contents(OUT.parent) == {"kaggle_3m/thesis.txt": b"my work"}
 
 
 @pytest.mark.real
 def test_real_patients(call, real, tmp_path):
-    code, out, err = call("download_data", "--from", real, "--subset", "--out", tmp_path / "twelve")
-    assert (code, err) == (0, "") and "checked: 12 patients, 336 slices with masks, 140 of them with tumour" in out
+    out = done(call("download_data", "--from", real, "--subset", "--out", tmp_path / "twelve"))
+    assert "checked: 12 patients, 336 slices with masks, 140 of them with tumour" in out

@@ -12,20 +12,8 @@ from dataset.folder import find_slices
 from dataset.preprocess import PreprocessedSlices, Preprocessing, preprocess
 from dataset.slices import load_slices
 from evaluation.metrics import Counts
-from training import augment
-from training.engine import (
-    OUTSIDE,
-    WINDOW,
-    TrainingTransform,
-    compute_logits,
-    epoch_order,
-    evaluate,
-    predict,
-    resize,
-    resolution_of_epoch,
-    summarise_epoch,
-    train_one_epoch,
-)
+from training import augment, engine
+from training.engine import TrainingTransform, compute_logits, epoch_order, evaluate, predict, train_one_epoch
 from training.hardware import Hardware
 from training.losses import bce
 from unet import UNet
@@ -109,7 +97,7 @@ def test_a_slice_drawn_twice_counts_twice_with_its_own_predictions():
     """Patient a: 1 of 4 pixels right at first, then all 4; patient b has no tumour."""
     first = (torch.tensor(1.0), torch.tensor([0, 1]), Counts(*torch.tensor([[1, 0], [0, 0], [3, 0]])))
     second = (torch.tensor(4.0), torch.tensor([2]), Counts(*torch.tensor([[4], [0], [0]])))
-    figures = summarise_epoch([first, second], ["a", "b", "a"])
+    figures = engine.summarise_epoch([first, second], ["a", "b", "a"])
     assert figures["loss"] == (2 * 1.0 + 4.0) / 3
     assert figures["tumour_iou"] == (1 / 4 + 1) / 2 and figures["empty_prediction"] == 1 / 3
     assert figures["patient_dice"] == (2 * 5 / (2 * 5 + 3) + 1) / 2
@@ -142,8 +130,8 @@ def test_patients_are_drawn_alike_and_their_slices_by_their_tumour():
 
 
 def test_training_grows_to_the_full_resolution():
-    assert [resolution_of_epoch(epoch, 10) for epoch in range(1, 11)] == [0.5] * 3 + [0.75] * 3 + [1] * 4
-    assert resolution_of_epoch(1, 1) == 1
+    assert [engine.resolution_of_epoch(epoch, 10) for epoch in range(1, 11)] == [0.5] * 3 + [0.75] * 3 + [1] * 4
+    assert engine.resolution_of_epoch(1, 1) == 1
 
 
 def test_a_loss_that_is_not_finite_stops_at_once_and_names_batch_and_patients(slices):
@@ -181,7 +169,7 @@ def test_a_cropped_view_is_the_window_around_the_head(heads):
     rows = torch.tensor([0, 2])
     images, masks = heads.batch(rows, CPU.device)
     seen, found = TrainingTransform(crop=True).batch(heads, rows, CPU.device)
-    assert seen.shape == (2, 5, *WINDOW) and found.shape == (2, 1, *WINDOW)
+    assert seen.shape == (2, 5, *engine.WINDOW) and found.shape == (2, 1, *engine.WINDOW)
     # The head's middle is (90, 105): rows from -22, of which 0 is the first in the frame, and columns from 9
     torch.testing.assert_close(seen[:, :, 22:], images[..., :202, 9:201], rtol=0, atol=2e-4)
     assert torch.equal(found[:, :, 22:], masks[..., :202, 9:201]) and not found[:, :, :22].any()
@@ -231,7 +219,7 @@ def test_outside_of_the_window_nothing_is_found(heads, tta_flip):
     assert torch.equal(logits[..., 30:158, 57:153], expected)
     outside = torch.ones_like(logits, dtype=torch.bool)
     outside[..., 30:158, 57:153] = False
-    assert logits[outside].eq(OUTSIDE).all()
+    assert logits[outside].eq(engine.OUTSIDE).all()
 
 
 def test_a_network_is_asked_at_its_own_resolution(heads):
@@ -254,7 +242,7 @@ def test_a_network_is_asked_at_its_own_resolution(heads):
     between = 0.75**2 * pairs[..., 4, 4] + 0.75 * 0.25 * (pairs[..., 3, 4] + pairs[..., 4, 3]) + pairs[..., 3, 3] / 16
     assert torch.allclose(inside[..., 8, 8], between, atol=1e-5)  # a quarter of a pixel off
     seen, _ = TrainingTransform(crop=False, resolution=0.5).batch(heads, rows, CPU.device)  # as in training
-    torch.testing.assert_close(resize(heads.batch(rows, CPU.device)[0], (128, 128)), seen, rtol=0, atol=1e-3)
+    torch.testing.assert_close(engine.resize(heads.batch(rows, CPU.device)[0], (128, 128)), seen, rtol=0, atol=1e-3)
 
 
 def test_predictions_are_those_that_are_scored(heads):
@@ -263,4 +251,4 @@ def test_predictions_are_those_that_are_scored(heads):
     evaluate(model, heads, 2, bce, CPU, probabilities_out=kept, tta_flip=True)
     logits = predict(model, heads, 2, CPU, tta_flip=True)
     assert logits.shape == (5, 256, 256) and np.array_equal(logits.sigmoid().numpy(), kept)
-    assert (logits[0] > OUTSIDE).sum() == 128 * 96  # the head is 100 x 90 pixels
+    assert (logits[0] > engine.OUTSIDE).sum() == 128 * 96  # the head is 100 x 90 pixels

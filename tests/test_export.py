@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import EPOCH, PLAIN, ROOT, contents, draw_patient, save_checkpoint
+from conftest import EPOCH, PLAIN, ROOT, contents, done, draw_patient, refused, save_checkpoint
 
 import constants
 import export_model
@@ -102,8 +102,7 @@ def test_safetensors_halved_or_not_and_damaged_ones_are_refused(export, tmp_path
     whole = checkpoints.load_network(run.checkpoint(1))[0].state_dict()
     path = tmp_path / "x.safetensors"
     for half in ((), ("--half",)):
-        code, _, err = export("--run", run, *SAFETENSORS, *half, "--out", tmp_path, "--name", "x", "--overwrite")
-        assert (code, err) == (0, "")
+        done(export("--run", run, *SAFETENSORS, *half, "--out", tmp_path, "--name", "x", "--overwrite"))
         model, about = checkpoints.load_network(path)
         for name, tensor in model.state_dict().items():
             expected = whole[name].half().float() if half and tensor.ndim == 4 else whole[name]
@@ -134,8 +133,7 @@ def test_existing_files_are_replaced_only_on_demand_and_no_others(export, tmp_pa
     assert export(*options)[0] == export(*options, "--name", "first")[0] == 0
     before = contents(out)
     write_metrics(run, epoch=2)
-    code, _, err = export(*options)
-    assert code == 2 and f"{out / 'MODEL_CARD.md'}: exists already" in err and "--overwrite" in err
+    refused(export(*options), f"{out / 'MODEL_CARD.md'}: exists already", "--overwrite")
     (out / "unet.onnx").write_bytes(b"of another epoch")  # the card would not describe it
     assert export(*options, "--overwrite")[0] == 0
     after = contents(out)
@@ -148,8 +146,8 @@ def test_nothing_is_written_without_a_package(export, tmp_path, monkeypatch, for
     run = make_run(tmp_path / "run")
     monkeypatch.setitem(sys.modules, "onnx", None)
     monkeypatch.setattr("shutil.which", lambda _: None)
-    code, _, err = export("--run", run, "--formats", format)
-    assert code == 2 and problem in err and not (run.path / "export").exists()
+    refused(export("--run", run, "--formats", format), problem)
+    assert not (run.path / "export").exists()
 
 
 def test_a_network_of_lower_resolution_is_no_graph():
@@ -158,14 +156,12 @@ def test_a_network_of_lower_resolution_is_no_graph():
         export_model.to_onnx(None, {"epoch": 1, "resolution": 0.5})
 
 
-def test_weights_carry_what_was_chosen_and_whom_they_learned_from_and_are_exported_again_as_they_are(
-    export, tmp_path, monkeypatch
-):
+def test_weights_know_their_choice_and_their_patients_and_are_exported_again_as_they_are(export, tmp_path, monkeypatch):
     public, own = next(iter(published_patients())), name_digest("own")
     run = make_run(tmp_path / "run", training_patients={name_digest(public): "sha256:0", own: "sha256:1"})
     write_metrics(run, epoch=2, threshold=0.35, min_component=20, quality={"model": {"intercept": 0.5}})
-    code, out, _ = export("--run", run, *SAFETENSORS, "--half", "--out", tmp_path, "--name", "given")
-    assert code == 0 and f"epoch 2 of {run} (as tested)" in out
+    out = done(export("--run", run, *SAFETENSORS, "--half", "--out", tmp_path, "--name", "given"))
+    assert f"epoch 2 of {run} (as tested)" in out
     card = (tmp_path / "given.md").read_text()
     assert "components below 20 px, or in one slice alone, removed; threshold 0.35" in card
 
@@ -179,16 +175,13 @@ def test_weights_carry_what_was_chosen_and_whom_they_learned_from_and_are_export
     assert (tmp_path / "export" / "MODEL_CARD.md").read_text() == card
 
 
-@pytest.mark.parametrize(
-    ("tested", "config", "texts"),
-    [
-        (False, {}, ("not a medical device", "8 patients with 178 slices for train", "Not tested yet")),
-        (True, {}, ("2 patients, 113 slices that were in neither training nor validation", "Few.",
-                       "| 0.750 | 0.600 to 0.900; 0 of 2 patients without tumour |", "| 0.620 | 0.600, 0.639 |")),
-        (False, {"synthetic": True}, (constants.SYNTHETIC_NOTICE,)),
-        (False, {"published": False}, ("some or all of whom are the user's own", "in pixels of this size")),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("tested", "config", "texts"), [
+    (False, {}, ("not a medical device", "8 patients with 178 slices for train", "Not tested yet")),
+    (True, {}, ("2 patients, 113 slices that were in neither training nor validation", "Few.",
+                   "| 0.750 | 0.600 to 0.900; 0 of 2 patients without tumour |", "| 0.620 | 0.600, 0.639 |")),
+    (False, {"synthetic": True}, (constants.SYNTHETIC_NOTICE,)),
+    (False, {"published": False}, ("some or all of whom are the user's own", "in pixels of this size")),
+])  # fmt: skip
 def test_the_card(tmp_path, tested, config, texts):
     run = make_run(tmp_path / "run", **config)
     if tested:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
+from conftest import done
 
 from constants import FLAIR, SYNTHETIC_NOTICE
 from dataset.folder import find_slices
@@ -28,9 +29,8 @@ def test_stacks_hold_the_pixels_of_the_slices_and_test_patients_train_nothing(ca
         name = f"SYNTH_T_0_{number}"
         for ending in (".tif", "_mask.tif"):
             (folder / "SYNTH_T_0" / f"{name}{ending}").rename(folder / "SYNTH_T_0" / f"SYNTH_T_0_{number * 5}{ending}")
-    code, out, err = call("studies.export_nnunet", tmp_path / "raw", "--data", folder)
-    assert (code, err) == (0, "") and "4 patients for training and validation, 1 for the test" in out
-    assert SYNTHETIC_NOTICE in out
+    out = done(call("studies.export_nnunet", tmp_path / "raw", "--data", folder))
+    assert "4 patients for training and validation, 1 for the test" in out and SYNTHETIC_NOTICE in out
     raw, split = tmp_path / "raw" / DATASET, assign_patients(find_slices(folder)["patient"])
     of = {name: sorted(p for p, assigned in split.items() if assigned == name) for name in set(split.values())}
     assert read_json(raw / "splits_final.json") == [{"train": of["train"], "val": of["validation"]}]
@@ -50,13 +50,12 @@ def test_stacks_hold_the_pixels_of_the_slices_and_test_patients_train_nothing(ca
 
 
 def test_folds_of_a_cross_validation_whose_labels_score_as_masks(call, folder, tmp_path, unreported):
-    code, _, err = call("studies.export_nnunet", tmp_path / "raw", "--data", folder, "--folds", 2)
-    assert (code, err) == (0, "")
+    done(call("studies.export_nnunet", tmp_path / "raw", "--data", folder, "--folds", 2))
     raw, patients = tmp_path / "raw" / DATASET, find_slices(folder)["patient"]
     for number, fold in enumerate(read_json(raw / "splits_final.json"), start=1):
         assignment = assign_fold(patients, number, 2)
         assert fold["val"] == sorted(patient for patient, split in assignment.items() if split == "test")
         assert sorted(fold["train"] + fold["val"]) == sorted(assignment)
     assert not (raw / "imagesTs").exists() and read_json(raw / "dataset.json")["numTraining"] == 5
-    code, _, err = call("score_masks", raw / "labelsTr", "--data", folder, "--out", tmp_path / "scores")
-    assert (code, err) == (0, "") and RunFolder(tmp_path / "scores").read_metrics()["patient_dice"] == 1
+    done(call("score_masks", raw / "labelsTr", "--data", folder, "--out", tmp_path / "scores"))
+    assert RunFolder(tmp_path / "scores").read_metrics()["patient_dice"] == 1

@@ -52,14 +52,11 @@ def test_one_association_by_hand():
     assert row["kruskal_p"] == pytest.approx(p) and row["effect"] == pytest.approx(statistic / 5)
 
 
-@pytest.mark.parametrize(
-    ("feature", "label", "reason"),
-    [
-        ([1.0, 2, 3, 4, 5, 6], ["a", "a", "a", "b", "b", None], "fewer than 6 patients have both"),
-        ([1.0, 2, 3, 4, 5, 6], ["a"] * 6, "fewer than two groups"),
-        ([2.0] * 6, ["a", "a", "b"] * 2, "no value above the median"),
-    ],
-)
+@pytest.mark.parametrize(("feature", "label", "reason"), [
+    ([1.0, 2, 3, 4, 5, 6], ["a", "a", "a", "b", "b", None], "fewer than 6 patients have both"),
+    ([1.0, 2, 3, 4, 5, 6], ["a"] * 6, "fewer than two groups"),
+    ([2.0] * 6, ["a", "a", "b"] * 2, "no value above the median"),
+])  # fmt: skip
 def test_what_cannot_be_tested_has_a_reason(feature, label, reason):
     row = associate_one(pd.Series(feature), pd.Series(label, dtype=object))
     assert row["reason"] == reason and all(math.isnan(row[name]) for name in ("fisher_p", "kruskal_p", "effect"))

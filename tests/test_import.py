@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import SimpleITK as sitk
-from conftest import QUICK, box, bright_checkpoint, draw_patient, write_split, write_volume
+from conftest import QUICK, box, bright_checkpoint, done, draw_patient, make_volume, refused, write_split, write_volume
 
 from dataset.folder import find_slices, read_spacing
 from dataset.slices import Slices, load_slices
@@ -62,8 +62,7 @@ def weights(tmp_path) -> Path:
 
 
 def test_a_scan_is_predicted_alike_directly_and_imported(cohort, weights, tmp_path, call):
-    code, out, err = call("import_data", cohort, "--out", tmp_path / "own")
-    assert (code, err) == (0, "")
+    out = done(call("import_data", cohort, "--out", tmp_path / "own"))
     assert "pre+flair+post" in out and "train_model.py --data" in out
     slices = imported(tmp_path / "own")
     images, masks = zip(*(draw_patient(number) for number in range(3)), strict=True)
@@ -153,15 +152,12 @@ TUMOUR = np.zeros((2, 40, 30), np.uint8)
 TUMOUR[:, 10:16, 10:18] = 1
 
 
-@pytest.mark.parametrize(
-    ("names", "files"),
-    [
-        *(((name, name.replace("A", "C Müller")), [1, 0, 1]) for name in (
-            "A.nii.gz", "A_mask.mha", "A_seg.nii.gz", "A_mask.seg.nrrd", "A/Segmentation.seg.nrrd", "A/A_mask.nii.gz")),
-        (("A_1_mask.png", "A_2_mask.png", "B/1.png", "B/2.png", "B/B_overlay.png"), [2, 2, 0]),
-        (("A.seg.nrrd", "B.nii.gz", "C Müller/x.nii.gz", "C Müller/mask.nii.gz"), [1, 1, 1]),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("names", "files"), [
+    *(((name, name.replace("A", "C Müller")), [1, 0, 1]) for name in (
+        "A.nii.gz", "A_mask.mha", "A_seg.nii.gz", "A_mask.seg.nrrd", "A/Segmentation.seg.nrrd", "A/A_mask.nii.gz")),
+    (("A_1_mask.png", "A_2_mask.png", "B/1.png", "B/2.png", "B/B_overlay.png"), [2, 2, 0]),
+    (("A.seg.nrrd", "B.nii.gz", "C Müller/x.nii.gz", "C Müller/mask.nii.gz"), [1, 1, 1]),
+])  # fmt: skip
 def test_names_of_masks_in_a_folder(names, files, small, tmp_path):
     for path in (tmp_path / "masks" / name for name in names):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -182,43 +178,27 @@ def read(folder: Path, *labels: int) -> tuple[np.ndarray, list[str]]:
     return masks, notes
 
 
-def finer() -> sitk.Image:
-    """TUMOUR at half of the spacing in each slice, in another order of axes."""
-    image = sitk.GetImageFromArray(TUMOUR.repeat(2, 1).repeat(2, 2))
-    image.SetSpacing((0.25, 0.25, 4))
-    image.SetOrigin((-0.125, -0.125, 0))
-    return sitk.DICOMOrient(image, "RAS")
+# Half of the spacing in each slice, in another order of axes; and the box around the tumour, as 3D Slicer writes it
+FINER = sitk.DICOMOrient(make_volume(TUMOUR.repeat(2, 1).repeat(2, 2), (0.25, 0.25, 4), (-0.125, -0.125, 0)), "RAS")
+CUT_OUT = make_volume(TUMOUR, SPACING)[8:20, 8:20]
 
 
-def cut_out() -> sitk.Image:
-    """The box around TUMOUR, as 3D Slicer writes it."""
-    image = sitk.GetImageFromArray(TUMOUR)
-    image.SetSpacing(SPACING)
-    return image[8:20, 8:20]
-
-
-@pytest.mark.parametrize("make", [finer, cut_out])
-def test_a_mask_on_another_grid_in_the_same_space_is_resampled(make, small):
-    sitk.WriteImage(make(), str(small / "A" / "seg.nii.gz"))
+@pytest.mark.parametrize("mask", [FINER, CUT_OUT], ids=["finer", "cut out"])
+def test_a_mask_on_another_grid_in_the_same_space_is_resampled(mask, small):
+    sitk.WriteImage(mask, str(small / "A" / "seg.nii.gz"))
     masks, notes = read(small / "A")
     assert np.array_equal(masks, TUMOUR) and "resampled by nearest neighbour" in notes[0]
 
 
-@pytest.mark.parametrize(
-    ("mask", "origin", "reason"),
-    [
-        (TUMOUR, (9, 0, 0), "has the size of the images but lies elsewhere"),
-        (TUMOUR[:, :20], (90, 0, 0), "100% of it lies outside of the images"),
-        (TUMOUR + np.float32(0.5), (0, 0, 0), "with the values 0.5, 1.5"),
-        (TUMOUR[:, :20], None, "2 slices of 30x20, the images have 2 slices of 30x40. Save it on the grid"),
-    ],
-)
+@pytest.mark.parametrize(("mask", "origin", "reason"), [
+    (TUMOUR, (9, 0, 0), "has the size of the images but lies elsewhere"),
+    (TUMOUR[:, :20], (90, 0, 0), "100% of it lies outside of the images"),
+    (TUMOUR + np.float32(0.5), (0, 0, 0), "with the values 0.5, 1.5"),
+    (TUMOUR[:, :20], None, "2 slices of 30x20, the images have 2 slices of 30x40. Save it on the grid"),
+])  # fmt: skip
 def test_a_mask_that_does_not_fit_is_refused(mask, origin, reason, small):
     if origin:
-        image = sitk.GetImageFromArray(mask)
-        image.SetSpacing(SPACING)
-        image.SetOrigin(origin)
-        sitk.WriteImage(image, str(small / "A" / "seg.nii.gz"))
+        write_volume(small / "A" / "seg.nii.gz", mask, SPACING, origin)
     else:
         np.save(small / "A" / "seg.npy", mask)
     with pytest.raises(ValueError, match=reason):
@@ -250,12 +230,11 @@ def test_a_mask_is_doubted_or_refused_by_what_it_marks():
 def test_patients_without_a_mask_are_left_out_or_healthy(small, tmp_path, call):
     write_volume(small / "A" / "seg.nii.gz", TUMOUR, SPACING)
     write_volume(tmp_path / "masks" / "D.nii.gz", TUMOUR, SPACING)
-    code, out, err = call("import_data", small, "--empty", "C Müller", "--out", tmp_path / "own")
-    assert (code, err) == (0, "") and "left out: B: no mask" in out
+    assert "left out: B: no mask" in done(call("import_data", small, "--empty", "C Müller", "--out", tmp_path / "own"))
     table = pd.read_csv(tmp_path / "own" / "imported.csv").set_index("patient")
     assert table["tumour_slices"].fillna(-1).tolist() == [2, -1, 0]
     assert find_slices(tmp_path / "own")["patient"].unique().tolist() == ["A", "C Müller"]
-    code, out, err = call("import_data", small, "--masks", tmp_path / "masks", "--out", tmp_path / "more")
+    code, _, err = call("import_data", small, "--masks", tmp_path / "masks", "--out", tmp_path / "more")
     assert code == 1 and "D.nii.gz: the mask of no patient by its name" in err
 
 
@@ -282,15 +261,15 @@ def test_two_patients_of_one_name_are_named_apart_in_a_table(small, tmp_path, ca
     masks = tmp_path / "masks"
     arguments = ("import_data", small, other.parent.parent, "--masks", masks, "--list")
     write_volume(masks / "A.nii.gz", TUMOUR, SPACING)
-    code, _, err = call(*arguments, tmp_path / "asked.csv")
-    assert code == 2 and "A may mean A_2, too. Name them apart in a table of --list" in err
-    code, _, err = call(*arguments[:3], "--empty", "A", "--out", tmp_path / "own")
-    assert code == 2 and "A may mean A_2" in err
+    refused(call(*arguments, tmp_path / "asked.csv"), "A may mean A_2, too. Name them apart in a table of --list")
+    refused(call(*arguments[:3], "--empty", "A", "--out", tmp_path / "own"), "A may mean A_2")
     assert call(*arguments[:3], "--list", tmp_path / "apart.csv")[0] == 0
     assert call("import_data", tmp_path / "apart.csv", *arguments[3:], tmp_path / "both.csv")[0] == 0
 
 
 # --- Training from weights ----------------------------------------------------------------------------------------
+
+BEGUN_WITH = "the weights that this one came from (epoch_1.pt)"
 
 
 def test_training_goes_on_from_weights_and_says_whom_they_know(folder, weights, tmp_path, call, undrawn, unreported):
@@ -298,14 +277,10 @@ def test_training_goes_on_from_weights_and_says_whom_they_know(folder, weights, 
         split = ["--split", write_split(tmp_path, *splits), "--run", tmp_path / name]
         return call("train_model", "--data", folder, "--weights", begin, *split, *QUICK[2:], "--epochs", 1)
 
-    code, _, err = call(
-        "train_model", "--data", folder, "--weights", weights, "--width", 4, "--run", tmp_path / "other"
-    )
-    assert code == 2 and "width 2, " in err and "Leave the options for another out" in err
-    code, out, _ = train("first", weights, *["train"] * 3, "validation", "test")
-    assert (
-        code == 0 and "the weights that this one came from (epoch_1.pt) do not all say whom they were trained on" in out
-    )
+    wider = ("--data", folder, "--weights", weights, "--width", 4, "--run", tmp_path / "other")
+    refused(call("train_model", *wider), "width 2, ", "Leave the options for another out")
+    out = done(train("first", weights, *["train"] * 3, "validation", "test"))
+    assert f"{BEGUN_WITH} do not all say whom they were trained on" in out
     config = RunFolder(tmp_path / "first").read_config()
     assert {"width": 2, "crop": False, "lr": 5e-4, "augment": True}.items() <= config["settings"].items()
     assert config["weights"]["sha256"] == origin.TrainedWeights(weights).sha256
@@ -318,10 +293,9 @@ def test_training_goes_on_from_weights_and_says_whom_they_know(folder, weights, 
     for path in folder.iterdir():
         (path / "grid.json").write_text('{"spacing": [0.9, 0.9, 5]}')
     again = tmp_path / "first" / "models" / "epoch_1.pt"
-    code, out, _ = train("second", again, "train", "test", "train", "validation", "train", "test")
-    warning = "2 of the 2 test patients were in the training of the weights that this one came from (epoch_1.pt): " \
-              "SYNTH_T_1, SYNTH_T_5."  # fmt: skip
-    assert code == 0 and f"warning: {warning}" in out
+    out = done(train("second", again, "train", "test", "train", "validation", "train", "test"))
+    warning = f"2 of the 2 test patients were in the training of {BEGUN_WITH}: SYNTH_T_1, SYNTH_T_5."
+    assert f"warning: {warning}" in out
     assert warning in " ".join(call("test_model", "--run", tmp_path / "second", "--device", "cpu")[1].split())
     run = RunFolder(tmp_path / "second")
     assert run.read_metrics()["notes"][0].startswith(warning)  # which the report shows, too
@@ -331,8 +305,7 @@ def test_training_goes_on_from_weights_and_says_whom_they_know(folder, weights, 
     assert call("score_masks", run.path, "--data", folder, "--out", scored)[0] == 0
     assert RunFolder(scored).read_metrics()["hd95_mm"] == run.read_metrics()["hd95_mm"]
     assert "Begun with the weights epoch_1.pt" in card and f"**{warning}" in card
-    code, _, err = call("train_model", "--run", tmp_path / "second", "--resume", "--weights", weights)
-    assert code == 2 and "other weights to begin with" in err
+    refused(call("train_model", "--run", run, "--resume", "--weights", weights), "other weights to begin with")
 
 
 def test_a_network_learns_from_teachers_and_says_whom_they_know(folder, weights, tmp_path, call, undrawn, unreported):
@@ -343,24 +316,20 @@ def test_a_network_learns_from_teachers_and_says_whom_they_know(folder, weights,
     assert train("teacher", "--split", split, "--epochs", 1)[0] == 0
     teachers = ["--teachers", weights, tmp_path / "teacher" / "models" / "epoch_1.pt"]
     split = ["--split", write_split(tmp_path, *["train"] * 3, "validation", "test")]
-    code, _, err = train("other", "--neighbours", 1, *split, *teachers)
-    assert code == 2 and "a teacher needs the same input as the network that learns: normalisation plain" in err
-    code, out, _ = train("alone", "--epochs", 1, *split)
-    code, out, _ = train("student", "--epochs", 1, *split, *teachers)
-    seen = (
-        "1 of the 1 test patients were in the training of the weights that this one came from (epoch_1.pt): SYNTH_T_4"
-    )
-    assert code == 0 and seen in out
+    other_input = "a teacher needs the same input as the network that learns: normalisation plain"
+    refused(train("other", "--neighbours", 1, *split, *teachers), other_input)
+    done(train("alone", "--epochs", 1, *split))
+    out = done(train("student", "--epochs", 1, *split, *teachers))
+    assert f"1 of the 1 test patients were in the training of {BEGUN_WITH}: SYNTH_T_4" in out
     run, alone = RunFolder(tmp_path / "student"), RunFolder(tmp_path / "alone")
     config = run.read_config()
     assert [teacher["seen"]["test"] for teacher in config["teachers"]] == [[], ["SYNTH_T_4"]]
     assert [teacher["recorded"] for teacher in config["teachers"]] == [False, True]
     losses = [of.read_epochs_table()["training_loss"][0] for of in (run, alone)]
     assert losses[0] != losses[1]
-    code, _, err = train("student", "--resume", "--epochs", 2)
-    assert code == 2 and "learns from epoch_1.pt, epoch_1.pt: name them again with --teachers" in err
-    code, _, err = train("student", "--resume", "--epochs", 2, *teachers[:2])
-    assert code == 2 and "other teachers" in err
-    assert train("student", "--resume", "--epochs", 2, *teachers)[0] == 0 and run.read_config()["teachers"]
+    further = ("student", "--resume", "--epochs", 2)
+    refused(train(*further), "learns from epoch_1.pt, epoch_1.pt: name them again with --teachers")
+    refused(train(*further, *teachers[:2]), "other teachers")
+    assert train(*further, *teachers)[0] == 0 and run.read_config()["teachers"]
     card = model_card(run, load_network(run.checkpoint(2))[1], "")
     assert "from the mean prediction of 2 networks: epoch_1.pt (SHA-256 " in card

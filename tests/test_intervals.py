@@ -20,16 +20,13 @@ DRAWN = {  # name: draws the mean of each patient; expected mean; scale
 }
 
 
-@pytest.mark.parametrize(
-    ("patients", "values", "numbers", "value", "each"),
-    [
-        ("bbbbbbbbba", [0] * 9 + [1], None, 0.1, [1, 0]),  # below six patients: their values instead of an interval
-        ("aabbc", [1, NAN, 3, 3, NAN], None, 7 / 3, [1, 3]),  # NaN is left out, c does not count
-        ("ab", [1, 0], [1, 3], 0.25, [1, 0]),  # lesions found of lesions: 1 of 1 and 0 of 3
-        ("ab", [NAN, NAN], None, NAN, []),
-        ("abcdef", [0.7] * 6, None, 0.7, []),  # all equal: neither values nor an interval
-    ],
-)
+@pytest.mark.parametrize(("patients", "values", "numbers", "value", "each"), [
+    ("bbbbbbbbba", [0] * 9 + [1], None, 0.1, [1, 0]),  # below six patients: their values instead of an interval
+    ("aabbc", [1, NAN, 3, 3, NAN], None, 7 / 3, [1, 3]),  # NaN is left out, c does not count
+    ("ab", [1, 0], [1, 3], 0.25, [1, 0]),  # lesions found of lesions: 1 of 1 and 0 of 3
+    ("ab", [NAN, NAN], None, NAN, []),
+    ("abcdef", [0.7] * 6, None, 0.7, []),  # all equal: neither values nor an interval
+])  # fmt: skip
 def test_means_without_an_interval(patients, values, numbers, value, each):
     numbers = None if numbers is None else pd.Series(numbers)
     found = intervals.estimate(pd.Series([*patients]), pd.Series(values, dtype=float), numbers)
@@ -66,14 +63,11 @@ def test_the_simulated_coverage_is_within_two_points_of_95(name):
     assert max(abs(share - 0.95) for share in coverage.values()) <= few_show_no_miss
 
 
-@pytest.mark.parametrize(
-    ("values", "value", "low", "high"),
-    [
-        ([0.1, 0.8, 0.9], 0.8, NAN, NAN),
-        ([0.1, 0.3, 0.2, 0.9, 0.8, 0.7], 0.5, 0.1, 0.9),  # misses the median with probability 2 / 2**6
-        ([*range(11)], 5, 1, 9),  # 2 * (1 + 11) / 2**11 miss it
-    ],
-)
+@pytest.mark.parametrize(("values", "value", "low", "high"), [
+    ([0.1, 0.8, 0.9], 0.8, NAN, NAN),
+    ([0.1, 0.3, 0.2, 0.9, 0.8, 0.7], 0.5, 0.1, 0.9),  # misses the median with probability 2 / 2**6
+    ([*range(11)], 5, 1, 9),  # 2 * (1 + 11) / 2**11 miss it
+])  # fmt: skip
 def test_medians(values, value, low, high):
     patients = pd.Series([f"P{n:02}" for n in range(len(values))])
     found = intervals.estimate_median(patients, pd.Series(values, dtype=float))

@@ -22,15 +22,11 @@ def table(tmp_path):
     return write
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "Patient;RNASeqCluster;other\nTCGA_CS_4941;2;x\nTCGA_CS_4942;;\nTCGA_XX_9999;1;\n",
-        "\ufeffpatient,RNASeqCluster\r\nTCGA-CS-4941,2.0\r\nTCGA-CS-4942, \r\n",
-        '"RNASeqCluster";"Patient"\n"2";"TCGA_CS_4941"\n"nan";"TCGA_CS_4942"\n',
-    ],
-    ids=["semicolons, a blank, an unknown patient", "BOM, hyphens, 2.0", "quotes, another order"],
-)
+@pytest.mark.parametrize("text", [
+    "Patient;RNASeqCluster;other\nTCGA_CS_4941;2;x\nTCGA_CS_4942;;\nTCGA_XX_9999;1;\n",
+    "\ufeffpatient,RNASeqCluster\r\nTCGA-CS-4941,2.0\r\nTCGA-CS-4942, \r\n",
+    '"RNASeqCluster";"Patient"\n"2";"TCGA_CS_4941"\n"nan";"TCGA_CS_4942"\n',
+], ids=["semicolons, a blank, an unknown patient", "BOM, hyphens, 2.0", "quotes, another order"])  # fmt: skip
 def test_ways_to_write_a_table(table, text):
     labels, _ = read_labels([table(text)], PATIENTS)
     assert list(labels) == ["RNASeqCluster"] and labels.index.tolist() == PATIENTS
@@ -74,19 +70,14 @@ def test_ids_that_fit_nobody_are_named_and_leading_zeros_restored_where_one_pati
     assert labels["IDH"].tolist() == ["mutant", None]  # only ids of TCGA end in a date
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("Patient,Age\nTCGA_CS_4941,3\n", "no column of labels"),
-        ("Id,IDH\nTCGA_CS_4941,mutant\n", "no column Patient"),
-        ("Patient,IDH\nTCGA_ZZ_0001,mutant\n", "names none of the 3 patients"),
-        ("", "cannot be read as CSV"),
-        (
-            "Patient;IDH\nTCGA_CS_4941;status pending\n",
-            "TCGA_CS_4941 has the IDH 'status pending', which looks like a word for missing",
-        ),
-    ],
-)
+@pytest.mark.parametrize(("text", "message"), [
+    ("Patient,Age\nTCGA_CS_4941,3\n", "no column of labels"),
+    ("Id,IDH\nTCGA_CS_4941,mutant\n", "no column Patient"),
+    ("Patient,IDH\nTCGA_ZZ_0001,mutant\n", "names none of the 3 patients"),
+    ("", "cannot be read as CSV"),
+    ("Patient;IDH\nTCGA_CS_4941;status pending\n",
+     "TCGA_CS_4941 has the IDH 'status pending', which looks like a word for missing"),
+])  # fmt: skip
 def test_what_is_no_table_of_labels(table, text, message):
     with pytest.raises(UserError, match=message):
         read_labels([table(text)], PATIENTS)

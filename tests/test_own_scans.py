@@ -88,13 +88,12 @@ def test_an_empty_mask_has_the_probability_that_it_is_right():
     assert page.title_of(total) == "p, 0.0 ml"  # not like the Dice of a lesion
     index = page.render_page("cohort", [], [total], {}, "", [])
     assert "0.99 (no lesion)" in index and page.IF_EMPTY in index
-    unknown = total | {"expected_dice": None}
-    assert page.describe_expected(unknown) == "unknown"
-    assert page.IF_EMPTY not in page.render_page("cohort", [], [unknown], {}, "", [])
+    assert page.IF_EMPTY not in page.render_page("cohort", [], [total | {"expected_dice": None}], {}, "", [])
 
 
 def test_an_unknown_expected_dice_has_a_reason():
     unknown, scan = {"expected_dice": None, "low": None, "warnings": ""}, Scan("p", [], [], [])
+    assert page.describe_expected(unknown) == "unknown"
     assert page.scan_facts(scan, unknown, "FLAIR x")[0] == f"Expected Dice unknown. {page.UNLIKE}"
     warned = page.scan_facts(scan, unknown | {"warnings": "No head."}, "FLAIR x")
     assert warned[:2] == ["Warning: No head.", "Expected Dice unknown."]

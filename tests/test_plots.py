@@ -10,15 +10,12 @@ from evaluation import quality
 from reporting import panels, plots
 from storage.run_folder import RunFolder
 
-PATIENTS = pd.DataFrame(
-    {"tumour_pixels": [100_000, 200, 300, 0, 5000, 9], "predicted_pixels": [90, 220_000, 320, 10, 5000, 9]}
-)
+PATIENTS = pd.DataFrame({"tumour_pixels": [100_000, 200, 300, 0, 5000, 9]})
+PATIENTS["predicted_pixels"] = [90, 220_000, 320, 10, 5000, 9]
 SLICES = pd.DataFrame({"tumour_pixels": [20, 300, 4000, 0], "true_positive": [5, 0, 9, 0], "dice": [0.5, 0, 0.9, 1]})
 SLICES = SLICES.assign(patient="TCGA_AA_1234_20000101", slice=[1, 2, 3, 4])
 BINS = pd.DataFrame({"low": [0, 0.5, 0.9], "high": [0.5, 0.9, 1], "pixels": [900_000, 10, 0]})
 BINS["probability"] = BINS["tumour_pixels"] = [90_000, 8, 0]
-
-
 EXPECTED = [{"dice": dice, "expected_dice": dice / 2, "low": 0.0, "high": 1.0} for dice in (0.6, 0.9)]
 EXPECTED.append({"dice": 0.5, "expected_dice": None, "low": None, "high": None})
 QUALITY = {"patients": EXPECTED, "model": {"half_width": 0.2}, "nested": quality.judge(pd.DataFrame(EXPECTED))}
@@ -40,16 +37,11 @@ def test_each_plot_is_a_png_and_its_note_is_whole(tmp_path):
     assert list(plots.result_plots(PATIENTS[:5], SLICES, metrics)) == ["dice_area", "reliability"]  # too few patients
     for name, figure in drawn.items():
         figure.draw_without_rendering()
-        note = figure.texts[0].get_window_extent()
-        axis = figure.axes[0].xaxis.label
+        note, axis = figure.texts[0].get_window_extent(), figure.axes[0].xaxis.label
         assert axis.get_window_extent().x1 < figure.bbox.x1
         assert ("marked: the best volumetric Dice" in axis.get_text()) == (name in ("loss", "iou"))
-        assert (
-            figure.axes[0].get_title()
-            and figure.get_suptitle() == SYNTHETIC_NOTICE
-            and note.x0 > 0
-            and note.x1 < figure.bbox.x1
-        )
+        assert figure.axes[0].get_title() and figure.get_suptitle() == SYNTHETIC_NOTICE
+        assert note.x0 > 0 and note.x1 < figure.bbox.x1
         with Image.open(tmp_path / "plots" / f"{name}.png") as picture:
             assert picture.size == (1040, 800) and len(picture.convert("L").getcolors()) > 20
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import SimpleITK as sitk
-from conftest import blob, bright_checkpoint, write_volume
+from conftest import blob, bright_checkpoint, done, refused, write_volume
 from PIL import Image, ImageColor
 
 from scans.read import read_picture
@@ -112,8 +112,7 @@ def test_a_cohort_is_scored_against_masks_beside_it_and_its_own_output_is_not_re
 def test_a_table_is_written_edited_and_taken_and_lies_beside_the_masks(predict, call, tmp_path):
     cohort, table = write_cohort(tmp_path / "coh"), tmp_path / "cohort.csv"
     write_volume(cohort / "b" / "t1_second.nii.gz", np.zeros((2, 8, 8), np.uint8))
-    code, out, err = call("predict_model", cohort, "--list", table)
-    assert (code, err) == (0, "") and "  a: FLAIR flair.nii.gz, pre-contrast t1.nii.gz" in out
+    assert "  a: FLAIR flair.nii.gz, pre-contrast t1.nii.gz" in done(call("predict_model", cohort, "--list", table))
     assert call("predict_model", cohort, "--list", table)[0] == 2  # edits are not lost
     rows = read_csv(table, [])
     rows.loc[1, ["patient", "post", "pre"]] = ["renamed", "", "coh/b/t1_second.nii.gz"]
@@ -175,8 +174,7 @@ def test_an_earlier_prediction_is_replaced_only_if_asked_and_no_masks_of_two_lie
 def test_a_folder_of_the_user_is_never_written_to(predict, tmp_path, picture, more):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").touch()
-    code, _, err, _ = predict(picture, *more)
-    assert code == 2 and "is not empty, and holds no earlier prediction" in err
+    refused(predict(picture, *more), "is not empty, and holds no earlier prediction")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
@@ -197,9 +195,8 @@ def test_names_of_every_kind_are_read_back_whatever_the_terminal_can_show(predic
 
 def test_what_options_and_headers_say_of_the_spacing(predict, tmp_path):
     stack = np.stack([blob()[0][..., 1]] * 2)
-    write_volume(tmp_path / "x.nii", stack, (1, 5, 1))
-    code, out, _, _ = predict(tmp_path / "x.nii", "--spacing", 1, 1, 1)
-    assert code == 0 and "pixels of 5 x 1 mm, as of slices taken in another plane, are made square" in out
+    out = done(predict(write_volume(tmp_path / "x.nii", stack, (1, 5, 1)), "--spacing", 1, 1, 1))
+    assert "pixels of 5 x 1 mm, as of slices taken in another plane, are made square" in out
     assert "--spacing is not used: the file says it" in out
     np.save(tmp_path / "x.npy", stack)
     assert "areas are in pixels only" in predict(tmp_path / "x.npy", "--overwrite")[1]
@@ -229,8 +226,8 @@ def test_the_network_of_a_run_is_the_one_that_was_chosen(call, tmp_path, picture
         code, said, err = call("predict_model", picture, *options, "--out", out, "--overwrite", "--device", "cpu")
         assert (code, err) == (0, "") and words in said and "fp32" in said  # whatever it was trained in
         assert pd.read_csv(out / "slices.csv")["lesion_pixels"].sum() == pixels
-    code, _, err = call("predict_model", picture, "--out", out, "--run", run, "--checkpoint", run.checkpoint(1))
-    assert code == 2 and "not allowed with argument --run" in err
+    both = ("--run", run, "--checkpoint", run.checkpoint(1))
+    refused(call("predict_model", picture, "--out", out, *both), "not allowed with argument --run")
 
 
 def test_a_network_trained_on_synthetic_patients_says_so(predict, tmp_path, picture):

@@ -6,16 +6,7 @@ import torch
 from conftest import box, disc, make_slices
 
 from constants import FLAIR, POST, PRE
-from dataset.preprocess import (
-    NORMALISATIONS,
-    PreprocessedSlices,
-    Preprocessing,
-    by_head,
-    find_head,
-    head_box,
-    preprocess,
-    window,
-)
+from dataset.preprocess import NORMALISATIONS, Preprocessing, by_head, find_head, head_box, preprocess, window
 from dataset.slices import Slices, without_masks
 
 CPU = torch.device("cpu")
@@ -33,7 +24,7 @@ def patients(**stacks: np.ndarray) -> Slices:
     return make_slices(masks, np.concatenate(list(stacks.values())))
 
 
-def images_of(prepared: PreprocessedSlices, *rows: int) -> torch.Tensor:
+def images_of(prepared, *rows: int) -> torch.Tensor:
     return prepared.batch(torch.tensor(rows or range(len(prepared))), CPU)[0]
 
 

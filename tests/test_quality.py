@@ -3,13 +3,12 @@
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import box
+from conftest import box, done
 
 from evaluation import quality
 from inference.segment import expect
 from scans.scan import Scan
 from storage.run_folder import RunFolder
-from studies import quality as study
 
 
 def test_features_by_hand():
@@ -50,13 +49,8 @@ def test_a_regression_of_simulated_patients():
     assert quality.predict(model, middle | {"entropy": -0.5}) == quality.predict(model, surest) != quality.UNKNOWN
 
 
-@pytest.fixture
-def three_folds(monkeypatch) -> None:
-    """Fewer than FOLDS: each is a regression per patient."""
-    monkeypatch.setattr(quality, "FOLDS", 3)
-
-
-def test_its_nested_cross_validation(three_folds):
+def test_its_nested_cross_validation(monkeypatch):
+    monkeypatch.setattr(quality, "FOLDS", 3)  # fewer than usual: each is a regression per patient
     patients = pd.DataFrame({"tumour_pixels": [9, 9, 0], "dice": [0.9, 0.8, 1], "false_lesions": 0})
     empty = {"patient": "empty", "dice": 0.0, **dict.fromkeys(quality.FEATURES)}
     rows = [*simulate(120).to_dict("records"), empty]
@@ -101,7 +95,8 @@ def test_what_expected_values_are_worth_by_hand():
     assert worth["auc"] == 0.5  # the bad one is before one of the two others
 
 
-def test_a_study_of_a_run_by_volume_institution_and_form(three_folds, tmp_path, capsys):
+def test_a_study_of_a_run_by_volume_institution_and_form(call, monkeypatch, tmp_path):
+    monkeypatch.setattr(quality, "FOLDS", 3)
     rows, run = simulate(36), RunFolder(tmp_path)
     run.write("metrics.json", {"quality": {"patients": rows.to_dict("records")}})
     table = rows[["patient"]].assign(institution=[*"AB"] * 18, tumour_pixels=100 * rows.index)
@@ -109,13 +104,12 @@ def test_a_study_of_a_run_by_volume_institution_and_form(three_folds, tmp_path, 
     forms = rows.assign(form="stripped")
     forms.loc[:17, "threshold_dice"] = -2.0  # beyond those of all
     forms.to_csv(tmp_path / "robustness.csv")
-    study.main(["--run", str(tmp_path), "--forms", str(tmp_path / "robustness.csv")])
-    lines = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    out = done(call("studies.quality", "--run", tmp_path, "--forms", tmp_path / "robustness.csv"))
+    lines = [line.split(" | ") for line in out.splitlines() if line.startswith("| ")]
     counts = {line[0][2:]: tuple(line[1:3]) for line in lines}
     assert counts["all"][0] == "36" and counts["smallest third"][0] == "12" and counts["A left out"][0] == "18"
     assert int(counts["stripped"][1]) >= 18
     left_out = quality.predict_held_out(rows, rows, dict(zip(rows["patient"], table["institution"], strict=True)))
     known = left_out[::2].dropna().index[0]  # of A, by those of B
-    assert (
-        left_out["expected_dice"][known] == quality.predict(quality.fit(rows[1::2]), rows.loc[known])["expected_dice"]
-    )
+    by_others = quality.predict(quality.fit(rows[1::2]), rows.loc[known])
+    assert left_out["expected_dice"][known] == by_others["expected_dice"]

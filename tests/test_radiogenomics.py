@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import done, refused
 
 from dataset.folder import find_slices
 from dataset.slices import load_slices
@@ -31,7 +32,7 @@ def draw_tumour(number: int) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
-    """Patients SYNTH_T_0 ... with a table of labels; the last one has no tumour."""
+    """Patients SYNTH_T_0 ... with two tables of labels; the last one has no tumour."""
     folder = tmp_path_factory.mktemp("data")
     flair = np.random.default_rng(0).integers(20, 90, (256, 256, 3), dtype=np.uint8)
     for number in range(PATIENTS):
@@ -39,6 +40,8 @@ def data(tmp_path_factory) -> Path:
             write_slice(folder, f"SYNTH_T_{number}", n, flair, mask)
     rows = [f"SYNTH_T_{n};{('smooth', 'irregular')[n % 2]};" for n in range(PATIENTS)]
     (folder / "data.csv").write_text("\n".join(["Patient;SyntheticSubtype;IDH", *rows, "SYNTH_T_99;smooth;"]))
+    rows = [f"SYNTH_T_{n};{('mutant', 'wt')[n % 2]}" for n in range(PATIENTS)]
+    (folder / "atrx.csv").write_text("\n".join(["Patient;ATRX", *rows]))
     return folder
 
 
@@ -75,8 +78,8 @@ def test_manual_masks_from_the_command_line(call, data, tmp_path):
     out, data = tmp_path / "out", shutil.copytree(data, tmp_path / "data")
     for n, mask in enumerate(draw_tumour(1), start=1):  # a second scan of the first patient changes nothing
         write_slice(data, "SYNTH_T_0_20200101", n, np.zeros((256, 256, 3), np.uint8), mask)
-    code, text, err = call("radiogenomics", "--data", data, "--out", out)
-    assert (code, err) == (0, "") and "SYNTHETIC PATIENTS" in text
+    text = done(call("radiogenomics", "--data", data, "--out", out))
+    assert "SYNTHETIC PATIENTS" in text
     assert "1 of 16 persons have several scans by their ids, such as SYNTH_T_0" in text
     features, associations, areas = read(out)
     assert features["patient"].nunique() == PATIENTS and features["SyntheticSubtype"].notna().all()
@@ -91,18 +94,14 @@ def test_manual_masks_from_the_command_line(call, data, tmp_path):
     area = areas.set_index("label").loc["SyntheticSubtype"]
     assert area["auc"] == 1 and (area["positives"], area["n"]) == (7, 15)
     assert sorted(path.stem for path in (out / "plots").glob("*.png")) == sorted(PLOTS)
-    code, _, err = call("radiogenomics", "--data", data, "--out", out)
-    assert code == 2 and f"{out}: is not empty" in err
-    rows = "".join(f"SYNTH_T_{n};{('mutant', 'wt')[n % 2]}\n" for n in range(PATIENTS))
-    (tmp_path / "atrx.csv").write_text(f"Patient;ATRX\n{rows}")
-    arguments = ("--data", data, "--labels", tmp_path / "atrx.csv", "--out", out, "--overwrite")
+    refused(call("radiogenomics", "--data", data, "--out", out), f"{out}: is not empty")
+    arguments = ("--data", data, "--labels", data / "atrx.csv", "--out", out, "--overwrite")
     assert call("radiogenomics", *arguments)[0] == 0 and len(read(out)) == 2  # no area of the labels before
 
 
 def test_predicted_masks_of_a_cross_validation(call, undrawn, data, predicted, tmp_path):
     run = write_tested(tmp_path / "cv", data, predicted)
-    code, _, err = call("radiogenomics", "--run", run.path)
-    assert (code, err) == (0, "")
+    done(call("radiogenomics", "--run", run.path))
     features, associations, areas, agreement = read(run.path)
     assert set(associations["masks"]) == {"manual", "automatic"}
     table = features.set_index("patient")
@@ -125,15 +124,13 @@ def test_predicted_masks_of_a_cross_validation(call, undrawn, data, predicted, t
     assert areas["difference"]["automatic"] == areas["auc"]["automatic"] - areas["auc"]["manual"]
     page = (run.path / "report.html").read_text(encoding="utf-8")
     assert ">Genomics</h2>" in page and "<td>Synthetic subtype</td>" in page
-    rows = "".join(f"SYNTH_T_{n};{('mutant', 'wt')[n % 2]}\n" for n in range(PATIENTS))
-    (tmp_path / "atrx.csv").write_text(f"Patient;ATRX\n{rows}")  # no test is adjusted
-    code, _, err = call("radiogenomics", "--run", run.path, "--labels", tmp_path / "atrx.csv")
-    assert (code, err) == (0, "") and len(read(run.path)) == 3
+    done(call("radiogenomics", "--run", run.path, "--labels", data / "atrx.csv"))  # no test is adjusted
+    assert len(read(run.path)) == 3
 
 
 def test_mistakes_end_with_one_message(call, folder, tmp_path):
-    code, _, err = call("radiogenomics", "--data", folder, "--out", tmp_path / "out")
-    assert code == 2 and "data.csv: no such file" in err and not (tmp_path / "out").exists()
-    RunFolder(tmp_path / "scored").write("metrics.json", b'{"masks": "theirs"}')
-    code, _, err = call("radiogenomics", "--run", tmp_path / "scored")
-    assert code == 2 and "holds scored masks, not a run. Name a run that test_model.py has tested" in err
+    refused(call("radiogenomics", "--data", folder, "--out", tmp_path / "out"), "data.csv: no such file")
+    assert not (tmp_path / "out").exists()
+    RunFolder(tmp_path / "run").write("metrics.json", b'{"masks": "theirs"}')
+    no_run = "holds scored masks, not a run. Name a run that test_model.py has tested"
+    refused(call("radiogenomics", "--run", tmp_path / "run"), no_run)

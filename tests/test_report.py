@@ -53,20 +53,15 @@ def write_run(folder: Path, empty: bool = False, black: bool = False, **about) -
 
     known = {"split": "test", "epoch": 2, "selected_by": "iou", "synthetic": True, "loss": 0.25, "threshold": 0.5}
     known |= {"min_component": 0, **about}
-    epochs = None
-    run = RunFolder(folder)
-    probabilities = (0.1 + 0.8 * predicted).astype(np.float32)
+    run, probabilities = RunFolder(folder), (0.1 + 0.8 * predicted).astype(np.float32)
     tables, metrics = summary.evaluate_masks(slices, predicted, probabilities, known, [NOTE])
     run.write_test(tables, metrics, predicted)
+    about = {"settings": {"width": 16, "seed": 3}, "hardware": "cpu", "versions": {"torch": "2"}, "data": ""}
+    run.tested_runs()[0].write("config.json", about | {"patients": {"train": 8}, "recipe": "tuned", "command": "x"})
     if known["epoch"]:
         epochs = {"epoch": [1, 2, 3], "training_loss": [0.7, 0.5, 0.4], "validation_loss": [0.8, 0.6, 0.65]}
         epochs |= {f"{split}_iou": [0.1, 0.6, 0.5] for split in ("training", "validation", "validation_tumour")}
         epochs = pd.DataFrame(epochs).assign(validation_empty_prediction=0.55)
-    about = {"settings": {"width": 16, "seed": 3}, "hardware": "cpu", "versions": {"torch": "2"}}
-    run.tested_runs()[0].write(
-        "config.json", {**about, "data": "", "patients": {"train": 8}, "recipe": "tuned", "command": "x"}
-    )
-    if epochs is not None:
         write_plots(run, training_plots(epochs, 2, "iou"))
     write_report(run, slices, predicted)
     return run
@@ -116,13 +111,8 @@ def test_the_page_is_complete_and_loads_nothing(run):
     markup = re.sub(r"<(script|style)\b.*?</\1>", "", page, flags=re.DOTALL)
     opened = Counter(re.findall(r"<([a-z]\w*)[^>]*(?<!/)>", markup))
     opened.subtract(re.findall(r"</(\w+)>", markup))
-    assert {tag for tag, number in opened.items() if number} <= {
-        "meta",
-        "link",
-        "br",
-        "input",
-        "img",
-    }  # all others are closed
+    alone = {"meta", "link", "br", "input", "img"}  # all others are closed
+    assert {tag for tag, number in opened.items() if number} <= alone
     addresses = re.findall(r'(?:href|src|action)="([^"]*)"', page)
     assert all(address.startswith("data:") or address[1:] in ids for address in addresses)
     names = {"http://www.w3.org/2000/svg"}  # of SVG, not addresses
@@ -295,9 +285,8 @@ def test_print_shows_no_controls_and_nothing_over_anything(opened):
     page.emulate_media(media="print")
     for dead in ("#slice", "#next", "#show-mask", "#profile", "#window", "nav"):
         assert not page.locator(dead).is_visible(), dead
-    assert (
-        page.evaluate("getComputedStyle(document.getElementById('viewer-panel')).backgroundColor") == "rgba(0, 0, 0, 0)"
-    )
+    behind = page.evaluate("getComputedStyle(document.getElementById('viewer-panel')).backgroundColor")
+    assert behind == "rgba(0, 0, 0, 0)"
     boxes = page.locator(".subgroups table").evaluate_all("ts => ts.map(t => t.getBoundingClientRect().toJSON())")
     assert all(box["right"] <= 720 for box in boxes)
     assert all(above["bottom"] <= below["top"] for above, below in itertools.pairwise(boxes))

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import blob, bright_checkpoint, contents, run_here
+from conftest import blob, bright_checkpoint, contents, refused, run_here
 from PIL import Image
 
 import utils
@@ -32,13 +32,8 @@ def cohort(tmp_path) -> Path:
 @pytest.fixture
 def predict(call, cohort, tmp_path):
     """Run predict_model.py on the cohort, into a folder named out by its parent -> (exit code, stdout, stderr)."""
-    model = bright_checkpoint(tmp_path / "run")
-
-    def run(folder: str, *arguments) -> tuple[int, str, str]:
-        out = tmp_path / folder / "out"
-        return call("predict_model", cohort, "--checkpoint", model, "--out", out, "--device", "cpu", *arguments)
-
-    return run
+    options = ("--checkpoint", bright_checkpoint(tmp_path / "run"), "--device", "cpu", "--out")
+    return lambda folder, *arguments: call("predict_model", cohort, *options, tmp_path / folder / "out", *arguments)
 
 
 @pytest.fixture
@@ -102,8 +97,7 @@ def test_what_is_done_is_not_read_again_unless_something_changed(predict, read, 
     assert (folder / "b" / "b_overlay.png").exists()
     predict("x", "--spacing", 1, 1, 1)
     assert column("lesion_mm3") == [4800, 0, 0]
-    code, _, err = predict("x", "--threshold", 0.6)
-    assert code == 2 and "holds masks made with threshold 0.5, not 0.6. Give the same options" in err
+    refused(predict("x", "--threshold", 0.6), "holds masks made with threshold 0.5, not 0.6. Give the same options")
     (folder / "a" / "a_2_mask.png").unlink()
     Image.fromarray(blob()[1] * 0).save(folder / "a" / "a_1_mask.png")  # beside it, one that a person worked on
     code, _, err = predict("x")

@@ -59,20 +59,16 @@ def npy(shape: tuple[int, ...], descr: str = "|u1") -> bytes:
 NRRD = b"NRRD0004\ntype: uchar\ndimension: 3\nsizes: 9000 9000 9\nencoding: raw\n\n"
 
 
-@pytest.mark.parametrize(
-    ("ending", "content", "message"),
-    [
-        (".png", png(12000, 12000, 8, 0), "144,000,000 voxels, slices padded to squares; at most 134,217,728"),
-        (".png", png(2, 2, 16, 2), "of more than 8 bits"),
-        (".png", b"<svg onload=alert(1)>", "cannot identify"),
-        (".npy", npy((4096, 64, 64)), "268,435,456 voxels"),  # each is computed at 256 x 256
-        (".npy", npy((2, 3, 4, 5, 6)), "has the shape (2, 3, 4, 5, 6)"),
-        (".npy", npy((4, 4), "|O"), "objects"),  # would be unpickled
-        (".npy", b"PK\3\4", "magic"),  # a zip file, which np.load would open
-        (".nrrd", NRRD, "729,000,000 voxels"),
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize(("ending", "content", "message"), [
+    (".png", png(12000, 12000, 8, 0), "144,000,000 voxels, slices padded to squares; at most 134,217,728"),
+    (".png", png(2, 2, 16, 2), "of more than 8 bits"),
+    (".png", b"<svg onload=alert(1)>", "cannot identify"),
+    (".npy", npy((4096, 64, 64)), "268,435,456 voxels"),  # each is computed at 256 x 256
+    (".npy", npy((2, 3, 4, 5, 6)), "has the shape (2, 3, 4, 5, 6)"),
+    (".npy", npy((4, 4), "|O"), "objects"),  # would be unpickled
+    (".npy", b"PK\3\4", "magic"),  # a zip file, which np.load would open
+    (".nrrd", NRRD, "729,000,000 voxels"),
+], ids=str)  # fmt: skip
 def test_hostile_files_are_refused_before_they_are_decoded(tmp_path, ending, content, message):
     path = tmp_path / f"x{ending}"
     path.write_bytes(content)
@@ -84,11 +80,10 @@ def test_hostile_files_are_refused_before_they_are_decoded(tmp_path, ending, con
     tracemalloc.stop()
 
 
-def test_the_pictures_of_a_folder_are_counted(tmp_path):
-    for number in range(9):
-        Image.new("RGB", (4096, 9)).save(tmp_path / f"{number}.png")
+def test_the_pictures_of_a_folder_are_counted_as_large_as_the_largest(tmp_path):
+    for number in range(10):
+        Image.new("RGB", (4096 if number == 5 else 9, 9)).save(tmp_path / f"{number}.png")
     (tmp_path / "1.png").write_text("no picture")
-    Image.new("RGB", (4096, 9)).save(tmp_path / "9.png")
     paths = find_patients([tmp_path])[0][0].items[1].paths
     scan, problems = read_scan("x", paths)
     assert scan is None and len(problems) == 2 and "1.png: cannot be read" in problems[0]
@@ -183,15 +178,12 @@ def test_the_networks_size_and_the_original_one_are_inverse_in_place(height, wid
     assert np.array_equal(to_original_size(small[..., 0].astype(np.float32), height, width) > 0.5, blocks)
 
 
-@pytest.mark.parametrize(
-    ("values", "labels", "expected", "note"),
-    [
-        ([0, 255], (), [0, 1], ""), ([0, 1, 2, 4], (), [0, 1, 1, 1], ""), ([0, 0], (), [0, 0], ""),
-        ([0, 0.5], (), [0, 1], ""), ([True, False], (), [1, 0], ""), ([0, 0.99999994, 1], (), [0, 1, 1], ""),
-        ([0, 1, 2, 4], (1, 4), [0, 1, 0, 1], "labels left out: 2"), ([0, 0], (1,), [0, 0], ""),
-        ([0.0, 0.2, 0.5, 0.9], (), [0, 0, 1, 1], "soft mask: counts from 0.5 on"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("values", "labels", "expected", "note"), [
+    ([0, 255], (), [0, 1], ""), ([0, 1, 2, 4], (), [0, 1, 1, 1], ""), ([0, 0], (), [0, 0], ""),
+    ([0, 0.5], (), [0, 1], ""), ([True, False], (), [1, 0], ""), ([0, 0.99999994, 1], (), [0, 1, 1], ""),
+    ([0, 1, 2, 4], (1, 4), [0, 1, 0, 1], "labels left out: 2"), ([0, 0], (1,), [0, 0], ""),
+    ([0.0, 0.2, 0.5, 0.9], (), [0, 0, 1, 1], "soft mask: counts from 0.5 on"),
+])  # fmt: skip
 def test_labels_and_soft_values_of_masks(values, labels, expected, note):
     mask, said = select(np.array(values), labels)
     assert (mask.tolist(), said) == (expected, note)
@@ -309,6 +301,5 @@ def test_areas_volumes_and_dice_by_hand(tmp_path):
         "=x,,,0.072000,,,,,,3,2,18,72.000000,=x_2,6,6,0.500000,in/=x.nii",
         "=x,,,,,,,,,3,2,18,,=x_2,,,,in/=x.nii",
     ]
-    assert (tmp_path / "slices.csv").read_text().splitlines()[3] == (
-        '=x,"a, ""b""",4,5,0,0.000000,0.000000,0,0,1.000000,in/=x.nii'
-    )
+    third = '=x,"a, ""b""",4,5,0,0.000000,0.000000,0,0,1.000000,in/=x.nii'
+    assert (tmp_path / "slices.csv").read_text().splitlines()[3] == third

@@ -95,17 +95,14 @@ def rewrite(path: Path, change) -> None:
     torch.save(content, path)
 
 
-@pytest.mark.parametrize(
-    ("spoil", "message"),
-    [
-        (lambda p: p.write_bytes(p.read_bytes()[:2000]), "damaged or no checkpoint"),
-        (lambda p: torch.save({"format": checkpoints.FORMAT, "epoch": 1}, p), "is no checkpoint of this version"),
-        (lambda p: torch.save(Evil(), p), "damaged or no checkpoint"),
-        (lambda p: shutil.move(p, p.with_name("epoch_4.pt")), "damaged or no checkpoint .*No such file"),
-        (lambda p: rewrite(p, lambda content: content["weights"].pop("head.bias")), "do not fit its network"),
-        (lambda p: rewrite(p, lambda content: content["weights"]["head.bias"].fill_(float("nan"))), "not finite"),
-    ],
-)
+@pytest.mark.parametrize(("spoil", "message"), [
+    (lambda p: p.write_bytes(p.read_bytes()[:2000]), "damaged or no checkpoint"),
+    (lambda p: torch.save({"format": checkpoints.FORMAT, "epoch": 1}, p), "is no checkpoint of this version"),
+    (lambda p: torch.save(Evil(), p), "damaged or no checkpoint"),
+    (lambda p: shutil.move(p, p.with_name("epoch_4.pt")), "damaged or no checkpoint .*No such file"),
+    (lambda p: rewrite(p, lambda content: content["weights"].pop("head.bias")), "do not fit its network"),
+    (lambda p: rewrite(p, lambda content: content["weights"]["head.bias"].fill_(float("nan"))), "not finite"),
+])  # fmt: skip
 def test_a_damaged_checkpoint_is_one_error_and_runs_nothing(run, tmp_path, monkeypatch, spoil, message):
     monkeypatch.chdir(tmp_path)
     save(run)

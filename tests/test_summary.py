@@ -1,10 +1,14 @@
-"""Tables and metrics of hand-made masks: empty, full, one pixel, at the border, with several components."""
+"""Tables, metrics, lesions and failures of hand-made masks: empty, full, one pixel, at the border, in several parts."""
+
+import math
 
 import numpy as np
 import pytest
+import torch
 from conftest import box, make_slices
 
-from evaluation import failures, metrics, summary
+from evaluation import failures, lesions, metrics, summary
+from evaluation.lesions import match
 from evaluation.tables import make_tables
 
 FULL = box((0, 0, 256, 256))
@@ -114,12 +118,12 @@ def test_subgroups_by_hand(tables):
 def test_a_missing_slice_separates_lesions_and_the_order_of_the_rows_does_not_matter():
     square = box((0, 0, 10, 10))
     slices = make_slices({"a": [square] * 4})
-    for numbers, lesions in (((1, 2, 3, 4), 1), ((7, 8, 10, 11), 2), ((1, 1000, 2, 1001), 2)):
+    for numbers, number in (((1, 2, 3, 4), 1), ((7, 8, 10, 11), 2), ((1, 1000, 2, 1001), 2)):
         slices.table["image_path"] = [f"a/a_{n}.tif" for n in numbers]
         tables = make_tables(slices, np.stack([square] * 4))
-        assert tables["patients"]["lesions"].tolist() == [lesions]
+        assert tables["patients"]["lesions"].tolist() == [number]
         assert tables["lesions"]["last_slice"].tolist()[-1] == max(numbers)
-        assert tables["lesions"]["dice"].tolist() == [1] * lesions
+        assert tables["lesions"]["dice"].tolist() == [1] * number
 
 
 def test_no_iou_is_printed_without_that_of_an_empty_prediction(tables):
@@ -128,3 +132,124 @@ def test_no_iou_is_printed_without_that_of_an_empty_prediction(tables):
     assert len(lines) < 45 and max(map(len, lines)) <= 120
     (row,) = (n for n, line in enumerate(lines) if summary.METRICS["empty_prediction"].label in line)
     assert "0.375" in lines[row] and summary.METRICS["iou"].label in lines[row - 1]
+
+
+def test_count_pixels():
+    target = torch.zeros(2, 1, 4, 4, dtype=torch.bool)
+    predicted = target.clone()
+    target[0, 0, :2, :3] = True  # 6 pixels
+    predicted[0, 0, 1:3, :2] = True  # 4 pixels, 2 of them inside
+    counts = metrics.count_pixels(predicted, target)
+    assert [part.tolist() for part in counts] == [[2, 0], [2, 0], [4, 0]]
+    for other in (target[:, 0], target[:1], target.byte()):  # the first two would be broadcast silently
+        with pytest.raises(ValueError, match="must be bool tensors of one shape"):
+            metrics.count_pixels(other, target)
+
+
+def test_without_tumour_slices_their_metrics_are_nan_rather_than_perfect():
+    found = metrics.summarise(metrics.Counts(np.array([0]), np.array([0]), np.array([0])), ["a"])
+    assert math.isnan(found["tumour_iou"]) and math.isnan(found["tumour_found"]) and found["iou"] == 1
+
+
+# --- Lesions and outlines ---------------------------------------------------------------------------------------------
+
+
+def test_matching_of_components_in_a_plane():
+    mask = box((10, 10, 10, 10), (50, 50, 8, 10), (100, 100, 7, 7))  # 100 and 80 px; 49 px are too few to count
+    predicted = box((10, 10, 10, 5), (57, 50, 1, 7), (200, 200, 5, 12), (220, 220, 7, 7))  # 50 px, 7 px, 60 px, 49 px
+    found, components, false = match(mask[None], predicted[None])
+    assert found["volume"].tolist() == [100, 80] and found["overlap"].tolist() == [50, 7]
+    assert found["found"].tolist() == [1, 0]  # half of it; less than a tenth
+    assert found["dice"].tolist() == [2 * 50 / (100 + 50), 2 * 7 / (80 + 7)]
+    assert (components, false) == (2, 1)  # the components of 7 and 49 px do not count
+    mask = box((0, 0, 10, 10))[None]
+    assert match(mask, box((0, 0, 1, 10))[None])[0]["found"].tolist() == [1]  # a tenth is enough
+    assert match(mask, box((0, 0, 1, 9))[None])[0]["found"].tolist() == [0]
+    found, *counts = match(box((0, 0, 10, 10), (0, 20, 10, 10))[None], box((0, 0, 10, 30))[None])
+    assert found["found"].tolist() == [1, 1] and found["dice"].tolist() == [2 * 100 / (100 + 300)] * 2
+    assert counts == [1, 0]
+
+
+def test_matching_in_a_stack():
+    mask = np.zeros((6, 32, 32), np.uint8)
+    predicted = mask.copy()
+    mask[0:3, :5, :5] = 1  # 75 px over planes 0 to 2
+    mask[3, 5:15, 5:15] = 1  # touches it at a corner only: the same lesion, 175 px
+    mask[5, 20:30, 20:25] = 1  # 50 px, apart
+    mask[5, 0, 0] = 1
+    predicted[1, :5, :5] = 1
+    found, *counts = match(mask, predicted)
+    assert found["first_slice"].tolist() == [0, 5] and found["last_slice"].tolist() == [3, 5]
+    assert found["volume"].tolist() == [175, 50] and found["overlap"].tolist() == [25, 0]
+    assert found["found"].tolist() == [1, 0] and counts == [0, 0]  # 25 px are too few
+
+
+def test_outlines_by_hand():
+    """5x5 against the same 3 px to the right: 16 surface pixels each, of which 11 are within 2 px of the other."""
+    # top and bottom row: 3, 2, 1, 0, 0 px off, so 4 each; left column between them: 3 px off, so none;
+    # right column between them: 1 px off, so 3
+    assert [*lesions.compare_outlines(box((10, 10, 5, 5)), box((10, 13, 5, 5))).values()] == [3, 32, 11 / 16]
+    pixels = box((10, 10, 1, 1)), box((13, 14, 1, 1))  # 3 down, 4 to the right
+    assert [*lesions.compare_outlines(*pixels).values()] == [5, 2, 0]
+    empty, full = box(), box((0, 0, 256, 256))
+    for pair in ((empty, full), (full, empty)):
+        assert [*lesions.compare_outlines(*pair).values()][1:] == [4 * 255, 0]
+    nothing = lesions.compare_outlines(empty, empty)
+    assert nothing.pop("surface_pixels") == 0 and np.isnan([*nothing.values()]).all()
+
+
+def test_surfaces_in_mm_by_hand():
+    mask = np.zeros((5, 9, 9), np.uint8)
+    mask[2, 4, 4] = 1
+    moved = np.roll(mask, (1, 2), (0, 1))  # one slice and two rows away
+    distance, nan = np.hypot(4, 2 * 0.5), np.nan
+    cube = np.ones((5, 9, 9), np.uint8)
+    for one, other, expected in (
+        (mask, moved, (distance, distance, 0)),
+        (mask, np.roll(mask, 1, 2), (1, 1, 1)),
+        (cube, cube, (0, 0, 1)),
+        (mask, mask * 0, (nan, nan, 0)),
+        (mask * 0, mask * 0, (nan, nan, nan)),
+    ):
+        found = lesions.compare_surfaces(one, other, (0.5, 1, 4))  # mm of rows, columns and slices
+        assert [*found.values()] == pytest.approx(expected, nan_ok=True)
+
+
+# --- Failures ---------------------------------------------------------------------------------------------------------
+
+
+def by_kind(pairs: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, dict]:
+    slices = make_slices({"TCGA_AA_0001_19990101": [mask for mask, _ in pairs]})
+    tables = make_tables(slices, np.stack([predicted for _, predicted in pairs]))
+    return {row["kind"]: row for row in failures.list_failures(tables["slices"])}
+
+
+# name -> (a slice that fails, one that does not but could)
+RULES = {
+    "small tumour missed": ((box((10, 10, 20, 20)), box()), (box((10, 10, 20, 20)), box((10, 10, 1, 1)))),
+    "larger tumour missed": ((box((9, 9, 30, 30)), box((99, 99, 9, 9))), (box((9, 9, 30, 30)), box((9, 9, 9, 9)))),
+    "size of a large tumour off": (
+        (box((0, 0, 50, 50)), box((0, 0, 50, 37))),  # 26% too small
+        (box((0, 0, 50, 50)), box((0, 0, 50, 62))),  # 24% too large
+    ),
+    "false positive in an empty slice": ((box(), box((0, 0, 1, 1))), (box(), box())),
+}
+
+
+@pytest.mark.parametrize("kind", RULES)
+def test_each_rule(kind):
+    """A slice of another kind cannot fail like this: it is not among those of which failures are counted."""
+    fails, passes = RULES[kind]
+    other = (box((9, 9, 20, 20)), box()) if kind == "false positive in an empty slice" else (box(), box())
+    rows = by_kind([passes, fails, other])
+    assert rows.keys() == RULES.keys()
+    row = rows[kind]
+    assert (row["count"], row["of"], row["patients"]) == (1, 2, 1)
+    (example,) = row["examples"]
+    assert example["slice"] == 2 and example["image_path"].endswith("_2.tif")
+
+
+def test_the_worst_come_first():
+    sizes = [3, 7, 5, 4, 9, 8, 6]
+    row = by_kind([(box(), box((0, 0, size, 1))) for size in sizes])["false positive in an empty slice"]
+    assert row["count"] == 7 and [example["predicted_pixels"] for example in row["examples"]] == [9, 8, 7, 6]

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import contents
+from conftest import contents, done, refused
 from scipy import ndimage
 
 from constants import SYNTHETIC_PATIENTS, SYNTHETIC_SEED, SYNTHETIC_SLICES
@@ -48,12 +48,12 @@ def test_layout_and_names_are_those_of_the_real_set(folder):
 
 def test_command_line(call, tmp_path):
     options = (tmp_path / "set", "--patients", 1, "--seed", 9)
-    code, out, _ = call("dataset.synthetic", *options)
-    assert code == 0 and "1 patients, written" in out and "SYNTHETIC" in out
+    out = done(call("dataset.synthetic", *options))
+    assert "1 patients, written" in out and "SYNTHETIC" in out
     before = contents(tmp_path / "set")
     assert "there already" in call("dataset.synthetic", *options)[1]
-    code, _, err = call("dataset.synthetic", *options, "--seed", 8)
-    assert code == 2 and f"{tmp_path / 'set'}: is there already" in err and contents(tmp_path / "set") == before
+    refused(call("dataset.synthetic", *options, "--seed", 8), f"{tmp_path / 'set'}: is there already")
+    assert contents(tmp_path / "set") == before
 
 
 def test_kinds_are_what_they_are_called(patients):

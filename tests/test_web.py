@@ -20,6 +20,7 @@ import pandas as pd
 import pytest
 import SimpleITK as sitk
 import torch
+from conftest import make_volume
 from test_dicom import write_slice
 
 import constants
@@ -114,9 +115,7 @@ def images() -> np.ndarray:
 
 def write_volume(path: Path, planes: np.ndarray, code: str = "LPS", spacing: Sequence[float] = SPACING) -> None:
     """Write slices (uint8 [S, H, W]) as a volume of 16 bits, whose axes run as the code says."""
-    image = sitk.GetImageFromArray(planes.astype(np.int16) * 7)
-    image.SetSpacing(spacing)
-    image.SetOrigin((12.5, -40.25, 7))
+    image = make_volume(planes.astype(np.int16) * 7, spacing, (12.5, -40.25, 7))
     sitk.WriteImage(sitk.DICOMOrient(image, code), str(path))
 
 
@@ -341,10 +340,9 @@ def test_the_graph_computes_what_the_network_does(network):
     assert largest_difference(to_graph(model.eval()), model(slices).detach(), slices=slices) < 1e-2
 
 
-@pytest.mark.parametrize(
-    "changes, words",
-    [({"normalisation": "brain"}, 'by "brain"'), ({"apart_mm": 5}, '"apart_mm"'), ({"resolution": 0.5}, "0.5")],
-)
+@pytest.mark.parametrize("changes, words", [
+    ({"normalisation": "brain"}, 'by "brain"'), ({"apart_mm": 5}, '"apart_mm"'), ({"resolution": 0.5}, "0.5")
+])  # fmt: skip
 def test_weights_that_the_page_cannot_use_are_refused(network, page_file, monkeypatch, changes, words):
     monkeypatch.setattr(build, "write_sample", Path.touch)
     with pytest.raises(UserError, match=words):
