@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from constants import SPLIT_SEED, TEST_SHARE, VALIDATION_SHARE
-from utils import UserError, describe_problems, list_few, read_csv
+from utils import UserError, counted, describe_problems, list_few, read_csv
 
 SPLITS = ("train", "validation", "test")
 Assignment = dict[str, str]  # {patient: one of SPLITS}
@@ -51,8 +51,8 @@ def assign_patients(patients: Iterable[str]) -> Assignment:
     persons = group_scans(patients)
     if len(persons) < len(SPLITS):
         raise UserError(
-            f"{len(persons)} persons are too few for {', '.join(SPLITS)} ({', '.join(sorted(set(patients)))}). If "
-            "these are more people, name a table with the columns patient, person and split with --split."
+            f"{counted(len(persons), 'person')}, too few for {', '.join(SPLITS)} ({', '.join(sorted(set(patients)))}). "
+            "If these are more people, name a table with the columns patient, person and split with --split."
         )
     rest, test = train_test_split(list(persons), test_size=TEST_SHARE, random_state=SPLIT_SEED)
     return _assignment(persons, rest, test)

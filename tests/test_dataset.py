@@ -220,7 +220,7 @@ def test_a_person_is_on_one_side_of_any_split_or_fold():
         assert len({(person_of(patient), split) for patient, split in assignment.items()}) == 20
     several = "15 of 20 persons have several scans by their ids, such as PAT_00 (PAT_00_20190101, PAT_00_20200101)"
     assert split.describe_persons(patients) == several
-    with pytest.raises(UserError, match=r"2 persons are too few .* columns patient, person and split"):
+    with pytest.raises(UserError, match=r"2 persons, too few for .* columns patient, person and split"):
         assign_patients([*patients[:3], patients[0]])
 
 
