@@ -311,6 +311,13 @@ def test_training_goes_on_from_weights_and_says_whom_they_know(folder, weights, 
     assert config["weights"]["sha256"] == origin.TrainedWeights(weights).sha256
     assert config["weights"]["licence"] == "MIT"
     assert len(config["training_patients"]) == 4 and "SYNTH" not in str(config["training_patients"])
+    stopped = RunFolder(shutil.copytree(tmp_path / "first", tmp_path / "stopped"))
+    shutil.rmtree(stopped.models)  # in its first epoch: it begins again, with the same weights
+    code, _, err = call("train_model", "--run", stopped, "--resume")
+    assert code == 2 and "begins with epoch_1.pt, and no epoch is finished: name it again with --weights" in err
+    assert call("train_model", "--run", stopped, "--resume", "--weights", weights)[0] == 0
+    first, anew = (load_network(run.checkpoint(1))[1] for run in (RunFolder(tmp_path / "first"), stopped))
+    assert first["training_loss"] == anew["training_loss"]
 
     shutil.copytree(folder / "SYNTH_T_0", folder / "SYNTH_T_5")  # another name, the same images
     for path in (folder / "SYNTH_T_5").iterdir():
@@ -364,3 +371,5 @@ def test_a_network_learns_from_teachers_and_says_whom_they_know(folder, weights,
     assert train("student", "--resume", "--epochs", 2, *teachers)[0] == 0 and run.read_config()["teachers"]
     card = model_card(run, load_network(run.checkpoint(2))[1], "")
     assert "from the mean prediction of 2 networks: epoch_1.pt (SHA-256 " in card
+    shutil.rmtree(run.models)  # epochs.csv still says that all is done
+    assert "name them again with --teachers" in train("student", "--resume", "--epochs", 2)[2]
