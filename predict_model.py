@@ -14,7 +14,8 @@ Writes masks in the form of the input (volumes and DICOM as .nii.gz), overlays a
 patients.csv with areas and volumes, and report.html: what to check first, and a viewer. See docs/usage.md.
 
 Masks that are in --out stay as they are: run the command again after correcting some, and tables and pages follow; or
-after it was stopped, and it goes on. --overwrite replaces them.
+after it was stopped, and it goes on. Those whose images have changed are made anew, unless somebody corrected them.
+--overwrite replaces all.
 
 Exit code 0 if all inputs were read, 1 if some were not (the others are done), 2 if nothing was done.
 Research use only: not a medical device, not for diagnosis or treatment.
