@@ -128,7 +128,7 @@ def predict_patients(prediction: Prediction, patients: list[Patient]) -> tuple[l
 
     Returns: what is wrong, and the number of slices by what became of them.
     """
-    from inference.cohort import BEFORE, FAILED
+    from inference.cohort import BEFORE, FAILED, other_masks
     from scans.write import describe
 
     problems, slices = [], Counter()
@@ -136,6 +136,7 @@ def predict_patients(prediction: Prediction, patients: list[Patient]) -> tuple[l
         problems += record["problems"]
         if what == FAILED:
             continue
+        problems += other_masks(prediction.out / patient.name, record)
         patient.notes = record["notes"]
         slices[what] += len(record["slices"])
         if what != BEFORE:

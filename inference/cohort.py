@@ -22,12 +22,12 @@ from scans import write
 from scans.check import CORRECTED, NETWORK, OTHER_IMAGES, input_warnings, needs_check, seen_in_training
 from scans.inputs import SOME_FAILED
 from scans.items import Patient
-from scans.masks import read_reference, read_scan_masks
+from scans.masks import is_named, read_reference, read_scan_masks
 from scans.read import read_patient
-from scans.scan import Scan
+from scans.scan import Scan, file_ending
 from scans.write import Result, Row, record_path
 from training.hardware import device_of
-from utils import SYSTEM_ERROR, atomic_write, cores, to_json
+from utils import SYSTEM_ERROR, atomic_write, cores, list_few, to_json
 
 NO_SPACING = "no spacing known, so that areas are in pixels only; add it with --spacing"
 # What became of a patient
@@ -146,6 +146,14 @@ def read_written(folder: Path, scan: Scan, record: Row) -> np.ndarray | None:
         return read_scan_masks(paths, scan)[0]
     except Exception as error:  # libraries raise many kinds for a damaged file
         raise ValueError(f"{paths[0]}: cannot be used: {' '.join(str(error).split())} {remedy}") from None
+
+
+def other_masks(folder: Path, record: Row) -> list[str]:
+    """Return what is wrong with the masks that somebody saved in the folder of a patient under other names."""
+    names = {path.name for path in folder.iterdir() if file_ending(path) and is_named(path)}
+    others = sorted(names.difference(record["masks"], record["files"]))
+    remedy = f"is not read: this scan has {list_few([*record['masks']])}. Save what is right as that, and remove this."
+    return [f"{folder / name}: {remedy}" for name in others]
 
 
 def run_shards(

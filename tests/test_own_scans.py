@@ -63,6 +63,15 @@ def test_a_cohort_grows_and_only_new_scans_are_segmented(predict, tmp_path):
     assert np.load(mask).shape == (3, 9, 9)
 
 
+def test_a_mask_saved_under_another_name_is_not_passed_over_in_silence(predict, tmp_path):
+    path = write_volume(tmp_path / "case.nii.gz", np.stack([blob()[0][..., 1]] * 2), (0.5, 0.5, 4))
+    assert predict(path, "--probabilities")[0] == 0
+    other = write_volume(tmp_path / "out" / "case" / "Segmentation.seg.nrrd", np.stack([blob()[1]] * 2))
+    for _ in range(2):
+        code, _, err, _ = predict(path)
+        assert code == 1 and err.startswith(f"error: {other}: is not read") and "has case_mask.nii.gz." in err
+
+
 def test_a_scan_that_was_replaced_is_segmented_anew_and_a_corrected_mask_of_it_is_doubted(predict, tmp_path):
     image, mask = blob()
     for bottom, spacing in ((100, ()), (80, ()), (80, (1, 1, 4))):
