@@ -151,12 +151,11 @@ def read_reference(
     from dataset.slices import load_slices
     from scans.masks import load_scans
 
-    masks, source = {}, args.reference or args.scans
+    masks, source = read_folder(args.reference) if args.reference else {}, args.reference or args.scans
     if args.scans:
-        scans, masks = load_scans(args.scans, listed or list(predicted))
-        listed = list(scans)
-    if args.reference:
-        masks = read_folder(args.reference)
+        wanted = {*predicted, *masks} if listed is None else listed
+        scans, beside = load_scans(args.scans, wanted, listed is None and not args.reference)
+        listed, masks = list(scans), masks or beside
     if source and listed is not None:
         if lacking := sorted(set(listed) - masks.keys()):
             raise UserError(f"{source}: no reference mask of {list_few(lacking)} that fits. List others in --patients.")

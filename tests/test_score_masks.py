@@ -278,6 +278,12 @@ def test_masks_are_scored_over_their_own_scans_in_mm(call, undrawn, tmp_path, el
     assert patients["surface_dice_2mm"].tolist() == [1, 1]
     page = (run.path / "report.html").read_text(encoding="utf-8")
     assert '"millimetres":0.5' in page and "There are no millimetres" not in page
+    left_out = (tmp_path / "masks" / "b").rename(tmp_path / "b")  # of a patient whom the program has not segmented
+    code, _, err = call("score_masks", *arguments, "--overwrite")
+    assert code == 2 and "no mask of b. Add what is missing" in err
+    assert call("score_masks", *arguments, "--overwrite", "--missing-as-empty")[0] == 0
+    assert run.read_test_tables()["patients"]["dice"].tolist() == [0.6, 0]
+    left_out.rename(tmp_path / "masks" / "b")
     (tmp_path / "scans" / "b" / "b_flair.nii.gz").unlink()
     code, _, err = call("score_masks", *arguments, "--overwrite")
     assert code == 2 and "no scan of b" in err
