@@ -95,12 +95,16 @@ def test_a_cross_validation_is_scored_as_its_folds_are(score, folder, tmp_path):
         masks[0] *= np.uint8(number == 1)
         fold = RunFolder(cv.path / f"fold_{number}")
         table = rows[rows["patient"] == patient].assign(institution="", slice=range(1, 4))
+        table["predicted_pixels"] = masks.sum((1, 2))
         fold.write_test(dict.fromkeys(TEST_TABLES, table[::-1]), {}, masks[::-1])  # the last slice first
     code, _, err, scored = score(cv, "--data", folder)
     assert (code, err) == (0, "")
     first, *others = (int(mask.sum()) for mask in references["SYNTH_T_0"])
     dice = scored.read_test_table("patients").set_index("patient")["dice"].to_dict()
     assert dice == pytest.approx({"SYNTH_T_0": 2 * sum(others) / (first + 2 * sum(others)), "SYNTH_T_3": 1}, abs=1e-6)
+    fold.write("test_results.csv", table)  # sorted by a spreadsheet, unlike the masks
+    code, _, err, _ = score(cv, "--data", folder)
+    assert code == 2 and "fold_2: test_results.csv was sorted or changed since the test" in err
 
 
 @pytest.mark.parametrize("form", ["slice_{}", "P_{}"])
