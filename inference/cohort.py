@@ -145,7 +145,8 @@ def read_written(folder: Path, scan: Scan, record: Row) -> np.ndarray | None:
     try:
         return read_scan_masks(paths, scan)[0]
     except Exception as error:  # libraries raise many kinds for a damaged file
-        raise ValueError(f"{paths[0]}: cannot be used: {' '.join(str(error).split())} {remedy}") from None
+        place = paths[0] if len(paths) == 1 else folder
+        raise ValueError(f"{place}: cannot be used: {' '.join(str(error).split())} {remedy}") from None
 
 
 def other_masks(folder: Path, record: Row) -> list[str]:

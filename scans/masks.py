@@ -167,7 +167,12 @@ def read_scan_masks(paths: list[Path], scan: Scan, labels: Collection[int] = ())
     Raises: ValueError for masks that do not fit; any error of a library for a damaged file.
     """
     if is_picture(paths[0]):
-        planes, notes = [read_mask(path, labels) for path in by_slice(paths, scan)], []
+        planes, notes = [], []
+        for path in by_slice(paths, scan):
+            try:
+                planes.append(read_mask(path, labels))
+            except Exception as error:  # libraries raise many kinds for a damaged file
+                raise ValueError(f"{path.name}: {error}") from None
         fits = [plane.shape for plane in planes] == (scan.sizes or [scan.slices.shape[1:3]] * len(planes))
         masks = pad(planes)
     elif len(paths) > 1:

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import SimpleITK as sitk
 from conftest import QUICK, box, bright_checkpoint, draw_patient, write_split, write_volume
+from PIL import Image
 
 from dataset.folder import find_slices, read_spacing
 from dataset.slices import Slices, load_slices
@@ -233,6 +234,12 @@ def test_masks_that_are_ambiguous_or_of_another_form_leave_a_patient_out(small, 
     _, out, err = call("import_data", small, "--masks", tmp_path / "masks", "--out", tmp_path / "own")
     assert "A_mask.nii.gz and A_seg.nii.gz are both its masks. Remove one" in err and "slices and masks of 1" in out
     assert f"B: left out: {tmp_path / 'masks'}: it is in pictures, but the images are not" in err
+    (tmp_path / "P").mkdir()
+    for number, mode in ((1, "L"), (2, "RGB")):
+        Image.fromarray(TUMOUR[0] * np.uint8(90)).save(tmp_path / "P" / f"s_{number}.png")
+        Image.new(mode, (30, 40), 255).save(tmp_path / "P" / f"s_{number}_mask.png")  # 255: red
+    err = call("import_data", tmp_path / "P", "--out", tmp_path / "none")[2]
+    assert "P: s_2_mask.png: a mask in colours" in err
 
 
 def test_a_mask_is_doubted_or_refused_by_what_it_marks():
