@@ -46,7 +46,8 @@ SYNTHETIC_MODEL = "network trained on SYNTHETIC patients: its masks mean nothing
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    layout = {"description": __doc__, "formatter_class": argparse.RawDescriptionHelpFormatter}
+    parser = argparse.ArgumentParser(**layout, allow_abbrev=False)  # run_shards looks for --overwrite
 
     add_image_options(parser)
     network = parser.add_argument_group("network")
