@@ -60,7 +60,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
     add = parser.add_argument_group("output").add_argument
     add("--out", type=Path, metavar="DIR", help="where masks, overlays and tables go")
-    add("--probabilities", action="store_true", help="write the probability of each pixel, too")
+    add("--probabilities", action="store_true", help="write the probability of each pixel of what is segmented, too")
     add(
         "--overwrite", action="store_true", help="replace the masks of an earlier prediction in --out, corrected or not"
     )
