@@ -14,7 +14,8 @@ Writes masks in the form of the input (volumes and DICOM as .nii.gz), overlays a
 patients.csv with areas and volumes, and report.html: what to check first, and a viewer. See docs/usage.md.
 
 Masks that are in --out stay as they are: run the command again after correcting some, and tables and pages follow; or
-after it was stopped, and it goes on. --overwrite replaces them.
+after it was stopped, and it goes on. Those whose images have changed are made anew, unless somebody corrected them.
+--overwrite replaces all.
 
 Exit code 0 if all inputs were read, 1 if some were not (the others are done), 2 if nothing was done.
 Research use only: not a medical device, not for diagnosis or treatment.
@@ -45,7 +46,8 @@ SYNTHETIC_MODEL = "network trained on SYNTHETIC patients: its masks mean nothing
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    layout = {"description": __doc__, "formatter_class": argparse.RawDescriptionHelpFormatter}
+    parser = argparse.ArgumentParser(**layout, allow_abbrev=False)  # run_shards looks for --overwrite
 
     add_image_options(parser)
     network = parser.add_argument_group("network")
@@ -58,7 +60,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
     add = parser.add_argument_group("output").add_argument
     add("--out", type=Path, metavar="DIR", help="where masks, overlays and tables go")
-    add("--probabilities", action="store_true", help="write the probability of each pixel, too")
+    add("--probabilities", action="store_true", help="write the probability of each pixel of what is segmented, too")
     add(
         "--overwrite", action="store_true", help="replace the masks of an earlier prediction in --out, corrected or not"
     )
@@ -127,7 +129,7 @@ def predict_patients(prediction: Prediction, patients: list[Patient]) -> tuple[l
 
     Returns: what is wrong, and the number of slices by what became of them.
     """
-    from inference.cohort import BEFORE, FAILED
+    from inference.cohort import BEFORE, FAILED, other_masks
     from scans.write import describe
 
     problems, slices = [], Counter()
@@ -135,6 +137,7 @@ def predict_patients(prediction: Prediction, patients: list[Patient]) -> tuple[l
         problems += record["problems"]
         if what == FAILED:
             continue
+        problems += other_masks(prediction.out / patient.name, record)
         patient.notes = record["notes"]
         slices[what] += len(record["slices"])
         if what != BEFORE:

@@ -28,8 +28,9 @@ def main(argv: list[str] | None = None) -> None:
     best, by = best_epoch(epochs), usual_criterion(epochs)
     notice = constants.SYNTHETIC_NOTICE if run.read_config()["synthetic"] else ""
     run.write("results.csv", epochs[RESULT_COLUMNS])
-    tested = run.read_metrics() if run.is_tested() else {"epoch": best, "selected_by": by}
-    plots.write_plots(run, plots.training_plots(epochs, tested["epoch"], tested["selected_by"]), notice)
+    if run.is_tested():
+        best, by = (run.read_metrics()[name] for name in ("epoch", "selected_by"))
+    plots.write_plots(run, plots.training_plots(epochs, best, by), notice)
 
     if notice:
         print(notice)

@@ -118,7 +118,10 @@ def read_folder(folder: Path) -> Masks:
     if RunFolder(folder).is_tested():
         stacks = {}
         for run in RunFolder(folder).tested_runs():
-            rows, masks = run.read_test_table("slices").sort_values("slice"), run.read_predictions()
+            rows, masks = run.read_test_table("slices"), run.read_predictions()
+            if rows["predicted_pixels"].tolist() != masks.sum((1, 2)).tolist():
+                raise UserError(f"{run}: test_results.csv was sorted or changed since the test. Test it again.")
+            rows = rows.sort_values("slice")
             stacks |= {p: MaskStack(masks[own.index], own["slice"].tolist()) for p, own in rows.groupby("patient")}
         return stacks
     files, left, problems = find_masks(folder)
@@ -151,12 +154,11 @@ def read_reference(
     from dataset.slices import load_slices
     from scans.masks import load_scans
 
-    masks, source = {}, args.reference or args.scans
+    masks, source = read_folder(args.reference) if args.reference else {}, args.reference or args.scans
     if args.scans:
-        scans, masks = load_scans(args.scans, listed or list(predicted))
-        listed = list(scans)
-    if args.reference:
-        masks = read_folder(args.reference)
+        wanted = {*predicted, *masks} if listed is None else listed
+        scans, beside = load_scans(args.scans, wanted, listed is None and not args.reference)
+        listed, masks = list(scans), masks or beside
     if source and listed is not None:
         if lacking := sorted(set(listed) - masks.keys()):
             raise UserError(f"{source}: no reference mask of {list_few(lacking)} that fits. List others in --patients.")

@@ -15,18 +15,19 @@ import numpy as np
 from tqdm import tqdm
 
 from dataset.preprocess import find_head
+from dataset.slices import fingerprint
 from evaluation.selection import Postprocessing
 from inference.segment import Compute, expect, predict, to_masks
 from scans import write
-from scans.check import NETWORK, input_warnings, needs_check, seen_in_training
+from scans.check import CORRECTED, NETWORK, OTHER_IMAGES, input_warnings, needs_check, seen_in_training
 from scans.inputs import SOME_FAILED
 from scans.items import Patient
-from scans.masks import read_reference, read_scan_masks
+from scans.masks import is_named, read_reference, read_scan_masks
 from scans.read import read_patient
-from scans.scan import Scan
+from scans.scan import Scan, file_ending
 from scans.write import Result, Row, record_path
 from training.hardware import device_of
-from utils import SYSTEM_ERROR, atomic_write, cores, to_json
+from utils import SYSTEM_ERROR, atomic_write, cores, list_few, to_json
 
 NO_SPACING = "no spacing known, so that areas are in pixels only; add it with --spacing"
 # What became of a patient
@@ -68,8 +69,12 @@ class Prediction:
             scan, problems = read_patient(patient, self.spacing)
             if scan is None:
                 return FAILED, {"problems": problems}
+            origin = write.origin_of(self.out / patient.name, before)
+            seen = {"images": fingerprint(scan.slices), "spacing": scan.spacing and list(scan.spacing)}
+            earlier = before.get("seen", seen)
             try:
-                masks = read_written(self.out / patient.name, scan, before)
+                kept = earlier == seen or origin["origin"] == CORRECTED
+                masks = read_written(self.out / patient.name, scan, before) if kept else None
             except ValueError as error:  # a mask that somebody worked on is never replaced
                 return FAILED, {"problems": [*problems, str(error)]}
             references = read_reference(patient, scan)
@@ -81,8 +86,8 @@ class Prediction:
             probabilities, small = network.submit(predict, self.compute, scan, settings).result()
             masks = to_masks(probabilities, Postprocessing.of(settings), scan)
             origin = {"origin": NETWORK}
-        else:
-            origin = write.origin_of(self.out / patient.name, before)
+        elif earlier["images"] != seen["images"]:
+            scan.warnings.append(OTHER_IMAGES)
         rows, head = write.measure(scan, masks, references), find_head(scan.slices, filled=True)
         warnings = [*scan.warnings, *input_warnings(scan, head, masks)]
         total = write.sum_up(rows) | origin
@@ -92,16 +97,16 @@ class Prediction:
         total["warnings"] = " ".join(text[0].upper() + text[1:] if n else text for n, text in enumerate(warnings))
         total["check"] = needs_check(total)
         result = Result(scan, head, masks, references, probabilities, rows, total)
-        record = self.write(patient, result, {"inputs": inputs, "problems": problems}, before.get("files", ()))
+        record = self.write(patient, result, {"inputs": inputs, "seen": seen, "problems": problems}, before)
         return (MEASURED if probabilities is None else SEGMENTED), record
 
-    def write(self, patient: Patient, result: Result, about: Row, earlier: Iterable[str]) -> Row:
+    def write(self, patient: Patient, result: Result, about: Row, before: Row) -> Row:
         """Write the files of a patient, and return its record, PATIENT_mask.json.
 
         The record goes after all else, but before masks of the network: without all of them the patient counts as not
         segmented, and a mask that is not as the record says has been corrected.
 
-        about: more for the record. earlier: names of files that an earlier call has written.
+        about: more for the record. before: that of an earlier call, whose masks are gone before others are written.
         """
         scan, probabilities, folder = result.scan, result.probabilities, self.out / result.scan.name
         files = {f"{scan.name}_overlay.png": write.make_sheet(result, self.notice)}
@@ -114,7 +119,9 @@ class Prediction:
             masks = write.encode_stack(scan, result.masks, "mask")
         record = {"patient": result.total, "slices": result.rows, "notes": scan.notes, "grey": scan.grey, **about}
         record["masks"] = {name: write.digest(content) for name, content in masks.items()}
-        record["files"] = sorted({*files, *earlier})
+        record["files"] = sorted({*files, *before.get("files", ())})
+        for name in before.get("masks", ()) if probabilities is not None else ():
+            (folder / Path(name).name).unlink(missing_ok=True)
         files[record_path(self.out, scan.name).name] = to_json(record).encode()
         for name, content in (files if probabilities is None else files | masks).items():
             with atomic_write(folder / name) as file:
@@ -138,7 +145,16 @@ def read_written(folder: Path, scan: Scan, record: Row) -> np.ndarray | None:
     try:
         return read_scan_masks(paths, scan)[0]
     except Exception as error:  # libraries raise many kinds for a damaged file
-        raise ValueError(f"{paths[0]}: cannot be used: {' '.join(str(error).split())} {remedy}") from None
+        place = paths[0] if len(paths) == 1 else folder
+        raise ValueError(f"{place}: cannot be used: {' '.join(str(error).split())} {remedy}") from None
+
+
+def other_masks(folder: Path, record: Row) -> list[str]:
+    """Return what is wrong with the masks that somebody saved in the folder of a patient under other names."""
+    names = {path.name for path in folder.iterdir() if file_ending(path) and is_named(path)}
+    others = sorted(names.difference(record["masks"], record["files"]))
+    remedy = f"is not read: this scan has {list_few([*record['masks']])}. Save what is right as that, and remove this."
+    return [f"{folder / name}: {remedy}" for name in others]
 
 
 def run_shards(

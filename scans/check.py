@@ -50,6 +50,7 @@ LIKE_T1 = (
     "the sequence taken for FLAIR looks like T1: cortex darker than white matter. The mask of anything but FLAIR means "
     "nothing. Choose FLAIR."
 )
+OTHER_IMAGES = "the images have changed since their mask was corrected: does it still fit?"
 AT_END = "the mask reaches the first or last slice: the lesion may go on beyond the stack."
 
 

@@ -167,7 +167,12 @@ def read_scan_masks(paths: list[Path], scan: Scan, labels: Collection[int] = ())
     Raises: ValueError for masks that do not fit; any error of a library for a damaged file.
     """
     if is_picture(paths[0]):
-        planes, notes = [read_mask(path, labels) for path in by_slice(paths, scan)], []
+        planes, notes = [], []
+        for path in by_slice(paths, scan):
+            try:
+                planes.append(read_mask(path, labels))
+            except Exception as error:  # libraries raise many kinds for a damaged file
+                raise ValueError(f"{path.name}: {error}") from None
         fits = [plane.shape for plane in planes] == (scan.sizes or [scan.slices.shape[1:3]] * len(planes))
         masks = pad(planes)
     elif len(paths) > 1:
@@ -248,15 +253,17 @@ def read_reference(patient: Patient, scan: Scan) -> np.ndarray | None:
     return masks
 
 
-def load_scans(folder: Path, wanted: Collection[str]) -> tuple[dict[str, Scan], dict[str, MaskStack]]:
+def load_scans(folder: Path, wanted: Collection[str], with_mask: bool) -> tuple[dict[str, Scan], dict[str, MaskStack]]:
     """Return the wanted patients of a folder of scans by name, and the reference masks of those who have one.
 
-    Raises: UserError that lists whose scan is missing or cannot be read.
+    with_mask: also all patients who have one. Raises: UserError that lists whose scan is missing or cannot be read.
     """
     cohort = find_patients([folder])
+    more = (patient.name for patient in cohort.with_flair if with_mask and MASK in patient.items)
+    wanted = {*wanted, *more}
     cohort.refuse_doubles(wanted)
     patients = {patient.name: patient for patient in cohort.with_flair if patient.name in wanted}
-    lacking = [name for name in wanted if name not in patients]
+    lacking = sorted({*wanted} - patients.keys())
     problems = [f"{folder}: no scan of {name}. Name its files like its mask." for name in lacking]
     scans, references = {}, {}
     for name, patient in sorted(patients.items()):

@@ -134,7 +134,7 @@ def _open(path: Path, kind: str = "") -> Any:
     reader = sitk.ImageFileReader()
     try:
         reader.SetFileName(str(path).encode().decode())  # bytes that are not UTF-8 would abort Python
-        reader.SetImageIO(kind)
+        reader.SetImageIO("MetaImageIO" if file_ending(path) in (".mha", ".mhd") else kind)  # ITK knows no X.MHA
         reader.ReadImageInformation()
     except UnicodeError:
         raise ValueError("its path is not UTF-8. Rename it.") from None

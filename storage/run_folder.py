@@ -1,5 +1,6 @@
 """The folder of one run: the name of every file in it (KNOWN), its reader and its writer."""
 
+import io
 import json
 import re
 import shutil
@@ -18,6 +19,7 @@ RESULT_COLUMNS = ["epoch", "training_loss", "training_iou", "validation_loss", "
 TEST_TABLES = {"slices": "test_results.csv", "patients": "test_patients.csv", "lesions": "test_lesions.csv"}
 GENOMICS = ("shape_features.csv", "associations.csv", "auc.csv", "agreement.csv")
 PRIVATE = ("data", "command")  # of config.json: names of folders of this machine, which nothing published repeats
+DECIMAL_COMMA = r"^(-?\d+),(\d+)$"  # of a table that a spreadsheet has saved
 EPOCH_FILE = re.compile(r"epoch_([1-9]\d*)\.pt")
 KNOWN = (  # every file that a run may hold
     "config.json", *(f"{split}.csv" for split in SPLITS), "epochs.csv", "results.csv", "metrics.json",
@@ -66,8 +68,9 @@ class RunFolder:
 
     def _read_table(self, name: str, script: str, text: list[str]) -> pd.DataFrame:
         """Return a table that this project wrote, with numbers but in the columns `text`; empty cells are NaN."""
-        path = self.find(name, script)
-        return pd.read_csv(path, keep_default_na=False, na_values=[""], dtype=dict.fromkeys(text, str))
+        table = read_csv(self.find(name, script), []).replace(DECIMAL_COMMA, r"\1.\2", regex=True)
+        options = {"keep_default_na": False, "na_values": [""], "dtype": dict.fromkeys(text, str)}
+        return pd.read_csv(io.StringIO(table.to_csv(index=False)), **options)
 
     def known_files(self) -> list[Path]:
         return [path for pattern in KNOWN for path in sorted(self.path.glob(pattern))]
@@ -119,7 +122,8 @@ class RunFolder:
         """Return epochs.csv; an empty table if there is none."""
         if not (self.path / "epochs.csv").is_file():
             return pd.DataFrame({"epoch": []})
-        return read_csv(self.path / "epochs.csv", ["epoch"]).apply(pd.to_numeric)
+        table = read_csv(self.path / "epochs.csv", ["epoch"]).replace(DECIMAL_COMMA, r"\1.\2", regex=True)
+        return table.apply(pd.to_numeric)
 
     def write_test(self, tables: dict[str, pd.DataFrame], metrics: dict[str, Any], predicted: np.ndarray) -> None:
         """Write TEST_TABLES, metrics.json and the masks (uint8 [N, H, W], 0 or 1)."""

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import SimpleITK as sitk
 from conftest import QUICK, box, bright_checkpoint, done, draw_patient, make_volume, refused, write_split, write_volume
+from PIL import Image
 
 from dataset.folder import find_slices, read_spacing
 from dataset.slices import Slices, load_slices
@@ -213,6 +214,12 @@ def test_masks_that_are_ambiguous_or_of_another_form_leave_a_patient_out(small, 
     _, out, err = call("import_data", small, "--masks", tmp_path / "masks", "--out", tmp_path / "own")
     assert "A_mask.nii.gz and A_seg.nii.gz are both its masks. Remove one" in err and "slices and masks of 1" in out
     assert f"B: left out: {tmp_path / 'masks'}: it is in pictures, but the images are not" in err
+    (tmp_path / "P").mkdir()
+    for number, mode in ((1, "L"), (2, "RGB")):
+        Image.fromarray(TUMOUR[0] * np.uint8(90)).save(tmp_path / "P" / f"s_{number}.png")
+        Image.new(mode, (30, 40), 255).save(tmp_path / "P" / f"s_{number}_mask.png")  # 255: red
+    err = call("import_data", tmp_path / "P", "--out", tmp_path / "none")[2]
+    assert "P: s_2_mask.png: a mask in colours" in err
 
 
 def test_a_mask_is_doubted_or_refused_by_what_it_marks():
@@ -286,6 +293,13 @@ def test_training_goes_on_from_weights_and_says_whom_they_know(folder, weights, 
     assert config["weights"]["sha256"] == origin.TrainedWeights(weights).sha256
     assert config["weights"]["licence"] == "MIT"
     assert len(config["training_patients"]) == 4 and "SYNTH" not in str(config["training_patients"])
+    stopped = RunFolder(shutil.copytree(tmp_path / "first", tmp_path / "stopped"))
+    shutil.rmtree(stopped.models)  # in its first epoch: it begins again, with the same weights
+    code, _, err = call("train_model", "--run", stopped, "--resume")
+    assert code == 2 and "begins with epoch_1.pt, and no epoch is finished: name it again with --weights" in err
+    assert call("train_model", "--run", stopped, "--resume", "--weights", weights)[0] == 0
+    first, anew = (load_network(run.checkpoint(1))[1] for run in (RunFolder(tmp_path / "first"), stopped))
+    assert first["training_loss"] == anew["training_loss"]
 
     shutil.copytree(folder / "SYNTH_T_0", folder / "SYNTH_T_5")  # another name, the same images
     for path in (folder / "SYNTH_T_5").iterdir():
@@ -333,3 +347,5 @@ def test_a_network_learns_from_teachers_and_says_whom_they_know(folder, weights,
     assert train(*further, *teachers)[0] == 0 and run.read_config()["teachers"]
     card = model_card(run, load_network(run.checkpoint(2))[1], "")
     assert "from the mean prediction of 2 networks: epoch_1.pt (SHA-256 " in card
+    shutil.rmtree(run.models)  # epochs.csv still says that all is done
+    refused(train(*further), "name them again with --teachers")

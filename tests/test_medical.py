@@ -134,6 +134,7 @@ def test_three_sequences_in_one_file(tmp_path):
     stack = sitk.JoinSeries([sitk.VectorIndexSelectionCast(vector, n) for n in range(3)])
     for name, image in (("vector.nrrd", vector), ("vector.mha", vector), ("stack.mha", stack), ("stack.nrrd", stack)):
         sitk.WriteImage(image, str(tmp_path / name))
+    (tmp_path / "X.MHA").write_bytes((tmp_path / "vector.mha").read_bytes())
     for path in tmp_path.iterdir():
         scan = read(path)
         assert np.array_equal(scan.slices, voxels.swapaxes(0, 2)) and not scan.grey, path

@@ -63,6 +63,31 @@ def test_a_cohort_grows_and_only_new_scans_are_segmented(predict, tmp_path):
     assert np.load(mask).shape == (3, 9, 9)
 
 
+def test_a_mask_saved_under_another_name_is_not_passed_over_in_silence(predict, tmp_path):
+    path = write_volume(tmp_path / "case.nii.gz", np.stack([blob()[0][..., 1]] * 2), (0.5, 0.5, 4))
+    assert predict(path, "--probabilities")[0] == 0
+    other = write_volume(tmp_path / "out" / "case" / "Segmentation.seg.nrrd", np.stack([blob()[1]] * 2))
+    for _ in range(2):
+        code, _, err, _ = predict(path)
+        assert code == 1 and err.startswith(f"error: {other}: is not read") and "has case_mask.nii.gz." in err
+
+
+def test_a_scan_that_was_replaced_is_segmented_anew_and_a_corrected_mask_of_it_is_doubted(predict, tmp_path):
+    image, mask = blob()
+    for bottom, spacing in ((100, ()), (80, ()), (80, (1, 1, 4))):
+        np.save(tmp_path / "a.npy", np.stack([blob(bottom)[0]]))
+        code, said, err, out = predict(tmp_path / "a.npy", *(("--spacing", *spacing) if spacing else ()))
+        assert (code, err) == (0, "") and "1 slice segmented" in said
+        assert pd.read_csv(out / "patients.csv")["lesion_pixels"].item() == blob(bottom)[1].sum()
+    np.save(out / "a" / "a_mask.npy", np.stack([mask]))
+    assert "have changed" not in predict(tmp_path / "a.npy", "--spacing", 1, 1, 4)[1]
+    np.save(tmp_path / "a.npy", np.stack([image]))
+    said = predict(tmp_path / "a.npy", "--spacing", 1, 1, 4)[1]
+    assert "1 slice with masks that were there" in said and check.OTHER_IMAGES in " ".join(said.split())
+    (row,) = pd.read_csv(out / "patients.csv").to_dict("records")
+    assert (row["origin"], row["lesion_pixels"]) == ("corrected", mask.sum()) and "have changed" in row["warnings"]
+
+
 # --- What to check first -----------------------------------------------------------------------------------------
 
 

@@ -127,6 +127,7 @@ def test_shards_in_any_order_and_a_last_call_or_workers_are_one_prediction(predi
     code, out, err = predict("workers", "--workers", 2, "--overwrite")
     assert code == 1 and "7 slices done before" in out and "d.npy" in err
     assert contents(tmp_path / "workers") == contents(tmp_path / "whole")
+    assert predict("workers", "--workers", 2, "--over")[0] == 2  # which the workers would not know from --overwrite
     for wrong in (("4/3",), ("1/3", "--workers", 2), ("1/3", "--overwrite")):
         assert predict("shards", "--shard", *wrong)[0] == 2
 

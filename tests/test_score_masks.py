@@ -94,11 +94,14 @@ def test_a_cross_validation_is_scored_as_its_folds_are(score, scored, folder, tm
         masks[0] *= np.uint8(number == 1)
         fold = RunFolder(cv.path / f"fold_{number}")
         table = rows[rows["patient"] == patient].assign(institution="", slice=range(1, 4))
+        table["predicted_pixels"] = masks.sum((1, 2))
         fold.write_test(dict.fromkeys(TEST_TABLES, table[::-1]), {}, masks[::-1])  # the last slice first
     done(score(cv, "--data", folder))
     first, *others = (int(mask.sum()) for mask in references["SYNTH_T_0"])
     dice = scored.read_test_table("patients").set_index("patient")["dice"].to_dict()
     assert dice == pytest.approx({"SYNTH_T_0": 2 * sum(others) / (first + 2 * sum(others)), "SYNTH_T_3": 1}, abs=1e-6)
+    fold.write("test_results.csv", table)  # sorted by a spreadsheet, unlike the masks
+    refused(score(cv, "--data", folder), "fold_2: test_results.csv was sorted or changed since the test")
 
 
 @pytest.mark.parametrize("form", ["slice_{}", "P_{}"])
@@ -264,5 +267,10 @@ def test_masks_are_scored_over_their_own_scans_in_mm(call, undrawn, scored, tmp_
     assert patients["surface_dice_2mm"].tolist() == [1, 1]
     page = (scored.path / "report.html").read_text(encoding="utf-8")
     assert '"millimetres":0.5' in page and "There are no millimetres" not in page
+    left_out = (tmp_path / "masks" / "b").rename(tmp_path / "b")  # of a patient whom the program has not segmented
+    refused(call(*arguments, "--overwrite"), "no mask of b. Add what is missing")
+    assert call(*arguments, "--overwrite", "--missing-as-empty")[0] == 0
+    assert scored.read_test_tables()["patients"]["dice"].tolist() == [0.6, 0]
+    left_out.rename(tmp_path / "masks" / "b")
     (tmp_path / "scans" / "b" / "b_flair.nii.gz").unlink()
     refused(call(*arguments, "--overwrite"), "no scan of b")

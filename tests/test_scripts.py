@@ -49,6 +49,9 @@ def test_train_process_test(call, finished):
 
     best = results.loc[results["validation_iou"].idxmax(), "epoch"]
     assert "SYNTHETIC" in out and f"epoch {best} of 2" in out and metrics["epoch"] == best
+    RunFolder(run).write("metrics.json", metrics | {"epoch": 3 - best, "selected_by": "loss"})
+    out = call("process_models", "--run", run)[1]
+    assert f"chosen: epoch {3 - best}, the lowest validation loss" in out  # by the test, as its plots say
 
 
 def test_a_saved_split_of_listed_patients_without_a_test_is_tested_on_validation(call, undrawn, folder, tmp_path):

@@ -156,6 +156,15 @@ def test_split_tables_survive_the_round_trip_and_an_edit(folder, run):
     assert run.read_split_table("train").equals(tables["train"])  # sorted by it: neighbours stand together
 
 
+def test_tables_of_numbers_are_read_as_a_spreadsheet_saves_them(run):
+    table = pd.DataFrame({"patient": ["001", "NA"], "dice": [0.5, -12.25], "hd95": [1.5, None], "sequences": "all"})
+    text = table.to_csv(index=False, sep=";", decimal=",", lineterminator="\r\n")
+    run.write("test_patients.csv", b"\xef\xbb\xbf" + text.encode())
+    pd.testing.assert_frame_equal(run.read_test_table("patients"), table)
+    run.write("epochs.csv", b"epoch;training_loss\n1;0,25\n2;\n")
+    assert run.read_epochs_table()["training_loss"].tolist()[0] == 0.25
+
+
 def test_a_folder_that_is_no_run_is_told_what_helps(tmp_path):
     cv = RunFolder(tmp_path / "cv")
     cv.write("metrics.json", {})

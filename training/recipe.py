@@ -160,12 +160,12 @@ def chosen_settings(args: argparse.Namespace, needed: Mapping[str, Any] | None =
 
     needed: settings of --weights, which go before the recipe.
     """
-    recipe = args.recipe or ("finetune" if args.weights else None)
-    preset = dataclasses.asdict(RECIPES[recipe]) if recipe else {}
+    preset = dataclasses.asdict(RECIPES[args.recipe]) if args.recipe else {}
     given = {name: value for name, value in vars(args).items() if name in SETTINGS}
     return preset | (needed or {}) | {name: value for name, value in given.items() if value != "auto"}
 
 
 def make_settings(args: argparse.Namespace, needed: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Return all settings of a new run."""
-    return SETTINGS | chosen_settings(args, needed)
+    usual = dataclasses.asdict(RECIPES["finetune"]) if args.weights and not args.recipe else {}
+    return SETTINGS | chosen_settings(args, usual | dict(needed or {}))

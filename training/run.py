@@ -80,10 +80,12 @@ def resume_settings(
     if args.split or args.fold or args.patients or args.no_validation:
         others = split_patients(args, folder)
         different += [f"other {s} patients" for s in SPLITS if set(others[s]["patient"]) != set(tables[s]["patient"])]
-    if weights and weights.sha256 != before.get("weights", {}).get("sha256"):
+    begun, taught = before.get("weights", {}), before.get("teachers", [])
+    if begun and not weights and not run.resume.is_file():
+        raise UserError(f"{run}: begins with {begun['file']}, and no epoch is finished: name it again with --weights.")
+    if weights and weights.sha256 != begun.get("sha256"):
         different.append("other weights to begin with")
-    taught = before.get("teachers", [])
-    if taught and not teachers and len(run.read_epochs_table()) < settings["epochs"]:
+    if taught and not teachers and max(run.checkpoints(), default=0) < settings["epochs"]:
         raise UserError(f"{run}: learns from {', '.join(t['file'] for t in taught)}: name them again with --teachers.")
     if teachers and [teacher.sha256 for teacher in teachers] != [teacher["sha256"] for teacher in taught]:
         different.append("other teachers")
@@ -124,7 +126,7 @@ def train(
     settings, recipe = config["settings"], Recipe.of(config["settings"])
     torch.manual_seed(settings["seed"])
     network = UNet(**describe_network(settings)).to(hardware.device, memory_format=hardware.memory_format)
-    if weights and not resumed:
+    if weights:
         network.load_state_dict(weights.network.state_dict())
     order = functools.partial(
         epoch_order, settings["seed"], slices=slices["train"],
@@ -192,6 +194,7 @@ def train(
             best = max(best, record["validation_iou"])
     except KeyboardInterrupt:
         named = ["--teachers", *(str(teacher.path) for teacher in teachers)] if teachers else []
+        named += ["--weights", str(weights.path)] if weights and not len(writer.epochs) else []
         again = shlex.join(["python", "train_model.py", "--run", str(run), "--resume", *named])
         raise KeyboardInterrupt(f"Finished epochs are saved. Go on with: {again}") from None
     say(f"checkpoints: {run.models}. Next: {shlex.join(['python', 'process_models.py', '--run', str(run)])}")
