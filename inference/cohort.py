@@ -93,7 +93,7 @@ class Prediction:
         total = write.sum_up(rows) | origin
         if small is not None:
             total |= expect(self.checkpoint["quality"], small, masks, scan, doubtful=bool(warnings))
-        total["seen_in_training"] = seen_in_training(scan, self.checkpoint["training_patients"])
+        total["seen_in_training"] = seen_in_training(scan.name, seen["images"], self.checkpoint["training_patients"])
         total["warnings"] = " ".join(text[0].upper() + text[1:] if n else text for n, text in enumerate(warnings))
         total["check"] = needs_check(total)
         result = Result(scan, head, masks, references, probabilities, rows, total)

@@ -12,7 +12,7 @@ import numpy as np
 
 from constants import BAD_DICE, FLAIR
 from dataset.preprocess import head_box
-from dataset.slices import fingerprint, name_digest
+from dataset.slices import name_digest
 from scans import medical
 from scans.geometry import to_network_size
 from scans.scan import PICTURES, Scan, file_ending, natural_order
@@ -63,15 +63,14 @@ def needs_check(total: dict[str, Any]) -> str:
     return "yes" if doubted else "no"
 
 
-def seen_in_training(scan: Scan, known: dict[str, str] | None) -> str:
-    """Return yes or no, by name and by image; empty if nothing is known.
+def seen_in_training(name: str, images: str, known: dict[str, str] | None) -> str:
+    """Return yes or no, by the name of a scan and by the fingerprint of its images; empty if nothing is known.
 
     known: {name, or its digest: fingerprint of the images, or ""} of those that the weights learned from.
     """
     if not known:
         return ""
-    named = bool({scan.name, name_digest(scan.name)} & known.keys())
-    return "yes" if named or fingerprint(scan.slices) in known.values() else "no"
+    return "yes" if {name, name_digest(name)} & known.keys() or images in known.values() else "no"
 
 
 # --- Files -------------------------------------------------------------------------------------------------------
