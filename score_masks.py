@@ -75,7 +75,7 @@ def main(argv: list[str] | None = None) -> None:
     slices, frames, spacing, unmarked = read_reference(args, listed, predicted)
     if listed is not None:
         predicted = {patient: stack for patient, stack in predicted.items() if patient in listed}
-    masks, missing, absent = arrange(predicted, slices, frames, args.predicted)
+    masks, missing, absent = arrange(predicted, slices, frames, args.predicted, bool(args.scans))
     lacking = absent if args.reference or args.scans else missing + absent  # a reader may save no empty slices
     if lacking and not args.missing_as_empty:
         raise UserError(
@@ -179,7 +179,7 @@ def read_reference(
         slices = without_images(masks, predicted)
     unmarked = []
     if source:
-        arranged, missing, absent = arrange(masks, slices, {} if args.data else frames, source)
+        arranged, missing, absent = arrange(masks, slices, {} if args.data else frames, source, bool(args.scans))
         slices.masks, unmarked = torch.from_numpy(arranged), [*missing, *absent]
     return slices, frames, spacing, unmarked
 
@@ -215,17 +215,21 @@ def without_images(masks: Masks, predicted: Masks) -> Slices:
     return Slices(black, black[..., 0], table)
 
 
-def arrange(stacks: Masks, slices: Slices, frames: Frames, source: Path) -> tuple[np.ndarray, list[str], list[str]]:
+def arrange(
+    stacks: Masks, slices: Slices, frames: Frames, source: Path, of_scans: bool
+) -> tuple[np.ndarray, list[str], list[str]]:
     """Return the masks in the order of the slices, uint8 [N, H, H]; patients with slices, and patients, without any.
 
     Smaller masks get empty rows and columns at their ends.
 
     frames: the size and the place that the masks of each patient must have; {} for those of the slices.
+    of_scans: whether these are of scans, onto which masks on another grid, such as cropped ones, are resampled.
     Raises: UserError that names what in `source` does not fit.
     """
     import numpy as np
 
     from dataset.slices import slice_number
+    from scans.masks import onto_grid
 
     arranged = np.zeros(slices.masks.shape, np.uint8)
     numbers = slices.table["image_path"].map(slice_number)
@@ -235,8 +239,17 @@ def arrange(stacks: Masks, slices: Slices, frames: Frames, source: Path) -> tupl
             absent.append(patient)
             continue
         row_of = dict(zip(numbers[rows], rows, strict=True))
-        masked = stack.numbers or list(row_of)
-        if wrong := misfit(stack, len(rows), *frames.get(patient, (arranged.shape[1:], None))):
+        masked, (size, grid) = stack.numbers or list(row_of), frames.get(patient, (arranged.shape[1:], None))
+        if of_scans and stack.grid:
+            try:
+                moved, note = onto_grid(stack.masks, stack.grid, (len(rows), *size), grid)
+            except ValueError as error:
+                problems.append(f"{source}: {patient}: {error}")
+                continue
+            stack = stack._replace(masks=moved, grid=grid)
+            if note:
+                print(f"note: {patient}: {note}")
+        if wrong := misfit(stack, len(rows), size, grid):
             problems.append(f"{source}: {patient} {wrong}")
         elif beyond := sorted({*masked} - row_of.keys()):
             problems.append(

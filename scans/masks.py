@@ -180,7 +180,7 @@ def read_scan_masks(paths: list[Path], scan: Scan, labels: Collection[int] = ())
     else:
         values, _, grid = read_stack(paths, layers=True)
         marked, note = select(values, labels)
-        masks, moved = onto_scan(join_layers(marked), grid, scan)
+        masks, moved = onto_grid(join_layers(marked), grid, scan.slices.shape[:3], scan.grid)
         notes, fits = [*filter(None, (note, moved))], masks.shape == scan.slices.shape[:3]
     if not fits:
         raise ValueError("it is not of the size of the images.")
@@ -219,24 +219,24 @@ def select(values: np.ndarray, labels: Collection[int] = ()) -> tuple[np.ndarray
         return (values >= SOFT).astype(np.uint8), f"soft mask: counts from {SOFT} on"
 
 
-def onto_scan(mask: np.ndarray, grid: medical.Grid | None, scan: Scan) -> tuple[np.ndarray, str]:
-    """Return a mask, uint8 [S, H, W], on the slices of a scan, by nearest neighbour if it has others; and a note if so.
+def onto_grid(
+    mask: np.ndarray, grid: medical.Grid | None, size: tuple[int, ...], images: medical.Grid | None
+) -> tuple[np.ndarray, str]:
+    """Return a mask, uint8 [S, H, W], on the grid of images, by nearest neighbour if it has another; and a note if so.
 
-    Raises: ValueError if both cannot lie at the same place.
+    size: slices, height and width of the images. Raises: ValueError if both cannot lie at the same place.
     """
-    size = scan.slices.shape[:3]
     if mask.shape == size:
-        if scan.grid and not scan.grid.matches(grid):
+        if images and not images.matches(grid):
             raise ValueError("it has the size of the images but lies elsewhere. Save it with the header of the images.")
         return mask, ""
     own, other = (f"{slices} slices of {width}x{height}" for slices, height, width in (mask.shape, size))
-    if not all(one is not None and one.affine is not None for one in (grid, scan.grid)):
+    if not all(one is not None and one.affine is not None for one in (grid, images)):
         raise ValueError(f"it has {own}, the images have {other}. Save it on the grid of the images.")
-    covered = medical.resample(np.ones(size, np.uint8), scan.grid, grid)
+    covered = medical.resample(np.ones(size, np.uint8), images, grid)
     if mask.any() and (outside := 1 - covered[mask > 0].mean()) > OUTSIDE:
         raise ValueError(f"{outside:.0%} of it lies outside of the images. Save it on the grid of the images.")
-    moved = medical.resample(mask, grid, scan.grid)
-    return moved, f"mask of {own} resampled by nearest neighbour to {other}"
+    return medical.resample(mask, grid, images), f"mask of {own} resampled by nearest neighbour to {other}"
 
 
 def read_reference(patient: Patient, scan: Scan) -> np.ndarray | None:
