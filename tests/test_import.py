@@ -282,7 +282,8 @@ BEGUN_WITH = "the weights that this one came from (epoch_1.pt)"
 def test_training_goes_on_from_weights_and_says_whom_they_know(folder, weights, tmp_path, call, undrawn, unreported):
     def train(name: str, begin: Path, *splits: str) -> tuple[int, str, str]:
         split = ["--split", write_split(tmp_path, *splits), "--run", tmp_path / name]
-        return call("train_model", "--data", folder, "--weights", begin, *split, *QUICK[2:], "--epochs", 1)
+        own = ("--epochs", 1, "--threshold", 0.4)
+        return call("train_model", "--data", folder, "--weights", begin, *split, *QUICK[2:], *own)
 
     wider = ("--data", folder, "--weights", weights, "--width", 4, "--run", tmp_path / "other")
     refused(call("train_model", *wider), "width 2, ", "Leave the options for another out")
@@ -295,9 +296,9 @@ def test_training_goes_on_from_weights_and_says_whom_they_know(folder, weights, 
     assert len(config["training_patients"]) == 4 and "SYNTH" not in str(config["training_patients"])
     stopped = RunFolder(shutil.copytree(tmp_path / "first", tmp_path / "stopped"))
     shutil.rmtree(stopped.models)  # in its first epoch: it begins again, with the same weights
-    code, _, err = call("train_model", "--run", stopped, "--resume")
-    assert code == 2 and "begins with epoch_1.pt, and no epoch is finished: name it again with --weights" in err
-    assert call("train_model", "--run", stopped, "--resume", "--weights", weights)[0] == 0
+    again = ("train_model", "--run", stopped, "--resume")
+    refused(call(*again), "begins with epoch_1.pt, and no epoch is finished: name it again with --weights")
+    assert call(*again, "--weights", weights)[0] == 0
     first, anew = (load_network(run.checkpoint(1))[1] for run in (RunFolder(tmp_path / "first"), stopped))
     assert first["training_loss"] == anew["training_loss"]
 

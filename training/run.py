@@ -73,7 +73,7 @@ def resume_settings(
     Raises: UserError if an option asks for others; more epochs are allowed without a schedule.
     """
     tables, settings = {split: run.read_split_table(split) for split in SPLITS}, before["settings"]
-    asked = chosen_settings(args, weights.settings if weights else {})
+    asked = chosen_settings(args, {name: settings[name] for name in weights.settings} if weights else {})
     if not Recipe.of(settings).has_schedule:
         settings["epochs"] = asked.get("epochs", settings["epochs"])
     different = [f"{name} {settings[name]}, not {value}" for name, value in asked.items() if settings[name] != value]
