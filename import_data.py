@@ -9,8 +9,8 @@ INPUT is all that predict_model.py reads, in the same steps. A mask lies beside 
 slice_1_mask.png) or in a folder --masks: PATIENT.nii.gz, PATIENT_mask.nrrd, PATIENT/PATIENT_1_mask.png, .... Patients
 without one are left out, unless --empty says that they are healthy.
 
-Writes a new folder with PATIENT/PATIENT_1.tif, PATIENT_1_mask.tif, ..., grid.json (spacing of these slices), and
-imported.csv, the table of all patients. See docs/usage.md.
+Writes a new folder with PATIENT/PATIENT_1.tif, PATIENT_1_mask.tif, ..., grid.json (their spacing, affine and source),
+and imported.csv, the table of all patients. See docs/usage.md.
 
 Exit code 0 if all was read, 1 if some was not (the others are done), 2 if nothing was done.
 """

@@ -14,7 +14,7 @@ from dataset.synthetic import write_patients
 from utils import UserError, describe_problems
 
 TIFF = (".tif", ".tiff")
-GRID = "grid.json"  # beside the slices of a patient, by import_data.py: mm between their rows, columns and slices
+GRID = "grid.json"  # beside the slices of a patient, by import_data.py: their spacing, affine and source
 HOW_TO_GET = (
     "Run download_data.py to get the data set, name the folder kaggle_3m of a copy with --data, or leave --data out to "
     "run on synthetic patients."

@@ -68,13 +68,28 @@ def network_pixel(shape: Sequence[int], spacing: Sequence[float] | None) -> floa
 
 def network_spacing(scan: Scan) -> tuple[float, ...] | None:
     """Return mm between rows, columns and slices of `to_network`, where those of the scan are known."""
-    if scan.spacing is None:
+    return scan.spacing and tuple(float(n * mm) for n, mm in zip(_network_voxel(scan)[0], scan.spacing, strict=True))
+
+
+def network_affine(scan: Scan) -> np.ndarray | None:
+    """Return (column, row, slice, 1) of `to_network` -> mm (left, back, up), float64 [4, 4], where a header says it.
+
+    In slabs of uneven thickness a slice may be off by half of one of the scan.
+    """
+    if scan.grid is None or scan.grid.affine is None:
         return None
-    (rows, columns, between), (height, width) = scan.spacing, scan.slices.shape[1:3]
-    size = _square_size((height, width), scan.spacing)
-    pixel = max(size) / IMAGE_SIZE
-    slabs = len(_slab_edges(scan)) - 1
-    return rows * height / size[0] * pixel, columns * width / size[1] * pixel, between * len(scan.slices) / slabs
+    (rows, columns, slices), (top, left) = _network_voxel(scan)
+    into = np.diag((columns, rows, slices, 1.0))  # voxels of the scan
+    into[:3, 3] = columns / 2 - 0.5 - left, rows / 2 - 0.5 - top, slices / 2 - 0.5
+    return scan.grid.affine @ into
+
+
+def _network_voxel(scan: Scan) -> tuple[tuple[float, float, float], tuple[float, float]]:
+    """Return rows, columns and slices of the scan that one of `to_network` covers; and the padding, above and left."""
+    (height, width), size = scan.slices.shape[1:3], _square_size(scan.slices.shape[1:3], scan.spacing)
+    row, column, pixel = height / size[0], width / size[1], max(size) / IMAGE_SIZE
+    covered = row * pixel, column * pixel, len(scan.slices) / (len(_slab_edges(scan)) - 1)
+    return covered, ((max(size) - size[0]) // 2 * row, (max(size) - size[1]) // 2 * column)
 
 
 def describe(scan: Scan) -> list[str]:

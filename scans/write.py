@@ -20,7 +20,7 @@ from dataset.folder import GRID
 from dataset.synthetic import write_slice
 from scans import medical
 from scans.check import CORRECTED
-from scans.geometry import masks_to_network, network_spacing, to_network
+from scans.geometry import masks_to_network, network_affine, network_spacing, to_network
 from scans.items import OURS, Patient
 from scans.scan import PICTURES, Scan, file_ending, safe_name
 from scans.show import contact_sheet
@@ -128,7 +128,9 @@ def write_training_slices(folder: Path, scan: Scan, masks: np.ndarray) -> Row:
     used = [name for channel, name in TRAINING_NAMES.items() if channel == FLAIR or own[channel]]
     row = {"slices": len(images), "tumour_slices": int(small.any((1, 2)).sum()), "sequences": "+".join(used)}
     if scan.spacing:
-        write_text(folder / scan.name / GRID, to_json({"spacing": network_spacing(scan)}))
+        affine = network_affine(scan)
+        grid = {"spacing": network_spacing(scan), "affine": None if affine is None else affine.tolist()}
+        write_text(folder / scan.name / GRID, to_json(grid | {"source": safe_name(str(scan.paths[0]))}))
         row["ml"] = round(int(masks.sum()) * float(np.prod(scan.spacing)) / 1000, 3)
         row["spacing"] = " x ".join(f"{size:.4g}" for size in scan.spacing)
     return row

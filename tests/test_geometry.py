@@ -76,6 +76,10 @@ def test_thick_slices_of_every_plane_are_axial_and_square_to_the_network(tmp_pat
     places = np.argwhere(mask) * spacing + np.array(spacing) / 2 - (80, 100, 75)
     assert len(places) * np.prod(spacing) == pytest.approx(40 * 30 * 30, rel=0.15)
     assert places.mean(0) == pytest.approx((30, 0, 10), abs=2)
+    affine, marked = geometry.network_affine(scan), np.argwhere(shown[..., FLAIR] > 180)[:, ::-1]
+    assert affine @ [*marked.mean(0), 1] == pytest.approx((110, 100, 85, 1), abs=1)  # the centre of the box in the file
+    rows, columns, slices = geometry.network_spacing(scan)
+    assert np.linalg.norm(affine[:3, :3], axis=0) == pytest.approx((columns, rows, slices))
 
 
 def test_slabs_and_what_lies_between_them_by_hand():

@@ -1,5 +1,6 @@
 """Own scans and masks become a data set; training goes on from weights; corrected masks come back."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -86,6 +87,8 @@ def test_a_scan_is_predicted_alike_directly_and_imported(cohort, weights, tmp_pa
     assert set(table["mask_of"]) == {"reader"} and table.loc["P1", "pre"] != table.loc["P1", "pre"]
     volumes = [pd.read_csv(tmp_path / folder / "patients.csv")["volume_ml"].tolist() for folder in ("direct", "by_way")]
     assert volumes[0] == pytest.approx(volumes[1]) and read_spacing(tmp_path / "own" / "P2") == (0.5, 0.5, 4)
+    grid = json.loads((tmp_path / "own" / "P2" / "grid.json").read_text())
+    assert np.diag(grid["affine"]).tolist() == [0.5, 0.5, 4, 1] and Path(grid["source"]).is_file()
 
     assert call("import_data", tmp_path / "own", "--out", tmp_path / "again")[0] == 0
     again, columns = pd.read_csv(tmp_path / "again" / "imported.csv"), ["slices", "ml", "spacing", "sequences"]
