@@ -88,6 +88,8 @@ def main(argv: list[str] | None = None) -> None:
                     problems.append(f"{patient.name}: left out: {error}")
         import pandas as pd
 
+        from dataset.split import SPLITS
+
         table = pd.DataFrame(rows, columns=COLUMNS, dtype=object)
         taken = table[table["slices"].notna()]
         if names := table["patient"][table["left_out"] == NO_MASK].tolist():
@@ -98,7 +100,10 @@ def main(argv: list[str] | None = None) -> None:
         write_text(work / TABLE, to_csv(table))
     print(f"written to {args.out}: slices and masks of {counted(len(taken), 'patient')}, and {TABLE}")
     options = ["--data", args.out, "--weights", constants.WEIGHTS, "--run", "runs/own"]
-    print("Next:", shlex.join(["python", "train_model.py", *map(str, options)]))
+    if len(taken) < len(SPLITS):
+        print(f"train_model.py needs {len(SPLITS)} patients or more. Import them together.")
+    else:
+        print("Next:", shlex.join(["python", "train_model.py", *map(str, options)]))
     inputs.report(problems, done=True)
 
 

@@ -36,7 +36,7 @@ SHORT_ECHO, SHORT_INVERSION = 40, 1200  # ms; those of FLAIR are 70 to 400 and 1
 NETWORK, CORRECTED = "network", "corrected"  # origin of a mask
 RULE = (
     "Check: yes where there is a warning, an empty mask, or an expected Dice that is unknown or whose interval begins "
-    f"below {BAD_DICE:g}; no where a person has corrected the mask."
+    f"below {BAD_DICE:g}; no where a person has corrected the mask, unless the images have changed since."
 )
 ONE_SEQUENCE = (
     "one sequence only, used for all three channels. Unless it is FLAIR, the masks mean nothing. FLAIR alone cost "
@@ -57,7 +57,7 @@ AT_END = "the mask reaches the first or last slice: the lesion may go on beyond 
 def needs_check(total: dict[str, Any]) -> str:
     """Return yes or no by RULE; total: a row of patients.csv, with `low` (None: unknown) if Dice is estimated."""
     if total["origin"] == CORRECTED:
-        return "no"
+        return "yes" if OTHER_IMAGES in total["warnings"].lower() else "no"
     low = total.get("low", 1.0)  # where the interval of the expected Dice begins
     doubted = total["warnings"] or not total["lesion_pixels"] or low is None or low < BAD_DICE
     return "yes" if doubted else "no"

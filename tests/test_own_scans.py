@@ -85,7 +85,8 @@ def test_a_scan_that_was_replaced_is_segmented_anew_and_a_corrected_mask_of_it_i
     said = predict(tmp_path / "a.npy", "--spacing", 1, 1, 4)[1]
     assert "1 slice with masks that were there" in said and check.OTHER_IMAGES in " ".join(said.split())
     (row,) = pd.read_csv(out / "patients.csv").to_dict("records")
-    assert (row["origin"], row["lesion_pixels"]) == ("corrected", mask.sum()) and "have changed" in row["warnings"]
+    assert (row["origin"], row["lesion_pixels"], row["check"]) == ("corrected", mask.sum(), "yes")
+    assert "have changed" in row["warnings"]
 
 
 # --- What to check first -----------------------------------------------------------------------------------------
