@@ -41,12 +41,12 @@ def _own_modules() -> Iterator[None]:
         sys.modules.update(others)
 
 
-def segment(stack, *weights):
+def segment(stack, *weights, **spacing):
     """Return the mask of one patient's slices: [N, H, W, 3] -> uint8 [N, H, W]; see inference/segment.py."""
     with _own_modules():
         from inference.segment import segment
 
-        return segment(stack, *weights)
+        return segment(stack, *weights, **spacing)
 
 
 def unet(pretrained: bool = False, **network):

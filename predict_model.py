@@ -113,29 +113,30 @@ def main(argv: list[str] | None = None) -> None:
     page = functools.partial(make_page, facts=facts, synthetic_notice=notice)
     prediction = Prediction(args.out, compute, checkpoint, args.spacing, args.probabilities, notice, page)
     started = time.perf_counter()
-    problems, slices = predict_patients(prediction, patients)
+    problems, slices, failed = predict_patients(prediction, patients)
 
     done = ", ".join(f"{counted(number, 'slice')} {what}" for what, number in slices.items())
     print(f"{done or 'nothing'} in {time.perf_counter() - started:.1f} s on {hardware}")
     if args.shard:
         print("The same command without --shard writes the tables and report.html, when all shards are done.")
     elif slices:
-        finish(args.out, cohort, facts, notice)
+        finish(args.out, cohort, failed, facts, notice)
     report(problems if args.shard else cohort.problems + problems, done=bool(slices or args.shard))
 
 
-def predict_patients(prediction: Prediction, patients: list[Patient]) -> tuple[list[str], Counter[str]]:
+def predict_patients(prediction: Prediction, patients: list[Patient]) -> tuple[list[str], Counter[str], dict[str, str]]:
     """Predict the patients, print what was measured, and give them the notes of their scans.
 
-    Returns: what is wrong, and the number of slices by what became of them.
+    Returns: what is wrong, the number of slices by what became of them, and what is wrong with those that failed.
     """
     from inference.cohort import BEFORE, FAILED, other_masks
     from scans.write import describe
 
-    problems, slices = [], Counter()
+    problems, slices, failed = [], Counter(), {}
     for patient, (what, record) in zip(patients, prediction.run(patients), strict=True):
         problems += record["problems"]
         if what == FAILED:
+            failed[patient.name] = "; ".join(record["problems"])
             continue
         problems += other_masks(prediction.out / patient.name, record)
         patient.notes = record["notes"]
@@ -145,17 +146,20 @@ def predict_patients(prediction: Prediction, patients: list[Patient]) -> tuple[l
             corrected = " (corrected mask)" if total["origin"] != "network" else ""
             print(f"{patient.name}{corrected}: {'; '.join(describe(total))}", flush=True)
             warn(total["warnings"])
-    return problems, slices
+    return problems, slices, failed
 
 
-def finish(out: Path, cohort: Cohort, facts: dict[str, str], notice: str) -> None:
-    """Write the tables and the page of the cohort from the records of its patients, and say what holds for all."""
+def finish(out: Path, cohort: Cohort, failed: dict[str, str], facts: dict[str, str], notice: str) -> None:
+    """Write the tables and the page of the cohort from the records of its patients, and say what holds for all.
+
+    failed: what is wrong with patients whose record is of an earlier call.
+    """
     from reporting.scans import write_report
     from scans.check import ONE_SEQUENCE
     from scans.table import to_table
     from scans.write import describe_cohort, write_tables
 
-    totals, grey = write_tables(out, [patient.name for patient in cohort.with_flair])
+    totals, grey = write_tables(out, [patient.name for patient in cohort.with_flair], failed)
     write_text(out / "cohort.csv", to_table(cohort, out)[0])  # with the notes
     general = [f"{grey} of {counted(len(totals), 'scan')}: {ONE_SEQUENCE}"] if grey else []
     page = write_report(out, totals, facts, general, notice)

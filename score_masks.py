@@ -76,7 +76,7 @@ def main(argv: list[str] | None = None) -> None:
     if listed is not None:
         predicted = {patient: stack for patient, stack in predicted.items() if patient in listed}
     masks, missing, absent = arrange(predicted, slices, frames, args.predicted, bool(args.scans))
-    lacking = absent if args.reference or args.scans else missing + absent  # a reader may save no empty slices
+    lacking = absent if args.reference else missing + absent  # a reader may save no empty slices
     if lacking and not args.missing_as_empty:
         raise UserError(
             f"{args.predicted}: no mask of {list_few(lacking)}. Add what is missing, list the patients to score with "

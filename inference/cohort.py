@@ -20,6 +20,7 @@ from evaluation.selection import Postprocessing
 from inference.segment import Compute, expect, predict, to_masks
 from scans import write
 from scans.check import CORRECTED, NETWORK, OTHER_IMAGES, input_warnings, needs_check, seen_in_training
+from scans.geometry import to_network
 from scans.inputs import SOME_FAILED
 from scans.items import Patient
 from scans.masks import is_named, read_reference, read_scan_masks
@@ -72,6 +73,9 @@ class Prediction:
             origin = write.origin_of(self.out / patient.name, before)
             seen = {"images": fingerprint(scan.slices), "spacing": scan.spacing and list(scan.spacing)}
             earlier = before.get("seen", seen)
+            # the images that a corrected mask is of: those that were there when somebody changed it
+            changed = earlier == seen and not write.unchanged(self.out / patient.name, before)
+            mask_of = seen["images"] if changed else before.get("mask_of", earlier["images"])
             try:
                 kept = earlier == seen or origin["origin"] == CORRECTED
                 masks = read_written(self.out / patient.name, scan, before) if kept else None
@@ -85,19 +89,21 @@ class Prediction:
             settings = self.checkpoint["input"]
             probabilities, small = network.submit(predict, self.compute, scan, settings).result()
             masks = to_masks(probabilities, Postprocessing.of(settings), scan)
-            origin = {"origin": NETWORK}
-        elif earlier["images"] != seen["images"]:
+            origin, mask_of = {"origin": NETWORK}, seen["images"]
+        elif mask_of != seen["images"]:
             scan.warnings.append(OTHER_IMAGES)
         rows, head = write.measure(scan, masks, references), find_head(scan.slices, filled=True)
         warnings = [*scan.warnings, *input_warnings(scan, head, masks)]
         total = write.sum_up(rows) | origin
         if small is not None:
             total |= expect(self.checkpoint["quality"], small, masks, scan, doubtful=bool(warnings))
-        total["seen_in_training"] = seen_in_training(scan.name, seen["images"], self.checkpoint["training_patients"])
+        images = fingerprint(to_network(scan))
+        total["seen_in_training"] = seen_in_training(scan.name, images, self.checkpoint["training_patients"])
         total["warnings"] = " ".join(text[0].upper() + text[1:] if n else text for n, text in enumerate(warnings))
         total["check"] = needs_check(total)
         result = Result(scan, head, masks, references, probabilities, rows, total)
-        record = self.write(patient, result, {"inputs": inputs, "seen": seen, "problems": problems}, before)
+        about = {"inputs": inputs, "seen": seen, "mask_of": mask_of, "problems": problems}
+        record = self.write(patient, result, about, before)
         return (MEASURED if probabilities is None else SEGMENTED), record
 
     def write(self, patient: Patient, result: Result, about: Row, before: Row) -> Row:
@@ -119,8 +125,8 @@ class Prediction:
             masks = write.encode_stack(scan, result.masks, "mask")
         record = {"patient": result.total, "slices": result.rows, "notes": scan.notes, "grey": scan.grey, **about}
         record["masks"] = {name: write.digest(content) for name, content in masks.items()}
-        record["files"] = sorted({*files, *before.get("files", ())})
-        for name in before.get("masks", ()) if probabilities is not None else ():
+        record["files"] = sorted(files if probabilities is not None else {*files, *before.get("files", ())})
+        for name in (*before.get("masks", ()), *before.get("files", ())) if probabilities is not None else ():
             (folder / Path(name).name).unlink(missing_ok=True)
         files[record_path(self.out, scan.name).name] = to_json(record).encode()
         for name, content in (files if probabilities is None else files | masks).items():

@@ -81,18 +81,22 @@ def expect(
 # --- From Python: segment(stack) -------------------------------------------------------------------------------
 
 
-def segment(stack: np.ndarray, weights: str | Path = constants.WEIGHTS) -> np.ndarray:
+def segment(
+    stack: np.ndarray, weights: str | Path = constants.WEIGHTS, spacing: tuple[float, float, float] | None = None
+) -> np.ndarray:
     """Return the mask that predict_model.py writes for the slices of one patient: uint8 [N, H, W], 0 or 1.
 
     Args:
         stack: all slices in their order, [N, H, W, 3]: pre-contrast, FLAIR, post-contrast; or [N, H, W], FLAIR alone.
             uint8 is taken as it is; other numbers are scaled to 8 bits by the percentiles of the stack.
         weights: .safetensors or .onnx of export_model.py, or models/epoch_N.pt of a run.
+        spacing: mm between rows, columns and slices, which thin slices and pixels that are no squares need.
 
     Raises: ValueError for a stack of another shape or type, or without an image; UserError for damaged weights.
     """
     compute, input = load_computation(Path(weights))
     scan = scan_of_array(np.asarray(stack))
+    scan.spacing = spacing
     probabilities, _ = predict(compute, scan, input)
     return to_masks(probabilities, Postprocessing.of(input), scan)
 

@@ -11,7 +11,9 @@ import cv2
 import numpy as np
 
 from constants import BAD_DICE, FLAIR
+from dataset.labels import normalise_id
 from dataset.preprocess import head_box
+from dataset.published import published_patients
 from dataset.slices import name_digest
 from scans import medical
 from scans.geometry import to_network_size
@@ -66,11 +68,15 @@ def needs_check(total: dict[str, Any]) -> str:
 def seen_in_training(name: str, images: str, known: dict[str, str] | None) -> str:
     """Return yes or no, by the name of a scan and by the fingerprint of its images; empty if nothing is known.
 
+    Patients of the data set are also known without the date in their names.
+    images: fingerprint of the slices on the network's grid.
     known: {name, or its digest: fingerprint of the images, or ""} of those that the weights learned from.
     """
     if not known:
         return ""
-    return "yes" if {name, name_digest(name)} & known.keys() or images in known.values() else "no"
+    names = {name, *(own for own in published_patients() if normalise_id(own) == normalise_id(name))}
+    by_name = (names | {*map(name_digest, names)}) & known.keys()
+    return "yes" if by_name or images in known.values() else "no"
 
 
 # --- Files -------------------------------------------------------------------------------------------------------

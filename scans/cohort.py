@@ -11,7 +11,7 @@ from pathlib import Path
 
 from constants import FLAIR, POST, PRE
 from scans.items import NOT_CHOSEN, Cohort, Item, Patient, find_items, gap_in, identify
-from scans.names import COLUMNS, MASK, OTHER, SHOWN, Kind, base_of, is_pattern, volumes_of_set
+from scans.names import COLUMNS, MASK, OTHER, SHOWN, Kind, base_of, is_pattern, kind_of, volumes_of_set
 from scans.scan import safe_name, stem
 from scans.table import read_cell, read_table
 from utils import UserError, counted
@@ -152,6 +152,10 @@ def add_patients(cohort: Cohort, name: str, own: list[Item], taken: set[str]) ->
     if not mains and all(item.kind in (MASK, OTHER) and not item.series for item in own):
         for item in own:
             cohort.unused.append(unused(item, "a mask that fits no image" if item.kind == MASK else NO_USE))
+            if item.kind == MASK and kind_of(stem(item.place))[1] == FLAIR:
+                cohort.problems.append(
+                    f"{item.place}: FLAIR by its name, a mask by its folder. Rename one, or {REMEDY}"
+                )
         return
     rest = [item for item in own if item not in mains]
     for main in mains or [None]:

@@ -16,12 +16,11 @@ from scans.cohort import find_patients
 from scans.geometry import masks_to_network, to_network
 from scans.items import Cohort, Item, Patient, problems_of, walk
 from scans.names import MASK, base_of, kind_of, maker_of
-from scans.read import open_picture, read_patient, read_picture, read_stack
+from scans.read import MOST_LABELS, open_picture, read_patient, read_picture, read_stack
 from scans.scan import PICTURES, Scan, file_ending, natural_order, pad, stem
 from scans.write import origin_of, read_record, record_path
 from utils import UserError, counted, describe_problems
 
-MOST_LABELS = 9  # a mask of labels has whole numbers up to this; grey levels of resizing go on to 255
 SOFT = 0.5  # value from which a voxel of a soft mask counts
 OUTSIDE = 0.01  # of the voxels of a mask on another grid, which may lie outside of the images
 NEARLY = 1e-3  # by which values of a mask may differ from whole numbers
@@ -147,10 +146,9 @@ def foreground(values: np.ndarray) -> np.ndarray:
 
     Raises: ValueError for other values than 0 and one positive value, or whole numbers up to MOST_LABELS with 0.
     """
+    values = to_whole(values)
     levels = np.unique(values)
     finite = np.isfinite(levels).all()
-    if finite and np.abs(levels - levels.round()).max() < NEARLY:  # 0.99999994 of resampling
-        values, levels = np.round(values), np.unique(levels.round())
     labels = levels.max() <= MOST_LABELS and (levels == levels.round()).all()
     shown = ", ".join(f"{value:g}" for value in levels[:5]) + (", ..." if len(levels) > 5 else "")
     if not finite or levels.min() < 0 or not (labels or len(levels[levels > 0]) == 1):
@@ -158,6 +156,13 @@ def foreground(values: np.ndarray) -> np.ndarray:
     if levels.min() > 0 and len(levels) > 1:
         raise ValueError(f"a mask with the values {shown} and no 0: which is background? Save that as 0.")
     return (values > 0).astype(np.uint8)
+
+
+def to_whole(values: np.ndarray) -> np.ndarray:
+    """Return values rounded if all are whole but for the rounding of resampling, as 0.99999994 is."""
+    with np.errstate(invalid="ignore"):  # of infinity
+        fractions = values.dtype.kind == "f" and np.abs(values - np.round(values)).max() < NEARLY
+    return np.round(values) if fractions else values
 
 
 def read_scan_masks(paths: list[Path], scan: Scan, labels: Collection[int] = ()) -> tuple[np.ndarray, list[str]]:
@@ -203,10 +208,14 @@ def by_slice(paths: list[Path], scan: Scan) -> list[Path]:
 def select(values: np.ndarray, labels: Collection[int] = ()) -> tuple[np.ndarray, str]:
     """Return where values are of these labels, or of any, as uint8 0 or 1; and a note on what was done.
 
-    Values between 0 and 1 count from SOFT on. Raises: ValueError as `foreground`, and for one value that is no label.
+    Without labels, values between 0 and 1 count from SOFT on. Raises: ValueError as `foreground`, and with labels for
+    fractions and for one value that is no label.
     """
     if labels:
+        values = to_whole(values)
         positive = np.unique(values[values != 0])
+        if not (positive == np.round(positive)).all():
+            raise ValueError("its values are no whole numbers, so that --labels cannot choose. Save it with labels.")
         others = [f"{value:g}" for value in positive if value not in labels]
         if len(positive) == 1 and others:
             raise ValueError(f"it holds 0 and {others[0]}, not a label of --labels.")

@@ -16,7 +16,7 @@ SHOWN = {PRE: "pre-contrast", FLAIR: "FLAIR", POST: "post-contrast", MASK: "refe
 WORDS = {  # of BraTS, BIDS and common habits; short ones say nothing where they may be of a patient's name
     MASK: r"d?segm?|segmentations?|masks?|labels?(?:tr|ts)?|lesions?|(?:ground|gold)[ _-]?(?:truth|standard)"
     r"|(?:roi|gtv?|wmh|msk)$",
-    FLAIR: r"(?:t2[ _-]?)?flair|t2f|fla",
+    FLAIR: r"(?:t2[ _-]?)?flair|t2f|fla|dark[ _-]?fluid",
     POST: r"ct1|gado|ce-[a-z0-9]+_t1w|t1w?[ _-]?(?:ce|c|gd|gado|post|contrast)|(?<!.)post(?:[ _-]?contrast)?$"
     r"|post[ _-]?contrast",
     PRE: r"t1(?:w|n|[ _-]?pre)?|(?<!.)pre$|pre[ _-]?contrast",
@@ -29,7 +29,9 @@ ONTO = re.compile(  # T1_to_FLAIR is a T1; how a sequence was acquired names nob
     r"[_-](?:space|to|in|on|reg|(?<=_)acq)[_-][a-z0-9]+(?:[_-]space)?(?=[_-]|$)", re.IGNORECASE
 )
 CAMEL = re.compile(r"(?<=[a-z])(?=(?:Mask|Seg|Label|Lesion|Roi|ROI))")  # tumorMask
-OF_BRAIN = re.compile(r"brain|bet|skull", re.IGNORECASE)  # a mask of this is no reference
+OF_BRAIN = re.compile(  # beside the word for a mask, which stands as |: such a one is no reference
+    r"(?:brain|skull|(?<![a-z])bet)(?:[_-]?(?:extraction|strip\w*))?\||\|(?:brain|skull|bet)(?![a-z])", re.IGNORECASE
+)
 AGENT = re.compile(r"(?<![a-z])(?:post|gad|gado|gd|ce|\+c|c\+)(?![a-z])", re.IGNORECASE)  # contrast agent, in DICOM
 NOBODY = re.compile(
     r"anat|nifti|nii|dicom|dcm|mri?|imaging|images?(?:tr|ts)?|scans?|volumes?|stack|brain", re.IGNORECASE
@@ -56,7 +58,8 @@ def kind_of(name: str, within: bool = True) -> tuple[str, Kind]:
     before, after = text[: found[kind].start()].rstrip("_-. "), text[found[kind].end() :].lstrip("_-. ")
     if kind == MASK:
         others = {PRE, POST, OTHER} & found.keys() - ({PRE, POST, OTHER} if FLAIR in found else set())
-        return before or after, OTHER if OF_BRAIN.search(name) or others else MASK
+        around = f"{KINDS[FLAIR].sub('', before).rstrip('_-. ')}|{after}"
+        return before or after, OTHER if OF_BRAIN.search(around) or others else MASK
     return "_".join(filter(None, (before, after))), kind
 
 

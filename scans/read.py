@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 PERCENTILES = (0.5, 99.5)  # become 0 and 255 where there are more than 8 bits, the higher one without air
 AIR = 0.1  # of the way from the lower to the higher percentile of all voxels, below which a voxel is air
 FILLING = np.float32([-(2**15), -(2**31), np.finfo(np.float32).min])  # outside of the field of view
-MASK_VALUES = {*range(11), 255}  # labels, or 0 and 255
+MOST_LABELS = 10  # a mask of labels has whole numbers up to this; grey levels of resizing go on to 255
+MASK_VALUES = {*range(MOST_LABELS + 1), 255}  # labels, or 0 and 255
 SAME_HEAD = 0.7  # Dice of the heads of two sequences of one space
 GREYS = ("L", "I", "I;16", "I;16B", "I;16L", "F")  # Pillow's modes of one channel
 COLOURS = {"RGB": "RGB", "RGBA": "RGB", "P": "RGB", "LA": "L", "1": "L"}  # modes of 8 bits, and what they become

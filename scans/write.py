@@ -57,9 +57,10 @@ def make_sheet(result: Result, notice: str) -> bytes:
     return encode_picture(contact_sheet(*result[:4], captions, heading, footer))
 
 
-def write_tables(out: Path, patients: Iterable[str]) -> tuple[list[Row], int]:
+def write_tables(out: Path, patients: Iterable[str], failed: dict[str, str]) -> tuple[list[Row], int]:
     """Write slices.csv and patients.csv from the records, one after the other.
 
+    failed: what is wrong with patients whose record is of an earlier call: their row says so.
     Returns: the rows of patients.csv, and how many scans are of one sequence.
     """
     totals, grey = [], 0
@@ -67,9 +68,12 @@ def write_tables(out: Path, patients: Iterable[str]) -> tuple[list[Row], int]:
         for name, file in ((SLICES, slices), (PATIENTS, table)):
             file.write(to_lines(name, [dict(zip(COLUMNS[name], COLUMNS[name], strict=True))]))
         for record in filter(None, (read_record(out, patient) for patient in patients)):
+            total = record["patient"]
+            if wrong := failed.get(total["patient"]):
+                total |= {"check": "yes", "warnings": f"from an earlier call, since now it cannot be read: {wrong}"}
             slices.write(to_lines(SLICES, record["slices"]))
-            table.write(to_lines(PATIENTS, [record["patient"]]))
-            totals.append(record["patient"])
+            table.write(to_lines(PATIENTS, [total]))
+            totals.append(total)
             grey += record["grey"]
     return totals, grey
 

@@ -93,10 +93,17 @@ def means(table: pd.DataFrame) -> pd.DataFrame:
     return table.pivot_table("dice", ["institution", "few", "patient"], "network")[list(COLORS)]
 
 
+def with_all_sizes(dice: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of `means` of the patients who were tested with every number of own patients."""
+    sizes = dice.index.unique("few")
+    return dice.groupby("patient").filter(lambda of: len(of) == len(sizes))
+
+
 def describe(table: pd.DataFrame) -> str:
-    """Return the mean Dice of each institution and of all, and what the own patients gained, with its 95% interval."""
+    """Return the mean Dice, and what the own patients gained, with its 95% interval; all: of `with_all_sizes`."""
     dice, rows = means(table), []
-    groups = [*dice.groupby(["institution", "few"]), *((("all", few), of) for few, of in dice.groupby("few"))]
+    of_all = with_all_sizes(dice).groupby("few")
+    groups = [*dice.groupby(["institution", "few"]), *((("all", few), of) for few, of in of_all)]
     for (code, few), of in groups:
         patients = of.index.get_level_values("patient").to_series()
         gained = estimate(patients, of[WENT_ON] - of[OTHERS], scale=DIFFERENCE)
@@ -108,7 +115,7 @@ def describe(table: pd.DataFrame) -> str:
 def draw_means(table: pd.DataFrame) -> Figure:
     """Draw the mean Dice against the number of own patients."""
     figure, axes = plots.new_axes("own patients in training", "mean Dice of others of the institution")
-    averages = means(table).groupby("few").mean()
+    averages = with_all_sizes(means(table)).groupby("few").mean()
     for network, color in COLORS.items():
         axes.plot(averages[network], "o-", color=color, label=network)
     axes.set_xticks(averages.index)

@@ -11,7 +11,7 @@ from test_calibration import head_image
 from dataset.folder import find_slices
 from dataset.preprocess import find_head
 from dataset.published import published_patients
-from dataset.slices import load_slices
+from dataset.slices import load_slices, name_digest
 from scans import check
 from scans.check import cortex_ratio, file_warnings, input_warnings, is_misplaced, is_stripped
 from scans.scan import Scan, pad
@@ -108,3 +108,6 @@ def test_who_is_to_be_checked(about, expected):
 def test_who_was_seen_in_training():
     seen = partial(check.seen_in_training, "a", "sha256:1")
     assert (seen(None), seen({"b": "sha256:0"}), seen({"a": ""}), seen({"b": "sha256:1"})) == ("", "no", "yes", "yes")
+    for own in ("TCGA_CS_4941_19960909", name_digest("TCGA_CS_4941_19960909")):  # the set is public as NIfTI, too
+        assert check.seen_in_training("TCGA-CS-4941", "x", {own: ""}) == "yes"
+        assert check.seen_in_training("TCGA-CS-4942", "x", {own: ""}) == "no"

@@ -54,6 +54,9 @@ def test_files_are_grouped_into_patients(tmp_path):
         ("c_s", {"flair": ["s.nrrd"]}),
     ]  # fmt: skip
     assert [problem.split(": ")[1][:12] for problem in problems] == ["cannot be op", "nothing to r", "no such file"]
+    lesions = touch(tmp_path / "groups", "lesion/P1/flair.nii", "control/P2/flair.nii")
+    patients, problems, _ = find_patients([lesions])
+    assert len(patients) == 1 and "flair.nii: FLAIR by its name, a mask by its folder. Rename one" in problems[0]
     patients, problems, _ = find_patients([touch(tmp_path / "only", "a/x_seg.nii", "masks/1.png")])
     assert patients == [] and len(problems) == 1 and "nothing is FLAIR by its name or its values" in problems[0]
 
@@ -65,7 +68,11 @@ def test_files_are_grouped_into_patients(tmp_path):
     ("x_T2_FLAIR", "x", FLAIR), ("113-02-FLAIR_processed_reg", "113-02_processed_reg", FLAIR),
     ("T1_to_FLAIR", "", PRE), ("sub-1_space-FLAIR_T1w", "sub-1", PRE),
     ("t1-gd", "", POST), ("x_post-contrast", "x", POST), ("x_pd", "x", OTHER),
-    ("P 1 T1 post", "P 1", POST), ("T2 FLAIR", "", FLAIR),
+    ("P 1 T1 post", "P 1", POST), ("T2 FLAIR", "", FLAIR), ("t2_tirm_tra_dark-fluid", "t2_tirm_tra", FLAIR),
+    ("BrainTumor_1_seg", "BrainTumor_1", MASK), ("x_brain_tumor_seg", "x_brain_tumor", MASK),
+    ("Betty_seg", "Betty", MASK), ("flair_bet_mask", "flair_bet", OTHER), ("bet_flair_mask", "bet_flair", OTHER),
+    ("x_T1brainMask", "x_T1brain", OTHER), ("mask_brain", "brain", OTHER),
+    ("skull-stripped_mask", "skull-stripped", OTHER),
     ("mask_x_flair", "x_flair", MASK), ("x_flair_mask_reader2", "x_flair", MASK), ("labelsTr", "", MASK),
     *((name, name, None) for name in ("scan", "p_post", "P1_pre", "TCGA_CS_4941_19960909", "flair2", "reflair",
                                       "T1b", "pre_x", "PD_12", "GT_003", "unmasked", "segment")),

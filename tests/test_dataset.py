@@ -200,7 +200,9 @@ def test_the_published_composition_of_all_110_and_of_the_12_patients():
     ("PAT_02_20190101", "PAT_02"), ("TCGA_CS_4942_19970222", "TCGA_CS_4942"),
     ("sub-01_ses-preop", "sub-01"), ("sub-01_2019-01-31", "sub-01"),
     ("Patient-001_week-000-1", "Patient-001"), ("BraTS-GLI-00005-001", "BraTS-GLI-00005"),
-    *((own, own) for own in ("LGG_10000001", "P_12", "20190101", "UCSF-PDGM-0004", "A-week")),
+    ("RHUH-0001_2", "RHUH-0001"), ("images_structural_UPENN-GBM-00001_11", "images_structural_UPENN-GBM-00001"),
+    ("100002_time1", "100002"), ("P001_Time_1", "P001"), ("P1_pre", "P1"), ("P1_T2", "P1"), ("P1-followup2", "P1"),
+    *((own, own) for own in ("LGG_10000001", "P_12", "20190101", "UCSF-PDGM-0004", "A-week", "RHUH_12", "A_1")),
 ])  # fmt: skip
 def test_ids_of_one_person(patient, person):
     assert person_of(patient) == person

@@ -76,6 +76,12 @@ def test_every_way_to_segment_gives_the_mask_of_predict_model(call, export, tmp_
         assert expected.shape == stack.shape[:3] and 0 < expected.mean() < 1
         assert np.array_equal(segment(stack, run.checkpoint(1)), expected)
         assert np.array_equal(segment(stack, tmp_path / "x.onnx"), expected)
+    np.save(tmp_path / "thin.npy", thin := np.repeat(images, 2, axis=0))
+    options = ("--spacing", 0.9, 0.9, 1.2, "--checkpoint", run.checkpoint(1), "--out", tmp_path / "slabs")
+    assert call("predict_model", tmp_path / "thin.npy", *options, "--device", "cpu")[0] == 0
+    by_hub = torch.hub.load(str(ROOT), "segment", thin, run.checkpoint(1), spacing=(0.9, 0.9, 1.2), source="local")
+    assert np.array_equal(by_hub, np.load(tmp_path / "slabs" / "thin" / "thin_mask.npy"))
+    assert not np.array_equal(by_hub, segment(thin, run.checkpoint(1)))
     by_hub = torch.hub.load(str(ROOT), "segment", stack, tmp_path / "x.safetensors", source="local")
     assert np.array_equal(by_hub, expected)
 

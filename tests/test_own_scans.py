@@ -1,6 +1,7 @@
 """The page of one's own scans, what to check first, and masks that a person corrected in the output folder."""
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -59,7 +60,10 @@ def test_a_cohort_grows_and_only_new_scans_are_segmented(predict, tmp_path):
     assert table["patient"].tolist() == ["a", "b"] and table["origin"].tolist() == ["corrected", "network"]
     np.save(mask, np.zeros((3, 9, 9)))
     code, _, err, _ = predict(tmp_path / "a.npy", tmp_path / "b.npy")
-    assert code == 1 and "a_mask.npy: cannot be used: it has 3 slices of 9x9, the images have 1 slices of" in err
+    said = "a_mask.npy: cannot be used: it has 3 slices of 9x9, the images have 1 slices of"
+    assert code == 1 and said in err
+    rows = pd.read_csv(out / "patients.csv")
+    assert rows["check"][0] == "yes" and said in rows["warnings"][0] and said not in rows["warnings"][1]
     assert np.load(mask).shape == (3, 9, 9)
 
 
@@ -84,9 +88,25 @@ def test_a_scan_that_was_replaced_is_segmented_anew_and_a_corrected_mask_of_it_i
     np.save(tmp_path / "a.npy", np.stack([image]))
     said = predict(tmp_path / "a.npy", "--spacing", 1, 1, 4)[1]
     assert "1 slice with masks that were there" in said and check.OTHER_IMAGES in " ".join(said.split())
-    (row,) = pd.read_csv(out / "patients.csv").to_dict("records")
-    assert (row["origin"], row["lesion_pixels"], row["check"]) == ("corrected", mask.sum(), "yes")
-    assert "have changed" in row["warnings"]
+    for number in range(2):
+        (row,) = pd.read_csv(out / "patients.csv").to_dict("records")
+        assert (row["origin"], row["lesion_pixels"], row["check"]) == ("corrected", mask.sum(), "yes")
+        assert "have changed" in row["warnings"]
+        os.utime(tmp_path / "a.npy", (number, number))  # so that it is measured again
+        predict(tmp_path / "a.npy", "--spacing", 1, 1, 4)
+    np.save(out / "a" / "a_mask.npy", np.stack([mask * 3]))  # looked at again
+    predict(tmp_path / "a.npy", "--spacing", 1, 1, 4)
+    assert pd.read_csv(out / "patients.csv")["check"].item() == "no"
+
+
+def test_of_a_scan_that_was_replaced_nothing_old_is_left(predict, tmp_path):
+    np.save(tmp_path / "a.npy", np.stack([blob()[0]]))
+    out = predict(tmp_path / "a.npy", "--probabilities")[3]
+    assert (out / "a" / "a_probability.npy").is_file()
+    np.save(tmp_path / "a.npy", np.stack([blob(80)[0]]))
+    predict(tmp_path / "a.npy")
+    assert sorted(path.name for path in (out / "a").iterdir()) == [
+        "a_mask.json", "a_mask.npy", "a_overlay.png", "a_report.html"]  # fmt: skip
 
 
 # --- What to check first -----------------------------------------------------------------------------------------

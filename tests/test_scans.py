@@ -182,6 +182,7 @@ def test_the_networks_size_and_the_original_one_are_inverse_in_place(height, wid
     ([0, 255], (), [0, 1], ""), ([0, 1, 2, 4], (), [0, 1, 1, 1], ""), ([0, 0], (), [0, 0], ""),
     ([0, 0.5], (), [0, 1], ""), ([True, False], (), [1, 0], ""), ([0, 0.99999994, 1], (), [0, 1, 1], ""),
     ([0, 1, 2, 4], (1, 4), [0, 1, 0, 1], "labels left out: 2"), ([0, 0], (1,), [0, 0], ""),
+    ([0, 0.99999994, 2.0000002, 4], (1, 2), [0, 1, 1, 0], "labels left out: 4"), ([0, 10], (), [0, 1], ""),
     ([0.0, 0.2, 0.5, 0.9], (), [0, 0, 1, 1], "soft mask: counts from 0.5 on"),
 ])  # fmt: skip
 def test_labels_and_soft_values_of_masks(values, labels, expected, note):
@@ -192,9 +193,13 @@ def test_labels_and_soft_values_of_masks(values, labels, expected, note):
 NO_MASKS = ([0, 10, 255], [-1, 0], [0, 0.5, 7.5], [0, np.nan], [0, 3, 80], [1, 2])
 
 
-@pytest.mark.parametrize(("values", "labels"), [([0, 255], {1}), *((values, ()) for values in NO_MASKS)])
+@pytest.mark.parametrize(
+    ("values", "labels"), [([0, 255], {1}), ([0, 0.4, 1], {1}), *((values, ()) for values in NO_MASKS)]
+)
 def test_values_that_are_no_mask(values, labels):
-    with pytest.raises(ValueError, match=r"a mask with the values|it holds 0 and 255, not a label"):
+    with pytest.raises(
+        ValueError, match=r"a mask with the values|it holds 0 and 255, not a label|its values are no whole"
+    ):
         select(np.array(values), labels)
 
 
@@ -296,7 +301,7 @@ def test_areas_volumes_and_dice_by_hand(tmp_path):
     scan.spacing = None
     for name, own in (("a", (rows, total)), ("b", (rows := measure(scan, masks, None), sum_up(rows)))):
         write_text(record_path(tmp_path, name), to_json({"slices": own[0], "patient": own[1], "grey": True}))
-    assert write_tables(tmp_path, ["a", "not done", "b"])[1] == 2
+    assert write_tables(tmp_path, ["a", "not done", "b"], {})[1] == 2
     assert (tmp_path / "patients.csv").read_text().splitlines()[1:] == [
         "=x,,,0.072000,,,,,,3,2,18,72.000000,=x_2,6,6,0.500000,in/=x.nii",
         "=x,,,,,,,,,3,2,18,,=x_2,,,,in/=x.nii",

@@ -117,6 +117,9 @@ def test_pictures_are_scored_as_predict_model_wrote_them(predict, score, scored,
     said = "in pixels alone, since the spacing of P is unknown"
     assert said in done(score(masks, "--scans", tmp_path / "scans"))
     assert scored.read_test_table("patients")[["patient", "dice"]].to_numpy().tolist() == [["P", 1]]
+    (masks / "P" / f"{form.format(9)}_mask.png").unlink()
+    words = "no mask of P (slices 9). Add what is missing" if form == "P_{}" else "P has 1 mask, but 2 slices"
+    refused(score(masks, "--scans", tmp_path / "scans", "--overwrite"), words)
 
 
 def test_a_volume_beside_pictures_is_not_passed_over_in_silence(score, folder, tmp_path):

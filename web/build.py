@@ -19,6 +19,7 @@ from PIL import Image
 import constants
 from constants import FLAIR, IMAGE_SIZE, POST, PRE, SYNTHETIC_SEED
 from dataset import preprocess, synthetic
+from dataset.labels import normalise_id
 from evaluation import quality, selection
 from scans import check, geometry, names, read, scan, show
 from training import engine
@@ -69,11 +70,12 @@ def page_config(metadata: dict[str, Any]) -> dict[str, Any]:
 
     spacing = (1.0, 1.0, round(synthetic.HEIGHT * 0.88 / SAMPLE_SLICES, 1))
     regression = metadata.get("quality")  # of the expected Dice
+    trained = metadata.get("training_patients", {})
     return {
         "input": {name: value for name, value in metadata.items() if name not in ABOUT},
         "network": metadata["network"],
         "synthetic": metadata["synthetic"],
-        "trained": metadata.get("training_patients", {}),
+        "trained": trained | {normalise_id(name): images for name, images in trained.items()},
         "confidence": regression
         and {**regression, "thresholds": quality.THRESHOLDS, "surest": quality.SUREST, "bad": constants.BAD_DICE},
         "shown": {ROLES[kind]: names.SHOWN[kind] for kind in (PRE, FLAIR, POST)},

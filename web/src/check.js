@@ -1,11 +1,12 @@
 // Warnings about a prediction, in the words of scans/check.py
 import {sameSize} from "./geometry.js";
+import {nameParts} from "./items.js";
 import {countValues, findHead, headBox, measure, median, percentileOfCounts, sum, toNetworkSize} from "./preprocess.js";
 
 // Whether the weights learned from this patient, by name or by image; known: {name, or its digest: fingerprint of the
 // images}, names: that the patient may have. Returns null where the browser computes no digests: on hosts without https
 export async function seenInTraining({slices, names}, known, size) {
-  if (names.some(name => name in known)) return true;
+  if (names.some(name => name in known || name.replaceAll("-", "_") in known)) return true;
   if (!globalThis.crypto.subtle) return null;
   const digest = async content => {
     const bytes = new Uint8Array(await crypto.subtle.digest("SHA-256", await new Blob(content).arrayBuffer()));
@@ -36,8 +37,7 @@ export function pictureWarnings(pictures, endless) {
   const warnings = [], sizes = new Map(), series = new Map();
   for (const {name, height, width} of pictures) {
     sizes.set(`${width}x${height}`, [height, width]);
-    const parts = endless(name).toLowerCase().split(/((?:(?<![^_ =])-)?(?<![\d.])\d+\.\d+(?![\d.])|(?:(?<![^_ =])-)?\d+)/);
-    const key = parts.map((part, n) => n % 2 ? Number(part) : part).filter((_, n) => n !== parts.length - 2).join("\n");
+    const parts = nameParts(name), key = parts.filter((_, n) => n !== parts.length - 2).join("\n");
     series.set(key, [...(series.get(key) || []), name]);
   }
   if (sizes.size > 1) {

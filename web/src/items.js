@@ -22,7 +22,15 @@ const kindOfSeries = (description, config) => {
   return kind === "pre" && new RegExp(config.names.AGENT, "i").test(description) ? "post" : kind;
 };
 
-const collator = new Intl.Collator("en", {numeric: true});
+// The words and the numbers of a name in turn, as natural_order of scans/scan.py has them
+export const nameParts = name => stem(name).toLowerCase()
+  .split(/((?:(?<![^_ =])-)?(?<![\d.])\d+\.\d+(?![\d.])|(?:(?<![^_ =])-)?\d+)/).map((part, n) => n % 2 ? Number(part) : part);
+
+// Of two names, by which slice_2 comes before slice_10, and z_-12.5 before z_2.5
+export function inOrder(one, other) {
+  const [a, b] = [nameParts(one), nameParts(other)], n = a.findIndex((part, n) => part !== b[n]);
+  return n < 0 ? a.length - b.length : n >= b.length || a[n] > b[n] ? 1 : -1;
+}
 
 // The names that a patient may have by that of a file or folder: with and without number and words for a sequence
 function namesOf(name, {words}) {
@@ -59,7 +67,7 @@ export async function findItems(files, config) {
     }
   }
   for (const own of stacks.values()) {
-    own.sort((a, b) => collator.compare(stem(a.file.name), stem(b.file.name)));
+    own.sort((a, b) => inOrder(a.file.name, b.file.name));
     const label = own.length === 1 ? own[0].file.name : `${own.length} pictures, ${own[0].file.name} to ${own.at(-1).file.name}`;
     items.push({label, kind: own[0].kind, form: "pictures", files: own.map(({file}) => file), names: own[0].names});
   }

@@ -7,7 +7,7 @@ import {cortexRatio, distances, inputWarnings, isMisplaced, isStripped, pictureW
 import {expectedDice} from "../src/confidence.js";
 import {describe, fromNetwork, masksToNetwork, networkPixel, resample, toNetwork} from "../src/geometry.js";
 import {Refusal, cutPlane, encodeNifti, makeGrid, samePlace} from "../src/grid.js";
-import {assignRoles, findItems, kindOf, stem} from "../src/items.js";
+import {assignRoles, findItems, inOrder, kindOf, stem} from "../src/items.js";
 import {removeSmall} from "../src/postprocess.js";
 import {fillInput, findHead, headBox, percentileOfCounts, prepare, refusals, roundHalfEven, windowAround} from "../src/preprocess.js";
 import {contrastWarnings} from "../src/dicom.js";
@@ -23,6 +23,12 @@ const config = {input, network: {channels: 5}, words, names, FLAIR: 1, MEAN: [0,
   check: {STRIPPED: 2.85, AIR: 0.1, FEWEST: 5, STRIPPED_SLICES: 20}};
 const rules = {CORNER: 16, UNEVEN: 0.4, BRIGHT: 0.8, TOO_MUCH: 1 / 3, LEAST: 0.01, CUT: 0.5, ENDS: 0.55, FEWEST: 5, CORTEX: 0.92, CORTEX_SLICES: 12, LIKE_T1: "like T1", MISPLACED: "misplaced", AT_END: "at the end"};
 const refused = (work, words) => assert.rejects(work, error => error instanceof Refusal && error.message.includes(words));
+
+test("slices are in the order that Python gives them", () => {
+  const sorted = ["z_-10.png", "z_-5.png", "z_2.5.png", "z_5.png", "z_10.png"], other = ["s_2.10.png", "s_2.5.png", "s_2.75.png"];
+  for (const names of [sorted, other]) assert.deepEqual([...names].reverse().sort(inOrder), names);
+  assert.equal(inOrder("s_2.png", "S_02.png"), 0);
+});
 
 test("percentiles and halves as NumPy has them", () => {
   const counts = new Float64Array(256);
