@@ -99,7 +99,7 @@ def main(argv: list[str] | None = None) -> None:
         print(taken[SHOWN].to_string(index=False, na_rep="", float_format="{:.1f}".format))
         write_text(work / TABLE, to_csv(table))
     print(f"written to {args.out}: slices and masks of {counted(len(taken), 'patient')}, and {TABLE}")
-    options = ["--data", args.out, "--weights", constants.WEIGHTS, "--run", "runs/own"]
+    options = ["--data", args.out, "--weights", constants.WEIGHTS, "--no-validation", "--run", "runs/own"]
     if len(taken) < len(SPLITS):
         print(f"train_model.py needs {len(SPLITS)} patients or more. Import them together.")
     else:

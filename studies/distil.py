@@ -1,6 +1,6 @@
 """Train as the default weights were: `tuned`, three networks that go on from it, and one that learns from all four.
 
-    python -m studies.distil --data kaggle_3m --split split.csv --no-validation --run runs/student
+    python -m studies.distil --data kaggle_3m --no-validation --run runs/student
     python -m studies.distil --data kaggle_3m --fold 1/5 --no-validation --run runs/cv/fold_1
 
 Other options go to train_model.py. The last network is in RUN, the others are in RUN_first, RUN_on_1, ... beside it. It
