@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -62,9 +63,29 @@ def main(argv: list[str] | None = None) -> None:
 
         os.environ["OMP_NUM_THREADS"] = str(max(1, cores() // args.workers))
         run.path.mkdir(parents=True, exist_ok=True)
+    refuse_other_settings(folds.values(), given)
     with ThreadPoolExecutor(args.workers) as threads:
         list(threads.map(run_fold, folds))
+    refuse_other_settings(folds.values(), given)
     pool(run, folds, folder)
+
+
+def refuse_other_settings(folds: Iterable[RunFolder], given: list[str]) -> None:
+    """Raise UserError if the folds that are there, and those that these options begin, are not of one recipe."""
+    from training.recipe import Recipe, make_parser, make_settings
+
+    begun = [fold for fold in folds if fold.exists()]
+    configs = {str(fold): fold.read_config() for fold in begun}
+    recipes = {name: str(Recipe.of(config["settings"])) for name, config in configs.items()}
+    recipes |= {name: f"{recipes[name]}, from weights" for name, config in configs.items() if "weights" in config}
+    asked = make_parser().parse_args(given)
+    if begun and len(begun) < len(list(folds)) and not asked.weights:
+        recipes["a fold of these options"] = str(Recipe.of(make_settings(asked)))
+    if len(set(recipes.values())) > 1:
+        shown = "; ".join(f"{name}: {recipe}" for name, recipe in recipes.items())
+        raise UserError(
+            f"the folds are not of one recipe ({shown}). Give the options of the first, or name another --run."
+        )
 
 
 def pool(run: RunFolder, folds: dict[int, RunFolder], folder: Path) -> None:
@@ -88,6 +109,7 @@ def pool(run: RunFolder, folds: dict[int, RunFolder], folder: Path) -> None:
         "selected_by": results[1]["selected_by"],
         "synthetic": any(r["synthetic"] for r in results.values()),
         "loss": sum(r["loss"] * r["slices"] for r in results.values()) / len(tables["slices"]),
+        "spacing": {patient: mm for r in results.values() for patient, mm in (r.get("spacing") or {}).items()} or None,
         "folds": [
             {"fold": number} | {name: value for name, value in r.items() if not isinstance(value, (dict, list))}
             for number, r in results.items()

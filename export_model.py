@@ -104,7 +104,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def metrics_of(folder: Path, checkpoint: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the model of expected Dice of a cross-validation. Raises: UserError if its recipe is another."""
+    """Return the model of expected Dice of a cross-validation. Raises: UserError if its recipe or choices differ."""
     from storage.run_folder import RunFolder
     from training.recipe import Recipe
 
@@ -112,7 +112,14 @@ def metrics_of(folder: Path, checkpoint: dict[str, Any]) -> dict[str, Any] | Non
     for run in [pooled] if pooled.exists() else pooled.tested_runs():  # studies.reproduce copies no folds
         if Recipe.of(run.read_config()["settings"]) != recipe:
             raise UserError(f"{run}: was trained by another recipe ({run.read_config()['recipe']}), not {recipe}.")
-    return pooled.read_metrics().get("quality", {}).get("model")
+    metrics, used = pooled.read_metrics(), checkpoint["input"]
+    rules = {"selected_by": "last", "threshold": used["threshold"], "min_component": used["min_component"]}
+    for fold in metrics.get("folds", ()):
+        if other := [name for name, value in rules.items() if fold[name] != value]:
+            raise UserError(
+                f"{folder}: its folds have another {other[0]} than the weights. Cross-validate with --no-validation."
+            )
+    return metrics.get("quality", {}).get("model")
 
 
 def halve(model: nn.Module) -> nn.Module:

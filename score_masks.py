@@ -119,8 +119,6 @@ def read_folder(folder: Path) -> Masks:
         stacks = {}
         for run in RunFolder(folder).tested_runs():
             rows, masks = run.read_test_table("slices"), run.read_predictions()
-            if rows["predicted_pixels"].tolist() != masks.sum((1, 2)).tolist():
-                raise UserError(f"{run}: test_results.csv was sorted or changed since the test. Test it again.")
             rows = rows.sort_values("slice")
             stacks |= {p: MaskStack(masks[own.index], own["slice"].tolist()) for p, own in rows.groupby("patient")}
         return stacks

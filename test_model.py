@@ -75,7 +75,7 @@ def main(argv: list[str] | None = None) -> None:
         origin_warning(config, split),
         selection_warning(epochs, best),
         UNFINISHED.format(trained, planned) if trained < planned else "",
-        describe_changes(test),
+        *map(describe_changes, slices.values()),
         ON_VALIDATION if split == "validation" else "",
     ]
     spacing = read_spacings(folder, test.patients)

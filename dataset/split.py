@@ -102,8 +102,10 @@ def read_assignment(path: Path, patients: Iterable[str], folder: Path) -> tuple[
     for patient in present:
         if patient not in named:
             problems.append(f"{folder / patient}: is not named in {path}. Add it there, or remove the folder.")
-    persons, unknown, warnings = rows.get("person", rows["patient"].map(person_of)), [], []
-    for person, own in rows[rows["patient"].isin(present) & (persons != "")].groupby(persons):
+    persons, unknown, warnings = rows["patient"].map(person_of), [], []
+    if "person" in rows:
+        persons = rows["person"].where(rows["person"] != "", persons)
+    for person, own in rows[rows["patient"].isin(present)].groupby(persons):
         if own["split"].nunique() > 1:
             several = ", ".join(own["patient"] + " in " + own["split"])
             remedy = "Assign a person to one split; if these are different people, say so in a column person."

@@ -14,11 +14,12 @@ import numpy as np
 import pandas as pd
 from scipy import ndimage, special
 from sklearn.linear_model import RidgeCV
-from sklearn.model_selection import KFold, LeaveOneOut, cross_val_predict
+from sklearn.model_selection import KFold, LeaveOneGroupOut, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from constants import BAD_DICE
+from dataset.split import person_of
 from evaluation.genomics import auc
 from evaluation.intervals import SEED
 from evaluation.lesions import CONNECTED
@@ -27,7 +28,7 @@ FEATURES = ("log_volume", "log_components", "largest_share", "neighbour_dice", "
 THRESHOLDS = 0.3, 0.7  # of the two masks whose Dice says how steep the probabilities are
 SUREST = {"threshold_dice": "high", "entropy": "low"}  # the end of its range at which the network is surest
 LEVEL = 0.9  # of the interval
-FEWEST = 30  # patients
+FEWEST = 30  # persons
 FOLDS = 10  # of the nested cross-validation
 PENALTIES = np.logspace(-2, 3, 16)
 WORST = 10, 20  # patients with the lowest expected Dice
@@ -65,12 +66,13 @@ def dice(one: np.ndarray, other: np.ndarray) -> float:
 def fit(rows: pd.DataFrame) -> dict[str, Any]:
     """Return the regression of the Dice of patients, at least two, on their FEATURES as plain values, for JSON.
 
-    rows: dice and FEATURES of each, all defined. Returned: for each feature its coefficient, and the lowest and highest
-    value; the intercept; the half width of the interval; the number of patients.
+    rows: patient, dice and FEATURES of each, all defined. Returned: for each feature its coefficient, and the lowest
+    and highest value; the intercept; the half width of the interval; the number of patients.
     """
     x, y = rows[list(FEATURES)].to_numpy(float), rows["dice"].to_numpy(float)
     pipeline = make_pipeline(StandardScaler(), RidgeCV(PENALTIES))
-    errors = np.sort(np.abs(cross_val_predict(pipeline, x, y, cv=LeaveOneOut()) - y))
+    persons = rows["patient"].map(person_of)
+    errors = np.sort(np.abs(cross_val_predict(pipeline, x, y, cv=LeaveOneGroupOut(), groups=persons) - y))
     rank = math.ceil(LEVEL * (len(y) + 1))  # of the error that so many new patients stay within
     scaler, ridge = (step for _, step in pipeline.fit(x, y).steps)
     coefficients = ridge.coef_ / scaler.scale_
@@ -121,11 +123,11 @@ def study(rows: Sequence[dict[str, Any]], patients: pd.DataFrame) -> dict[str, A
 
     rows: patient, dice and FEATURES of each. patients: of test_patients.csv. Returned: `patients` (the rows, with
     expected_dice, low and high as predicted by the others), `model`, with `empty` for an empty mask, and `nested`; the
-    last two are None with fewer than FEWEST masks.
+    last two are None with masks of fewer than FEWEST persons.
     """
     table = to_table(rows)
     defined = table.dropna()
-    if len(defined) < FEWEST:
+    if defined["patient"].map(person_of).nunique() < FEWEST:
         return {"patients": table.to_dict("records"), "model": None, "nested": None}
     shown = predict_held_out(table, table)
     model = fit(defined) | {"empty": empty_is_right(patients)}
@@ -145,8 +147,10 @@ def predict_held_out(rows: pd.DataFrame, shown: pd.DataFrame, groups: dict[str, 
     """
     defined = rows.dropna(subset=list(FEATURES))
     if groups is None:
-        folds = KFold(FOLDS, shuffle=True, random_state=SEED).split(defined)
-        groups = {patient: k for k, (_, fold) in enumerate(folds) for patient in defined["patient"].iloc[fold]}
+        persons = defined["patient"].map(person_of)
+        folds = KFold(FOLDS, shuffle=True, random_state=SEED).split(different := persons.unique())
+        of_person = {person: k for k, (_, fold) in enumerate(folds) for person in different[fold]}
+        groups = dict(zip(defined["patient"], persons.map(of_person), strict=True))
     of_row = defined["patient"].map(groups)
     models = {group: fit(defined[of_row != group]) for group in of_row.unique()}
     predicted = []

@@ -27,6 +27,7 @@ from scans.masks import is_named, read_reference, read_scan_masks
 from scans.read import read_patient
 from scans.scan import Scan, file_ending
 from scans.write import Result, Row, record_path
+from storage.origin import is_recorded
 from training.hardware import device_of
 from utils import SYSTEM_ERROR, atomic_write, cores, list_few, to_json
 
@@ -98,7 +99,8 @@ class Prediction:
         if small is not None:
             total |= expect(self.checkpoint["quality"], small, masks, scan, doubtful=bool(warnings))
         images = fingerprint(to_network(scan))
-        total["seen_in_training"] = seen_in_training(scan.name, images, self.checkpoint["training_patients"])
+        known, recorded = self.checkpoint["training_patients"], is_recorded(self.checkpoint["config"])
+        total["seen_in_training"] = seen_in_training(scan.name, images, known, recorded)
         total["warnings"] = " ".join(text[0].upper() + text[1:] if n else text for n, text in enumerate(warnings))
         total["check"] = needs_check(total)
         result = Result(scan, head, masks, references, probabilities, rows, total)

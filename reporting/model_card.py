@@ -15,7 +15,7 @@ from dataset.split import SPLITS
 from evaluation.intervals import FEWEST
 from evaluation.selection import describe_small
 from evaluation.summary import metric_rows
-from storage.origin import origin_warning, sources
+from storage.origin import is_drawn, origin_warning, sources
 from storage.run_folder import RunFolder
 
 SHOWN = (
@@ -53,8 +53,19 @@ def describe_input(checkpoint: dict[str, Any]) -> dict[str, Any]:
         "synthetic": checkpoint["config"]["synthetic"],
         "published": published,
         "use": RESEARCH_USE,
+        **without_patients(checkpoint["config"]),
         **{name: value for name, value in about.items() if value},
     }
+
+
+def without_patients(config: dict[str, Any]) -> dict[str, Any]:
+    """Return what a config says of the weights that a network came from, but for the patients whom they have seen."""
+
+    def strip(source: dict[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in source.items() if name != "seen"}
+
+    weights = {"weights": strip(config["weights"])} if "weights" in config else {}
+    return weights | ({"teachers": [*map(strip, config["teachers"])]} if "teachers" in config else {})
 
 
 def describe_graph(metadata: dict[str, Any]) -> dict[str, Any]:
@@ -88,6 +99,7 @@ def model_card(run: RunFolder, checkpoint: dict[str, Any], digest: str, others: 
     )  # fmt: skip
     return template.render(
         **(about := describe_input(checkpoint)),
+        drawn=is_drawn(config),
         graph=describe_graph(about),
         config=config,
         sources=sources(config),

@@ -65,18 +65,19 @@ def needs_check(total: dict[str, Any]) -> str:
     return "yes" if doubted else "no"
 
 
-def seen_in_training(name: str, images: str, known: dict[str, str] | None) -> str:
-    """Return yes or no, by the name of a scan and by the fingerprint of its images; empty if nothing is known.
+def seen_in_training(name: str, images: str, known: dict[str, str] | None, recorded: bool = True) -> str:
+    """Return yes or no, by the name of a scan and by the fingerprint of its images; empty if that is not known.
 
     Patients of the data set are also known without the date in their names.
     images: fingerprint of the slices on the network's grid.
     known: {name, or its digest: fingerprint of the images, or ""} of those that the weights learned from.
+    recorded: whether that is all of them.
     """
     if not known:
         return ""
     names = {name, *(own for own in published_patients() if normalise_id(own) == normalise_id(name))}
     by_name = (names | {*map(name_digest, names)}) & known.keys()
-    return "yes" if by_name or images in known.values() else "no"
+    return "yes" if by_name or images in known.values() else "no" if recorded else ""
 
 
 # --- Files -------------------------------------------------------------------------------------------------------

@@ -43,6 +43,8 @@ class TrainedWeights:
         if Preprocessing.of(settings) != needed:
             values = ", ".join(f"{name} {value}" for name, value in needed._asdict().items())
             raise UserError(f"{self.path}: a teacher needs the same input as the network that learns: {values}.")
+        if settings["progressive_resolution"]:
+            raise UserError(f"{self.path}: a teacher needs slices at full resolution. Add --no-progressive-resolution.")
 
 
 def describe_origin(
@@ -72,7 +74,7 @@ def describe_origin(
             "file": weights.path.name,
             "sha256": weights.sha256,
             "licence": licence(config),
-            "recorded": bool(known) and all(source["recorded"] for _, source in sources(config)),
+            "recorded": bool(known) and is_recorded(config),
             "seen": {split: seen(split) for split in patients},
         }
 
@@ -88,10 +90,20 @@ def sources(config: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     return begun + [("learned from", teacher) for teacher in config.get("teachers", [])]
 
 
+def is_recorded(config: dict[str, Any]) -> bool:
+    """Return whether all of the weights that a network came from say whom they were trained on."""
+    return all(source["recorded"] for _, source in sources(config))
+
+
+def is_drawn(config: dict[str, Any]) -> bool:
+    """Return whether a network has seen synthetic patients alone."""
+    return config["synthetic"] and not sources(config)
+
+
 def licence(config: dict[str, Any]) -> str:
     """Return the licence of a network by its config."""
-    if config["synthetic"] or config["published"]:
-        return "MIT" if config["synthetic"] else LICENCE
+    if is_drawn(config) or config["published"]:
+        return "MIT" if is_drawn(config) else LICENCE
     others = "; ".join(dict.fromkeys(source["licence"] for _, source in sources(config)))
     before = f", and by that of the weights it came from: {others}" if others else ""
     return f"decided by the images it was learned from{before}"
@@ -104,7 +116,7 @@ def origin_warning(config: dict[str, Any], split: str) -> str:
     if seen := sorted({patient for source in weights for patient in source["seen"].get(split, [])}):
         whose = f"the weights that this one came from ({files}): {list_few(seen)}"
         text = f"{len(seen)} of the {config['patients'][split]} {split} patients were in the training of {whose}"
-    elif not all(source["recorded"] for source in weights):
+    elif not is_recorded(config):
         text = f"the weights that this one came from ({files}) do not all say whom they were trained on"
     else:
         return ""

@@ -147,9 +147,17 @@ class RunFolder:
         return self._read_json("metrics.json", "test_model.py")
 
     def read_predictions(self) -> np.ndarray:
-        """Return the masks of test_predictions.npz, uint8 [N, H, W], 0 or 1."""
+        """Return the masks of test_predictions.npz, uint8 [N, H, W], 0 or 1, in the order of test_results.csv."""
         with np.load(self.find("test_predictions.npz", "test_model.py")) as archive:
-            return archive["predicted"]
+            return self._refuse_other_masks(archive["predicted"])
+
+    def _refuse_other_masks(self, masks: np.ndarray) -> np.ndarray:
+        """Return masks if they are those of test_results.csv, row by row."""
+        if self.read_test_table("slices")["predicted_pixels"].tolist() != masks.sum((1, 2)).tolist():
+            raise UserError(
+                f"{self}: test_results.csv was sorted or changed since the test, or is older. Test it again."
+            )
+        return masks
 
     def tested_runs(self) -> list["RunFolder"]:
         """Return the folds of a cross-validation, or the run itself."""
@@ -169,7 +177,7 @@ class RunFolder:
         for run, table, predicted in zip(runs, tables, masks, strict=True):
             if len(table) != len(predicted):
                 raise UserError(f"{run}: {len(table)} slices, but {len(predicted)} predicted masks. Test it again.")
-        return pd.concat(tables, ignore_index=True), np.concatenate(masks)
+        return pd.concat(tables, ignore_index=True), self._refuse_other_masks(np.concatenate(masks))
 
 
 def commit() -> str:

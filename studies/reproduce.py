@@ -56,7 +56,8 @@ TUNED = ("--recipe", "tuned")
 NOT_ROBUST = (*TUNED, "--normalisation", "head", "--no-robust")
 CHOSEN = ("--select-by", "patient_dice", "--tune")  # on the validation patients
 # Ablation: narrow, and so few epochs that many variants can be tried; the last epoch is tested, nothing is chosen
-BASE = (*NOT_ROBUST, "--patient-balanced", "0", "--width", "16", "--epochs", "6")
+BASE = (*NOT_ROBUST, "--patient-balanced", "0", "--width", "16", "--epochs", "6", "--threshold", "0.5",
+        "--min-component", "0")  # fmt: skip
 VARIANTS = {  # what each changes in BASE, at about equal cost
     "base": (),
     "plain_intensities": ("--normalisation", "plain"),

@@ -9,6 +9,7 @@ from conftest import QUICK, bright_checkpoint, done, make_patients, refused, run
 import cross_validate
 from dataset.split import SPLITS, assign_fold
 from storage.run_folder import RunFolder
+from training.recipe import make_parser, make_settings
 from utils import UserError, run_python
 
 
@@ -86,6 +87,17 @@ def test_nothing_is_chosen_without_validation_patients(choice, call, calls, fold
     assert code == 2 and "need the validation patients" in err and calls == []
 
 
+def test_folds_of_other_recipes_are_refused_before_any_is_trained(call, calls, folder, tmp_path):
+    first = RunFolder(tmp_path / "cv" / "fold_1")
+    first.write("config.json", {"settings": make_settings(make_parser().parse_args(["--recipe", "tuned"]))})
+    arguments = ("cross_validate", "--run", tmp_path / "cv", "--data", folder, "--folds", 2)
+    refused(call(*arguments), "not of one recipe", "fold_1: tuned; a fold of these options: reference")
+    assert calls == []
+    second = RunFolder(tmp_path / "cv" / "fold_2")
+    second.write("config.json", {"settings": make_settings(make_parser().parse_args([]))})
+    refused(call(*arguments, "--recipe", "tuned"), "fold_1: tuned; ", "fold_2: reference)")
+
+
 def test_a_script_that_fails_ends_it_with_its_exit_code(capfd, monkeypatch, tmp_path):
     monkeypatch.setattr("utils.PROJECT", tmp_path)
     (tmp_path / "child.py").write_text("import sys\nsys.exit(int(sys.argv[1]))\n")
@@ -127,6 +139,10 @@ def test_final_weights_have_the_metrics_of_their_cross_validation(call, monkeypa
     export = ("--run", final, "--formats", "safetensors", "--metrics-of", cv)
     out = done(call("export_model", *export))
     assert "epoch 2 of" in out and "threshold 0.3, components below 7 px" in out
+    metrics = cv.read_metrics()
+    metrics["folds"][1]["threshold"] = 0.4
+    cv.write("metrics.json", metrics)
+    refused(call("export_model", *export, "--overwrite"), "its folds have another threshold than the weights")
     card = (final.path / "export" / "MODEL_CARD.md").read_text()
     assert "## Cross-validation" in card and "cross-validation, 2 folds, 4 patients, 8 slices" in card
     assert call("train_model", *options, *recipe, "--lr", 0.5, "--overwrite")[0] == 0

@@ -235,6 +235,9 @@ def test_persons_of_a_saved_assignment(folder, tmp_path):
         read_assignment(path, patients, folder)
     path.write_text("\n".join(["patient,split,person", *(f"{row},{n}" for n, row in enumerate(rows))]))
     assert read_assignment(path, patients, folder)[0]["A_20200101"] == "test"
+    path.write_text("\n".join(["patient,split,person", *(f"{row}," for row in rows)]))  # nothing said: by their ids
+    with pytest.raises(UserError, match="scans of A are in several splits"):
+        read_assignment(path, patients, folder)
     rows = ["A_20190101,test,A", "A_20200101,test,A", "B,train,D", "C,train,D", "E,validation,E"]
     path.write_text("\n".join(["patient,split,person", *rows]))
     (warning,) = read_assignment(path, ["A_20190101", "A_20200101", "B", "C", "E"], folder)[1]

@@ -18,7 +18,7 @@ from dataset.published import published_patients
 from dataset.slices import name_digest
 from inference.segment import segment
 from reporting.model_card import model_card
-from storage import checkpoints
+from storage import checkpoints, origin
 from storage.run_folder import RunFolder
 from training.recipe import RECIPES
 from unet import UNet, weights_digest
@@ -164,7 +164,10 @@ def test_a_network_of_lower_resolution_is_no_graph():
 
 def test_weights_know_their_choice_and_their_patients_and_are_exported_again_as_they_are(export, tmp_path, monkeypatch):
     public, own = next(iter(published_patients())), name_digest("own")
-    run = make_run(tmp_path / "run", training_patients={name_digest(public): "sha256:0", own: "sha256:1"})
+    source = {"file": "x", "sha256": "0", "licence": "MIT", "recorded": False}
+    came_from = {"weights": source | {"seen": {"test": ["somebody"]}}, "teachers": [source | {"seen": {}}]}
+    known = {name_digest(public): "sha256:0", own: "sha256:1"}
+    run = make_run(tmp_path / "run", training_patients=known, **came_from)
     write_metrics(run, epoch=2, threshold=0.35, min_component=20, quality={"model": {"intercept": 0.5}})
     out = done(export("--run", run, *SAFETENSORS, "--half", "--out", tmp_path, "--name", "given"))
     assert f"epoch 2 of {run} (as tested)" in out
@@ -178,6 +181,8 @@ def test_weights_know_their_choice_and_their_patients_and_are_exported_again_as_
     assert (about["epoch"], about["input"]["threshold"], about["input"]["min_component"]) == (2, 0.35, 20)
     assert about["quality"] == {"intercept": 0.5}
     assert about["training_patients"] == {public: "sha256:0", own: "sha256:1"}
+    assert about["config"]["weights"] == source and about["config"]["teachers"] == [source]
+    assert not origin.is_recorded(about["config"])
     assert (tmp_path / "export" / "MODEL_CARD.md").read_text() == card
 
 
@@ -185,7 +190,7 @@ def test_weights_know_their_choice_and_their_patients_and_are_exported_again_as_
     (False, {}, ("not a medical device", "8 patients with 178 slices for train", "Not tested yet")),
     (True, {}, ("2 patients, 113 slices that were in neither training nor validation", "Few.",
                    "| 0.750 | 0.600 to 0.900; 0 of 2 patients without tumour |", "| 0.620 | 0.600, 0.639 |")),
-    (False, {"synthetic": True}, (constants.SYNTHETIC_NOTICE,)),
+    (False, {"synthetic": True}, (constants.SYNTHETIC_NOTICE, "license: mit", "never seen a real image")),
     (False, {"published": False}, ("some or all of whom are the user's own", "in pixels of this size")),
 ])  # fmt: skip
 def test_the_card(tmp_path, tested, config, texts):
@@ -195,6 +200,14 @@ def test_the_card(tmp_path, tested, config, texts):
     card = model_card(run, checkpoints.load_network(run.checkpoint(1))[1], "0" * 64)
     assert [text for text in texts if text not in card] == []
     assert ("SYNTHETIC" in card) == ("CC BY-NC-SA" not in card) == ("synthetic" in config)
+
+
+def test_the_card_of_a_network_that_went_on_with_synthetic_patients(tmp_path):
+    begun = {"file": "x", "sha256": "0", "licence": origin.LICENCE, "recorded": True, "seen": {}}
+    run = make_run(tmp_path / "run", synthetic=True, published=False, weights=begun)
+    card = model_card(run, checkpoints.load_network(run.checkpoint(1))[1], "0" * 64)
+    assert "license: other" in card and "never seen a real image" not in card
+    assert origin.licence(run.read_config()).endswith(f"and by that of the weights it came from: {origin.LICENCE}")
 
 
 def test_hub_leaves_the_modules_of_the_caller_alone(tmp_path):

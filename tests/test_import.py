@@ -336,6 +336,7 @@ def test_a_network_learns_from_teachers_and_says_whom_they_know(folder, weights,
     split = ["--split", write_split(tmp_path, *["train"] * 3, "validation", "test")]
     other_input = "a teacher needs the same input as the network that learns: normalisation plain"
     refused(train("other", "--neighbours", 1, *split, *teachers), other_input)
+    refused(train("other", "--progressive-resolution", *split, *teachers), "a teacher needs slices at full resolution")
     done(train("alone", "--epochs", 1, *split))
     out = done(train("student", "--epochs", 1, *split, *teachers))
     assert f"1 of the 1 test patients were in the training of {BEGUN_WITH}: SYNTH_T_4" in out

@@ -6,7 +6,7 @@ import dataclasses
 import pytest
 
 from training.recipe import RECIPES, Recipe, make_parser, make_settings
-from utils import k_of_n
+from utils import UserError, k_of_n
 
 REFERENCE, TUNED = RECIPES["reference"], RECIPES["tuned"]
 
@@ -31,10 +31,18 @@ def test_an_option_overrides_one_value_of_the_preset():
 def test_settings_of_weights_go_between_recipe_and_options():
     args = make_parser().parse_args(["--weights", __file__, "--crop", "--epochs", "3"])
     needed = {"width": 16, "crop": False, "normalisation": "plain"}
-    expected = dataclasses.replace(RECIPES["finetune"], width=16, normalisation="plain", epochs=3)
+    expected = dataclasses.replace(RECIPES["finetune"], width=16, normalisation="plain", epochs=3, robust=False)
     assert Recipe.of(make_settings(args, needed)) == expected and expected.crop and expected.lr == 5e-4
     args.recipe = "tuned"
-    assert Recipe.of(make_settings(args, needed)).lr == TUNED.lr
+    assert Recipe.of(make_settings(args, needed | {"normalisation": "head"})).lr == TUNED.lr
+
+
+@pytest.mark.parametrize("options", ["--robust", "--augment --robust", "--recipe tuned --normalisation plain",
+                                     "--recipe tuned --no-augment"])  # fmt: skip
+def test_robust_without_what_it_needs(options):
+    """Air is 0 in its images, as it is not with plain intensities; and it is a part of the augmentation."""
+    with pytest.raises(UserError, match="--robust needs --augment, and --normalisation median or head"):
+        make_settings(make_parser().parse_args(options.split()))
 
 
 def test_every_value_of_a_recipe_has_an_option_that_takes_it():

@@ -114,9 +114,9 @@ def test_a_run_that_stops_in_its_second_epoch_goes_on(call, folder, trained, tmp
     run = RunFolder(tmp_path / "run")
     with monkeypatch.context() as patch:
         patch.setattr(torch.optim.Adam, "step", stopping)
-        code, _, err = call("train_model", "--data", folder, "--run", run, "--epochs", 2, *QUICK)
+        code, _, err = call("train_model", "--data", folder, "--run", run, "--epochs", 2, "--keep", 1, *QUICK)
     if stop == "Ctrl-C":
-        assert code == 130 and f"Go on with: python train_model.py --run {run} --resume" in err
+        assert code == 130 and f"Go on with: python train_model.py --run {run} --resume --keep 1" in err
     else:
         assert code == 2 and "the validation loss is not finite after epoch 2, which is not saved" in err
     assert list(run.checkpoints()) == [1]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import constants
-from utils import existing, fraction, k_of_n, positive, whole_number
+from utils import UserError, existing, fraction, k_of_n, positive, whole_number
 
 LOSSES = ("bce", "bce+dice", "bce+slice-dice", "bce+tversky")
 FINETUNE = {"epochs": 8, "lr": 5e-4, "progressive_resolution": False}  # network and input are those of the weights
@@ -166,6 +166,11 @@ def chosen_settings(args: argparse.Namespace, needed: Mapping[str, Any] | None =
 
 
 def make_settings(args: argparse.Namespace, needed: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Return all settings of a new run."""
+    """Return all settings of a new run. Raises: UserError for --robust where it has no effect, or a wrong one."""
     usual = dataclasses.asdict(RECIPES["finetune"]) if args.weights and not args.recipe else {}
-    return SETTINGS | chosen_settings(args, usual | dict(needed or {}))
+    settings = SETTINGS | chosen_settings(args, usual | dict(needed or {}))
+    if settings["robust"] and (settings["normalisation"] == "plain" or not settings["augment"]):
+        if "robust" in vars(args) or args.recipe:
+            raise UserError("--robust needs --augment, and --normalisation median or head. Add --no-robust.")
+        settings["robust"] = False  # of `finetune`, with weights for plain intensities
+    return settings

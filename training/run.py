@@ -193,7 +193,8 @@ def train(
             say(describe_epoch(record, recipe.epochs, best))
             best = max(best, record["validation_iou"])
     except KeyboardInterrupt:
-        named = ["--teachers", *(str(teacher.path) for teacher in teachers)] if teachers else []
+        named = ["--keep", str(keep)] if keep else []
+        named += ["--teachers", *(str(teacher.path) for teacher in teachers)] if teachers else []
         named += ["--weights", str(weights.path)] if weights and not len(writer.epochs) else []
         again = shlex.join(["python", "train_model.py", "--run", str(run), "--resume", *named])
         raise KeyboardInterrupt(f"Finished epochs are saved. Go on with: {again}") from None
