@@ -13,13 +13,12 @@ from utils import UserError, counted, describe_problems, list_few, read_csv
 
 SPLITS = ("train", "validation", "test")
 Assignment = dict[str, str]  # {patient: one of SPLITS}
-SCAN = (
-    re.compile(  # the end of an id that tells scans of one person apart: a date, a session, a time point of public sets
-        r"[_-](19|20)\d\d[_-]?(0[1-9]|1[0-2])[_-]?(0[1-9]|[12]\d|3[01])$|[_-]ses(sion)?[_-]?\w[\w-]*$|"
-        r"[_-](visit|time(point)?|tp|week|fu)[_-]?\d[\w-]*$|[_-](t\d|(pre|post)(op)?|baseline|follow-?up[_-]?\d*)$|"
-        r"(?<=^BraTS-[A-Z]{3}-\d{5})-\d{3}$|(?<=^RHUH-\d{4})_\d$|(?<=GBM-\d{5})_\d\d$",
-        re.IGNORECASE,
-    )
+# The end of an id that tells scans of one person apart: a date, a session, a time point as in public sets
+SCAN = re.compile(
+    r"[_-](19|20)\d\d[_-]?(0[1-9]|1[0-2])[_-]?(0[1-9]|[12]\d|3[01])$|[_-]ses(sion)?[_-]?\w[\w-]*$|"
+    r"[_-](visit|time(point)?|tp|week|fu)[_-]?\d[\w-]*$|[_-](t\d|(pre|post)(op)?|baseline|follow-?up[_-]?\d*)$|"
+    r"(?<=^BraTS-[A-Z]{3}-\d{5})-\d{3}$|(?<=^RHUH-\d{4})_\d$|(?<=GBM-\d{5})_\d\d$",
+    re.IGNORECASE,
 )
 
 
