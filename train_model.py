@@ -16,7 +16,7 @@ def main(argv: list[str] | None = None) -> None:
     args = make_parser(__doc__).parse_args(argv)
     from dataset.folder import find_folder
     from dataset.slices import load_slices
-    from storage.origin import TrainedWeights
+    from storage.origin import StartingWeights
     from storage.run_folder import RunFolder
     from training import hardware as hw
     from training.run import describe_run, print_run, resume_settings, split_patients, train
@@ -26,16 +26,13 @@ def main(argv: list[str] | None = None) -> None:
     if not before:
         run.refuse_used(args.overwrite)
     folder = find_folder(args.data, before.get("data"))
-    weights = TrainedWeights(args.weights) if args.weights else None
-    teachers = [TrainedWeights(path) for path in args.teachers]
+    weights = StartingWeights(args.weights) if args.weights else None
     if before:
-        tables, settings = resume_settings(args, run, before, folder, weights, teachers)
+        tables, settings = resume_settings(args, run, before, folder, weights)
     else:
         tables, settings = split_patients(args, folder), make_settings(args, weights.settings if weights else {})
         if weights:
             weights.refuse_other_network(settings)
-    for teacher in teachers:
-        teacher.refuse_other_input(settings)
 
     hardware = hw.choose_hardware(args.device, settings["precision"])
     settings["precision"] = "bf16" if hardware.bf16 else "fp32"
@@ -46,9 +43,9 @@ def main(argv: list[str] | None = None) -> None:
     if not slices["train"].masks.any():
         raise UserError(f"{folder}: all masks of the training patients are empty: nothing can be learned from them.")
     command = shlex.join(["python", "train_model.py", *map(str, sys.argv[1:] if argv is None else argv)])
-    config = describe_run(settings, folder, slices, hardware, command, before, weights, teachers)
+    config = describe_run(settings, folder, slices, hardware, command, before, weights)
     print_run(config, slices)
-    train(run, config, slices, hardware, args.keep, bool(before), weights, teachers)
+    train(run, config, slices, hardware, args.keep, bool(before), weights)
     hw.leave_processes()
 
 

@@ -15,7 +15,7 @@ from dataset.split import SPLITS
 from evaluation.intervals import FEWEST
 from evaluation.selection import describe_small
 from evaluation.summary import metric_rows
-from storage.origin import is_drawn, origin_warning, sources
+from storage.origin import is_drawn, origin_warning
 from storage.run_folder import RunFolder
 
 SHOWN = (
@@ -37,7 +37,8 @@ def describe_input(checkpoint: dict[str, Any]) -> dict[str, Any]:
     published = checkpoint["config"]["published"]
     names = {name_digest(name): name for name in published_patients()}  # which are public, unlike those of others
     known = {names.get(name, name): images for name, images in (checkpoint["training_patients"] or {}).items()}
-    about = {"quality": checkpoint["quality"], "training_patients": known}
+    begun = {name: text for name, text in checkpoint["config"].get("weights", {}).items() if name != "seen"}  # patients
+    about = {"quality": checkpoint["quality"], "training_patients": known, "weights": begun}
     share = f"; computed at {values['resolution']:.0%} of the resolution" if values["resolution"] < 1 else ""
     near = f", FLAIR of {values['neighbours']} slice(s) before and after" if values["neighbours"] else ""
     small = f"; {describe_small(values['min_component'])}" if values["min_component"] else ""
@@ -53,19 +54,8 @@ def describe_input(checkpoint: dict[str, Any]) -> dict[str, Any]:
         "synthetic": checkpoint["config"]["synthetic"],
         "published": published,
         "use": RESEARCH_USE,
-        **without_patients(checkpoint["config"]),
         **{name: value for name, value in about.items() if value},
     }
-
-
-def without_patients(config: dict[str, Any]) -> dict[str, Any]:
-    """Return what a config says of the weights that a network came from, but for the patients whom they have seen."""
-
-    def strip(source: dict[str, Any]) -> dict[str, Any]:
-        return {name: value for name, value in source.items() if name != "seen"}
-
-    weights = {"weights": strip(config["weights"])} if "weights" in config else {}
-    return weights | ({"teachers": [*map(strip, config["teachers"])]} if "teachers" in config else {})
 
 
 def describe_graph(metadata: dict[str, Any]) -> dict[str, Any]:
@@ -102,7 +92,6 @@ def model_card(run: RunFolder, checkpoint: dict[str, Any], digest: str, others: 
         drawn=is_drawn(config),
         graph=describe_graph(about),
         config=config,
-        sources=sources(config),
         seen=[text for split in SPLITS[1:] if config["patients"][split] and (text := origin_warning(config, split))],
         parameters=sum(t.numel() for k, t in checkpoint["weights"].items() if "running_" not in k and t.ndim),
         digest=digest,

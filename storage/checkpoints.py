@@ -24,7 +24,6 @@ from utils import UserError, atomic_write
 FORMAT = "lgg-unet-4"
 NETWORK = ("width", "bilinear", "pixel_unshuffle")  # settings that describe the network, beside its channels
 INPUT = ("size", *Preprocessing._fields, "tta_flip", "threshold", "min_component")  # how slices become masks
-ORIGIN = ("weights", "teachers")  # of a config: the weights that a network came from, see storage/origin.py
 PATIENT_METADATA = (  # of weights
     "quality",  # model of quality.fit
     "training_patients",  # {name, or its digest: fingerprint of the images, or ""} of those they learned from
@@ -117,7 +116,7 @@ def load_network(path: Path) -> tuple[UNet, dict[str, Any]]:
     """Load the network of models/epoch_N.pt, or of a safetensors file written by export_model.py.
 
     Returns: the network with its weights, on the CPU, in evaluation mode; and the rest of the file: epoch, network,
-        input (INPUT), config (synthetic, published, ORIGIN), and PATIENT_METADATA, None where the file lacks them.
+        input (INPUT), config (synthetic, published, weights), and PATIENT_METADATA, None where the file lacks them.
     """
     if path.suffix == ".safetensors":
         return _load_safetensors(path)
@@ -136,7 +135,7 @@ def _load_safetensors(path: Path) -> tuple[UNet, dict[str, Any]]:
         content = {name: json.loads(metadata[name]) for name in ("epoch", "network")}
         content["input"] = {name: json.loads(metadata[name]) for name in INPUT}
         content["config"] = {name: json.loads(metadata[name]) for name in ("synthetic", "published")}
-        content["config"] |= {name: json.loads(metadata[name]) for name in ORIGIN if name in metadata}
+        content["config"] |= {"weights": json.loads(metadata["weights"])} if "weights" in metadata else {}
     except Exception as error:  # safetensors has its own kinds
         raise UserError(f"{path}: is damaged or no weights of this project ({str(error)[:200]}). Restore it.") from None
     content |= {name: json.loads(metadata.get(name, "null")) for name in PATIENT_METADATA}

@@ -68,22 +68,6 @@ def test_an_epoch_equals_naive_steps_with_an_uneven_last_batch(folder, slices):
         torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
 
 
-def test_teachers_move_the_target_and_nothing_else(slices):
-    """The loss of one step against the target written out; the teachers stay as they were, in evaluation mode."""
-    teachers = [UNet(width=2).eval(), UNet(width=4).eval()]
-    before = [{name: tensor.clone() for name, tensor in teacher.state_dict().items()} for teacher in teachers]
-    images, masks = slices.batch(torch.arange(4), CPU.device)
-    taught = (teachers[0](images).sigmoid() + teachers[1](images).sigmoid()) / 2
-    logits = small_net().train()(images)
-    expected = torch.nn.functional.binary_cross_entropy_with_logits(logits, 0.3 * masks + 0.7 * taught)
-    model = small_net()
-    still = torch.optim.SGD(model.parameters(), lr=0)
-    figures = train_one_epoch(model, slices, torch.arange(4), still, 4, bce, CPU, teachers=teachers)
-    assert figures["loss"] == pytest.approx(expected.item(), abs=1e-6)
-    for teacher, weights in zip(teachers, before, strict=True):
-        assert all(torch.equal(weights[name], tensor) for name, tensor in teacher.state_dict().items())
-
-
 def test_evaluation_does_not_depend_on_the_batch_size_and_changes_nothing(slices):
     model, kept = small_net(), np.empty(slices.masks.shape, np.float32)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}

@@ -165,7 +165,7 @@ def test_a_network_of_lower_resolution_is_no_graph():
 def test_weights_know_their_choice_and_their_patients_and_are_exported_again_as_they_are(export, tmp_path, monkeypatch):
     public, own = next(iter(published_patients())), name_digest("own")
     source = {"file": "x", "sha256": "0", "licence": "MIT", "recorded": False}
-    came_from = {"weights": source | {"seen": {"test": ["somebody"]}}, "teachers": [source | {"seen": {}}]}
+    came_from = {"weights": source | {"seen": {"test": ["somebody"]}}}
     known = {name_digest(public): "sha256:0", own: "sha256:1"}
     run = make_run(tmp_path / "run", training_patients=known, **came_from)
     write_metrics(run, epoch=2, threshold=0.35, min_component=20, quality={"model": {"intercept": 0.5}})
@@ -181,7 +181,7 @@ def test_weights_know_their_choice_and_their_patients_and_are_exported_again_as_
     assert (about["epoch"], about["input"]["threshold"], about["input"]["min_component"]) == (2, 0.35, 20)
     assert about["quality"] == {"intercept": 0.5}
     assert about["training_patients"] == {public: "sha256:0", own: "sha256:1"}
-    assert about["config"]["weights"] == source and about["config"]["teachers"] == [source]
+    assert about["config"]["weights"] == source
     assert not origin.is_recorded(about["config"])
     assert (tmp_path / "export" / "MODEL_CARD.md").read_text() == card
 
@@ -207,7 +207,7 @@ def test_the_card_of_a_network_that_went_on_with_synthetic_patients(tmp_path):
     run = make_run(tmp_path / "run", synthetic=True, published=False, weights=begun)
     card = model_card(run, checkpoints.load_network(run.checkpoint(1))[1], "0" * 64)
     assert "license: other" in card and "never seen a real image" not in card
-    assert origin.licence(run.read_config()).endswith(f"and by that of the weights it came from: {origin.LICENCE}")
+    assert origin.licence(run.read_config()).endswith(f"and by that of the weights it began with: {origin.LICENCE}")
 
 
 def test_hub_leaves_the_modules_of_the_caller_alone(tmp_path):

@@ -1,4 +1,4 @@
-"""What authors run: published runs, own patients that are few, the chain of distillation, other forms, speed."""
+"""What authors run: published runs, own patients that are few, other forms, speed."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ import cross_validate
 from dataset.slices import Slices
 from storage import checkpoints
 from storage.run_folder import RunFolder
-from studies import distil, few_patients, reproduce, robustness, speed
+from studies import few_patients, reproduce, robustness, speed
 from training.hardware import choose_hardware
 from training.recipe import Recipe, make_parser, make_settings
 
@@ -120,27 +120,6 @@ def test_an_institution_is_left_out_and_learned_from_few(call, monkeypatch, undr
     assert len(runs) == 3 and {run.read_config()["settings"]["epochs"] for run in runs} == {1}  # all are a quick trial
     assert "| CS | 2 | " in printed and "| all | 2 | " in printed
     assert done(call(*arguments)).count("nothing is left to do") == 3
-
-
-def test_a_network_learns_from_four_and_is_tested(folder, monkeypatch, undrawn, call, tmp_path):
-    """The chain behind the default weights: who begins with whom, who learns from whom."""
-    monkeypatch.setattr(distil, "run_python", run_here)
-    options = ("--epochs", 1, "--width", 2, "--no-validation", "--fold", "1/3")
-    run = RunFolder(tmp_path / "student")
-    for trained in (0, 5):
-        out = done(call("studies.distil", "--data", folder, "--run", run, *options))
-        assert out.count("nothing is left to do") == trained
-    config = run.read_config()
-    first, *others = (RunFolder(path).read_config() for path in sorted(tmp_path.glob("student_*")))  # then on_1 to on_3
-    assert "weights" not in first and first["settings"]["progressive_resolution"]
-    assert [other["weights"]["file"] for other in (*others, config)] == ["epoch_1.pt"] * 4
-    assert len({other["weights"]["sha256"] for other in (*others, config)}) == 1
-    assert config["teachers"][0]["sha256"] == config["weights"]["sha256"]
-    assert len({teacher["sha256"] for teacher in config["teachers"]}) == 4
-    assert not config["settings"]["progressive_resolution"] and config["settings"]["lr"] == 0.001
-    assert not config["weights"]["seen"]["test"]  # a fold's patients are held back from all five
-    again = call("train_model", "--run", run.path, "--resume")  # as cross_validate.py calls it
-    assert "nothing is left to do" in done(again)
 
 
 @pytest.mark.parametrize("form", robustness.FORMS)

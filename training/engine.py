@@ -23,7 +23,6 @@ from utils import UserError
 WINDOW = (224, 192)  # least rows and columns around the head in training with `crop`
 RESOLUTIONS = ((0.3, 0.5), (0.6, 0.75), (1.0, 1.0))  # up to this fraction of the epochs: the resolution
 OUTSIDE = -20.0  # the logit outside of the computed window
-TEACHERS_SHARE = 0.7  # of the target: the mean probability of the teachers; the rest is the mask
 CHECK_EVERY = 16  # steps between checks of the loss on an accelerator or by several processes
 # Of this process's slices of a batch: mean loss, positions in the epoch's order, counts; they stay on the device
 Batch = tuple[torch.Tensor, torch.Tensor, Counts]
@@ -126,13 +125,11 @@ def summarise_epoch(batches: Sequence[Batch], patients: Sequence[str]) -> dict[s
 def train_one_epoch(
     model: nn.Module, slices: PreprocessedSlices, order: torch.Tensor, optimiser: Any, batch_size: int,
     loss_function: Loss, hardware: Hardware, title: str = "", transform: TrainingTransform | None = None,
-    teachers: Sequence[nn.Module] = (),
 ) -> dict[str, float]:  # fmt: skip
     """Train on the given rows, in their order. The metrics are of the network while it learns, on transformed slices.
 
     Args:
         optimiser: has zero_grad() and step().
-        teachers: networks in evaluation mode that see the same slices; the loss compares with their probabilities, too.
 
     Returns: loss (mean over batches, weighted by their slices) and the metrics of metrics.summarise.
     Raises: UserError when the loss is no longer finite, naming the batch and its patients.
@@ -149,12 +146,7 @@ def train_one_epoch(
         optimiser.zero_grad(set_to_none=True)
         with hardware.autocast():
             logits = model(images).float()
-        target = masks
-        if teachers:
-            with torch.no_grad(), hardware.autocast():
-                taught = sum(teacher(images).float().sigmoid() for teacher in teachers) / len(teachers)
-            target = (1 - TEACHERS_SHARE) * masks + TEACHERS_SHARE * taught
-        loss = loss_function(logits, target) if len(images) else logits.sum()  # without slices it still takes part
+        loss = loss_function(logits, masks) if len(images) else logits.sum()  # without slices it still takes part
         weight = world() * len(images) / len(batch)  # gradients are averaged over processes, not over slices
         (loss * weight if weight != 1 else loss).backward()
         optimiser.step()

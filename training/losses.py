@@ -1,4 +1,4 @@
-"""Training losses: float logits and masks [N, 1, H, W] -> one number. Masks are 0 to 1."""
+"""Training losses: float logits and masks [N, 1, H, W] -> one number. Masks are 0 or 1."""
 
 from collections.abc import Callable
 

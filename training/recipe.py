@@ -120,8 +120,6 @@ def make_parser(description: str | None = None) -> argparse.ArgumentParser:
     exclusive("--overwrite", action="store_true", help="replace the run in --run")
     add("--weights", type=existing, metavar="FILE",
         help="begin with these weights, and with their settings of network and input")  # fmt: skip
-    add("--teachers", type=existing, nargs="+", default=[], metavar="FILE",
-        help="learn from the masks and from the mean prediction of these networks (distillation)")  # fmt: skip
     add("--keep", type=positive(int), default=0, metavar="K",
         help="keep the newest checkpoint and the K best by each criterion of test_model.py (all)")  # fmt: skip
 

@@ -29,7 +29,7 @@ from dataset.split import (
 from dataset.synthetic import any_synthetic
 from evaluation.selection import NO_TUMOUR, best_epochs
 from storage.checkpoints import Writer, describe_network
-from storage.origin import TrainedWeights, describe_origin, origin_warning, sources
+from storage.origin import StartingWeights, describe_origin, origin_warning
 from storage.run_folder import RunFolder, commit
 from training.brain import brain_distances
 from training.engine import TrainingTransform, epoch_order, evaluate, resolution_of_epoch, train_one_epoch
@@ -65,8 +65,7 @@ def split_patients(args: argparse.Namespace, folder: Path) -> dict[str, pd.DataF
 
 
 def resume_settings(
-    args: argparse.Namespace, run: RunFolder, before: dict, folder: Path, weights: TrainedWeights | None,
-    teachers: list[TrainedWeights],
+    args: argparse.Namespace, run: RunFolder, before: dict, folder: Path, weights: StartingWeights | None
 ) -> tuple[dict[str, pd.DataFrame], dict[str, Any]]:  # fmt: skip
     """Return the split tables and the settings of the run that goes on; before: its config.json.
 
@@ -80,15 +79,11 @@ def resume_settings(
     if args.split or args.fold or args.patients or args.no_validation:
         others = split_patients(args, folder)
         different += [f"other {s} patients" for s in SPLITS if set(others[s]["patient"]) != set(tables[s]["patient"])]
-    begun, taught = before.get("weights", {}), before.get("teachers", [])
+    begun = before.get("weights", {})
     if begun and not weights and not run.resume.is_file():
         raise UserError(f"{run}: begins with {begun['file']}, and no epoch is finished: name it again with --weights.")
     if weights and weights.sha256 != begun.get("sha256"):
         different.append("other weights to begin with")
-    if taught and not teachers and max(run.checkpoints(), default=0) < settings["epochs"]:
-        raise UserError(f"{run}: learns from {', '.join(t['file'] for t in taught)}: name them again with --teachers.")
-    if teachers and [teacher.sha256 for teacher in teachers] != [teacher["sha256"] for teacher in taught]:
-        different.append("other teachers")
     if different:
         raise UserError(f"{run}: holds a run with {'; '.join(different)}. Leave that out, or name another --run.")
     return tables, settings
@@ -96,7 +91,7 @@ def resume_settings(
 
 def describe_run(
     settings: dict, folder: Path, slices: dict[str, Slices], hardware: Hardware, command: str, before: dict,
-    weights: TrainedWeights | None, teachers: list[TrainedWeights],
+    weights: StartingWeights | None,
 ) -> dict[str, Any]:  # fmt: skip
     """Return the content of config.json, which each checkpoint holds too; before: that of a resumed run, or {}."""
     commits = dict.fromkeys([*before.get("commit", "").split(", "), commit()])
@@ -114,15 +109,15 @@ def describe_run(
         "versions": versions(),
     }
     if before:
-        return config | {name: before[name] for name in ("weights", "teachers", "training_patients") if name in before}
-    return config | describe_origin(weights, teachers, slices)
+        return config | {name: before[name] for name in ("weights", "training_patients") if name in before}
+    return config | describe_origin(weights, slices)
 
 
 def train(
     run: RunFolder, config: dict, slices: dict[str, Slices], hardware: Hardware, keep: int, resumed: bool,
-    weights: TrainedWeights | None, teachers: list[TrainedWeights],
+    weights: StartingWeights | None,
 ) -> None:  # fmt: skip
-    """Train, validate and save, epoch by epoch; `weights` to begin with, `teachers` to learn from beside the masks."""
+    """Train, validate and save, epoch by epoch; begins with `weights`, if there are any."""
     settings, recipe = config["settings"], Recipe.of(config["settings"])
     torch.manual_seed(settings["seed"])
     network = UNet(**describe_network(settings)).to(hardware.device, memory_format=hardware.memory_format)
@@ -155,7 +150,6 @@ def train(
     )
     brain = brain_distances(slices["train"]) if recipe.robust else None
     model = distribute(network, hardware.device)
-    taught_by = [teacher.network.to(hardware.device, memory_format=hardware.memory_format) for teacher in teachers]
     loss = make_loss(recipe.loss, recipe.false_negative_weight)
     best = writer.epochs["validation_iou"].max() if finished else -1.0
     say(HEADER)
@@ -165,9 +159,8 @@ def train(
             resolution = resolution_of_epoch(epoch, recipe.epochs) if recipe.progressive_resolution else 1.0
             transform = TrainingTransform(recipe.crop, recipe.augment, brain, resolution, settings["seed"], epoch)
             learned = train_one_epoch(
-                model, training, order(epoch), optimiser, recipe.batch_size, loss, hardware, title, transform,
-                taught_by,
-            )  # fmt: skip
+                model, training, order(epoch), optimiser, recipe.batch_size, loss, hardware, title, transform
+            )
             validated = dict.fromkeys(learned, math.nan)
             if validation:
                 validated = evaluate(
@@ -194,7 +187,6 @@ def train(
             best = max(best, record["validation_iou"])
     except KeyboardInterrupt:
         named = ["--keep", str(keep)] if keep else []
-        named += ["--teachers", *(str(teacher.path) for teacher in teachers)] if teachers else []
         named += ["--weights", str(weights.path)] if weights and not len(writer.epochs) else []
         again = shlex.join(["python", "train_model.py", "--run", str(run), "--resume", *named])
         raise KeyboardInterrupt(f"Finished epochs are saved. Go on with: {again}") from None
@@ -232,8 +224,8 @@ def print_run(config: dict, slices: dict[str, Slices]) -> None:
         lines += [f"{split:<11} {subset.describe()}", describe_changes(subset)]
     for name in ("settings", "versions"):
         lines.append(f"{name:<11} " + ", ".join(f"{key} {value}" for key, value in config[name].items()))
-    for how, weights in sources(config):
-        lines.append(f"{how:<11} {weights['file']}, SHA-256 {weights['sha256']}; licence: {weights['licence']}")
+    if weights := config.get("weights"):
+        lines.append(f"began with  {weights['file']}, SHA-256 {weights['sha256']}; licence: {weights['licence']}")
     found = filter(None, (origin_warning(config, split) for split in slices if split != "train"))
     lines += [f"warning: {warning}" for warning in found]
     lines += [

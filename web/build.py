@@ -32,7 +32,7 @@ SAMPLE, SAMPLE_SLICES, SAMPLE_QUALITY = 6, 12, 60  # number of the synthetic pat
 LARGEST = 1e-2  # difference of logits: kernels are rounded by up to 1/2048 of their values
 # Of the metadata, what says nothing of the preprocessing
 ABOUT = {"input", "output", "network", "epoch", "synthetic", "published", "use", "quality", "training_patients",
-         "weights", "teachers"}  # fmt: skip
+         "weights"}  # fmt: skip
 CHECKS = (
     "CORNER UNEVEN BRIGHT TOO_MUCH LEAST CUT ENDS FEWEST CORTEX CORTEX_SLICES STRIPPED STRIPPED_SLICES AIR LIKE_T1 "
     "MISPLACED AT_END"
