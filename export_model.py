@@ -6,7 +6,7 @@
     python export_model.py --run runs/first --formats safetensors --half --out weights --name first
 
 The last writes weights/first.safetensors with the kernels in float16, half of the bytes, and the card as
-weights/first.md. ONNX needs the packages onnx, onnxruntime and onnxscript: pip install -r requirements-optional.txt.
+weights/first.md. ONNX needs the packages onnx and onnxruntime: pip install -r requirements-optional.txt.
 The logits of ONNX are compared with the network's before anything is written. Test first (test_model.py): that chooses
 the epoch and the threshold, and gives the card its metrics. The card describes all files of its name: --overwrite
 replaces all of them.
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 
 FORMATS = {"onnx": "onnx", "safetensors": "safetensors", "web": "html"}  # and the ending of their files
 LARGEST_DIFFERENCE = 1e-3  # of two logits, relative to the largest one; a mask changes only where the logit is 0
-SMALLER = (3, 96, 64, 3)  # slices for tracing, where 1 would be taken for a constant, and for comparing
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -148,43 +147,28 @@ def to_onnx(model: UNet, metadata: dict[str, Any]) -> bytes:
 
     Raises: UserError if its logits are not those of the network.
     """
-    import logging
-    import warnings
+    import numpy as np
+    import onnxruntime  # noqa: F401 - a missing package ends it here
 
-    import onnx
-    import onnxscript  # noqa: F401 - a missing package ends it here, before the slow export
-    import torch
-
+    from dataset.preprocess import Preprocessing, preprocess
+    from dataset.slices import without_masks
+    from inference.segment import computation, onnx_computation
     from reporting.model_card import describe_graph
-    from unet import Segmenter
-    from web.network import largest_difference
+    from storage.onnx_graph import slices_graph
+    from training.hardware import choose_hardware
 
     if metadata["resolution"] < 1:
         raise UserError(
             f"epoch {metadata['epoch']} computes at {metadata['resolution']:.0%} of the resolution, which ONNX does "
             "not hold here. Choose a later one (test_model.py --select-by last), or --formats safetensors."
         )
-    graph = Segmenter(model, *(metadata[name] for name in ("neighbours", "tta_flip", "threshold"))).eval()
-    number, (height, width) = torch.export.Dim("number"), (torch.export.Dim(side, min=2) for side in "hw")
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it lists operators of other packages
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the exporter about itself
-        program = torch.onnx.export(
-            graph, (torch.zeros(SMALLER, dtype=torch.uint8), torch.zeros(3, 256)),
-            input_names=["slices", "levels"], output_names=["logits", "mask"], dynamo=True, verbose=False,
-            dynamic_shapes=({0: number, 1: 32 * height, 2: 32 * width}, None),
-        )  # fmt: skip
-    proto = program.model_proto
-    onnx.helper.set_model_props(proto, as_text(describe_graph(metadata)))
-    onnx.checker.check_model(proto)
-    content = proto.SerializeToString()
-    random, difference = torch.Generator().manual_seed(0), 0.0
-    for shape in ((1, metadata["size"], metadata["size"], 3), SMALLER):
-        slices = torch.randint(0, 256, shape, generator=random, dtype=torch.uint8)
-        levels = 2 * torch.rand(3, 256, generator=random) - 1
-        with torch.inference_mode():
-            expected = graph(slices, levels)[0]
-        difference = max(difference, largest_difference(content, expected, slices=slices, levels=levels))
+    rules = {name: metadata[name] for name in ("neighbours", "tta_flip", "threshold")}
+    content = slices_graph(model, **rules, texts=as_text(describe_graph(metadata)))
+    noise = np.random.default_rng(0).integers(0, 256, (3, metadata["size"], metadata["size"], 3), np.uint8)
+    slices = preprocess(without_masks(noise, "noise"), Preprocessing.of(metadata))
+    hardware = choose_hardware("cpu", "fp32")
+    expected = computation(copy.deepcopy(model), metadata["tta_flip"], len(noise), hardware)(slices)
+    difference = abs(onnx_computation(content)[0](slices) - expected).max() / abs(expected).max()
     if not difference <= LARGEST_DIFFERENCE:
         raise UserError(f"onnx: its logits differ by {difference:.1e} from the network's. Nothing was written.")
     print(f"onnx: logits differ by at most {difference:.1e} of the largest")

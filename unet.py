@@ -12,7 +12,6 @@ from torch import nn
 from torch.nn import functional as F
 
 LEVELS = 4  # times that the contracting path halves the resolution
-FLAIR = 1  # index of the sequence that neighbouring slices add
 
 
 def double_conv(inputs: int, outputs: int, middle: int | None = None) -> nn.Sequential:
@@ -138,39 +137,6 @@ class UNet(nn.Module):
         if self.pixel_unshuffle > 1:
             logits = F.pixel_shuffle(logits, self.pixel_unshuffle)
         return logits[..., :height, :width]
-
-
-class Segmenter(nn.Module):
-    """A network of one class between the intensities of a patient's slices and their masks, as exports hold it.
-
-    Args:
-        network: takes the three sequences, and FLAIR of the slices before and after as further ones, nearest first.
-        neighbours: slices on each side of one; at the ends of the stack the last one is repeated.
-        tta_flip: average the logits of the slice and of its mirror image.
-        threshold: probability from which a pixel counts as foreground.
-
-    Shapes:
-        slices: uint8 [N, H, W, 3]: consecutive slices of one patient, pre-contrast, FLAIR, post-contrast.
-        levels: float32 [3, 256]: the value of each intensity of each sequence.
-        Returns: logits, float32 [N, H, W]; mask, uint8 [N, H, W], 0 or 1.
-    """
-
-    def __init__(self, network: nn.Module, neighbours: int = 0, tta_flip: bool = False, threshold: float = 0.5):
-        super().__init__()
-        self.network, self.neighbours, self.tta_flip, self.threshold = network, neighbours, tta_flip, threshold
-
-    def forward(self, slices: torch.Tensor, levels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        planes = [table[slices[..., sequence].long()] for sequence, table in enumerate(levels.unbind())]
-        rows = torch.arange(slices.shape[0], device=slices.device)
-        for distance in range(1, self.neighbours + 1):
-            for step in (-distance, distance):
-                planes.append(planes[FLAIR][(rows + step).clamp(min=0).minimum(rows[-1])])
-        images = torch.stack(planes, dim=1)
-        logits = self.network(images)
-        if self.tta_flip:
-            logits = (logits + self.network(images.flip(3)).flip(3)) / 2
-        logits = logits.squeeze(1)
-        return logits, (logits.sigmoid() >= self.threshold).to(torch.uint8)
 
 
 def weights_digest(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> str:

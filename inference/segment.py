@@ -113,14 +113,19 @@ def load_computation(weights: Path) -> tuple[Compute, dict[str, Any]]:
 
 def load_onnx(path: Path) -> tuple[Compute, dict[str, Any]]:
     """Return the same of an ONNX file, which one patient at a time goes through."""
-    import onnxruntime
-
     if not path.is_file():
         raise UserError(f"{path}: no such file. Write it with export_model.py.")
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    metadata = session.get_modelmeta().custom_metadata_map
+    compute, metadata = onnx_computation(path.read_bytes())
     if not {"slices", "levels", *INPUT} <= metadata.keys():
         raise UserError(f"{path}: no network of this version. Write it anew with export_model.py.")
+    return compute, {name: json.loads(metadata[name]) for name in INPUT}
+
+
+def onnx_computation(graph: bytes) -> tuple[Compute, dict[str, str]]:
+    """Return the function that computes logits with a graph of storage.onnx_graph.slices_graph, and its metadata."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
 
     def compute(slices: PreprocessedSlices) -> np.ndarray:
         images = slices.images.numpy()
@@ -130,4 +135,4 @@ def load_onnx(path: Path) -> tuple[Compute, dict[str, Any]]:
         logits[:, *window] = session.run(["logits"], feed)[0]
         return logits
 
-    return compute, {name: json.loads(metadata[name]) for name in INPUT}
+    return compute, session.get_modelmeta().custom_metadata_map

@@ -59,7 +59,7 @@ def describe_input(checkpoint: dict[str, Any]) -> dict[str, Any]:
 
 
 def describe_graph(metadata: dict[str, Any]) -> dict[str, Any]:
-    """Return the metadata of formats that hold unet.Segmenter: its inputs and outputs instead of the network's."""
+    """Return the metadata of ONNX, from slices to masks: its inputs and outputs instead of the network's."""
     window = "; only the rows and columns of the window around the head" if metadata["crop"] else ""
     small = f"; {describe_small(metadata['min_component'])} afterwards" if metadata["min_component"] else ""
     return {

@@ -62,9 +62,8 @@ def write_metrics(run: RunFolder, **changes) -> None:
     run.write("metrics.json", json.dumps(metrics | changes).encode())
 
 
-@pytest.mark.filterwarnings("ignore")  # of the exporter about itself
 def test_every_way_to_segment_gives_the_mask_of_predict_model(call, export, tmp_path):
-    onnxruntime, _, _ = (pytest.importorskip(name) for name in ("onnxruntime", "onnx", "onnxscript"))
+    onnxruntime, _ = (pytest.importorskip(name) for name in ("onnxruntime", "onnx"))
     run, images = make_run(tmp_path / "run", "tuned", synthetic=True), draw_patient(0)[0]
     code, out, _ = export("--run", run, "--formats", "onnx", "safetensors", "--name", "x", "--out", tmp_path)
     assert code == 0 and "SYNTHETIC" in out
@@ -89,6 +88,28 @@ def test_every_way_to_segment_gives_the_mask_of_predict_model(call, export, tmp_
     metadata = {name: json.loads(text) for name, text in session.get_modelmeta().custom_metadata_map.items()}
     shapes = {"slices": "uint8 [N, H, W, 3]", "levels": "float32 [3, 256]", "mask": "uint8 [N, H, W]"}
     assert all(metadata[name].startswith(text) for name, text in shapes.items()) and "medical" in metadata["use"]
+
+
+@pytest.mark.parametrize("tta_flip", [False, True])
+def test_the_graph_looks_up_intensities_and_neighbours_and_applies_the_threshold(tta_flip, monkeypatch):
+    onnxruntime, onnx_graph = pytest.importorskip("onnxruntime"), pytest.importorskip("storage.onnx_graph")
+
+    def digits(graph, _, images) -> str:
+        """The five channels as decimal digits, on the left half of the slice alone."""
+        weighted = graph.add("Mul", images, graph.number([[[10000]], [[1000]], [[100]], [[10]], [[1]]]))
+        total = graph.add("ReduceSum", weighted, graph.number([1], np.int64))
+        return graph.add("Mul", total, graph.number([1, 0]))
+
+    monkeypatch.setattr(onnx_graph, "add_network", digits)
+    content = onnx_graph.slices_graph(UNet(width=2), 1, tta_flip, 0.75, {})
+    slices = np.tile(np.array([[7, 1, 8], [7, 2, 8], [7, 3, 8]], np.uint8)[:, None, None], (1, 1, 2, 1))
+    levels = np.tile(np.arange(256, dtype=np.float32), (3, 1))
+    levels[2] -= 4  # post-contrast 8 becomes 4
+    logits, mask = onnxruntime.InferenceSession(content).run(["logits", "mask"], {"slices": slices, "levels": levels})
+    share = 0.5 if tta_flip else 1  # the mirror image has its logits on the right
+    expected = share * np.array([71412, 72413, 73423])
+    assert np.array_equal(logits[:, 0, 0], expected) and np.array_equal(logits[:, 0, 1], expected * tta_flip)
+    assert mask.dtype == np.uint8 and np.array_equal(mask, logits > 0)
 
 
 def test_what_segment_refuses_and_onnx_is_no_network_of_a_script():
@@ -150,14 +171,14 @@ def test_existing_files_are_replaced_only_on_demand_and_no_others(export, tmp_pa
 @pytest.mark.parametrize(("format", "problem"), [("onnx", "pip install"), ("web", "npm ci")])
 def test_nothing_is_written_without_a_package(export, tmp_path, monkeypatch, format, problem):
     run = make_run(tmp_path / "run")
-    monkeypatch.setitem(sys.modules, "onnx", None)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
     monkeypatch.setattr("shutil.which", lambda _: None)
     refused(export("--run", run, "--formats", format), problem)
     assert not (run.path / "export").exists()
 
 
 def test_a_network_of_lower_resolution_is_no_graph():
-    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnx")
     with pytest.raises(UserError, match="at 50% of the resolution"):
         export_model.to_onnx(None, {"epoch": 1, "resolution": 0.5})
 

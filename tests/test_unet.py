@@ -3,7 +3,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from unet import Segmenter, UNet, double_by_products
+from unet import UNet, double_by_products
 
 
 def convolutions(model: nn.Module) -> list[nn.Module]:
@@ -66,23 +66,3 @@ def test_a_doubling_first_seen_in_validation_can_be_trained():
         double_by_products(sizes)
     double_by_products(sizes.requires_grad_()).sum().backward()
     assert sizes.grad.sum() == pytest.approx(4 * sizes.numel())
-
-
-@pytest.mark.parametrize("tta_flip", [False, True])
-def test_a_segmenter_looks_up_intensities_and_neighbours_and_applies_the_threshold(tta_flip):
-    class Network(nn.Module):
-        """The five channels as decimal digits, on the left half of the slice alone."""
-
-        def forward(self, x):
-            logits = (x * torch.tensor([10000, 1000, 100, 10, 1])[:, None, None]).sum(1, keepdim=True)
-            return torch.cat([logits[..., :1], torch.zeros_like(logits[..., 1:])], dim=3)
-
-    slices = torch.tensor([[7, 1, 8], [7, 2, 8], [7, 3, 8]], dtype=torch.uint8).view(3, 1, 1, 3).expand(3, 1, 2, 3)
-    levels = torch.arange(256.0).expand(3, 256).clone()
-    levels[2] -= 4  # post-contrast 8 becomes 4
-    logits, mask = Segmenter(Network(), neighbours=1, tta_flip=tta_flip, threshold=1.0)(slices, levels)
-    share = 0.5 if tta_flip else 1  # the mirror image has its logits on the right
-    expected = share * torch.tensor([[71412.0], [72413.0], [73423.0]])
-    assert torch.equal(logits[:, 0, :1], expected)
-    assert torch.equal(logits[:, 0, 1:], expected * tta_flip)
-    assert mask.dtype == torch.uint8 and torch.equal(mask, (logits > 0).byte())
