@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterable
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -65,21 +65,19 @@ def main(argv: list[str] | None = None) -> None:
         run.path.mkdir(parents=True, exist_ok=True)
     refuse_other_settings(folds.values(), given)
     with ThreadPoolExecutor(args.workers) as threads:
-        list(threads.map(run_fold, folds))
+        list((threads.map if args.workers > 1 else map)(run_fold, folds))
     refuse_other_settings(folds.values(), given)
     pool(run, folds, folder)
 
 
-def refuse_other_settings(folds: Iterable[RunFolder], given: list[str]) -> None:
+def refuse_other_settings(folds: Collection[RunFolder], given: list[str]) -> None:
     """Raise UserError if the folds that are there, and those that these options begin, are not of one recipe."""
     from training.recipe import Recipe, make_parser, make_settings
 
-    begun = [fold for fold in folds if fold.exists()]
-    configs = {str(fold): fold.read_config() for fold in begun}
-    recipes = {name: str(Recipe.of(config["settings"])) for name, config in configs.items()}
-    recipes |= {name: f"{recipes[name]}, from weights" for name, config in configs.items() if "weights" in config}
+    configs = {str(fold): fold.read_config() for fold in folds if fold.exists()}
+    recipes = {n: f"{Recipe.of(c['settings'])}{', from weights' * ('weights' in c)}" for n, c in configs.items()}
     asked = make_parser().parse_args(given)
-    if begun and len(begun) < len(list(folds)) and not asked.weights:
+    if 0 < len(configs) < len(folds) and not asked.weights:
         recipes["a fold of these options"] = str(Recipe.of(make_settings(asked)))
     if len(set(recipes.values())) > 1:
         shown = "; ".join(f"{name}: {recipe}" for name, recipe in recipes.items())

@@ -231,7 +231,6 @@ def to_markdown(titles: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
 
 def to_json(content: Any) -> str:
     """Return nested dicts and lists as JSON. NaN, which JSON lacks, becomes null."""
-
     text = json.dumps(content, default=lambda number: number.item())  # of NumPy
     return json.dumps(json.loads(text, parse_constant=lambda _: None), indent=2) + "\n"
 

@@ -36,7 +36,7 @@ CONTRASTS = {  # the positive label, against the rest: the one published as irre
     SYNTHETIC_LABEL: "irregular",
 }
 MANUAL, AUTOMATIC = "manual", "automatic"  # masks
-PREDICTED = "predicted_"  # before the name of a feature of automatic masks, in shape_features.csv
+PREFIX = {MANUAL: "", AUTOMATIC: "predicted_"}  # before the name of a feature, in shape_features.csv
 CAVEAT = (
     "These are associations in the sample at hand, not a test of genomic status: the clusters were found in tumours of "
     "the same collection, and no other patients were looked at."
@@ -47,7 +47,7 @@ CAVEAT = (
 
 
 def associate(by_masks: dict[str, pd.DataFrame], labels: pd.DataFrame) -> pd.DataFrame:
-    """Test each of FEATURES on each kind of masks (see `split_masks`) against each label, patients in the same order.
+    """Test each of FEATURES on each kind of masks ({masks: features}) against each label, patients in the same order.
 
     Returns a row per label, feature and masks: n (patients with both) and missing, the patients and the median in each
     group, whether the test is part of the family, fisher_p, holm_p (of the family), kruskal_p, effect (see
@@ -170,7 +170,7 @@ def auc_of_bevr(by_masks: dict[str, pd.DataFrame], labels: pd.DataFrame, label: 
     """Return a row per kind of masks: AUC of 1/BEVR for the positive one of CONTRASTS against the rest, its interval.
 
     The row of automatic masks has the difference from manual ones. NaN below FEWEST patients on either side.
-    by_masks: of `split_masks`.
+    by_masks: as of `associate`.
     """
     rows, scores = [], []
     for masks, features in by_masks.items():
@@ -198,31 +198,21 @@ def contrast(features: pd.DataFrame, labels: pd.DataFrame, label: str) -> tuple[
 def study(manual: list[dict], automatic: list[dict] | None, labels: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Return the tables of GENOMICS: features per patient, tests, areas under ROC curves, agreement of both masks.
 
-    manual, automatic: features of each patient of `labels` (their index), as shape.measure returns them.
+    manual, automatic: features of each patient of `labels` (their index), as shape.measure returns them. With two kinds
+    of masks, only values that both have are tested.
     """
-    features = [pd.DataFrame(manual, labels.index)]
+    tables = {MANUAL: pd.DataFrame(manual, labels.index)}
     if automatic:
-        features.append(pd.DataFrame(automatic, labels.index).add_prefix(PREDICTED))
-    features = pd.concat([*features, labels], axis=1).rename_axis("patient").reset_index()
-    labels = labels.reset_index(drop=True)
-    by_masks = split_masks(features)
+        tables[AUTOMATIC] = pd.DataFrame(automatic, labels.index)
+    known = np.logical_and.reduce([table[list(FEATURES)].notna() for table in tables.values()])
+    by_masks = {masks: table[list(FEATURES)].where(known) for masks, table in tables.items()}
+    prefixed = [table.add_prefix(PREFIX[masks]) for masks, table in tables.items()]
     pairs = by_masks[MANUAL].items() if automatic else ()
     agreement = [{"feature": name} | compare_measurements(own, by_masks[AUTOMATIC][name]) for name, own in pairs]
+    areas = [row for name in CONTRASTS if name in labels for row in auc_of_bevr(by_masks, labels, name)]
     return {
-        "shape_features": features,
+        "shape_features": pd.concat([*prefixed, labels], axis=1).rename_axis("patient").reset_index(),
         "associations": associate(by_masks, labels),
-        "auc": pd.DataFrame(
-            [row for name in CONTRASTS if name in labels for row in auc_of_bevr(by_masks, labels, name)]
-        ),
+        "auc": pd.DataFrame(areas),
         "agreement": pd.DataFrame(agreement),
     }
-
-
-def split_masks(features: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Return the features on each kind of masks, {masks: table}; with two kinds, only values that both have."""
-    manual = features[list(FEATURES)]
-    if f"{PREDICTED}bevr" not in features:
-        return {MANUAL: manual}
-    automatic = features[[f"{PREDICTED}{name}" for name in FEATURES]].set_axis(list(FEATURES), axis=1)
-    both = manual.notna() & automatic.notna()
-    return {MANUAL: manual.where(both), AUTOMATIC: automatic.where(both)}

@@ -138,7 +138,7 @@ def auc_interval(area: float, positives: int, negatives: int) -> tuple[float, fl
     def excess(true: float, area: float) -> float:
         pairs = 1 + ((positives + negatives) / 2 - 1) * ((1 - true) / (2 - true) + true / (1 + true))
         error = np.sqrt(true * (1 - true) * pairs / (positives * negatives))
-        return area - true - stats.norm.ppf((1 + LEVEL) / 2) * error
+        return area - true - special.ndtri((1 + LEVEL) / 2) * error
 
     def low(area: float) -> float:
         return optimize.brentq(excess, 0, min(area, 1 - ALIKE), args=(area,)) if area > 0 else 0.0
@@ -175,8 +175,7 @@ def intraclass_interval(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarr
     n = first.shape[-1]
     if n < FEWEST_ICC:
         return np.full((2, *first.shape[:-1]), np.nan)
-    others = ~np.eye(n, dtype=bool)
-    rows = np.tile(np.arange(n), (n, 1))[others].reshape(n, n - 1)  # all patients but one
+    rows = np.nonzero(~np.eye(n, dtype=bool))[1].reshape(n, n - 1)  # all patients but one
     with np.errstate(divide="ignore", invalid="ignore"):  # of an ICC of 1
         error = jackknife_error(np.arctanh(intraclass(first[..., rows], second[..., rows])))
         reach, z = stats.t.ppf((1 + LEVEL) / 2, n - 1) * error, np.arctanh(intraclass(first, second))

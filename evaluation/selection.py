@@ -131,16 +131,12 @@ def postprocess(probabilities: np.ndarray, rules: Postprocessing, stacks: Mappin
 
 def postprocess_stack(probabilities: np.ndarray, rules: Postprocessing) -> np.ndarray:
     """Return the masks of one patient's slices, in their order, as `postprocess` does."""
-    return remove_small_components((probabilities >= rules.threshold).view(np.uint8), rules.min_component)
-
-
-def remove_small_components(masks: np.ndarray, smallest: int) -> np.ndarray:
-    """Return the masks of a stack (uint8 0 or 1, [S, H, W]) without components below `smallest` pixels; 0 keeps all."""
-    box = bounding_box(masks)
-    labels, sections = label_components(masks[box])
-    cleaned = np.zeros_like(masks)
-    cleaned[box] = is_kept(sections, smallest, len(masks))[labels]
-    return cleaned
+    foreground = (probabilities >= rules.threshold).view(np.uint8)
+    box = bounding_box(foreground)
+    labels, sections = label_components(foreground[box])
+    masks = np.zeros_like(foreground)
+    masks[box] = is_kept(sections, rules.min_component, len(masks))[labels]
+    return masks
 
 
 def label_components(stack: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

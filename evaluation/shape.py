@@ -97,8 +97,7 @@ def angular_sd(distances: np.ndarray, angles: np.ndarray) -> float:
     divisions = []
     for start in STARTS:
         sector = ((angles - start + ROUNDING) % 360 // (360 / SECTORS)).astype(int)
-        inside = [distances[sector == number] for number in range(SECTORS)]
-        divisions.append(np.mean([own.std() for own in inside if len(own)]))
+        divisions.append(np.mean([distances[sector == number].std() for number in np.unique(sector)]))
     return float(np.mean(divisions))
 
 

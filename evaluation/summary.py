@@ -176,7 +176,7 @@ def estimate_metrics(tables: Tables) -> dict[str, dict[str, float]]:
     return estimates | {"patient_dice_median": intervals.estimate_median(p["patient"], p["dice"])}
 
 
-def metric_rows(metrics: dict[str, Any], names: Iterable[str] = METRICS) -> list[dict[str, Any]]:
+def metric_rows(metrics: dict[str, Any], names: Iterable[str]) -> list[dict[str, Any]]:
     """Return how each metric that has a value is shown; metrics: see `summarise`, or of an epoch.
 
     Each row has name, label, meaning, is_share; value, low and high of its 95% confidence interval, as numbers (None

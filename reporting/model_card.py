@@ -3,10 +3,7 @@
 Made from config.json, metrics.json and the checkpoint alone; its sentences are in the template.
 """
 
-from pathlib import Path
 from typing import Any
-
-from jinja2 import StrictUndefined, Template
 
 from constants import RESEARCH_USE, SYNTHETIC_NOTICE
 from dataset.published import published_patients
@@ -15,6 +12,7 @@ from dataset.split import SPLITS
 from evaluation.intervals import FEWEST
 from evaluation.selection import describe_small
 from evaluation.summary import metric_rows
+from reporting.templates import render
 from storage.origin import is_drawn, origin_warning
 from storage.run_folder import RunFolder
 
@@ -22,12 +20,11 @@ SHOWN = (
     "patient_dice", "patient_dice_tumour", "patient_dice_median", "tumour_iou", "tumour_found", "iou",
     "empty_prediction",
 )  # fmt: skip
+CLIPPED = "per patient and sequence clipped to the percentiles 0.5 and 99.5 within the head, divided by {}, air at 0"
 NORMALISED = {  # see dataset/preprocess.py
     "plain": "(value / 255 - 0.5) / 0.5",
-    "head": "per patient and sequence clipped to the percentiles 0.5 and 99.5 within the head, divided by their "
-    "standard deviation, air at 0",
-    "median": "per patient and sequence clipped to the percentiles 0.5 and 99.5 within the head, divided by half of "
-    "their median, air at 0",
+    "head": CLIPPED.format("their standard deviation"),
+    "median": CLIPPED.format("half of their median"),
 }
 
 
@@ -83,23 +80,21 @@ def model_card(run: RunFolder, checkpoint: dict[str, Any], digest: str, others: 
     """
     tested, config = others or run, checkpoint["config"]
     metrics = tested.read_metrics() if tested.is_tested() else None
-    template = Template(
-        Path(__file__).with_suffix(".md.jinja").read_text(encoding="utf-8"),
-        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
-    )  # fmt: skip
-    return template.render(
-        **(about := describe_input(checkpoint)),
-        drawn=is_drawn(config),
-        graph=describe_graph(about),
-        config=config,
-        seen=[text for split in SPLITS[1:] if config["patients"][split] and (text := origin_warning(config, split))],
-        parameters=sum(t.numel() for k, t in checkpoint["weights"].items() if "running_" not in k and t.ndim),
-        digest=digest,
-        run=run,
-        others=others,
-        metrics=metrics,
-        rows=metric_rows(metrics, SHOWN) if metrics else [],
-        fewest=FEWEST,
-        pairs=lambda values: ", ".join(f"{k} {v}" for k, v in values.items() if k != "platform"),
-        synthetic_notice=SYNTHETIC_NOTICE,
-    )
+    about = describe_input(checkpoint)
+    page = {
+        **about,
+        "drawn": is_drawn(config),
+        "graph": describe_graph(about),
+        "config": config,
+        "seen": [text for split in SPLITS[1:] if config["patients"][split] and (text := origin_warning(config, split))],
+        "parameters": sum(t.numel() for k, t in checkpoint["weights"].items() if "running_" not in k and t.ndim),
+        "digest": digest,
+        "run": run,
+        "others": others,
+        "metrics": metrics,
+        "rows": metric_rows(metrics, SHOWN) if metrics else [],
+        "fewest": FEWEST,
+        "pairs": lambda values: ", ".join(f"{k} {v}" for k, v in values.items() if k != "platform"),
+        "synthetic_notice": SYNTHETIC_NOTICE,
+    }
+    return render(page, "model_card.md.jinja") + "\n"

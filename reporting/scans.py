@@ -152,21 +152,19 @@ def make_stack(result: Result, facts: Sequence[str]) -> dict[str, Any]:
             own["wrong"] = row["lesion_pixels"] + row["reference_pixels"] - 2 * row["true_positive"]
             own["values"] |= {f"reference, {unit}": f"{own['reference']:,.0f}", "Dice": f"{row['dice']:.3f}"}
         slices.append(own | {"runs": encode_labels(references[n], masks[n])})
-    return (
-        show_frame(head | (masks > 0) | (references > 0), scan.spacing)
-        | {
-            "id": scan.name,
-            "title": title_of(total),
-            "sides": ["R", "L"] if scan.grid and scan.grid.affine is not None else None,  # shown as radiologists do
-            "layers": [name for name, n in SEQUENCES.items() if n in shown][: len(pictures[0])],
-            "facts": list(facts),
-            "notes": scan.notes,
-            "hasReference": "dice" in total,
-            "maskName": "corrected mask" if total["origin"] == CORRECTED else "prediction",
-            "unit": unit,
-            "slices": slices,
-        }
-    )
+    return {
+        **show_frame(head | (masks > 0) | (references > 0), scan.spacing),
+        "id": scan.name,
+        "title": title_of(total),
+        "sides": ["R", "L"] if scan.grid and scan.grid.affine is not None else None,  # shown as radiologists do
+        "layers": [name for name, n in SEQUENCES.items() if n in shown][: len(pictures[0])],
+        "facts": list(facts),
+        "notes": scan.notes,
+        "hasReference": "dice" in total,
+        "maskName": "corrected mask" if total["origin"] == CORRECTED else "prediction",
+        "unit": unit,
+        "slices": slices,
+    }
 
 
 def title_of(total: Row) -> str:

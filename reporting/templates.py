@@ -4,7 +4,7 @@ import functools
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
 from evaluation.summary import METRICS
 from utils import counted, show_number
@@ -13,7 +13,7 @@ SPELLING = {"iou": "IoU", "dice": "Dice", "hd95": "HD95"}
 
 
 def render(page: dict[str, Any], template: str = "report.html.jinja") -> str:
-    """Return the page. Whatever comes from a file is escaped, and a name that is missing is an error."""
+    """Return the page. Whatever comes from a file is escaped in HTML, and a name that is missing is an error."""
     return environment().get_template(template).render(page)
 
 
@@ -21,8 +21,8 @@ def render(page: dict[str, Any], template: str = "report.html.jinja") -> str:
 def environment() -> Environment:
     """Return the templates of this folder."""
     templates = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+        loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+        autoescape=select_autoescape(disabled_extensions=["md.jinja"], default=True),
     )  # fmt: skip
     templates.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
     templates.filters |= {"readable": readable, "shown": shown, "show_number": show_number, "counted": counted}

@@ -33,8 +33,7 @@ REMEDY = "A network is in models/epoch_N.pt of a run. Restore this file, or move
 
 def describe_network(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments of the UNet for the settings of a run."""
-    described = {name: settings[name] for name in NETWORK}
-    return {"channels": Preprocessing.of(settings).channels, "classes": CLASSES, **described}
+    return {"channels": Preprocessing.of(settings).channels, "classes": CLASSES} | {n: settings[n] for n in NETWORK}
 
 
 # --- Write -----------------------------------------------------------------------------------------------------

@@ -52,17 +52,16 @@ def describe_origin(weights: StartingWeights | None, slices: dict[str, Slices]) 
     if not weights:
         return {"training_patients": own}
     config, known = weights.checkpoint["config"], weights.checkpoint["training_patients"] or {}
-
-    def seen(split: str) -> list[str]:
-        by_name = {name for name in patients[split] if {name, name_digest(name)} & known.keys()}
-        return sorted(by_name | {name for name, images in patients[split].items() if images in known.values()})
-
+    seen = {
+        split: sorted(n for n, images in own.items() if {n, name_digest(n)} & known.keys() or images in known.values())
+        for split, own in patients.items()
+    }
     described = {
         "file": weights.path.name,
         "sha256": weights.sha256,
         "licence": licence(config),
         "recorded": bool(known) and is_recorded(config),
-        "seen": {split: seen(split) for split in patients},
+        "seen": seen,
     }
     return {"weights": described, "training_patients": known | own}
 

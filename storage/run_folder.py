@@ -66,12 +66,6 @@ class RunFolder:
         except ValueError as error:
             raise UserError(f"{path}: is no JSON ({error}). Run {script} --run {self} again.") from None
 
-    def _read_table(self, name: str, script: str, text: list[str]) -> pd.DataFrame:
-        """Return a table that this project wrote, with numbers but in the columns `text`; empty cells are NaN."""
-        table = read_csv(self.find(name, script), []).replace(DECIMAL_COMMA, r"\1.\2", regex=True)
-        options = {"keep_default_na": False, "na_values": [""], "dtype": dict.fromkeys(text, str)}
-        return pd.read_csv(io.StringIO(table.to_csv(index=False)), **options)
-
     def known_files(self) -> list[Path]:
         return [path for pattern in KNOWN for path in sorted(self.path.glob(pattern))]
 
@@ -110,13 +104,8 @@ class RunFolder:
     def read_split_table(self, split: str) -> pd.DataFrame:
         """Return train.csv, validation.csv or test.csv as text, by patient and number, however it was sorted since."""
         table = read_csv(self.find(f"{split}.csv", "train_model.py"), COLUMNS)
-        numbers = table["image_path"].map(slice_number)
-        return (
-            table.assign(number=numbers)
-            .sort_values(["patient", "number"])
-            .drop(columns="number")
-            .reset_index(drop=True)
-        )
+        order = table.assign(number=table["image_path"].map(slice_number)).sort_values(["patient", "number"]).index
+        return table.loc[order].reset_index(drop=True)
 
     def read_epochs_table(self) -> pd.DataFrame:
         """Return epochs.csv; an empty table if there is none."""
@@ -137,8 +126,11 @@ class RunFolder:
         return {table: self.read_test_table(table) for table in TEST_TABLES}
 
     def read_test_table(self, table: str) -> pd.DataFrame:
-        """Return one of TEST_TABLES by its key."""
-        return self._read_table(TEST_TABLES[table], "test_model.py", ["patient", "institution"])
+        """Return one of TEST_TABLES by its key, with numbers but for the names of patients; empty cells are NaN."""
+        path = self.find(TEST_TABLES[table], "test_model.py")
+        text = read_csv(path, []).replace(DECIMAL_COMMA, r"\1.\2", regex=True).to_csv(index=False)
+        names = {"patient": str, "institution": str}
+        return pd.read_csv(io.StringIO(text), keep_default_na=False, na_values=[""], dtype=names)
 
     def is_tested(self) -> bool:
         return (self.path / "metrics.json").is_file()
@@ -149,10 +141,7 @@ class RunFolder:
     def read_predictions(self) -> np.ndarray:
         """Return the masks of test_predictions.npz, uint8 [N, H, W], 0 or 1, in the order of test_results.csv."""
         with np.load(self.find("test_predictions.npz", "test_model.py")) as archive:
-            return self._refuse_other_masks(archive["predicted"])
-
-    def _refuse_other_masks(self, masks: np.ndarray) -> np.ndarray:
-        """Return masks if they are those of test_results.csv, row by row."""
+            masks = archive["predicted"]
         if self.read_test_table("slices")["predicted_pixels"].tolist() != masks.sum((1, 2)).tolist():
             raise UserError(
                 f"{self}: test_results.csv was sorted or changed since the test, or is older. Test it again."
@@ -171,13 +160,11 @@ class RunFolder:
         """
         if "masks" in self.read_metrics():
             raise UserError(f"{self}: holds scored masks, not a run. Name a run that test_model.py has tested.")
-        runs = self.tested_runs()
-        tables = [run.read_split_table(run.read_metrics()["split"]) for run in runs]
-        masks = [run.read_predictions() for run in runs]
-        for run, table, predicted in zip(runs, tables, masks, strict=True):
-            if len(table) != len(predicted):
-                raise UserError(f"{run}: {len(table)} slices, but {len(predicted)} predicted masks. Test it again.")
-        return pd.concat(tables, ignore_index=True), self._refuse_other_masks(np.concatenate(masks))
+        tables = [run.read_split_table(run.read_metrics()["split"]) for run in self.tested_runs()]
+        table, masks = pd.concat(tables, ignore_index=True), self.read_predictions()
+        if table["image_path"].tolist() != self.read_test_table("slices")["image_path"].tolist():
+            raise UserError(f"{self}: test_results.csv has other slices than the tables of the split. Test it again.")
+        return table, masks
 
 
 def commit() -> str:

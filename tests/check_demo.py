@@ -22,6 +22,7 @@ assert metrics["tumour_iou"] > 0.6, f"tumour-slice IoU {metrics['tumour_iou']:.3
 assert metrics["iou"] > metrics["empty_prediction"], "worse than an empty prediction"
 
 pictures = [run / "plots" / name for name in ("loss.png", "iou.png", "dice_area.png")]
+pictures += [run / "genomics" / "plots" / f"boxes_{name}.png" for name in ("bevr", "margin_fluctuation", "angular_sd")]
 for path in pictures:
     with Image.open(path) as picture:
         assert picture.width > 500 and len(picture.convert("L").getcolors()) > 20, f"{path}: nothing drawn"

@@ -98,6 +98,15 @@ def test_folds_of_other_recipes_are_refused_before_any_is_trained(call, calls, f
     refused(call(*arguments, "--recipe", "tuned"), "fold_1: tuned; ", "fold_2: reference)")
 
 
+def test_after_a_fold_that_fails_no_other_is_begun(call, calls, monkeypatch, folder, tmp_path):
+    def fail(script, *_, **__):
+        calls.append(script)
+        raise SystemExit(3)
+
+    monkeypatch.setattr(cross_validate, "run_python", fail)
+    assert call("cross_validate", "--run", tmp_path / "cv", "--data", folder, "--folds", 3)[0] == 3 and len(calls) == 1
+
+
 def test_a_script_that_fails_ends_it_with_its_exit_code(capfd, monkeypatch, tmp_path):
     monkeypatch.setattr("utils.PROJECT", tmp_path)
     (tmp_path / "child.py").write_text("import sys\nsys.exit(int(sys.argv[1]))\n")
@@ -145,5 +154,5 @@ def test_final_weights_have_the_metrics_of_their_cross_validation(call, monkeypa
     refused(call("export_model", *export, "--overwrite"), "its folds have another threshold than the weights")
     card = (final.path / "export" / "MODEL_CARD.md").read_text()
     assert "## Cross-validation" in card and "cross-validation, 2 folds, 4 patients, 8 slices" in card
-    assert call("train_model", *options, *recipe, "--lr", 0.5, "--overwrite")[0] == 0
+    fold.write("config.json", (config := fold.read_config()) | {"settings": config["settings"] | {"lr": 0.5}})
     refused(call("export_model", *export, "--overwrite"), "fold_1: was trained by another recipe")

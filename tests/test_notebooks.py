@@ -30,7 +30,9 @@ def read(name: str):
     return nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
 
 
-NOT_CLONED = shutil.ignore_patterns(".*", "__pycache__", "demo", "runs", "tests", "results", "kaggle_3m", "synthetic")
+NOT_CLONED = shutil.ignore_patterns(
+    ".*", "__pycache__", "node_modules", "demo", "runs", "tests", "results", "kaggle_3m", "synthetic"
+)
 STAND_IN = """
 def dataset_download(handle):
     assert handle == "mateuszbuda/lgg-mri-segmentation"

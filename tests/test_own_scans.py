@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import SimpleITK as sitk
 from conftest import blob, write_volume
-from test_predict import read_volume, write_cohort
+from test_predict import write_cohort
 
 from reporting import scans as page
 from scans import check
@@ -20,11 +21,6 @@ def stacks_of(path: Path) -> list[dict]:
     return json.loads(page.DATA.search(path.read_text(encoding="utf-8"))[1])["patients"]
 
 
-def rows_of(path: Path) -> list[str]:
-    """Return the patients of the table of a page, first to last."""
-    return re.findall(r'<tr data-row="([^"]+)"', path.read_text(encoding="utf-8"))
-
-
 # --- Corrections -------------------------------------------------------------------------------------------------
 
 
@@ -32,7 +28,7 @@ def test_a_corrected_mask_is_measured_as_it_is_and_replaced_only_if_asked(predic
     path = write_volume(tmp_path / "case.nii.gz", np.stack([blob()[0][..., 1]] * 2), (0.5, 0.5, 4))
     out, edited = tmp_path / "out", tmp_path / "out" / "case" / "case_mask.nii.gz"
     assert predict(path)[0] == 0
-    mask = read_volume(edited)
+    mask = sitk.GetArrayFromImage(sitk.ReadImage(str(edited)))
     mask[1, 60:70] = 0  # 600 of 2,400 px
     write_volume(edited, mask * 3, (0.5, 0.5, 4))
     content = edited.read_bytes()
@@ -195,6 +191,6 @@ def test_many_scans_have_pages_of_their_own_and_an_index(predict, tmp_path, monk
         for name in ("a", "b c"):
             (stack,) = stacks_of(out / name / f"{name}_report.html")
             assert stack["id"] == name
-    assert rows_of(out / "report.html") == ["a", "b c"]
+    assert re.findall(r'<tr data-row="([^"]+)"', (out / "report.html").read_text(encoding="utf-8")) == ["a", "b c"]
     predict(*inputs)
     assert len(stacks_of(out / "report.html")) == 2

@@ -20,16 +20,13 @@ EXPECTED = [{"dice": dice, "expected_dice": dice / 2, "low": 0.0, "high": 1.0} f
 EXPECTED.append({"dice": 0.5, "expected_dice": None, "low": None, "high": None})
 QUALITY = {"patients": EXPECTED, "model": {"half_width": 0.2}, "nested": quality.judge(pd.DataFrame(EXPECTED))}
 METRICS = {"calibration": BINS.to_dict("records"), "quality": QUALITY}
-
-
-def epochs_with(losses: tuple[float, ...]) -> pd.DataFrame:
-    ious = ("training_iou", "validation_iou", "validation_tumour_iou", "validation_empty_prediction")
-    table = pd.DataFrame({"training_loss": losses, "validation_loss": losses}).assign(**dict.fromkeys(ious, 0.5))
-    return table.assign(epoch=table.index + 1)
+IOUS = ("training_iou", "validation_iou", "validation_tumour_iou", "validation_empty_prediction")
+LOSSES = dict.fromkeys(("training_loss", "validation_loss"), (0.7, 0.1, 0.05))
+EPOCHS = pd.DataFrame({"epoch": [1, 2, 3], **LOSSES, **dict.fromkeys(IOUS, 0.5)})
 
 
 def test_each_plot_is_a_png_and_its_note_is_whole(tmp_path):
-    drawn = plots.training_plots(epochs_with((0.7, 0.1, 0.05)), 1, "patient_dice")
+    drawn = plots.training_plots(EPOCHS, 1, "patient_dice")
     drawn |= plots.result_plots(PATIENTS, SLICES, METRICS)
     plots.write_plots(RunFolder(tmp_path), drawn, SYNTHETIC_NOTICE)
     assert list(plots.result_plots(PATIENTS, SLICES[3:], {})) == ["bland_altman"]  # without tumour

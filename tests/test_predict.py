@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import SimpleITK as sitk
 from conftest import blob, bright_checkpoint, done, refused, write_volume
 from PIL import Image, ImageColor
 
@@ -28,10 +27,6 @@ def read_mask(path: Path) -> np.ndarray:
     pixels = read_picture(path)
     assert pixels.dtype == np.uint8 and set(np.unique(pixels)) <= {0, 255}
     return pixels // 255
-
-
-def read_volume(path: Path) -> np.ndarray:
-    return sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
 
 
 # --- Masks, overlays and tables --------------------------------------------------------------------------------

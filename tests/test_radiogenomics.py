@@ -74,7 +74,7 @@ def predicted(data) -> np.ndarray:
     return eroded
 
 
-def test_manual_masks_from_the_command_line(call, data, tmp_path):
+def test_manual_masks_from_the_command_line(call, undrawn, data, tmp_path):
     out, data = tmp_path / "out", shutil.copytree(data, tmp_path / "data")
     for n, mask in enumerate(draw_tumour(1), start=1):  # a second scan of the first patient changes nothing
         write_slice(data, "SYNTH_T_0_20200101", n, np.zeros((256, 256, 3), np.uint8), mask)

@@ -136,13 +136,14 @@ def test_an_empty_cross_validation_of_real_patients(tmp_path):
     thresholds = enumerate((0.6, 0.45, 0.5), start=1)
     folds = [{"fold": fold, "threshold": threshold, "min_component": 10} for fold, threshold in thresholds]
     about = {"split": "cross-validation, 3 folds", "epoch": None, "threshold": None, "min_component": None}
+    about["spacing"] = None  # of all folds
     run = write_run(tmp_path, empty=True, synthetic=False, folds=folds, **about)
     page = page_of(run)
     for said in (
         "<dd>threshold 0.6, components below 10 px, or in one slice alone, removed / threshold 0.45, ",
         "<dt>Recipe</dt><dd>tuned</dd>",
         "(cross-validation, 3 folds)</h1>", "not a medical device", "images of 3 patients", "CC BY-NC-SA",
-        "0 of 2, and 0 false",
+        "0 of 2, and 0 false", "there are no millimetres",
     ):  # fmt: skip
         assert said in page
     for unsaid in ("Plot: Loss", "#training", 'class="banner"', "<dt>Command</dt>"):
@@ -172,10 +173,6 @@ def opened(browser, run):
     for page in pages:
         page.close()
     assert wrong == []
-
-
-def value(page, name: str) -> str:
-    return page.inner_text(f"#readout dd[data-value^='{name}']")
 
 
 def current(page, what: str = "slice"):
@@ -221,7 +218,7 @@ def test_every_slice_in_the_viewer_equals_its_row(opened, run):
             counts = (f"{pixels:,}" for pixels in (row.tumour_pixels, row.false_negative, row.false_positive))
             expected = [f"{row.slice} ({row.slice} of {SLICES})", f"{row.dice:.3f}", f"{row.iou:.3f}", *counts]
             names = ("slice", "Dice", "IoU", "reference", "missed", "false positive")
-            assert [value(page, name) for name in names] == expected
+            assert [page.inner_text(f"#readout dd[data-value^='{name}']") for name in names] == expected
 
 
 def test_keys_and_controls_change_the_slice(opened):

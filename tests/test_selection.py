@@ -107,12 +107,12 @@ def test_the_thin_ends_of_a_large_component_stay_and_what_one_slice_alone_shows_
     large = [box((5, 5, 1, 1)), box((5, 5, 10, 10)), box((15, 15, 3, 3)), box()]  # the third touches by a corner
     alone = [box(), box((40, 40, 8, 8)), box(), box()]
     small = [box(), box(), box((30, 2, 3, 3)), box((30, 2, 2, 2))]
-    masks = np.stack(large) | np.stack(alone) | np.stack(small)
-    assert (selection.remove_small_components(masks, 9) == np.stack(large) | np.stack(small)).all()
-    assert (selection.remove_small_components(masks, 10) == np.stack(large)).all()
-    assert selection.remove_small_components(masks, 101).sum() == 0
+    masks, rules = np.stack(large) | np.stack(alone) | np.stack(small), selection.Postprocessing
+    assert (selection.postprocess_stack(masks, rules(0.5, 9)) == np.stack(large) | np.stack(small)).all()
+    assert (selection.postprocess_stack(masks, rules(0.5, 10)) == np.stack(large)).all()
+    assert selection.postprocess_stack(masks, rules(0.5, 101)).sum() == 0
     alone = box((0, 0, 3, 3), (10, 10, 2, 5))[None]  # a stack of one slice
-    assert [selection.remove_small_components(alone, size).sum() for size in (0, 9, 10, 11)] == [19, 19, 10, 0]
+    assert [selection.postprocess_stack(alone, rules(0.5, px)).sum() for px in (0, 9, 10, 11)] == [19, 19, 10, 0]
 
 
 def test_components_do_not_go_on_from_patient_to_patient():

@@ -67,11 +67,12 @@ def test_a_run_is_continued_and_copied(again, tmp_path, monkeypatch):
     assert record["epochs"] == 2 and record["seconds"] == pytest.approx(epochs["seconds"].sum())
 
 
-def test_of_a_cross_validation_the_masks_are_copied(again, folder, unreported, tmp_path):
+def test_of_a_cross_validation_the_masks_are_copied(again, folder, unreported, tmp_path, monkeypatch):
+    monkeypatch.setitem(reproduce.RUNS, "cv_tuned", reproduce.RUNS["cv_tuned"]._replace(folds=2))
     done(again("cv_tuned", "--data", folder, "--epochs", 1))
     results = tmp_path / "my runs" / "reproduce" / "cv_tuned"
     record, config, metrics = read(results)
-    split = "cross-validation, 5 folds"
+    split = "cross-validation, 2 folds"
     assert (metrics["split"], record["epochs"], metrics["epoch"]) == (split, 1, None)
     assert (config["patients"], config["slices"]) == ({split: 5}, {split: 15})
     with np.load(results / "masks.npz") as archive:
@@ -97,7 +98,7 @@ def test_the_options_of_every_run_are_understood():
     assert len(set(recipes)) == len(recipes) and recipes[1].width == 16
 
 
-def test_an_institution_is_left_out_and_learned_from_few(call, monkeypatch, undrawn, tmp_path):
+def test_an_institution_is_left_out_and_learned_from_few(call, monkeypatch, undrawn, unreported, tmp_path):
     """Who trains, who is tested, and that the same command trains nothing again."""
     monkeypatch.setattr(few_patients, "run_python", run_here)
     monkeypatch.setattr(few_patients, "FEW", (2,))
