@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> None:
 
     first, second = map(RunFolder, args.runs)
     pairs = pair(first, second)
-    if any_synthetic(pairs):
+    if any_synthetic(pairs["patient"]):
         print(SYNTHETIC_NOTICE)
     who = f"{counted(len(pairs), 'patient')}, {(pairs['tumour_pixels_a'] == 0).sum()} of them without tumour"
     print(f"A: {first}\nB: {second}\n{who}; each metric over those that have it in both\n")

@@ -10,6 +10,7 @@ exists is replaced, and a download that fails leaves nothing behind.
 
 import argparse
 import re
+import shlex
 import shutil
 import zipfile
 import zlib
@@ -48,7 +49,7 @@ def main(argv: list[str] | None = None) -> None:
     if not (args.out / LABELS).is_file():
         print(f"note: {source} has no {LABELS}, the genomic labels: name them to radiogenomics.py with --labels")
     print(f"Licence of the images: CC BY-NC-SA 4.0. What to cite: {constants.DATA_DIR.with_name('README.md')}")
-    where = "" if args.out.absolute() == constants.DATA_DIR else f" --data {args.out}"
+    where = "" if args.out.absolute() == constants.DATA_DIR else f" --data {shlex.quote(str(args.out))}"
     print(f"Next: python train_model.py{where} --recipe tuned --run runs/first")
 
 

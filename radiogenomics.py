@@ -67,7 +67,7 @@ def main(argv: list[str] | None = None) -> None:
 
     automatic = None if predicted is None else measure(predicted, largest_only=True)
     study = genomics.study(measure(slices.masks.numpy()), automatic, labels)
-    notice = constants.SYNTHETIC_NOTICE if any_synthetic(table) else ""
+    notice = constants.SYNTHETIC_NOTICE if any_synthetic(table["patient"]) else ""
     tests = study["associations"]
     small = {name: tests[name].map("{:.3g}".format, na_action="ignore") for name in P_COLUMNS}  # 3.1e-07
     written = {f"{name}.csv": table for name, table in study.items() if len(table)}

@@ -83,7 +83,7 @@ def main(argv: list[str] | None = None) -> None:
             "--patients, or count it as empty with --missing-as-empty."
         )
 
-    synthetic = any_synthetic(slices.table)
+    synthetic = any_synthetic(slices.patients)
     given = sys.argv[1:] if argv is None else map(str, argv)
     details = {"split": "scored masks", "synthetic": synthetic, "masks": str(args.predicted),
                "reference": str(args.reference or args.data or args.scans), "commit": commit(),

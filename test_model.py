@@ -68,7 +68,7 @@ def main(argv: list[str] | None = None) -> None:
         postprocessing, tuned = tune(slices["validation"], predicted["validation"][1], postprocessing)
     masks = postprocess(probabilities, postprocessing, test.stacks())
 
-    trained, planned, synthetic = int(epochs["epoch"].max()), config["settings"]["epochs"], any_synthetic(test.table)
+    trained, planned, synthetic = int(epochs["epoch"].max()), config["settings"]["epochs"], any_synthetic(test.patients)
     details = {"split": split, "epoch": best, "selected_by": by, "synthetic": synthetic, "loss": loss}
     details |= {**postprocessing._asdict(), "tuned": tuned, "epochs": trained}
     notes = [

@@ -98,7 +98,6 @@ class UNet(nn.Module):
     ):
         super().__init__()
         self.pixel_unshuffle = pixel_unshuffle
-        lowest = 8 * width if bilinear else 16 * width
         halved = 2 if bilinear else 1  # bilinear steps hand up the channels of the next skip connection
         self.encoders = nn.ModuleList(
             [
@@ -108,10 +107,10 @@ class UNet(nn.Module):
                 double_conv(4 * width, 8 * width),  # 32 x 32
             ]
         )
-        self.bottleneck = double_conv(8 * width, lowest)  # 16 x 16
+        self.bottleneck = double_conv(8 * width, 16 * width // halved)  # 16 x 16
         self.decoders = nn.ModuleList(
             [
-                Decoder(lowest, 8 * width, 8 * width // halved, bilinear),  # 32 x 32
+                Decoder(16 * width // halved, 8 * width, 8 * width // halved, bilinear),  # 32 x 32
                 Decoder(8 * width // halved, 4 * width, 4 * width // halved, bilinear),  # 64 x 64
                 Decoder(4 * width // halved, 2 * width, 2 * width // halved, bilinear),  # 128 x 128
                 Decoder(2 * width // halved, width, width, bilinear),  # 256 x 256

@@ -5,7 +5,6 @@ It imports no package, so that --help and a mistake in the options answer at onc
 
 import argparse
 import contextlib
-import csv
 import io
 import json
 import math
@@ -206,7 +205,7 @@ def read_csv(path: Path, columns: list[str]) -> "pd.DataFrame":
         table = pd.read_csv(io.BytesIO(content), encoding="utf-8-sig", **options).fillna("")  # of short lines
         if not isinstance(table.index, pd.RangeIndex):  # pandas takes surplus values in front for an index
             raise ValueError("its lines hold more values than its first one names columns")
-    except (OSError, ValueError, csv.Error) as error:  # pandas' parser errors are ValueErrors
+    except (OSError, ValueError) as error:  # pandas' parser errors are ValueErrors
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{path}: cannot be read as CSV ({reason}). {expected}") from None
     table = table[table.ne("").any(axis=1)]  # the index still counts blank lines
@@ -254,9 +253,9 @@ def describe_problems(source: Path, problems: list[str]) -> str:
     return "\n".join([f"{source}: {len(problems)} problems", *listed, *more])
 
 
-def list_few(names: list) -> str:
+def list_few(names: list, most: int = 3) -> str:
     """Return the first names in one line, with dots for further ones."""
-    return ", ".join(map(str, names[:3])) + (", ..." if len(names) > 3 else "")
+    return ", ".join(map(str, names[:most])) + (", ..." if len(names) > most else "")
 
 
 def cores(quotas: Path = Path("/sys/fs/cgroup")) -> int:

@@ -94,7 +94,9 @@ def explain_empty(folder: Path) -> str:
     """Return what a folder looks like in which no patient folder holds slices, and the remedy."""
     files = sorted(path for path in folder.rglob("[!.]*") if path.is_file())
     if slices := [path for path in files if path.name.lower().endswith(TIFF)]:
-        return f"{folder}: holds no patient folders; they are in {slices[0].parents[1]}. Name it with --data."
+        return (
+            f"{folder}: holds no patient folders; they are in {slices[0].absolute().parents[1]}. Name it with --data."
+        )
     if scans := [path for path in files if path.parent != folder]:
         return (
             f"{folder}: holds scans such as {scans[0].relative_to(folder)}, not the slices that training reads "
@@ -118,8 +120,8 @@ def _pair_files(folder: Path, patient: str) -> tuple[list[tuple[str, str, str]],
             continue
         path = folder / patient / name
         if not (match := pattern.fullmatch(name)):
-            names = f"{patient}_NUMBER.tif or {patient}_NUMBER_mask.tif"
-            problems.append(f"{path}: not named like a slice of this patient. Rename it to {names}, or remove it.")
+            expected = f"{patient}_NUMBER.tif or {patient}_NUMBER_mask.tif"
+            problems.append(f"{path}: not named like a slice of this patient. Rename it to {expected}, or remove it.")
         elif (first := (masks if match["mask"] else images).setdefault(int(match["number"]), name)) != name:
             problems.append(f"{path}: the same slice as {first}, number {match['number']}. Remove one.")
     for ending, these, others in (("mask", images, masks), ("image", masks, images)):

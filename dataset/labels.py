@@ -44,7 +44,7 @@ def default_label_files(folder: Path, patients: Iterable[str]) -> list[Path]:
             f"{table}: no such file. download_data.py and python -m dataset.synthetic write it; or name a table with "
             f"--labels. {HOW_TO_LABEL}"
         )
-    return [table, MUTATION_FILE] if is_published(pd.DataFrame({"patient": list(patients)})) else [table]
+    return [table, MUTATION_FILE] if is_published(patients) else [table]
 
 
 def read_labels(files: Iterable[Path], patients: Iterable[str]) -> tuple[pd.DataFrame, list[str]]:

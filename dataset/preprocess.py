@@ -19,7 +19,6 @@ from constants import CHANNELS, FLAIR, IMAGE_SIZE, MEAN, STD
 from dataset.slices import Slices
 from utils import parallel_map
 
-VALUES = np.arange(256)
 MULTIPLE = 32  # of height and width of the network's input, also at half resolution: it then pads nothing
 
 Box = tuple[int, int, int, int]  # top, bottom, left, right; ends excluded
@@ -73,7 +72,7 @@ def by_head(stack: np.ndarray, head: np.ndarray, median: bool = False) -> np.nda
     for sequence in range(CHANNELS):
         inside = stack[..., sequence][head] if head.any() else stack[..., sequence].ravel()
         low, middle, high = np.percentile(inside, (0.5, 50, 99.5))
-        clipped = np.clip(VALUES, low, high)
+        clipped = np.clip(np.arange(256), low, high)
         deviation = np.clip(inside, low, high).std(dtype=np.float64)
         scale = (middle - clipped[0]) / 2 if median else deviation
         tables.append((clipped - clipped[0]) / max(scale, 1))
@@ -174,10 +173,9 @@ class PreprocessedSlices(Slices):
 
     def _neighbour(self, rows: torch.Tensor, step: int) -> torch.Tensor:
         """Return the rows `step` slices away in the same stack, or the last one in that direction."""
-        last = self.stack.bincount().cumsum(0) - 1  # of each stack
-        first = torch.cat([torch.zeros(1, dtype=last.dtype), last[:-1] + 1])
-        stack = self.stack[rows]
-        return torch.minimum(torch.maximum(rows + step, first[stack]), last[stack])
+        sizes, stack = self.stack.bincount(), self.stack[rows]
+        ends = sizes.cumsum(0)  # of each stack, excluded
+        return (rows + step).clamp((ends - sizes)[stack], ends[stack] - 1)
 
     def batches(self, size: int) -> Iterator[tuple[torch.Tensor, tuple[slice, slice]]]:
         """Yield all rows in batches with the window to compute: the frame, or with `crop` the head's."""
@@ -200,8 +198,7 @@ def preprocess(slices: Slices, preprocessing: Preprocessing) -> PreprocessedSlic
         head = find_head(pixels)
         return NORMALISATIONS[preprocessing.normalisation](pixels, head), head_box(head)
 
-    statistics = parallel_map(patient_statistics, range(len(patients)))
-    levels = torch.from_numpy(np.concatenate([table.ravel() for table, _ in statistics]))
-    boxes = [box for _, box in statistics]
-    of_patients = {"stack": torch.from_numpy(stack), "levels": levels, "boxes": boxes}
+    tables, boxes = zip(*parallel_map(patient_statistics, range(len(patients))), strict=True)
+    levels = torch.from_numpy(np.concatenate(tables).ravel())
+    of_patients = {"stack": torch.from_numpy(stack), "levels": levels, "boxes": list(boxes)}
     return PreprocessedSlices(**vars(slices), preprocessing=preprocessing, **of_patients)

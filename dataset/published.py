@@ -1,6 +1,7 @@
 """Facts about the published data set: its patients, its files, and what their ids and pixels tell."""
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +23,9 @@ def published_patients(subset: bool = False) -> dict[str, int]:
     return dict(zip(table["patient"], table["slices"].tolist(), strict=True))
 
 
-def is_published(table: pd.DataFrame) -> bool:
-    """Return whether every patient of a table has an id of the published data set."""
-    return set(table["patient"]) <= published_patients().keys()
+def is_published(patients: Iterable[str]) -> bool:
+    """Return whether every patient has an id of the published data set."""
+    return set(patients) <= published_patients().keys()
 
 
 def institution(patient: str) -> str:

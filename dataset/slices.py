@@ -5,7 +5,6 @@ import re
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from itertools import chain
 from pathlib import Path
 from typing import Self
 
@@ -19,7 +18,6 @@ from utils import UserError, counted, describe_problems, list_few, parallel_map
 
 COLUMNS = ["patient", "image_path", "mask_path"]  # of a table of slices; paths are relative to the data folder
 CHECKSUM = "checksum"  # a further column of the split tables of a run, see `checksums`
-SHAPES = {"RGB": (IMAGE_SIZE, IMAGE_SIZE, CHANNELS), "L": (IMAGE_SIZE, IMAGE_SIZE)}  # of an image, of a mask
 
 
 @dataclass
@@ -120,8 +118,8 @@ def load_slices(folder: Path, tables: dict[str, pd.DataFrame]) -> dict[str, Slic
     Raises: UserError that lists every file that is not a valid image or mask.
     """
     table = pd.concat(tables.values(), ignore_index=True)
-    images = np.empty((len(table), *SHAPES["RGB"]), np.uint8)
-    masks = np.empty((len(table), *SHAPES["L"]), np.uint8)
+    images = np.empty((len(table), IMAGE_SIZE, IMAGE_SIZE, CHANNELS), np.uint8)
+    masks = np.empty(images.shape[:3], np.uint8)
 
     def read_row(row: int) -> list[str]:
         problems = []
@@ -132,12 +130,11 @@ def load_slices(folder: Path, tables: dict[str, pd.DataFrame]) -> dict[str, Slic
                 problems.append(str(error))
         return problems
 
-    if problems := list(chain.from_iterable(parallel_map(read_row, range(len(table))))):
+    if problems := [problem for of_row in parallel_map(read_row, range(len(table))) for problem in of_row]:
         raise UserError(describe_problems(folder, problems))
     sizes = [len(table) for table in tables.values()]
     parts = (torch.from_numpy(pixels).split(sizes) for pixels in (images, masks))
-    subsets = zip(*parts, tables.values(), strict=True)
-    return {split: Slices(*subset) for split, subset in zip(tables, subsets, strict=True)}
+    return {split: Slices(*pixels, tables[split]) for split, *pixels in zip(tables, *parts, strict=True)}
 
 
 def read_image(path: Path) -> np.ndarray:
@@ -150,8 +147,7 @@ def read_mask(path: Path) -> np.ndarray:
     pixels = read_tiff(path, "L", "a mask")
     foreground = pixels == max(pixels.max(), 1)
     if np.count_nonzero(foreground) != np.count_nonzero(pixels):
-        values = np.unique(pixels)
-        shown = ", ".join(str(v) for v in values[:5]) + (", ..." if len(values) > 5 else "")
+        shown = list_few(np.unique(pixels).tolist(), 5)
         raise ValueError(f"{path}: a mask with the values {shown}. Save it with 0 and one positive value only.")
     if foreground[:: IMAGE_SIZE - 1, :: IMAGE_SIZE - 1].all():
         raise ValueError(f"{path}: a mask of all four corners: inverted, or its header is damaged. Restore it.")
@@ -170,8 +166,7 @@ def read_tiff(path: Path, mode: str, what: str) -> np.ndarray:
     except Exception as error:  # Pillow raises many kinds for damaged files
         reason = f"{type(error).__name__}: {error}" if path.exists() else "no such file, or a link that leads nowhere"
         raise ValueError(f"{path}: cannot be read as a TIFF ({reason}). Restore it from the data set.") from None
-    actual = (pages, actual_mode, size)
-    if actual != (1, mode, (IMAGE_SIZE, IMAGE_SIZE)):
+    if (pages, actual_mode, size) != (1, mode, (IMAGE_SIZE, IMAGE_SIZE)):
         has = f"{counted(pages, 'page')} of the mode {actual_mode} and {size[0]}x{size[1]} pixels"
         raise ValueError(
             f"{path}: has {has}, but {what} must have 1 of {mode} and {IMAGE_SIZE}x{IMAGE_SIZE}. Convert it."

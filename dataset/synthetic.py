@@ -7,12 +7,12 @@ Crude heads drawn from random numbers. No pixel comes from a real scan; a score 
 """
 
 import argparse
+from collections.abc import Iterable
 from functools import reduce
 from pathlib import Path
 
 import cv2
 import numpy as np
-import pandas as pd
 from scipy import ndimage
 
 import constants
@@ -49,9 +49,9 @@ ORBITS = ((0.36, -0.62, 0.05, 0.19, 0.16, 0.07),)
 HEIGHT = 130  # of the head in pixels
 
 
-def any_synthetic(table: pd.DataFrame) -> bool:
-    """Return whether any patient of a table was made by this module; no TCGA id begins with PREFIX."""
-    return bool(table["patient"].str.startswith(PREFIX).any())
+def any_synthetic(patients: Iterable[str]) -> bool:
+    """Return whether any of the patients was made by this module; no TCGA id begins with PREFIX."""
+    return any(patient.startswith(PREFIX) for patient in patients)
 
 
 def patient_name(number: int) -> str:

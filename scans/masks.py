@@ -19,7 +19,7 @@ from scans.names import MASK, base_of, kind_of, maker_of
 from scans.read import MOST_LABELS, open_picture, read_patient, read_picture, read_stack
 from scans.scan import PICTURES, Scan, file_ending, natural_order, pad, stem
 from scans.write import origin_of, read_record, record_path
-from utils import UserError, counted, describe_problems
+from utils import UserError, counted, describe_problems, list_few
 
 SOFT = 0.5  # value from which a voxel of a soft mask counts
 OUTSIDE = 0.01  # of the voxels of a mask on another grid, which may lie outside of the images
@@ -150,7 +150,7 @@ def foreground(values: np.ndarray) -> np.ndarray:
     levels = np.unique(values)
     finite = np.isfinite(levels).all()
     labels = levels.max() <= MOST_LABELS and (levels == levels.round()).all()
-    shown = ", ".join(f"{value:g}" for value in levels[:5]) + (", ..." if len(levels) > 5 else "")
+    shown = list_few([f"{value:g}" for value in levels], 5)
     if not finite or levels.min() < 0 or not (labels or len(levels[levels > 0]) == 1):
         raise ValueError(f"a mask with the values {shown}. Save it with 0 and one positive value only.")
     if levels.min() > 0 and len(levels) > 1:

@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     folder = find_folder(args.data)
     table = find_slices(folder)
-    if any_synthetic(table):
+    if any_synthetic(table["patient"]):
         print(SYNTHETIC_NOTICE)
     patients = sorted(table["patient"].unique())
     if args.folds:
@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> None:
             "labels": {"background": 0, "FLAIR abnormality": 1},
             "numTraining": len(fitted),
             "file_ending": ".nii.gz",
-            **({"licence": "CC BY-NC-SA 4.0"} if is_published(table) else {}),
+            **({"licence": "CC BY-NC-SA 4.0"} if is_published(table["patient"]) else {}),
         }
         folds = [
             {

@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> None:
     judged = quality.predict_held_out(rows, rows)
     institution = rows["patient"].map(patients["institution"])
     apart = quality.predict_held_out(rows, rows, dict(zip(rows["patient"], institution, strict=True)))
-    third = pd.qcut(rows["patient"].map(patients["tumour_pixels"]), 3, labels=THIRDS)
+    third = pd.qcut(rows["patient"].map(patients["tumour_pixels"]).rank(method="first"), 3, labels=THIRDS)
     groups = {"all": judged}
     groups |= {name: judged[third == name] for name in THIRDS}
     groups["all, institution left out"] = apart

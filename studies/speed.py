@@ -22,6 +22,7 @@ from constants import FLAIR, IMAGE_SIZE
 from dataset.preprocess import Preprocessing, preprocess
 from dataset.slices import Slices
 from storage.checkpoints import describe_network
+from training.brain import brain_distances
 from training.engine import TrainingTransform, train_one_epoch, training_window
 from training.hardware import Hardware, choose_hardware, keep_freed_memory
 from training.losses import make_loss
@@ -77,7 +78,7 @@ def make_step(recipe: Recipe, slices: Slices, hardware: Hardware) -> Callable[[]
     optimiser = Optimisation(model, recipe, steps=100)
     preprocessed = preprocess(slices, Preprocessing.of(vars(recipe))).to(hardware.device)
     loss, rows = make_loss(recipe.loss, recipe.false_negative_weight), torch.arange(len(slices))
-    transform = TrainingTransform(recipe.crop, recipe.augment)
+    transform = TrainingTransform(recipe.crop, recipe.augment, brain_distances(slices) if recipe.robust else None)
     arguments = (model, preprocessed, rows, optimiser, recipe.batch_size, loss, hardware, "", transform)
     return lambda: train_one_epoch(*arguments)["loss"]
 

@@ -127,15 +127,16 @@ def test_damage_is_one_error_that_names_the_file(folder, path, spoil, message):
     assert "problems" not in str(error.value)  # one damage, one message
 
 
-def test_what_a_folder_looks_like_that_is_not_one_of_patients(folder, tmp_path):
+def test_what_a_folder_looks_like_that_is_not_one_of_patients(folder, tmp_path, monkeypatch):
     """One sentence with the folder or the script to take, and never to remove anything."""
+    monkeypatch.chdir(folder / "SYNTH_T_1")
     for name in ("cohort/P1/flair.nii.gz", "dicom/P1/series/IM0001", "readme/notes.txt"):
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).touch()
     for wrong, message in (
         (tmp_path / "cohort", r"holds scans such as P1/flair\.nii\.gz, .* import_data\.py makes these of scans"),
         (tmp_path, rf"holds no patient folders; they are in {folder}\. Name it with --data"),
-        (folder / "SYNTH_T_0", rf"holds no patient folders; they are in {folder}\. Name it with --data"),
+        (Path(), rf"holds no patient folders; they are in {folder}\. Name it with --data"),
         (tmp_path / "readme", r"holds no patient folders.*download_data.py"),
     ):
         with pytest.raises(UserError, match=message) as error:

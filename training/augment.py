@@ -54,19 +54,16 @@ def cut_window(
         size: height and width of the output.
     """
     height, width = images.shape[-2:]
-    turns, shifts = [], centres.double().clone()
-    for row in range(len(images)):
-        turn = np.eye(2)
-        if generators is not None:
-            turn, shift = _random_turn(generators[row])
-            shifts[row] += torch.from_numpy(shift)
-        turns.append(turn)
+    turns, centres = np.eye(2), centres.double()
+    if generators is not None:
+        turns, shifts = map(np.array, zip(*map(_random_turn, generators), strict=True))
+        centres = centres + torch.from_numpy(shifts)
     # From the output's coordinates (x, y in -1..1) by way of pixels to those of the slice
     out = np.array([extent[1] / 2, extent[0] / 2])
     into = np.array([2 / width, 2 / height])
     theta = torch.empty(len(images), 2, 3, dtype=torch.float64)
-    theta[:, :, :2] = torch.from_numpy(np.array(turns).reshape(-1, 2, 2) * out[None, None, :] * into[None, :, None])
-    theta[:, :, 2] = shifts.flip(1) * torch.from_numpy(into) - 1
+    theta[:, :, :2] = torch.from_numpy(turns * out * into[:, None])
+    theta[:, :, 2] = centres.flip(1) * torch.from_numpy(into) - 1
     theta = theta.float().to(images.device, non_blocking=True)
     grid = F.affine_grid(theta, [len(images), 1, *size], align_corners=False)
     # Repeats the edge like padding_mode="border", which Apple GPUs lack before PyTorch 2.13
@@ -149,17 +146,14 @@ def change_intensities(
     for row, draw in enumerate(drawn):
         for sequence in draw["missing"]:
             images[row, sequence] = images[row, FLAIR]
-    factors = {
-        name: torch.tensor(np.array([draw[name][list(sequences)] for draw in drawn]), dtype=torch.float32)[
-            ..., None, None
-        ].to(images.device, non_blocking=True)
-        for name in ("gamma", "contrast", "brightness")
-    }
+    names = ("gamma", "contrast", "brightness")
+    factors = torch.tensor(np.array([[draw[name][list(sequences)] for draw in drawn] for name in names]))
+    gamma, contrast, brightness = factors.float()[..., None, None].to(images.device, non_blocking=True)
     low, high = images.amin((2, 3), keepdim=True), images.amax((2, 3), keepdim=True)
     span = (high - low).clamp_(min=1e-6)
-    images = images.sub_(low).div_(span).clamp_(min=0).pow_(factors["gamma"]).mul_(span).add_(low)
+    images = images.sub_(low).div_(span).clamp_(min=0).pow_(gamma).mul_(span).add_(low)
     middle = images.mean((2, 3), keepdim=True)
-    images = images.sub_(middle).mul_(factors["contrast"]).add_(middle).mul_(factors["brightness"])
+    images = images.sub_(middle).mul_(contrast).add_(middle).mul_(brightness)
     for row, draw in enumerate(drawn):
         if draw["fraction"] < 1:
             images[row : row + 1] = lower_resolution(images[row : row + 1], draw["fraction"])

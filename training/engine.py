@@ -61,10 +61,7 @@ def epoch_order(
 
 @dataclass(frozen=True)
 class TrainingTransform:
-    """Slices -> training input: the window around the head, its resolution, and random augmentation.
-
-    The window depends on the head with `crop`, the augmentation on (seed, epoch) and the row.
-    """
+    """Slices -> training input: the window around the head with `crop`, its resolution, and random augmentation."""
 
     crop: bool = False
     augmented: bool = False
@@ -128,22 +125,21 @@ def train_one_epoch(
 ) -> dict[str, float]:  # fmt: skip
     """Train on the given rows, in their order. The metrics are of the network while it learns, on transformed slices.
 
-    Args:
-        optimiser: has zero_grad() and step().
+    optimiser: has zero_grad() and step().
 
     Returns: loss (mean over batches, weighted by their slices) and the metrics of metrics.summarise.
     Raises: UserError when the loss is no longer finite, naming the batch and its patients.
     """
     model.train()
     done, transform = [], transform or TrainingTransform()
-    patients = [slices.patients[row] for row in order]
+    patients = slices.table["patient"].iloc[order.numpy()].tolist()
     batches = torch.arange(len(order)).split(batch_size)
     check_every = 1 if hardware.device.type == "cpu" and world() == 1 else CHECK_EVERY
     for number, batch in enumerate(_progress(batches, f"{title} training"), start=1):
         positions = batch[rank() :: world()]  # of this process; they may be none
         images, masks = transform.batch(slices, order[positions], hardware.device)
         images = images.contiguous(memory_format=hardware.memory_format)
-        optimiser.zero_grad(set_to_none=True)
+        optimiser.zero_grad()
         with hardware.autocast():
             logits = model(images).float()
         loss = loss_function(logits, masks) if len(images) else logits.sum()  # without slices it still takes part
@@ -175,8 +171,7 @@ def evaluate(
     for batch, window in _progress(list(slices.batches(batch_size)), f"{title} evaluation"):
         rows = batch[rank() :: world()]
         logits, masks = compute_logits(model, slices, rows, window, hardware, tta_flip)
-        computed = (..., *window)
-        loss = loss_function(logits[computed], masks[computed]) if len(rows) else logits.sum()
+        loss = loss_function(logits[..., *window], masks[..., *window]) if len(rows) else logits.sum()
         done.append((loss, rows, count_pixels(predicted_mask(logits), masks > 0)))
         if probabilities_out is not None:
             probabilities_out[rows.numpy()] = logits.sigmoid().squeeze(1).cpu().numpy()
@@ -220,12 +215,10 @@ def compute_logits(
 ) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
     """Return logits and masks of some slices in the whole frame: float32 [B, 1, 256, 256] each.
 
-    Args:
-        window: rows and columns to compute; the logit is OUTSIDE elsewhere.
-        tta_flip: average the logits of the slice and of its mirror image.
+    window: rows and columns to compute; the logit is OUTSIDE elsewhere. tta_flip: as of `evaluate`.
     """
     images, masks = slices.batch(rows, hardware.device)
-    images = images[..., window[0], window[1]]
+    images = images[..., *window]
     full = images.shape[-2:]
     computed = [round(side * slices.preprocessing.resolution) for side in full]
     images = resize(images, computed).contiguous(memory_format=hardware.memory_format)
@@ -237,7 +230,7 @@ def compute_logits(
     if logits.shape == masks.shape:
         return logits, masks
     frame = torch.full_like(masks, OUTSIDE)
-    frame[..., window[0], window[1]] = logits
+    frame[..., *window] = logits
     return frame, masks
 
 
@@ -250,8 +243,7 @@ def resize(planes: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
 
 def _progress(batches: Sequence[Any], title: str) -> Iterator[Any]:
     """Yield the batches behind a progress bar; silent off a terminal."""
-    no_terminal = sys.stderr is None or sys.stderr.closed
-    disable = True if no_terminal or rank() else None  # None: tqdm looks for a terminal
+    disable = rank() > 0 or sys.stderr is None or sys.stderr.closed or not sys.stderr.isatty()
     return iter(tqdm(batches, title, leave=False, disable=disable, unit="batch", dynamic_ncols=True))
 
 

@@ -15,8 +15,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 from utils import UserError, cores
 
-GLIBC = ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
-
 
 @dataclass(frozen=True)
 class Hardware:
@@ -78,10 +76,11 @@ def keep_freed_memory() -> None:
     Activations are large: each would come from a fresh mapping, and the kernel would clear its pages in each step.
     """
     M_MXFAST, M_TRIM_THRESHOLD, M_MMAP_MAX = 1, -1, -4  # malloc.h
-    if GLIBC:
-        GLIBC.mallopt(M_MMAP_MAX, 0)
-        GLIBC.mallopt(M_TRIM_THRESHOLD, -1)
-        GLIBC.mallopt(M_MXFAST, 0)
+    if platform.libc_ver()[0] == "glibc":
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(M_MMAP_MAX, 0)
+        mallopt(M_TRIM_THRESHOLD, -1)
+        mallopt(M_MXFAST, 0)
 
 
 def peak_memory(device: torch.device) -> int:

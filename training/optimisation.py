@@ -41,8 +41,8 @@ class Optimisation:
         self.averaged = [pair for pair in pairs if pair[0].is_floating_point()]
         self.counters = [pair for pair in pairs if not pair[0].is_floating_point()]
 
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        self.optimiser.zero_grad(set_to_none=set_to_none)
+    def zero_grad(self) -> None:
+        self.optimiser.zero_grad()
 
     def step(self) -> None:
         for group in self.optimiser.param_groups:

@@ -153,14 +153,14 @@ def _show(value: Any) -> str:
     return ("off", "on")[value] if type(value) is bool else f"{value:g}" if type(value) is float else str(value)
 
 
-def chosen_settings(args: argparse.Namespace, needed: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def chosen_settings(args: argparse.Namespace, needed: dict[str, Any]) -> dict[str, Any]:
     """Return the settings that were asked for on the command line: those of --recipe, and single options.
 
     needed: settings of --weights, which go before the recipe.
     """
     preset = dataclasses.asdict(RECIPES[args.recipe]) if args.recipe else {}
-    given = {name: value for name, value in vars(args).items() if name in SETTINGS}
-    return preset | (needed or {}) | {name: value for name, value in given.items() if value != "auto"}
+    given = {name: value for name, value in vars(args).items() if name in SETTINGS and value != "auto"}
+    return preset | needed | given
 
 
 def make_settings(args: argparse.Namespace, needed: Mapping[str, Any] | None = None) -> dict[str, Any]:

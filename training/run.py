@@ -101,8 +101,8 @@ def describe_run(
         "recipe": str(Recipe.of(settings)),
         "command": before.get("command", command),
         "commit": ", ".join(filter(None, commits)),
-        "synthetic": any(any_synthetic(subset.table) for subset in slices.values()),
-        "published": all(is_published(subset.table) for subset in slices.values()),
+        "synthetic": any(any_synthetic(subset.patients) for subset in slices.values()),
+        "published": all(is_published(subset.patients) for subset in slices.values()),
         "patients": {split: subset.table["patient"].nunique() for split, subset in slices.items()},
         "slices": {split: len(subset) for split, subset in slices.items()},
         "hardware": str(hardware),
@@ -228,10 +228,9 @@ def print_run(config: dict, slices: dict[str, Slices]) -> None:
         lines.append(f"began with  {weights['file']}, SHA-256 {weights['sha256']}; licence: {weights['licence']}")
     found = filter(None, (origin_warning(config, split) for split in slices if split != "train"))
     lines += [f"warning: {warning}" for warning in found]
-    lines += [
-        f"hardware    {config['hardware']}",
-        "" if slices["validation"].masks.any() or not len(slices["validation"]) else NO_TUMOUR,
-    ]
+    lines.append(f"hardware    {config['hardware']}")
+    if len(slices["validation"]) and not slices["validation"].masks.any():
+        lines.append(NO_TUMOUR)
     say("\n".join(filter(None, lines)))
 
 
