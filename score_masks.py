@@ -118,8 +118,7 @@ def read_folder(folder: Path) -> Masks:
     if RunFolder(folder).is_tested():
         stacks = {}
         for run in RunFolder(folder).tested_runs():
-            rows, masks = run.read_test_table("slices"), run.read_predictions()
-            rows = rows.sort_values("slice")
+            rows, masks = run.read_test_table("slices").sort_values("slice"), run.read_predictions()
             stacks |= {p: MaskStack(masks[own.index], own["slice"].tolist()) for p, own in rows.groupby("patient")}
         return stacks
     files, left, problems = find_masks(folder)

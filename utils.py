@@ -230,7 +230,7 @@ def to_markdown(titles: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
 
 def to_json(content: Any) -> str:
     """Return nested dicts and lists as JSON. NaN, which JSON lacks, becomes null."""
-    text = json.dumps(content, default=lambda number: number.item())  # of NumPy
+    text = json.dumps(content, default=lambda value: value.tolist())  # of NumPy
     return json.dumps(json.loads(text, parse_constant=lambda _: None), indent=2) + "\n"
 
 

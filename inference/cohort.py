@@ -31,7 +31,6 @@ from storage.origin import is_recorded
 from training.hardware import device_of
 from utils import SYSTEM_ERROR, atomic_write, cores, list_few, to_json
 
-NO_SPACING = "no spacing known, so that areas are in pixels only; add it with --spacing"
 # What became of a patient
 BEFORE, MEASURED, SEGMENTED, FAILED = "done before", "with masks that were there", "segmented", "failed"
 AT_ONCE = 3  # patients in memory: while the network computes one, the next is read and the last one written
@@ -84,7 +83,7 @@ class Prediction:
                 return FAILED, {"problems": [*problems, str(error)]}
             references = read_reference(patient, scan)
         if scan.spacing is None:
-            scan.notes.append(NO_SPACING)
+            scan.notes.append("no spacing known, so that areas are in pixels only; add it with --spacing")
         probabilities = small = None
         if masks is None:
             settings = self.checkpoint["input"]

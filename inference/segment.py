@@ -65,11 +65,10 @@ def to_masks(probabilities: np.ndarray, postprocessing: Postprocessing, scan: Sc
 def expect(
     model: dict[str, Any] | None, probabilities: np.ndarray, masks: np.ndarray, scan: Scan, doubtful: bool
 ) -> dict[str, Any]:
-    """Return what quality.predict does; UNKNOWN where there is a warning, or where the mask is lost on the grid of the
-    network, which is not to be taken for an empty one; nothing without a model.
+    """Return what quality.predict does, and UNKNOWN for a mask that the network's grid loses; nothing without a model.
 
     probabilities: on the grid of the network, as those of the patients that the model knows.
-    doubtful: whether there is a warning about the scan, unlike about any of these patients.
+    doubtful: whether there is a warning about the scan, unlike about any of these patients: UNKNOWN, too.
     """
     if not model:
         return {}

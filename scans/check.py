@@ -3,6 +3,7 @@
 Every limit was measured on the 99 patients of the data set, and on wrong inputs.
 """
 
+import re
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -117,8 +118,8 @@ def picture_warnings(scan: Scan) -> list[str]:
 def contrast_warnings(tags: dict[str, str]) -> list[str]:
     """Return a warning where the header of a DICOM file says times that FLAIR never has."""
     for name, words, shortest in (("EchoTime", "echo", SHORT_ECHO), ("InversionTime", "inversion", SHORT_INVERSION)):
-        time = float((tags.get(name) or "0").split("\\")[0])
-        if 0 < time < shortest:
+        number = re.match(r"\s*(\d+(\.\d+)?)", tags.get(name, ""))
+        if number and 0 < (time := float(number[1])) < shortest:
             return [
                 f"the {words} time of the series {tags.get('SeriesDescription', '')} taken for FLAIR is {time:.4g} ms, "
                 "shorter than any of FLAIR: another sequence, whose mask means nothing. Choose with --series."

@@ -12,7 +12,7 @@ from pathlib import Path
 from constants import FLAIR, POST, PRE
 from scans.items import NOT_CHOSEN, Cohort, Item, Patient, find_items, gap_in, identify
 from scans.names import COLUMNS, MASK, OTHER, SHOWN, Kind, base_of, is_pattern, kind_of, volumes_of_set
-from scans.scan import safe_name, stem
+from scans.scan import stem
 from scans.table import read_cell, read_table
 from utils import UserError, counted
 
@@ -20,7 +20,6 @@ from utils import UserError, counted
 Images = dict[Path, dict[str, list[Item]]]
 NO_USE = "no sequence that is used"
 REMEDY = "write it into the table of --list."
-SEVERAL = "fits several scans: write it into the table"
 
 
 def find_patients(inputs: Iterable[Path], options: dict[Kind, str] | None = None, series: str = "") -> Cohort:
@@ -93,8 +92,8 @@ def group(items: list[Item]) -> list[tuple[str, list[Item]]]:
             if len(fits) == 1:
                 (name,) = fits
             elif fits:
-                kind = OTHER if item.kind is None else item.kind
-                item = item._replace(kind=kind, reason=item.reason or SEVERAL)
+                item = item._replace(kind=OTHER if item.kind is None else item.kind)
+                item = unused(item, "fits several scans: write it into the table")
         patients[item.root, name].append(item)
     return [(name, own) for (_, name), own in patients.items() if own]
 
@@ -145,7 +144,7 @@ def choose_series(own: list[Item], series: str, problems: list[str]) -> list[Ite
 def add_patients(cohort: Cohort, name: str, own: list[Item], taken: set[str]) -> None:
     """Add the patient of some items to a cohort: one for each FLAIR, or for each image of no known sequence.
 
-    taken: names of all patients, in lower case.
+    taken: names of all patients in lower case, as some file systems see them; adds to it.
     """
     mains = [item for item in own if item.kind == FLAIR] or [item for item in own if item.kind is None]
     asked = any(item.reason == NOT_CHOSEN for item in own)
@@ -159,9 +158,11 @@ def add_patients(cohort: Cohort, name: str, own: list[Item], taken: set[str]) ->
         return
     rest = [item for item in own if item not in mains]
     for main in mains or [None]:
-        patient = Patient(unique(name, taken), {FLAIR: main} if main else {})
-        if patient.name != safe_name(name):
-            patient.called = safe_name(name)
+        names = itertools.chain([name], (f"{name}_{number}" for number in itertools.count(2)))
+        patient = Patient(next(text for text in names if text.lower() not in taken), {FLAIR: main} if main else {})
+        taken.add(patient.name.lower())
+        if patient.name != name:
+            patient.called = name
             patient.notes.append(f"another one is called {name}, too")
         others = [item for item in rest if len(mains) < 2 or item.folder == main.folder]
         assign(patient, others, cohort.problems)
@@ -198,11 +199,3 @@ def assign(patient: Patient, items: list[Item], problems: list[str]) -> None:
 def unused(item: Item, reason: str) -> Item:
     """Return an item with a reason why it is not used, unless it has one."""
     return item._replace(reason=item.reason or reason)
-
-
-def unique(name: str, taken: set[str]) -> str:
-    """Return a name that no other patient has, in lower case, as on some file systems, and add it to those taken."""
-    numbered = (f"{safe_name(name)}_{number}" for number in itertools.count(2))
-    name = next(text for text in itertools.chain([safe_name(name)], numbered) if text.lower() not in taken)
-    taken.add(name.lower())
-    return name

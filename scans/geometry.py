@@ -125,8 +125,7 @@ def _pad(plane: np.ndarray) -> np.ndarray:
     height, width = plane.shape[:2]
     side = max(height, width)
     top, left = (side - height) // 2, (side - width) // 2
-    around = ((top, side - height - top), (left, side - width - left), (0, 0))
-    return np.pad(plane, around[: plane.ndim])
+    return cv2.copyMakeBorder(plane, top, side - height - top, left, side - width - left, cv2.BORDER_CONSTANT)
 
 
 def _nearest(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:

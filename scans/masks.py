@@ -272,7 +272,7 @@ def load_scans(folder: Path, wanted: Collection[str], with_mask: bool) -> tuple[
     wanted = {*wanted, *more}
     cohort.refuse_doubles(wanted)
     patients = {patient.name: patient for patient in cohort.with_flair if patient.name in wanted}
-    lacking = sorted({*wanted} - patients.keys())
+    lacking = sorted(wanted - patients.keys())
     problems = [f"{folder}: no scan of {name}. Name its files like its mask." for name in lacking]
     scans, references = {}, {}
     for name, patient in sorted(patients.items()):
@@ -291,10 +291,7 @@ def load_scans(folder: Path, wanted: Collection[str], with_mask: bool) -> tuple[
 
 
 def take_masks(cohort: Cohort, folder: Path) -> None:
-    """Give patients their masks in a folder, in place of those beside the images; adds to the problems.
-
-    A mask is PATIENT.nii.gz, PATIENT_mask.nii.gz, PATIENT_SLICE_mask.png, or anything in a folder PATIENT.
-    """
+    """Give patients their masks of `find_masks`, in place of those beside the images; adds to the problems."""
     patients = {patient.name: patient for patient in cohort.patients}
     masks, _, problems = find_masks(folder, patients)
     cohort.refuse_doubles(masks)

@@ -22,7 +22,6 @@ from constants import CHANNELS
 from scans.scan import NIFTI, check_voxels, file_ending
 
 SAME_PLACE = 0.1  # of a voxel; scanners round their positions
-SHOWN = "LPS"
 GUESSED = (1, 0, 0, 0, -1, 0, 0, 0, 1)  # direction of a volume whose header has none, as nibabel guesses it
 SHEARED = 0.01  # stretch of the axes' directions, 0 if they are at right angles
 MILLIMETRES = {1: 1000.0, 3: 0.001}  # unit of a NIfTI header: metres, micrometres; others count as mm
@@ -80,7 +79,7 @@ def read_volume(path: Path, layers: bool = False) -> Volume:
 def _as_shown(image: Any, known: bool = True) -> Volume:
     """Return an image as axial slices, their spacing and their grid."""
     code = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(image.GetDirection())
-    image = sitk.DICOMOrient(image, SHOWN)
+    image = sitk.DICOMOrient(image, "LPS")
     columns, rows, between = image.GetSpacing()
     affine = np.eye(4)
     affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()

@@ -57,7 +57,7 @@ def kind_of(name: str, within: bool = True) -> tuple[str, Kind]:
     kind = max(found, key=lambda kind: (kind == MASK, found[kind].end(), -found[kind].start()))  # t2_flair is no t2
     before, after = text[: found[kind].start()].rstrip("_-. "), text[found[kind].end() :].lstrip("_-. ")
     if kind == MASK:
-        others = {PRE, POST, OTHER} & found.keys() - ({PRE, POST, OTHER} if FLAIR in found else set())
+        others = FLAIR not in found and {PRE, POST, OTHER} & found.keys()
         around = f"{KINDS[FLAIR].sub('', before).rstrip('_-. ')}|{after}"
         return before or after, OTHER if OF_BRAIN.search(around) or others else MASK
     return "_".join(filter(None, (before, after))), kind
@@ -96,8 +96,7 @@ def read_place(parts: list[str], root: Path, file: bool) -> tuple[str, Kind]:
         if series.name in sequence_folders(series.parent):
             whose = ""
         folder = folder.parent
-        kind = MASK if found == MASK else kind
-        kind = found if kind is None else kind
+        kind = found if kind is None or found == MASK else kind
         whose = whose if is_file else FORMAT.sub("", whose)
         repeated = left and re.search(rf"(?<![a-z0-9]){re.escape(whose)}(?![a-z0-9])", left[0], re.IGNORECASE)
         if whose and not NOBODY.fullmatch(whose) and not repeated:
@@ -135,9 +134,8 @@ def channels_of_set(folder: Path) -> dict[int, Kind]:
     """Return the sequence of each number in a set of nnU-Net (x_0000.nii.gz) or the Decathlon; {} if it is none."""
     try:
         about = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
-        channels = {
-            int(n): kind_of(str(name))[1] for n, name in (about.get("channel_names") or about["modality"]).items()
-        }
+        names = about.get("channel_names") or about["modality"]
+        channels = {int(n): kind_of(str(name))[1] for n, name in names.items()}
         return {n: OTHER if kind is None else kind for n, kind in channels.items()}
     except (OSError, ValueError, LookupError, TypeError, AttributeError):  # none, or of another program
         return {}

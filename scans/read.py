@@ -65,19 +65,18 @@ def read_scan(name: str, paths: Sequence[Path]) -> tuple[Scan | None, list[str]]
     problems: list[str] = []
     ending = file_ending(paths[0])
     try:
-        with np.errstate(over="ignore", invalid="ignore"):  # of values beyond float32
-            scan = _read_pictures(name, paths, problems) if ending in PICTURES else _read_volume(name, paths)
-            return (_finish(scan) if scan else None), problems
+        scan = _read_pictures(name, paths, problems) if ending in PICTURES else _read_volume(name, paths)
+        return (_finish(scan) if scan else None), problems
     except Exception as error:  # libraries raise many kinds for a damaged file
         return None, [*problems, _describe(error, paths[0] if ending and len(paths) == 1 else paths[0].parent)]
 
 
 def scan_of_array(stack: np.ndarray) -> Scan:
     """Return the scan of an array in memory, as read_scan returns that of a .npy file. Raises: ValueError."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        return _finish(Scan("stack", check_array(stack), [], []))
+    return _finish(Scan("stack", check_array(stack), [], []))
 
 
+@np.errstate(over="ignore", invalid="ignore")  # of values beyond float32
 def _finish(scan: Scan) -> Scan:
     """Return the scan with three channels of 8 bits. Raises: ValueError if it is a mask, or holds no finite value."""
     if is_mask(scan.slices):

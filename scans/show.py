@@ -26,18 +26,13 @@ TEXT, DIM = (235, 235, 235), (160, 160, 160)
 
 
 def stretch(flair: np.ndarray) -> np.ndarray:
-    """Return FLAIR of a slice or a stack (uint8 [..., H, W]), scaled as of `brightness`. For display only."""
-    return brightness(flair)[flair]
-
-
-def brightness(flair: np.ndarray) -> np.ndarray:
-    """Return what each value of FLAIR (uint8) is shown as: uint8 [256], the BRIGHTEST percentile of a stack as white.
+    """Return FLAIR of a slice or a stack (uint8 [..., H, W]) for display, its BRIGHTEST percentile as white.
 
     Patients differ a lot: one stack of the data set reaches 170 where another ends at 40. Black pixels do not count.
     """
     bright = flair[flair > 0]
     white = np.percentile(bright, BRIGHTEST) if len(bright) else 255
-    return np.clip(np.arange(256) * (255 / white), 0, 255).round().astype(np.uint8)
+    return np.clip(np.arange(256) * (255 / white), 0, 255).round().astype(np.uint8)[flair]
 
 
 def contact_sheet(
@@ -50,10 +45,11 @@ def contact_sheet(
     above and below.
     """
     outlined = [(masks, PREDICTION_COLOR), *([(references, MASK_COLOR)] if references is not None else [])]
-    shown = brightness(scan.slices[..., FLAIR])
+    flair = stretch(scan.slices[..., FLAIR])
     marked = masks if references is None else masks | references
     chosen = choose_slices(marked.any((1, 2)), head.mean((1, 2)) > LEAST_HEAD)
-    box = window(head[chosen] | (marked[chosen] > 0))
+    first, last, left, right = head_box(head[chosen] | (marked[chosen] > 0))
+    box = slice(max(first - MARGIN, 0), last + MARGIN), slice(max(left - MARGIN, 0), right + MARGIN)
     tall = scan.spacing[0] / scan.spacing[1] if scan.spacing else 1
     columns = min(range(math.ceil(math.sqrt(len(chosen))), 6), key=lambda n: -len(chosen) % n)  # fewest empty tiles
     side = min(SHEET_WIDTH // columns, LARGEST_TILE)
@@ -64,8 +60,7 @@ def contact_sheet(
     draw, font = ImageDraw.Draw(page), text_font(13)
     for number, n in enumerate(chosen):
         left, upper = number % columns * side, top + number // columns * (side + LINE)
-        flair = shown[scan.slices[n][..., FLAIR]]
-        picture = tile(flair[box], [(of[n][box], color) for of, color in reversed(outlined)], side - 4, tall)
+        picture = tile(flair[n][box], [(of[n][box], color) for of, color in reversed(outlined)], side - 4, tall)
         height, width = picture.shape[:2]
         page.paste(Image.fromarray(picture), (left + (side - width) // 2, upper + (side - height) // 2))
         draw.text((left + 6, upper + side), captions[n], font=font, fill=TEXT if masks[n].any() else DIM)
@@ -86,12 +81,6 @@ def choose_slices(marked: Sequence[bool], heads: Sequence[bool], most: int = MOS
     near = np.convolve(marked, [1, 1, 1], "same") if len(marked) > 2 else np.array(marked)
     numbers = np.flatnonzero(near if any(marked) else heads if any(heads) else [True] * len(heads))
     return numbers[np.unique(np.linspace(0, len(numbers) - 1, min(most, len(numbers))).round().astype(int))].tolist()
-
-
-def window(regions: np.ndarray) -> tuple[slice, slice]:
-    """Return the rows and columns of the head and of masks in all slices (bool [S, H, W]), with some air."""
-    top, bottom, left, right = head_box(regions)
-    return slice(max(top - MARGIN, 0), bottom + MARGIN), slice(max(left - MARGIN, 0), right + MARGIN)
 
 
 def tile(flair: np.ndarray, outlined: Iterable[tuple[np.ndarray, str]], side: int, tall: float = 1) -> np.ndarray:

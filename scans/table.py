@@ -40,8 +40,7 @@ def to_table(cohort: Cohort, folder: Path) -> tuple[str, list[str]]:
     rows, problems = [], []
     for patient in cohort.patients:
         row, notes = to_row(patient, folder), list(patient.notes)
-        gone = [path for item in patient.items.values() for path in item.paths if not path.exists()]
-        if gone:
+        if gone := [path for item in patient.items.values() for path in item.paths if not path.exists()]:
             notes.append(f"gone: {list_few([path.name for path in gone])}")
             problems.append(f"{gone[0]}: is gone, or a link that leads nowhere. {RESTORE}")
         if FLAIR not in patient.items:

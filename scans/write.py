@@ -132,8 +132,7 @@ def write_training_slices(folder: Path, scan: Scan, masks: np.ndarray) -> Row:
     used = [name for channel, name in TRAINING_NAMES.items() if channel == FLAIR or own[channel]]
     row = {"slices": len(images), "tumour_slices": int(small.any((1, 2)).sum()), "sequences": "+".join(used)}
     if scan.spacing:
-        affine = network_affine(scan)
-        grid = {"spacing": network_spacing(scan), "affine": None if affine is None else affine.tolist()}
+        grid = {"spacing": network_spacing(scan), "affine": network_affine(scan)}
         write_text(folder / scan.name / GRID, to_json(grid | {"source": safe_name(str(scan.paths[0]))}))
         row["ml"] = round(int(masks.sum()) * float(np.prod(scan.spacing)) / 1000, 3)
         row["spacing"] = " x ".join(f"{size:.4g}" for size in scan.spacing)

@@ -140,7 +140,7 @@ def test_a_tree_with_a_folder_for_each_series_is_one_patient_by_descriptions(tmp
 
 
 @pytest.mark.parametrize(("times", "expected"), [
-    ({}, ""), ({"EchoTime": "120", "InversionTime": "2500"}, ""),
+    ({}, ""), ({"EchoTime": "120", "InversionTime": "2500"}, ""), ({"EchoTime": "\\90", "InversionTime": "x"}, ""),
     ({"EchoTime": "12"}, "the echo time of the series AX FLAIR taken for FLAIR is 12 ms"),
     ({"EchoTime": "90", "InversionTime": "160"}, "the inversion time of"),
 ])  # fmt: skip
